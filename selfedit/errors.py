@@ -1,0 +1,29 @@
+"""What can go wrong because of the outside world, one class a boundary.
+
+Every one is a `ValueError`: the command line prints its message as one line and exits with 2. A message names the
+offending value and says what to do. Bugs of our own are `assert`s and keep their traceback.
+"""
+
+
+class SelfeditError(ValueError):
+    """Something a user can mend; the message is one clear line."""
+
+
+class DocumentError(SelfeditError):
+    """A document, a data file or a URL cannot be read as text."""
+
+
+class ModelError(SelfeditError):
+    """A model is unknown, damaged, incomplete or of an architecture that is not supported."""
+
+
+class AdapterError(SelfeditError):
+    """An adapter folder is missing, corrupt, or was made for another model."""
+
+
+class MemoryStoreError(SelfeditError):
+    """The memory home cannot be read or written, is locked, or does not hold what was asked for."""
+
+
+class UnscoredError(SelfeditError):
+    """A score is asked of something that was never scored: an outage is not a zero."""
