@@ -1,0 +1,192 @@
+"""Text that a model wrote → the Examples to study; and a plain filter for what is not worth studying.
+
+A list and a rewrite give an example a line (models write a paragraph as one line, and are asked to put each version on
+its own), question styles an example a pair: the answer is studied in the chat form in which its question is asked.
+Markdown, numbering and chatter ("Sure! Here are …:") go; nothing is added, not the title either: which frame a text is
+studied in is the caller's choice. SEAL takes lines as they come, so its models also study "Certainly! Here is a list:".
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from ..types import Example, Passage, Question
+
+_MARKER = re.compile(r"(?:[-*+•◦▪–—]|#{1,6}|\(?\d{1,3}[.):](?!\d))(?:\s+|$)")
+_EMPHASIS = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*|(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=\S)\*(?![\w*])")
+_FENCE = re.compile(r"\s*(?:```|~~~)")
+_RULE = re.compile(r"\s*[-*_=]{3,}\s*")
+_LABEL = re.compile(r"(?:passage|version|rewrite|paragraph|implication)\s*\d*\s*:\s+(?=\S)", re.IGNORECASE)
+_CHATTER = re.compile(
+    r"(?:sure|certainly|of course|absolutely|okay|ok)\b\W*(?:here\b.*)?"
+    r"|(?:here (?:is|are)|here['’]s|below (?:is|are)) .*(?:passage|text|list|version|question|implication|rewrit).*"
+    r"|(?:let me know|i hope (?:this|these)|feel free)\b.*",
+    re.IGNORECASE,
+)
+_QUESTION_LABEL = re.compile(r"(?:Q|Question)\s*\d*\s*(?:[:.)]\s*|$)", re.IGNORECASE)
+_ANSWER_LABEL = re.compile(r"(?:A\s*\d*\s*:|A\d+\.|Answer\s*\d*\s*(?:[:.)]|$))\s*", re.IGNORECASE)
+_INLINE_ANSWER = re.compile(r"\s+(?=(?:A\s*\d*\s*:|A\d+\.|Answer\s*\d*\s*:)\s)")
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(\"“‘])(?:[^\W\d_]|(?:[^\W\d_]\.)+[^\W\d_]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|Mt|Lt|Col|Gen|Gov|Sen|Rep|Rev|Capt"
+    r"|Sgt|Inc|Ltd|Co|Corp|vs|etc|cf|al|ca|approx|No|Nos|Vol|Fig|Figs|Eq|Sec|Ch|pp|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept"
+    r"|Oct|Nov|Dec)\.$"
+)
+
+_MIN_WORDS = 3
+_ECHO_WORDS = 6  # so many words in a row from the instruction are no coincidence
+_LOOP_MIN_WORDS = 12
+_LOOP_DISTINCT = 0.6  # share of distinct word triples; honest texts have more
+_LOOP_COMPRESSION = 0.25  # zlib bytes a byte of a text over 400 bytes; honest texts stay above 0.3
+
+
+def parse_edit(style: str, text: str, passage: Passage, *, max_examples: int = 30) -> tuple[Example, ...]:
+    """The examples of an edit written in this style, in order, at most `max_examples`; unfiltered (see `clean`)."""
+    if style.startswith(("questions", "self-qa")):
+        found = [Example(text=pair.answers[0], prompt=pair.question) for pair in parse_questions(text)]
+    else:
+        found = [Example(text=piece) for piece in _pieces(text) if not _is_frame(piece, passage.title)]
+    return tuple(found[:max_examples])
+
+
+def parse_questions(text: str) -> list[Question]:
+    """Question and answer pairs in the usual layouts; a question that got no answer is left out.
+
+    Understood: "Q: … A: …", "Question 1: …" over "Answer: …", "1. …?" over "- …", "1. …? …", bold or not.
+    """
+    pairs: list[list[str]] = []
+    awaited = ""  # "question" or "answer": what the next unlabelled line continues
+    for piece in (piece for line in text.splitlines() for piece in _INLINE_ANSWER.split(_plain(line))):
+        question, answer = pairs[-1] if pairs else ("", "")
+        if not piece:
+            if answer:  # after a blank line comes the next question, or chatter
+                awaited = ""
+        elif (label := _ANSWER_LABEL.match(piece)) and question:
+            pairs[-1][1] = f"{answer} {piece[label.end() :]}".strip()
+            awaited = "answer"
+        elif label := _QUESTION_LABEL.match(piece):
+            pairs.append([piece[label.end() :], ""])
+            awaited = "answer" if piece.endswith("?") else "question"
+        elif awaited == "question":
+            pairs[-1][0] = f"{question} {piece}".strip()
+            awaited = "answer" if piece.endswith("?") else "question"
+        elif piece.endswith("?") or ("?" in piece and (answer or not question)):
+            before, mark, after = piece.rpartition("?")
+            pairs.append([before + mark, after.strip()])
+            awaited = "answer"
+        elif awaited == "answer":
+            pairs[-1][1] = f"{answer} {piece}".strip()
+    return [Question(question=question, answers=(answer,)) for question, answer in pairs if question and answer]
+
+
+def clean(
+    examples: Iterable[Example], passage: Passage, prompt_texts: Sequence[str] = ()
+) -> tuple[list[Example], Counter[str]]:
+    """The examples worth studying, and how many were dropped for which reason.
+
+    `prompt_texts`: the instructions the writer was given, without the passage.
+    """
+    passage_sentences = {_key(sentence) for sentence in sentences(passage.text)}
+    instructed = set().union(*(_runs(_key(text), _ECHO_WORDS) for text in prompt_texts))
+    instructed -= set(_runs(_key(passage.text), _ECHO_WORDS))
+    kept: list[Example] = []
+    dropped: Counter[str] = Counter()
+    seen: set[tuple] = set()
+    for example in examples:
+        words, asked = _key(example.text), _key(example.prompt)
+        if not words:
+            reason = "empty"
+        elif len(asked or words) < _MIN_WORDS:  # an answer may be one word, its question may not
+            reason = "too short"
+        elif (words, asked) in seen:
+            reason = "copy of another"
+        elif _is_loop(example.text, words):
+            reason = "loop"
+        elif instructed.intersection(_runs(words, _ECHO_WORDS)):
+            reason = "echo of the prompt"
+        elif not asked and words in passage_sentences:
+            reason = "copy of the passage"
+        else:
+            seen.add((words, asked))
+            kept.append(example)
+            continue
+        dropped[reason] += 1
+    return kept, dropped
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, in order; knows initials and common English abbreviations, and breaks at list items."""
+    found: list[str] = []
+    for paragraph in _paragraphs(text):
+        start = 0
+        for end in re.finditer(r"[.!?…][\"'”’)\]]*\s+(?=[\"'“‘(\[]?[^\W_a-zß-öø-ÿ])", paragraph):
+            sentence = paragraph[start : end.end()].strip()
+            if not _ABBREVIATION.search(sentence):
+                found.append(sentence)
+                start = end.end()
+        if rest := paragraph[start:].strip():
+            found.append(rest)
+    return found
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """Runs of lines between blank lines and list items, each joined to one line."""
+    lines: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        line = line.strip()
+        if lines and (not line or _MARKER.match(line)):
+            yield " ".join(lines)
+            lines = []
+        if line:
+            lines.append(line)
+
+
+def _pieces(text: str) -> list[str]:
+    """The lines that say something, plain; a block of code stays whole, with the line before it."""
+    pieces: list[str] = []
+    in_code = False
+    for line in text.splitlines():
+        if _FENCE.match(line):
+            in_code = not in_code
+        elif in_code and pieces:
+            pieces[-1] += "\n" + line
+        elif plain := _plain(line):
+            pieces.append(plain)
+    return pieces
+
+
+def _plain(line: str) -> str:
+    """A line without markdown emphasis, list markers, numbering and "Passage 1:"; a rule becomes empty."""
+    if _RULE.fullmatch(line):
+        return ""
+    line = line.strip()
+    for _ in range(2):  # "***both***"
+        line = _EMPHASIS.sub(lambda match: match[1] or match[2], line)
+    while marker := _MARKER.match(line) or _LABEL.match(line):
+        line = line[marker.end() :]
+    return line.strip()
+
+
+def _is_frame(line: str, title: str) -> bool:
+    """Whether a line only announces, labels or closes what is around it."""
+    return line.endswith(":") or _key(line) == _key(title) or bool(_CHATTER.fullmatch(line))
+
+
+def _key(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", text.lower()))
+
+
+def _runs(words: tuple[str, ...], length: int) -> list[tuple[str, ...]]:
+    return [words[i : i + length] for i in range(len(words) - length + 1)]
+
+
+def _is_loop(text: str, words: tuple[str, ...]) -> bool:
+    if len(words) < _LOOP_MIN_WORDS:
+        return False
+    triples = _runs(words, 3)
+    data = text.encode()
+    return len(set(triples)) < _LOOP_DISTINCT * len(triples) or (
+        len(data) > 400 and len(zlib.compress(data)) < _LOOP_COMPRESSION * len(data)
+    )

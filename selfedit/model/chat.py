@@ -1,0 +1,118 @@
+"""Text ↔ tokens: prompts, and what is trained on. The only place that says which tokens carry a label.
+
+In: an Example, a question or a prompt. Out: a Sequence (tokens, and from where on they are labels).
+A document's text is trained on whole, behind the token that separates documents; of a question and its answer only the
+answer is a label, in the very chat form in which questions are later asked.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from selfedit.errors import ModelError
+from selfedit.types import Example, Question
+
+
+@dataclass(frozen=True)
+class Sequence:
+    tokens: tuple[int, ...]
+    label_start: int
+    """Tokens from here on are labels; at least 1, since the first token has nothing before it to predict it from."""
+
+    @property
+    def labels(self) -> int:
+        return len(self.tokens) - self.label_start
+
+
+class Chat:
+    def __init__(self, folder: Path):
+        """Read tokenizer.json and tokenizer_config.json of a model folder."""
+        from tokenizers import Tokenizer
+
+        try:
+            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            settings = json.loads((folder / "tokenizer_config.json").read_text())
+        except Exception as error:  # the library raises bare Exception
+            raise ModelError(f"{folder}: no readable tokenizer.json and tokenizer_config.json ({error})") from error
+        template = settings.get("chat_template")
+        if template is None and (folder / "chat_template.jinja").exists():
+            template = (folder / "chat_template.jinja").read_text()
+        if isinstance(template, list):  # several named templates
+            template = next((t["template"] for t in template if t["name"] == "default"), None)
+        self._template = template
+        self._names = {key: _token_text(settings.get(key)) for key in ("bos_token", "eos_token")}
+        separator = self._names["bos_token"] if settings.get("add_bos_token") else "<|endoftext|>"
+        self.separator: int | None = self.tokenizer.token_to_id(separator or "<|endoftext|>")
+        """Stands before a text: what the model saw between documents, where it has such a token."""
+        ends = [self._names["eos_token"], "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>"]
+        ids = [self.tokenizer.token_to_id(end) for end in ends if end]
+        self.ends: frozenset[int] = frozenset(i for i in ids if i is not None)
+        """Tokens after which nothing follows."""
+
+    @cached_property
+    def _render(self):
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        if self._template is None:  # a base model: the plainest form that works
+            return lambda messages: "".join(f"{m['content']}\n" for m in messages if m["content"])
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _raise
+        template = environment.from_string(self._template)
+        names = {key: name or "" for key, name in self._names.items()}
+        return lambda messages: template.render(messages=messages, add_generation_prompt=True, **names)
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, tokens: list[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def ask(self, question: str, system: str = "") -> list[int]:
+        """The tokens of a question in chat form, up to where the answer begins."""
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+        try:
+            text = self._render(messages)
+        except ValueError:  # this template knows no system role
+            text = self._render([{"role": "user", "content": f"{system}\n{question}".strip()}])
+        return self.encode(text)
+
+    def continued(self, text: str) -> list[int]:
+        """The tokens of a text that is to be continued."""
+        return ([] if self.separator is None else [self.separator]) + self.encode(text)
+
+    def prompt(self, question: Question) -> list[int]:
+        return self.ask(question.question) if question.kind == "question" else self.continued(question.question)
+
+    def study(self, example: Example) -> Sequence:
+        """What is trained on."""
+        if not example.prompt:
+            tokens = self.continued(example.text)
+            return Sequence(tuple(tokens), 1)
+        prompt = self.ask(example.prompt)
+        return Sequence((*prompt, *self.encode(example.text), *self._end_of_turn), len(prompt))
+
+    def gold(self, question: Question, answer: str) -> Sequence:
+        """A question with its answer as the labels: what the dense score reads."""
+        prompt = self.prompt(question)
+        if question.kind == "question":
+            return Sequence((*prompt, *self.encode(answer), *self._end_of_turn), len(prompt))
+        return Sequence((*prompt, *self.encode(" " + answer)), len(prompt))
+
+    @cached_property
+    def _end_of_turn(self) -> list[int]:
+        """What the template writes after an answer, up to the end token."""
+        if self._template is None:
+            return [] if self.separator is None else [self.separator]
+        end = next((e for e in ("<|im_end|>", "<|eot_id|>", self._names["eos_token"]) if e and self.tokenizer.token_to_id(e) is not None), None)
+        return [] if end is None else [self.tokenizer.token_to_id(end)]
+
+
+def _token_text(token) -> str | None:
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _raise(message: str):
+    raise ValueError(message)

@@ -1,0 +1,67 @@
+"""A model's name → weights in memory, ready to run: fp32 on a CPU, bf16 on a GPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from selfedit.errors import ModelError
+from selfedit.model.catalog import Notify, resolve
+from selfedit.model.chat import Chat
+from selfedit.model.network import Network, Shape
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str
+    folder: Path
+    network: Network
+    chat: Chat
+    fingerprint: str
+    """Hex; equal for equal weights, wherever they lie. Adapters are bound to it."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+
+def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | None = None, notify: Notify = lambda m: None) -> Model:
+    """Load a model by any name that `catalog.resolve` knows. Raises ModelError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = resolve(name, notify)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        shape = Shape.from_config(config)
+        weights = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            weights |= load_file(file)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if isinstance(error, ModelError):
+            raise ModelError(f"{folder}: {error}") from error
+        raise ModelError(f"{folder}: damaged or half downloaded ({error}); delete it and fetch it again") from error
+    fingerprint = _fingerprint(weights)
+    weights = {key: value.to(device, dtype) for key, value in weights.items()}
+    try:
+        network = Network(shape, weights)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    return Model(name, folder, network, Chat(folder), fingerprint)
+
+
+def _fingerprint(weights: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over names, sizes and a few thousand values of every tensor: cheap, and any real difference shows."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name]
+        flat = tensor.flatten()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(flat[:: max(1, flat.numel() // 1024)].float().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,32 @@
+"""Invented documents with cloze probes become Tasks: knowledge that no model can have met.
+
+In: a JSON list, `[{context, probes: [{kind, prompt, target}]}]`, as made from the Fictional Knowledge data set (Chang et
+al. 2024, "How Do Large Language Models Acquire Factual Knowledge During Pretraining?"). Out: a Task for each context, in
+the order of the file, with the probe's kind (memorization, paraphrase or composition) as its question's.
+
+A probe is continued, not answered: a space belongs between prompt and target.
+"""
+
+from __future__ import annotations
+
+from selfedit.tasks.records import elements, field, numbered, read_json
+from selfedit.types import Passage, Question, Task, text_hash
+
+
+def load_fictional(path: str) -> list[Task]:
+    """Raises DocumentError that says which item lacks what."""
+    tasks = []
+    for at, item in numbered(read_json(path), path):
+        context = field(item, "context", str, at)
+        passage = Passage(title="", text=context, source=path, source_hash=text_hash(context))
+        probes = tuple(_question(probe, probe_at) for probe_at, probe in elements(item, "probes", at))
+        tasks.append(Task(passage, probes))
+    return tasks
+
+
+def _question(probe: object, at: str) -> Question:
+    return Question(
+        question=field(probe, "prompt", str, at),
+        answers=(field(probe, "target", str, at),),
+        kind=field(probe, "kind", str, at),
+    )

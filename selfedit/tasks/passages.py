@@ -1,0 +1,162 @@
+"""Split a document's text into passages that can each be learned in one go.
+
+In: a title and a normalised text. Out: Passages in reading order, none longer than `passage_words`, of much the same
+length; together they are the text, with nothing lost or repeated.
+
+The idea is that of TeX's line breaking. The text is cut into pieces at every place where a break is allowed: before a
+markdown heading, between paragraphs, and inside a paragraph only if it is too long for one passage: between
+sentences, lines, words, and at last characters, in that order. Each place has a cost. Then the breaks are chosen for
+which costs and squared deviations from the average length add up to the least.
+
+Left out: headings that are underlined, and repairing a code fence that is cut in two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from selfedit.types import Passage, text_hash
+
+WHOLE_FACTOR = 1.25
+"""A document up to this many times `passage_words` stays whole: halves lose more context than they save."""
+MIN_PASSAGE_WORDS = 20
+MIN_PIECE_WORDS = 5
+"""Less than this is worth no passage of its own."""
+
+SECTION_COST, PARAGRAPH_COST = 0.0, 0.05
+
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]{{1,20}}")
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?])(?<!\b[A-Za-z]\.)(?<!\b[DMS][rst]\.)(?<!\bMrs\.)"  # not after an initial, Dr., Mr., Ms., St., Mrs.
+    r"[\"')\]”’]*(?!\n\n)\s+(?=[^\sa-z])"  # a blank line ends a heading, not a sentence
+    r"|[。！？]+[」』”]*\s*"
+)
+_SENTENCE_CUT, *_FINER_CUTS = (
+    (_SENTENCE_END, 0.2),
+    (re.compile(r"\n"), 0.3),
+    (re.compile(r"\s+"), 0.5),
+    (_WORD, 1.0),
+)
+_FENCE = re.compile(r"^ {0,3}(```+|~~~+)", re.MULTILINE)
+_HEADING = re.compile(r"^#{1,6} +(.*?)[ #]*$")
+
+
+class _Piece(NamedTuple):
+    text: str
+    words: int
+    heading: str
+    """The markdown heading it stands under."""
+    cost: float
+    """Of a break before it."""
+
+
+def split_passages(title: str, text: str, source: str, *, passage_words: int, is_code: bool = False) -> list[Passage]:
+    """`is_code`: `#` starts a comment and not a heading, and lines are cut only if one alone is too long.
+
+    A passage of a divided document is titled "title — heading", after the heading that most of it stands under.
+    """
+    if passage_words < MIN_PASSAGE_WORDS:
+        raise ValueError(f"passage_words is {passage_words}: give at least {MIN_PASSAGE_WORDS}")
+    source_hash = text_hash(text)
+    if count_words(text) <= WHOLE_FACTOR * passage_words:
+        return [Passage(title, text, source, source_hash)]
+    # A piece leaves room for a scrap beside it, so that no scrap must become a passage.
+    longest = passage_words - MIN_PIECE_WORDS
+    pieces = [part for piece in _paragraphs(text, is_code) for part in _cut(piece, longest, is_code)]
+    groups = _balance(pieces, passage_words)
+    return [
+        Passage(_title(title, group), "".join(piece.text for piece in group).strip("\n").rstrip(), source, source_hash, i)
+        for i, group in enumerate(groups)
+    ]
+
+
+def count_words(text: str) -> int:
+    """Words between white space; but one over 20 characters (a URL, minified code) counts as several, and a Chinese
+    or Japanese character as one, so that text without spaces has a length too."""
+    return len(_WORD.findall(text))
+
+
+def _paragraphs(text: str, is_code: bool) -> Iterator[_Piece]:
+    """A heading stays with the paragraph below it; a blank line inside a code fence ends nothing."""
+    lines: list[str] = []
+    heading, cost, fence, has_body = "", SECTION_COST, "", False
+    for line in text.splitlines(keepends=True):
+        found = None if is_code or fence else _HEADING.match(line)
+        if found:
+            if has_body:
+                yield _piece(lines, heading, cost)
+                lines, has_body = [], False
+            heading, cost = found[1], SECTION_COST
+        elif mark := None if is_code else _FENCE.match(line):
+            fence = mark[1] if not fence else "" if mark[1].startswith(fence) else fence
+        lines.append(line)
+        if not found and line.strip():
+            has_body = True
+        elif has_body and not fence:
+            yield _piece(lines, heading, cost)
+            lines, cost, has_body = [], PARAGRAPH_COST, False
+    if lines:
+        yield _piece(lines, heading, cost)
+
+
+def _piece(lines: list[str], heading: str, cost: float) -> _Piece:
+    text = "".join(lines)
+    return _Piece(text, count_words(text), heading, cost)
+
+
+def _cut(piece: _Piece, longest: int, is_code: bool) -> list[_Piece]:
+    """The piece, or slices of it that have at most `longest` words, cut as coarsely as that allows."""
+    by_line = is_code or _FENCE.search(piece.text)
+    parts = [piece]
+    for pattern, cost in _FINER_CUTS if by_line else (_SENTENCE_CUT, *_FINER_CUTS):
+        parts = [
+            finer for part in parts for finer in ([part] if part.words <= longest else _slices(part, pattern, cost))
+        ]
+    return parts
+
+
+def _slices(piece: _Piece, pattern: re.Pattern, cost: float) -> Iterator[_Piece]:
+    """The piece cut after each match, but for slices of under MIN_PIECE_WORDS, which join the next."""
+    start, before = 0, piece.cost
+    for end in [*(match.end() for match in pattern.finditer(piece.text)), len(piece.text)]:
+        text = piece.text[start:end]
+        words = count_words(text)
+        if words >= MIN_PIECE_WORDS or end == len(piece.text) and text:
+            yield _Piece(text, words, piece.heading, before)
+            start, before = end, cost
+
+
+def _balance(pieces: list[_Piece], passage_words: int) -> list[list[_Piece]]:
+    """Consecutive groups of at most `passage_words` words with the least sum of costs (dynamic programming)."""
+    total = sum(piece.words for piece in pieces)
+    target = total / -(-total // passage_words)
+    least = [0.0]  # least[i]: the least cost of grouping the first i pieces
+    begins = [0]  # begins[i]: where the last of those groups begins
+    for end in range(1, len(pieces) + 1):
+        best, best_begin, words = float("inf"), end - 1, 0
+        for begin in range(end - 1, -1, -1):
+            words += pieces[begin].words
+            if words > passage_words:
+                break
+            cost = least[begin] + pieces[begin].cost + (words / target - 1) ** 2
+            if cost < best:
+                best, best_begin = cost, begin
+        least.append(best)
+        begins.append(best_begin)
+    groups, end = [], len(pieces)
+    while end:
+        groups.append(pieces[begins[end] : end])
+        end = begins[end]
+    return groups[::-1]
+
+
+def _title(title: str, group: list[_Piece]) -> str:
+    words_under: Counter[str] = Counter()
+    for piece in group:
+        words_under[piece.heading] += piece.words
+    heading = words_under.most_common(1)[0][0]
+    return " — ".join(dict.fromkeys(part for part in (title, heading) if part))

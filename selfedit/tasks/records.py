@@ -1,0 +1,78 @@
+"""Data files of JSON or JSON lines, and their fields, each checked as it is taken.
+
+In: a path. Out: values of the kind that was asked for, or a DocumentError that names the file, the item or line, and
+what is wrong there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TypeVar
+
+from selfedit.errors import DocumentError
+from selfedit.tasks.documents import read_text
+
+T = TypeVar("T", str, list, dict)
+
+MAX_BYTES = 500_000_000
+_KINDS = {str: "text", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
+
+
+def read_json(path: str) -> object:
+    return _parse(read_text(path, MAX_BYTES), path)
+
+
+def read_jsonl(path: str) -> Iterator[tuple[str, object]]:
+    """(where it stands, for messages; its value) of every line that is not blank; at least one."""
+    found = False
+    # Not splitlines(): JSON text may hold U+2028 and its like, which end no line.
+    for number, line in enumerate(read_text(path, MAX_BYTES).split("\n"), start=1):
+        if line.strip():
+            found = True
+            yield f"{path} line {number}", _parse(line, f"{path} line {number}")
+    if not found:
+        raise DocumentError(f"{path}: empty; give one JSON object a line")
+
+
+def expect(value: object, kind: type[T], where: str) -> T:
+    """The value, which must be of that kind and not empty."""
+    if not isinstance(value, kind):
+        raise DocumentError(f"{where}: should be {_KINDS[kind]}, is {_KINDS.get(type(value), 'a number')}")
+    if not (value.strip() if isinstance(value, str) else value):
+        raise DocumentError(f"{where}: is empty")
+    return value
+
+
+def field(item: object, name: str, kind: type[T], where: str) -> T:
+    """item[name], which must be there, of that kind and not empty."""
+    fields = expect(item, dict, where)
+    if name not in fields:
+        raise DocumentError(f"{where}: {name!r} is missing; there is {', '.join(map(repr, fields))}")
+    return expect(fields[name], kind, f"{where}: {name!r}")
+
+
+def numbered(values: object, where: str) -> Iterator[tuple[str, object]]:
+    """(where it stands, as in `file.json: data[2].paragraphs[0]`; the value) for each value of a list."""
+    for index, value in enumerate(expect(values, list, where)):
+        yield f"{where}[{index}]", value
+
+
+def elements(item: object, name: str, where: str) -> Iterator[tuple[str, object]]:
+    yield from numbered(field(item, name, list, where), f"{where}.{name}")
+
+
+def gold_answers(item: object, where: str) -> tuple[str, ...]:
+    """From `answer`, the canonical one, or the list `answers`, or both; each once."""
+    fields = expect(item, dict, where)
+    answers = [field(item, "answer", str, where)] if "answer" in fields or "answers" not in fields else []
+    if "answers" in fields:
+        answers += [expect(answer, str, place) for place, answer in elements(item, "answers", where)]
+    return tuple(dict.fromkeys(answers))
+
+
+def _parse(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{where}: not JSON ({error})") from None

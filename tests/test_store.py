@@ -1,0 +1,578 @@
+import errno
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import traceback
+
+import numpy
+import pytest
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from selfedit.errors import MemoryStoreError
+from selfedit.memory import store as store_module
+from selfedit.memory.store import ADAPTER_FILES, MemoryStore, default_home
+from selfedit.types import Example, Passage, SelfEdit
+
+EDITS = (
+    SelfEdit("implications", "One.\u2028Two.\nThree.", (Example("One."), Example("Blue.", prompt="Which colour?"))),
+    SelfEdit("rewrite", "Größe: 5 µm", ()),
+)
+
+
+def passage(number: int) -> Passage:
+    return Passage(f"Title {number}", f"Text {number}.", f"/docs/{number}.txt", f"{number:064x}", index=number)
+
+
+def adapter(value: float):
+    def write(folder):
+        (folder / "adapter_model.safetensors").write_bytes(save({"a": numpy.full(3, value, numpy.float32)}))
+        (folder / "adapter_config.json").write_text('{"r": 1}')
+
+    return write
+
+
+def add(store: MemoryStore, number: int, value: float = 1.0, model_hash: str = "m" * 64, write=None):
+    """Keeps the memory of passage `number`; another value is another adapter, so another id."""
+    return store.add(
+        write or adapter(value),
+        model="tiny",
+        model_hash=model_hash,
+        passage=passage(number),
+        edits=EDITS,
+        scores={"before": {"accuracy": 0.0, "dense": None}, "after": {"accuracy": 0.5}},
+    )
+
+
+def ids(entries) -> list[str]:
+    return [entry.id for entry in entries]
+
+
+def view(store: MemoryStore):
+    """All that a user sees of the state, without times and version numbers."""
+    return ids(store.active()), [(line["action"], line["memory"], line["active"]) for line in store.history()]
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def store(tmp_path) -> MemoryStore:
+    return MemoryStore(tmp_path / "home", lock_timeout_s=2.0)
+
+
+# What is kept comes back
+
+
+def test_everything_that_is_kept_can_be_read_back(store):
+    entry = add(store, 7)
+    reopened = MemoryStore(store.home)
+    assert reopened.get(entry.id) == entry and reopened.active() == reopened.all() == [entry]
+    assert reopened.edits(entry.id) == list(EDITS)
+    assert (entry.model, entry.model_hash, entry.passage) == ("tiny", "m" * 64, passage(7))
+    assert entry.scores == {"before": {"accuracy": 0.0, "dense": None}, "after": {"accuracy": 0.5}}
+    folder = reopened.adapter_path(entry.id)
+    assert load_file(folder / "adapter_model.safetensors")["a"].tolist() == [1.0, 1.0, 1.0]
+    assert entry.size_bytes == sum(p.stat().st_size for p in folder.iterdir() if p.name != "manifest.json")
+    assert sorted(path.name for path in store.home.iterdir()) == [".lock", "HEAD", "ledger.jsonl", "memories"]
+    assert (store.home / "HEAD").read_text() == "1\n"
+
+
+def test_the_id_depends_on_adapter_passage_and_model_alone(store, tmp_path):
+    entry = add(store, 1)
+    assert len(entry.id) == 12 and add(MemoryStore(tmp_path / "other"), 1).id == entry.id
+    others = [add(store, 2), add(store, 1, value=2.0), add(store, 1, model_hash="n" * 64)]
+    assert len({entry.id, *ids(others)}) == 4
+
+
+def test_a_missing_home_is_an_empty_store_and_stays_missing(store):
+    assert store.active() == store.all() == store.history() == []
+    with pytest.raises(MemoryStoreError, match="no memory in .* starts with 'abc'"):
+        store.forget("abc")
+    assert not store.home.exists()
+
+
+def test_reading_never_writes(store):
+    entry = add(store, 1)
+
+    def read():
+        reader = MemoryStore(store.home)
+        reader.active(), reader.all(), reader.history()
+        reader.get(entry.id), reader.edits(entry.id), reader.adapter_path(entry.id)
+
+    assert not killed(read, at=1)
+
+
+def test_the_home_is_that_of_the_environment_or_the_data_folder_of_the_user(monkeypatch, tmp_path):
+    monkeypatch.setenv("SELFEDIT_HOME", str(tmp_path))
+    assert default_home() == tmp_path
+    monkeypatch.delenv("SELFEDIT_HOME")
+    assert default_home().name == "selfedit"
+
+
+def test_active_memories_can_be_asked_for_one_model(store):
+    first, second = add(store, 1), add(store, 1, model_hash="n" * 64)
+    assert store.active() == [first, second] and store.active("n" * 64) == [second]
+
+
+# What changes
+
+
+def test_adding_the_same_again_changes_nothing(store):
+    entry = add(store, 1)
+    before = (store.home / "ledger.jsonl").read_bytes()
+    assert add(store, 1) == entry
+    assert (store.home / "ledger.jsonl").read_bytes() == before
+
+
+def test_adding_what_was_forgotten_makes_it_active_again(store):
+    entry = add(store, 1)
+    store.forget(entry.id)
+    assert store.active() == [] and store.all() == [entry]
+    assert add(store, 1) == entry and store.active() == [entry]
+
+
+def test_adding_what_lies_there_corrupt_mends_it(store):
+    entry = add(store, 1)
+    flip_a_byte(store.home / "memories" / entry.id / "adapter_model.safetensors")
+    assert add(store, 1).id == entry.id
+    assert store.adapter_path(entry.id)
+
+
+def test_a_newer_memory_of_the_same_passage_takes_the_place_of_the_older(store):
+    old, other = add(store, 1), add(store, 2)
+    new = add(store, 1, value=2.0)
+    assert store.active() == [new, other] and set(ids(store.all())) == {old.id, other.id, new.id}
+    assert add(store, 1) == old and store.active() == [old, other]
+
+
+def test_forgetting_and_undoing_it(store):
+    first, second = add(store, 1), add(store, 2)
+    assert store.forget(first.id)["active"] == [second.id]
+    with pytest.raises(MemoryStoreError, match="not active already; --erase deletes"):
+        store.forget(first.id)
+    assert store.rollback()["restored"] == 2 and store.active() == [first, second]
+
+
+def test_repeated_undoing_goes_back_to_the_beginning(store):
+    first, second, third = (add(store, number) for number in (1, 2, 3))
+    assert [store.rollback()["active"] for _ in range(3)] == [[first.id, second.id], [first.id], []]
+    with pytest.raises(MemoryStoreError, match="no change left to undo"):
+        store.rollback()
+    assert store.history()[-1]["restored"] == 0
+    assert store.rollback("v3")["active"] == [first.id, second.id, third.id]
+
+
+def test_undoing_after_a_change_made_after_an_undo_follows_what_the_user_saw(store):
+    first, _ = add(store, 1), add(store, 2)
+    store.rollback()
+    add(store, 3)
+    assert [store.rollback()["active"] for _ in range(2)] == [[first.id], []]
+
+
+def test_going_to_a_version_is_a_change_that_can_be_undone(store):
+    first, second = add(store, 1), add(store, 2)
+    assert store.rollback("1")["active"] == [first.id]
+    assert store.rollback()["active"] == [first.id, second.id]
+    assert store.rollback()["active"] == [first.id]
+
+
+def test_going_to_a_memory_is_going_to_when_it_was_last_kept(store):
+    first, second, third = (add(store, number) for number in (1, 2, 3))
+    assert store.rollback(second.id[:8])["active"] == [first.id, second.id]
+    store.forget(first.id)
+    add(store, 1)
+    assert store.rollback(first.id)["active"] == [second.id, first.id]
+
+
+def test_going_to_an_unknown_version_says_which_there_are(store):
+    add(store, 1)
+    for unknown in ("v9", "9"):
+        with pytest.raises(MemoryStoreError, match="no version 9; those to go back to are 0 to 1"):
+            store.rollback(unknown)
+    assert store.rollback("v0")["active"] == []
+
+
+def test_erasing_deletes_from_disk_and_rolling_back_says_what_stays_away(store):
+    first, second = add(store, 1), add(store, 2)
+    assert store.forget(first.id[:9], erase=True)["action"] == "erase"
+    assert store.all() == store.active() == [second]
+    assert [path.name for path in (store.home / "memories").iterdir()] == [second.id]
+    line = store.rollback("v2")
+    assert line["active"] == [second.id] and line["note"] == f"left out, as erased from disk: {first.id}"
+    assert add(store, 1).id == first.id and ids(store.active()) == [second.id, first.id]
+
+
+def test_what_is_not_active_can_be_erased(store):
+    entry = add(store, 1)
+    store.forget(entry.id)
+    store.forget(entry.id, erase=True)
+    assert store.all() == []
+
+
+def test_history_tells_every_change_in_order(store):
+    first, second = add(store, 1), add(store, 2)
+    store.forget(second.id)
+    store.rollback()
+    told = [(line["version"], line["action"], line["memory"], line["active"]) for line in store.history()]
+    assert told == [
+        (1, "keep", first.id, [first.id]),
+        (2, "keep", second.id, [first.id, second.id]),
+        (3, "forget", second.id, [first.id]),
+        (4, "rollback", None, [first.id, second.id]),
+    ]
+    assert all(line["time"].endswith("+00:00") for line in store.history())
+
+
+def test_an_export_is_the_adapter_with_its_source_and_scores(store, tmp_path):
+    entry = add(store, 1)
+    store.export(entry.id[:6], tmp_path / "new" / "folder")
+    exported = {path.name: path.read_bytes() for path in (tmp_path / "new" / "folder").iterdir()}
+    assert set(exported) == {*ADAPTER_FILES, "source.json", "scores.json"}
+    assert all((store.adapter_path(entry.id) / name).read_bytes() == data for name, data in exported.items())
+    assert json.loads(exported["source.json"])["source"] == "/docs/1.txt"
+
+
+def test_an_export_overwrites_nothing(store, tmp_path):
+    entry = add(store, 1)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(MemoryStoreError, match="is not empty"):
+        store.export(entry.id, tmp_path)
+    with pytest.raises(MemoryStoreError, match="cannot export to .*file: Not a directory"):
+        store.export(entry.id, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_memory_is_found_by_the_start_of_its_id_if_that_is_unique(store):
+    entries = [add(store, number) for number in range(20)]  # 20 ids, 16 first characters
+    assert all(store.get(entry.id[:11]) == entry for entry in entries)
+    shared = next(c for c in "0123456789abcdef" if sum(entry.id.startswith(c) for entry in entries) > 1)
+    with pytest.raises(MemoryStoreError, match="fits .* memories .*; give more characters"):
+        store.get(shared)
+    for unknown in ("", "x", "../" + entries[0].id):
+        with pytest.raises(MemoryStoreError, match="no memory"):
+            store.get(unknown)
+
+
+# What is damaged is named
+
+
+@pytest.mark.parametrize("name", ADAPTER_FILES)
+def test_a_corrupt_adapter_is_never_handed_out(store, name):
+    entry, other = add(store, 1), add(store, 2)
+    assert store.adapter_path(entry.id)
+    flip_a_byte(store.home / "memories" / entry.id / name)
+    for use in (store.adapter_path, lambda id: store.export(id, store.home / "exported")):
+        with pytest.raises(MemoryStoreError, match=f"{entry.id} is corrupt: {name} .*selfedit memory forget {entry.id}`"):
+            use(entry.id)
+    store.forget(entry.id)
+    assert store.active() == [other]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "source.json", "scores.json"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "garbled", "edited"])
+def test_a_corrupt_memory_is_named_and_can_be_erased(store, name, damage):
+    entry, other = add(store, 1), add(store, 2)
+    path = store.home / "memories" / entry.id / name
+    if damage == "gone":
+        path.unlink()
+    elif damage == "edited":
+        path.write_text(path.read_text().replace("m" * 64, "n" * 64).replace("Text", "Test").replace("0.5", "0.9"))
+    else:
+        path.write_bytes(b"" if damage == "empty" else b"[1, {}]\xff")
+    for read in (store.active, store.all, lambda: store.get(entry.id)):
+        with pytest.raises(MemoryStoreError, match=f"memory {entry.id} is corrupt: .*selfedit memory forget {entry.id}`"):
+            read()
+    store.forget(entry.id, erase=True)
+    assert store.active() == store.all() == [other]
+
+
+def test_a_memory_whose_folder_is_lost_can_still_be_forgotten(store):
+    entry = add(store, 1)
+    shutil.rmtree(store.home / "memories" / entry.id)
+    with pytest.raises(MemoryStoreError, match=f"memory {entry.id} is corrupt"):
+        store.active()
+    store.forget(entry.id)
+    assert store.active() == []
+
+
+@pytest.mark.parametrize("head", [None, "", "two", "99"])
+def test_a_lost_or_garbled_head_is_an_error_that_says_how_to_mend_it(store, head):
+    first, second = add(store, 1), add(store, 2)
+    path = store.home / "HEAD"
+    path.unlink() if head is None else path.write_text(head)
+    for use in (store.active, store.history, store.rollback, lambda: add(store, 3)):
+        with pytest.raises(MemoryStoreError, match=r"HEAD (is missing|says).* write a version into HEAD: 0 .* to 2 "):
+            use()
+    path.write_text("2")
+    assert store.active() == [first, second]
+
+
+def test_a_lost_ledger_is_an_error_and_the_memories_survive_it(store):
+    entry = add(store, 1)
+    (store.home / "ledger.jsonl").unlink()
+    with pytest.raises(MemoryStoreError, match="HEAD says b'1.*no version in ledger.jsonl"):
+        store.active()
+    (store.home / "HEAD").write_text("0")
+    assert store.active() == [] and store.all() == [entry]
+    assert add(store, 1) == entry and store.active() == [entry]
+    (store.home / "ledger.jsonl").unlink()
+    (store.home / "HEAD").unlink()
+    with pytest.raises(MemoryStoreError, match="HEAD is missing"):
+        store.active()
+
+
+def test_a_gap_in_the_ledger_is_an_error_where_the_history_is_needed(store):
+    first, second, _ = (add(store, number) for number in (1, 2, 3))
+    lines = (store.home / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (store.home / "ledger.jsonl").write_text(lines[0] + "garbage\n[]\n{}\n" + lines[2])
+    assert len(store.active()) == 3
+    with pytest.raises(MemoryStoreError, match="has lost version 2"):
+        store.rollback()
+
+
+@pytest.mark.parametrize("torn", ['{"version": 2, "ti', "\xff", ""])
+def test_a_torn_last_ledger_line_is_tolerated_and_the_next_starts_afresh(store, torn):
+    first = add(store, 1)
+    with (store.home / "ledger.jsonl").open("a", encoding="latin-1") as ledger:
+        ledger.write(torn)
+    assert store.active() == [first]
+    second = add(store, 2)
+    assert store.active() == [first, second] and store.rollback()["active"] == [first.id]
+
+
+def test_a_line_that_no_head_ever_named_is_no_version(store):
+    first, second = add(store, 1), add(store, 2)
+    (store.home / "HEAD").write_text("1\n")  # as if killed between ledger and HEAD
+    with pytest.raises(MemoryStoreError, match="no version 2"):
+        store.rollback("2")
+    with pytest.raises(MemoryStoreError, match="was never active"):
+        store.rollback(second.id)
+    third = add(store, 3)
+    assert [line["version"] for line in store.history()] == [1, 3]
+    assert store.active() == [first, third] and store.rollback()["active"] == [first.id]
+
+
+# What fails leaves everything as it was
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), "Read-only file system"),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "Permission denied"),
+        (SafetensorError("I/O error: No space left on device"), "I/O error: No space left on device"),
+    ],
+)
+def test_an_adapter_that_cannot_be_written_is_one_clear_line(store, error, reason):
+    add(store, 1)
+    before = sorted(store.home.rglob("*")), view(store)
+
+    def fails(folder):
+        (folder / "adapter_model.safetensors").write_bytes(b"half")
+        raise error
+
+    with pytest.raises(MemoryStoreError, match=f"cannot write to .*: {reason}; mend that") as caught:
+        add(store, 2, write=fails)
+    assert str(store.home) in str(caught.value) and "\n" not in str(caught.value)
+    assert (sorted(store.home.rglob("*")), view(store)) == before
+
+
+def test_any_other_failure_passes_and_leaves_no_staging_folder(store):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        add(store, 1, write=interrupted)
+    assert list((store.home / "memories").iterdir()) == [] and store.active() == []
+
+
+def test_a_disk_that_is_full_at_any_write_leaves_the_old_state(store, monkeypatch):
+    first = add(store, 1)
+    before, write, failures = view(store), store_module._write, 0
+    while True:
+        countdown = iter(range(failures, -1, -1))
+
+        def fails(path, data, mode="wb"):
+            if next(countdown, None) == 0:
+                write(path, data[: len(data) // 2], mode)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write(path, data, mode)
+
+        monkeypatch.setattr(store_module, "_write", fails)
+        try:
+            second = add(store, 2)
+            break
+        except MemoryStoreError:
+            assert view(store) == before and not list(store.home.glob("memories/.staging-*"))
+            failures += 1
+    assert failures == 6  # edits, source, scores, manifest, ledger, HEAD
+    assert store.active() == [first, second]
+
+
+@pytest.mark.parametrize("home", ["file", "file/below"])
+def test_a_home_that_is_a_file_or_below_one_is_one_clear_line(tmp_path, home):
+    (tmp_path / "file").write_text("mine")
+    store = MemoryStore(tmp_path / home)
+    for use in (store.active, store.all, store.history, lambda: add(store, 1)):
+        with pytest.raises(MemoryStoreError, match="cannot (read|write to) .*file.*: Not a directory"):
+            use()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# Other processes, and dying ones
+
+
+def in_another_process(act) -> int:
+    """The process id of a child that does `act` and exits with 0, or with 1 if that raises."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return child
+
+
+def exit_code(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed(act, at: int, halfway: bool = False) -> bool:
+    """Whether a process doing `act` came to its `at`-th write and died there: before it, or halfway through its bytes.
+
+    Before: every opening for writing, renaming, making and deleting counts. Halfway: every `_write` of the store.
+    """
+    count = 0
+
+    def step() -> bool:
+        nonlocal count
+        count += 1
+        return count == at
+
+    def before_events(event, arguments):
+        writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if (writes or event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir")) and step():
+            os._exit(99)
+
+    def halfway_through(path, data, mode="wb"):
+        with path.open(mode) as file:
+            file.write(data[: len(data) // 2] if step() else data)
+        if count == at:
+            os._exit(99)
+
+    def dying():
+        if halfway:
+            store_module._write = halfway_through
+        else:
+            sys.addaudithook(before_events)
+        act()
+
+    code = exit_code(in_another_process(dying))
+    assert code in (0, 99)
+    return code == 99
+
+
+CHANGES = {
+    "the first memory": ([], lambda store: add(store, 1)),
+    "one more": ([1, 2], lambda store: add(store, 3)),
+    "a newer one": ([1, 2], lambda store: add(store, 1, value=2.0)),
+    "forgetting": ([1, 2], lambda store: store.forget(store.active()[0].id)),
+    "erasing": ([1, 2], lambda store: store.forget(store.active()[0].id, erase=True)),
+    "undoing": ([1, 2], lambda store: store.rollback()),
+}
+
+
+@pytest.mark.parametrize("halfway", [False, True], ids=["before a write", "halfway through a write"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_killed_at_any_write_the_state_is_the_old_or_the_new_and_the_next_add_works(tmp_path, change, halfway):
+    numbers, act = CHANGES[change]
+    start = MemoryStore(tmp_path / "start")
+    for number in numbers:
+        add(start, number)
+    home = tmp_path / "home"
+
+    def fresh() -> MemoryStore:
+        shutil.rmtree(home, ignore_errors=True)
+        if numbers:
+            shutil.copytree(start.home, home)
+        return MemoryStore(home)
+
+    store = fresh()
+    old = view(store)
+    act(store)
+    new = view(store)
+    seen = []
+    for at in itertools.count(1):
+        store = fresh()
+        if not killed(lambda: act(store), at, halfway):
+            break
+        found = view(store)
+        assert found in (old, new)
+        seen.append(found)
+        erased = {entry.id for entry in start.active()} - {*ids(store.all())}
+
+        entry = add(store, 9)
+        assert view(store) == (found[0] + [entry.id], found[1] + [("keep", entry.id, found[0] + [entry.id])])
+        assert all(store.adapter_path(id) for id in ids(store.all()))
+        assert not list(home.glob("memories/.staging-*"))
+        assert not [id for id in erased if (home / "memories" / id).exists()]
+    assert view(store) == new and len(seen) >= 2 and old in seen
+    assert seen == sorted(seen, key=lambda state: state == new), "once new, always new"
+
+
+def test_two_processes_adding_at_once_both_land(store):
+    def adds(numbers):
+        return lambda: [add(MemoryStore(store.home), number) for number in numbers]
+
+    children = [in_another_process(adds(range(start, start + 5))) for start in (0, 5)]
+    assert [exit_code(child) for child in children] == [0, 0]
+    assert {entry.passage.title for entry in store.active()} == {f"Title {number}" for number in range(10)}
+    assert [line["version"] for line in store.history()] == list(range(1, 11))
+
+
+def test_a_reader_beside_a_busy_writer_sees_whole_states_only(store):
+    def writes():
+        for number in range(15):
+            entry = add(store, number)
+            if number % 2:
+                store.forget(entry.id, erase=True)
+
+    child = in_another_process(writes)
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        titles = [entry.passage.title for entry in store.active()]
+        assert titles == [f"Title {2 * number}" for number in range(len(titles))] or titles[-1][-1] in "13579"
+        store.all(), store.history()
+    assert len(store.active()) == 8
+
+
+def test_a_lock_that_another_process_holds_is_one_clear_line(store):
+    add(store, 1)
+    reading, writing = os.pipe()
+
+    def holds():
+        with FileLock(store.home / ".lock"):
+            os.write(writing, b"locked")
+            signal.pause()
+
+    child = in_another_process(holds)
+    assert os.read(reading, 6) == b"locked"
+    try:
+        impatient = MemoryStore(store.home, lock_timeout_s=0.1)
+        with pytest.raises(MemoryStoreError, match="another selfedit process is writing to .*; wait or end it"):
+            add(impatient, 2)
+        assert len(impatient.active()) == 1  # readers need no lock
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert len([add(store, 2), *store.active()]) == 3  # the lock died with its holder
