@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from selfedit.errors import MemoryStoreError
-from selfedit.memory import store as store_module
+from selfedit.memory import disk
 from selfedit.memory.store import ADAPTER_FILES, MemoryStore, default_home
 from selfedit.types import Example, Passage, SelfEdit
 
@@ -270,7 +270,7 @@ def test_a_corrupt_adapter_is_never_handed_out(store, name):
     assert store.adapter_path(entry.id)
     flip_a_byte(store.home / "memories" / entry.id / name)
     for use in (store.adapter_path, lambda id: store.export(id, store.home / "exported")):
-        with pytest.raises(MemoryStoreError, match=f"{entry.id} is corrupt: {name} .*selfedit memory forget {entry.id}`"):
+        with pytest.raises(MemoryStoreError, match=f"{entry.id} is corrupt: {name} .*memory forget {entry.id}`"):
             use(entry.id)
     store.forget(entry.id)
     assert store.active() == [other]
@@ -288,7 +288,7 @@ def test_a_corrupt_memory_is_named_and_can_be_erased(store, name, damage):
     else:
         path.write_bytes(b"" if damage == "empty" else b"[1, {}]\xff")
     for read in (store.active, store.all, lambda: store.get(entry.id)):
-        with pytest.raises(MemoryStoreError, match=f"memory {entry.id} is corrupt: .*selfedit memory forget {entry.id}`"):
+        with pytest.raises(MemoryStoreError, match=f"memory {entry.id} is corrupt: .*memory forget {entry.id}`"):
             read()
     store.forget(entry.id, erase=True)
     assert store.active() == store.all() == [other]
@@ -397,7 +397,7 @@ def test_any_other_failure_passes_and_leaves_no_staging_folder(store):
 
 def test_a_disk_that_is_full_at_any_write_leaves_the_old_state(store, monkeypatch):
     first = add(store, 1)
-    before, write, failures = view(store), store_module._write, 0
+    before, write, failures = view(store), disk.write, 0
     while True:
         countdown = iter(range(failures, -1, -1))
 
@@ -407,7 +407,7 @@ def test_a_disk_that_is_full_at_any_write_leaves_the_old_state(store, monkeypatc
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             write(path, data, mode)
 
-        monkeypatch.setattr(store_module, "_write", fails)
+        monkeypatch.setattr(disk, "write", fails)
         try:
             second = add(store, 2)
             break
@@ -448,10 +448,10 @@ def exit_code(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def killed(act, at: int, halfway: bool = False) -> bool:
-    """Whether a process doing `act` came to its `at`-th write and died there: before it, or halfway through its bytes.
+def killed(act, at: int, amid: bool = False) -> bool:
+    """Whether a process doing `act` came to its `at`-th write and died there: before it, or amid its bytes.
 
-    Before: every opening for writing, renaming, making and deleting counts. Halfway: every `_write` of the store.
+    Before: every opening for writing, renaming, making and deleting counts. Amid: every `disk.write`.
     """
     count = 0
 
@@ -465,15 +465,15 @@ def killed(act, at: int, halfway: bool = False) -> bool:
         if (writes or event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir")) and step():
             os._exit(99)
 
-    def halfway_through(path, data, mode="wb"):
+    def amid_bytes(path, data, mode="wb"):
         with path.open(mode) as file:
-            file.write(data[: len(data) // 2] if step() else data)
+            file.write(data[: len(data) // 4] if step() else data)
         if count == at:
             os._exit(99)
 
     def dying():
-        if halfway:
-            store_module._write = halfway_through
+        if amid:
+            disk.write = amid_bytes
         else:
             sys.addaudithook(before_events)
         act()
@@ -493,9 +493,9 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("halfway", [False, True], ids=["before a write", "halfway through a write"])
+@pytest.mark.parametrize("amid", [False, True], ids=["before a write", "amid a write"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_killed_at_any_write_the_state_is_the_old_or_the_new_and_the_next_add_works(tmp_path, change, halfway):
+def test_killed_at_any_write_the_state_is_the_old_or_the_new_and_the_next_add_works(tmp_path, change, amid):
     numbers, act = CHANGES[change]
     start = MemoryStore(tmp_path / "start")
     for number in numbers:
@@ -515,7 +515,7 @@ def test_killed_at_any_write_the_state_is_the_old_or_the_new_and_the_next_add_wo
     seen = []
     for at in itertools.count(1):
         store = fresh()
-        if not killed(lambda: act(store), at, halfway):
+        if not killed(lambda: act(store), at, amid):
             break
         found = view(store)
         assert found in (old, new)

@@ -1,20 +1,23 @@
 """Invented documents with cloze probes become Tasks: knowledge that no model can have met.
 
-In: a JSON list, `[{context, probes: [{kind, prompt, target}]}]`, as made from the Fictional Knowledge data set (Chang et
-al. 2024, "How Do Large Language Models Acquire Factual Knowledge During Pretraining?"). Out: a Task for each context, in
-the order of the file, with the probe's kind (memorization, paraphrase or composition) as its question's.
+In: a JSON list, `[{context, probes: [{kind, prompt, target}]}]`, as made from the Fictional Knowledge data set (Chang
+et al. 2024, "How Do Large Language Models Acquire Factual Knowledge During Pretraining?"). Out: a Task for each
+context, in the order of the file, with the probe's kind (memorization, paraphrase or composition) as its question's.
 
 A probe is continued, not answered: a space belongs between prompt and target.
 """
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from selfedit.tasks.records import elements, field, numbered, read_json
 from selfedit.types import Passage, Question, Task, text_hash
 
 
-def load_fictional(path: str) -> list[Task]:
+def load_fictional(path: str | PurePath) -> list[Task]:
     """Raises DocumentError that says which item lacks what."""
+    path = str(path)
     tasks = []
     for at, item in numbered(read_json(path), path):
         context = field(item, "context", str, at)

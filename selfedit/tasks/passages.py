@@ -1,7 +1,7 @@
 """Split a document's text into passages that can each be learned in one go.
 
-In: a title and a normalised text. Out: Passages in reading order, none longer than `passage_words`, of much the same
-length; together they are the text, with nothing lost or repeated.
+In: a title and a normalised text. Out: Passages in reading order, of much the same length and at most `passage_words`
+words (a document only a little longer stays whole); together they are the text, with nothing lost or repeated.
 
 The idea is that of TeX's line breaking. The text is cut into pieces at every place where a break is allowed: before a
 markdown heading, between paragraphs, and inside a paragraph only if it is too long for one passage: between
@@ -32,7 +32,7 @@ _CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]{{1,20}}")
 _SENTENCE_END = re.compile(
     r"(?<=[.!?])(?<!\b[A-Za-z]\.)(?<!\b[DMS][rst]\.)(?<!\bMrs\.)"  # not after an initial, Dr., Mr., Ms., St., Mrs.
-    r"[\"')\]”’]*(?!\n\n)\s+(?=[^\sa-z])"  # a blank line ends a heading, not a sentence
+    r"[\"')\]”’]*\s+(?=[^\sa-z])"
     r"|[。！？]+[」』”]*\s*"
 )
 _SENTENCE_CUT, *_FINER_CUTS = (
@@ -42,7 +42,7 @@ _SENTENCE_CUT, *_FINER_CUTS = (
     (_WORD, 1.0),
 )
 _FENCE = re.compile(r"^ {0,3}(```+|~~~+)", re.MULTILINE)
-_HEADING = re.compile(r"^#{1,6} +(.*?)[ #]*$")
+_HEADING = re.compile(r"#{1,6} .*\S")
 
 
 class _Piece(NamedTuple):
@@ -68,16 +68,23 @@ def split_passages(title: str, text: str, source: str, *, passage_words: int, is
     longest = passage_words - MIN_PIECE_WORDS
     pieces = [part for piece in _paragraphs(text, is_code) for part in _cut(piece, longest, is_code)]
     groups = _balance(pieces, passage_words)
-    return [
-        Passage(_title(title, group), "".join(piece.text for piece in group).strip("\n").rstrip(), source, source_hash, i)
-        for i, group in enumerate(groups)
-    ]
+    passages = []
+    for index, group in enumerate(groups):
+        part = "".join(piece.text for piece in group).strip("\n").rstrip()
+        passages.append(Passage(_title(title, group), part, source, source_hash, index))
+    return passages
 
 
 def count_words(text: str) -> int:
     """Words between white space; but one over 20 characters (a URL, minified code) counts as several, and a Chinese
     or Japanese character as one, so that text without spaces has a length too."""
     return len(_WORD.findall(text))
+
+
+def heading_text(line: str) -> str:
+    """Of a markdown heading, without the marks around it."""
+    words = line.split()[1:]
+    return " ".join(words[:-1] if words and not words[-1].strip("#") else words)
 
 
 def _paragraphs(text: str, is_code: bool) -> Iterator[_Piece]:
@@ -90,9 +97,12 @@ def _paragraphs(text: str, is_code: bool) -> Iterator[_Piece]:
             if has_body:
                 yield _piece(lines, heading, cost)
                 lines, has_body = [], False
-            heading, cost = found[1], SECTION_COST
-        elif mark := None if is_code else _FENCE.match(line):
-            fence = mark[1] if not fence else "" if mark[1].startswith(fence) else fence
+            heading, cost = heading_text(line), SECTION_COST
+        elif not is_code and (mark := _FENCE.match(line)):
+            if not fence:
+                fence = mark[1]
+            elif mark[1].startswith(fence):
+                fence = ""
         lines.append(line)
         if not found and line.strip():
             has_body = True

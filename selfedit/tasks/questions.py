@@ -6,17 +6,19 @@ Out: Questions in the order of the file. Other keys are ignored, and so are blan
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from selfedit.errors import DocumentError
 from selfedit.tasks.records import expect, field, gold_answers, read_jsonl
 from selfedit.types import Question
 
 
-def load_quiz(path: str) -> list[Question]:
+def load_quiz(path: str | PurePath) -> list[Question]:
     """Raises DocumentError that names the line."""
     return [Question(field(item, "question", str, at), gold_answers(item, at)) for at, item in read_jsonl(path)]
 
 
-def load_asks(path: str) -> list[Question]:
+def load_asks(path: str | PurePath) -> list[Question]:
     """A `question` is to be asked; a `prompt`, of kind `continue`, is to be continued. Raises DocumentError."""
     return [_ask(expect(item, dict, at), at) for at, item in read_jsonl(path)]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import TypeVar
 
 from selfedit.errors import DocumentError
@@ -19,11 +20,11 @@ MAX_BYTES = 500_000_000
 _KINDS = {str: "text", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
 
 
-def read_json(path: str) -> object:
-    return _parse(read_text(path, MAX_BYTES), path)
+def read_json(path: str | PurePath) -> object:
+    return _parse(read_text(path, MAX_BYTES), str(path))
 
 
-def read_jsonl(path: str) -> Iterator[tuple[str, object]]:
+def read_jsonl(path: str | PurePath) -> Iterator[tuple[str, object]]:
     """(where it stands, for messages; its value) of every line that is not blank; at least one."""
     found = False
     # Not splitlines(): JSON text may hold U+2028 and its like, which end no line.
@@ -53,7 +54,7 @@ def field(item: object, name: str, kind: type[T], where: str) -> T:
 
 
 def numbered(values: object, where: str) -> Iterator[tuple[str, object]]:
-    """(where it stands, as in `file.json: data[2].paragraphs[0]`; the value) for each value of a list."""
+    """(where it stands, as in `file.json.data[2].paragraphs[0]`; the value) for each value of a list."""
     for index, value in enumerate(expect(values, list, where)):
         yield f"{where}[{index}]", value
 
@@ -65,9 +66,11 @@ def elements(item: object, name: str, where: str) -> Iterator[tuple[str, object]
 def gold_answers(item: object, where: str) -> tuple[str, ...]:
     """From `answer`, the canonical one, or the list `answers`, or both; each once."""
     fields = expect(item, dict, where)
-    answers = [field(item, "answer", str, where)] if "answer" in fields or "answers" not in fields else []
-    if "answers" in fields:
-        answers += [expect(answer, str, place) for place, answer in elements(item, "answers", where)]
+    if "answers" not in fields:
+        return (field(item, "answer", str, where),)
+    answers = [expect(answer, str, at) for at, answer in elements(item, "answers", where)]
+    if "answer" in fields:
+        answers.insert(0, field(item, "answer", str, where))
     return tuple(dict.fromkeys(answers))
 
 

@@ -10,13 +10,15 @@ Left out: the unanswerable questions of SQuAD v2.0, which test reading and not k
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePath
 
 from selfedit.tasks.records import elements, field, gold_answers, numbered, read_json
 from selfedit.types import Passage, Question, Task, text_hash
 
 
-def load_squad(path: str) -> list[Task]:
+def load_squad(path: str | PurePath) -> list[Task]:
     """Raises DocumentError that says which item lacks what."""
+    path = str(path)
     content = read_json(path)
     read = _official if isinstance(content, dict) else _plain
     return [
@@ -26,7 +28,7 @@ def load_squad(path: str) -> list[Task]:
 
 
 def _official(content: object, path: str) -> Iterator[tuple[str, str, tuple[Question, ...]]]:
-    for article_at, article in elements(content, "data", f"{path}: "):
+    for article_at, article in elements(content, "data", path):
         title = field(article, "title", str, article_at)
         for at, paragraph in elements(article, "paragraphs", article_at):
             questions = tuple(_official_question(item, item_at) for item_at, item in elements(paragraph, "qas", at))
@@ -35,8 +37,8 @@ def _official(content: object, path: str) -> Iterator[tuple[str, str, tuple[Ques
 
 def _official_question(item: object, at: str) -> Question:
     # Annotators often agree: the same answer may stand there several times.
-    answers = dict.fromkeys(field(answer, "text", str, answer_at) for answer_at, answer in elements(item, "answers", at))
-    return Question(field(item, "question", str, at), tuple(answers))
+    texts = dict.fromkeys(field(answer, "text", str, answer_at) for answer_at, answer in elements(item, "answers", at))
+    return Question(field(item, "question", str, at), tuple(texts))
 
 
 def _plain(content: object, path: str) -> Iterator[tuple[str, str, tuple[Question, ...]]]:

@@ -1,0 +1,42 @@
+"""One frozen dataclass a stage; each default stands once, with its unit and where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+
+from selfedit.errors import SelfeditError
+
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The inner loop. Defaults: docs/LOG.md, study 1."""
+
+    rank: int = 32
+    alpha: float = 64.0
+    """Published: 2 × rank."""
+    modules: tuple[str, ...] = ALL_LINEAR
+    first_layer: float = 0.5
+    """Share of the layers, from below, that stay as they are; their activations are computed once."""
+    learning_rate: float = 1e-3
+    """Peak; decays linearly to 0."""
+    epochs: int = 8
+    batch_size: int = 4
+    """Sequences a step, of each adapter."""
+    clip: float = 1.0
+    """Largest norm of an adapter's gradient; 0: none."""
+    weight_decay: float = 0.0
+    stop_loss: float = 0.0
+    """An adapter stops when an epoch's mean loss (nats a label) is below this; 0: never."""
+
+
+def from_mapping(kind: type, values: dict):
+    """A config from loose values (TOML, command line). Unknown keys fail with the nearest name."""
+    known = {field.name for field in fields(kind)}
+    for key in values:
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            raise SelfeditError(f"unknown setting {key!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"))
+    return kind(**values)

@@ -1,0 +1,66 @@
+"""Bytes that stay: writes that are on the disk itself when they return, and the disk's objections as one clear line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from selfedit.errors import MemoryStoreError
+
+
+@contextmanager
+def plain_errors(what: str) -> Iterator[None]:
+    """Renames a full disk, a missing permission and their like to MemoryStoreError: "cannot `what`: why"."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # the latter is how safetensors says that the disk is full
+        reason = getattr(error, "strerror", None) or error
+        raise MemoryStoreError(f"cannot {what}: {reason}; mend that or choose another folder") from error
+
+
+def read(path: Path) -> bytes | None:
+    """None if there is no such file."""
+    with plain_errors(f"read {path}"):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+
+def write(path: Path, data: bytes, mode: str = "wb") -> None:
+    with path.open(mode) as file:
+        file.write(data)
+    sync(path)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Whoever reads, and whatever is killed: the file has its old bytes or the new ones."""
+    new = path.with_name(f".{path.name}.new")
+    write(new, data)
+    os.replace(new, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Puts a file's bytes, or a folder's names, on the disk itself: a power cut must not reorder the writes."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def json_line(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,234 @@
+"""Token sequences for N adapters → N trained adapters: the inner loop.
+
+Each adapter has its own sequences, rate, epochs and seed, and ends up exactly where it would alone: the loss is the sum
+over adapters of each one's own mean, clipping and AdamW work on each one's own row. What makes it fast: adapters share
+every product with the frozen weights; no padding; logits only for labels, and their gradient at once; the activations
+below the first adapted layer are computed once and reused in every epoch; an adapter that has settled leaves the stack.
+The reference is the `peft` library, one adapter at a time: tests/test_train.py compares every weight.
+
+Axes: N adapters, T packed tokens, L labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence as SequenceOf
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from selfedit.config import TrainConfig
+from selfedit.model.chat import Sequence
+from selfedit.model.network import Network, PackedAttention, rms_norm
+from selfedit.model.stack import LoraConfig, Segment, Stack
+
+TOKENS_A_PASS = 2048
+"""A step's adapters are run together up to about this many tokens: enough to fill the processor, and no more memory."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one adapter is to study. A `None` takes the TrainConfig's value."""
+
+    sequences: tuple[Sequence, ...]
+    seed: int = 0
+    learning_rate: float | None = None
+    epochs: int | None = None
+
+
+@dataclass
+class TrainLog:
+    losses: list[float] = field(default_factory=list)
+    """Mean loss (nats a label) of each epoch, measured while training."""
+    tokens: int = 0
+    """Tokens trained on, all epochs together."""
+    steps: int = 0
+
+
+def lora_config(network: Network, config: TrainConfig) -> LoraConfig:
+    first = min(network.shape.layers - 1, round(config.first_layer * network.shape.layers))
+    return LoraConfig(config.rank, config.alpha, config.modules, tuple(range(first, network.shape.layers)))
+
+
+def train(
+    network: Network,
+    jobs: SequenceOf[Job],
+    config: TrainConfig,
+    *,
+    stack: Stack | None = None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Stack, list[TrainLog]]:
+    """Train one adapter a job, together. `stack`: start from these adapters (in the jobs' order) instead of afresh.
+
+    `on_step(done, total)` is called after each step with labelled sequences done and to do, over all jobs.
+    """
+    assert jobs and all(job.sequences for job in jobs), "every job needs a sequence"
+    if stack is None:
+        stack = Stack(network.shape, lora_config(network, config), len(jobs), network.device)
+        for i, job in enumerate(jobs):
+            stack.init_(i, job.seed)
+    stack.track_gradients_()
+    runs = [_Run(i, job, config, stack) for i, job in enumerate(jobs)]
+    frozen = _FrozenBelow(network, stack.config.layers[0], jobs)
+    total = sum(run.total for run in runs)
+    while active := [run for run in runs if not run.finished]:
+        batches = [(run, run.next_batch()) for run in active]
+        for part in _parts(batches):
+            _backward(network, stack, frozen, part)
+        for run, batch in batches:
+            run.update_(batch)
+        on_step(total - sum(run.left for run in runs), total)
+    stack.grad, stack._grad_sites = None, {}
+    return stack, [run.log for run in runs]
+
+
+class _Run:
+    """One adapter's way through its sequences: order, rate, optimizer state, when to stop."""
+
+    def __init__(self, row: int, job: Job, config: TrainConfig, stack: Stack):
+        self.row, self.sequences, self.config = row, job.sequences, config
+        self.generator = torch.Generator().manual_seed(job.seed)
+        self.epochs = job.epochs or config.epochs
+        self.peak = config.learning_rate if job.learning_rate is None else job.learning_rate
+        self.steps_an_epoch = math.ceil(len(job.sequences) / config.batch_size)
+        self.parameter = stack.flat[row].requires_grad_()
+        self.gradient = stack.grad[row]
+        self.optimizer = torch.optim.AdamW([self.parameter], lr=self.peak, weight_decay=config.weight_decay, fused=True)
+        self.log = TrainLog()
+        self.finished = False
+        self.total = self.left = self.epochs * len(job.sequences)
+        self._order: list[int] = []
+        self._epoch_loss: list[Tensor] = []
+
+    def next_batch(self) -> list[int]:
+        """Indices of the next step's sequences."""
+        if not self._order:
+            self._order = torch.randperm(len(self.sequences), generator=self.generator).tolist()
+        batch, self._order = self._order[: self.config.batch_size], self._order[self.config.batch_size :]
+        return batch
+
+    def update_(self, batch: list[int]) -> None:
+        """Clip, step, and look whether the epoch or the whole run is over."""
+        if self.config.clip:
+            norm = torch.linalg.vector_norm(self.gradient)
+            self.gradient.mul_((self.config.clip / (norm + 1e-6)).clamp(max=1.0))
+        done = self.log.steps / (self.epochs * self.steps_an_epoch)
+        self.optimizer.param_groups[0]["lr"] = self.peak * (1 - done)
+        self.parameter.grad = self.gradient
+        self.optimizer.step()
+        self.log.steps += 1
+        self.log.tokens += sum(len(self.sequences[i].tokens) for i in batch)
+        self.left -= len(batch)
+        if not self._order:
+            self.log.losses.append(torch.stack(self._epoch_loss).mean().item())
+            self._epoch_loss.clear()
+            settled = self.log.losses[-1] < self.config.stop_loss
+            self.finished = settled or len(self.log.losses) == self.epochs
+            self.left = 0 if self.finished else self.left
+        if self.finished:
+            self.parameter.grad, self.optimizer = None, None
+
+    def note_loss(self, loss: Tensor) -> None:
+        self._epoch_loss.append(loss)
+
+
+class _FrozenBelow:
+    """The hidden states that enter the first adapted layer, for every distinct sequence: they never change."""
+
+    def __init__(self, network: Network, first_layer: int, jobs: SequenceOf[Job]):
+        self.index: dict[tuple[int, ...], int] = {}
+        self.states: list[Tensor] = []
+        distinct = sorted({s.tokens for job in jobs for s in job.sequences}, key=len)
+        start = 0
+        while start < len(distinct):
+            end, tokens = start, 0
+            while end < len(distinct) and (end == start or tokens + len(distinct[end]) <= TOKENS_A_PASS):
+                tokens += len(distinct[end])
+                end += 1
+            self._compute(network, first_layer, distinct[start:end])
+            start = end
+
+    @torch.no_grad()
+    def _compute(self, network: Network, first_layer: int, sequences: list[tuple[int, ...]]) -> None:
+        attention = PackedAttention([len(s) for s in sequences], network.device)
+        tokens = torch.tensor([t for s in sequences for t in s], device=network.device)
+        x = network.run(network.embed(tokens), attention.positions, attention, layers=range(first_layer))
+        for sequence, states in zip(sequences, x.split([len(s) for s in sequences])):
+            self.index[sequence] = len(self.states)
+            self.states.append(states)
+
+    def __getitem__(self, sequence: Sequence) -> Tensor:
+        return self.states[self.index[sequence.tokens]]
+
+
+def _parts(batches: list[tuple[_Run, list[int]]]):
+    """Split a step's adapters into passes of at most about TOKENS_A_PASS tokens; never inside an adapter."""
+    part, tokens = [], 0
+    for run, batch in batches:
+        size = sum(len(run.sequences[i].tokens) for i in batch)
+        if part and tokens + size > TOKENS_A_PASS:
+            yield part
+            part, tokens = [], 0
+        part.append((run, batch))
+        tokens += size
+    yield part
+
+
+def _backward(network: Network, stack: Stack, frozen: _FrozenBelow, part: list[tuple[_Run, list[int]]]) -> None:
+    """Gradients of these adapters' mean losses, into the stack's gradient rows."""
+    states, lengths, segments, picked, targets, counts = [], [], [], [], [], []
+    start = 0
+    for run, batch in part:
+        first, labels = start, 0
+        for i in batch:
+            sequence = run.sequences[i]
+            states.append(frozen[sequence])
+            lengths.append(len(sequence.tokens))
+            picked.extend(range(start + sequence.label_start - 1, start + len(sequence.tokens) - 1))
+            targets.extend(sequence.tokens[sequence.label_start :])
+            labels += sequence.labels
+            start += len(sequence.tokens)
+        segments.append(Segment(run.row, first, start))
+        counts.append(labels)
+    device = network.device
+    attention = PackedAttention(lengths, device)
+    layers = range(stack.config.layers[0], network.shape.layers)
+    x = network.run(torch.cat(states), attention.positions, attention, stack.linear(network, segments), layers)
+    weights = torch.cat([torch.full((n,), 1.0 / n) for n in counts]).to(device)
+    hidden = rms_norm(x[torch.tensor(picked, device=device)], network.norm, network.shape.eps)
+    losses = HeadLoss.apply(hidden, network.head.weight, torch.tensor(targets, device=device), weights)
+    losses.sum().backward()
+    for (run, _), loss in zip(part, losses.detach().split(counts)):
+        run.note_loss(loss.sum())
+
+
+class HeadLoss(torch.autograd.Function):
+    """Weighted cross-entropy [L] of hidden states [L, hidden] through the output matrix [vocab, hidden].
+
+    The gradient is computed along with the loss, a few hundred labels at a time: the logits of all labels never stand
+    in memory together, and are gone through once.
+    """
+
+    ROWS = 512
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        losses, gradient = torch.empty_like(weights), torch.empty_like(hidden)
+        for low in range(0, len(targets), HeadLoss.ROWS):
+            rows = slice(low, low + HeadLoss.ROWS)
+            logits = (hidden[rows] @ head.t()).float()
+            target, weight = targets[rows, None], weights[rows, None]
+            gold = logits.gather(1, target)
+            total = torch.logsumexp(logits, 1, keepdim=True)
+            losses[rows] = ((total - gold) * weight)[:, 0]
+            probabilities = logits.sub_(total).exp_()
+            probabilities.scatter_add_(1, target, -torch.ones_like(gold)).mul_(weight)
+            torch.mm(probabilities.to(head.dtype), head, out=gradient[rows])
+        ctx.save_for_backward(gradient)
+        return losses
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad[:, None].to(gradient.dtype), None, None, None
