@@ -1,0 +1,233 @@
+"""Batched decoding under N adapters and the untouched model at once.
+
+In: requests (prompt tokens, whose adapter, how to sample). Out: the new tokens of each, in order.
+Rows of one adapter lie side by side, so a step is one product with the frozen weights for all rows and a small one an
+adapter. What prompts of an adapter have in common at their start (a passage, a chat header) is read once. The cache is
+laid out once, for the longest row. Each row draws from its own seed: what it says does not depend on its neighbours.
+The reference is `transformers`' greedy text: tests/test_generate.py compares.
+
+Axes: B rows, H heads, K key-value heads, G = H / K, D head size, T packed tokens, C cache length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence as SequenceOf
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfedit.model.load import Model
+from selfedit.model.network import Network, PackedAttention
+from selfedit.model.stack import Segment, Stack
+
+SHARED_PREFIX = 16
+"""Prompts that share at least this many tokens have them read once."""
+
+
+@dataclass(frozen=True)
+class Request:
+    tokens: tuple[int, ...]
+    adapter: int | None = None
+    """Row of the stack; None: the untouched model."""
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    """0: greedy."""
+    top_p: float = 0.95
+    top_k: int = 50
+    seed: int = 0
+
+
+def generate(
+    model: Model,
+    requests: SequenceOf[Request],
+    stack: Stack | None = None,
+    *,
+    rows: int = 64,
+    on_token: Callable[[int, int], None] = lambda done, total: None,
+) -> list[list[int]]:
+    """New tokens of each request, without the end token. `on_token(done, total)`: requests finished.
+
+    Raises ValueError if a prompt and its answer are longer than the model's positions.
+    """
+    limit = model.network.shape.max_positions
+    for request in requests:
+        if len(request.tokens) + request.max_new_tokens > limit:
+            raise ValueError(f"a prompt of {len(request.tokens)} tokens does not fit the model's {limit} positions")
+    order = sorted(range(len(requests)), key=lambda i: (-1 if requests[i].adapter is None else requests[i].adapter, requests[i].tokens))
+    answers: list[list[int]] = [[] for _ in requests]
+    for low in range(0, len(order), rows):
+        part = order[low : low + rows]
+        with torch.inference_mode():
+            decoded = _Decoder(model, [requests[i] for i in part], stack).run()
+        for i, tokens in zip(part, decoded):
+            answers[i] = tokens
+        on_token(low + len(part), len(order))
+    return answers
+
+
+class _Decoder:
+    """One batch from prompt to end."""
+
+    def __init__(self, model: Model, requests: list[Request], stack: Stack | None):
+        self.network, self.ends, self.stack, self.requests = model.network, model.chat.ends, stack, requests
+        shape, device = self.network.shape, self.network.device
+        longest = max(len(r.tokens) + r.max_new_tokens for r in requests)
+        cache = (len(requests), shape.kv_heads, longest, shape.head_dim)
+        self.keys = [torch.zeros(cache, device=device, dtype=self.network.dtype) for _ in range(shape.layers)]
+        self.values = [torch.zeros(cache, device=device, dtype=self.network.dtype) for _ in range(shape.layers)]
+        self.filled = torch.tensor([len(r.tokens) for r in requests], device=device)
+        self.generators = [torch.Generator().manual_seed(r.seed) if r.temperature else None for r in requests]
+
+    def run(self) -> list[list[int]]:
+        answers: list[list[int]] = [[] for _ in self.requests]
+        alive = list(range(len(self.requests)))  # the requests behind the rows
+        tokens = self._choose(self._prefill(), alive)
+        while True:
+            going = []
+            for row, (i, token) in enumerate(zip(alive, tokens)):
+                if token not in self.ends:
+                    answers[i].append(token)
+                    if len(answers[i]) < self.requests[i].max_new_tokens:
+                        going.append(row)
+            if not going:
+                return answers
+            if len(going) < len(alive):  # rows that ended leave
+                alive, tokens = [alive[row] for row in going], [tokens[row] for row in going]
+                self._keep_rows(going)
+            tokens = self._choose(self._step(tokens, alive), alive)
+
+    def _segments(self, adapters: list[int | None], lengths: list[int]) -> list[Segment]:
+        """Runs of rows that have the same adapter."""
+        segments, start = [], 0
+        for adapter, length in zip(adapters, lengths):
+            if adapter is not None:
+                last = segments[-1] if segments else None
+                if last and last.adapter == adapter and last.end == start:
+                    segments[-1] = Segment(adapter, last.start, start + length)
+                else:
+                    segments.append(Segment(adapter, start, start + length))
+            start += length
+        return segments
+
+    def _linear(self, segments: list[Segment]):
+        return self.stack.linear(self.network, segments) if segments else None
+
+    def _prefill(self) -> Tensor:
+        """Read the prompts into the cache; logits [B, vocab] of what follows each."""
+        groups = self._groups()
+        prefixes = [(adapter, self.requests[rows[0]].tokens[:shared], rows) for adapter, shared, rows in groups if shared]
+        device = self.network.device
+        if prefixes:
+            lengths = [len(tokens) for _, tokens, _ in prefixes]
+            packed = PackedAttention(lengths, device)
+
+            def read_prefix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                for (_, tokens, rows), k_part, v_part in zip(prefixes, k.split(lengths), v.split(lengths)):
+                    own = slice(rows[0], rows[-1] + 1)
+                    self.keys[layer][own, :, : len(tokens)] = k_part.transpose(0, 1)
+                    self.values[layer][own, :, : len(tokens)] = v_part.transpose(0, 1)
+                return packed(layer, q, k, v)
+
+            tokens = torch.tensor([t for _, prefix, _ in prefixes for t in prefix], device=device)
+            segments = self._segments([adapter for adapter, _, _ in prefixes], lengths)
+            self.network.run(self.network.embed(tokens), packed.positions, read_prefix, self._linear(segments))
+        return self._read_suffixes(groups)
+
+    def _groups(self) -> list[tuple[int | None, int, list[int]]]:
+        """(adapter, tokens that all of its prompts share, rows); rows of a group lie side by side."""
+        groups = []
+        for i, request in enumerate(self.requests):
+            if groups and groups[-1][0] == request.adapter:
+                groups[-1][2].append(i)
+            else:
+                groups.append((request.adapter, 0, [i]))
+        out = []
+        for adapter, _, rows in groups:
+            first, last = self.requests[rows[0]].tokens, self.requests[rows[-1]].tokens  # sorted: these differ most
+            shared = 0
+            while shared < min(len(first), len(last)) - 1 and first[shared] == last[shared]:
+                shared += 1
+            shared = min(shared, min(len(self.requests[i].tokens) for i in rows) - 1)
+            out.append((adapter, shared if len(rows) > 1 and shared >= SHARED_PREFIX else 0, rows))
+        return out
+
+    def _read_suffixes(self, groups) -> Tensor:
+        device = self.network.device
+        suffixes = [self.requests[i].tokens[shared:] for _, shared, rows in groups for i in rows]
+        lengths = [len(s) for s in suffixes]
+        positions = torch.cat([torch.arange(shared, len(self.requests[i].tokens)) for _, shared, rows in groups for i in rows])
+
+        def read_suffix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            out, start = [], 0
+            keys, values = self.keys[layer], self.values[layer]
+            for _, shared, rows in groups:
+                own = lengths[rows[0] : rows[-1] + 1]
+                longest, tokens = max(own), slice(start, start + sum(own))
+                for row, k_part, v_part in zip(rows, k[tokens].split(own), v[tokens].split(own)):
+                    keys[row, :, shared : shared + len(k_part)] = k_part.transpose(0, 1)
+                    values[row, :, shared : shared + len(v_part)] = v_part.transpose(0, 1)
+                repeat = q.shape[1] // k.shape[1]
+                k_all = keys[rows[0] : rows[-1] + 1, :, : shared + longest].repeat_interleave(repeat, 1)
+                v_all = values[rows[0] : rows[-1] + 1, :, : shared + longest].repeat_interleave(repeat, 1)
+                padded = torch.nn.utils.rnn.pad_sequence(q[tokens].split(own), batch_first=True).transpose(1, 2)
+                mask = torch.ones(longest, shared + longest, dtype=torch.bool, device=device).tril(shared)
+                o = F.scaled_dot_product_attention(padded, k_all, v_all, attn_mask=mask).transpose(1, 2).flatten(2)
+                out.extend(o[j, :length] for j, length in enumerate(own))
+                start = tokens.stop
+            return torch.cat(out)
+
+        segments = self._segments([r.adapter for r in self.requests], lengths)
+        tokens = torch.tensor([t for s in suffixes for t in s], device=device)
+        x = self.network.run(self.network.embed(tokens), positions.to(device), read_suffix, self._linear(segments))
+        return self.network.logits(x[torch.tensor(lengths, device=device).cumsum(0) - 1])
+
+    def _step(self, tokens: list[int], alive: list[int]) -> Tensor:
+        """One token a row into the cache; logits [B, vocab] of the next."""
+        device, shape, count = self.network.device, self.network.shape, len(alive)
+        positions, longest = self.filled, int(self.filled.max()) + 1
+        where = torch.arange(count, device=device)
+        mask = (torch.arange(longest, device=device) <= positions[:, None])[:, None, None]
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self.keys[layer], self.values[layer]
+            keys[where, :, positions] = k
+            values[where, :, positions] = v
+            grouped = q.view(count, shape.kv_heads, -1, shape.head_dim)  # the G heads that share keys, as G queries
+            o = F.scaled_dot_product_attention(grouped, keys[:, :, :longest], values[:, :, :longest], attn_mask=mask)
+            return o.reshape(count, -1)
+
+        segments = self._segments([self.requests[i].adapter for i in alive], [1] * count)
+        x = self.network.embed(torch.tensor(tokens, device=device))
+        x = self.network.run(x, positions, attend, self._linear(segments))
+        self.filled = positions + 1
+        return self.network.logits(x)
+
+    def _choose(self, logits: Tensor, alive: list[int]) -> list[int]:
+        greedy = logits.argmax(1).tolist()
+        if not any(self.requests[i].temperature for i in alive):
+            return greedy
+        width = max(self.requests[i].top_k for i in alive)
+        values, ids = logits.float().topk(width, 1)
+        values, ids = values.cpu(), ids.cpu()
+        for row, i in enumerate(alive):
+            request = self.requests[i]
+            if not request.temperature:
+                continue
+            odds = (values[row, : request.top_k] / request.temperature).softmax(0)
+            before = odds.cumsum(0) - odds
+            odds = odds * (before < request.top_p)
+            draw = torch.rand((), generator=self.generators[i]) * odds.sum()
+            greedy[row] = int(ids[row, int((odds.cumsum(0) <= draw).sum().clamp(max=width - 1))])
+        return greedy
+
+    def _keep_rows(self, rows: list[int]) -> None:
+        index = torch.tensor(rows, device=self.filled.device)
+        self.filled = self.filled[index]
+        used = int(self.filled.max())
+        for cache in (self.keys, self.values):
+            for layer, old in enumerate(cache):
+                new = old.new_empty(len(rows), *old.shape[1:])
+                new[:, :, :used] = old[index, :, :used]
+                cache[layer] = new

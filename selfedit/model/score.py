@@ -1,0 +1,78 @@
+"""Log-probabilities and divergences under N adapters and the untouched model at once, without decoding.
+
+In: sequences with labels, and whose adapter each is scored under. Out: one number a sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence as SequenceOf
+
+import torch
+from torch import Tensor
+
+from selfedit.model.chat import Sequence
+from selfedit.model.network import Network, PackedAttention
+from selfedit.model.stack import Segment, Stack
+
+TOKENS_A_PASS = 2048
+LABELS_A_PASS = 512
+
+
+@torch.inference_mode()
+def mean_logprobs(network: Network, items: SequenceOf[tuple[Sequence, int | None]], stack: Stack | None = None) -> list[float]:
+    """Mean log-probability (nats a token, at most 0) of each sequence's labels under its adapter (None: untouched)."""
+    order = sorted(range(len(items)), key=lambda i: (-1 if items[i][1] is None else items[i][1], len(items[i][0].tokens)))
+    out = [0.0] * len(items)
+    for part in _passes(order, [len(s.tokens) for s, _ in items]):
+        sequences = [items[i][0] for i in part]
+        hidden = _label_states(network, sequences, [items[i][1] for i in part], stack)
+        targets = torch.tensor([t for s in sequences for t in s.tokens[s.label_start :]], device=network.device)
+        chunks = zip(hidden.split(LABELS_A_PASS), targets.split(LABELS_A_PASS))
+        gold = torch.cat([network.logits(h).float().log_softmax(1).gather(1, t[:, None])[:, 0] for h, t in chunks])
+        for i, values in zip(part, gold.split([s.labels for s in sequences])):
+            out[i] = values.mean().item()
+    return out
+
+
+@torch.inference_mode()
+def divergences(network: Network, sequences: SequenceOf[Sequence], stack: Stack) -> list[float]:
+    """How far each adapter of the stack moves the model on these: mean KL(untouched ‖ adapted), nats a label."""
+    totals = [0.0] * stack.count
+    for part in _passes(range(len(sequences)), [len(s.tokens) for s in sequences]):
+        own = [sequences[i] for i in part]
+        before = _label_states(network, own, [None] * len(own), None)
+        for adapter in range(stack.count):
+            after = _label_states(network, own, [adapter] * len(own), stack)
+            for h, g in zip(before.split(LABELS_A_PASS), after.split(LABELS_A_PASS)):
+                p, q = network.logits(h).float().log_softmax(1), network.logits(g).float().log_softmax(1)
+                totals[adapter] += (p.exp() * (p - q)).sum().item()
+    labels = sum(s.labels for s in sequences)
+    return [total / labels for total in totals]
+
+
+def _passes(order: SequenceOf[int], sizes: list[int]) -> Iterator[list[int]]:
+    part, tokens = [], 0
+    for i in order:
+        if part and tokens + sizes[i] > TOKENS_A_PASS:
+            yield part
+            part, tokens = [], 0
+        part.append(i)
+        tokens += sizes[i]
+    if part:
+        yield part
+
+
+def _label_states(network: Network, sequences: list[Sequence], adapters: list[int | None], stack: Stack | None) -> Tensor:
+    """Last hidden states [L, hidden] from which the labels are predicted."""
+    segments, picked, start = [], [], 0
+    for sequence, adapter in zip(sequences, adapters):
+        end = start + len(sequence.tokens)
+        if adapter is not None:
+            segments.append(Segment(adapter, start, end))
+        picked.extend(range(start + sequence.label_start - 1, end - 1))
+        start = end
+    attention = PackedAttention([len(s.tokens) for s in sequences], network.device)
+    tokens = torch.tensor([t for s in sequences for t in s.tokens], device=network.device)
+    linear = stack.linear(network, segments) if segments else None
+    x = network.run(network.embed(tokens), attention.positions, attention, linear)
+    return x[torch.tensor(picked, device=network.device)]
