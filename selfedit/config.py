@@ -32,6 +32,31 @@ class TrainConfig:
     """An adapter stops when an epoch's mean loss (nats a label) is below this; 0: never."""
 
 
+@dataclass(frozen=True)
+class GateConfig:
+    """What a memory must show before it may enter."""
+
+    min_gain: float = 0.3
+    """Nats a token that the gold answers of judging questions must gain over the untouched model."""
+    max_general_change: float = 1.0
+    """Nats a token, mean KL(untouched ‖ adapted) on the fixed general texts."""
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """The main job. Defaults: docs/LOG.md, study 2."""
+
+    styles: tuple[str, ...] = ("paraphrase", "implications")
+    """Styles the model writes in; questions with answers come from the quiz's studied part."""
+    passage_words: int = 220
+    """Longest passage; longer documents are split."""
+    spans: int = 28
+    """Questions to write a passage, before those that do not hold are dropped."""
+    seed: int = 0
+    train: TrainConfig = TrainConfig()
+    gate: GateConfig = GateConfig()
+
+
 def from_mapping(kind: type, values: dict):
     """A config from loose values (TOML, command line). Unknown keys fail with the nearest name."""
     known = {field.name for field in fields(kind)}

@@ -1,0 +1,244 @@
+"""The main job: documents → tested memories. Questions, self-edits, trials, gate, store; a passage at a time.
+
+Every finished passage is on disk before the next begins (its memory in the store, its record in the run folder), so a
+run that is stopped loses none and the same command goes on. A run's folder is named by what was asked for: the model's
+weights, the settings and the questions; the passages of other documents can join it at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from selfedit.config import LearnConfig
+from selfedit.edits.propose import propose
+from selfedit.edits.quiz import Quiz, as_edit, check, write_quiz
+from selfedit.errors import MemoryStoreError
+from selfedit.loop.trial import PASSAGE, Candidate, run_trials
+from selfedit.memory.gate import decide
+from selfedit.memory.route import Router
+from selfedit.memory.store import MemoryStore
+from selfedit.model.load import Model
+from selfedit.types import Passage, Question, Trial, text_hash
+
+Progress = Callable[[str, int, int], None]
+"""(stage, done, total); a new passage starts with stage `passage`."""
+
+
+@dataclass(frozen=True)
+class PassageReport:
+    passage: str
+    """Passage.id"""
+    title: str
+    memory: str | None
+    reason: str
+    """Why it was kept, or why nothing was."""
+    edits_tried: int
+    edits_kept: int
+    questions: int
+    """Judging questions: no edit saw them."""
+    correct_before: int
+    correct_after: int
+    general_change: float | None
+    seconds: float
+    size_bytes: int
+    trials: list[dict] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+    """What was written but not used, by reason."""
+
+
+@dataclass(frozen=True)
+class LearnReport:
+    """What the whole job did; passages that an earlier, interrupted run had finished are counted in."""
+
+    reports: list[PassageReport]
+
+    def summary(self) -> dict:
+        done, questions = self.reports, sum(r.questions for r in self.reports)
+        changes = [r.general_change for r in done if r.general_change is not None]
+        return {
+            "passages": len(done),
+            "edits_tried": sum(r.edits_tried for r in done),
+            "edits_kept": sum(r.edits_kept for r in done),
+            "questions": questions,
+            "accuracy_before": sum(r.correct_before for r in done) / questions if questions else None,
+            "accuracy_after": sum(r.correct_after for r in done) / questions if questions else None,
+            "general_change": max(changes) if changes else None,
+            "seconds": round(sum(r.seconds for r in done), 1),
+            "memories": [r.memory for r in done if r.memory],
+        }
+
+
+def learn(
+    model: Model,
+    passages: Sequence[Passage],
+    store: MemoryStore,
+    config: LearnConfig,
+    *,
+    quiz: Sequence[Question] = (),
+    again: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+    on_report: Callable[[PassageReport], None] = lambda report: None,
+) -> LearnReport:
+    """Learn each passage; `quiz`: a person's own questions, which then judge instead of written ones.
+
+    `again`: also redo passages that an earlier run finished without keeping anything.
+    """
+    own_questions = assign(quiz, passages)
+    run = _RunFolder(store.home, model, config, quiz)
+    active = {entry.id for entry in store.active(model.fingerprint)}
+    reports = []
+    for i, passage in enumerate(passages):
+        progress("passage", i, len(passages))
+        report = run.finished.get(passage.id)
+        if report is None or (report.memory is None and again) or (report.memory and report.memory not in active):
+            report = learn_passage(model, passage, store, config, quiz=own_questions.get(passage.id) if quiz else None, progress=progress)
+            run.add(report)
+        reports.append(report)
+        on_report(report)
+    progress("passage", len(passages), len(passages))
+    return LearnReport(reports)
+
+
+def learn_passage(
+    model: Model,
+    passage: Passage,
+    store: MemoryStore,
+    config: LearnConfig,
+    *,
+    quiz: Sequence[Question] | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> PassageReport:
+    """One passage from text to memory, or to the reason why not."""
+    start = time.perf_counter()
+    questions = write_quiz(
+        model, passage, spans=config.spans, seed=config.seed, on_token=lambda done, total: progress("questions", done, total)
+    )
+    if quiz is not None:
+        kept, reasons = check(model, passage, quiz)
+        questions = Quiz(questions.studied + questions.judging, tuple(kept), questions.dropped + reasons)
+    edits, dropped = propose(
+        model, passage, config.styles, seed=config.seed, on_token=lambda done, total: progress("write", done, total)
+    )
+    if questions.studied:
+        edits.append(as_edit(questions.studied))
+    trials: list[Trial] = []
+    entry = None
+    if questions.judging:
+        stack, trials, before = run_trials(
+            model, passage, candidates(edits), questions.judging, config.train, seed=config.seed, progress=progress
+        )
+        trials, best = decide(trials, before, config.gate)
+        if best is not None:
+            scores = _scores(trials[best], before, questions.judging)
+            entry = store.add(
+                lambda folder: stack.save(best, folder, model.name),
+                model=model.name, model_hash=model.fingerprint, passage=passage, edits=trials[best].edits, scores=scores,
+            )  # fmt: skip
+    winner = next((t for t in trials if t.kept), None)
+    reason = winner.reason if winner else (_why_not(trials) if trials else "no written question held: none could judge")
+    right_before = sum(before.correct) if trials else 0
+    return PassageReport(
+        passage=passage.id,
+        title=passage.title,
+        memory=entry.id if entry else None,
+        reason=reason,
+        edits_tried=len(edits),
+        edits_kept=len(winner.edits) if winner else 0,
+        questions=len(questions.judging),
+        correct_before=right_before,
+        correct_after=sum(winner.score.correct) if winner else right_before,
+        general_change=winner.general_change if winner else None,
+        seconds=time.perf_counter() - start,
+        size_bytes=entry.size_bytes if entry else 0,
+        trials=[_trial_record(t) for t in trials],
+        dropped=dict(questions.dropped + Counter(dropped)),
+    )
+
+
+def candidates(edits: Sequence) -> list[Candidate]:
+    """The passage alone, each edit by itself, and all together."""
+    each = [Candidate(edit.style, (edit,)) for edit in edits]
+    together = [Candidate("+".join(edit.style for edit in edits), tuple(edits))] if len(edits) > 1 else []
+    return [Candidate(PASSAGE), *each, *together]
+
+
+def assign(quiz: Sequence[Question], passages: Sequence[Passage]) -> dict[str, list[Question]]:
+    """A person's questions to the passages they are about: where the answer stands, else by likeness."""
+    router = Router({p.id: f"{p.title}\n{p.text}" for p in passages})
+    assigned: dict[str, list[Question]] = {}
+    for question in quiz:
+        holding = {p.id: f"{p.title}\n{p.text}" for p in passages if question.answers[0].casefold() in p.text.casefold()}
+        best, _ = (Router(holding) if holding else router).route(question.question)
+        target = best or next(iter(holding), None)
+        if target:
+            assigned.setdefault(target, []).append(question)
+    return assigned
+
+
+def _scores(trial: Trial, before, questions: Sequence[Question]) -> dict:
+    return {
+        "candidate": trial.name,
+        "general_change": trial.general_change,
+        "before": asdict(before),
+        "after": asdict(trial.score),
+        "questions": [asdict(q) for q in questions],
+    }
+
+
+def _trial_record(trial: Trial) -> dict:
+    return {
+        "name": trial.name,
+        "accuracy": trial.score.accuracy,
+        "dense": trial.score.dense,
+        "general_change": trial.general_change,
+        "tokens": trial.tokens,
+        "seconds": round(trial.seconds, 2),
+        "kept": trial.kept,
+        "reason": trial.reason,
+    }
+
+
+def _why_not(trials: Sequence[Trial]) -> str:
+    nearest = max(trials, key=lambda t: t.score.dense)
+    return f"{nearest.name}: {nearest.reason}"
+
+
+class _RunFolder:
+    """What earlier runs of the same job have finished: resume is looking."""
+
+    def __init__(self, home: Path, model: Model, config: LearnConfig, quiz: Sequence[Question]):
+        settings = json.dumps(asdict(config), sort_keys=True, default=str)
+        name = text_hash(model.fingerprint, settings, *(f"{q.question}\n{q.answers[0]}" for q in quiz))[:12]
+        self.folder = home / "runs" / f"learn-{name}"
+        self.finished: dict[str, PassageReport] = {}
+        if (self.folder / "trials.jsonl").exists():
+            for line in (self.folder / "trials.jsonl").read_text(encoding="utf-8").splitlines():
+                try:
+                    report = PassageReport(**json.loads(line))
+                except (ValueError, TypeError):  # a line that a kill cut short: that passage is done again
+                    continue
+                self.finished[report.passage] = report
+        self._settings = {"model": model.name, "model_hash": model.fingerprint, "config": asdict(config)}
+
+    def add(self, report: PassageReport) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "config.json").exists():
+                (self.folder / "config.json").write_text(json.dumps(self._settings, indent=1, default=str))
+            with (self.folder / "trials.jsonl").open("a+b") as file:
+                file.seek(0, 2)
+                torn = file.tell() > 0 and not _ends_with_newline(file)
+                file.write((b"\n" if torn else b"") + json.dumps(asdict(report)).encode() + b"\n")
+        except OSError as error:
+            raise MemoryStoreError(f"cannot write {self.folder} ({error.strerror or error}); free space or choose another --home") from error
+        self.finished[report.passage] = replace(report)
+
+
+def _ends_with_newline(file) -> bool:
+    file.seek(-1, 2)
+    return file.read(1) == b"\n"

@@ -1,0 +1,70 @@
+"""SEAL's inner step: candidates (what to study) → adapters, trained as one stack → Trials (what each did).
+
+Every candidate studies the passage itself, and its own self-edits beside it; `passage` has no edits and is the
+baseline that an edit has to beat. All are scored on questions that none of them studied, closed book, together with
+the untouched model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from selfedit.config import TrainConfig
+from selfedit.edits.parse import sentences
+from selfedit.judge.evaluate import evaluate
+from selfedit.judge.general import general_changes
+from selfedit.model.load import Model
+from selfedit.model.stack import Stack
+from selfedit.model.train import Job, train
+from selfedit.types import Example, Passage, Question, Score, SelfEdit, Trial, stable_seed
+
+PASSAGE = "passage"
+"""Name of the candidate that studies the passage alone."""
+
+Progress = Callable[[str, int, int], None]
+"""(stage, done, total)"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    name: str
+    edits: tuple[SelfEdit, ...] = ()
+
+
+def study_texts(passage: Passage) -> list[Example]:
+    """The passage as it is studied: whole, and sentence by sentence, so that each can be recalled from its own start."""
+    texts = [f"{passage.title}\n{passage.text}".strip()]
+    own = sentences(passage.text)
+    return [Example(text) for text in texts + (own if len(own) > 1 else [])]
+
+
+def run_trials(
+    model: Model,
+    passage: Passage,
+    candidates: Sequence[Candidate],
+    questions: Sequence[Question],
+    config: TrainConfig,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda stage, done, total: None,
+) -> tuple[Stack, list[Trial], Score]:
+    """The trained stack, a Trial a candidate in its order, and the untouched model's Score on the same questions."""
+    jobs = []
+    for candidate in candidates:
+        examples = study_texts(passage) + [e for edit in candidate.edits for e in edit.examples]
+        sequences = tuple(model.chat.study(example) for example in examples)
+        jobs.append(Job(sequences, seed=stable_seed(seed, passage.id, candidate.name)))
+    start = time.perf_counter()
+    stack, logs = train(model.network, jobs, config, on_step=lambda done, total: progress("train", done, total))
+    seconds = time.perf_counter() - start
+    adapters = [None, *range(len(candidates))]
+    before, *scores = evaluate(model, questions, adapters, stack, on_token=lambda done, total: progress("test", done, total))
+    changes = general_changes(model, stack)
+    tokens = sum(log.tokens for log in logs)
+    trials = [
+        Trial(c.name, c.edits, score, change, log.tokens, seconds * log.tokens / tokens)
+        for c, score, change, log in zip(candidates, scores, changes, logs)
+    ]
+    return stack, trials, before

@@ -1,0 +1,220 @@
+"""Products of few rows with group-quantized weights, straight from a GGUF file's blocks.
+
+In: a weight as the file holds it (Q4_0, Q4_1 or Q8_0 blocks of 32 values: 4.5 to 8.5 bits each) and fp32 rows. Out: the
+fp32 product, equal to that with the dequantized weight up to rounding. Decoding is bound by how fast weights are read,
+and blocks are 4 to 7 times smaller than fp32. Two kernels, written for LLVM as vectors of 8 lanes: for one row the lanes
+run along the inputs and a block's scale is applied to its sum; for more, the lanes are rows, and a few outputs' block is
+widened into the cache and used by all of them. Kernels are compiled when first needed (some 50 ms each) and run on the
+OpenMP threads that torch has already; where there is no GNU OpenMP, on one thread.
+Left out: K-quants, which need a kernel each; they take the fp32 paths.
+Source: the GGUF block layouts (ggml-org/ggml, ggml-common.h).
+
+Axes: T rows, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+BLOCK, LANES = 32, 8
+BLOCK_BYTES = {18: "Q4_0", 20: "Q4_1", 34: "Q8_0"}
+ROWS_A_PASS = 16
+OUTPUTS_A_CLAIM = 24
+"""Outputs that a thread takes at a time; a multiple of every kernel's tile."""
+
+
+class QuantizedWeight:
+    def __init__(self, blocks: Tensor, inputs: int):
+        """`blocks`: bytes [O, I / 32 · bytes of a block]."""
+        self.blocks, self.inputs, self.outputs = blocks.contiguous(), inputs, blocks.shape[0]
+        self.kind = BLOCK_BYTES[blocks.shape[1] * BLOCK // inputs]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, I] → [T, O]"""
+        rows = x.shape[0]
+        if rows == 1:
+            y = x.new_empty(1, self.outputs)
+            self._run(1, x.contiguous(), y)
+            return y
+        y = x.new_empty(math.ceil(rows / LANES) * LANES, self.outputs)
+        for low in range(0, rows, ROWS_A_PASS):
+            part = x[low : low + ROWS_A_PASS]
+            lanes = math.ceil(len(part) / LANES) * LANES
+            columns = x.new_zeros(self.inputs, lanes)
+            columns[:, : len(part)] = part.t()
+            self._run(lanes, columns, y[low:])
+        return y[:rows]
+
+    def _run(self, rows: int, x: Tensor, y: Tensor) -> None:
+        kernel = _kernel(self.kind, rows)
+        task = (ctypes.c_int64 * 6)(0, x.data_ptr(), self.blocks.data_ptr(), y.data_ptr(), self.outputs, self.inputs // BLOCK)
+        parallel, threads = _openmp(), torch.get_num_threads()
+        if parallel and threads > 1:
+            parallel(kernel, task, threads, 0)
+        else:
+            kernel(task)
+
+
+@cache
+def _openmp():
+    """GNU OpenMP's way into a parallel region, in the copy that torch runs on; None where torch has another."""
+    for library in sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*")):
+        parallel = ctypes.CDLL(str(library)).GOMP_parallel
+        parallel.argtypes, parallel.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+        return parallel
+    return None
+
+
+@cache
+def _kernel(kind: str, rows: int):
+    """Compiled void(task): every thread that calls it takes outputs until none are left."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    features = llvm.get_host_cpu_features().flatten()
+    machine = llvm.Target.from_default_triple().create_target_machine(llvm.get_host_cpu_name(), features, opt=3)
+    module = llvm.parse_assembly(_Writer(kind, rows).text)
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(3))
+    passes.getModulePassManager().run(module, passes)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(engine.get_function_address("kernel"))
+    function.engine = engine  # the code lives as long as its engine
+    return function
+
+
+class _Writer:
+    """LLVM code of one kernel."""
+
+    def __init__(self, kind: str, rows: int):
+        import llvmlite.ir as ir
+
+        self.ir, self.kind, self.block_bytes = ir, kind, {name: size for size, name in BLOCK_BYTES.items()}[kind]
+        self.byte, self.int, self.long, self.float, self.pointer = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.PointerType()
+        self.wide, self.wide_int = ir.VectorType(self.float, LANES), ir.VectorType(self.int, LANES)
+        module = ir.Module()
+        self.multiply_add = ir.Function(module, ir.FunctionType(self.wide, [self.wide] * 3), f"llvm.fma.v{LANES}f32")
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [self.pointer]), "kernel")
+        self.b = ir.IRBuilder(function.append_basic_block())
+        task = function.args[0]
+        x, blocks, y = (self.load(task, i * 8, self.pointer) for i in (1, 2, 3))
+        outputs, groups = (self.load(task, i * 8, self.long) for i in (4, 5))
+        tile = {1: 4, 8: 12, 16: 6}[rows]  # as many sums as fit 16 registers
+        sums = [[self.b.alloca(self.wide) for _ in range(max(1, rows // LANES))] for _ in range(tile)]
+        widened = self.b.bitcast(self.b.alloca(self.float, tile * BLOCK), self.pointer)
+        with self.claims(task, outputs) as (low, high), self.loop(low, high, tile) as output:
+            first = self.smaller(output, self.b.sub(outputs, self.long(tile)))  # the last tile may do some again
+            own = [self.at(blocks, self.b.mul(self.b.add(first, self.long(j)), self.b.mul(groups, self.long(self.block_bytes)))) for j in range(tile)]
+            for s in sum(sums, []):
+                self.b.store(self.wide(None), s)
+            with self.loop(self.long(0), groups, 1) as group:
+                here = [self.at(p, self.b.mul(group, self.long(self.block_bytes))) for p in own]
+                if rows == 1:
+                    self.one_row(here, self.at(x, self.b.mul(group, self.long(BLOCK * 4))), sums)
+                else:
+                    self.many_rows(here, self.at(x, self.b.mul(group, self.long(BLOCK * 4 * rows))), sums, widened)
+            for j in range(tile):
+                self.finish(self.at(y, self.b.mul(self.b.add(first, self.long(j)), self.long(4))), sums[j], rows, outputs)
+        self.b.ret_void()
+        self.text = str(module)
+
+    def one_row(self, here, x, sums) -> None:
+        xs = [self.load(x, i * LANES * 4, self.wide) for i in range(BLOCK // LANES)]
+        total = self.b.fadd(self.b.fadd(xs[0], xs[1]), self.b.fadd(xs[2], xs[3]))
+        for block, (s,) in zip(here, sums):
+            values, scale, offset = self.block(block)
+            product = self.b.fmul(values[0], xs[0])
+            for value, x_i in zip(values[1:], xs[1:]):
+                product = self.fma(value, x_i, product)
+            y = self.fma(product, scale, self.b.load(s, typ=self.wide))
+            self.b.store(y if offset is None else self.fma(total, offset, y), s)
+
+    def many_rows(self, here, x, sums, widened) -> None:
+        for j, block in enumerate(here):
+            values, scale, offset = self.block(block)
+            for i, value in enumerate(values):
+                value = self.b.fmul(value, scale) if offset is None else self.fma(value, scale, offset)
+                self.b.store(value, self.at(widened, self.long((j * BLOCK + i * LANES) * 4)), align=4)
+        with self.loop(self.long(0), self.long(BLOCK), 1) as i:
+            start = self.at(x, self.b.mul(i, self.long(len(sums[0]) * LANES * 4)))
+            xs = [self.load(start, v * LANES * 4, self.wide) for v in range(len(sums[0]))]
+            column = self.at(widened, self.b.mul(i, self.long(4)))
+            for j in range(len(sums)):
+                weight = self.splat(self.load(column, j * BLOCK * 4, self.float))
+                for s, x_v in zip(sums[j], xs):
+                    self.b.store(self.fma(weight, x_v, self.b.load(s, typ=self.wide)), s)
+
+    def block(self, block):
+        """Its 32 integers as four vectors, its scale, its offset (None: zero): value = integer · scale + offset."""
+        scale = self.splat(self.b.fpext(self.load(block, 0, self.ir.HalfType()), self.float))
+        ints = self.ir.VectorType(self.byte, LANES)
+        if self.kind == "Q8_0":
+            raw = [self.load(block, 2 + i * LANES, ints) for i in range(4)]
+            return [self.b.sitofp(self.b.sext(r, self.wide_int), self.wide) for r in raw], scale, None
+        start = 4 if self.kind == "Q4_1" else 2
+        raw = [self.b.zext(self.load(block, start + i * LANES, ints), self.wide_int) for i in range(2)]
+        low = [self.b.and_(r, self.wide_int([15] * LANES)) for r in raw]
+        high = [self.b.lshr(r, self.wide_int([4] * LANES)) for r in raw]
+        values = [self.b.sitofp(v, self.wide) for v in low + high]
+        if self.kind == "Q4_1":
+            return values, scale, self.splat(self.b.fpext(self.load(block, 2, self.ir.HalfType()), self.float))
+        return values, scale, self.b.fmul(scale, self.wide([-8.0] * LANES))
+
+    def finish(self, y, sums, rows: int, outputs) -> None:
+        lanes = [self.b.extract_element(self.b.load(s, typ=self.wide), self.int(i)) for s in sums for i in range(LANES)]
+        if rows == 1:
+            while len(lanes) > 1:
+                lanes = [self.b.fadd(a, b) for a, b in zip(lanes[::2], lanes[1::2])]
+        for row, value in enumerate(lanes):
+            self.b.store(value, self.at(y, self.b.mul(self.long(row * 4), outputs)), align=4)
+
+    @contextmanager
+    def claims(self, task, outputs):
+        """Loop over the ranges of outputs that this thread claims."""
+        again, work, done = (self.b.append_basic_block() for _ in range(3))
+        self.b.branch(again)
+        self.b.position_at_end(again)
+        low = self.b.atomic_rmw("add", task, self.long(OUTPUTS_A_CLAIM), "monotonic")
+        self.b.cbranch(self.b.icmp_signed("<", low, outputs), work, done)
+        self.b.position_at_end(work)
+        yield low, self.smaller(self.b.add(low, self.long(OUTPUTS_A_CLAIM)), outputs)
+        self.b.branch(again)
+        self.b.position_at_end(done)
+
+    @contextmanager
+    def loop(self, low, high, step: int):
+        before, body, done = self.b.block, self.b.append_basic_block(), self.b.append_basic_block()
+        self.b.branch(body)
+        self.b.position_at_end(body)
+        i = self.b.phi(self.long)
+        i.add_incoming(low, before)
+        yield i
+        following = self.b.add(i, self.long(step))
+        i.add_incoming(following, self.b.block)
+        self.b.cbranch(self.b.icmp_signed("<", following, high), body, done)
+        self.b.position_at_end(done)
+
+    def fma(self, a, b, c):
+        return self.b.call(self.multiply_add, [a, b, c])
+
+    def smaller(self, a, b):
+        return self.b.select(self.b.icmp_signed("<", a, b), a, b)
+
+    def at(self, pointer, offset):
+        """`offset` bytes on."""
+        return self.b.gep(pointer, [offset], source_etype=self.byte)
+
+    def load(self, pointer, offset: int, kind):
+        return self.b.load(self.at(pointer, self.long(offset)), align=8 if kind in (self.pointer, self.long) else 1, typ=kind)
+
+    def splat(self, value):
+        one = self.b.insert_element(self.wide(self.ir.Undefined), value, self.int(0))
+        return self.b.shuffle_vector(one, self.wide(self.ir.Undefined), self.ir.VectorType(self.int, LANES)([0] * LANES))

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from selfedit.model.load import load_model
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TINY_TEXT = "The river rises in the hills and reaches the sea. A system user asks; the assistant answers. Who, what, where?"
+TINY_SIZES = dict(
+    hidden_size=64,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=128,
+    max_position_embeddings=512,
+    tie_word_embeddings=True,
+    initializer_range=0.1,
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the benchmark data folder {folder} is not on this machine")
+    return folder
+
+
+def write_tokenizer(folder: Path) -> int:
+    """A byte-level tokenizer of about 300 tokens in Hugging Face form; returns its size."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TINY_TEXT], trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+    return tokenizer.get_vocab_size()
+
+
+def write_tiny_model(folder: Path, kind: str = "llama", **settings) -> Path:
+    """A random model of a few layers, written by transformers; norms and biases are random too, so that none can be
+    left out unnoticed."""
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    name = kind.capitalize()
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=write_tokenizer(folder),
+        **(TINY_SIZES | ({"head_dim": 16} if kind == "qwen3" else {}) | settings),
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{name}ForCausalLM")(config)
+    for key, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.uniform_(parameter, *((-0.5, 0.5) if key.endswith("bias") else (0.5, 1.5)))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder):
+    return load_model(str(tiny_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def embedded_model():
+    """Fetched once into the user's own cache (SELFEDIT_CACHE is respected), so that a second run starts at once."""
+    return load_model("smollm2-135m", device="cpu")
+
+
+def reference_model(folder: Path):
+    """The same model as `transformers` runs it."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_reference(tiny_folder):
+    return reference_model(tiny_folder)

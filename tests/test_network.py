@@ -1,0 +1,126 @@
+import json
+
+import pytest
+import torch
+from conftest import reference_model, write_tiny_model
+
+from selfedit.errors import ModelError
+from selfedit.model.load import load_model
+from selfedit.model.network import PackedAttention, Shape
+
+RAGGED = [7, 1, 33, 16, 17, 2, 40]
+
+
+def random_sequences(vocab: int, lengths=RAGGED) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(vocab, (n,), generator=generator).tolist() for n in lengths]
+
+
+@torch.inference_mode()
+def packed_logits(network, sequences, attention=None):
+    attention = attention or PackedAttention([len(s) for s in sequences])
+    tokens = torch.tensor([t for s in sequences for t in s])
+    return network.logits(network.run(network.embed(tokens), attention.positions, attention))
+
+
+@torch.inference_mode()
+def one_at_a_time(reference, sequences):
+    return torch.cat([reference(torch.tensor([s])).logits[0] for s in sequences])
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_packed_logits_are_those_of_transformers(tmp_path, kind):
+    folder = write_tiny_model(tmp_path, kind)
+    model, reference = load_model(str(folder), device="cpu"), reference_model(folder)
+    sequences = random_sequences(model.network.shape.vocab)
+    expected = one_at_a_time(reference, sequences)
+    assert expected.std() > 0.5  # the model says something that could be got wrong
+    torch.testing.assert_close(packed_logits(model.network, sequences), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [{"tie_word_embeddings": False}, {"head_dim": 32}, {"num_key_value_heads": 4}, {"rope_theta": 500.0}])
+def test_variants_of_the_llama_shape_give_the_logits_of_transformers(tmp_path, settings):
+    folder = write_tiny_model(tmp_path, "llama", **settings)
+    model, reference = load_model(str(folder), device="cpu"), reference_model(folder)
+    sequences = random_sequences(model.network.shape.vocab)
+    torch.testing.assert_close(packed_logits(model.network, sequences), one_at_a_time(reference, sequences), atol=1e-4, rtol=0)
+
+
+def test_qwen_tensors_that_a_plain_llama_lacks_are_there_and_matter(tmp_path):
+    biased = load_model(str(write_tiny_model(tmp_path / "a", "qwen2")), device="cpu").network
+    normed = load_model(str(write_tiny_model(tmp_path / "b", "qwen3")), device="cpu").network
+    assert biased.layers[0].linears["qkv"].bias.abs().max() > 0.1
+    assert normed.layers[0].q_norm.std() > 0.1 and normed.layers[0].k_norm.std() > 0.1
+
+
+@pytest.mark.embedded
+def test_the_embedded_model_gives_the_logits_of_transformers(embedded_model):
+    sequences = random_sequences(embedded_model.network.shape.vocab, [5, 1, 19])
+    expected = one_at_a_time(reference_model(embedded_model.folder), sequences)
+    torch.testing.assert_close(packed_logits(embedded_model.network, sequences), expected, atol=2e-3, rtol=0)
+
+
+def test_many_buckets_are_one_bucket(tiny_model):
+    sequences = random_sequences(tiny_model.network.shape.vocab, [20, 25, 32, 17])
+    apart = [packed_logits(tiny_model.network, [s]) for s in sequences]
+    together = packed_logits(tiny_model.network, sequences)
+    mixed = packed_logits(tiny_model.network, [*sequences, *random_sequences(tiny_model.network.shape.vocab, [3, 100])])
+    assert len(PackedAttention([20, 25, 32, 17]).buckets) == 1 and len(PackedAttention([20, 25, 32, 17, 3, 100]).buckets) == 3
+    torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=0)
+    torch.testing.assert_close(mixed[: len(together)], together, atol=1e-5, rtol=0)
+
+
+def test_a_sequence_does_not_see_its_neighbours(tiny_model):
+    first, second = random_sequences(tiny_model.network.shape.vocab, [12, 12])
+    other = [(t + 1) % tiny_model.network.shape.vocab for t in first]
+    network = tiny_model.network
+    assert torch.equal(packed_logits(network, [first, second])[12:], packed_logits(network, [other, second])[12:])
+
+
+def test_few_rows_and_many_rows_give_the_same_product(tiny_model):
+    linear = tiny_model.network.layers[0].linears["qkv"]
+    x = torch.randn(200, 64, generator=torch.Generator().manual_seed(3))
+    many = linear(x)
+    for rows in (1, 2, 48, 49):
+        torch.testing.assert_close(linear(x[:rows]), many[:rows], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"model_type": "gpt2"}, "gpt2"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "rope_scaling"),
+        ({"hidden_act": "gelu"}, "SiLU"),
+        ({"mlp_bias": True}, "bias"),
+    ],
+)
+def test_a_model_that_would_be_run_wrongly_is_refused(tiny_folder, change, named):
+    config = json.loads((tiny_folder / "config.json").read_text()) | change
+    with pytest.raises(ModelError, match=named) as refusal:
+        Shape.from_config(config)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_model_that_lacks_a_tensor_is_refused_by_name(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = write_tiny_model(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.2.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="model.layers.2.mlp.up_proj.weight"):
+        load_model(str(folder), device="cpu")
+
+
+def test_the_fingerprint_follows_the_weights_and_not_the_place(tmp_path, tiny_folder, tiny_model):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_folder, tmp_path / "copy")
+    assert load_model(str(tmp_path / "copy"), device="cpu").fingerprint == tiny_model.fingerprint
+    weights = load_file(tmp_path / "copy" / "model.safetensors")
+    weights["model.norm.weight"] *= 1.01
+    save_file(weights, tmp_path / "copy" / "model.safetensors", metadata={"format": "pt"})
+    assert load_model(str(tmp_path / "copy"), device="cpu").fingerprint != tiny_model.fingerprint
