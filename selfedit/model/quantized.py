@@ -109,46 +109,50 @@ class _Writer:
         outputs, groups = (self.load(task, i * 8, self.long) for i in (4, 5))
         tile = {1: 4, 8: 12, 16: 6}[rows]  # as many sums as fit 16 registers
         sums = [[self.b.alloca(self.wide) for _ in range(max(1, rows // LANES))] for _ in range(tile)]
-        widened = self.b.bitcast(self.b.alloca(self.float, tile * BLOCK), self.pointer)
+        widened = self.b.alloca(self.float, self.b.mul(groups, self.long(tile * BLOCK)))
+        widened.type = self.pointer  # untyped, as the others are
+        stride = self.b.mul(groups, self.long(self.block_bytes))
         with self.claims(task, outputs) as (low, high), self.loop(low, high, tile) as output:
             first = self.smaller(output, self.b.sub(outputs, self.long(tile)))  # the last tile may do some again
-            own = [self.at(blocks, self.b.mul(self.b.add(first, self.long(j)), self.b.mul(groups, self.long(self.block_bytes)))) for j in range(tile)]
+            own = self.at(blocks, self.b.mul(first, stride))
             for s in sum(sums, []):
                 self.b.store(self.wide(None), s)
-            with self.loop(self.long(0), groups, 1) as group:
-                here = [self.at(p, self.b.mul(group, self.long(self.block_bytes))) for p in own]
-                if rows == 1:
-                    self.one_row(here, self.at(x, self.b.mul(group, self.long(BLOCK * 4))), sums)
-                else:
-                    self.many_rows(here, self.at(x, self.b.mul(group, self.long(BLOCK * 4 * rows))), sums, widened)
+            if rows == 1:
+                self.one_row(own, stride, groups, x, sums)
+            else:
+                self.many_rows(own, groups, x, sums, widened)
             for j in range(tile):
                 self.finish(self.at(y, self.b.mul(self.b.add(first, self.long(j)), self.long(4))), sums[j], rows, outputs)
         self.b.ret_void()
         self.text = str(module)
 
-    def one_row(self, here, x, sums) -> None:
-        xs = [self.load(x, i * LANES * 4, self.wide) for i in range(BLOCK // LANES)]
-        total = self.b.fadd(self.b.fadd(xs[0], xs[1]), self.b.fadd(xs[2], xs[3]))
-        for block, (s,) in zip(here, sums):
-            values, scale, offset = self.block(block)
-            product = self.b.fmul(values[0], xs[0])
-            for value, x_i in zip(values[1:], xs[1:]):
-                product = self.fma(value, x_i, product)
-            y = self.fma(product, scale, self.b.load(s, typ=self.wide))
-            self.b.store(y if offset is None else self.fma(total, offset, y), s)
+    def one_row(self, own, stride, groups, x, sums) -> None:
+        own = [self.at(own, self.b.mul(stride, self.long(j))) for j in range(len(sums))]
+        with self.loop(self.long(0), groups, 1) as group:
+            x = self.at(x, self.b.mul(group, self.long(BLOCK * 4)))
+            xs = [self.load(x, i * LANES * 4, self.wide) for i in range(BLOCK // LANES)]
+            total = self.b.fadd(self.b.fadd(xs[0], xs[1]), self.b.fadd(xs[2], xs[3]))
+            for start, (s,) in zip(own, sums):
+                values, scale, offset = self.block(self.at(start, self.b.mul(group, self.long(self.block_bytes))))
+                product = self.b.fmul(values[0], xs[0])
+                for value, x_i in zip(values[1:], xs[1:]):
+                    product = self.fma(value, x_i, product)
+                y = self.fma(product, scale, self.b.load(s, typ=self.wide))
+                self.b.store(y if offset is None else self.fma(total, offset, y), s)
 
-    def many_rows(self, here, x, sums, widened) -> None:
-        for j, block in enumerate(here):
-            values, scale, offset = self.block(block)
+    def many_rows(self, own, groups, x, sums, widened) -> None:
+        with self.loop(self.long(0), self.b.mul(groups, self.long(len(sums))), 1) as group:
+            values, scale, offset = self.block(self.at(own, self.b.mul(group, self.long(self.block_bytes))))
             for i, value in enumerate(values):
                 value = self.b.fmul(value, scale) if offset is None else self.fma(value, scale, offset)
-                self.b.store(value, self.at(widened, self.long((j * BLOCK + i * LANES) * 4)), align=4)
-        with self.loop(self.long(0), self.long(BLOCK), 1) as i:
+                self.b.store(value, self.at(widened, self.b.add(self.b.mul(group, self.long(BLOCK * 4)), self.long(i * LANES * 4))), align=4)
+        inputs = self.b.mul(groups, self.long(BLOCK))
+        with self.loop(self.long(0), inputs, 1) as i:
             start = self.at(x, self.b.mul(i, self.long(len(sums[0]) * LANES * 4)))
             xs = [self.load(start, v * LANES * 4, self.wide) for v in range(len(sums[0]))]
-            column = self.at(widened, self.b.mul(i, self.long(4)))
             for j in range(len(sums)):
-                weight = self.splat(self.load(column, j * BLOCK * 4, self.float))
+                place = self.b.add(i, self.b.mul(inputs, self.long(j)))
+                weight = self.splat(self.load(self.at(widened, self.b.mul(place, self.long(4))), 0, self.float))
                 for s, x_v in zip(sums[j], xs):
                     self.b.store(self.fma(weight, x_v, self.b.load(s, typ=self.wide)), s)
 

@@ -1,0 +1,345 @@
+"""The command line: arguments in, tables or JSON out, one clear line and exit 2 on anything a user can mend.
+
+Heavy imports stay inside the commands: `--help` must not load torch.
+Exit codes: 0 done (learn: something was kept), 2 bad input, 3 nothing earned its place, 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+from selfedit import __version__
+from selfedit.config import LearnConfig, TrainConfig
+from selfedit.errors import SelfeditError
+
+BAD_INPUT, NOTHING_KEPT, STOPPED = 2, 3, 130
+DEFAULT_MODEL = "smollm2-135m"
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except SelfeditError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("stopped; finished passages are kept, the same command goes on from there", file=sys.stderr)
+        return STOPPED
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return _fail(f"{error.filename or 'the system'}: {error.strerror}")
+
+
+def _fail(message: str) -> int:
+    print(f"selfedit: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="selfedit", description="A language model that learns documents into its weights: tested, versioned, reversible.")
+    parser.add_argument("--version", action="version", version=f"selfedit {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--home", type=Path, help="memory home (default: SELFEDIT_HOME, or the XDG data folder)")
+    common.add_argument("--json", action="store_true", help="print JSON for programs")
+    with_model = argparse.ArgumentParser(add_help=False)
+    with_model.add_argument("--model", default=DEFAULT_MODEL, help="catalog name, folder, GGUF file or hub id (default: %(default)s)")
+
+    learn = commands.add_parser("learn", parents=[common, with_model], help="turn documents into tested memories")
+    learn.add_argument("sources", nargs="+", metavar="DOCS", help="files, folders or URLs: text, Markdown, code, HTML, PDF")
+    learn.add_argument("--quiz", type=Path, metavar="FILE", help="your own judging questions: JSONL of question, answer")
+    learn.add_argument("--styles", metavar="A,B", help=f"how the model writes study material (default: {','.join(LearnConfig.styles)})")
+    learn.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting of LearnConfig or TrainConfig, e.g. epochs=8")
+    learn.add_argument("--again", action="store_true", help="also redo passages that kept nothing before")
+    learn.set_defaults(run=_learn)
+
+    ask = commands.add_parser("ask", parents=[common, with_model], help="ask; answered from the weights")
+    ask.add_argument("question", nargs="?", help="one question")
+    ask.add_argument("--file", type=Path, help='many at once: JSONL of {"question"} or {"prompt"} lines')
+    ask.add_argument("--why", action="store_true", help="show which memory, edit, source and hash answered")
+    ask.add_argument("--tokens", type=int, default=48, help="longest answer, in tokens (default: %(default)s)")
+    ask.set_defaults(run=_ask)
+
+    memory = commands.add_parser("memory", help="what is kept: list, show, forget, roll back, export")
+    actions = memory.add_subparsers(title="actions", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", parents=[common], help="the memories in force")
+    listing.add_argument("--all", action="store_true", help="also those not in force, and the history")
+    listing.set_defaults(run=_memory_list)
+    show = actions.add_parser("show", parents=[common], help="where a memory comes from, what was studied, how it scored")
+    show.add_argument("id")
+    show.set_defaults(run=_memory_show)
+    forget = actions.add_parser("forget", parents=[common], help="take a memory out of force")
+    forget.add_argument("id")
+    forget.add_argument("--erase", action="store_true", help="also delete it from the disk, for good")
+    forget.set_defaults(run=_memory_forget)
+    rollback = actions.add_parser("rollback", parents=[common], help="undo the last change, or go back to a version or memory")
+    rollback.add_argument("id", nargs="?", help="a version (v3), or a memory: the state right after it was kept")
+    rollback.set_defaults(run=_memory_rollback)
+    export = actions.add_parser("export", parents=[common], help="copy a memory out as a PEFT adapter folder")
+    export.add_argument("id")
+    export.add_argument("--to", type=Path, required=True, metavar="DIR")
+    export.set_defaults(run=_memory_export)
+
+    models = commands.add_parser("models", help="the models that are known by name")
+    model_actions = models.add_subparsers(title="actions", required=True, metavar="ACTION")
+    model_list = model_actions.add_parser("list", help="names, sizes, licences")
+    model_list.add_argument("--json", action="store_true")
+    model_list.set_defaults(run=_models_list)
+    pull = model_actions.add_parser("pull", help="fetch and convert a model now")
+    pull.add_argument("name")
+    pull.set_defaults(run=_models_pull)
+
+    bench = commands.add_parser("bench", help="benchmarks")
+    benches = bench.add_subparsers(title="benchmarks", required=True, metavar="NAME")
+    inner = benches.add_parser("inner-loop", parents=[with_model], help="speed and quality of training: published, fair, ours")
+    inner.add_argument("--json", action="store_true")
+    inner.add_argument("--passages", type=int, default=8)
+    inner.add_argument("--adapters", type=int, default=8, help="adapters in a stack (default: %(default)s)")
+    inner.add_argument("--seeds", type=int, default=1)
+    inner.add_argument("--threads", type=int)
+    inner.add_argument("--data", type=Path, help="passages of your own (see selfedit/bench/passages.jsonl)")
+    inner.add_argument("--out", type=Path, default=Path("runs/bench-inner-loop"), help="run folder; a stopped run goes on from it")
+    inner.set_defaults(run=_bench_inner_loop)
+    return parser
+
+
+# learn
+
+
+def _learn(arguments) -> int:
+    from selfedit.faces import Progress, report_table
+    from selfedit.learn import learn
+    from selfedit.tasks.documents import read_documents
+    from selfedit.tasks.questions import load_quiz
+
+    config = _learn_config(arguments)
+    quiz = load_quiz(arguments.quiz) if arguments.quiz else []
+    with Progress(quiet=arguments.json) as progress:
+        passages = read_documents(arguments.sources, passage_words=config.passage_words, on_skip=progress.note)
+        store, model = _store(arguments), _model(arguments, progress.note)
+        report = learn(model, passages, store, config, quiz=quiz, again=arguments.again, progress=progress.stage, on_report=progress.report)
+    summary = report.summary()
+    if arguments.json:
+        print(json.dumps(summary))
+    else:
+        report_table(report)
+    if summary["memories"]:
+        return 0
+    if not arguments.json:
+        print("nothing earned its place; the reasons stand above", file=sys.stderr)
+    return NOTHING_KEPT
+
+
+def _learn_config(arguments) -> LearnConfig:
+    from selfedit.config import from_mapping
+
+    config, train = LearnConfig(), {}
+    if arguments.styles:
+        config = replace(config, styles=tuple(arguments.styles.split(",")))
+    values = {}
+    for item in arguments.set:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise SelfeditError(f"--set takes NAME=VALUE, not {item!r}")
+        (train if name in {f.name for f in fields(TrainConfig)} else values)[name] = _value(name, value)
+    checked = from_mapping(LearnConfig, values)
+    changed = {name: getattr(checked, name) for name in values}
+    return replace(config, **changed, train=replace(config.train, **train))
+
+
+def _value(name: str, text: str):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    raise SelfeditError(f"--set {name}: {text!r} is not a number")
+
+
+# ask
+
+
+def _ask(arguments) -> int:
+    from selfedit.ask import ask, nearest_example
+    from selfedit.faces import Progress
+    from selfedit.tasks.questions import load_asks
+    from selfedit.types import Question
+
+    if (arguments.question is None) == (arguments.file is None):
+        raise SelfeditError("give one question, or --file with many")
+    if arguments.question is not None and not arguments.question.strip():
+        raise SelfeditError("the question is empty")
+    if arguments.tokens < 1:
+        raise SelfeditError(f"--tokens {arguments.tokens}: at least 1")
+    questions = load_asks(arguments.file) if arguments.file else [Question(arguments.question, ())]
+    store = _store(arguments)
+    with Progress(quiet=arguments.json or not arguments.file) as progress:
+        model = _model(arguments, progress.note)
+        answers = ask(model, store, questions, max_new_tokens=arguments.tokens, on_token=lambda done, total: progress.stage("answer", done, total))
+    for question, answer in zip(questions, answers):
+        why = _why(store, question.question, answer, nearest_example) if arguments.why else {}
+        if arguments.json:
+            print(json.dumps(answer.record() | why, ensure_ascii=False))
+            continue
+        print(answer.answer if not arguments.file else f"{question.question}\n  → {answer.answer}")
+        for name, value in why.items():
+            print(f"  {name}: {value}", file=sys.stderr)
+    return 0
+
+
+def _why(store, question: str, answer, nearest_example) -> dict:
+    if answer.memory is None:
+        return {"why": f"no memory fits (best score {answer.score:.2f}); the untouched model answered"}
+    entry = answer.memory
+    nearest = nearest_example(question, store.edits(entry.id))
+    return {
+        "why": f"memory {entry.id} fits (score {answer.score:.2f})",
+        "edit": f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself",
+        "passage": entry.passage.text[:200],
+        "source_hash": entry.passage.source_hash,
+        "adapter_hash": entry.adapter_hash,
+    }
+
+
+# memory
+
+
+def _memory_list(arguments) -> int:
+    from selfedit.faces import memory_table
+
+    store = _store(arguments)
+    active = store.active()
+    entries = store.all() if arguments.all else active
+    in_force = {entry.id for entry in active}
+    if arguments.json:
+        records = [_entry_record(entry) | {"active": entry.id in in_force} for entry in entries]
+        print(json.dumps({"memories": records, "history": store.history()} if arguments.all else records, ensure_ascii=False))
+    else:
+        memory_table(entries, in_force, store.history() if arguments.all else [])
+    return 0
+
+
+def _entry_record(entry) -> dict:
+    scores = entry.scores
+    return {
+        "id": entry.id,
+        "title": entry.passage.title,
+        "source": entry.passage.source,
+        "source_hash": entry.passage.source_hash,
+        "model": entry.model,
+        "adapter_hash": entry.adapter_hash,
+        "created": entry.created,
+        "size_bytes": entry.size_bytes,
+        "accuracy_before": scores.get("before", {}).get("accuracy"),
+        "accuracy_after": scores.get("after", {}).get("accuracy"),
+        "questions": len(scores.get("questions", [])),
+        "general_change": scores.get("general_change"),
+    }
+
+
+def _memory_show(arguments) -> int:
+    from selfedit.faces import memory_page
+
+    store = _store(arguments)
+    entry = store.get(arguments.id)
+    edits = store.edits(entry.id)
+    if arguments.json:
+        studied = [{"style": e.style, "prompt": x.prompt, "text": x.text} for e in edits for x in e.examples]
+        print(json.dumps(_entry_record(entry) | {"passage": entry.passage.text, "studied": studied, "scores": entry.scores}, ensure_ascii=False))
+    else:
+        memory_page(entry, edits)
+    return 0
+
+
+def _memory_forget(arguments) -> int:
+    return _changed(arguments, _store(arguments).forget(arguments.id, erase=arguments.erase))
+
+
+def _memory_rollback(arguments) -> int:
+    return _changed(arguments, _store(arguments).rollback(arguments.id))
+
+
+def _changed(arguments, line: dict) -> int:
+    if arguments.json:
+        print(json.dumps(line))
+    else:
+        print(f"version {line['version']}: {line['action']}; in force: {', '.join(line['active']) or 'nothing'}")
+        if line.get("note"):
+            print(line["note"])
+    return 0
+
+
+def _memory_export(arguments) -> int:
+    _store(arguments).export(arguments.id, arguments.to)
+    if arguments.json:
+        print(json.dumps({"exported": arguments.id, "to": str(arguments.to)}))
+    else:
+        print(f"exported to {arguments.to} (a PEFT adapter folder)")
+    return 0
+
+
+# models and bench
+
+
+def _models_list(arguments) -> int:
+    from selfedit.faces import model_table
+    from selfedit.model.catalog import CATALOG, HUB_IDS, is_cached
+
+    rows = [
+        {"name": name, "megabytes": m.megabytes, "licence": m.licence, "from": m.requirement, "here": is_cached(name), "about": m.about}
+        for name, m in CATALOG.items()
+    ] + [
+        {"name": name, "megabytes": None, "licence": "Apache-2.0", "from": f"hub: {hub}", "here": None, "about": "better writer; needs a hub"}
+        for name, hub in HUB_IDS.items()
+    ]  # fmt: skip
+    if arguments.json:
+        print(json.dumps(rows))
+    else:
+        model_table(rows)
+    return 0
+
+
+def _models_pull(arguments) -> int:
+    from selfedit.model.catalog import resolve
+
+    print(resolve(arguments.name, notify=lambda message: print(message, file=sys.stderr)))
+    return 0
+
+
+def _bench_inner_loop(arguments) -> int:
+    from selfedit.bench import inner_loop
+    from selfedit.faces import Progress
+
+    with Progress(quiet=arguments.json) as progress:
+        result = inner_loop.run(
+            arguments.model, passages=arguments.passages, adapters=arguments.adapters, seeds=arguments.seeds,
+            threads=arguments.threads, data=arguments.data, out=arguments.out, on_progress=progress.note,
+        )  # fmt: skip
+    print(json.dumps(result) if arguments.json else inner_loop.table(result))
+    return 0
+
+
+def _store(arguments):
+    from selfedit.memory.store import MemoryStore, default_home
+
+    return MemoryStore(arguments.home or default_home())
+
+
+def _model(arguments, notify):
+    from selfedit.model.load import load_model
+
+    return load_model(arguments.model, notify=notify)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

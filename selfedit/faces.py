@@ -1,0 +1,134 @@
+"""What a person sees in a terminal: progress with time left, and tables. Built on rich; nothing here decides anything."""
+
+from __future__ import annotations
+
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+STAGES = {
+    "passage": "passages",
+    "questions": "writing questions",
+    "write": "writing self-edits",
+    "train": "training candidates",
+    "test": "testing candidates",
+    "answer": "answering",
+}
+
+
+class Progress:
+    """A bar a stage on standard error; quiet: nothing but notes."""
+
+    def __init__(self, quiet: bool):
+        self.console = Console(stderr=True)
+        self.quiet = quiet
+        columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self.bars = Bars(*columns, console=self.console, disable=quiet, transient=True)
+        self._tasks: dict[str, int] = {}
+
+    def __enter__(self):
+        self.bars.__enter__()
+        return self
+
+    def __exit__(self, *rest):
+        return self.bars.__exit__(*rest)
+
+    def note(self, message: str) -> None:
+        self.console.print(message, style="dim", highlight=False, markup=False)
+
+    def stage(self, stage: str, done: int, total: int) -> None:
+        if self.quiet:
+            return
+        if stage == "passage":  # a new passage: its stages start anew
+            for name in [name for name in self._tasks if name != "passage"]:
+                self.bars.remove_task(self._tasks.pop(name))
+        if stage not in self._tasks:
+            self._tasks[stage] = self.bars.add_task(STAGES.get(stage, stage), total=total)
+        self.bars.update(self._tasks[stage], completed=done, total=total)
+
+    def report(self, report) -> None:
+        if self.quiet:
+            return
+        mark, outcome = ("[green]kept[/]", report.memory) if report.memory else ("[yellow]dropped[/]", "")
+        accuracy = f"{report.correct_before}/{report.questions} → {report.correct_after}/{report.questions}" if report.questions else "no questions"
+        self.console.print(f"{mark} {outcome} {_escape(report.title)!s}: {accuracy}; {_escape(report.reason)}", highlight=False)
+
+
+def report_table(report) -> None:
+    summary = report.summary()
+    table = Table(title="learned", show_header=False, title_justify="left")
+    size = sum(r.size_bytes for r in report.reports)
+    kept, count = len(summary["memories"]), summary["passages"]
+    rows = [
+        ("passages", f"{count}, {kept} kept as memories"),
+        ("self-edits", f"{summary['edits_tried']} tried, {summary['edits_kept']} kept"),
+        ("questions not trained on", str(summary["questions"])),
+        ("closed-book accuracy", f"{_percent(summary['accuracy_before'])} → {_percent(summary['accuracy_after'])}"),
+        ("general change (KL)", "–" if summary["general_change"] is None else f"at most {summary['general_change']:.2f} nats a token"),
+        ("time", f"{summary['seconds']:.0f} s"),
+        ("adapters on disk", f"{size / 1e6:.1f} MB"),
+        ("memories", ", ".join(summary["memories"]) or "none"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
+    console = Console()
+    if not entries:
+        console.print("no memories yet; `selfedit learn DOCS` makes some")
+        return
+    table = Table()
+    for column in ("id", "title", "accuracy", "general change", "MB", "learned", "source"):
+        table.add_column(column, overflow="fold")
+    for entry in entries:
+        before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))
+        change = entry.scores.get("general_change")
+        table.add_row(
+            entry.id if entry.id in in_force else f"[dim]{entry.id} (not in force)[/]",
+            _escape(entry.passage.title),
+            f"{_percent(before)} → {_percent(after)}",
+            "–" if change is None else f"{change:.2f}",
+            f"{entry.size_bytes / 1e6:.1f}",
+            entry.created[:16].replace("T", " "),
+            _escape(entry.passage.source),
+        )
+    console.print(table)
+    for line in history:
+        console.print(f"v{line['version']}  {line['time'][:19]}  {line['action']}  {line.get('memory') or ''}", highlight=False)
+
+
+def memory_page(entry, edits) -> None:
+    console = Console()
+    before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))
+    console.print(f"[bold]{entry.id}[/]  {_escape(entry.passage.title)}")
+    console.print(f"source   {_escape(entry.passage.source)}  (passage {entry.passage.index + 1}; document {entry.passage.source_hash[:12]})", highlight=False)
+    console.print(f"model    {entry.model}  adapter {entry.adapter_hash[:12]}  {entry.size_bytes / 1e6:.1f} MB  {entry.created}", highlight=False)
+    console.print(f"accuracy {_percent(before)} → {_percent(after)} on {len(entry.scores.get('questions', []))} questions", highlight=False)
+    console.print(f"\n{_escape(entry.passage.text)}\n", highlight=False)
+    for edit in edits:
+        console.print(f"[bold]{edit.style}[/]")
+        for example in edit.examples:
+            console.print("  " + _escape(f"{example.prompt} → {example.text}" if example.prompt else example.text), highlight=False)
+
+
+def model_table(rows: list[dict]) -> None:
+    table = Table()
+    for column in ("name", "MB", "licence", "from", "here", "about"):
+        table.add_column(column)
+    for row in rows:
+        here = {True: "yes", False: "no", None: "–"}[row["here"]]
+        table.add_row(row["name"], str(row["megabytes"] or "–"), row["licence"], row["from"], here, row["about"])
+    Console().print(table)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
