@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from selfedit.config import LearnConfig
 from selfedit.edits.propose import propose
-from selfedit.edits.quiz import Quiz, as_edit, check, write_quiz
+from selfedit.edits.quiz import Quiz, as_edit, check, cloze_questions, write_quiz
 from selfedit.errors import MemoryStoreError
 from selfedit.loop.trial import PASSAGE, Candidate, run_trials
 from selfedit.memory.gate import decide
@@ -115,17 +114,19 @@ def learn_passage(
 ) -> PassageReport:
     """One passage from text to memory, or to the reason why not."""
     start = time.perf_counter()
+    proposal = propose(
+        model, passage, config.styles, seed=config.seed, on_token=lambda done, total: progress("write", done, total)
+    )
     questions = write_quiz(
         model, passage, spans=config.spans, seed=config.seed, on_token=lambda done, total: progress("questions", done, total)
     )
-    if quiz is not None:
-        kept, reasons = check(model, passage, quiz)
-        questions = Quiz(questions.studied + questions.judging, tuple(kept), questions.dropped + reasons)
-    edits, dropped = propose(
-        model, passage, config.styles, seed=config.seed, on_token=lambda done, total: progress("write", done, total)
-    )
-    if questions.studied:
-        edits.append(as_edit(questions.studied))
+    if quiz is None:
+        judging, reasons = cloze_questions(model, passage, proposal.held_out)
+        questions = Quiz(questions.studied, questions.judging + tuple(judging), questions.dropped + reasons)
+    else:
+        judging, reasons = check(model, passage, quiz)
+        questions = Quiz(questions.studied + questions.judging, tuple(judging), questions.dropped + reasons)
+    edits = proposal.edits + ([as_edit(questions.studied)] if questions.studied else [])
     trials: list[Trial] = []
     entry = None
     if questions.judging:
@@ -156,7 +157,7 @@ def learn_passage(
         seconds=time.perf_counter() - start,
         size_bytes=entry.size_bytes if entry else 0,
         trials=[_trial_record(t) for t in trials],
-        dropped=dict(questions.dropped + Counter(dropped)),
+        dropped=dict(questions.dropped + proposal.dropped),
     )
 
 

@@ -89,7 +89,7 @@ def test_few_rows_and_many_rows_give_the_same_product(tiny_model):
     "change, named",
     [
         ({"model_type": "gpt2"}, "gpt2"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "rope_scaling"),
         ({"hidden_act": "gelu"}, "SiLU"),
         ({"mlp_bias": True}, "bias"),

@@ -62,7 +62,7 @@ def test_endings_do_not_matter():
 def test_the_threshold_grows_with_the_number_of_stretches():
     long_text = " ".join(f"word{i}" for i in range(1200))  # ten stretches of 120
     assert Router({"a": "short"}).threshold == pytest.approx(0.13)
-    assert Router({"a": long_text}).threshold == pytest.approx(0.13 + 0.03 * 2.302585)
+    assert Router({"a": long_text}).threshold == pytest.approx(0.13 + 0.032 * 2.302585)
 
 
 def test_a_thousand_memories_answer_a_thousand_queries_in_seconds():
@@ -126,4 +126,4 @@ def test_recall_and_false_accepts_are_as_claimed(memories, repeats, least_recall
         print(f"{name}, {memories} memories: recall {recalls[-1]:.3f} (n={len(right)}), ", end="")
         print(f"false accepts {false_accepts[-1]:.3f} (n={len(accepted)})")
     assert sum(recalls) / 2 >= least_recall
-    assert sum(false_accepts) / 2 <= 0.05
+    assert max(false_accepts) <= 0.05

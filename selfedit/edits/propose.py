@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from selfedit.edits.parse import clean, parse_edit, sentences
 from selfedit.edits.styles import STYLES, Style
@@ -19,6 +20,15 @@ from selfedit.model.load import Model
 from selfedit.types import Example, Passage, SelfEdit, stable_seed
 
 
+@dataclass(frozen=True)
+class Proposal:
+    edits: list[SelfEdit]
+    held_out: list[str]
+    """Lines in a `sentence` style that no edit holds: they say the passage's facts in words nobody has studied."""
+    dropped: Counter
+    """What was written but not worth studying, by reason."""
+
+
 def propose(
     model: Model,
     passage: Passage,
@@ -26,8 +36,8 @@ def propose(
     *,
     seed: int = 0,
     on_token: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[list[SelfEdit], Counter]:
-    """One self-edit a style (all its samples together), without those that came out empty; and what was dropped, by reason.
+) -> Proposal:
+    """One self-edit a style (all its samples together), without those that came out empty.
 
     Raises SelfeditError on a style that does not exist.
     """
@@ -40,19 +50,24 @@ def propose(
         for i, (style, tokens) in enumerate(asked)
     ]
     texts = [model.chat.decode(tokens) for tokens in generate(model, requests, on_token=on_token)]
-    edits, dropped = [], Counter()
+    edits, held_out, dropped = [], [], Counter()
     for name in styles:
         own = [text for (style, _), text in zip(asked, texts) if style.name == name]
-        if STYLES[name].unit == "sentence":  # the worked lines go on and on: the first is the answer
+        by_sentence = STYLES[name].unit == "sentence"
+        if by_sentence:  # the worked lines go on and on: the first is the answer
             own = [text.strip().split("\n")[0] for text in own]
         found = [e for text in own for e in parse_edit(name, text, passage)]
         kept, reasons = clean(found, passage, [STYLES[name].instruction])
         faithful = [example for example in kept if not invents(example, passage)]
         dropped.update(reasons)
         dropped["invented"] += len(kept) - len(faithful)
+        if by_sentence:  # every second sample of a sentence is kept from study, to judge by
+            apart = {line.strip() for line in own[1::2]} - {line.strip() for line in own[::2]}
+            held_out += [e.text for e in faithful if e.text in apart]
+            faithful = [e for e in faithful if e.text not in apart]
         if faithful:
             edits.append(SelfEdit(name, "\n".join(own), tuple(faithful)))
-    return edits, +dropped
+    return Proposal(edits, held_out, +dropped)
 
 
 def _prompts(model: Model, style: Style, passage: Passage) -> list[tuple[int, ...]]:

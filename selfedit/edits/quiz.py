@@ -3,6 +3,10 @@
 Short spans that carry facts (names, numbers, code, the end of a clause) are picked from each sentence; the model writes
 the question that each answers. A question is kept only if the model finds that answer with the passage in view and
 does not know it without. What is kept is split: one part may be studied, the other only judges.
+
+A very small model writes few questions that hold. So it also says each sentence in other words, and the end of such a
+line, from a fact-carrying span on, is a question too: it is to be continued, by a model that has read only the
+sentence itself. These only judge, and are kept if the untouched model does not continue them right.
 """
 
 from __future__ import annotations
@@ -15,12 +19,14 @@ from dataclasses import dataclass
 
 from selfedit.edits.parse import sentences
 from selfedit.edits.styles import QUESTION_EXAMPLES
-from selfedit.judge.grading import f1, is_correct, normalize
+from selfedit.judge.grading import continues_with, f1, is_correct, normalize
 from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
 from selfedit.types import Example, Passage, Question, SelfEdit, stable_seed
 
-ANSWER_TOKENS = 24
+ANSWER_TOKENS = 32
+MIN_CLOZE_WORDS = 4
+"""Words a text to be continued must have before its end."""
 MIN_AGREEMENT = 0.6
 """F1 of the answer with the passage in view and the span the question was written for."""
 
@@ -82,6 +88,25 @@ def open_book(passage: Passage, question: str) -> str:
     return f"{passage.title}\n\n{passage.text}\n\nAnswer with a few words from the text above. {question}".strip()
 
 
+def cloze_questions(model: Model, passage: Passage, lines: Sequence[str]) -> tuple[list[Question], Counter]:
+    """Lines that say the passage's facts in other words → texts to be continued with a fact, where that is no guess."""
+    found = []
+    for line in lines:
+        ends = [(line.rfind(span), span) for _, span in pick_spans(line, 8) if span in passage.text]
+        start, span = max(ends, default=(0, ""))
+        before = line[:start].rstrip(" \"'“‘`")
+        if len(before.split()) >= MIN_CLOZE_WORDS and span not in before:
+            found.append(Question(before, (span,), kind="cloze"))
+    requests = [Request(tuple(model.chat.prompt(q)), None, ANSWER_TOKENS) for q in found]
+    kept, dropped = [], Counter()
+    for question, tokens in zip(found, generate(model, requests)):
+        if continues_with(model.chat.decode(tokens), question.answers):
+            dropped["known without the passage"] += 1
+        else:
+            kept.append(question)
+    return kept, dropped
+
+
 def as_edit(questions: Sequence[Question]) -> SelfEdit:
     """Questions as study material, in the chat form in which questions are later asked."""
     examples = tuple(Example(text=q.answers[0], prompt=q.question) for q in questions)
@@ -116,10 +141,10 @@ def _fault(question: str, span: str, taken: set[str]) -> str:
 
 
 _SPANS = (
-    re.compile(r"`[^`\n]{2,60}`|(?<!\w)--?[a-z][\w-]+(?:=\S+)?|\b\w+(?:[_.]\w+)+(?:\(\))?"),  # code, flags, dotted names
+    re.compile(r"`[^`\n]{2,60}`|(?<!\w)--?[a-z][\w-]+(?:=\S+)?|\b[^\W\d]\w*(?:[_.]\w+)+(?:\(\))?"),  # code, flags, dotted names
     re.compile(r"[\"“'‘]([^\"”'’]{3,60})[\"”'’](?!\w)"),  # quotations
-    re.compile(r"\b(?:[A-Z][\w'’-]*)(?:\s+(?:(?:of|the|and|de|von)\s+)?[A-Z][\w'’-]*)*"),  # names
-    re.compile(r"(?:[$€£]\s?)?\b\d[\d,.]*\d?(?:\s?(?:%|percent|[a-z]+))?"),  # numbers with their unit
+    re.compile(r"\b(?:[A-Z][\w'’-]*)(?:\s+(?:(?:of|the|and|de|von)\s+){0,2}[A-Z][\w'’-]*)*"),  # names
+    re.compile(r"(?:[$€£]\s?)?\b\d[\d,.]*\d?(?:\s?(?:%|(?!(?:a|and|as|at|but|by|for|from|he|in|is|it|of|on|or|she|that|the|they|to|was|when|which|with)\b)[a-z]+))?"),  # numbers with their unit
     re.compile(r"(?<=\s)(?:a|an|the|of|by|in|to|for|with|as|from)\s+((?:[\w'’-]+\s+){0,4}[\w'’-]+)(?=[.;,!?]|$)"),  # ends of clauses
 )
 

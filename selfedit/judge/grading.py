@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 _COVERAGE = 0.6  # share of the gold's content words; two of three pass, one of two does not
-_STEM_LENGTH = 6  # letters that tell words apart: Normans = Normandy, internal is not international
+_STEM_LENGTH = 6  # letters that tell words apart: monetarization = monetarisation, but also internal = international
 _RESTATED = 3  # words in a row that make a piece of the answer a copy of the question
 _MAX_WORDS = 80  # later words are rambling; SEAL's answers have at most 64 tokens
 _MAX_ALTERNATIVES = 15  # a longer enumeration is a guess at everything
@@ -93,7 +93,7 @@ def _conveys(prediction: str, gold: str, question: str) -> bool:
         return False
 
     first = min(said_stems.index(stem) for stem in found)
-    denied = _NEGATIONS & set(said[max(0, first - 3) : first])
+    denied = _NEGATIONS & set(said[max(0, first - 2) : first])  # "not in Oslo", but "not Bergen but Oslo" is fine
     return not denied or bool(_NEGATIONS & {*wanted, *asked})
 
 

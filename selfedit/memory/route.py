@@ -1,11 +1,14 @@
 """Which memory answers a question: query → the id of the memory that knows, or None (the untouched model answers).
 
 The idea: how much of the question's weight do the words of some stretch of 120 words in a memory cover? A word's weight
-must make sense with one memory as with a thousand, so it comes from English, not from the store alone: half for the
-commonest words (a list, by rank), full for any other, more for a name, and less where many memories have it. Stretches
-make a long document comparable to a short one; the best of many is higher by chance, so the threshold grows with them.
+must make sense with one memory as with a thousand, so it comes from English, not from the store alone: at most half for
+the commonest words (a list, by rank), 1 for any other, more for a name, less where many memories have it. Stretches
+make a long document comparable to a short one; the best of many is higher by chance: the threshold grows with them.
 
-@@FIGURES@@
+Recall of the right memory / false accepts among 1, 5, 20, 60 memories: .996/.038, .989/.038, .981/.039, .955/.033: mean
+of SQuAD train199 passages and fictional public65 documents, 596 to 3,538 queries; false: 800 questions of TriviaQA, NQ,
+other SQuAD articles, GSM8K, CommonsenseQA; `pytest -s tests/test_route.py`. In lower case up to .04 less is recalled;
+one whole 5,000-word article alone: .995/.070; 1,000 passages of only 48 articles: .67/.033.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ _COMMON_WEIGHT = 0.5  # at most, for a word of the list; any other weighs 1
 _NAME_BONUS = 0.7  # for a capital letter that does not begin the query
 _MISSING = 2.0  # weight that is never covered, so that one or two matching words are not yet evidence
 _RARITY = 0.3  # a word that m memories have weighs m ** -0.3 of its weight
-_THRESHOLD, _PER_STRETCH = 0.13, 0.03  # + this much for each factor e in the number of stretches
+_THRESHOLD, _PER_STRETCH = 0.13, 0.032  # + this much for each factor e in the number of stretches
 
 # The 300 commonest words of eleven English corpora (encyclopedia, novels, questions, sums), the commonest first.
 _COMMON = {

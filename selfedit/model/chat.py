@@ -70,14 +70,9 @@ class Chat:
     def decode(self, tokens: list[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
-    def ask(self, question: str, system: str = "") -> list[int]:
-        """The tokens of a question in chat form, up to where the answer begins."""
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
-        try:
-            text = self._render(messages)
-        except ValueError:  # this template knows no system role
-            text = self._render([{"role": "user", "content": f"{system}\n{question}".strip()}])
-        return self.encode(text)
+    def ask(self, question: str) -> list[int]:
+        """The tokens of a question in the model's own chat form, up to where the answer begins."""
+        return self.encode(self._render([{"role": "user", "content": question}]))
 
     def continued(self, text: str) -> list[int]:
         """The tokens of a text that is to be continued."""

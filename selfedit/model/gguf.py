@@ -1,6 +1,7 @@
 """A GGUF file → a Hugging Face model folder (config.json, model.safetensors, tokenizer.json), once.
 
-Weights are dequantized to fp32 by the `gguf` library, bit for bit. Two traps of the format are undone here:
+Weights are dequantized to fp32 by the `gguf` library, bit for bit. The quantized blocks that `quantized` can multiply
+with are kept beside them, in a file that nothing else reads. Two traps of the format are undone here:
 llama-type files store q and k with their rotary halves interleaved, and some files carry a separate, differently
 quantized copy of a tied output matrix (the finer copy is kept, tied again).
 Source: the GGUF specification (ggml-org/ggml, docs/gguf.md).
@@ -12,6 +13,7 @@ import json
 from pathlib import Path
 
 from selfedit.errors import ModelError
+from selfedit.model import quantized
 
 ARCHITECTURES = {  # GGUF architecture → model_type, does it permute q and k
     "llama": ("llama", True),
@@ -87,22 +89,25 @@ def convert(gguf_file: Path, folder: Path) -> None:
     }
     if setting("rope.scaling.type") not in (None, "none") or "rope_freqs.weight" in {t.name for t in reader.tensors}:
         raise ModelError(f"{gguf_file}: scaled rotary positions are not supported yet; choose a model without")
-    tensors = _tensors(reader, config, permuted)
+    tensors, blocks = _tensors(reader, config, permuted)
     config["vocab_size"] = tensors["model.embed_tokens.weight"].shape[0]
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
 
     from safetensors.numpy import save_file
 
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    if blocks:
+        save_file(blocks, folder / quantized.FILE)
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     _write_tokenizer(value, gguf_file, folder)
 
 
-def _tensors(reader, config: dict, permuted: bool) -> dict:
+def _tensors(reader, config: dict, permuted: bool) -> tuple[dict, dict]:
+    """fp32 weights, and the blocks of those that are in a format of `quantized`."""
     import numpy as np
     from gguf import dequantize
 
-    tensors, bits = {}, {}
+    tensors, blocks, bits = {}, {}, {}
     for tensor in reader.tensors:
         stem, _, kind = tensor.name.rpartition(".")
         if stem == "token_embd":
@@ -118,17 +123,28 @@ def _tensors(reader, config: dict, permuted: bool) -> dict:
             name = f"model.layers.{block}.{TENSOR_NAMES[part]}"
         array = np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
         array = array.reshape(tensor.shape[::-1].tolist())
+        heads = 0
         if permuted and stem.endswith(("attn_q", "attn_k")):
             heads = config["num_attention_heads" if stem.endswith("q") else "num_key_value_heads"]
-            paired = array.reshape(heads, array.shape[0] // heads // 2, 2, *array.shape[1:])
-            array = np.ascontiguousarray(paired.swapaxes(1, 2)).reshape(array.shape)
-        tensors[f"{name}.{kind}"] = array
+        tensors[f"{name}.{kind}"] = _unpaired(array, heads)
+        if kind == "weight" and tensor.tensor_type.name in quantized.BLOCK_BYTES.values():
+            blocks[f"{name}.weight"] = _unpaired(np.array(tensor.data), heads)
         bits[name] = tensor.n_bytes / tensor.n_elements
-    _retie(tensors, bits)
-    return tensors
+    _retie(tensors, blocks, bits)
+    return tensors, blocks
 
 
-def _retie(tensors: dict, bits: dict) -> None:
+def _unpaired(rows, heads: int):
+    """Rows of q or k with each head's halves apart again; `heads` 0: as they are."""
+    import numpy as np
+
+    if not heads:
+        return rows
+    paired = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])
+    return np.ascontiguousarray(paired.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def _retie(tensors: dict, blocks: dict, bits: dict) -> None:
     """Keep one copy of a tied matrix: files may hold two, quantized differently."""
     import numpy as np
 
@@ -139,7 +155,11 @@ def _retie(tensors: dict, bits: dict) -> None:
     if np.corrcoef(head[rows].ravel(), embedding[rows].ravel())[0, 1] > 0.98:
         if bits["lm_head"] > bits["model.embed_tokens"]:
             tensors["model.embed_tokens.weight"] = head
+            blocks.pop("model.embed_tokens.weight", None)
+            if "lm_head.weight" in blocks:
+                blocks["model.embed_tokens.weight"] = blocks["lm_head.weight"]
         del tensors["lm_head.weight"]
+        blocks.pop("lm_head.weight", None)
 
 
 def _write_tokenizer(value, gguf_file: Path, folder: Path) -> None:

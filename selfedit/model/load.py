@@ -13,6 +13,7 @@ from selfedit.errors import ModelError
 from selfedit.model.catalog import Notify, resolve
 from selfedit.model.chat import Chat
 from selfedit.model.network import Network, Shape
+from selfedit.model.quantized import FILE
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
         weights = {}
         for file in sorted(folder.glob("*.safetensors")):
             weights |= load_file(file)
+        on_cpu = device == "cpu" and dtype == torch.float32
+        blocks = load_file(folder / FILE) if on_cpu and (folder / FILE).exists() else {}
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if isinstance(error, ModelError):
             raise ModelError(f"{folder}: {error}") from error
@@ -50,7 +53,7 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
     fingerprint = _fingerprint(weights)
     weights = {key: value.to(device, dtype) for key, value in weights.items()}
     try:
-        network = Network(shape, weights)
+        network = Network(shape, weights, blocks)
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
     return Model(name, folder, network, Chat(folder), fingerprint)

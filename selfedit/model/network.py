@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads on shared cores slow a step up to 20 times
 
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfedit.errors import ModelError
+from selfedit.model.quantized import QuantizedWeight, joined
 
 GROUPS = {  # modules that read the same input → one product
     "qkv": ("q_proj", "k_proj", "v_proj"),
@@ -100,14 +102,19 @@ class Shape:
 
 
 class Linear:
-    """A frozen linear layer, [O, I], with a second layout for products of few rows."""
+    """A frozen linear layer, [O, I], with a second form for products of few rows."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None):
-        self.weight, self.bias = weight, bias
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, quantized: QuantizedWeight | None = None):
+        self.weight, self.bias, self.quantized = weight, bias, quantized
         self._packed = None
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
+        if x.requires_grad and torch.is_grad_enabled():  # the forms for few rows have no gradient
+            return F.linear(x, self.weight, self.bias)
+        if self.quantized is not None and rows <= FEW_ROWS:
+            y = self.quantized(x)
+            return y if self.bias is None else y.add_(self.bias)
         if rows > FEW_ROWS or x.is_cuda or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
             return F.linear(x, self.weight, self.bias)
         if rows == 1 and self.weight.shape[0] < 16384:  # a matrix-vector product reads the plain layout as fast
@@ -128,27 +135,36 @@ class Layer:
 
 
 class Network:
-    def __init__(self, shape: Shape, weights: dict[str, Tensor]):
-        """`weights`: tensors under their Hugging Face names, of one dtype on one device; consumed."""
-        self.shape = shape
+    def __init__(self, shape: Shape, weights: dict[str, Tensor], blocks: dict[str, Tensor] | None = None):
+        """`weights`: tensors under their Hugging Face names, of one dtype on one device; consumed.
+
+        `blocks`: what a GGUF file holds for some of them, for an fp32 model on a CPU.
+        """
+        self.shape, blocks = shape, blocks or {}
         try:
             self.embedding = weights.pop("model.embed_tokens.weight")
             self.norm = weights.pop("model.norm.weight")
             head = weights.pop("lm_head.weight", None)
-            self.head = Linear(self.embedding if shape.tied or head is None else head)
-            self.layers = [self._layer(f"model.layers.{i}", weights) for i in range(shape.layers)]
+            tied = shape.tied or head is None
+            self.head = Linear(self.embedding if tied else head)
+            self.head.quantized = joined([self.head.weight], [blocks.get("model.embed_tokens.weight" if tied else "lm_head.weight")])
+            self.layers = [self._layer(f"model.layers.{i}", weights, blocks) for i in range(shape.layers)]
         except KeyError as error:
             raise ModelError(f"the model lacks the tensor {error}; it is incomplete, download it again") from error
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
         self._rotary = _rotary_table(shape, self.device, self.dtype)
 
-    def _layer(self, prefix: str, weights: dict[str, Tensor]) -> Layer:
+    def _layer(self, prefix: str, weights: dict[str, Tensor], blocks: dict[str, Tensor]) -> Layer:
         linears = {}
         for group, modules in GROUPS.items():
             names = [f"{prefix}.{PARENTS[m]}.{m}" for m in modules]
-            weight = torch.cat([weights.pop(f"{n}.weight") for n in names]) if len(names) > 1 else weights.pop(f"{names[0]}.weight")
+            parts = [weights.pop(f"{n}.weight") for n in names]
             biases = [weights.pop(f"{n}.bias", None) for n in names]
-            linears[group] = Linear(weight, torch.cat(biases) if biases[0] is not None else None)
+            linears[group] = Linear(
+                torch.cat(parts) if len(parts) > 1 else parts[0],
+                torch.cat(biases) if biases[0] is not None else None,
+                joined(parts, [blocks.get(f"{n}.weight") for n in names]),
+            )
         return Layer(
             attention_norm=weights.pop(f"{prefix}.input_layernorm.weight"),
             mlp_norm=weights.pop(f"{prefix}.post_attention_layernorm.weight"),
@@ -185,7 +201,7 @@ class Network:
                 qk = torch.cat(
                     (rms_norm(qk[:, : s.heads], layer.q_norm, s.eps), rms_norm(qk[:, s.heads :], layer.k_norm, s.eps)), 1
                 )
-            qk = Rotate.apply(qk, cos, sin)
+            qk = Rotate.apply(qk, cos, sin) if torch.is_grad_enabled() else _turn(qk, cos, sin)
             v = qkv[:, q_width + kv_width :].unflatten(1, (-1, s.head_dim))
             x = x + linear(i, "o", attention(i, qk[:, : s.heads], qk[:, s.heads :], v))
             gate_up = linear(i, "gate_up", rms_norm(x, layer.mlp_norm, s.eps))
@@ -198,15 +214,24 @@ class Network:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    if x.dtype != torch.float32 or x.shape[0] > FEW_ROWS or torch.is_grad_enabled():
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # for few rows the number of calls is the cost
+    return torch.addcmul(_constant(eps, x.device), length, length, value=1 / x.shape[-1]).rsqrt_().mul(x).mul_(weight)
+
+
+@cache
+def _constant(value: float, device: torch.device) -> Tensor:
+    return torch.tensor(value, device=device)
 
 
 def _rotary_table(shape: Shape, device, dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin, [positions, 1, D/2]."""
+    """cos and sin, [positions, 1, D]; the first half of sin has its sign turned."""
     half = torch.arange(0, shape.head_dim, 2, dtype=torch.float32)
     frequencies = 1.0 / shape.rope_theta ** (half / shape.head_dim)
     angles = torch.outer(torch.arange(shape.max_positions, dtype=torch.float32), frequencies)[:, None]
-    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), -1).to(device, dtype), torch.cat((-sin, sin), -1).to(device, dtype)
 
 
 class Rotate(torch.autograd.Function):
@@ -224,12 +249,7 @@ class Rotate(torch.autograd.Function):
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, -1)
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    out_first, out_second = out.chunk(2, -1)
-    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=out_second).addcmul_(first, sin)
-    return out
+    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class PackedAttention:

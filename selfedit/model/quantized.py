@@ -21,11 +21,14 @@ from functools import cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK, LANES = 32, 8
+FILE = "model.quantized"
+"""In a model's folder, beside its fp32 weights: the same tensors' blocks, in safetensors format, under the same names."""
 BLOCK_BYTES = {18: "Q4_0", 20: "Q4_1", 34: "Q8_0"}
-ROWS_A_PASS = 16
+LARGEST_TILE = 12
 OUTPUTS_A_CLAIM = 24
 """Outputs that a thread takes at a time; a multiple of every kernel's tile."""
 
@@ -39,27 +42,34 @@ class QuantizedWeight:
     def __call__(self, x: Tensor) -> Tensor:
         """[T, I] → [T, O]"""
         rows = x.shape[0]
-        if rows == 1:
-            y = x.new_empty(1, self.outputs)
-            self._run(1, x.contiguous(), y)
+        if rows < LANES // 2:  # the rest of the lanes would be idle
+            x, y = x.contiguous(), x.new_empty(rows, self.outputs)
+            for x_row, y_row in zip(x, y):
+                self._run(1, x_row, y_row)
             return y
-        y = x.new_empty(math.ceil(rows / LANES) * LANES, self.outputs)
-        for low in range(0, rows, ROWS_A_PASS):
-            part = x[low : low + ROWS_A_PASS]
-            lanes = math.ceil(len(part) / LANES) * LANES
-            columns = x.new_zeros(self.inputs, lanes)
-            columns[:, : len(part)] = part.t()
-            self._run(lanes, columns, y[low:])
+        lanes = LANES if rows <= LANES else 2 * LANES
+        passes = math.ceil(rows / lanes)
+        columns = F.pad(x, (0, 0, 0, passes * lanes - rows)).view(passes, lanes, self.inputs).mT.contiguous()
+        y = x.new_empty(passes * lanes, self.outputs)
+        self._run(lanes, columns, y, passes)
         return y[:rows]
 
-    def _run(self, rows: int, x: Tensor, y: Tensor) -> None:
+    def _run(self, rows: int, x: Tensor, y: Tensor, passes: int = 1) -> None:
         kernel = _kernel(self.kind, rows)
-        task = (ctypes.c_int64 * 6)(0, x.data_ptr(), self.blocks.data_ptr(), y.data_ptr(), self.outputs, self.inputs // BLOCK)
+        addresses = x.data_ptr(), self.blocks.data_ptr(), y.data_ptr()
+        task = (ctypes.c_int64 * 7)(0, *addresses, self.outputs, self.inputs // BLOCK, passes)
         parallel, threads = _openmp(), torch.get_num_threads()
         if parallel and threads > 1:
             parallel(kernel, task, threads, 0)
         else:
             kernel(task)
+
+
+def joined(weights: list[Tensor], blocks: list[Tensor | None]) -> QuantizedWeight | None:
+    """The blocks of weights that are one product; None if any has none or they are of different kinds."""
+    if any(b is None for b in blocks) or len({b.shape[1] for b in blocks}) > 1 or sum(map(len, blocks)) < LARGEST_TILE:
+        return None
+    return QuantizedWeight(torch.cat(blocks) if len(blocks) > 1 else blocks[0], weights[0].shape[1])
 
 
 @cache
@@ -102,12 +112,13 @@ class _Writer:
         self.wide, self.wide_int = ir.VectorType(self.float, LANES), ir.VectorType(self.int, LANES)
         module = ir.Module()
         self.multiply_add = ir.Function(module, ir.FunctionType(self.wide, [self.wide] * 3), f"llvm.fma.v{LANES}f32")
+        self.prefetch = ir.Function(module, ir.FunctionType(ir.VoidType(), [self.pointer] + [self.int] * 3), "llvm.prefetch.p0")
         function = ir.Function(module, ir.FunctionType(ir.VoidType(), [self.pointer]), "kernel")
         self.b = ir.IRBuilder(function.append_basic_block())
         task = function.args[0]
         x, blocks, y = (self.load(task, i * 8, self.pointer) for i in (1, 2, 3))
-        outputs, groups = (self.load(task, i * 8, self.long) for i in (4, 5))
-        tile = {1: 4, 8: 12, 16: 6}[rows]  # as many sums as fit 16 registers
+        outputs, groups, passes = (self.load(task, i * 8, self.long) for i in (4, 5, 6))
+        tile = {1: 4, 8: LARGEST_TILE, 16: 6}[rows]  # as many sums as fit 16 registers
         sums = [[self.b.alloca(self.wide) for _ in range(max(1, rows // LANES))] for _ in range(tile)]
         widened = self.b.alloca(self.float, self.b.mul(groups, self.long(tile * BLOCK)))
         widened.type = self.pointer  # untyped, as the others are
@@ -115,14 +126,18 @@ class _Writer:
         with self.claims(task, outputs) as (low, high), self.loop(low, high, tile) as output:
             first = self.smaller(output, self.b.sub(outputs, self.long(tile)))  # the last tile may do some again
             own = self.at(blocks, self.b.mul(first, stride))
-            for s in sum(sums, []):
-                self.b.store(self.wide(None), s)
-            if rows == 1:
-                self.one_row(own, stride, groups, x, sums)
-            else:
-                self.many_rows(own, groups, x, sums, widened)
-            for j in range(tile):
-                self.finish(self.at(y, self.b.mul(self.b.add(first, self.long(j)), self.long(4))), sums[j], rows, outputs)
+            if rows > 1:
+                self.widen(own, groups, tile, widened)
+            with self.loop(self.long(0), passes, 1) as p:
+                for s in sum(sums, []):
+                    self.b.store(self.wide(None), s)
+                if rows == 1:
+                    self.one_row(own, stride, groups, x, sums)
+                else:
+                    self.many_rows(widened, groups, self.at(x, self.b.mul(p, self.b.mul(groups, self.long(BLOCK * rows * 4)))), sums)
+                y_p = self.at(y, self.b.mul(p, self.b.mul(outputs, self.long(rows * 4))))
+                for j in range(tile):
+                    self.finish(self.at(y_p, self.b.mul(self.b.add(first, self.long(j)), self.long(4))), sums[j], rows, outputs)
         self.b.ret_void()
         self.text = str(module)
 
@@ -133,19 +148,25 @@ class _Writer:
             xs = [self.load(x, i * LANES * 4, self.wide) for i in range(BLOCK // LANES)]
             total = self.b.fadd(self.b.fadd(xs[0], xs[1]), self.b.fadd(xs[2], xs[3]))
             for start, (s,) in zip(own, sums):
-                values, scale, offset = self.block(self.at(start, self.b.mul(group, self.long(self.block_bytes))))
+                here = self.at(start, self.b.mul(group, self.long(self.block_bytes)))
+                self.fetch_ahead(here, self.b.mul(stride, self.long(4 * len(sums))))
+                values, scale, offset = self.block(here)
                 product = self.b.fmul(values[0], xs[0])
                 for value, x_i in zip(values[1:], xs[1:]):
                     product = self.fma(value, x_i, product)
                 y = self.fma(product, scale, self.b.load(s, typ=self.wide))
                 self.b.store(y if offset is None else self.fma(total, offset, y), s)
 
-    def many_rows(self, own, groups, x, sums, widened) -> None:
-        with self.loop(self.long(0), self.b.mul(groups, self.long(len(sums))), 1) as group:
-            values, scale, offset = self.block(self.at(own, self.b.mul(group, self.long(self.block_bytes))))
+    def widen(self, own, groups, tile: int, widened) -> None:
+        with self.loop(self.long(0), self.b.mul(groups, self.long(tile)), 1) as group:
+            here = self.at(own, self.b.mul(group, self.long(self.block_bytes)))
+            self.fetch_ahead(here, self.b.mul(groups, self.long(tile * self.block_bytes)))
+            values, scale, offset = self.block(here)
             for i, value in enumerate(values):
                 value = self.b.fmul(value, scale) if offset is None else self.fma(value, scale, offset)
                 self.b.store(value, self.at(widened, self.b.add(self.b.mul(group, self.long(BLOCK * 4)), self.long(i * LANES * 4))), align=4)
+
+    def many_rows(self, widened, groups, x, sums) -> None:
         inputs = self.b.mul(groups, self.long(BLOCK))
         with self.loop(self.long(0), inputs, 1) as i:
             start = self.at(x, self.b.mul(i, self.long(len(sums[0]) * LANES * 4)))
@@ -208,6 +229,10 @@ class _Writer:
 
     def fma(self, a, b, c):
         return self.b.call(self.multiply_add, [a, b, c])
+
+    def fetch_ahead(self, pointer, offset) -> None:
+        """Ask for what a later tile will read: outputs are too short for the processor to see the pattern (worth a third)."""
+        self.b.call(self.prefetch, [self.at(pointer, offset), self.int(0), self.int(3), self.int(1)])
 
     def smaller(self, a, b):
         return self.b.select(self.b.icmp_signed("<", a, b), a, b)

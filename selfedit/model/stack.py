@@ -175,16 +175,14 @@ def read_config(folder: Path, shape: Shape) -> LoraConfig:
         raise AdapterError(f"{folder}: only plain LoRA adapters without biases are supported")
     if modules == "all-linear":
         modules = list(MODULES)
-    if not isinstance(modules, list) or not set(modules) <= MODULES.keys():
+    if not isinstance(modules, list) or not modules or not set(modules) <= MODULES.keys():
         raise AdapterError(f"{folder}: target_modules {modules!r} are not among {', '.join(MODULES)}")
-    if isinstance(layers, int):
-        layers = [layers]
-    return LoraConfig(
-        rank=rank,
-        alpha=alpha,
-        modules=tuple(m for m in MODULES if m in modules),
-        layers=tuple(sorted(range(shape.layers) if layers is None else layers)),
-    )
+    layers = list(range(shape.layers)) if layers is None else [layers] if isinstance(layers, int) else layers
+    if not isinstance(layers, list) or not layers or not all(isinstance(i, int) and i >= 0 for i in layers):
+        raise AdapterError(f"{folder}: layers_to_transform {layers!r} are not indices of layers")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
+        raise AdapterError(f"{folder}: 'r' {rank!r} and 'lora_alpha' {alpha!r} are not those of a LoRA adapter")
+    return LoraConfig(rank, alpha, tuple(m for m in MODULES if m in modules), tuple(sorted(set(layers))))
 
 
 def load_adapters(network: Network, folders: list[Path]) -> Stack:

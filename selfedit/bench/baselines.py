@@ -1,0 +1,111 @@
+"""The inner loop as others run it, on `transformers` and `peft`: what ours is measured against.
+
+In: one self-edit's token sequences. Out: the seconds its training takes and, of the fair one, a PEFT folder.
+`published` is SEAL's recipe (arXiv:2506.10943 and its released code): sequences padded to 2,048 tokens, the pads are
+labels, adapters on q and v, the HF Trainer. `fair` is what a careful engineer writes in an afternoon with the same
+libraries: no padding, all linear layers, the model stays warm, the optimizer is the fused one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfedit.bench.measure import clock
+from selfedit.config import ALL_LINEAR
+from selfedit.errors import SelfeditError
+
+RANK, ALPHA, LEARNING_RATE, EPOCHS = 32, 64, 1e-3, 10
+PUBLISHED_MODULES = ("q_proj", "v_proj")
+PADDED_TO = 2048
+
+
+def load_base(folder: Path, device, dtype):
+    """The model as `transformers` runs it."""
+    try:
+        import accelerate  # noqa: F401  the Trainer needs it, and says so only when it is used
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise SelfeditError(f"the benchmark needs {error.name}; pip install 'selfedit[bench]'") from error
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
+
+
+def published(base, sequences: Sequence, pad: int, steps: int, scratch: Path) -> dict:
+    """Seconds a step of the published recipe, over `steps` steps behind one that warms up.
+
+    No attention mask is passed: all real tokens stand before the pads, so it changes little, and without it a step is
+    faster.
+    """
+    import torch
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+    length = min(PADDED_TO, base.config.max_position_embeddings)
+    rows = []
+    for sequence in sequences:
+        tokens = torch.tensor([*sequence.tokens, *[pad] * (length - len(sequence.tokens))][:length])
+        rows.append({"input_ids": tokens, "labels": tokens})
+    steps = min(steps, EPOCHS * len(rows) - 1)
+    ends: list[float] = []
+
+    class Stopwatch(TrainerCallback):
+        def on_step_end(self, args, state, control, **rest):
+            ends.append(clock(base.device))
+            control.should_training_stop = len(ends) > steps
+
+    arguments = TrainingArguments(
+        output_dir=str(scratch),
+        per_device_train_batch_size=1,
+        num_train_epochs=EPOCHS,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="linear",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=base.device.type == "cpu",
+    )
+    model = _adapted(base, PUBLISHED_MODULES)
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[Stopwatch()])
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    model.unload()
+    return {"seconds_per_step": (ends[-1] - ends[0]) / steps, "steps_timed": steps, "padded_to": length}
+
+
+def fair(base, sequences: Sequence, seed: int, folder: Path | None, epochs: int = EPOCHS) -> float:
+    """Train one adapter, write it to the folder, return the seconds of the training."""
+    import torch
+
+    torch.manual_seed(seed)
+    start = clock(base.device)
+    model = _adapted(base, ALL_LINEAR)
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    total, done = epochs * len(sequences), 0
+    for _ in range(epochs):
+        for i in torch.randperm(len(sequences), generator=generator).tolist():
+            tokens = torch.tensor([sequences[i].tokens], device=base.device)
+            labels = tokens.clone()
+            labels[:, : sequences[i].label_start] = -100
+            model(input_ids=tokens, labels=labels, use_cache=False).loss.backward()
+            optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - done / total)
+            optimizer.step()
+            optimizer.zero_grad()
+            done += 1
+    seconds = clock(base.device) - start
+    if folder:
+        model.save_pretrained(folder)
+    model.unload()
+    return seconds
+
+
+def _adapted(base, modules: tuple[str, ...]):
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(modules), task_type="CAUSAL_LM"))

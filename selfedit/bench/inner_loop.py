@@ -1,0 +1,370 @@
+"""`selfedit bench inner-loop`: how fast self-edits become adapters, side by side, with the quality checked alike.
+
+In: a model's name and passages of invented facts, each with a self-edit and questions. Out: one result, also as
+`inner-loop.json` and `inner-loop.md`. Three ways train on the same sequences in one run on one machine:
+`published` (SEAL's recipe; a few steps are timed, the rest is extrapolated), `fair` (the same libraries used well; run
+in full) and `ours` (`model.train` with its defaults, many adapters in one stack). Then the adapters of fair and ours
+answer the same questions through the same code, closed book. An edit is one self-edit trained to its end: one adapter.
+With `out`, each part is kept there as it finishes and is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from selfedit.bench.measure import Parts, clock, matmul_rate, paired_interval, train_flops
+from selfedit.config import TrainConfig
+from selfedit.errors import SelfeditError
+from selfedit.types import Example, Question, stable_seed, text_hash
+
+PASSAGES = Path(__file__).with_name("passages.jsonl")
+ANSWER_TOKENS = 24
+LOAD_MARGIN = 0.5
+"""Load above the threads in use from which on another process must be using the cores."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A passage with the self-edit to train on and the questions that tell whether it was learned."""
+
+    title: str
+    context: str
+    questions: tuple[Question, ...]
+    edit: tuple[str, ...]
+
+    def examples(self) -> list[Example]:
+        """SEAL's training sequences: the title over each line, the passage itself last."""
+        return [Example(f"{self.title}\n{text}") for text in (*self.edit, self.context)]
+
+
+def read_entries(file: Path, count: int) -> list[Entry]:
+    """The first `count` passages of a JSON-lines file."""
+    try:
+        rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+        entries = [
+            Entry(
+                title=row["title"],
+                context=row["context"],
+                questions=tuple(Question(q["question"], (q["answer"],)) for q in row["questions"]),
+                edit=tuple(row["edit"]),
+            )
+            for row in rows
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SelfeditError(f"{file}: not passages with title, context, questions and edit ({error})") from error
+    if not 1 <= count <= len(entries):
+        raise SelfeditError(f"{file} holds {len(entries)} passages, {count} were asked for")
+    return entries[:count]
+
+
+def run(
+    model_name: str,
+    *,
+    passages: int = 8,
+    published_steps: int = 3,
+    threads: int | None = None,
+    seeds: int = 1,
+    adapters: int = 8,
+    data: Path | None = None,
+    out: Path | None = None,
+    on_progress: Callable[[str], None] = lambda part: None,
+) -> dict:
+    """`adapters`: how many train at once, at most; `seeds`: how often each passage is trained, by fair and by ours.
+
+    `on_progress(part)` is called before each part that is not done yet. Raises SelfeditError if `out` holds a run with
+    other settings.
+    """
+    command = ["selfedit", "bench", "inner-loop", "--model", model_name]
+    for name, value in dict(passages=passages, published_steps=published_steps, threads=threads, seeds=seeds,
+                            adapters=adapters, data=data, out=out).items():  # fmt: skip
+        command += [] if value == run.__kwdefaults__[name] else [f"--{name.replace('_', '-')}", str(value)]
+    for name, value in dict(published_steps=published_steps, seeds=seeds, adapters=adapters).items():
+        if value < 1:
+            raise SelfeditError(f"{name} is {value}; it must be at least 1")
+    entries = read_entries(data or PASSAGES, passages)
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = _Bench(model_name, entries, published_steps, threads, seeds, adapters, out or Path(scratch), on_progress)
+        result = bench.run() | {"command": shlex.join(command)}
+    if out:
+        (out / "inner-loop.json").write_text(json.dumps(result, indent=1) + "\n")
+        (out / "inner-loop.md").write_text(table(result))
+    return result
+
+
+class _Bench:
+    """The parts in their order; each is a method that measures one thing and returns what is to be kept of it."""
+
+    def __init__(self, model_name, entries, published_steps, threads, seeds, adapters, out: Path, on_progress):
+        import torch
+
+        from selfedit.model.load import load_model
+        from selfedit.model.train import Job, lora_config
+
+        if threads:
+            torch.set_num_threads(threads)
+        self.threads = torch.get_num_threads()
+        self.name, self.entries, self.published_steps, self.adapters = model_name, entries, published_steps, adapters
+        self.config = TrainConfig()
+        self.model = model = load_model(model_name)
+        self.lora = lora_config(model.network, self.config)
+        self.seeds = seeds
+        self.edits = [(s, entry) for s in range(seeds) for entry in entries]
+        """One adapter each, of fair and of ours."""
+        self.jobs = [
+            Job(tuple(map(model.chat.study, entry.examples())), stable_seed("inner-loop", s, entry.title)) for s, entry in self.edits
+        ]
+        rows = range(len(self.edits))
+        self.waves = [list(rows[low : low + adapters]) for low in range(0, len(rows), adapters)]
+        settings = dict(
+            model=model_name,
+            weights=model.fingerprint,
+            data=text_hash(*(repr(entry) for entry in entries)),
+            passages=len(entries),
+            published_steps=published_steps,
+            threads=self.threads,
+            device=model.device.type,
+            seeds=seeds,
+            adapters=adapters,
+            config=text_hash(json.dumps(asdict(self.config))),
+        )
+        self.folder = out / "parts"
+        self.parts = Parts(self.folder, settings, on_progress)
+
+    def run(self) -> dict:
+        from selfedit.bench import decode
+
+        parts = self.parts
+        rates = [parts("matmul-before", self.matmul)]
+        published = parts("published", self.published)
+        fair, ours = [], []
+        for w, wave in enumerate(self.waves):  # fair and ours take turns
+            fair += [parts(f"fair-{i}", lambda: self.fair(i)) for i in wave]
+            ours.append(parts(f"ours-{w}", lambda: self.ours(wave)))
+        rates.append(parts("matmul-after", self.matmul))
+        stages = parts("stages", self.stages)["rows"]
+        self.__dict__.pop("base", None)  # its memory is needed no more
+        answers: dict[str, list[dict]] = {"untouched": parts("answers-untouched", lambda: self.answers(None, None))["edits"]}
+        for side in ("fair", "ours"):
+            made = [parts(f"answers-{side}-{w}", lambda: self.answers(side, wave))["edits"] for w, wave in enumerate(self.waves)]
+            answers[side] = [edit for wave in made for edit in wave]
+        decoding = parts("decode", lambda: decode.run(self.name))
+        return self.result(rates, published, fair, ours, stages, answers, decoding)
+
+    # what is measured
+
+    def matmul(self) -> dict:
+        return {"gflops": matmul_rate(self.model.device, self.model.network.dtype)}
+
+    @cached_property
+    def base(self):
+        """The model of `transformers`, warm; loaded only if a part needs it."""
+        from selfedit.bench.baselines import fair, load_base
+
+        base = load_base(self.model.folder, self.model.device, self.model.network.dtype)
+        fair(base, self.jobs[0].sequences[:1], 0, None, epochs=2)
+        return base
+
+    def published(self) -> dict:
+        from selfedit.bench.baselines import published
+
+        pad = min(self.model.chat.ends, default=0)
+        with tempfile.TemporaryDirectory() as scratch:
+            return published(self.base, self.jobs[0].sequences, pad, self.published_steps, Path(scratch))
+
+    def fair(self, i: int) -> dict:
+        from selfedit.bench.baselines import EPOCHS, fair
+
+        job = self.jobs[i]
+        seconds = fair(self.base, job.sequences, job.seed, self.folder / f"fair-{i}")
+        return {"seconds": seconds, "tokens": EPOCHS * _tokens(job)}
+
+    def ours(self, wave: list[int]) -> dict:
+        jobs = [self.jobs[i] for i in wave]
+        self.train([replace(job, sequences=job.sequences[:1]) for job in jobs], replace(self.config, epochs=1))  # warm
+        stack, logs, seconds = self.train(jobs, self.config)
+        for row, i in enumerate(wave):
+            stack.save(row, self.folder / f"ours-{i}", self.name)
+        flops = train_flops(self.model.network.shape, self.lora, [job.sequences for job in jobs], [len(log.losses) for log in logs])
+        return {"seconds": seconds, "tokens": sum(log.tokens for log in logs), "flops": flops}
+
+    def stages(self) -> dict:
+        """What each idea adds, from one epoch each: the lower layers are not reused here, that is the default's row."""
+        whole = replace(self.config, first_layer=0.0, epochs=1)
+        jobs = [self.jobs[i] for i in self.waves[0]]
+        rows = []
+        for name, own, config in (
+            ("one adapter, all layers, 1 sequence a step", jobs[:1], replace(whole, batch_size=1)),
+            (f"one adapter, all layers, {whole.batch_size} sequences a step", jobs[:1], whole),
+            (f"stacked, all layers, {whole.batch_size} sequences a step", jobs, whole),
+        ):
+            _, logs, seconds = self.train(own, config)
+            rows.append({"stage": name, "adapters": len(own), "tokens_per_s": sum(log.tokens for log in logs) / seconds})
+        return {"rows": rows}
+
+    def train(self, jobs, config: TrainConfig):
+        from selfedit.model.train import train
+
+        start = clock(self.model.device)
+        stack, logs = train(self.model.network, jobs, config)
+        return stack, logs, clock(self.model.device) - start
+
+    def answers(self, side: str | None, wave: list[int] | None) -> dict:
+        """Per edit: what is answered, whether it is correct, and the gold answer's log-probability (nats a token).
+
+        `side`: whose adapters answer, read from their PEFT folders; None: the untouched model, each passage once.
+        """
+        from selfedit.judge.grading import is_correct
+        from selfedit.model.generate import Request, generate
+        from selfedit.model.score import mean_logprobs
+        from selfedit.model.stack import load_adapters
+
+        model, chat = self.model, self.model.chat
+        stack = load_adapters(model.network, [self.folder / f"{side}-{i}" for i in wave]) if side else None
+        entries = [self.edits[i][1] for i in wave] if side else self.entries
+        asked = [(question, row if side else None) for row, entry in enumerate(entries) for question in entry.questions]
+        said = generate(model, [Request(tuple(chat.prompt(q)), row, ANSWER_TOKENS) for q, row in asked], stack)
+        dense = mean_logprobs(model.network, [(chat.gold(q, q.answers[0]), row) for q, row in asked], stack)
+        scored = [
+            (text := chat.decode(tokens).strip(), is_correct(text, q.answers, q.question), value)
+            for (q, _), tokens, value in zip(asked, said, dense)
+        ]
+        edits, start = [], 0
+        for entry in entries:
+            texts, correct, values = zip(*scored[start : start + len(entry.questions)])
+            edits.append({"answers": texts, "correct": correct, "dense": values})
+            start += len(entry.questions)
+        return {"edits": edits}
+
+    # what comes out
+
+    def result(self, rates, published, fair, ours, stages, answers, decoding) -> dict:
+        from selfedit.bench.baselines import EPOCHS
+
+        def side(name: str, made: list[dict]) -> dict:
+            quality = {key: _mean(self.by_passage(answers[name], key)) for key in ("correct", "dense")}
+            row = self.speed(sum(m["tokens"] for m in made), sum(m["seconds"] for m in made))
+            return row | {"accuracy": quality["correct"], "dense": quality["dense"]}
+
+        steps = EPOCHS * sum(len(job.sequences) for job in self.jobs)
+        by_publishing = self.speed(EPOCHS * sum(map(_tokens, self.jobs)), steps * published["seconds_per_step"])
+        by_publishing |= {"accuracy": None, "steps_timed": published["steps_timed"], "padded_to": published["padded_to"]}
+        by_fair, by_ours = side("fair", fair), side("ours", ours)
+        gflops = max(rate["gflops"] for rate in rates)
+        differences = {
+            key: paired_interval(self.by_passage(answers["ours"], key), self.by_passage(answers["fair"], key)) for key in ("correct", "dense")
+        }
+        loads = self.parts.loads()
+        busy = [f"{part} (load {load:.1f})" for part, load in loads.items() if load > self.threads + LOAD_MARGIN]
+        first = {"stage": "fair: PEFT, one adapter, all layers, 1 sequence a step", "adapters": 1}
+        last = {"stage": "ours: stacked, upper layers, lower ones computed once (the default)", "adapters": len(self.waves[0])}
+        return {
+            "published": by_publishing,
+            "fair": by_fair,
+            "ours": by_ours,
+            "untouched": {
+                "accuracy": _mean(_mean(edit["correct"]) for edit in answers["untouched"]),
+                "dense": _mean(_mean(edit["dense"]) for edit in answers["untouched"]),
+            },
+            "speedup_vs_published": by_ours["edits_per_hour"] / by_publishing["edits_per_hour"],
+            "speedup_vs_fair": by_ours["edits_per_hour"] / by_fair["edits_per_hour"],
+            "accuracy_difference": differences["correct"],
+            "dense_difference": differences["dense"],
+            "matmul_gflops": gflops,
+            "matmul_share": sum(m["flops"] for m in ours) / by_ours["seconds"] / 1e9 / gflops,
+            "dtype": str(self.model.network.dtype).removeprefix("torch."),
+            "device": self.device_name(),
+            "threads": self.threads,
+            "adapters": self.adapters,
+            "passages": len(self.entries),
+            "questions": sum(len(entry.questions) for entry in self.entries),
+            "seeds": self.seeds,
+            "model": self.name,
+            "train_config": json.loads(json.dumps(asdict(self.config))),  # as a reader of the file sees it
+            "stages": [
+                first | {"tokens_per_s": by_fair["tokens"] / by_fair["seconds"]},
+                *stages,
+                last | {"tokens_per_s": by_ours["tokens"] / by_ours["seconds"]},
+            ],
+            "decode": {key: value for key, value in decoding.items() if key != "load"},
+            "loads": loads,
+            "warnings": [f"another process was using the cores before: {', '.join(busy)}"] if busy else [],
+        }
+
+    def speed(self, tokens: int, seconds: float) -> dict:
+        return {"tokens": tokens, "seconds": seconds, "edits_per_hour": 3600 * len(self.edits) / seconds}
+
+    def by_passage(self, edits: list[dict], key: str) -> list[float]:
+        """The mean of a passage's questions, over its seeds."""
+        means, count = [_mean(edit[key]) for edit in edits], len(self.entries)
+        return [_mean(means[p::count]) for p in range(count)]
+
+    def device_name(self) -> str:
+        import platform
+
+        import torch
+
+        if self.model.device.type == "cuda":
+            return torch.cuda.get_device_name(self.model.device)
+        return f"{self.model.device.type} ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+
+
+def _tokens(job) -> int:
+    return sum(len(sequence.tokens) for sequence in job.sequences)
+
+
+def _mean(values) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def table(result: dict) -> str:
+    """The result in Markdown, for people."""
+
+    def interval(values: list[float], digits: str = "+.3f") -> str:
+        return "{:{d}} [{:{d}}, {:{d}}]".format(*values, d=digits)
+
+    rows = ["| | tokens trained on | seconds | self-edits an hour | accuracy | log-probability of the gold answer |", "|---|--:|--:|--:|--:|--:|"]
+    for side in ("published", "fair", "ours"):
+        r = result[side]
+        quality = "not run | not run" if r["accuracy"] is None else f"{r['accuracy']:.3f} | {r['dense']:.3f}"
+        rows.append(f"| {side} | {r['tokens']:,} | {r['seconds']:,.1f} | {r['edits_per_hour']:,.1f} | {quality} |")
+    rows.append(f"| untouched | | | | {result['untouched']['accuracy']:.3f} | {result['untouched']['dense']:.3f} |")
+    stages = ["| | adapters at once | tokens/s |", "|---|--:|--:|"]
+    stages += [f"| {r['stage']} | {r['adapters']} | {r['tokens_per_s']:,.0f} |" for r in result["stages"]]
+    decode = ["| prompts at once | transformers, tokens/s | ours, tokens/s | ratio | same text |", "|--:|--:|--:|--:|--:|"]
+    for r in result["decode"]["rows"]:
+        decode.append(
+            f"| {r['rows']} | {r['transformers_tokens_per_s']:,.1f} | {r['ours_tokens_per_s']:,.1f} | {r['ratio']:.2f} | "
+            f"{sum(r['same_text'])} of {r['rows']} |"
+        )
+    lines = [
+        f"# Inner loop: {result['model']}",
+        "",
+        f"`{result['command']}`  ",
+        f"{result['device']}, {result['threads']} threads, {result['dtype']}; {result['passages']} passages × {result['seeds']} "
+        f"seeds, {result['questions']} questions, closed book; at most {result['adapters']} adapters at once.",
+        "",
+        *rows,
+        "",
+        f"- Ours is **{result['speedup_vs_published']:.1f}** times as fast as published ({result['published']['steps_timed']} steps of "
+        f"it timed, the rest extrapolated) and **{result['speedup_vs_fair']:.1f}** times as fast as fair, in self-edits an hour.",
+        f"- Ours − fair, 95 % interval over passages: accuracy {interval(result['accuracy_difference'])}, "
+        f"log-probability {interval(result['dense_difference'])}.",
+        f"- Useful arithmetic of ours: {result['matmul_share']:.0%} of the {result['matmul_gflops']:,.0f} GFLOP/s of a large product.",
+        *(f"- **Warning**: {warning}." for warning in result["warnings"]),
+        "",
+        "## Where it comes from",
+        "",
+        *stages,
+        "",
+        "## Decoding, greedy",
+        "",
+        *decode,
+    ]
+    return "\n".join(lines) + "\n"

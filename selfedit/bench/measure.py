@@ -1,0 +1,118 @@
+"""What a benchmark needs besides its subject: a clock, the machine's own rate, useful arithmetic, an interval, resume.
+
+The idea of the share: a part's useful floating-point operations per second over the rate that this machine reaches on
+a large product with the same threads and the same number format. It says how much is left to gain, on any machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from selfedit.errors import SelfeditError
+
+
+class Parts:
+    """A benchmark's finished parts, a JSON file each; what lies there is not done again."""
+
+    def __init__(self, folder: Path, settings: dict, on_progress: Callable[[str], None]):
+        """Raises SelfeditError if the folder holds the parts of a run with other settings."""
+        self.folder, self.on_progress = folder, on_progress
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "settings.json"
+        if file.exists():
+            earlier = json.loads(file.read_text())
+            odd = sorted(key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key))
+            if odd:
+                raise SelfeditError(f"{folder} holds a run with another {', '.join(odd)}; give another output folder")
+        else:
+            _write(file, settings)
+
+    def __call__(self, name: str, make: Callable[[], dict]) -> dict:
+        """The part of that name, made now or earlier, with the machine's `load` just before it was made."""
+        file = self.folder / f"{name}.json"
+        if not file.exists():
+            self.on_progress(name)
+            load = os.getloadavg()[0]
+            _write(file, make() | {"load": load})
+        return json.loads(file.read_text())
+
+    def loads(self) -> dict[str, float]:
+        """Load (processes that want a core, mean of a minute) before each part that was made."""
+        found = ((f.stem, json.loads(f.read_text()).get("load")) for f in sorted(self.folder.glob("*.json")))
+        return {name: load for name, load in found if load is not None}
+
+
+def _write(file: Path, values: dict) -> None:
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(part, file)
+
+
+def clock(device) -> float:
+    """Seconds, after everything that was started on the device has ended."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def matmul_rate(device, dtype, repeats: int = 5) -> float:
+    """GFLOP/s of a large square product; the best of several, since only disturbances differ."""
+    import torch
+
+    size = 8192 if torch.device(device).type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    out = a @ b
+    seconds = []
+    for _ in range(repeats):
+        start = clock(device)
+        torch.mm(a, b, out=out)
+        seconds.append(clock(device) - start)
+    return 2 * size**3 / min(seconds) / 1e9
+
+
+def train_flops(shape, lora, sequences: Sequence[Sequence], epochs: Sequence[int]) -> int:
+    """Floating-point operations that `train` must do for these adapters; a multiply and an add are two.
+
+    `lora`: their LoraConfig; `sequences[n]`, `epochs[n]`: what adapter n studies, and how many times. With W the weights
+    of the linear modules of a layer, I + O their widths, r the rank, H the hidden size and V the vocabulary:
+    - layers below the first adapted one: 2·W a token of each distinct sequence, once;
+    - adapted layers, a token and epoch: 2·W forward, 2·W for the gradient of the input, 6·r·(I + O) for LoRA (two
+      products forward, four backward); nothing reads the gradient of the first adapted product's input: less 2·W and
+      2·r·I of it, and less the 2·W of frozen modules before it;
+    - the head, a label and epoch: 2·H·V for the logits and 2·H·V for their gradient.
+    Attention scores, norms and the optimizer are left out: no matrix product does them, or they are about 1 %.
+    """
+    from selfedit.model.network import GROUPS
+
+    weights = {m: i * o for modules in GROUPS.values() for m in modules for i, o in [shape.widths(m)]}
+    layer = sum(weights.values())
+    adapters = sum(sum(shape.widths(m)) for m in lora.modules)
+    adapted = len(lora.layers) * (4 * layer + 6 * lora.rank * adapters)
+    for modules in GROUPS.values():  # in the order in which they are run
+        adapted -= 2 * sum(weights[m] for m in modules)
+        first = [m for m in modules if m in lora.modules]
+        if first:
+            adapted -= 2 * lora.rank * sum(shape.widths(m)[0] for m in first)
+            break
+    distinct = {s.tokens for own in sequences for s in own}
+    total = 2 * layer * lora.layers[0] * sum(map(len, distinct))
+    for own, times in zip(sequences, epochs):
+        tokens, labels = sum(len(s.tokens) for s in own), sum(s.labels for s in own)
+        total += times * (tokens * adapted + labels * 4 * shape.hidden * shape.vocab)
+    return total
+
+
+def paired_interval(ours: Sequence[float], theirs: Sequence[float], resamples: int = 10_000, seed: int = 0) -> list[float]:
+    """[mean of ours − theirs, low, high]: the 95 % bootstrap interval over pairs, resampled together."""
+    import numpy as np
+
+    difference = np.asarray(ours, float) - np.asarray(theirs, float)
+    picked = np.random.default_rng(seed).integers(0, len(difference), (resamples, len(difference)))
+    low, high = np.percentile(difference[picked].mean(1), [2.5, 97.5])
+    return [float(difference.mean()), float(low), float(high)]

@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from selfedit.bench import decode, inner_loop
+from selfedit.bench.measure import paired_interval, train_flops
+from selfedit.errors import SelfeditError
+from selfedit.judge.grading import is_correct
+from selfedit.model.chat import Sequence
+from selfedit.model.network import Shape
+from selfedit.model.stack import LoraConfig
+
+ENTRIES = [
+    {
+        "title": f"River {name}",
+        "context": f"The river {name} rises in the hills of {hills}.",
+        "questions": [{"question": f"Where does the river {name} rise?", "answer": hills}],
+        "edit": [f"The hills of {hills} feed the river {name}."],
+    }
+    for name, hills in (("Sefte", "Marl"), ("Imber", "Ash"))
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder, tmp_path_factory):
+    """A run on two passages, the arguments it had and its folder."""
+    out = tmp_path_factory.mktemp("bench")
+    data = out / "passages.jsonl"
+    data.write_text("\n".join(map(json.dumps, ENTRIES)))
+    settings = dict(passages=2, published_steps=1, threads=2, adapters=1, data=data, out=out)
+    return inner_loop.run(str(tiny_folder), **settings), settings, out
+
+
+def test_the_packaged_passages_hold_their_answers_and_the_edits_convey_them():
+    entries = inner_loop.read_entries(inner_loop.PASSAGES, 12)
+    assert len({entry.title for entry in entries}) == 12
+    for entry in entries:
+        assert len(entry.questions) == 8 and len(entry.edit) == 10
+        assert not any(line.endswith("?") for line in entry.edit)
+        for question in entry.questions:
+            assert question.answers[0] in entry.context
+            assert is_correct(question.answers[0], question.answers, question.question)
+            assert any(is_correct(line, question.answers, question.question) for line in entry.edit), question
+
+
+def test_a_run_compares_the_three_ways_on_the_same_sequences(finished):
+    result, _, out = finished
+    published, fair, ours = result["published"], result["fair"], result["ours"]
+    assert published["tokens"] == fair["tokens"] == ours["tokens"] * 10 // result["train_config"]["epochs"]
+    assert published["accuracy"] is None and published["steps_timed"] == 1 and published["padded_to"] == 512
+    assert published["edits_per_hour"] == pytest.approx(2 * 3600 / published["seconds"])
+    assert result["speedup_vs_fair"] == pytest.approx(ours["edits_per_hour"] / fair["edits_per_hour"])
+    assert result["speedup_vs_published"] == pytest.approx(ours["edits_per_hour"] / published["edits_per_hour"])
+    assert result["questions"] == 2 and result["threads"] == 2
+    for side in ("fair", "ours"):
+        assert result[side]["dense"] > result["untouched"]["dense"]  # both learned something
+    assert result["dense_difference"][0] == pytest.approx(ours["dense"] - fair["dense"])
+    assert 0 < result["matmul_share"] < 1
+    assert len(result["stages"]) == 5 and all(row["tokens_per_s"] > 0 for row in result["stages"])
+    assert result["command"].startswith("selfedit bench inner-loop --model")
+    assert json.loads((out / "inner-loop.json").read_text()) == result
+    assert "self-edits an hour" in (out / "inner-loop.md").read_text()
+
+
+def test_a_resumed_run_does_only_what_is_missing(finished, tiny_folder):
+    result, settings, out = finished
+    done = []
+    assert inner_loop.run(str(tiny_folder), **settings, on_progress=done.append) == result
+    assert done == []
+    (out / "parts" / "fair-1.json").unlink()
+    again = inner_loop.run(str(tiny_folder), **settings, on_progress=done.append)
+    assert done == ["fair-1"] and again["ours"] == result["ours"]
+
+
+def test_a_folder_with_another_run_is_refused(finished, tiny_folder):
+    _, settings, _ = finished
+    with pytest.raises(SelfeditError, match="another published_steps"):
+        inner_loop.run(str(tiny_folder), **settings | {"published_steps": 2})
+
+
+def test_asking_for_more_passages_than_there_are_fails(tmp_path):
+    with pytest.raises(SelfeditError, match="holds 12 passages, 13 were asked for"):
+        inner_loop.read_entries(inner_loop.PASSAGES, 13)
+    with pytest.raises(SelfeditError, match="not passages"):
+        inner_loop.read_entries(Path(tmp_path / "none.jsonl"), 1)
+
+
+def test_decoding_says_the_same_as_transformers(tiny_folder):
+    result = decode.run(str(tiny_folder), rows=(1, 3), new_tokens=8)
+    assert [row["rows"] for row in result["rows"]] == [1, 3]
+    for row in result["rows"]:
+        assert row["same_text"] == [True] * row["rows"]
+        assert row["ratio"] == pytest.approx(row["ours_tokens_per_s"] / row["transformers_tokens_per_s"])
+
+
+def test_the_paired_interval_is_that_of_the_differences():
+    assert paired_interval([0.75, 0.5, 1.0], [0.5, 0.25, 0.75]) == [0.25, 0.25, 0.25]
+    # Differences 0 and 1: means of two draws are 0, 0.5, 1 with odds 1, 2, 1.
+    assert paired_interval([1.0, 1.0], [1.0, 0.0]) == [0.5, 0.0, 1.0]
+    assert paired_interval([1.0, 2.0, 4.0], [0.0, 0.0, 0.0]) == paired_interval([1.0, 2.0, 4.0], [0.0, 0.0, 0.0])
+
+
+def test_the_operations_of_a_tiny_training_are_those_counted_by_hand():
+    shape = Shape(layers=2, hidden=4, heads=2, kv_heads=1, head_dim=2, ffn=8, vocab=10, eps=1e-6, rope_theta=1e4, max_positions=64, tied=True)
+    modules = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    studied = (Sequence((1, 2, 3), 1), Sequence((1, 2, 3, 4, 5), 1))
+    # Weights a layer: 16 + 8 + 8 + 16 + 32 + 32 + 32 = 144, of which q, k, v 32. Widths I + O: 8 + 6 + 6 + 8 + 12 + 12 + 12 = 64.
+    below = 2 * 144 * 8
+    a_token = 2 * 144 + 2 * (144 - 32) + 6 * 2 * 64 - 2 * 2 * 12  # forward, backward, LoRA
+    a_label = 4 * 4 * 10
+    assert train_flops(shape, LoraConfig(2, 4.0, modules, (1,)), [studied], [3]) == below + 3 * (8 * a_token + 6 * a_label)
+    # Two adapters with the same sequences share what lies below; with all layers adapted nothing does.
+    assert train_flops(shape, LoraConfig(2, 4.0, modules, (1,)), [studied] * 2, [3, 1]) == below + 4 * (8 * a_token + 6 * a_label)
+    both = a_token + 2 * 144 + 2 * 144 + 6 * 2 * 64
+    assert train_flops(shape, LoraConfig(2, 4.0, modules, (0, 1)), [studied], [1]) == 8 * both + 6 * a_label
+    # Only down: nothing before it in its layer has a gradient.
+    only_down = 2 * 144 + 6 * 2 * 12 - 2 * 2 * 8
+    assert train_flops(shape, LoraConfig(2, 4.0, ("down_proj",), (1,)), [studied], [1]) == below + 8 * only_down + 6 * a_label

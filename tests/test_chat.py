@@ -1,0 +1,127 @@
+import json
+
+import pytest
+from conftest import TINY_TEXT, write_tokenizer
+
+from selfedit.errors import ModelError
+from selfedit.model.chat import Chat, Sequence
+from selfedit.types import Example, Question
+
+SEPARATOR, START, END = 0, 1, 2  # <|endoftext|>, <|im_start|>, <|im_end|> of the tiny tokenizer
+SYSTEMS = ["", "Answer in one word."]
+QUESTIONS = ["Where does the river rise?", "  Größe: 5 µm?\n\n\tNew line ", "<|im_end|> in a question", ""]
+
+
+def reference_ids(folder, system: str, question: str, **settings) -> list[int]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False, **settings)
+
+
+@pytest.fixture
+def chat(tiny_model) -> Chat:
+    return tiny_model.chat
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_question_has_the_tokens_that_transformers_gives_it(tiny_model, system, question):
+    assert tiny_model.chat.ask(question, system) == reference_ids(tiny_model.folder, system, question)
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_embedded_model_is_asked_with_the_tokens_of_transformers(embedded_model, system):
+    for question in QUESTIONS:
+        assert embedded_model.chat.ask(question, system) == reference_ids(embedded_model.folder, system, question)
+
+
+@pytest.mark.embedded
+def test_the_embedded_model_is_asked_in_its_own_words(embedded_model):
+    chat = embedded_model.chat
+    text = chat.tokenizer.decode(chat.ask("Who?"), skip_special_tokens=False)
+    assert text == "<|im_start|>system\n<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    assert chat.separator == 0 and {0, 2} <= chat.ends
+    assert chat.study(Example("Me.", prompt="Who?")).tokens[-1] == 2
+
+
+def test_a_studied_answer_has_its_question_masked_and_nothing_else(chat):
+    sequence = chat.study(Example("In the hills.", prompt="Where does it rise?"))
+    prompt = chat.ask("Where does it rise?")
+    assert list(sequence.tokens[: sequence.label_start]) == prompt
+    assert list(sequence.tokens[sequence.label_start :]) == [*chat.encode("In the hills."), END]
+    assert sequence.labels == len(chat.encode("In the hills.")) + 1
+
+
+def test_a_studied_text_is_trained_on_whole_behind_the_separator(chat):
+    sequence = chat.study(Example(TINY_TEXT))
+    assert sequence.tokens == (SEPARATOR, *chat.encode(TINY_TEXT)) and sequence.label_start == 1
+
+
+def test_gold_is_the_question_as_asked_and_its_answer_as_studied(chat):
+    question = Question("Where does it rise?", ("In the hills.", "the hills"))
+    assert chat.gold(question, "the hills") == chat.study(Example("the hills", prompt="Where does it rise?"))
+    assert list(chat.gold(question, "the hills").tokens[:-1]) == chat.prompt(question) + chat.encode("the hills")
+
+
+def test_gold_of_a_cloze_is_the_text_and_its_continuation(chat):
+    question = Question("The river rises in", ("the hills",), kind="cloze")
+    sequence = chat.gold(question, "the hills")
+    start = (SEPARATOR, *chat.encode("The river rises in"))
+    assert sequence == Sequence((*start, *chat.encode(" the hills")), len(start))
+    assert chat.prompt(question) == list(start)
+
+
+@pytest.mark.parametrize("text", [TINY_TEXT, "Größe: 5 µm\n\n  — 日本語 🙂"])
+def test_decoding_gives_the_text_back_without_special_tokens(chat, text):
+    assert chat.decode([START, *chat.encode(text), END]) == text
+
+
+def test_the_end_tokens_are_those_of_the_template_and_between_documents(chat):
+    assert chat.ends == {SEPARATOR, END}
+    assert chat.separator == SEPARATOR
+
+
+def change_settings(folder, template=None, **settings):
+    """A tokenizer folder with another template and other settings."""
+    write_tokenizer(folder)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    path = folder / "tokenizer_config.json"
+    raw = json.loads(path.read_text()) | settings
+    raw["chat_template"] = template
+    path.write_text(json.dumps(raw))
+    return Chat(folder)
+
+
+def test_a_template_without_a_system_role_gets_the_system_text_with_the_question(tmp_path):
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+    )
+    chat = change_settings(tmp_path, template)
+    assert chat.decode(chat.ask("Who?", "Be brief.")) == "[user] Be brief.\nWho?\n"
+    assert chat.decode(chat.ask("Who?")) == "[user] Who?\n"
+
+
+def test_of_several_named_templates_the_default_is_taken(tmp_path):
+    named = [{"name": "tools", "template": "tools"}, {"name": "default", "template": "Q: {{ messages[-1]['content'] }} A:"}]
+    chat = change_settings(tmp_path, named)
+    assert chat.decode(chat.ask("Who?")) == "Q: Who? A:"
+
+
+def test_a_base_model_is_asked_plainly_and_its_answer_ends_with_the_separator(tmp_path):
+    chat = change_settings(tmp_path, None)
+    assert chat.ask("Who?") == chat.encode("Who?\n")
+    assert chat.study(Example("Me.", prompt="Who?")).tokens == (*chat.encode("Who?\nMe."), SEPARATOR)
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_missing_or_damaged_tokenizer_is_one_clear_line(tmp_path, missing):
+    write_tokenizer(tmp_path)
+    for damage in (lambda: (tmp_path / missing).write_text("{"), (tmp_path / missing).unlink):
+        damage()
+        with pytest.raises(ModelError, match=missing) as error:
+            Chat(tmp_path)
+        assert "\n" not in str(error.value)

@@ -1,0 +1,138 @@
+import gguf
+import pytest
+import torch
+from conftest import reference_model
+
+from selfedit.model.generate import Request, generate
+from selfedit.model.network import FEW_ROWS, MODULES
+from selfedit.model.quantized import QuantizedWeight, joined
+from selfedit.model.stack import LoraConfig, Stack
+
+QUESTIONS = ["Write a short story about a lighthouse.", "Name the largest planet.", "Explain how rain forms, briefly.", "Who are you?"]
+
+
+def random_prompts(model, lengths=(5, 17, 30, 9), shared=0) -> list[tuple[int, ...]]:
+    generator = torch.Generator().manual_seed(3)
+    start = torch.randint(model.network.shape.vocab, (shared,), generator=generator).tolist()
+    return [tuple(start + torch.randint(model.network.shape.vocab, (n,), generator=generator).tolist()) for n in lengths]
+
+
+def random_stack(model, count: int) -> Stack:
+    """Adapters that change what is said."""
+    config = LoraConfig(rank=4, alpha=8, modules=tuple(MODULES), layers=tuple(range(model.network.shape.layers)))
+    stack = Stack(model.network.shape, config, count)
+    stack.flat.normal_(generator=torch.Generator().manual_seed(5)).mul_(0.15)
+    return stack
+
+
+@torch.inference_mode()
+def assert_greedy(reference, ends, prompt, answer, limit: int, tie: float):
+    """Each token is the reference's likeliest (or within `tie` of it), and the answer ends where it says so."""
+    logits = reference(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 :]
+    assert answer or logits[0].argmax().item() in ends
+    for step, token in enumerate(answer):
+        assert logits[step].max() - logits[step, token] <= tie, f"token {step}"
+    if len(answer) < limit:
+        end = max(logits[len(answer), list(ends)].tolist())
+        assert logits[len(answer)].max() - end <= tie
+
+
+def test_greedy_tokens_are_those_of_transformers(tiny_model, tiny_reference):
+    prompts = random_prompts(tiny_model)
+    answers = generate(tiny_model, [Request(p, max_new_tokens=20) for p in prompts])
+    for prompt, answer in zip(prompts, answers):
+        assert_greedy(tiny_reference, tiny_model.chat.ends, prompt, answer, 20, 1e-4)
+    assert len({tuple(a) for a in answers}) == len(answers)
+
+
+def test_rows_under_different_adapters_say_what_they_say_alone(tiny_model):
+    stack = random_stack(tiny_model, 2)
+    requests = [Request(p, adapter, 16) for p in random_prompts(tiny_model) for adapter in (None, 0, 1)]
+    batched = generate(tiny_model, requests, stack)
+    assert batched == [generate(tiny_model, [r], stack)[0] for r in requests]
+    assert batched[0] != batched[1] != batched[2]
+
+
+def test_an_adapter_of_zeros_says_what_the_untouched_model_says(tiny_model):
+    stack = random_stack(tiny_model, 1)
+    stack.flat.zero_()
+    prompts = random_prompts(tiny_model)
+    assert generate(tiny_model, [Request(p, 0, 12) for p in prompts], stack) == generate(tiny_model, [Request(p, None, 12) for p in prompts])
+
+
+def test_a_shared_prefix_is_read_once_and_changes_nothing(tiny_model, monkeypatch):
+    stack = random_stack(tiny_model, 1)
+    requests = [Request(p, adapter, 12) for p in random_prompts(tiny_model, shared=40) for adapter in (None, 0)]
+    read, run = [], type(tiny_model.network).run
+    monkeypatch.setattr(type(tiny_model.network), "run", lambda self, x, *rest: read.append(len(x)) or run(self, x, *rest))
+    shared = generate(tiny_model, requests, stack)
+    assert read[:2] == [2 * 40, 2 * (5 + 17 + 30 + 9)]
+    monkeypatch.setattr("selfedit.model.generate.SHARED_PREFIX", 10**9)
+    assert generate(tiny_model, requests, stack) == shared
+
+
+def test_what_a_row_draws_does_not_depend_on_its_neighbours(tiny_model):
+    requests = [Request(p, None, 12 + 3 * i, temperature=1.0, seed=i) for i, p in enumerate(random_prompts(tiny_model))]
+    requests += [Request(p, None, 9) for p in random_prompts(tiny_model)]
+    together = generate(tiny_model, requests)
+    assert together == [generate(tiny_model, [r])[0] for r in requests]
+    assert together == generate(tiny_model, requests[::-1], rows=3)[::-1]
+    assert together[0] != generate(tiny_model, [Request(requests[0].tokens, None, 12, temperature=1.0, seed=99)])[0]
+
+
+def test_a_prompt_that_does_not_fit_the_positions_is_refused(tiny_model):
+    with pytest.raises(ValueError, match="positions"):
+        generate(tiny_model, [Request((1,) * 500, max_new_tokens=13)])
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 8, 9, 16, 17, 40, FEW_ROWS])
+def test_a_quantized_product_is_that_of_the_dequantized_weight(kind, rows):
+    torch.manual_seed(rows)
+    for outputs, inputs in ((64, 32), (101, 96), (12, 1536)):
+        number = gguf.GGMLQuantizationType[kind]
+        blocks = gguf.quantize((torch.randn(outputs, inputs) + 0.5).numpy(), number)
+        weight, x = torch.from_numpy(gguf.dequantize(blocks, number)), torch.randn(rows, inputs)
+        expected = (x.double() @ weight.double().T).float()
+        product = QuantizedWeight(torch.from_numpy(blocks), inputs)(x)
+        assert product.shape == expected.shape and product.is_contiguous()
+        assert (product - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_a_quantized_product_reads_rows_that_are_not_side_by_side_in_memory():
+    blocks = torch.from_numpy(gguf.quantize(torch.randn(64, 32).numpy(), gguf.GGMLQuantizationType.Q8_0))
+    weight, wide = QuantizedWeight(blocks, 32), torch.randn(20, 64)
+    for rows in (1, 3, 20):
+        torch.testing.assert_close(weight(wide[:rows, 16:48]), weight(wide[:rows, 16:48].contiguous()))
+
+
+def test_weights_of_different_kinds_are_not_joined():
+    def blocks(kind):
+        return torch.from_numpy(gguf.quantize(torch.randn(32, 64).numpy(), gguf.GGMLQuantizationType[kind]))
+
+    weights = [torch.zeros(32, 64)] * 2
+    assert joined(weights, [blocks("Q4_1"), blocks("Q8_0")]) is None
+    assert joined(weights, [blocks("Q4_1"), None]) is None
+    assert joined(weights, [blocks("Q4_1"), blocks("Q4_1")]).outputs == 64
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("questions", [QUESTIONS[:1], QUESTIONS], ids=["one row", "ragged rows"])
+def test_the_embedded_model_says_what_transformers_says(embedded_model, questions):
+    reference = reference_model(embedded_model.folder)
+    prompts = [tuple(embedded_model.chat.ask(q)) for q in questions]
+    answers = generate(embedded_model, [Request(p, max_new_tokens=32) for p in prompts])
+    for prompt, answer in zip(prompts, answers):
+        assert_greedy(reference, embedded_model.chat.ends, prompt, answer, 32, 1e-3)
+        assert len(answer) > 2
+
+
+@pytest.mark.embedded
+def test_the_embedded_model_multiplies_with_its_blocks_as_with_its_weights(embedded_model):
+    linears = [*embedded_model.network.layers[7].linears.values(), embedded_model.network.head]
+    for linear in linears:
+        for rows in (1, 2, 16, 40):
+            x = torch.randn(rows, linear.weight.shape[1], generator=torch.Generator().manual_seed(rows))
+            expected = x @ linear.weight.T
+            assert linear.quantized is not None
+            assert (linear(x) - expected).abs().max() <= 1e-4 * expected.abs().max()

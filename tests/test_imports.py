@@ -1,0 +1,97 @@
+"""The house has one direction: a file imports only from its own room or from rooms below."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "selfedit"
+ROOMS = [  # from below
+    {"types", "errors", "config"},
+    {"model"},
+    {"edits", "judge", "tasks"},
+    {"loop"},
+    {"memory"},
+    {"learn", "ask"},
+    {"cli", "faces", "serve", "bench", "export", "demo"},
+]
+LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms} | {"cluster": 2}  # it maps any function, and knows none
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(module: str) -> str | None:
+    """`selfedit.model.stack` → `model`; None for other packages and for `selfedit` itself."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "selfedit" and len(parts) > 1 else None
+
+
+def imported(source: str) -> list[str]:
+    """Every module of ours that the source imports, also inside functions; of `from m import n` both m and m.n."""
+    modules = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written out from `selfedit`"
+            modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [module for module in modules if room_of(module)]
+
+
+def upward(room: str, source: str) -> set[str]:
+    """Rooms above this one, or beside it, from which the source imports."""
+    others = {room_of(module) for module in imported(source)} & LEVELS.keys() - {room}
+    return {other for other in others if not allowed(room, other)}
+
+
+def allowed(room: str, other: str) -> bool:
+    """Downward; on a floor of several rooms also sideways, since no circle may come of it (below)."""
+    return LEVELS[other] < LEVELS[room] or (LEVELS[other] == LEVELS[room] and len(ROOMS[LEVELS[room]]) > 1)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_run_downward_only(file):
+    room = file.relative_to(PACKAGE).with_suffix("").parts[0]
+    if room == "__init__":
+        assert imported(file.read_text()) == []
+        return
+    assert room in LEVELS, f"selfedit/{room} has no place in the house: give it one in ROOMS, and in the design"
+    assert upward(room, file.read_text()) == set()
+
+
+def test_a_wrong_import_would_be_found():
+    assert upward("model", "def f():\n    from selfedit.memory.store import MemoryStore\n") == {"memory"}
+    assert upward("types", "from selfedit import cli") == {"cli"}
+    assert upward("loop", "import selfedit.memory.store, selfedit.judge.grading") == {"memory"}
+    assert upward("memory", "import selfedit.loop.trial, selfedit.errors, torch") == set()
+
+
+def test_no_file_imports_itself_in_a_circle():
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in FILES if file.name != "__init__.py"}
+    graph = {name: {module for module in imported(file.read_text()) if module in names} for name, file in names.items()}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(names)  # raises CycleError and names the circle
+
+
+LIGHT = [name for name in ("cli", "types", "errors", "config") if (PACKAGE / f"{name}.py").exists()]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_importing_it_does_not_import_torch(module):
+    check = f"import sys, selfedit.{module}; sys.exit(bool({{'torch', 'transformers', 'numpy'}} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("module", [name for name in LIGHT if name == "cli"])
+def test_help_is_shown_without_importing_torch(module):
+    check = (
+        "import sys, selfedit.cli\n"
+        "sys.argv = ['selfedit', '--help']\n"
+        "try: selfedit.cli.main()\n"
+        "except SystemExit: pass\n"
+        "sys.exit(9 if 'torch' in sys.modules else 0)"
+    )
+    shown = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0 and "usage" in shown.stdout.lower()

@@ -1,0 +1,216 @@
+"""Questions about a passage: the spans they ask for, what is wrong with one, and which side each is on."""
+
+from collections import Counter
+
+import pytest
+
+from selfedit.edits.parse import sentences
+from selfedit.edits.propose import invents
+from selfedit.edits.quiz import _fault, _split, as_edit, check, cloze_questions, open_book, pick_spans, write_quiz
+from selfedit.judge.grading import normalize
+from selfedit.types import Example, Passage, Question
+
+PASSAGE = Passage(
+    title="The Vellmar Lighthouse",
+    text="The Vellmar Lighthouse was built in 1874 by the engineer Ada Quill. Its lamp burns fish oil from Tromholt. "
+    "The keeper rings a brass bell 12 times whenever fog comes in.",
+    source="vellmar.txt",
+    source_hash="0" * 64,
+)
+
+
+def spans(text: str, limit: int = 50) -> set[str]:
+    return {span for _, span in pick_spans(text, limit)}
+
+
+# Spans
+
+
+def test_names_and_numbers_with_their_units_are_picked():
+    text = "In the old harbour of Vellmar the engineer Ada Quill raised the lamp by 37 metres and paid $1,200.50 for 40% of it."
+    assert {"Vellmar", "Ada Quill", "37 metres", "$1,200.50", "40%"} <= spans(text)
+
+
+def test_a_small_word_behind_a_number_is_no_unit():
+    found = spans("The tower that the harbour town needed was built in 1874 by Ada Quill and rebuilt in 1931 for the fleet.")
+    assert {"1874", "1931"} <= found
+    assert not {"1874 by", "1931 for"} & found
+
+
+def test_names_may_have_small_words_inside():
+    assert "Bank of the North" in spans("In that year the tower and all of its land were sold to the Bank of the North by auction.")
+
+
+def test_flags_code_and_dotted_names_are_picked():
+    found = spans("Since the last release the option --keep-going calls os.path.join() and reads `cache.toml` once before it starts.")
+    assert {"--keep-going", "os.path.join()", "`cache.toml`"} <= found
+
+
+def test_quotations_are_picked_without_their_marks():
+    found = spans("The sailors on the northern route called it “the quiet lamp” when they came home in spring.")
+    assert "the quiet lamp" in found
+
+
+def test_the_end_of_a_clause_is_picked():
+    assert "brass bell" in spans("Whenever fog comes in from the sea at night he rings a brass bell.")
+
+
+def test_the_lone_first_word_of_a_sentence_is_no_span():
+    assert spans("Lighthouses burn oil all through every winter night and sometimes also throughout summer") == set()
+    assert "Ada Quill" in spans("Ada Quill built towers and bridges all through her long life in Vellmar.")
+
+
+def test_no_span_is_picked_twice_nor_inside_another():
+    text = "The engineer Ada Quill met Ada Quill, whose bridge in Vellmar was named the Ada Quill Bridge, 37 metres long, 37 metres wide."
+    found = [span for _, span in pick_spans(text, 50)]
+    assert len(found) == len(set(found))
+    assert not [(a, b) for a in found for b in found if a != b and a in b]
+    assert {"Ada Quill", "37 metres", "Vellmar"} <= set(found)
+
+
+def test_a_span_stands_in_its_sentence_and_is_shorter_than_half_of_it():
+    for sentence, span in pick_spans(PASSAGE.text, 50):
+        assert sentence in sentences(PASSAGE.text)
+        assert span in sentence and 1 < len(span) < len(sentence) / 2
+
+
+def test_spans_are_spread_evenly_over_the_sentences():
+    first = pick_spans(PASSAGE.text, 3)
+    assert [sentence for sentence, _ in first] == sentences(PASSAGE.text)
+
+
+def test_no_more_spans_than_the_limit_and_fewer_are_the_first_of_more():
+    everything = pick_spans(PASSAGE.text, 50, seed=4)
+    for limit in range(len(everything) + 1):
+        assert pick_spans(PASSAGE.text, limit, seed=4) == everything[:limit]
+
+
+def test_the_seed_alone_decides_which_spans_come_first():
+    orders = {tuple(pick_spans(PASSAGE.text, 50, seed=seed)) for seed in range(8)}
+    assert len(orders) > 1
+    assert len({frozenset(order) for order in orders}) == 1
+
+
+def test_text_without_facts_has_no_spans():
+    assert pick_spans("", 10) == []
+    assert pick_spans("He did so.", 10) == []
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [
+        ("Who built the Vellmar Lighthouse?", ""),
+        ("The lighthouse was built then.", "not a question"),
+        ("Who built it?", "not a question"),
+        ("Who " + "really " * 30 + "built it?", "not a question"),
+        ("Was it the engineer ada quill?", "the question gives the answer away"),
+        ("Who drew the old plans?", "asked twice"),
+        ("What is the answer to this?", "about the task, not the text"),
+        ("What is the name of the series?", "about the task, not the text"),
+    ],
+)
+def test_each_fault_of_a_question_has_its_reason(question, reason):
+    assert _fault(question, "Ada Quill", {"Who drew the old plans?"}) == reason
+
+
+# The split
+
+
+def asked(*answers: str) -> list[Question]:
+    return [Question(f"Question number {i}?", (answer,)) for i, answer in enumerate(answers)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_questions_with_one_answer_are_never_on_both_sides(seed):
+    questions = asked("Ada Quill", "1874", "the 1874", "fish oil", "Fish oil.", "fish oil", "Tromholt", "12 times", "a bell")
+    quiz = _split(questions, Counter(), seed)
+    studied, judging = ({normalize(q.answers[0]) for q in side} for side in (quiz.studied, quiz.judging))
+    assert not studied & judging
+    assert sorted((*quiz.studied, *quiz.judging), key=questions.index) == questions
+    assert len(quiz.judging) >= len(questions) / 2
+    assert {"ada quill", "tromholt"} <= judging  # single questions judge first
+
+
+def test_a_single_question_judges_and_none_is_studied():
+    quiz = _split(asked("Ada Quill"), Counter(x=1), 0)
+    assert (quiz.studied, quiz.judging, quiz.dropped) == ((), tuple(asked("Ada Quill")), Counter(x=1))
+    assert _split([], Counter(), 0).judging == ()
+
+
+def test_studied_questions_are_studied_in_the_form_in_which_they_are_asked():
+    edit = as_edit(asked("Ada Quill", "1874"))
+    assert edit.style == "questions"
+    assert edit.examples == (Example("Ada Quill", "Question number 0?"), Example("1874", "Question number 1?"))
+    assert edit.text == "Q: Question number 0?\nA: Ada Quill\nQ: Question number 1?\nA: 1874"
+
+
+# Inventions
+
+
+@pytest.mark.parametrize(
+    ("text", "invented"),
+    [
+        ("The engineer Ada Quill built the Vellmar Lighthouse in 1874.", False),
+        ("It was finished in 1875.", True),
+        ("The engineer was John Smith.", True),
+        ("Fish oil from Tromholt keeps Vellmar's lamp burning.", False),
+        ("Quill's bell rings 12 times.", False),
+        ("Lanterns need fuel.", False),  # the first word of a sentence is no name
+        ("It is old. Lanterns need fuel.", False),
+        ("The lamp needs much Diesel.", True),
+        ("The keepers ring it in fog.", False),
+        ("It rings 120 times.", True),
+        ("I think that I know it.", False),
+    ],
+)
+def test_a_number_or_a_name_that_the_passage_does_not_have_is_invented(text, invented):
+    assert invents(Example(text), PASSAGE) is invented
+
+
+def test_a_question_is_searched_for_inventions_too():
+    assert invents(Example("Ada Quill", prompt="Who built the tower in 1900?"), PASSAGE)
+    assert not invents(Example("Ada Quill", prompt="Who built the tower in 1874?"), PASSAGE)
+
+
+# With the embedded model
+
+
+@pytest.mark.embedded
+def test_a_question_is_kept_if_its_answer_needs_the_passage(embedded_model):
+    needs_it = Question("Who built the Vellmar Lighthouse?", ("Ada Quill",))
+    known = Question("What is the capital of France?", ("Paris",))
+    not_in_it = Question("What does the keeper eat on Sundays?", ("pickled turnips",))
+    passage = Passage("", PASSAGE.text + " Paris is the capital of France.", "", "")
+    kept, dropped = check(embedded_model, passage, [needs_it, known, not_in_it])
+    assert kept == [needs_it]
+    assert dropped == {"known without the passage": 1, "not answered with the passage in view": 1}
+    assert "Ada Quill" in open_book(passage, needs_it.question)
+    assert check(embedded_model, passage, []) == ([], Counter())
+
+
+@pytest.mark.embedded
+def test_the_end_of_a_line_is_a_cloze_question_unless_it_is_a_guess(embedded_model):
+    passage = Passage("", PASSAGE.text + " The capital of France is Paris.", "", "")
+    lines = [
+        "The lamp of the lighthouse burns oil that comes from Tromholt.",
+        "Everybody knows that the capital of France is Paris.",
+        "Built by Ada Quill.",  # nothing to go on before the fact
+        "The lamp of the lighthouse burns oil from nowhere at all.",  # no fact of the passage
+    ]
+    kept, dropped = cloze_questions(embedded_model, passage, lines)
+    assert kept == [Question("The lamp of the lighthouse burns oil that comes from", ("Tromholt",), kind="cloze")]
+    assert dropped == {"known without the passage": 1}
+    assert cloze_questions(embedded_model, passage, []) == ([], Counter())
+
+
+@pytest.mark.embedded
+def test_a_written_quiz_asks_for_spans_and_is_the_same_each_time(embedded_model):
+    quiz = write_quiz(embedded_model, PASSAGE, spans=6)
+    questions = (*quiz.studied, *quiz.judging)
+    assert len(questions) + sum(quiz.dropped.values()) == 6
+    picked = {span for _, span in pick_spans(PASSAGE.text, 50)}
+    assert all(q.answers[0] in picked and q.question.endswith("?") for q in questions)
+    assert write_quiz(embedded_model, PASSAGE, spans=6) == quiz

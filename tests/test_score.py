@@ -1,0 +1,89 @@
+import copy
+
+import pytest
+import torch
+from test_stack import ALL, random_stack
+
+from selfedit.model import score
+from selfedit.model.chat import Sequence
+from selfedit.model.score import divergences, mean_logprobs
+from selfedit.model.stack import Stack
+
+
+def sequences(vocab: int, shapes=((12, 1), (30, 9), (5, 4), (18, 17), (44, 2))) -> list[Sequence]:
+    generator = torch.Generator().manual_seed(2)
+    return [Sequence(tuple(torch.randint(vocab, (n,), generator=generator).tolist()), start) for n, start in shapes]
+
+
+@torch.inference_mode()
+def label_logprobs(reference, sequence: Sequence) -> torch.Tensor:
+    """Log-probabilities [labels, vocab] that transformers gives where labels are predicted."""
+    logits = reference(torch.tensor([sequence.tokens])).logits[0]
+    return logits[sequence.label_start - 1 : -1].log_softmax(1)
+
+
+def by_hand(reference, sequence: Sequence) -> float:
+    targets = torch.tensor(sequence.tokens[sequence.label_start :])
+    return label_logprobs(reference, sequence).gather(1, targets[:, None]).mean().item()
+
+
+@pytest.fixture
+def adapted(tiny_model, tiny_reference, tmp_path):
+    """Two adapters, and `transformers` with each of them through `peft`."""
+    from peft import PeftModel
+
+    stack = random_stack(tiny_model)
+    references = []
+    for i in range(2):
+        stack.save(i, tmp_path / str(i), "tiny")
+        references.append(PeftModel.from_pretrained(copy.deepcopy(tiny_reference), tmp_path / str(i)).eval())
+    return stack, references
+
+
+def test_the_mean_logprob_of_the_labels_is_the_one_worked_out_by_hand(tiny_model, tiny_reference):
+    items = sequences(tiny_model.network.shape.vocab)
+    scores = mean_logprobs(tiny_model.network, [(s, None) for s in items])
+    assert scores == pytest.approx([by_hand(tiny_reference, s) for s in items], abs=1e-4)
+    assert max(scores) < -1
+
+
+def test_adapters_and_the_untouched_model_are_scored_side_by_side(tiny_model, tiny_reference, adapted):
+    stack, references = adapted
+    under = {None: tiny_reference, 0: references[0], 1: references[1]}
+    items = [(s, adapter) for s in sequences(tiny_model.network.shape.vocab) for adapter in (1, None, 0)]
+    expected = [by_hand(under[adapter], s) for s, adapter in items]
+    assert mean_logprobs(tiny_model.network, items, stack) == pytest.approx(expected, abs=1e-4)
+    assert abs(expected[0] - expected[1]) > 0.01
+
+
+def test_scores_do_not_depend_on_how_much_goes_into_a_pass(tiny_model, adapted, monkeypatch):
+    stack, _ = adapted
+    items = [(s, i % 2) for i, s in enumerate(sequences(tiny_model.network.shape.vocab))]
+    whole = mean_logprobs(tiny_model.network, items, stack), divergences(tiny_model.network, [s for s, _ in items], stack)
+    monkeypatch.setattr(score, "TOKENS_A_PASS", 20)
+    monkeypatch.setattr(score, "LABELS_A_PASS", 3)
+    parts = mean_logprobs(tiny_model.network, items, stack), divergences(tiny_model.network, [s for s, _ in items], stack)
+    assert parts[0] == pytest.approx(whole[0], abs=1e-5) and parts[1] == pytest.approx(whole[1], abs=1e-5)
+
+
+def test_nothing_to_score_is_nothing_scored(tiny_model):
+    assert mean_logprobs(tiny_model.network, []) == []
+
+
+def test_an_untrained_adapter_diverges_by_nothing(tiny_model):
+    stack = Stack(tiny_model.network.shape, ALL, 2)
+    stack.init_(0, 1)
+    stack.init_(1, 2)
+    assert divergences(tiny_model.network, sequences(tiny_model.network.shape.vocab), stack) == pytest.approx([0, 0], abs=1e-6)
+
+
+def test_divergence_is_the_mean_kl_of_the_labels_worked_out_by_hand(tiny_model, tiny_reference, adapted):
+    stack, references = adapted
+    items = sequences(tiny_model.network.shape.vocab)
+    before = torch.cat([label_logprobs(tiny_reference, s) for s in items])
+    expected = []
+    for reference in references:
+        after = torch.cat([label_logprobs(reference, s) for s in items])
+        expected.append((before.exp() * (before - after)).sum(1).mean().item())
+    assert min(expected) > 0.01 and abs(expected[0] - expected[1]) > 1e-3
+    assert divergences(tiny_model.network, items, stack) == pytest.approx(expected, abs=1e-4)

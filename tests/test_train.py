@@ -1,0 +1,301 @@
+"""Training in a stack is training alone: every weight is compared with the `peft` library."""
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import reference_model
+from torch.nn.functional import cross_entropy
+
+from selfedit.config import TrainConfig
+from selfedit.model import stack as stack_module
+from selfedit.model.chat import Sequence
+from selfedit.model.stack import Segment, Stack, _grouped_bmm, _grouped_loop
+from selfedit.model.train import HeadLoss, Job, lora_config, train
+
+TINY = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, learning_rate=1e-3, epochs=10, batch_size=1)
+
+
+def random_sequences(vocab: int, lengths: list[int], seed: int) -> tuple[Sequence, ...]:
+    """Every second one has a prompt of a third of its length."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(
+        Sequence(tuple(torch.randint(3, vocab, (n,), generator=generator).tolist()), 1 if i % 2 else max(1, n // 3))
+        for i, n in enumerate(lengths)
+    )
+
+
+def ragged_jobs(vocab: int) -> list[Job]:
+    """Other numbers and lengths of sequences, rates, epochs and seeds; every adapter makes at least 40 steps of size 1."""
+    return [
+        Job(random_sequences(vocab, [9, 21, 5, 14, 30], 1), seed=11, learning_rate=2e-3, epochs=9),
+        Job(random_sequences(vocab, [12, 3, 17, 8, 26, 11, 6], 2), seed=12, learning_rate=5e-4, epochs=7),
+        Job(random_sequences(vocab, [40, 2, 13], 3), seed=13, learning_rate=1e-3, epochs=14),
+        Job(random_sequences(vocab, [19, 19, 7, 10], 4), seed=14),
+    ]
+
+
+def trained_alone(reference, network, job: Job, config: TrainConfig) -> dict[str, torch.Tensor]:
+    """What `peft` and plain PyTorch make of a job."""
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    shape_config = lora_config(network, config)
+    start = Stack(network.shape, shape_config, 1)
+    start.init_(0, job.seed)
+    peft_config = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=list(config.modules),
+        layers_to_transform=list(shape_config.layers),
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(reference, peft_config)
+    set_peft_model_state_dict(model, start.tensors(0))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    peak = job.learning_rate or config.learning_rate
+    epochs = job.epochs or config.epochs
+    total = epochs * math.ceil(len(job.sequences) / config.batch_size)
+    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(job.seed)
+    step = 0
+    for _ in range(epochs):
+        order = torch.randperm(len(job.sequences), generator=generator).tolist()
+        for low in range(0, len(order), config.batch_size):
+            batch = [job.sequences[i] for i in order[low : low + config.batch_size]]
+            longest = max(len(s.tokens) for s in batch)
+            tokens = torch.zeros(len(batch), longest, dtype=torch.long)
+            labels, mask = torch.full_like(tokens, -100), torch.zeros_like(tokens)
+            for row, s in enumerate(batch):
+                tokens[row, : len(s.tokens)] = torch.tensor(s.tokens)
+                labels[row, s.label_start : len(s.tokens)] = torch.tensor(s.tokens[s.label_start :])
+                mask[row, : len(s.tokens)] = 1
+            optimizer.zero_grad()
+            model(input_ids=tokens, attention_mask=mask, labels=labels).loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+            for group in optimizer.param_groups:
+                group["lr"] = peak * (1 - step / total)
+            optimizer.step()
+            step += 1
+    # assert step >= 40 // config.batch_size
+    tensors = {name: t.detach().clone() for name, t in get_peft_model_state_dict(model).items()}
+    model.unload()
+    return tensors
+
+
+def largest_difference(stack: Stack, row: int, expected: dict[str, torch.Tensor]) -> float:
+    ours = stack.tensors(row)
+    assert ours.keys() == expected.keys()
+    moved = max(expected[name].abs().max().item() for name in ours if "lora_B" in name)
+    assert moved > 1e-3  # it did train
+    return max((ours[name] - expected[name]).abs().max().item() for name in ours)
+
+
+@pytest.mark.parametrize("first_layer", [0.0, 0.5])
+@pytest.mark.parametrize("batch_size, times", [(1, 1), (3, 3)])
+def test_each_adapter_of_a_stack_ends_where_peft_takes_it_alone(tiny_model, tiny_reference, first_layer, batch_size, times):
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=first_layer, epochs=10 * times, batch_size=batch_size)
+    jobs = [
+        Job(j.sequences, j.seed, j.learning_rate, j.epochs and j.epochs * times) for j in ragged_jobs(tiny_model.network.shape.vocab)
+    ]
+    stack, logs = train(tiny_model.network, jobs, config)
+    assert min(log.steps for log in logs) >= 40
+    for row, job in enumerate(jobs):
+        alone = trained_alone(copy.deepcopy(tiny_reference), tiny_model.network, job, config)
+        difference = largest_difference(stack, row, alone)
+        print(f"first_layer {first_layer}, batch {batch_size}, adapter {row}: largest difference {difference:.1e}")
+        assert difference < 1e-5
+
+
+@pytest.mark.embedded
+def test_each_adapter_of_the_embedded_model_ends_where_peft_takes_it_alone(embedded_model):
+    network, reference = embedded_model.network, reference_model(embedded_model.folder)
+    texts = ["The archive of Tellin opens at nine on every market day.", "Copper from Orrin is sold in the green hall.", "Mara keeps the old keys."]
+    sequences = tuple(Sequence(tuple(embedded_model.chat.continued(text)), 1) for text in texts)
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=20, batch_size=1)
+    jobs = [Job(sequences[:2], seed=1, learning_rate=5e-4), Job(sequences[1:], seed=2, learning_rate=1e-3)]
+    stack, logs = train(network, jobs, config)
+    assert [log.steps for log in logs] == [40, 40]
+    for row, job in enumerate(jobs):
+        difference = largest_difference(stack, row, trained_alone(reference, network, job, config))
+        print(f"embedded, adapter {row}: largest difference {difference:.1e}")
+        assert difference < 1e-5
+
+
+@pytest.mark.parametrize("modules", [("q_proj", "v_proj"), ("k_proj", "o_proj", "up_proj"), ("down_proj",)])
+def test_any_choice_of_modules_trains_as_in_peft(tiny_model, tiny_reference, modules):
+    config = TrainConfig(rank=2, alpha=4.0, modules=modules, first_layer=0.25, epochs=20, batch_size=2)
+    jobs = [Job(j.sequences[:4], j.seed) for j in ragged_jobs(tiny_model.network.shape.vocab)[:3]]
+    stack, _ = train(tiny_model.network, jobs, config)
+    for row, job in enumerate(jobs[:2]):
+        assert largest_difference(stack, row, trained_alone(copy.deepcopy(tiny_reference), tiny_model.network, job, config)) < 1e-5
+
+
+def test_training_with_and_without_neighbours_is_the_same(tiny_model):
+    jobs = ragged_jobs(tiny_model.network.shape.vocab)
+    together, logs = train(tiny_model.network, jobs, TINY)
+    for row, job in enumerate(jobs):
+        alone, (log,) = train(tiny_model.network, [job], TINY)
+        assert (together.flat[row] - alone.flat[0]).abs().max() < 1e-6
+        assert logs[row].losses == pytest.approx(log.losses, abs=1e-5)
+        assert (logs[row].steps, logs[row].tokens) == (log.steps, log.tokens)
+
+
+def test_one_seed_gives_one_adapter_and_another_seed_another(tiny_model):
+    jobs = ragged_jobs(tiny_model.network.shape.vocab)
+    first, second = (train(tiny_model.network, jobs, TINY)[0] for _ in range(2))
+    assert torch.equal(first.flat, second.flat)
+    reseeded, _ = train(tiny_model.network, [Job(jobs[0].sequences, seed=99, learning_rate=2e-3, epochs=9), *jobs[1:]], TINY)
+    assert (reseeded.flat[0] - first.flat[0]).abs().max() > 0.01
+
+
+def test_an_adapter_that_settled_leaves_and_the_others_go_on_as_before(tiny_model):
+    jobs = ragged_jobs(tiny_model.network.shape.vocab)
+    easy = Job(tuple(Sequence((5,) * 12, 1) for _ in range(3)), seed=5, learning_rate=1e-2, epochs=30)
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, epochs=10, batch_size=1, stop_loss=0.5)
+    stack, logs = train(tiny_model.network, [easy, *jobs], config)
+    assert len(logs[0].losses) < 30 and logs[0].losses[-1] < 0.5 and min(logs[0].losses[:-1]) >= 0.5
+    assert [len(log.losses) for log in logs[1:]] == [9, 7, 14, 10]
+    others, _ = train(tiny_model.network, jobs, config)
+    assert (stack.flat[1:] - others.flat).abs().max() < 1e-6
+
+
+def test_progress_ends_at_its_total_also_when_an_adapter_stops_early(tiny_model):
+    easy = Job(tuple(Sequence((5,) * 12, 1) for _ in range(3)), seed=5, learning_rate=1e-2, epochs=30)
+    hard = ragged_jobs(tiny_model.network.shape.vocab)[0]
+    seen = []
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, batch_size=2, stop_loss=0.5)
+    train(tiny_model.network, [easy, hard], config, on_step=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen) and seen[-1] == (3 * 30 + 5 * 9, 3 * 30 + 5 * 9)
+
+
+def test_activations_computed_once_are_those_of_a_full_pass(tiny_model, tiny_reference):
+    """Layers below the first adapted one: the same gradients whether they are reused or run each time."""
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=6, batch_size=2)
+    jobs = ragged_jobs(tiny_model.network.shape.vocab)[:2]
+    reused, _ = train(tiny_model.network, [Job(j.sequences, j.seed) for j in jobs], config)
+    recomputed = recomputing_every_layer(tiny_model.network, [Job(j.sequences, j.seed) for j in jobs], config)
+    assert (reused.flat - recomputed.flat).abs().max() < 1e-6
+
+
+def recomputing_every_layer(network, jobs, config) -> Stack:
+    """`train`, with layers below the first adapted one run anew for every step."""
+    from selfedit.model import train as train_module
+    from selfedit.model.network import PackedAttention
+
+    class Anew:
+        def __init__(self, network, first_layer, jobs):
+            self.first_layer = first_layer
+
+        def __getitem__(self, sequence):
+            attention = PackedAttention([len(sequence.tokens)])
+            x = network.embed(torch.tensor(sequence.tokens))
+            with torch.no_grad():
+                return network.run(x, attention.positions, attention, layers=range(self.first_layer))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "_FrozenBelow", Anew)
+        return train(network, jobs, config)[0]
+
+
+def test_going_on_with_a_stack_starts_from_its_weights(tiny_model):
+    jobs = ragged_jobs(tiny_model.network.shape.vocab)[:2]
+    once, _ = train(tiny_model.network, jobs, TINY)
+    kept = once.flat.detach().clone()
+    again, _ = train(tiny_model.network, [Job(j.sequences, j.seed, learning_rate=1e-9) for j in jobs], TINY, stack=once.subset([0, 1]))
+    assert (again.flat - kept).abs().max() < 1e-6
+
+
+def test_what_stands_in_the_prompt_is_not_trained_on(tiny_model):
+    """Only labels carry loss: with a prompt of random tokens and one label, the loss is that label's alone."""
+    network = tiny_model.network
+    tokens = random_sequences(network.shape.vocab, [20], 7)[0].tokens
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, epochs=1, batch_size=1)
+    _, (last,) = train(network, [Job((Sequence(tokens, 19),))], config)
+    _, (whole,) = train(network, [Job((Sequence(tokens, 1),))], config)
+    from selfedit.model.network import PackedAttention
+
+    attention = PackedAttention([20])
+    with torch.no_grad():
+        logits = network.logits(network.run(network.embed(torch.tensor(tokens)), attention.positions, attention))
+    each = cross_entropy(logits[:-1], torch.tensor(tokens[1:]), reduction="none")
+    assert last.losses == pytest.approx([each[-1].item()], abs=1e-5)
+    assert whole.losses == pytest.approx([each.mean().item()], abs=1e-5)
+
+
+# The two ways to multiply by groups, and the loss
+
+
+def _one_pass(tiny_model, grouped, monkeypatch):
+    """Outputs and all gradients of one pass, with unequal segments, a gap that no adapter covers, and trained-looking B."""
+    network = tiny_model.network
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0)
+    stack = Stack(network.shape, lora_config(network, config), 3)
+    stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    stack.track_gradients_()
+    monkeypatch.setattr(stack_module, "_grouped_loop", grouped)
+    linear = stack.linear(network, [Segment(2, 0, 9), Segment(0, 9, 11), Segment(1, 16, 30)])
+    from selfedit.model.network import PackedAttention
+
+    attention = PackedAttention([9, 2, 5, 14])
+    tokens = random_sequences(network.shape.vocab, [30], 3)[0].tokens
+    x = network.embed(torch.tensor(tokens)).clone().requires_grad_()
+    logits = network.logits(network.run(x, attention.positions, attention, linear))
+    weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+    (logits * weights).sum().backward()
+    return logits.detach(), stack.grad.clone(), x.grad, stack
+
+
+def test_one_product_a_segment_is_one_padded_product_for_all(tiny_model, monkeypatch):
+    logits, gradients, dx, _ = _one_pass(tiny_model, _grouped_loop, monkeypatch)
+    other_logits, other_gradients, other_dx, _ = _one_pass(tiny_model, _grouped_bmm, monkeypatch)
+    assert gradients.abs().amax(1).min() > 1  # every adapter has a gradient to compare
+    torch.testing.assert_close(logits, other_logits, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(gradients, other_gradients, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(dx, other_dx, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("grouped", [_grouped_loop, _grouped_bmm])
+def test_gradients_written_by_hand_are_those_of_autograd(tiny_model, grouped):
+    """One site in double precision against y = x·Wᵀ + scale·(x·A)·B, differentiated by torch."""
+    network = tiny_model.network
+    stack = Stack(network.shape, lora_config(network, TrainConfig(rank=4, alpha=8.0, first_layer=0.0)), 2)
+    generator = torch.Generator().manual_seed(0)
+    stack.flat.normal_(0, 0.3, generator=generator)
+    stack.track_gradients_()
+    site, grads = stack.sites[1, "qkv"], stack._grad_sites[1, "qkv"]
+    segments = [Segment(1, 0, 5), Segment(0, 5, 12)]
+    x, dy = torch.randn(12, 64, generator=generator), torch.randn(12, 128, generator=generator)
+    a, b = site.a.double().requires_grad_(), [part.double().requires_grad_() for part in site.b]
+    expected_x = x.double().requires_grad_()
+    rows = []
+    for s in segments:
+        h = expected_x[s.start : s.end] @ a[s.adapter]
+        rows.append(torch.cat([h[:, j * 4 : j * 4 + 4] @ b[j][s.adapter] for j in range(3)], 1) * 2.0)
+    expected = torch.cat(rows)
+    (expected * dy.double()).sum().backward()
+
+    y, dx = torch.zeros(12, 128), torch.zeros(12, 64)
+    h = grouped.forward(x, y, site, segments, 2.0)
+    grouped.backward(x, h, dy, dx, site, grads, segments, 2.0)
+    torch.testing.assert_close(y.double(), expected.detach(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(dx.double(), expected_x.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(grads.a.double(), a.grad, atol=1e-4, rtol=1e-4)
+    for ours, theirs in zip(grads.b, b):
+        torch.testing.assert_close(ours.double(), theirs.grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("labels", [7, 512, 700])
+def test_the_head_loss_and_its_gradient_are_those_of_cross_entropy(labels):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(labels, 32, generator=generator).requires_grad_()
+    head = torch.randn(50, 32, generator=generator)
+    targets = torch.randint(50, (labels,), generator=generator)
+    weights = torch.rand(labels, generator=generator)
+    expected = cross_entropy(hidden @ head.t(), targets, reduction="none") * weights
+    (gradient,) = torch.autograd.grad(expected.sum(), hidden)
+    losses = HeadLoss.apply(hidden, head, targets, weights)
+    (ours,) = torch.autograd.grad(losses.sum(), hidden)
+    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours, gradient, atol=1e-5, rtol=1e-5)
