@@ -181,14 +181,23 @@ def test_a_question_is_searched_for_inventions_too():
 @pytest.mark.embedded
 def test_a_question_is_kept_if_its_answer_needs_the_passage(embedded_model):
     needs_it = Question("Who built the Vellmar Lighthouse?", ("Ada Quill",))
-    known = Question("What is the capital of France?", ("Paris",))
     not_in_it = Question("What does the keeper eat on Sundays?", ("pickled turnips",))
-    passage = Passage("", PASSAGE.text + " Paris is the capital of France.", "", "")
-    kept, dropped = check(embedded_model, passage, [needs_it, known, not_in_it])
-    assert kept == [needs_it]
-    assert dropped == {"known without the passage": 1, "not answered with the passage in view": 1}
-    assert "Ada Quill" in open_book(passage, needs_it.question)
-    assert check(embedded_model, passage, []) == ([], Counter())
+    kept, dropped = check(embedded_model, PASSAGE, [needs_it, not_in_it])
+    assert (kept, dropped) == ([needs_it], {"not answered with the passage in view": 1})
+    assert check(embedded_model, PASSAGE, []) == ([], Counter())
+
+
+@pytest.mark.embedded
+def test_a_question_that_the_untouched_model_answers_is_dropped(embedded_model):
+    france = Passage("France", "France is a country in Europe. The capital of France is Paris.", "", "")
+    known = Question("What is the capital of France?", ("Paris",))
+    assert check(embedded_model, france, [known]) == ([], Counter({"known without the passage": 1}))
+
+
+def test_with_the_passage_in_view_both_its_title_and_its_text_stand_before_the_question():
+    seen = open_book(PASSAGE, "Who built it?")
+    assert seen.startswith("The Vellmar Lighthouse\n\nThe Vellmar Lighthouse was built in 1874")
+    assert seen.endswith("Who built it?")
 
 
 @pytest.mark.embedded
@@ -210,7 +219,7 @@ def test_the_end_of_a_line_is_a_cloze_question_unless_it_is_a_guess(embedded_mod
 def test_a_written_quiz_asks_for_spans_and_is_the_same_each_time(embedded_model):
     quiz = write_quiz(embedded_model, PASSAGE, spans=6)
     questions = (*quiz.studied, *quiz.judging)
-    assert len(questions) + sum(quiz.dropped.values()) == 6
+    assert len(questions) + sum(quiz.dropped.values()) == len(pick_spans(PASSAGE.text, 6)) == 5
     picked = {span for _, span in pick_spans(PASSAGE.text, 50)}
     assert all(q.answers[0] in picked and q.question.endswith("?") for q in questions)
     assert write_quiz(embedded_model, PASSAGE, spans=6) == quiz

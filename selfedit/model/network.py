@@ -285,19 +285,38 @@ class PackedAttention:
             if index is None:
                 return o
             rows, slots = index
-            o = o.index_select(0, slots)
-            if len(self.buckets) == 1:
-                return o
-            out = (q.new_zeros(tokens, heads * size) if out is None else out).index_copy(0, rows, o)
+            moved = Move.apply(o, slots, rows, tokens)
+            out = moved if out is None else out + moved
         return out
 
     def _pad(self, x: Tensor, count: int, longest: int, index) -> Tensor:
         """[T, H, D] → [count, H, longest, D]."""
         if index is not None:
-            rows, slots = index
-            picked = x if len(self.buckets) == 1 else x.index_select(0, rows)
-            x = x.new_zeros(count * longest, *x.shape[1:]).index_copy(0, slots, picked)
+            x = Move.apply(x, *index, count * longest)
         return x.view(count, longest, *x.shape[1:]).transpose(1, 2)
+
+
+class Move(torch.autograd.Function):
+    """Rows `source` of x become rows `target` of a matrix of `size` rows, zeros elsewhere; no row is named twice.
+
+    That is why the gradient is the same move back; autograd's own would add up row by row, many times slower.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, source: Tensor, target: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(source, target)
+        ctx.size = x.shape[0]
+        return _moved(x, source, target, size)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        source, target = ctx.saved_tensors
+        return _moved(grad, target, source, ctx.size), None, None, None
+
+
+def _moved(x: Tensor, source: Tensor, target: Tensor, size: int) -> Tensor:
+    picked = x.index_select(0, source)
+    return x.new_zeros(size, *x.shape[1:]).index_copy_(0, target, picked)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -40,11 +40,12 @@ def divergences(network: Network, sequences: SequenceOf[Sequence], stack: Stack)
     totals = [0.0] * stack.count
     for part in _passes(range(len(sequences)), [len(s.tokens) for s in sequences]):
         own = [sequences[i] for i in part]
-        before = _label_states(network, own, [None] * len(own), None)
+        before = _label_states(network, own, [None] * len(own), None).split(LABELS_A_PASS)
+        untouched = [network.logits(h).float().log_softmax(1) for h in before]
         for adapter in range(stack.count):
-            after = _label_states(network, own, [adapter] * len(own), stack)
-            for h, g in zip(before.split(LABELS_A_PASS), after.split(LABELS_A_PASS)):
-                p, q = network.logits(h).float().log_softmax(1), network.logits(g).float().log_softmax(1)
+            after = _label_states(network, own, [adapter] * len(own), stack).split(LABELS_A_PASS)
+            for p, h in zip(untouched, after):
+                q = network.logits(h).float().log_softmax(1)
                 totals[adapter] += (p.exp() * (p - q)).sum().item()
     labels = sum(s.labels for s in sequences)
     return [total / labels for total in totals]
