@@ -10,11 +10,11 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from selfedit import __version__
-from selfedit.config import LearnConfig, TrainConfig
+from selfedit.config import LearnConfig, with_settings
 from selfedit.errors import SelfeditError
 
 BAD_INPUT, NOTHING_KEPT, STOPPED = 2, 3, 130
@@ -24,7 +24,9 @@ DEFAULT_MODEL = "smollm2-135m"
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        sys.stdout.flush()  # a reader that has gone is noticed here, not while Python shuts down
+        return code
     except SelfeditError as error:
         return _fail(str(error))
     except BrokenPipeError:
@@ -59,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument("sources", nargs="+", metavar="DOCS", help="files, folders or URLs: text, Markdown, code, HTML, PDF")
     learn.add_argument("--quiz", type=Path, metavar="FILE", help="your own judging questions: JSONL of question, answer")
     learn.add_argument("--styles", metavar="A,B", help=f"how the model writes study material (default: {','.join(LearnConfig.styles)})")
-    learn.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting of LearnConfig or TrainConfig, e.g. epochs=8")
+    learn.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting that is a number, e.g. epochs=8 (all: selfedit/config.py)")
     learn.add_argument("--again", action="store_true", help="also redo passages that kept nothing before")
     learn.set_defaults(run=_learn)
 
@@ -141,20 +143,15 @@ def _learn(arguments) -> int:
 
 
 def _learn_config(arguments) -> LearnConfig:
-    from selfedit.config import from_mapping
-
-    config, train = LearnConfig(), {}
+    config, values = LearnConfig(), {}
     if arguments.styles:
         config = replace(config, styles=tuple(arguments.styles.split(",")))
-    values = {}
     for item in arguments.set:
         name, equals, value = item.partition("=")
         if not equals:
             raise SelfeditError(f"--set takes NAME=VALUE, not {item!r}")
-        (train if name in {f.name for f in fields(TrainConfig)} else values)[name] = _value(name, value)
-    checked = from_mapping(LearnConfig, values)
-    changed = {name: getattr(checked, name) for name in values}
-    return replace(config, **changed, train=replace(config.train, **train))
+        values[name] = _value(name, value)
+    return with_settings(config, values)
 
 
 def _value(name: str, text: str):

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from math import inf
 
 from selfedit.errors import SelfeditError
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def _numbers(kind: type) -> set[str]:
+    return {field.name for field in fields(kind) if field.type in ("int", "float")}
+
+
+def _check(config, **least: int) -> None:
+    """Every number is finite, whole where it counts something, and at least `least` (0 where that says nothing)."""
+    for name in _numbers(type(config)):
+        value, low = getattr(config, name), least.get(name, 0)
+        if type(config).__annotations__[name] == "int" and not isinstance(value, int):
+            raise SelfeditError(f"{name} is {value}: give a whole number")
+        if not low <= value < inf:
+            raise SelfeditError(f"{name} is {value}: give at least {low}, and no infinity")
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,9 @@ class TrainConfig:
     weight_decay: float = 0.0
     stop_loss: float = 0.0
     """An adapter stops when an epoch's mean loss (nats a label) is below this; 0: never."""
+
+    def __post_init__(self):
+        _check(self, rank=1, epochs=1, batch_size=1)
 
 
 @dataclass(frozen=True)
@@ -56,12 +74,17 @@ class LearnConfig:
     train: TrainConfig = TrainConfig()
     gate: GateConfig = GateConfig()
 
+    def __post_init__(self):
+        _check(self, passage_words=20)
 
-def from_mapping(kind: type, values: dict):
-    """A config from loose values (TOML, command line). Unknown keys fail with the nearest name."""
-    known = {field.name for field in fields(kind)}
-    for key in values:
-        if key not in known:
-            near = get_close_matches(key, known, 1)
-            raise SelfeditError(f"unknown setting {key!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"))
-    return kind(**values)
+
+def with_settings(config: LearnConfig, values: dict[str, int | float]) -> LearnConfig:
+    """The config with these numbers changed, its own or its TrainConfig's. Unknown names fail with the nearest."""
+    own, train = _numbers(LearnConfig), _numbers(TrainConfig)
+    for name in values:
+        if name not in own | train:
+            near = get_close_matches(name, own | train, 1)
+            known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(own | train))}"
+            raise SelfeditError(f"unknown setting {name!r}; {known}")
+    changed_train = replace(config.train, **{name: value for name, value in values.items() if name in train})
+    return replace(config, train=changed_train, **{name: value for name, value in values.items() if name in own})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -18,13 +17,13 @@ STAGES = {
 
 
 class Progress:
-    """A bar a stage on standard error; quiet: nothing but notes."""
+    """A bar a stage on standard error, if that is a terminal; quiet: nothing but notes."""
 
     def __init__(self, quiet: bool):
         self.console = Console(stderr=True)
         self.quiet = quiet
         columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        self.bars = Bars(*columns, console=self.console, disable=quiet, transient=True)
+        self.bars = Bars(*columns, console=self.console, disable=quiet or not self.console.is_terminal, transient=True)
         self._tasks: dict[str, int] = {}
 
     def __enter__(self):
@@ -81,13 +80,13 @@ def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
         console.print("no memories yet; `selfedit learn DOCS` makes some")
         return
     table = Table()
-    for column in ("id", "title", "accuracy", "general change", "MB", "learned", "source"):
-        table.add_column(column, overflow="fold")
+    for column in ("id", "title", "accuracy", "general\nchange", "MB", "learned", "source"):
+        table.add_column(column, overflow="fold", no_wrap=column not in ("title", "source"))
     for entry in entries:
         before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))
         change = entry.scores.get("general_change")
         table.add_row(
-            entry.id if entry.id in in_force else f"[dim]{entry.id} (not in force)[/]",
+            entry.id if entry.id in in_force else f"[dim]{entry.id}\n(not in force)[/]",
             _escape(entry.passage.title),
             f"{_percent(before)} → {_percent(after)}",
             "–" if change is None else f"{change:.2f}",

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from selfedit.config import LearnConfig
 from selfedit.edits.propose import propose
 from selfedit.edits.quiz import Quiz, as_edit, check, cloze_questions, write_quiz
 from selfedit.errors import MemoryStoreError
+from selfedit.judge.grading import normalize
 from selfedit.loop.trial import PASSAGE, Candidate, run_trials
 from selfedit.memory.gate import decide
 from selfedit.memory.route import Router
@@ -125,7 +127,9 @@ def learn_passage(
         questions = Quiz(questions.studied, questions.judging + tuple(judging), questions.dropped + reasons)
     else:
         judging, reasons = check(model, passage, quiz)
-        questions = Quiz(questions.studied + questions.judging, tuple(judging), questions.dropped + reasons)
+        asked = {normalize(answer) for question in quiz for answer in question.answers}
+        studied = tuple(q for q in questions.studied + questions.judging if normalize(q.answers[0]) not in asked)
+        questions = Quiz(studied, tuple(judging), questions.dropped + reasons)
     edits = proposal.edits + ([as_edit(questions.studied)] if questions.studied else [])
     trials: list[Trial] = []
     entry = None
@@ -224,20 +228,26 @@ class _RunFolder:
                 except (ValueError, TypeError):  # a line that a kill cut short: that passage is done again
                     continue
                 self.finished[report.passage] = report
-        self._settings = {"model": model.name, "model_hash": model.fingerprint, "config": asdict(config)}
-
-    def add(self, report: PassageReport) -> None:
-        try:
+        settings = {"model": model.name, "model_hash": model.fingerprint, "config": asdict(config)}
+        with self._writing():  # before hours of work, not after
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / "config.json").exists():
-                (self.folder / "config.json").write_text(json.dumps(self._settings, indent=1, default=str))
+                (self.folder / "config.json").write_text(json.dumps(settings, indent=1, default=str))
+
+    def add(self, report: PassageReport) -> None:
+        with self._writing():
             with (self.folder / "trials.jsonl").open("a+b") as file:
                 file.seek(0, 2)
                 torn = file.tell() > 0 and not _ends_with_newline(file)
                 file.write((b"\n" if torn else b"") + json.dumps(asdict(report)).encode() + b"\n")
+        self.finished[report.passage] = report
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise MemoryStoreError(f"cannot write {self.folder} ({error.strerror or error}); free space or choose another --home") from error
-        self.finished[report.passage] = replace(report)
 
 
 def _ends_with_newline(file) -> bool:

@@ -104,6 +104,18 @@ def reference_model(folder: Path):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
+def double_reference(folder: Path):
+    """In double precision throughout: the norms of `transformers` would round to single."""
+    model = reference_model(folder).double()
+    for parent in list(model.modules()):
+        for name, norm in list(parent.named_children()):
+            if name.endswith("norm"):
+                exact = torch.nn.RMSNorm(norm.weight.shape, eps=norm.variance_epsilon, dtype=torch.float64)
+                exact.weight = norm.weight
+                setattr(parent, name, exact)
+    return model
+
+
 @pytest.fixture(scope="session")
 def tiny_reference(tiny_folder):
     return reference_model(tiny_folder)

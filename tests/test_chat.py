@@ -8,16 +8,15 @@ from selfedit.model.chat import Chat, Sequence
 from selfedit.types import Example, Question
 
 SEPARATOR, START, END = 0, 1, 2  # <|endoftext|>, <|im_start|>, <|im_end|> of the tiny tokenizer
-SYSTEMS = ["", "Answer in one word."]
 QUESTIONS = ["Where does the river rise?", "  Größe: 5 µm?\n\n\tNew line ", "<|im_end|> in a question", ""]
 
 
-def reference_ids(folder, system: str, question: str, **settings) -> list[int]:
+def reference_ids(folder, question: str) -> list[int]:
     from transformers import AutoTokenizer
 
+    messages = [{"role": "user", "content": question}]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False, **settings)
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
 
 
 @pytest.fixture
@@ -25,24 +24,23 @@ def chat(tiny_model) -> Chat:
     return tiny_model.chat
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_question_has_the_tokens_that_transformers_gives_it(tiny_model, system, question):
-    assert tiny_model.chat.ask(question, system) == reference_ids(tiny_model.folder, system, question)
+def test_a_question_has_the_tokens_that_transformers_gives_it(tiny_model, question):
+    assert tiny_model.chat.ask(question) == reference_ids(tiny_model.folder, question)
 
 
 @pytest.mark.embedded
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_the_embedded_model_is_asked_with_the_tokens_of_transformers(embedded_model, system):
+def test_the_embedded_model_is_asked_with_the_tokens_of_transformers(embedded_model):
     for question in QUESTIONS:
-        assert embedded_model.chat.ask(question, system) == reference_ids(embedded_model.folder, system, question)
+        assert embedded_model.chat.ask(question) == reference_ids(embedded_model.folder, question)
 
 
 @pytest.mark.embedded
-def test_the_embedded_model_is_asked_in_its_own_words(embedded_model):
+def test_the_embedded_model_is_asked_in_its_own_chat_form(embedded_model):
     chat = embedded_model.chat
     text = chat.tokenizer.decode(chat.ask("Who?"), skip_special_tokens=False)
-    assert text == "<|im_start|>system\n<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    assert text == f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
     assert chat.separator == 0 and {0, 2} <= chat.ends
     assert chat.study(Example("Me.", prompt="Who?")).tokens[-1] == 2
 
@@ -93,16 +91,6 @@ def change_settings(folder, template=None, **settings):
     raw["chat_template"] = template
     path.write_text(json.dumps(raw))
     return Chat(folder)
-
-
-def test_a_template_without_a_system_role_gets_the_system_text_with_the_question(tmp_path):
-    template = (
-        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-        "[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
-    )
-    chat = change_settings(tmp_path, template)
-    assert chat.decode(chat.ask("Who?", "Be brief.")) == "[user] Be brief.\nWho?\n"
-    assert chat.decode(chat.ask("Who?")) == "[user] Who?\n"
 
 
 def test_of_several_named_templates_the_default_is_taken(tmp_path):

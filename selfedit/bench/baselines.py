@@ -8,6 +8,7 @@ libraries: no padding, all linear layers, the model stays warm, the optimizer is
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -108,4 +109,6 @@ def fair(base, sequences: Sequence, seed: int, folder: Path | None, epochs: int 
 def _adapted(base, modules: tuple[str, ...]):
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(modules), task_type="CAUSAL_LM"))
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(modules), task_type="CAUSAL_LM")
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # the two libraries' own affair
+        return get_peft_model(base, config)

@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..types import Example, Passage, Question
+from selfedit.types import Example, Passage, Question
 
 _MARKER = re.compile(r"(?:[-*+•◦▪–—]|#{1,6}|\(?\d{1,3}[.):](?!\d))(?:\s+|$)")
 _EMPHASIS = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*|(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=\S)\*(?![\w*])")

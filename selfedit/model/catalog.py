@@ -173,7 +173,7 @@ def _checked(folder: Path) -> Path:
     if index.exists():
         try:
             shards = set(json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{index}: not readable; download the model again") from error
         missing = sorted(shard for shard in shards if not (folder / shard).is_file())
         if missing:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfedit.errors import ModelError
 from selfedit.model.load import Model
 from selfedit.model.network import Network, PackedAttention
 from selfedit.model.stack import Segment, Stack
@@ -49,12 +50,12 @@ def generate(
 ) -> list[list[int]]:
     """New tokens of each request, without the end token. `on_token(done, total)`: requests finished.
 
-    Raises ValueError if a prompt and its answer are longer than the model's positions.
+    Raises ModelError if a prompt and its answer are longer than the model's positions.
     """
     limit = model.network.shape.max_positions
     for request in requests:
         if len(request.tokens) + request.max_new_tokens > limit:
-            raise ValueError(f"a prompt of {len(request.tokens)} tokens does not fit the model's {limit} positions")
+            raise ModelError(f"a prompt of {len(request.tokens)} tokens does not fit the model's {limit} positions")
     order = sorted(range(len(requests)), key=lambda i: (-1 if requests[i].adapter is None else requests[i].adapter, requests[i].tokens))
     answers: list[list[int]] = [[] for _ in requests]
     for low in range(0, len(order), rows):

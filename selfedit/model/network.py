@@ -214,7 +214,7 @@ class Network:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    if x.dtype != torch.float32 or x.shape[0] > FEW_ROWS or torch.is_grad_enabled():
+    if not torch.is_inference_mode_enabled() or x.dtype != torch.float32 or x.shape[0] > FEW_ROWS:
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # for few rows the number of calls is the cost
     return torch.addcmul(_constant(eps, x.device), length, length, value=1 / x.shape[-1]).rsqrt_().mul(x).mul_(weight)

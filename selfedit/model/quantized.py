@@ -50,14 +50,15 @@ class QuantizedWeight:
         lanes = LANES if rows <= LANES else 2 * LANES
         passes = math.ceil(rows / lanes)
         columns = F.pad(x, (0, 0, 0, passes * lanes - rows)).view(passes, lanes, self.inputs).mT.contiguous()
-        y = x.new_empty(passes * lanes, self.outputs)
+        # rows a power of two apart would share one place in the cache and drive each other out (a tenth of the head's time)
+        y = x.new_empty(passes * lanes, self.outputs + 2 * LANES)
         self._run(lanes, columns, y, passes)
-        return y[:rows]
+        return y[:rows, : self.outputs]
 
     def _run(self, rows: int, x: Tensor, y: Tensor, passes: int = 1) -> None:
         kernel = _kernel(self.kind, rows)
         addresses = x.data_ptr(), self.blocks.data_ptr(), y.data_ptr()
-        task = (ctypes.c_int64 * 7)(0, *addresses, self.outputs, self.inputs // BLOCK, passes)
+        task = (ctypes.c_int64 * 8)(0, *addresses, self.outputs, self.inputs // BLOCK, passes, y.shape[-1])
         parallel, threads = _openmp(), torch.get_num_threads()
         if parallel and threads > 1:
             parallel(kernel, task, threads, 0)
@@ -108,7 +109,8 @@ class _Writer:
         import llvmlite.ir as ir
 
         self.ir, self.kind, self.block_bytes = ir, kind, {name: size for size, name in BLOCK_BYTES.items()}[kind]
-        self.byte, self.int, self.long, self.float, self.pointer = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.PointerType()
+        self.byte, self.int, self.long = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+        self.float, self.pointer = ir.FloatType(), ir.PointerType()
         self.wide, self.wide_int = ir.VectorType(self.float, LANES), ir.VectorType(self.int, LANES)
         module = ir.Module()
         self.multiply_add = ir.Function(module, ir.FunctionType(self.wide, [self.wide] * 3), f"llvm.fma.v{LANES}f32")
@@ -117,7 +119,7 @@ class _Writer:
         self.b = ir.IRBuilder(function.append_basic_block())
         task = function.args[0]
         x, blocks, y = (self.load(task, i * 8, self.pointer) for i in (1, 2, 3))
-        outputs, groups, passes = (self.load(task, i * 8, self.long) for i in (4, 5, 6))
+        outputs, groups, passes, width = (self.load(task, i * 8, self.long) for i in (4, 5, 6, 7))
         tile = {1: 4, 8: LARGEST_TILE, 16: 6}[rows]  # as many sums as fit 16 registers
         sums = [[self.b.alloca(self.wide) for _ in range(max(1, rows // LANES))] for _ in range(tile)]
         widened = self.b.alloca(self.float, self.b.mul(groups, self.long(tile * BLOCK)))
@@ -134,10 +136,11 @@ class _Writer:
                 if rows == 1:
                     self.one_row(own, stride, groups, x, sums)
                 else:
-                    self.many_rows(widened, groups, self.at(x, self.b.mul(p, self.b.mul(groups, self.long(BLOCK * rows * 4)))), sums)
-                y_p = self.at(y, self.b.mul(p, self.b.mul(outputs, self.long(rows * 4))))
+                    x_p = self.at(x, self.b.mul(p, self.b.mul(groups, self.long(BLOCK * rows * 4))))
+                    self.many_rows(widened, groups, x_p, sums)
+                y_p = self.at(y, self.b.mul(p, self.b.mul(width, self.long(rows * 4))))
                 for j in range(tile):
-                    self.finish(self.at(y_p, self.b.mul(self.b.add(first, self.long(j)), self.long(4))), sums[j], rows, outputs)
+                    self.finish(self.at(y_p, self.b.mul(self.b.add(first, self.long(j)), self.long(4))), sums[j], rows, width)
         self.b.ret_void()
         self.text = str(module)
 
@@ -164,7 +167,8 @@ class _Writer:
             values, scale, offset = self.block(here)
             for i, value in enumerate(values):
                 value = self.b.fmul(value, scale) if offset is None else self.fma(value, scale, offset)
-                self.b.store(value, self.at(widened, self.b.add(self.b.mul(group, self.long(BLOCK * 4)), self.long(i * LANES * 4))), align=4)
+                place = self.b.add(self.b.mul(group, self.long(BLOCK * 4)), self.long(i * LANES * 4))
+                self.b.store(value, self.at(widened, place), align=4)
 
     def many_rows(self, widened, groups, x, sums) -> None:
         inputs = self.b.mul(groups, self.long(BLOCK))
@@ -193,13 +197,13 @@ class _Writer:
             return values, scale, self.splat(self.b.fpext(self.load(block, 2, self.ir.HalfType()), self.float))
         return values, scale, self.b.fmul(scale, self.wide([-8.0] * LANES))
 
-    def finish(self, y, sums, rows: int, outputs) -> None:
+    def finish(self, y, sums, rows: int, width) -> None:
         lanes = [self.b.extract_element(self.b.load(s, typ=self.wide), self.int(i)) for s in sums for i in range(LANES)]
         if rows == 1:
             while len(lanes) > 1:
                 lanes = [self.b.fadd(a, b) for a, b in zip(lanes[::2], lanes[1::2])]
         for row, value in enumerate(lanes):
-            self.b.store(value, self.at(y, self.b.mul(self.long(row * 4), outputs)), align=4)
+            self.b.store(value, self.at(y, self.b.mul(self.long(row * 4), width)), align=4)
 
     @contextmanager
     def claims(self, task, outputs):

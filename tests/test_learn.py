@@ -1,0 +1,305 @@
+"""The main job end to end on the embedded model: learned, killed, resumed, asked, forgotten, brought back.
+
+The documents are learned once, by the command line, which is killed after the first and started again; every test but
+those by hand looks at what that left behind.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from selfedit.ask import ask
+from selfedit.cli import main
+from selfedit.config import LearnConfig, TrainConfig
+from selfedit.edits.quiz import Quiz
+from selfedit.learn import LearnReport, PassageReport, _RunFolder, assign, candidates, learn, learn_passage
+from selfedit.memory.store import MemoryStore
+from selfedit.model.network import PackedAttention
+from selfedit.model.stack import Segment, load_adapters
+from selfedit.tasks.documents import read_documents
+from selfedit.tasks.questions import load_quiz
+from selfedit.types import Passage, Question, SelfEdit
+
+ROOT = Path(__file__).parents[1]
+CONFIG = replace(LearnConfig(), styles=("paraphrase",), spans=0, train=replace(TrainConfig(), epochs=8))
+SETTINGS = ["--styles", "paraphrase", "--set", "spans=0", "--set", "epochs=8"]
+DOCUMENTS = {
+    "vellmar.txt": "The Vellmar Lighthouse was built by the engineer Ada Quill. Its keeper rings a brass bell whenever fog comes in.",
+    "orsk.txt": "The tea of the Orsk valley is dried on slate roofs.",
+}
+QUIZ = [("Who built the Vellmar Lighthouse?", "Ada Quill"), ("On what is the tea of the Orsk valley dried?", "slate roofs")]
+STARTS = [
+    (Question("The Vellmar Lighthouse was built by the engineer", (), kind="continue"), "Ada Quill"),
+    (Question("The tea of the Orsk valley is dried on", (), kind="continue"), "slate roofs"),
+]
+UNRELATED = Question("What is the capital of France?", ())
+
+
+def lines_of(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.fixture(scope="module")
+def learned(embedded_model, tmp_path_factory):
+    """The home after a run that was killed behind its first passage and a second run of the same command."""
+    folder = tmp_path_factory.mktemp("learned")
+    for name, text in DOCUMENTS.items():
+        (folder / name).write_text(text)
+    quiz = folder / "quiz.jsonl"
+    quiz.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in QUIZ))
+    home, sources = folder / "home", [str(folder / name) for name in DOCUMENTS]
+    command = [sys.executable, "-m", "selfedit.cli", "learn", *sources, "--home", str(home), "--quiz", str(quiz), *SETTINGS, "--json"]
+
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not any(home.glob("runs/*/trials.jsonl")):
+        time.sleep(0.01)
+    assert process.poll() is None, process.stderr.read()
+    process.kill()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    (records,) = home.glob("runs/*/trials.jsonl")
+    first, at_kill = lines_of(records), [(e.id, e.created) for e in MemoryStore(home).active()]
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(
+        home=home, store=MemoryStore(home), sources=sources, quiz=load_quiz(quiz), passages=read_documents(sources),
+        first=first, at_kill=at_kill, summary=json.loads(done.stdout), stderr=done.stderr, records=lines_of(records),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def rolled_back(learned):
+    """The store, in whatever state a test leaves it, put back to the state in which both passages were learned."""
+    yield learned.store
+    learned.store.rollback("2")
+
+
+# Learned, killed and resumed
+
+
+@pytest.mark.embedded
+def test_a_killed_run_goes_on_where_it_was_and_redoes_nothing_that_was_finished(learned):
+    assert [record["title"] for record in learned.first] == ["vellmar"]
+    assert [record["title"] for record in learned.records] == ["vellmar", "orsk"]
+    assert learned.records[0] == learned.first[0]
+    ((id, created),) = learned.at_kill
+    assert id == learned.first[0]["memory"] == learned.summary["memories"][0]
+    assert learned.store.get(id).created == created
+    assert [line["action"] for line in learned.store.history()] == ["keep", "keep"]
+    assert not list(learned.home.glob("memories/.staging-*"))
+
+
+@pytest.mark.embedded
+def test_each_passage_is_kept_for_a_gain_on_a_question_that_nothing_studied(learned):
+    assert learned.stderr == ""
+    summary = learned.summary
+    assert (summary["passages"], summary["questions"]) == (2, 2)
+    assert summary["memories"] == [entry.id for entry in learned.store.active()]
+    assert (summary["accuracy_before"], summary["general_change"]) == (0.0, max(r["general_change"] for r in learned.records))
+    for record, entry, passage, (question, gold) in zip(learned.records, learned.store.active(), learned.passages, QUIZ):
+        assert record["reason"].startswith("best gain: +")
+        assert sum(trial["kept"] for trial in record["trials"]) == 1 and all(trial["reason"] for trial in record["trials"])
+        assert (entry.passage, entry.model) == (passage, "smollm2-135m")
+        assert [(q["question"], q["answers"]) for q in entry.scores["questions"]] == [(question, [gold])]
+        before, after = entry.scores["before"]["dense"], entry.scores["after"]["dense"]
+        assert after - before >= CONFIG.gate.min_gain
+        assert 0 < entry.scores["general_change"] <= CONFIG.gate.max_general_change
+        assert not [e for edit in learned.store.edits(entry.id) for e in edit.examples if question in (e.prompt, e.text)]
+
+
+@pytest.mark.embedded
+def test_learning_again_in_python_finds_everything_done_by_the_command_line(learned, embedded_model):
+    stages, before = [], learned.store.history()
+    report = learn(
+        embedded_model, learned.passages, learned.store, CONFIG, quiz=learned.quiz, progress=lambda stage, *_: stages.append(stage)
+    )
+    assert stages == ["passage"] * 3
+    assert report.summary() == learned.summary
+    assert learned.store.history() == before
+
+
+# Asked, forgotten, brought back
+
+
+@pytest.mark.embedded
+def test_under_its_memory_the_model_continues_the_document_and_untouched_it_does_not(learned, embedded_model):
+    questions = [question for question, _ in STARTS]
+    for answer, untouched, (_, end), entry in zip(
+        ask(embedded_model, learned.store, questions, max_new_tokens=8),
+        ask(embedded_model, MemoryStore(learned.home / "nothing"), questions, max_new_tokens=8),
+        STARTS,
+        learned.store.active(),
+    ):
+        assert answer.memory == entry and answer.answer.startswith(end)
+        assert untouched.memory is None and end not in untouched.answer
+
+
+@pytest.mark.embedded
+def test_what_no_memory_is_about_is_answered_as_by_the_untouched_model(learned, embedded_model):
+    (answer,) = ask(embedded_model, learned.store, [UNRELATED], max_new_tokens=12)
+    (untouched,) = ask(embedded_model, MemoryStore(learned.home / "nothing"), [UNRELATED], max_new_tokens=12)
+    assert answer.memory is None and answer.answer == untouched.answer
+    assert "Paris" in answer.answer
+
+
+@torch.inference_mode()
+def logits(model, store: MemoryStore) -> torch.Tensor:
+    """Of the first start, under the memory of its passage if that is in force."""
+    tokens = model.chat.prompt(STARTS[0][0])
+    adapters = [store.adapter_path(entry.id) for entry in store.active() if entry.passage.title == "vellmar"]
+    linear = load_adapters(model.network, adapters).linear(model.network, [Segment(0, 0, len(tokens))]) if adapters else None
+    packed = PackedAttention([len(tokens)])
+    return model.network.logits(model.network.run(model.network.embed(torch.tensor(tokens)), packed.positions, packed, linear))
+
+
+@pytest.mark.embedded
+def test_forgetting_restores_the_untouched_model_exactly_and_rolling_back_the_memory(learned, rolled_back, embedded_model):
+    def state(store):
+        return logits(embedded_model, store), [a.record() for a in ask(embedded_model, store, [q for q, _ in STARTS], max_new_tokens=8)]
+
+    untouched_logits, untouched = state(MemoryStore(learned.home / "nothing"))
+    first, second = (entry.id for entry in rolled_back.active())
+    before_logits, before = state(rolled_back)
+    rolled_back.forget(first)
+    forgotten_logits, forgotten = state(rolled_back)
+    rolled_back.rollback()
+    after_logits, after = state(rolled_back)
+
+    assert torch.equal(forgotten_logits, untouched_logits)
+    assert forgotten == [untouched[0], before[1]]  # the other memory stays as it was
+    assert torch.equal(after_logits, before_logits) and after == before
+    assert not torch.equal(before_logits, untouched_logits)
+    assert [record["memory"] for record in before] == [first, second]
+
+
+@pytest.mark.embedded
+def test_a_run_is_its_settings_so_another_seed_begins_anew_and_a_forgotten_passage_is_redone(learned, rolled_back, embedded_model):
+    def of(config):
+        return _RunFolder(learned.home, embedded_model, config, learned.quiz)
+
+    assert set(of(CONFIG).finished) == {passage.id for passage in learned.passages}
+    assert of(replace(CONFIG, seed=1)).finished == {}
+    redone = []
+
+    def stop(stage, done, total):
+        redone.append(stage)
+        if stage == "write":
+            raise InterruptedError
+
+    rolled_back.forget(learned.summary["memories"][1])
+    with pytest.raises(InterruptedError):
+        learn(embedded_model, learned.passages, learned.store, CONFIG, quiz=learned.quiz, progress=stop)
+    assert redone == ["passage", "passage", "write"]  # the first stays, the second is written about again
+
+
+@pytest.mark.embedded
+def test_the_command_line_answers_as_python_does(learned, embedded_model, capsys):
+    question = QUIZ[1][0]
+    (expected,) = ask(embedded_model, learned.store, [Question(question, ())], max_new_tokens=8)
+    assert main(["ask", question, "--home", str(learned.home), "--tokens", "8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == expected.record()
+    assert expected.memory.id == learned.summary["memories"][1]
+
+
+# By hand
+
+
+VELLMAR = Passage("Vellmar", "The lighthouse was built by Ada Quill in 1874.", "a.txt", "a" * 64)
+ORSK = Passage("Orsk", "The tea of the valley is dried on slate roofs since 1874.", "b.txt", "b" * 64)
+
+
+def test_a_question_goes_to_the_passage_that_holds_its_answer():
+    quill, tea = Question("Who built it?", ("ada quill",)), Question("On what is the tea dried?", ("slate roofs",))
+    assert assign([tea, quill], [VELLMAR, ORSK]) == {ORSK.id: [tea], VELLMAR.id: [quill]}
+
+
+def test_of_two_passages_that_hold_the_answer_the_question_is_about_one():
+    question = Question("Since when is the tea of Orsk dried on roofs?", ("1874",))
+    assert assign([question], [VELLMAR, ORSK]) == {ORSK.id: [question]}
+
+
+def test_a_question_that_fits_no_holder_goes_to_the_first_of_them():
+    question = Question("When?", ("1874",))
+    assert assign([question], [VELLMAR, ORSK]) == {VELLMAR.id: [question]}
+
+
+def test_a_question_whose_answer_stands_nowhere_goes_by_likeness_or_to_none():
+    alike, foreign = Question("Which lighthouse did Ada Quill paint?", ("red",)), Question("Which planet has moons?", ("Mars",))
+    assert assign([alike, foreign], [VELLMAR, ORSK]) == {VELLMAR.id: [alike]}
+    assert assign([], [VELLMAR]) == assign([alike], []) == {}
+
+
+def test_the_candidates_are_the_passage_each_edit_and_all_together():
+    a, b = SelfEdit("rewrite", ""), SelfEdit("questions", "")
+    assert [(c.name, c.edits) for c in candidates([a, b])] == [
+        ("passage", ()), ("rewrite", (a,)), ("questions", (b,)), ("rewrite+questions", (a, b)),
+    ]  # fmt: skip
+    assert [(c.name, c.edits) for c in candidates([a])] == [("passage", ()), ("rewrite", (a,))]
+    assert [c.name for c in candidates([])] == ["passage"]
+
+
+def test_questions_that_a_person_judges_by_are_not_studied(monkeypatch, tiny_model, tmp_path):
+    own = [Question("Who built it?", ("Ada Quill",))]
+    same, other = Question("Who was the builder?", ("the Ada Quill.",)), Question("When was it built?", ("1874",))
+    seen = []
+
+    def trials(model, passage, candidates, questions, config, **options):
+        seen.append((candidates, questions))
+        raise InterruptedError
+
+    monkeypatch.setattr("selfedit.learn.propose", lambda *_, **options: SimpleNamespace(edits=[], held_out=[], dropped=Counter()))
+    monkeypatch.setattr("selfedit.learn.write_quiz", lambda *_, **options: Quiz((same,), (other,), Counter()))
+    monkeypatch.setattr("selfedit.learn.check", lambda model, passage, quiz: (list(quiz), Counter()))
+    monkeypatch.setattr("selfedit.learn.run_trials", trials)
+    with pytest.raises(InterruptedError):
+        learn_passage(tiny_model, VELLMAR, MemoryStore(tmp_path), CONFIG, quiz=own)
+    ((tried, judging),) = seen
+    assert judging == tuple(own)
+    assert [e.prompt for c in tried for edit in c.edits for e in edit.examples] == ["When was it built?"]
+
+
+def report(passage: str, memory: str | None, right: tuple[int, int, int], change: float | None) -> PassageReport:
+    questions, before, after = right
+    return PassageReport(passage, "t", memory, "why", 3, 1 if memory else 0, questions, before, after, change, 1.25, 10)
+
+
+def test_a_summary_adds_up_the_passages():
+    reports = [report("a", "m1", (4, 1, 3), 0.2), report("b", None, (2, 1, 1), None), report("c", "m2", (0, 0, 0), 0.5)]
+    assert LearnReport(reports).summary() == {
+        "passages": 3, "edits_tried": 9, "edits_kept": 2, "questions": 6, "accuracy_before": 2 / 6, "accuracy_after": 4 / 6,
+        "general_change": 0.5, "seconds": 3.8, "memories": ["m1", "m2"],
+    }  # fmt: skip
+    none = LearnReport([]).summary()
+    assert (none["accuracy_before"], none["general_change"], none["memories"]) == (None, None, [])
+
+
+def test_a_record_that_a_kill_cut_short_is_done_again_and_harms_no_other(tmp_path, tiny_model):
+    whole, torn = report("a", "m1", (4, 1, 3), 0.2), report("b", None, (2, 1, 1), None)
+    run = _RunFolder(tmp_path, tiny_model, CONFIG, [])
+    run.add(whole)
+    run.add(torn)
+    file = run.folder / "trials.jsonl"
+    os.truncate(file, file.stat().st_size - 20)
+    again = _RunFolder(tmp_path, tiny_model, CONFIG, [])
+    assert again.finished == {"a": whole}
+    again.add(torn)
+    assert _RunFolder(tmp_path, tiny_model, CONFIG, []).finished == {"a": whole, "b": torn}
+
+
+def test_a_run_of_other_settings_questions_or_home_knows_nothing_of_this_one(tmp_path, tiny_model):
+    _RunFolder(tmp_path, tiny_model, CONFIG, []).add(report("a", "m1", (4, 1, 3), 0.2))
+    assert set(_RunFolder(tmp_path, tiny_model, replace(CONFIG), []).finished) == {"a"}
+    others = [(tmp_path, replace(CONFIG, seed=1), []), (tmp_path, CONFIG, [Question("Who?", ("Ada",))]), (tmp_path / "x", CONFIG, [])]
+    for home, config, quiz in others:
+        assert _RunFolder(home, tiny_model, config, quiz).finished == {}
