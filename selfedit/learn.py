@@ -123,7 +123,9 @@ def learn_passage(
         model, passage, spans=config.spans, seed=config.seed, on_token=lambda done, total: progress("questions", done, total)
     )
     if quiz is None:
-        judging, reasons = cloze_questions(model, passage, proposal.held_out)
+        cloze, reasons = cloze_questions(model, passage, proposal.held_out)
+        studied_answers = {normalize(q.answers[0]) for q in questions.studied}
+        judging = [q for q in cloze if normalize(q.answers[0]) not in studied_answers]
         questions = Quiz(questions.studied, questions.judging + tuple(judging), questions.dropped + reasons)
     else:
         judging, reasons = check(model, passage, quiz)

@@ -63,8 +63,10 @@ def test_a_saved_adapter_does_the_same_in_peft(tiny_model, tiny_reference, tmp_p
     torch.testing.assert_close(logits_under(tiny_model, stack, 1), theirs, atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("layers", [None, [1, 3], 2])
-@pytest.mark.parametrize("modules", [["q_proj", "v_proj"], "all-linear"])
+@pytest.mark.parametrize(
+    "modules, layers",
+    [*((m, l) for m in (["q_proj", "v_proj"], list(ALL.modules)) for l in (None, [1, 3], 2)), ("all-linear", None)],  # peft: no layers with a name
+)
 def test_an_adapter_made_by_peft_does_the_same_here(tiny_model, tiny_reference, tmp_path, layers, modules):
     import peft
 

@@ -135,7 +135,7 @@ def test_each_adapter_of_a_stack_ends_where_peft_takes_it_alone(double_model, ti
     for row, job in enumerate(jobs):
         difference = differences(stack, row, trained_alone(reference, double_model.network, job, config)).max()
         print(f"first_layer {first_layer}, batch {batch_size}, adapter {row}: largest difference {difference:.1e}")
-        assert difference < 1e-5
+        assert difference < 1e-6  # the longest way comes from a sequence of two tokens: no query or key has a gradient there
 
 
 @pytest.mark.parametrize("modules", [("q_proj", "v_proj"), ("k_proj", "o_proj", "up_proj"), ("down_proj",)])
@@ -145,7 +145,7 @@ def test_any_choice_of_modules_trains_as_in_peft(double_model, tiny_folder, modu
     stack, _ = train(double_model.network, jobs, config)
     reference = double_reference(tiny_folder)
     for row, job in enumerate(jobs):
-        assert differences(stack, row, trained_alone(reference, double_model.network, job, config)).max() < 1e-5
+        assert differences(stack, row, trained_alone(reference, double_model.network, job, config)).max() < 1e-6
 
 
 def test_in_single_precision_all_but_a_few_weights_end_where_peft_takes_them(tiny_model, tiny_folder):

@@ -40,6 +40,8 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     try:
         config = json.loads((folder / "config.json").read_text())
+        if not isinstance(config, dict):
+            raise ModelError("config.json does not hold a model's configuration")
         shape = Shape.from_config(config)
         weights = {}
         for file in sorted(folder.glob("*.safetensors")):
