@@ -135,7 +135,7 @@ def test_each_adapter_of_a_stack_ends_where_peft_takes_it_alone(double_model, ti
     for row, job in enumerate(jobs):
         difference = differences(stack, row, trained_alone(reference, double_model.network, job, config)).max()
         print(f"first_layer {first_layer}, batch {batch_size}, adapter {row}: largest difference {difference:.1e}")
-        assert difference < 1e-6  # the longest way comes from a sequence of two tokens: no query or key has a gradient there
+        assert difference < 1e-6  # about 1e-15; 3e-8 with a text of two tokens, where q and k get no gradient but rounding
 
 
 @pytest.mark.parametrize("modules", [("q_proj", "v_proj"), ("k_proj", "o_proj", "up_proj"), ("down_proj",)])
