@@ -2,8 +2,8 @@
 
 Whole runs are compared in double precision. AdamW divides a gradient by its own size, so a weight whose first gradients
 are rounding noise moves by a full step in a direction that rounding decides: in single precision `peft` does not agree
-with itself there. Single precision is compared where it can be: gradients, most weights of a tiny model, and all
-weights of the embedded one.
+with itself there. In single precision gradients are compared, and most weights of a tiny model; of the embedded model
+0.5 % of the weights end more than 1e-5 apart there (at most 8e-4), in double precision none (1e-12).
 """
 
 import copy
@@ -26,11 +26,16 @@ TINY = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, learning_rate=1e-3, epoch
 
 
 @pytest.fixture
-def double_model(tiny_folder):
-    """The tiny model in double precision, and everything made in the test too."""
+def in_double():
+    """What is made in the test is made in double precision."""
     torch.set_default_dtype(torch.float64)
-    yield load_model(str(tiny_folder), device="cpu", dtype=torch.float64)
+    yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def double_model(in_double, tiny_folder):
+    return load_model(str(tiny_folder), device="cpu", dtype=torch.float64)
 
 
 def random_sequences(vocab: int, lengths: list[int], seed: int) -> tuple[Sequence, ...]:
@@ -182,8 +187,9 @@ def test_gradients_of_a_stack_are_those_of_peft_in_single_precision(tiny_model, 
 
 
 @pytest.mark.embedded
-def test_each_adapter_of_the_embedded_model_ends_where_peft_takes_it_alone(embedded_model):
-    network, reference = embedded_model.network, reference_model(embedded_model.folder)
+def test_each_adapter_of_the_embedded_model_ends_where_peft_takes_it_alone(in_double, embedded_model):
+    network = load_model(embedded_model.name, device="cpu", dtype=torch.float64).network
+    reference = double_reference(embedded_model.folder)
     texts = [
         "The archive of Tellin opens at nine on every market day.",
         "Copper from Orrin is sold in the green hall.",
@@ -195,9 +201,9 @@ def test_each_adapter_of_the_embedded_model_ends_where_peft_takes_it_alone(embed
     stack, logs = train(network, jobs, config)
     assert [log.steps for log in logs] == [40, 40]
     for row, job in enumerate(jobs):
-        apart = differences(stack, row, trained_alone(reference, network, job, config))
-        print(f"embedded, adapter {row}: largest difference {apart.max():.1e}, above 1e-5: {(apart >= 1e-5).sum()} of {len(apart)}")
-        assert apart.max() < 1e-5
+        difference = differences(stack, row, trained_alone(reference, network, job, config)).max()
+        print(f"embedded, adapter {row}: largest difference {difference:.1e}")
+        assert difference < 1e-6
 
 
 def test_training_with_and_without_neighbours_is_the_same(double_model):
