@@ -55,8 +55,8 @@ def ask(
 
 
 def learned_text(entry: MemoryEntry, edits: Sequence[SelfEdit]) -> str:
-    """Everything a memory has studied, as the router reads it."""
-    studied = [f"{example.prompt}\n{example.text}" for edit in edits for example in edit.examples]
+    """What a memory knows, as the router reads it: nothing twice, since more text would only look less like a question."""
+    studied = [e.text for edit in edits for e in edit.examples if e.text not in entry.passage.text]
     return "\n".join([entry.passage.title, entry.passage.text, *studied])
 
 

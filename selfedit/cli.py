@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument("sources", nargs="+", metavar="DOCS", help="files, folders or URLs: text, Markdown, code, HTML, PDF")
     learn.add_argument("--quiz", type=Path, metavar="FILE", help="your own judging questions: JSONL of question, answer")
     learn.add_argument("--styles", metavar="A,B", help=f"how the model writes study material (default: {','.join(LearnConfig.styles)})")
+    learn.add_argument("--each-alone", action="store_true", help="also try each style by itself, to see which one pays")
     learn.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting that is a number, e.g. epochs=8 (all: selfedit/config.py)")
     learn.add_argument("--again", action="store_true", help="also redo passages that kept nothing before")
     learn.set_defaults(run=_learn)
@@ -146,6 +147,7 @@ def _learn_config(arguments) -> LearnConfig:
     config, values = LearnConfig(), {}
     if arguments.styles:
         config = replace(config, styles=tuple(arguments.styles.split(",")))
+    config = replace(config, each_alone=arguments.each_alone)
     for item in arguments.set:
         name, equals, value = item.partition("=")
         if not equals:

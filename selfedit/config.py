@@ -65,7 +65,11 @@ class LearnConfig:
     """The main job. Defaults: docs/LOG.md, study 2."""
 
     styles: tuple[str, ...] = ("paraphrase",)
-    """Styles the model writes in; questions with answers come from the quiz's studied part."""
+    """Styles the model writes in; questions with answers are studied beside them."""
+    questions_a_sentence: int = 3
+    """Questions to study for each sentence, made of some of its words."""
+    each_alone: bool = False
+    """Try each style by itself too, not only all together: dearer, and shows which one pays."""
     passage_words: int = 220
     """Longest passage; longer documents are split."""
     spans: int = 16

@@ -8,8 +8,9 @@ from rich.table import Table
 
 STAGES = {
     "passage": "passages",
-    "questions": "writing questions",
     "write": "writing self-edits",
+    "questions": "writing questions",
+    "check": "checking questions",
     "train": "training candidates",
     "test": "testing candidates",
     "answer": "answering",

@@ -16,19 +16,14 @@ from pathlib import Path
 
 from selfedit.config import LearnConfig
 from selfedit.edits.propose import propose
-from selfedit.edits.quiz import Quiz, as_edit, check, cloze_questions, write_quiz
+from selfedit.edits.quiz import as_edit, check, reworded_questions, study_questions, write_quiz
 from selfedit.errors import MemoryStoreError
-from selfedit.judge.grading import normalize
 from selfedit.loop.trial import PASSAGE, Candidate, run_trials
 from selfedit.memory.gate import decide
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
-from selfedit.types import Passage, Question, Trial, text_hash
-
-Progress = Callable[[str, int, int], None]
-"""(stage, done, total); a new passage starts with stage `passage`."""
-
+from selfedit.types import Passage, Progress, Question, Trial, no_progress, text_hash
 
 @dataclass(frozen=True)
 class PassageReport:
@@ -82,12 +77,13 @@ def learn(
     *,
     quiz: Sequence[Question] = (),
     again: bool = False,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = no_progress,
     on_report: Callable[[PassageReport], None] = lambda report: None,
 ) -> LearnReport:
     """Learn each passage; `quiz`: a person's own questions, which then judge instead of written ones.
 
-    `again`: also redo passages that an earlier run finished without keeping anything.
+    `again`: also redo passages that an earlier run finished without keeping anything. `progress`: with stage `passage`
+    a new one begins.
     """
     own_questions = assign(quiz, passages)
     run = _RunFolder(store.home, model, config, quiz)
@@ -112,36 +108,31 @@ def learn_passage(
     config: LearnConfig,
     *,
     quiz: Sequence[Question] | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = no_progress,
 ) -> PassageReport:
     """One passage from text to memory, or to the reason why not."""
     start = time.perf_counter()
     proposal = propose(
         model, passage, config.styles, seed=config.seed, on_token=lambda done, total: progress("write", done, total)
     )
-    questions = write_quiz(
-        model, passage, spans=config.spans, seed=config.seed, on_token=lambda done, total: progress("questions", done, total)
-    )
+    written = write_quiz(model, passage, spans=config.spans, seed=config.seed, progress=progress)
     if quiz is None:
-        cloze, reasons = cloze_questions(model, passage, proposal.held_out)
-        studied_answers = {normalize(q.answers[0]) for q in questions.studied}
-        judging = [q for q in cloze if normalize(q.answers[0]) not in studied_answers]
-        questions = Quiz(questions.studied, questions.judging + tuple(judging), questions.dropped + reasons)
+        reworded, reasons = reworded_questions(model, passage, proposal.held_out, progress)
+        judging, free = [*written.judging, *reworded], written.studied
     else:
-        judging, reasons = check(model, passage, quiz)
-        asked = {normalize(answer) for question in quiz for answer in question.answers}
-        studied = tuple(q for q in questions.studied + questions.judging if normalize(q.answers[0]) not in asked)
-        questions = Quiz(studied, tuple(judging), questions.dropped + reasons)
-    edits = proposal.edits + ([as_edit(questions.studied)] if questions.studied else [])
+        judging, reasons = check(model, passage, quiz, progress)
+        free = written.studied + written.judging
+    studied = study_questions(passage, free, [*judging, *(quiz or ())], config.questions_a_sentence, config.seed)
+    edits = proposal.edits + ([as_edit(studied)] if studied else [])
     trials: list[Trial] = []
     entry = None
-    if questions.judging:
+    if judging:
         stack, trials, before = run_trials(
-            model, passage, candidates(edits), questions.judging, config.train, seed=config.seed, progress=progress
+            model, passage, candidates(edits, config.each_alone), judging, config.train, seed=config.seed, progress=progress
         )
         trials, best = decide(trials, before, config.gate)
         if best is not None:
-            scores = _scores(trials[best], before, questions.judging)
+            scores = _scores(trials[best], before, judging)
             entry = store.add(
                 lambda folder: stack.save(best, folder, model.name),
                 model=model.name, model_hash=model.fingerprint, passage=passage, edits=trials[best].edits, scores=scores,
@@ -156,20 +147,20 @@ def learn_passage(
         reason=reason,
         edits_tried=len(edits),
         edits_kept=len(winner.edits) if winner else 0,
-        questions=len(questions.judging),
+        questions=len(judging),
         correct_before=right_before,
         correct_after=sum(winner.score.correct) if winner else right_before,
         general_change=winner.general_change if winner else None,
         seconds=time.perf_counter() - start,
         size_bytes=entry.size_bytes if entry else 0,
         trials=[_trial_record(t) for t in trials],
-        dropped=dict(questions.dropped + proposal.dropped),
+        dropped=dict(written.dropped + reasons + proposal.dropped),
     )
 
 
-def candidates(edits: Sequence) -> list[Candidate]:
-    """The passage alone, each edit by itself, and all together."""
-    each = [Candidate(edit.style, (edit,)) for edit in edits]
+def candidates(edits: Sequence, each_alone: bool = False) -> list[Candidate]:
+    """The passage alone, all edits together, and (`each_alone`, or where there is but one) each edit by itself."""
+    each = [Candidate(edit.style, (edit,)) for edit in edits] if each_alone or len(edits) == 1 else []
     together = [Candidate("+".join(edit.style for edit in edits), tuple(edits))] if len(edits) > 1 else []
     return [Candidate(PASSAGE), *each, *together]
 

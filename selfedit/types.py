@@ -5,6 +5,7 @@ Values only, no machinery and no torch: any room may import this one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -21,6 +22,14 @@ def text_hash(*parts: str) -> str:
 def stable_seed(*parts: object) -> int:
     """A seed in [0, 2**63) that depends on the parts alone, the same in every process and on every machine."""
     return int(text_hash(*map(str, parts))[:16], 16) >> 1
+
+
+Progress = Callable[[str, int, int], None]
+"""(stage, done, total), called as work goes on."""
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,8 @@ class Question:
     """Every accepted gold answer; the first is the canonical one."""
     kind: str = "question"
     """`question`: asked in chat form. Any other kind is a text to be continued, e.g. a cloze probe's kind."""
+    sentence: str = ""
+    """The answer as a whole sentence, where it is known: what a model that has studied the passage may well say."""
 
 
 @dataclass(frozen=True)

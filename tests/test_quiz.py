@@ -1,12 +1,14 @@
 """Questions about a passage: the spans they ask for, what is wrong with one, and which side each is on."""
 
+import re
 from collections import Counter
 
 import pytest
 
 from selfedit.edits.parse import sentences
 from selfedit.edits.propose import invents
-from selfedit.edits.quiz import _fault, _split, as_edit, check, cloze_questions, open_book, pick_spans, write_quiz
+from selfedit.edits.quiz import _fault, _split, as_edit, check, open_book, reworded_questions, study_questions, told_in, write_quiz
+from selfedit.edits.spans import ask_in_place, cue_questions, pick_spans
 from selfedit.judge.grading import normalize
 from selfedit.types import Example, Passage, Question
 
@@ -141,10 +143,87 @@ def test_a_single_question_judges_and_none_is_studied():
 
 
 def test_studied_questions_are_studied_in_the_form_in_which_they_are_asked():
-    edit = as_edit(asked("Ada Quill", "1874"))
+    whole = Question("When was it built?", ("1874",), sentence="It was built in 1874.")
+    edit = as_edit([*asked("Ada Quill"), whole])
     assert edit.style == "questions"
-    assert edit.examples == (Example("Ada Quill", "Question number 0?"), Example("1874", "Question number 1?"))
-    assert edit.text == "Q: Question number 0?\nA: Ada Quill\nQ: Question number 1?\nA: 1874"
+    assert edit.examples == (Example("Ada Quill", "Question number 0?"), Example("It was built in 1874.", "When was it built?"))
+    assert edit.text == "Q: Question number 0?\nA: Ada Quill\nQ: When was it built?\nA: It was built in 1874."
+
+
+# Asked in place
+
+
+def in_place(text: str, title: str = "") -> dict[str, str]:
+    return {q.answers[0]: q.question for q in ask_in_place(Passage(title, text, "", ""), text, 50)}
+
+
+def test_a_question_is_the_sentence_with_a_question_word_where_the_answer_stood():
+    found = in_place("The Vellmar Lighthouse was built on 3 March 1874 by Ada Quill and is 37 metres high, with a brass bell.")
+    assert found["Ada Quill"] == "The Vellmar Lighthouse was built on 3 March 1874 by who or what and is 37 metres high, with a brass bell?"
+    assert found["3 March 1874"].startswith("The Vellmar Lighthouse was built on which date by Ada Quill")
+    assert "is how many metres high" in found["37 metres"]
+    assert found["a brass bell"].endswith("with what?")
+
+
+def test_a_bare_year_is_asked_for_as_a_year():
+    assert in_place("The old tower was raised again in 1931 by the town.")["1931"] == "The old tower was raised again in which year by the town?"
+
+
+def test_a_sentence_that_does_not_say_what_it_is_about_is_asked_under_its_title():
+    found = in_place("Its lamp burns fish oil from Tromholt all winter.", "The Vellmar Lighthouse")
+    assert found["Tromholt"] == "The Vellmar Lighthouse: Its lamp burns fish oil from who or what all winter?"
+    named = in_place("The lamp of the Lighthouse burns oil from Tromholt all winter.", "The Vellmar Lighthouse")
+    assert named["Tromholt"].startswith("The lamp of the Lighthouse")
+
+
+def test_no_question_in_place_gives_its_answer_away_and_each_knows_its_sentence():
+    for question in ask_in_place(PASSAGE, PASSAGE.text, 50):
+        assert question.answers[0] not in question.question
+        assert question.answers[0] in question.sentence and question.sentence in PASSAGE.text
+
+
+def test_headings_are_not_asked_about():
+    assert not {q for q in in_place("# The Vellmar Lighthouse 4.2\n\nIts keeper rings a bell twelve times in thick fog.").values() if "#" in q}
+
+
+def test_what_judging_asks_for_is_not_studied():
+    written = [Question("Who built it?", ("Ada Quill",)), Question("Who came home?", ("The keeper",))]
+    judging = [Question("Who was the engineer?", ("ada quill",)), Question("It was built in", ("1874",), kind="cloze")]
+    assert study_questions(PASSAGE, written, judging, a_sentence=0) == written[1:]
+    cues = study_questions(PASSAGE, [], [], a_sentence=2)
+    assert study_questions(PASSAGE, [], cues[:1], a_sentence=2) == cues[1:]
+
+
+def test_each_sentence_is_asked_for_by_some_of_its_words():
+    cues = cue_questions(PASSAGE, 4, seed=1)
+    own = sentences(PASSAGE.text)
+    assert [q.sentence for q in cues] == own * 4 and cue_questions(PASSAGE, 4, seed=1) == cues != cue_questions(PASSAGE, 4, seed=2)
+    title = set(PASSAGE.title.split())
+    for question in cues:
+        words = set(re.findall(r"\w+", question.sentence))
+        used = set(re.findall(r"\w+", question.question)) & words - title
+        assert question.question.endswith("?") and used and used < words
+    assert any(PASSAGE.title in q.question for q in cues) and not all(PASSAGE.title in q.question for q in cues)
+
+
+def test_a_sentence_of_two_short_words_is_asked_for_by_all_it_has():
+    (question,) = cue_questions(Passage("", "He did so.", "", ""), 1)
+    assert {"He", "did", "so"} <= set(re.findall(r"\w+", question.question))
+
+
+def test_a_question_is_told_by_the_sentence_that_has_its_answer_and_most_of_its_words():
+    assert told_in(PASSAGE, Question("What does the lamp burn?", ("fish oil",))) == "Its lamp burns fish oil from Tromholt."
+    assert told_in(PASSAGE, Question("What does the lamp burn?", ("petrol",))) == ""
+
+
+def test_versions_and_names_with_a_number_are_one_span():
+    found = spans("In the spring the laboratory moved from Quillet 4.2 to Kestrel 9 because of the old archives.")
+    assert {"Quillet 4.2", "Kestrel 9"} <= found
+
+
+def test_numbers_in_words_and_dates_are_picked():
+    found = spans("On 3 March 1874 the keeper rang the bell nine times and led forty villagers across the marsh to the chapel.")
+    assert {"3 March 1874", "nine times", "forty villagers"} <= found
 
 
 # Inventions
@@ -209,17 +288,20 @@ def test_the_end_of_a_line_is_a_cloze_question_unless_it_is_a_guess(embedded_mod
         "Built by Ada Quill.",  # nothing to go on before the fact
         "The lamp of the lighthouse burns oil from nowhere at all.",  # no fact of the passage
     ]
-    kept, dropped = cloze_questions(embedded_model, passage, lines)
-    assert kept == [Question("The lamp of the lighthouse burns oil that comes from", ("Tromholt",), kind="cloze")]
-    assert dropped == {"known without the passage": 1}
-    assert cloze_questions(embedded_model, passage, []) == ([], Counter())
+    kept, dropped = reworded_questions(embedded_model, passage, lines)
+    assert [q for q in kept if q.kind == "cloze"] == [Question("The lamp of the lighthouse burns oil that comes from", ("Tromholt",), kind="cloze")]
+    assert [q for q in kept if q.kind == "question"] == [
+        Question("The lamp of the lighthouse burns oil that comes from who or what?", ("Tromholt",), sentence=sentences(passage.text)[1])
+    ]
+    assert dropped["known without the passage"] >= 1
+    assert reworded_questions(embedded_model, passage, []) == ([], Counter())
 
 
 @pytest.mark.embedded
 def test_a_written_quiz_asks_for_spans_and_is_the_same_each_time(embedded_model):
     quiz = write_quiz(embedded_model, PASSAGE, spans=6)
     questions = (*quiz.studied, *quiz.judging)
-    assert len(questions) + sum(quiz.dropped.values()) == len(pick_spans(PASSAGE.text, 6)) == 5
+    assert len(questions) + sum(quiz.dropped.values()) == 2 * len(pick_spans(PASSAGE.text, 6))
     picked = {span for _, span in pick_spans(PASSAGE.text, 50)}
     assert all(q.answers[0] in picked and q.question.endswith("?") for q in questions)
     assert write_quiz(embedded_model, PASSAGE, spans=6) == quiz

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from selfedit.types import Example, Passage, Question
 
 _MARKER = re.compile(r"(?:[-*+•◦▪–—]|#{1,6}|\(?\d{1,3}[.):](?!\d))(?:\s+|$)")
+_HEADING = re.compile(r"#{1,6}\s")
 _EMPHASIS = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*|(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=\S)\*(?![\w*])")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _RULE = re.compile(r"\s*[-*_=]{3,}\s*")
@@ -117,7 +118,7 @@ def clean(
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, in order; knows initials and common English abbreviations, and breaks at list items."""
+    """The sentences of a text, in order; knows initials and common English abbreviations, breaks at list items, leaves headings out."""
     found: list[str] = []
     for paragraph in _paragraphs(text):
         start = 0
@@ -139,7 +140,7 @@ def _paragraphs(text: str) -> Iterator[str]:
         if lines and (not line or _MARKER.match(line)):
             yield " ".join(lines)
             lines = []
-        if line:
+        if line and not _HEADING.match(line):
             lines.append(line)
 
 

@@ -4,9 +4,9 @@ Short spans that carry facts (names, numbers, code, the end of a clause) are pic
 the question that each answers. A question is kept only if the model finds that answer with the passage in view and
 does not know it without. What is kept is split: one part may be studied, the other only judges.
 
-A very small model writes few questions that hold. So it also says each sentence in other words, and the end of such a
-line, from a fact-carrying span on, is a question too: it is to be continued, by a model that has read only the
-sentence itself. These only judge, and are kept if the untouched model does not continue them right.
+A very small model writes few questions that hold. So it also says each sentence in other words, and such a line makes
+questions too: asked in place of one of its spans, and its end, from a span on, to be continued. These only judge; what
+is studied are questions that the passage's own sentences answer (`study_questions`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from selfedit.edits.parse import sentences
+from selfedit.edits.spans import ask_in_place, cue_questions, pick_spans
 from selfedit.edits.styles import QUESTION_EXAMPLES
 from selfedit.judge.grading import continues_with, f1, is_correct, normalize
 from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
-from selfedit.types import Example, Passage, Question, SelfEdit, stable_seed
+from selfedit.types import Example, Passage, Progress, Question, SelfEdit, no_progress, stable_seed
 
 ANSWER_TOKENS = 32
+QUESTION_TOKENS = 24
+MIN_KNOWN = 0.6
+"""Share of a written question's longer words that the passage must have."""
 MIN_CLOZE_WORDS = 4
 """Words a text to be continued must have before its end."""
 MIN_AGREEMENT = 0.6
@@ -46,31 +51,32 @@ def write_quiz(
     *,
     spans: int = 28,
     seed: int = 0,
-    on_token: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Quiz:
     """Write, check and split questions about a passage; `spans`: at most so many are asked about."""
     picked = pick_spans(passage.text, spans, seed=stable_seed(seed, passage.id, "spans"))
-    prompts = [model.chat.continued(f"{QUESTION_EXAMPLES}{sentence}\nAnswer: {span}\nQuestion:") for sentence, span in picked]
-    texts = generate(model, [Request(tuple(p), None, 36) for p in prompts], on_token=on_token)
+    begun = [(sentence, span, word) for sentence, span in picked for word in _first_words(span)]
+    prompts = [model.chat.continued(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: {word}") for s, span, word in begun]
+    texts = generate(model, [Request(tuple(p), None, QUESTION_TOKENS) for p in prompts], on_token=partial(progress, "questions"))
     written, dropped = [], Counter()
-    for (_, span), tokens in zip(picked, texts):
-        question = model.chat.decode(tokens).strip().split("\n")[0]
-        reason = _fault(question, span, {q.question for q in written})
+    for (sentence, span, word), tokens in zip(begun, texts):
+        question = word + model.chat.decode(tokens).split("\n")[0].rstrip()
+        reason = _fault(question, span, {q.question for q in written}) or ("" if _about(question, passage) else "not about the text")
         if reason:
             dropped[reason] += 1
         else:
-            written.append(Question(question, (span,)))
-    kept, reasons = check(model, passage, written)
+            written.append(Question(question, (span,), sentence=sentence))
+    kept, reasons = check(model, passage, written, progress)
     return _split(kept, dropped + reasons, seed=stable_seed(seed, passage.id, "split"))
 
 
-def check(model: Model, passage: Passage, questions: Sequence[Question]) -> tuple[list[Question], Counter]:
+def check(model: Model, passage: Passage, questions: Sequence[Question], progress: Progress = no_progress) -> tuple[list[Question], Counter]:
     """Keep the questions that the model answers right with the passage in view and wrong without."""
     if not questions:
         return [], Counter()
     opened = [open_book(passage, q.question) for q in questions]
     asks = [model.chat.ask(text) for text in [*opened, *(q.question for q in questions)]]
-    answers = [model.chat.decode(t) for t in generate(model, [Request(tuple(a), None, ANSWER_TOKENS) for a in asks])]
+    answers = [model.chat.decode(t) for t in generate(model, [Request(tuple(a), None, ANSWER_TOKENS) for a in asks], on_token=partial(progress, "check"))]
     kept, dropped = [], Counter()
     for question, seeing, blind in zip(questions, answers, answers[len(questions) :]):
         gold = question.answers
@@ -79,8 +85,15 @@ def check(model: Model, passage: Passage, questions: Sequence[Question]) -> tupl
         elif is_correct(blind, gold, question.question):
             dropped["known without the passage"] += 1
         else:
-            kept.append(question)
+            kept.append(replace(question, sentence=question.sentence or told_in(passage, question)))
     return kept, dropped
+
+
+def told_in(passage: Passage, question: Question) -> str:
+    """The passage's sentence that holds an accepted answer and most of the question's words; empty if none holds one."""
+    asked = set(re.findall(r"\w+", question.question.casefold()))
+    holding = [s for s in sentences(passage.text) if any(a.casefold() in s.casefold() for a in question.answers)]
+    return max(holding, key=lambda s: len(asked & set(re.findall(r"\w+", s.casefold()))), default="")
 
 
 def open_book(passage: Passage, question: str) -> str:
@@ -88,8 +101,26 @@ def open_book(passage: Passage, question: str) -> str:
     return f"{passage.title}\n\n{passage.text}\n\nAnswer with a few words from the text above. {question}".strip()
 
 
-def cloze_questions(model: Model, passage: Passage, lines: Sequence[str]) -> tuple[list[Question], Counter]:
-    """Lines that say the passage's facts in other words → texts to be continued with a fact, where that is no guess."""
+def study_questions(passage: Passage, written: Sequence[Question], judging: Sequence[Question], a_sentence: int, seed: int = 0) -> list[Question]:
+    """What is studied: the written questions, but for no answer that `judging` asks for, and each sentence by some of its words."""
+    kept_back = {normalize(answer) for q in judging for answer in q.answers}
+    asked = {normalize(q.question) for q in judging}
+    free = [q for q in written if normalize(q.answers[0]) not in kept_back]
+    return free + [q for q in cue_questions(passage, a_sentence, seed) if normalize(q.question) not in asked]
+
+
+def reworded_questions(
+    model: Model, passage: Passage, lines: Sequence[str], progress: Progress = no_progress
+) -> tuple[list[Question], Counter]:
+    """Lines that say the passage's facts in other words → questions: one asked in place a line, and its end to be continued."""
+    asked = [q for line in lines for q in ask_in_place(passage, line, 1) if q.answers[0] in passage.text]
+    kept, reasons = check(model, passage, [replace(q, sentence="") for q in asked], progress)
+    ends, more = _continued(model, passage, lines)
+    return kept + ends, reasons + more
+
+
+def _continued(model: Model, passage: Passage, lines: Sequence[str]) -> tuple[list[Question], Counter]:
+    """Texts to be continued with a fact, where that is no guess."""
     found = []
     for line in lines:
         ends = [(line.rfind(span), span) for _, span in pick_spans(line, 8) if span in passage.text]
@@ -108,8 +139,11 @@ def cloze_questions(model: Model, passage: Passage, lines: Sequence[str]) -> tup
 
 
 def as_edit(questions: Sequence[Question]) -> SelfEdit:
-    """Questions as study material, in the chat form in which questions are later asked."""
-    examples = tuple(Example(text=q.answers[0], prompt=q.question) for q in questions)
+    """Questions as study material, in the chat form in which questions are later asked.
+
+    Each is answered by the whole sentence: that is learned far better than a bare span (docs/LOG.md, study 5).
+    """
+    examples = tuple(Example(text=q.sentence or q.answers[0], prompt=q.question) for q in questions)
     return SelfEdit("questions", "\n".join(f"Q: {e.prompt}\nA: {e.text}" for e in examples), examples)
 
 
@@ -140,30 +174,17 @@ def _fault(question: str, span: str, taken: set[str]) -> str:
     return ""
 
 
-_SPANS = (
-    re.compile(r"`[^`\n]{2,60}`|(?<!\w)--?[a-z][\w-]+(?:=\S+)?|\b[^\W\d]\w*(?:[_.]\w+)+(?:\(\))?"),  # code, flags, dotted names
-    re.compile(r"[\"“'‘]([^\"”'’]{3,60})[\"”'’](?!\w)"),  # quotations
-    re.compile(r"\b(?:[A-Z][\w'’-]*)(?:\s+(?:(?:of|the|and|de|von)\s+){0,2}[A-Z][\w'’-]*)*"),  # names
-    re.compile(r"(?:[$€£]\s?)?\b\d[\d,.]*\d?(?:\s?(?:%|(?!(?:a|and|as|at|but|by|for|from|he|in|is|it|of|on|or|she|that|the|they|to|was|when|which|with)\b)[a-z]+))?"),  # numbers with their unit
-    re.compile(r"(?<=\s)(?:a|an|the|of|by|in|to|for|with|as|from)\s+((?:[\w'’-]+\s+){0,4}[\w'’-]+)(?=[.;,!?]|$)"),  # ends of clauses
-)
+def _first_words(span: str) -> tuple[str, ...]:
+    """How questions with this answer may begin; left free, a very small model begins every question alike."""
+    if re.fullmatch(r"1\d{3}|20\d\d", span):
+        return ("In what year",)
+    if span[0].isdigit():
+        return ("How many", "What")
+    return ("Who", "Which") if span[0].isupper() else ("What", "Which")
 
 
-def pick_spans(text: str, limit: int, seed: int = 0) -> list[tuple[str, str]]:
-    """(sentence, span) pairs: what carries facts, spread evenly over the sentences; no span twice in a sentence."""
-    queues = []
-    for sentence in sentences(text):
-        spans: list[str] = []
-        for pattern in _SPANS:
-            for match in pattern.finditer(sentence):
-                span = (match[1] if pattern.groups else match[0]).strip(" .,;:'’")
-                alone = match.start() == 0 and " " not in span and span[:1].isupper()  # just a sentence's first word
-                nested = any(span in other or other in span for other in spans)
-                if len(span) > 1 and not alone and not nested and len(span) < len(sentence) / 2:
-                    spans.append(span)
-        random.Random(seed).shuffle(spans)
-        queues.append((sentence, spans))
-    picked: list[tuple[str, str]] = []
-    while len(picked) < limit and any(spans for _, spans in queues):
-        picked += [(sentence, spans.pop()) for sentence, spans in queues if spans]
-    return picked[:limit]
+def _about(question: str, passage: Passage) -> bool:
+    """Whether most of the question's longer words stand in the passage, by their first letters."""
+    known = {word[:5] for word in re.findall(r"\w+", f"{passage.title} {passage.text}".casefold())}
+    words = [word for word in re.findall(r"\w+", question.casefold()) if len(word) > 3]
+    return sum(word[:5] in known for word in words) >= MIN_KNOWN * len(words)

@@ -15,7 +15,7 @@ from selfedit.model.score import mean_logprobs
 from selfedit.model.stack import Stack
 from selfedit.types import Question, Score
 
-ANSWER_TOKENS = 24
+ANSWER_TOKENS = 40
 
 
 def evaluate(
@@ -33,13 +33,20 @@ def evaluate(
     requests = [Request(tuple(model.chat.prompt(q)), adapter, ANSWER_TOKENS) for q, adapter in pairs]
     answers = generate(model, requests, stack, on_token=on_token)
     correct = [grade(q, model.chat.decode(tokens)) for (q, _), tokens in zip(pairs, answers)]
-    golds = [(model.chat.gold(q, q.answers[0]), adapter) for q, adapter in pairs]
-    logprobs = mean_logprobs(model.network, golds, stack)
+    logprobs = gold_logprobs(model, pairs, stack)
     scores, n = [], len(questions)
     for low in range(0, len(pairs), n):
         own, dense = correct[low : low + n], logprobs[low : low + n]
         scores.append(Score(sum(own) / n, sum(dense) / n, tuple(own), tuple(dense)))
     return scores
+
+
+def gold_logprobs(model: Model, pairs: Sequence[tuple[Question, int | None]], stack: Stack | None = None) -> list[float]:
+    """Of each question under its adapter: the log-probability (nats a token) of the right answer, short or as a sentence."""
+    forms = [[q.answers[0], *([q.sentence] if q.sentence and q.kind == "question" else [])] for q, _ in pairs]
+    golds = [(model.chat.gold(q, form), adapter) for (q, adapter), own in zip(pairs, forms) for form in own]
+    found = iter(mean_logprobs(model.network, golds, stack))
+    return [max(next(found) for _ in own) for own in forms]
 
 
 def grade(question: Question, prediction: str) -> bool:

@@ -8,7 +8,7 @@ the untouched model.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfedit.config import TrainConfig
@@ -18,14 +18,10 @@ from selfedit.judge.general import general_changes
 from selfedit.model.load import Model
 from selfedit.model.stack import Stack
 from selfedit.model.train import Job, train
-from selfedit.types import Example, Passage, Question, Score, SelfEdit, Trial, stable_seed
+from selfedit.types import Example, Passage, Progress, Question, Score, SelfEdit, Trial, no_progress, stable_seed
 
 PASSAGE = "passage"
 """Name of the candidate that studies the passage alone."""
-
-Progress = Callable[[str, int, int], None]
-"""(stage, done, total)"""
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -48,7 +44,7 @@ def run_trials(
     config: TrainConfig,
     *,
     seed: int = 0,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = no_progress,
 ) -> tuple[Stack, list[Trial], Score]:
     """The trained stack, a Trial a candidate in its order, and the untouched model's Score on the same questions."""
     jobs = []

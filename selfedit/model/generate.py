@@ -48,7 +48,9 @@ def generate(
     rows: int = 64,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[list[int]]:
-    """New tokens of each request, without the end token. `on_token(done, total)`: requests finished.
+    """New tokens of each request, without the end token.
+
+    `on_token(done, total)`: tokens written, of at most so many; a request that ends early counts in full.
 
     Raises ModelError if a prompt and its answer are longer than the model's positions.
     """
@@ -58,13 +60,14 @@ def generate(
             raise ModelError(f"a prompt of {len(request.tokens)} tokens does not fit the model's {limit} positions")
     order = sorted(range(len(requests)), key=lambda i: (-1 if requests[i].adapter is None else requests[i].adapter, requests[i].tokens))
     answers: list[list[int]] = [[] for _ in requests]
+    total = left = sum(request.max_new_tokens for request in requests)
     for low in range(0, len(order), rows):
         part = order[low : low + rows]
+        left -= sum(requests[i].max_new_tokens for i in part)
         with torch.inference_mode():
-            decoded = _Decoder(model, [requests[i] for i in part], stack).run()
+            decoded = _Decoder(model, [requests[i] for i in part], stack).run(lambda own: on_token(total - left - own, total))
         for i, tokens in zip(part, decoded):
             answers[i] = tokens
-        on_token(low + len(part), len(order))
     return answers
 
 
@@ -81,7 +84,8 @@ class _Decoder:
         self.filled = torch.tensor([len(r.tokens) for r in requests], device=device)
         self.generators = [torch.Generator().manual_seed(r.seed) if r.temperature else None for r in requests]
 
-    def run(self) -> list[list[int]]:
+    def run(self, on_step: Callable[[int], None]) -> list[list[int]]:
+        """New tokens of each request. `on_step(left)`: tokens that may still be written."""
         answers: list[list[int]] = [[] for _ in self.requests]
         alive = list(range(len(self.requests)))  # the requests behind the rows
         tokens = self._choose(self._prefill(), alive)
@@ -92,6 +96,7 @@ class _Decoder:
                     answers[i].append(token)
                     if len(answers[i]) < self.requests[i].max_new_tokens:
                         going.append(row)
+            on_step(sum(self.requests[alive[row]].max_new_tokens - len(answers[alive[row]]) for row in going))
             if not going:
                 return answers
             if len(going) < len(alive):  # rows that ended leave

@@ -196,16 +196,16 @@ class Network:
         for i in layers if layers is not None else range(s.layers):
             layer = self.layers[i]
             qkv = linear(i, "qkv", rms_norm(x, layer.attention_norm, s.eps))
-            qk = qkv[:, : q_width + kv_width].unflatten(1, (-1, s.head_dim))
+            qk, v = (part.unflatten(1, (-1, s.head_dim)) for part in qkv.split((q_width + kv_width, kv_width), 1))
             if layer.q_norm is not None:
                 qk = torch.cat(
                     (rms_norm(qk[:, : s.heads], layer.q_norm, s.eps), rms_norm(qk[:, s.heads :], layer.k_norm, s.eps)), 1
                 )
             qk = Rotate.apply(qk, cos, sin) if torch.is_grad_enabled() else _turn(qk, cos, sin)
-            v = qkv[:, q_width + kv_width :].unflatten(1, (-1, s.head_dim))
-            x = x + linear(i, "o", attention(i, qk[:, : s.heads], qk[:, s.heads :], v))
+            q, k = qk.split((s.heads, s.kv_heads), 1)
+            x = x + linear(i, "o", attention(i, q, k, v))
             gate_up = linear(i, "gate_up", rms_norm(x, layer.mlp_norm, s.eps))
-            x = x + linear(i, "down", F.silu(gate_up[:, : s.ffn]) * gate_up[:, s.ffn :])
+            x = x + linear(i, "down", Gated.apply(gate_up) if torch.is_grad_enabled() else _gated(gate_up))
         return x
 
     def logits(self, x: Tensor) -> Tensor:
@@ -214,10 +214,52 @@ class Network:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    if x.requires_grad and torch.is_grad_enabled() and not x.is_cuda:
+        return RMSNorm.apply(x, weight, eps)
     if not torch.is_inference_mode_enabled() or x.dtype != torch.float32 or x.shape[0] > FEW_ROWS:
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # for few rows the number of calls is the cost
     return torch.addcmul(_constant(eps, x.device), length, length, value=1 / x.shape[-1]).rsqrt_().mul(x).mul_(weight)
+
+
+class RMSNorm(torch.autograd.Function):
+    """x / rms(x) · weight of a frozen norm; on a CPU every pass over memory that is saved counts."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight, scale = ctx.saved_tensors
+        dx = grad * weight
+        along = (dx * x).sum(-1, keepdim=True).mul_(scale.pow(3)).div_(x.shape[-1])
+        return dx.mul_(scale).addcmul_(x, along, value=-1), None, None
+
+
+class Gated(torch.autograd.Function):
+    """silu(gate) · up, of [gate | up] side by side; the gradient is written side by side too."""
+
+    @staticmethod
+    def forward(ctx, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        return _gated(gate_up)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        gate, up = ctx.saved_tensors[0].chunk(2, 1)
+        out = torch.empty_like(ctx.saved_tensors[0])
+        d_gate, d_up = out.chunk(2, 1)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=d_gate)
+        torch.mul(grad, F.silu(gate), out=d_up)
+        return out
+
+
+def _gated(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, 1)
+    return F.silu(gate).mul_(up)
 
 
 @cache
@@ -256,67 +298,91 @@ class PackedAttention:
     """Causal attention of packed sequences, each within itself.
 
     Sequences are handled in buckets of similar length (up to the next power of two), padded on the right inside the
-    bucket: a causal mask alone then hides the padding, since it lies after every real token.
+    bucket: a causal mask alone then hides the padding, since it lies after every real token. What stands in a padding
+    slot does not matter, so it is a copy of some row: nothing has to be cleared. What sequences share at their start (a
+    chat header) has its rows once, for every product but attention itself.
     """
 
-    def __init__(self, lengths: list[int], device="cpu"):
-        self.lengths = lengths
-        self.positions = torch.cat([torch.arange(n) for n in lengths]).to(device)
-        starts = [0]
-        for n in lengths:
-            starts.append(starts[-1] + n)
-        buckets: dict[int, list[int]] = {}
+    def __init__(self, lengths: list[int], device="cpu", shared: list[tuple[int, int]] | None = None):
+        """`shared[s]` = (leader, n): the first n tokens of s are those of an earlier sequence and have no rows of their own."""
+        shared = shared or [(0, 0)] * len(lengths)
+        rows: list[Tensor] = []  # of each sequence, shared ones first
+        self.count = 0
+        """Packed rows."""
+        for length, (leader, common) in zip(lengths, shared):
+            own = torch.arange(self.count, self.count + length - common)
+            rows.append(torch.cat((rows[leader][:common], own)) if common else own)
+            self.count += len(own)
+        self.positions = torch.cat([torch.arange(common, n) for n, (_, common) in zip(lengths, shared)]).to(device)
+        members: dict[int, list[int]] = {}
         for s, n in enumerate(lengths):
-            buckets.setdefault(max(16, 1 << (n - 1).bit_length()), []).append(s)
-        self.buckets = []
-        for members in buckets.values():
-            longest = max(lengths[s] for s in members)
-            rows = torch.cat([torch.arange(starts[s], starts[s + 1]) for s in members])
-            slots = torch.cat([torch.arange(lengths[s]) + j * longest for j, s in enumerate(members)])
-            dense = all(lengths[s] == longest for s in members) and len(members) == len(lengths)
-            self.buckets.append((len(members), longest, None if dense else (rows.to(device), slots.to(device))))
+            members.setdefault(max(16, 1 << (n - 1).bit_length()), []).append(s)
+        self.buckets: list[tuple[int, int]] = []
+        """(sequences, slots for each)"""
+        row_of_slot, position, length_of_slot, common_of_slot = [], [], [], []
+        for own in members.values():
+            longest = max(lengths[s] for s in own)
+            self.buckets.append((len(own), longest))
+            for s in own:
+                place = torch.arange(longest)
+                row_of_slot.append(rows[s][place.clamp(max=lengths[s] - 1)])
+                position.append(place)
+                length_of_slot.append(torch.full_like(place, lengths[s]))
+                common_of_slot.append(torch.full_like(place, shared[s][1]))
+        row, place, length, common = (torch.cat(parts) for parts in (row_of_slot, position, length_of_slot, common_of_slot))
+        home = (common <= place) & (place < length)  # each row has one such slot
+        slot_of_row = torch.empty(self.count, dtype=torch.long)
+        slot_of_row[row[home]] = home.nonzero()[:, 0]
+        copies = (place < common).nonzero()[:, 0]
+        self._dense = len(row) == self.count and len(members) == 1
+        indices = row, slot_of_row, (~home).nonzero()[:, 0], copies, row[copies]
+        self._rows, self._slots, self._other, self._copies, self._copied = (index.to(device) for index in indices)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        tokens, heads, size = q.shape
-        out = None
-        for count, longest, index in self.buckets:
-            padded = (self._pad(x, count, longest, index) for x in (q, k, v))
-            o = causal_attention(*padded).transpose(1, 2).reshape(count * longest, heads * size)
-            if index is None:
-                return o
-            rows, slots = index
-            moved = Move.apply(o, slots, rows, tokens)
-            out = moved if out is None else out + moved
-        return out
-
-    def _pad(self, x: Tensor, count: int, longest: int, index) -> Tensor:
-        """[T, H, D] → [count, H, longest, D]."""
-        if index is not None:
-            x = Move.apply(x, *index, count * longest)
-        return x.view(count, longest, *x.shape[1:]).transpose(1, 2)
+        if not self._dense:
+            q, k, v = (Spread.apply(x, self._rows, self._slots, self._copies, self._copied) for x in (q, k, v))
+        sizes = [count * longest for count, longest in self.buckets]
+        parts = []
+        for (count, longest), *qkv in zip(self.buckets, q.split(sizes), k.split(sizes), v.split(sizes)):
+            o = causal_attention(*(x.unflatten(0, (count, longest)).transpose(1, 2) for x in qkv))
+            parts.append(o.transpose(1, 2).flatten(2).flatten(0, 1))
+        o = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return o if self._dense else Collect.apply(o, self._rows, self._slots, self._other)
 
 
-class Move(torch.autograd.Function):
-    """Rows `source` of x become rows `target` of a matrix of `size` rows, zeros elsewhere; no row is named twice.
+class Spread(torch.autograd.Function):
+    """Packed rows → slots. A row's gradient is its home slot's, and its copies' where sequences share it; that of a
+    padding slot is 0, since nothing attends to it and its output is dropped.
 
-    That is why the gradient is the same move back; autograd's own would add up row by row, many times slower.
+    Autograd's own gradient of the same choice of rows would add up row by row, many times slower.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, source: Tensor, target: Tensor, size: int) -> Tensor:
-        ctx.save_for_backward(source, target)
-        ctx.size = x.shape[0]
-        return _moved(x, source, target, size)
+    def forward(ctx, x: Tensor, rows: Tensor, slots: Tensor, copies: Tensor, copied: Tensor) -> Tensor:
+        ctx.save_for_backward(slots, copies, copied)
+        return x.index_select(0, rows)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        source, target = ctx.saved_tensors
-        return _moved(grad, target, source, ctx.size), None, None, None
+        slots, copies, copied = ctx.saved_tensors
+        dx = grad.index_select(0, slots)
+        if len(copies):
+            dx.index_add_(0, copied, grad.index_select(0, copies))
+        return dx, None, None, None, None
 
 
-def _moved(x: Tensor, source: Tensor, target: Tensor, size: int) -> Tensor:
-    picked = x.index_select(0, source)
-    return x.new_zeros(size, *x.shape[1:]).index_copy_(0, target, picked)
+class Collect(torch.autograd.Function):
+    """Slots → packed rows, each from its home slot; the `other` slots are padding and copies."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, rows: Tensor, slots: Tensor, other: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, other)
+        return x.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        rows, other = ctx.saved_tensors
+        return grad.index_select(0, rows).index_fill_(0, other, 0), None, None, None
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 Each adapter has its own sequences, rate, epochs and seed, and ends up exactly where it would alone: the loss is the sum
 over adapters of each one's own mean, clipping and AdamW work on each one's own row. What makes it fast: adapters share
-every product with the frozen weights; no padding; logits only for labels, and their gradient at once; the activations
-below the first adapted layer are computed once and reused in every epoch; an adapter that has settled leaves the stack.
+every product with the frozen weights; no padding; a chat header is computed once a batch; logits only for labels, and
+their gradient at once; the activations below the first adapted layer are computed once and reused in every epoch; an
+adapter that has settled leaves the stack.
 The reference is the `peft` library, one adapter at a time: tests/test_train.py compares every weight.
 
 Axes: N adapters, T packed tokens, L labels.
@@ -92,6 +93,8 @@ class _Run:
         self.epochs = job.epochs or config.epochs
         self.peak = config.learning_rate if job.learning_rate is None else job.learning_rate
         self.steps_an_epoch = math.ceil(len(job.sequences) / config.batch_size)
+        self.header = _common_start([s for s in job.sequences if s.label_start > 1])
+        """Tokens that all sequences with a prompt begin with, before any label: computed once a batch."""
         self.parameter = stack.flat[row].requires_grad_()
         self.gradient = stack.grad[row]
         self.optimizer = torch.optim.AdamW([self.parameter], lr=self.peak, weight_decay=config.weight_decay, fused=True)
@@ -162,6 +165,14 @@ class _FrozenBelow:
         return self.states[self.index[sequence.tokens]]
 
 
+def _common_start(sequences: list[Sequence]) -> int:
+    if not sequences:
+        return 0
+    first, last = min(s.tokens for s in sequences), max(s.tokens for s in sequences)  # these differ soonest
+    most = min(s.label_start for s in sequences) - 1
+    return next((i for i in range(most) if first[i] != last[i]), most)
+
+
 def _parts(batches: list[tuple[_Run, list[int]]]):
     """Split a step's adapters into passes of at most about TOKENS_A_PASS tokens; never inside an adapter."""
     part, tokens = [], 0
@@ -177,22 +188,27 @@ def _parts(batches: list[tuple[_Run, list[int]]]):
 
 def _backward(network: Network, stack: Stack, frozen: _FrozenBelow, part: list[tuple[_Run, list[int]]]) -> None:
     """Gradients of these adapters' mean losses, into the stack's gradient rows."""
-    states, lengths, segments, picked, targets, counts = [], [], [], [], [], []
+    states, lengths, shared, segments, picked, targets, counts = [], [], [], [], [], [], []
     start = 0
     for run, batch in part:
-        first, labels = start, 0
+        first, labels, leader = start, 0, None
         for i in batch:
             sequence = run.sequences[i]
-            states.append(frozen[sequence])
+            common = run.header if leader is not None and sequence.label_start > 1 else 0
+            if leader is None and sequence.label_start > 1:
+                leader = len(lengths)
+            shared.append((leader or 0, common))
             lengths.append(len(sequence.tokens))
-            picked.extend(range(start + sequence.label_start - 1, start + len(sequence.tokens) - 1))
+            states.append(frozen[sequence][common:])
+            before = start - common  # where its first token would lie
+            picked.extend(range(before + sequence.label_start - 1, before + len(sequence.tokens) - 1))
             targets.extend(sequence.tokens[sequence.label_start :])
             labels += sequence.labels
-            start += len(sequence.tokens)
+            start = before + len(sequence.tokens)
         segments.append(Segment(run.row, first, start))
         counts.append(labels)
     device = network.device
-    attention = PackedAttention(lengths, device)
+    attention = PackedAttention(lengths, device, shared)
     layers = range(stack.config.layers[0], network.shape.layers)
     x = network.run(torch.cat(states), attention.positions, attention, stack.linear(network, segments), layers)
     weights = torch.cat([torch.full((n,), 1.0 / n) for n in counts]).to(device)
@@ -206,11 +222,11 @@ def _backward(network: Network, stack: Stack, frozen: _FrozenBelow, part: list[t
 class HeadLoss(torch.autograd.Function):
     """Weighted cross-entropy [L] of hidden states [L, hidden] through the output matrix [vocab, hidden].
 
-    The gradient is computed along with the loss, a few hundred labels at a time: the logits of all labels never stand
+    The gradient is computed along with the loss, 128 labels at a time: the logits of all labels never stand
     in memory together, and are gone through once.
     """
 
-    ROWS = 512
+    ROWS = 128  # 25 MB of logits: larger blocks are given back to the system each time, and come back page by page
 
     @staticmethod
     def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

@@ -1,0 +1,111 @@
+"""Questions made from a passage's own sentences by rule, no model: clumsy, but never wrong, whatever the model's size.
+
+To study: a sentence is asked for by some of its words, in another order, with the title or without. What a person asks
+has some of a sentence's words too; a question that holds all of them but the answer would teach copying, not recall.
+To judge: a sentence with a question word where a short span that carries a fact stood ("The walk ends at what?").
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+from selfedit.edits.parse import sentences
+from selfedit.types import Passage, Question
+
+_MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
+_SMALL = "(?:a|an|and|as|at|but|by|for|from|he|if|in|into|is|it|of|on|or|per|she|so|than|that|the|they|to|was|were|when|which|while|with)"
+_COUNT = (
+    "(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
+    "(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)(?:-[a-z]+)?|(?:a |one )?(?:hundred|thousand|million)|half a)"
+)
+_SPANS = {
+    "code": r"`[^`\n]{2,60}`|(?<!\w)--?[a-z][\w-]+(?:=\S+)?|\b[^\W\d]\w*(?:[_.]\w+)+(?:\(\))?",
+    "quotation": r"[\"“'‘]([^\"”'’]{3,60})[\"”'’](?!\w)",
+    "date": rf"\b\d{{1,2}}\s{_MONTH}(?:\s\d{{4}})?\b|\b{_MONTH}\s\d{{1,2}}(?:,\s\d{{4}})?\b|\b{_MONTH}\s\d{{4}}\b",
+    "name": r"\b(?:[A-Z][\w'’-]*)(?:\s+(?:(?:of|the|and|de|von)\s+){0,2}[A-Z][\w'’-]*)*(?:\s\d+(?:\.\d+)*\b)?",
+    "number": rf"(?:[$€£]\s?)?\b(?:\d+(?:[.,]\d+)*|{_COUNT}\b)(?:\s?%|\s(?!{_SMALL}\b)[a-z]+)?",
+    "clause": r"(?<=\s)(?:a|an|the|of|by|in|to|for|with|as|from)\s+((?:[\w'’-]+\s+){0,4}[\w'’-]+)(?=[.;,!?]|$)",
+}
+"""Kinds of spans, the surest first; a group, where there is one, is the span."""
+_SPANS = {kind: re.compile(pattern) for kind, pattern in _SPANS.items()}
+
+
+def pick_spans(text: str, limit: int, seed: int = 0) -> list[tuple[str, str]]:
+    """(sentence, span) pairs: what carries facts, spread evenly over the sentences; no span twice in a sentence."""
+    queues = []
+    for sentence in sentences(text):
+        spans: list[str] = []
+        taken: list[tuple[int, int]] = []
+        for pattern in _SPANS.values():
+            for match in pattern.finditer(sentence):
+                span, (start, end) = match[pattern.groups].strip(" .,;:'’"), match.span(pattern.groups)
+                alone = start == 0 and " " not in span and span[:1].isupper()  # just a sentence's first word
+                nested = any(span in other or other in span for other in spans)
+                overlaps = any(start < high and low < end for low, high in taken)
+                if (len(span) > 1 or span.isdigit()) and not (alone or nested or overlaps) and len(span) < len(sentence) / 2:
+                    spans.append(span)
+                    taken.append((start, end))
+        random.Random(seed).shuffle(spans)
+        queues.append((sentence, spans))
+    picked: list[tuple[str, str]] = []
+    while len(picked) < limit and any(spans for _, spans in queues):
+        picked += [(sentence, spans.pop()) for sentence, spans in queues if spans]
+    return picked[:limit]
+
+
+def cue_questions(passage: Passage, a_sentence: int, seed: int = 0) -> list[Question]:
+    """For each sentence so many questions made of some of its words; the sentence is the answer."""
+    chance = random.Random(seed)
+    return [
+        Question(_cue(sentence, passage.title, chance), (sentence,), sentence=sentence)
+        for _ in range(a_sentence)
+        for sentence in sentences(passage.text)
+    ]
+
+
+_OPENERS = ("What", "Which", "Who", "How", "When", "Where", "What about", "Tell me about")
+_WITH_TITLE = ("{opener} {title} {cue}?", "{opener} {cue} of {title}?", "{opener} {cue} in {title}?", "In {title}, {opener} {cue}?")
+
+
+def _cue(sentence: str, title: str, chance: random.Random) -> str:
+    words = sentence.rstrip(" .!?").split()
+    for _ in range(20):  # until enough is left to tell what is asked for
+        kept = [word for word in words if chance.random() < (0.6 if len(word) > 3 else 0.4)]
+        if sum(len(word) > 3 for word in kept) >= 2:
+            break
+    else:
+        kept = words
+    turn = chance.randrange(len(kept)) if chance.random() < 0.5 else 0
+    cue = " ".join(kept[turn:] + kept[:turn]).strip(" ,;:.")
+    form = chance.choice(_WITH_TITLE) if title and chance.random() < 0.6 else "{opener} {cue}?"
+    return form.format(opener=chance.choice(_OPENERS), title=title, cue=cue)
+
+
+def ask_in_place(passage: Passage, text: str, limit: int, seed: int = 0) -> list[Question]:
+    """Questions that the spans of a text about the passage answer, each asked by the text's own sentence."""
+    questions = []
+    for sentence, span in pick_spans(text, limit, seed):
+        before, _, after = sentence.partition(span)
+        asked = f"{before}{_question_word(span)}{after}".rstrip(" .;:,!") + "?"
+        asked = asked[0].upper() + asked[1:]
+        if passage.title and not _names(passage.title) & _names(asked):
+            asked = f"{passage.title}: {asked}"
+        if span not in asked:
+            questions.append(Question(asked, (span,), sentence=sentence))
+    return questions
+
+
+def _question_word(span: str) -> str:
+    if re.fullmatch(r"1\d{3}|20\d\d", span):
+        return "which year"
+    if match := re.fullmatch(rf"(?:\d[\d.,]*|{_COUNT})\s([a-z]+)", span):
+        return f"how many {match[1]}"
+    if _SPANS["date"].fullmatch(span):
+        return "which date"
+    return "who or what" if span[0].isupper() else "what"
+
+
+def _names(text: str) -> set[str]:
+    """The words of a text that may name what it is about: the longer ones."""
+    return {word for word in re.findall(r"\w+", text.casefold()) if len(word) > 3}
