@@ -66,13 +66,13 @@ class LearnConfig:
 
     styles: tuple[str, ...] = ("paraphrase",)
     """Styles the model writes in; questions with answers are studied beside them."""
-    questions_a_sentence: int = 3
+    questions_a_sentence: int = 2
     """Questions to study for each sentence, made of some of its words."""
     each_alone: bool = False
     """Try each style by itself too, not only all together: dearer, and shows which one pays."""
     passage_words: int = 220
     """Longest passage; longer documents are split."""
-    spans: int = 16
+    spans: int = 12
     """Questions to write a passage, before those that do not hold are dropped."""
     seed: int = 0
     train: TrainConfig = TrainConfig()

@@ -81,19 +81,18 @@ def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
         console.print("no memories yet; `selfedit learn DOCS` makes some")
         return
     table = Table()
-    for column in ("id", "title", "accuracy", "general\nchange", "MB", "learned", "source"):
-        table.add_column(column, overflow="fold", no_wrap=column not in ("title", "source"))
+    for column in ("id", "title and source", "accuracy", "general\nchange", "MB", "learned"):
+        table.add_column(column, overflow="fold", no_wrap=column != "title and source")
     for entry in entries:
         before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))
         change = entry.scores.get("general_change")
         table.add_row(
             entry.id if entry.id in in_force else f"[dim]{entry.id}\n(not in force)[/]",
-            _escape(entry.passage.title),
+            f"{_escape(entry.passage.title)}\n[dim]{_escape(entry.passage.source)}[/]",
             f"{_percent(before)} → {_percent(after)}",
             "–" if change is None else f"{change:.2f}",
             f"{entry.size_bytes / 1e6:.1f}",
-            entry.created[:16].replace("T", " "),
-            _escape(entry.passage.source),
+            entry.created[:10],
         )
     console.print(table)
     for line in history:

@@ -109,11 +109,11 @@ def test_the_operations_of_a_tiny_training_are_those_counted_by_hand():
     below = 2 * 144 * 8
     a_token = 2 * 144 + 2 * (144 - 32) + 6 * 2 * 64 - 2 * 2 * 12  # forward, backward, LoRA
     a_label = 4 * 4 * 10
-    assert train_flops(shape, LoraConfig(2, 4.0, modules, (1,)), [studied], [3]) == below + 3 * (8 * a_token + 6 * a_label)
+    assert train_flops(shape, LoraConfig(2, 4.0, modules, (1,)), [studied], [3], [24]) == below + 3 * (8 * a_token + 6 * a_label)
     # Two adapters with the same sequences share what lies below; with all layers adapted nothing does.
-    assert train_flops(shape, LoraConfig(2, 4.0, modules, (1,)), [studied] * 2, [3, 1]) == below + 4 * (8 * a_token + 6 * a_label)
+    assert train_flops(shape, LoraConfig(2, 4.0, modules, (1,)), [studied] * 2, [3, 1], [24, 8]) == below + 4 * (8 * a_token + 6 * a_label)
     both = a_token + 2 * 144 + 2 * 144 + 6 * 2 * 64
-    assert train_flops(shape, LoraConfig(2, 4.0, modules, (0, 1)), [studied], [1]) == 8 * both + 6 * a_label
+    assert train_flops(shape, LoraConfig(2, 4.0, modules, (0, 1)), [studied], [1], [8]) == 8 * both + 6 * a_label
     # Only down: nothing before it in its layer has a gradient.
     only_down = 2 * 144 + 6 * 2 * 12 - 2 * 2 * 8
-    assert train_flops(shape, LoraConfig(2, 4.0, ("down_proj",), (1,)), [studied], [1]) == below + 8 * only_down + 6 * a_label
+    assert train_flops(shape, LoraConfig(2, 4.0, ("down_proj",), (1,)), [studied], [1], [8]) == below + 8 * only_down + 6 * a_label

@@ -20,11 +20,13 @@ from pathlib import Path
 
 from selfedit.bench.measure import Parts, clock, matmul_rate, paired_interval, train_flops
 from selfedit.config import TrainConfig
+from selfedit.edits.quiz import as_edit, told_in
+from selfedit.edits.spans import cue_questions
 from selfedit.errors import SelfeditError
-from selfedit.types import Example, Question, stable_seed, text_hash
+from selfedit.types import Example, Passage, Question, stable_seed, text_hash
 
 PASSAGES = Path(__file__).with_name("passages.jsonl")
-ANSWER_TOKENS = 24
+QUESTIONS_A_SENTENCE = 1
 LOAD_MARGIN = 0.5
 """Load above the threads in use from which on another process must be using the cores."""
 
@@ -39,8 +41,10 @@ class Entry:
     edit: tuple[str, ...]
 
     def examples(self) -> list[Example]:
-        """SEAL's training sequences: the title over each line, the passage itself last."""
-        return [Example(f"{self.title}\n{text}") for text in (*self.edit, self.context)]
+        """SEAL's training sequences, the title over each line and the passage itself last; and questions in chat form."""
+        passage = Passage(self.title, self.context, "", "")
+        asked = cue_questions(passage, QUESTIONS_A_SENTENCE, stable_seed("inner-loop", self.title))
+        return [Example(f"{self.title}\n{text}") for text in (*self.edit, self.context)] + list(as_edit(asked).examples)
 
 
 def read_entries(file: Path, count: int) -> list[Entry]:
@@ -51,7 +55,7 @@ def read_entries(file: Path, count: int) -> list[Entry]:
             Entry(
                 title=row["title"],
                 context=row["context"],
-                questions=tuple(Question(q["question"], (q["answer"],)) for q in row["questions"]),
+                questions=tuple(_question(q["question"], q["answer"], row["context"]) for q in row["questions"]),
                 edit=tuple(row["edit"]),
             )
             for row in rows
@@ -61,6 +65,11 @@ def read_entries(file: Path, count: int) -> list[Entry]:
     if not 1 <= count <= len(entries):
         raise SelfeditError(f"{file} holds {len(entries)} passages, {count} were asked for")
     return entries[:count]
+
+
+def _question(question: str, answer: str, context: str) -> Question:
+    asked = Question(question, (answer,))
+    return replace(asked, sentence=told_in(Passage("", context, "", ""), asked))
 
 
 def run(
@@ -190,7 +199,7 @@ class _Bench:
         stack, logs, seconds = self.train(jobs, self.config)
         for row, i in enumerate(wave):
             stack.save(row, self.folder / f"ours-{i}", self.name)
-        flops = train_flops(self.model.network.shape, self.lora, [job.sequences for job in jobs], [len(log.losses) for log in logs])
+        flops = train_flops(self.model.network.shape, self.lora, [job.sequences for job in jobs], [len(log.losses) for log in logs], [log.rows for log in logs])
         return {"seconds": seconds, "tokens": sum(log.tokens for log in logs), "flops": flops}
 
     def stages(self) -> dict:
@@ -219,9 +228,8 @@ class _Bench:
 
         `side`: whose adapters answer, read from their PEFT folders; None: the untouched model, each passage once.
         """
-        from selfedit.judge.grading import is_correct
+        from selfedit.judge.evaluate import ANSWER_TOKENS, gold_logprobs, grade
         from selfedit.model.generate import Request, generate
-        from selfedit.model.score import mean_logprobs
         from selfedit.model.stack import load_adapters
 
         model, chat = self.model, self.model.chat
@@ -229,9 +237,9 @@ class _Bench:
         entries = [self.edits[i][1] for i in wave] if side else self.entries
         asked = [(question, row if side else None) for row, entry in enumerate(entries) for question in entry.questions]
         said = generate(model, [Request(tuple(chat.prompt(q)), row, ANSWER_TOKENS) for q, row in asked], stack)
-        dense = mean_logprobs(model.network, [(chat.gold(q, q.answers[0]), row) for q, row in asked], stack)
+        dense = gold_logprobs(model, asked, stack)
         scored = [
-            (text := chat.decode(tokens).strip(), is_correct(text, q.answers, q.question), value)
+            (text := chat.decode(tokens).strip(), grade(q, text), value)
             for (q, _), tokens, value in zip(asked, said, dense)
         ]
         edits, start = [], 0

@@ -76,13 +76,14 @@ def matmul_rate(device, dtype, repeats: int = 5) -> float:
     return 2 * size**3 / min(seconds) / 1e9
 
 
-def train_flops(shape, lora, sequences: Sequence[Sequence], epochs: Sequence[int]) -> int:
+def train_flops(shape, lora, sequences: Sequence[Sequence], epochs: Sequence[int], rows: Sequence[int]) -> int:
     """Floating-point operations that `train` must do for these adapters; a multiply and an add are two.
 
-    `lora`: their LoraConfig; `sequences[n]`, `epochs[n]`: what adapter n studies, and how many times. With W the weights
+    `lora`: their LoraConfig; `sequences[n]`, `epochs[n]`: what adapter n studies, and how many times; `rows[n]`: the
+    packed rows of all its batches (TrainLog.rows: a header that a batch shares is one). With W the weights
     of the linear modules of a layer, I + O their widths, r the rank, H the hidden size and V the vocabulary:
     - layers below the first adapted one: 2·W a token of each distinct sequence, once;
-    - adapted layers, a token and epoch: 2·W forward, 2·W for the gradient of the input, 6·r·(I + O) for LoRA (two
+    - adapted layers, a packed row: 2·W forward, 2·W for the gradient of the input, 6·r·(I + O) for LoRA (two
       products forward, four backward); nothing reads the gradient of the first adapted product's input: less 2·W and
       2·r·I of it, and less the 2·W of frozen modules before it;
     - the head, a label and epoch: 2·H·V for the logits and 2·H·V for their gradient.
@@ -102,9 +103,8 @@ def train_flops(shape, lora, sequences: Sequence[Sequence], epochs: Sequence[int
             break
     distinct = {s.tokens for own in sequences for s in own}
     total = 2 * layer * lora.layers[0] * sum(map(len, distinct))
-    for own, times in zip(sequences, epochs):
-        tokens, labels = sum(len(s.tokens) for s in own), sum(s.labels for s in own)
-        total += times * (tokens * adapted + labels * 4 * shape.hidden * shape.vocab)
+    for own, times, packed in zip(sequences, epochs, rows):
+        total += packed * adapted + times * sum(s.labels for s in own) * 4 * shape.hidden * shape.vocab
     return total
 
 

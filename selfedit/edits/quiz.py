@@ -26,7 +26,7 @@ from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
 from selfedit.types import Example, Passage, Progress, Question, SelfEdit, no_progress, stable_seed
 
-ANSWER_TOKENS = 32
+ANSWER_TOKENS = 24
 QUESTION_TOKENS = 24
 MIN_KNOWN = 0.6
 """Share of a written question's longer words that the passage must have."""
@@ -58,15 +58,16 @@ def write_quiz(
     begun = [(sentence, span, word) for sentence, span in picked for word in _first_words(span)]
     prompts = [model.chat.continued(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: {word}") for s, span, word in begun]
     texts = generate(model, [Request(tuple(p), None, QUESTION_TOKENS) for p in prompts], on_token=partial(progress, "questions"))
-    written, dropped = [], Counter()
+    written: dict[tuple[str, str], Question] = {}  # one a span
+    dropped: Counter[str] = Counter()
     for (sentence, span, word), tokens in zip(begun, texts):
         question = word + model.chat.decode(tokens).split("\n")[0].rstrip()
-        reason = _fault(question, span, {q.question for q in written}) or ("" if _about(question, passage) else "not about the text")
-        if reason:
-            dropped[reason] += 1
+        reason = _fault(question, span, {q.question for q in written.values()}) or ("" if _about(question, passage) else "not about the text")
+        if reason or (sentence, span) in written:
+            dropped[reason or "asked in other words"] += 1
         else:
-            written.append(Question(question, (span,), sentence=sentence))
-    kept, reasons = check(model, passage, written, progress)
+            written[sentence, span] = Question(question, (span,), sentence=sentence)
+    kept, reasons = check(model, passage, list(written.values()), progress)
     return _split(kept, dropped + reasons, seed=stable_seed(seed, passage.id, "split"))
 
 

@@ -15,7 +15,7 @@ from selfedit.model.network import Network, PackedAttention
 from selfedit.model.stack import Segment, Stack
 
 TOKENS_A_PASS = 2048
-LABELS_A_PASS = 512
+LABELS_A_PASS = 128  # 25 MB of logits: larger blocks are given back to the system each time, and come back page by page
 
 
 @torch.inference_mode()

@@ -44,6 +44,8 @@ class TrainLog:
     """Mean loss (nats a label) of each epoch, measured while training."""
     tokens: int = 0
     """Tokens trained on, all epochs together."""
+    rows: int = 0
+    """Packed rows that took: fewer where a batch shares a header."""
     steps: int = 0
 
 
@@ -207,6 +209,7 @@ def _backward(network: Network, stack: Stack, frozen: _FrozenBelow, part: list[t
             start = before + len(sequence.tokens)
         segments.append(Segment(run.row, first, start))
         counts.append(labels)
+        run.log.rows += start - first
     device = network.device
     attention = PackedAttention(lengths, device, shared)
     layers = range(stack.config.layers[0], network.shape.layers)
