@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from selfedit.edits.parse import sentences
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
 from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
 from selfedit.model.stack import Stack, load_adapters, read_config
-from selfedit.types import MemoryEntry, Question, SelfEdit
+from selfedit.types import MemoryEntry, Passage, Question, SelfEdit
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,17 @@ def learned_text(entry: MemoryEntry, edits: Sequence[SelfEdit]) -> str:
 def nearest_example(question: str, edits: Sequence[SelfEdit]) -> tuple[str, str] | None:
     """(style, text) of the studied line that is most like the question: what `--why` shows."""
     lines = {f"{i}.{j}": (edit.style, f"{e.prompt} {e.text}".strip()) for i, edit in enumerate(edits) for j, e in enumerate(edit.examples)}
-    best, _ = Router({key: text for key, (_, text) in lines.items()}).route(question) if lines else (None, 0.0)
-    return lines.get(best)
+    return lines.get(_nearest(question, {key: text for key, (_, text) in lines.items()}))
+
+
+def nearest_sentence(question: str, passage: Passage) -> str:
+    """The passage's sentence that is most like the question, else how the passage begins."""
+    own = {str(i): sentence for i, sentence in enumerate(sentences(passage.text))}
+    return own.get(_nearest(question, own), passage.text[:200])
+
+
+def _nearest(question: str, texts: dict[str, str]) -> str | None:
+    return Router(texts).route(question)[0] if texts else None
 
 
 def _stacks(model: Model, store: MemoryStore, ids: set[str]) -> list[tuple[Stack | None, dict[str, int]]]:

@@ -169,7 +169,7 @@ def _value(name: str, text: str):
 
 
 def _ask(arguments) -> int:
-    from selfedit.ask import ask, nearest_example
+    from selfedit.ask import ask
     from selfedit.faces import Progress
     from selfedit.tasks.questions import load_asks
     from selfedit.types import Question
@@ -186,7 +186,7 @@ def _ask(arguments) -> int:
         model = _model(arguments, progress.note)
         answers = ask(model, store, questions, max_new_tokens=arguments.tokens, on_token=lambda done, total: progress.stage("answer", done, total))
     for question, answer in zip(questions, answers):
-        why = _why(store, question.question, answer, nearest_example) if arguments.why else {}
+        why = _why(store, question.question, answer) if arguments.why else {}
         if arguments.json:
             print(json.dumps(answer.record() | why, ensure_ascii=False))
             continue
@@ -196,7 +196,9 @@ def _ask(arguments) -> int:
     return 0
 
 
-def _why(store, question: str, answer, nearest_example) -> dict:
+def _why(store, question: str, answer) -> dict:
+    from selfedit.ask import nearest_example, nearest_sentence
+
     if answer.memory is None:
         return {"why": f"no memory fits (best score {answer.score:.2f}); the untouched model answered"}
     entry = answer.memory
@@ -204,7 +206,7 @@ def _why(store, question: str, answer, nearest_example) -> dict:
     return {
         "why": f"memory {entry.id} fits (score {answer.score:.2f})",
         "edit": f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself",
-        "passage": entry.passage.text[:200],
+        "passage": nearest_sentence(question, entry.passage),
         "source_hash": entry.passage.source_hash,
         "adapter_hash": entry.adapter_hash,
     }

@@ -45,6 +45,14 @@ def test_greedy_tokens_are_those_of_transformers(tiny_model, tiny_reference):
     assert len({tuple(a) for a in answers}) == len(answers)
 
 
+def test_progress_counts_tokens_up_to_all_that_may_be_written(tiny_model):
+    seen = []
+    requests = [Request(p, max_new_tokens=n) for p, n in zip(random_prompts(tiny_model), (3, 9, 5, 7))]
+    answers = generate(tiny_model, requests, rows=3, on_token=lambda done, total: seen.append((done, total)))
+    assert {total for _, total in seen} == {24} and seen[-1][0] == 24
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen) and len(seen) >= max(map(len, answers))
+
+
 def test_rows_under_different_adapters_say_what_they_say_alone(tiny_model):
     stack = random_stack(tiny_model, 2)
     requests = [Request(p, adapter, 16) for p in random_prompts(tiny_model) for adapter in (None, 0, 1)]

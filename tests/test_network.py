@@ -6,7 +6,9 @@ from conftest import reference_model, write_tiny_model
 
 from selfedit.errors import ModelError
 from selfedit.model.load import load_model
+from selfedit.model.chat import Sequence
 from selfedit.model.network import PackedAttention, Shape
+from selfedit.model.packing import pack
 
 RAGGED = [7, 1, 33, 16, 17, 2, 40]
 
@@ -124,3 +126,32 @@ def test_the_fingerprint_follows_the_weights_and_not_the_place(tmp_path, tiny_fo
     weights["model.norm.weight"] *= 1.01
     save_file(weights, tmp_path / "copy" / "model.safetensors", metadata={"format": "pt"})
     assert load_model(str(tmp_path / "copy"), device="cpu").fingerprint != tiny_model.fingerprint
+
+
+def test_what_prompts_begin_with_alike_is_laid_once():
+    header = (5, 6, 7, 8)
+    sequences = [Sequence((*header, 9, 10, 11), 5), Sequence((*header, 12, 13), 5), Sequence((*header, 9), 1)]
+    packing = pack(sequences, [0, 0, 0])
+    assert [common for _, common in packing.shared] == [0, 4, 0]  # the third is a text: all of it is labels
+    assert packing.rows == [(0, 7), (7, 9), (9, 14)]
+    assert packing.label_rows == [4, 5, 7, 9, 10, 11, 12]
+    assert [common for _, common in pack(sequences, [0, 1, 0]).shared] == [0, 0, 0]  # each owner has its own
+
+
+def test_shared_rows_change_no_state_and_no_gradient(tiny_model):
+    network = tiny_model.network
+    tokens = random_sequences(network.shape.vocab, [6, 9, 3, 20])
+    sequences = [Sequence((*tokens[0], *own), 8) for own in tokens[1:]]
+    results = []
+    for owners in ([0, 0, 0], [0, 1, 2]):
+        packing = pack(sequences, owners)
+        inputs = network.embed(torch.tensor(tokens[0] + tokens[1] + tokens[2] + tokens[3]))
+        parts = inputs.clone().requires_grad_()
+        header, *own = parts.split([6, 9, 3, 20])
+        laid = [torch.cat((header, o))[common:] for o, (_, common) in zip(own, packing.shared)]
+        attention = PackedAttention(packing.lengths, shared=packing.shared)
+        out = network.run(torch.cat(laid), attention.positions, attention)[torch.tensor(packing.label_rows)]
+        out.square().sum().backward()
+        results.append((out.detach(), parts.grad))
+    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(results[0][1], results[1][1], atol=1e-4, rtol=1e-4)

@@ -142,6 +142,21 @@ def test_each_adapter_of_a_stack_ends_where_peft_takes_it_alone(double_model, ti
         assert difference < 1e-6  # about 1e-15; 3e-8 with a text of two tokens, where q and k get no gradient but rounding
 
 
+@pytest.mark.parametrize("first_layer", [0.0, 0.5])
+def test_a_header_that_a_batch_computes_once_is_trained_as_in_peft(double_model, tiny_folder, first_layer):
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=first_layer, batch_size=3, epochs=15)
+    vocab = double_model.network.shape.vocab
+    header = random_sequences(vocab, [8], 5)[0].tokens
+    asked = [Sequence(header + s.tokens, 8 + s.label_start) for s in random_sequences(vocab, [9, 4, 14, 9, 21, 6], 6)]
+    texts = [Sequence(s.tokens, 1) for s in random_sequences(vocab, [12, 30], 9)]
+    jobs = [Job((*asked, *texts), seed=1), Job(tuple(asked[:4]), seed=2, epochs=30), Job(tuple(texts), seed=3, epochs=40)]
+    stack, logs = train(double_model.network, jobs, config)
+    assert logs[0].rows < logs[0].tokens and logs[1].rows < logs[1].tokens and logs[2].rows == logs[2].tokens
+    reference = double_reference(tiny_folder)
+    for row, job in enumerate(jobs):
+        assert differences(stack, row, trained_alone(reference, double_model.network, job, config)).max() < 1e-6
+
+
 @pytest.mark.parametrize("modules", [("q_proj", "v_proj"), ("k_proj", "o_proj", "up_proj"), ("down_proj",)])
 def test_any_choice_of_modules_trains_as_in_peft(double_model, tiny_folder, modules):
     config = TrainConfig(rank=2, alpha=4.0, modules=modules, first_layer=0.25, epochs=20, batch_size=2)

@@ -19,7 +19,7 @@ _COUNT = (
     "(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
     "(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)(?:-[a-z]+)?|(?:a |one )?(?:hundred|thousand|million)|half a)"
 )
-_SPANS = {
+_PATTERNS = {
     "code": r"`[^`\n]{2,60}`|(?<!\w)--?[a-z][\w-]+(?:=\S+)?|\b[^\W\d]\w*(?:[_.]\w+)+(?:\(\))?",
     "quotation": r"[\"“'‘]([^\"”'’]{3,60})[\"”'’](?!\w)",
     "date": rf"\b\d{{1,2}}\s{_MONTH}(?:\s\d{{4}})?\b|\b{_MONTH}\s\d{{1,2}}(?:,\s\d{{4}})?\b|\b{_MONTH}\s\d{{4}}\b",
@@ -28,7 +28,7 @@ _SPANS = {
     "clause": r"(?<=\s)(?:a|an|the|of|by|in|to|for|with|as|from)\s+((?:[\w'’-]+\s+){0,4}[\w'’-]+)(?=[.;,!?]|$)",
 }
 """Kinds of spans, the surest first; a group, where there is one, is the span."""
-_SPANS = {kind: re.compile(pattern) for kind, pattern in _SPANS.items()}
+_SPANS = {kind: re.compile(pattern) for kind, pattern in _PATTERNS.items()}
 
 
 def pick_spans(text: str, limit: int, seed: int = 0) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from selfedit.model.chat import Sequence
 from selfedit.model.network import Network, PackedAttention
+from selfedit.model.packing import pack
 from selfedit.model.stack import Segment, Stack
 
 TOKENS_A_PASS = 2048
@@ -65,15 +66,10 @@ def _passes(order: SequenceOf[int], sizes: list[int]) -> Iterator[list[int]]:
 
 def _label_states(network: Network, sequences: list[Sequence], adapters: list[int | None], stack: Stack | None) -> Tensor:
     """Last hidden states [L, hidden] from which the labels are predicted."""
-    segments, picked, start = [], [], 0
-    for sequence, adapter in zip(sequences, adapters):
-        end = start + len(sequence.tokens)
-        if adapter is not None:
-            segments.append(Segment(adapter, start, end))
-        picked.extend(range(start + sequence.label_start - 1, end - 1))
-        start = end
-    attention = PackedAttention([len(s.tokens) for s in sequences], network.device)
-    tokens = torch.tensor([t for s in sequences for t in s.tokens], device=network.device)
+    packing = pack(sequences, adapters)
+    segments = [Segment(a, *rows) for a, rows in zip(adapters, packing.rows) if a is not None]
+    tokens = [token for s, (_, common) in zip(sequences, packing.shared) for token in s.tokens[common:]]
+    attention = PackedAttention(packing.lengths, network.device, packing.shared)
     linear = stack.linear(network, segments) if segments else None
-    x = network.run(network.embed(tokens), attention.positions, attention, linear)
-    return x[torch.tensor(picked, device=network.device)]
+    x = network.run(network.embed(torch.tensor(tokens, device=network.device)), attention.positions, attention, linear)
+    return x[torch.tensor(packing.label_rows, device=network.device)]

@@ -22,6 +22,7 @@ from torch import Tensor
 from selfedit.config import TrainConfig
 from selfedit.model.chat import Sequence
 from selfedit.model.network import Network, PackedAttention, rms_norm
+from selfedit.model.packing import pack
 from selfedit.model.stack import LoraConfig, Segment, Stack
 
 TOKENS_A_PASS = 2048
@@ -95,8 +96,6 @@ class _Run:
         self.epochs = job.epochs or config.epochs
         self.peak = config.learning_rate if job.learning_rate is None else job.learning_rate
         self.steps_an_epoch = math.ceil(len(job.sequences) / config.batch_size)
-        self.header = _common_start([s for s in job.sequences if s.label_start > 1])
-        """Tokens that all sequences with a prompt begin with, before any label: computed once a batch."""
         self.parameter = stack.flat[row].requires_grad_()
         self.gradient = stack.grad[row]
         self.optimizer = torch.optim.AdamW([self.parameter], lr=self.peak, weight_decay=config.weight_decay, fused=True)
@@ -167,14 +166,6 @@ class _FrozenBelow:
         return self.states[self.index[sequence.tokens]]
 
 
-def _common_start(sequences: list[Sequence]) -> int:
-    if not sequences:
-        return 0
-    first, last = min(s.tokens for s in sequences), max(s.tokens for s in sequences)  # these differ soonest
-    most = min(s.label_start for s in sequences) - 1
-    return next((i for i in range(most) if first[i] != last[i]), most)
-
-
 def _parts(batches: list[tuple[_Run, list[int]]]):
     """Split a step's adapters into passes of at most about TOKENS_A_PASS tokens; never inside an adapter."""
     part, tokens = [], 0
@@ -190,32 +181,22 @@ def _parts(batches: list[tuple[_Run, list[int]]]):
 
 def _backward(network: Network, stack: Stack, frozen: _FrozenBelow, part: list[tuple[_Run, list[int]]]) -> None:
     """Gradients of these adapters' mean losses, into the stack's gradient rows."""
-    states, lengths, shared, segments, picked, targets, counts = [], [], [], [], [], [], []
-    start = 0
+    studied = [(run, run.sequences[i]) for run, batch in part for i in batch]
+    packing = pack([sequence for _, sequence in studied], [run.row for run, _ in studied])
+    states = [frozen[sequence][common:] for (_, sequence), (_, common) in zip(studied, packing.shared)]
+    targets = [token for _, sequence in studied for token in sequence.tokens[sequence.label_start :]]
+    segments, counts, done = [], [], 0
     for run, batch in part:
-        first, labels, leader = start, 0, None
-        for i in batch:
-            sequence = run.sequences[i]
-            common = run.header if leader is not None and sequence.label_start > 1 else 0
-            if leader is None and sequence.label_start > 1:
-                leader = len(lengths)
-            shared.append((leader or 0, common))
-            lengths.append(len(sequence.tokens))
-            states.append(frozen[sequence][common:])
-            before = start - common  # where its first token would lie
-            picked.extend(range(before + sequence.label_start - 1, before + len(sequence.tokens) - 1))
-            targets.extend(sequence.tokens[sequence.label_start :])
-            labels += sequence.labels
-            start = before + len(sequence.tokens)
-        segments.append(Segment(run.row, first, start))
-        counts.append(labels)
-        run.log.rows += start - first
+        own, done = packing.rows[done : done + len(batch)], done + len(batch)
+        segments.append(Segment(run.row, own[0][0], own[-1][1]))
+        counts.append(sum(run.sequences[i].labels for i in batch))
+        run.log.rows += own[-1][1] - own[0][0]
     device = network.device
-    attention = PackedAttention(lengths, device, shared)
+    attention = PackedAttention(packing.lengths, device, packing.shared)
     layers = range(stack.config.layers[0], network.shape.layers)
     x = network.run(torch.cat(states), attention.positions, attention, stack.linear(network, segments), layers)
     weights = torch.cat([torch.full((n,), 1.0 / n) for n in counts]).to(device)
-    hidden = rms_norm(x[torch.tensor(picked, device=device)], network.norm, network.shape.eps)
+    hidden = rms_norm(x[torch.tensor(packing.label_rows, device=device)], network.norm, network.shape.eps)
     losses = HeadLoss.apply(hidden, network.head.weight, torch.tensor(targets, device=device), weights)
     losses.sum().backward()
     for (run, _), loss in zip(part, losses.detach().split(counts)):
