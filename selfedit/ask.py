@@ -57,7 +57,8 @@ def ask(
 
 def learned_text(entry: MemoryEntry, edits: Sequence[SelfEdit]) -> str:
     """What a memory knows, as the router reads it: nothing twice, since more text would only look less like a question."""
-    studied = [e.text for edit in edits for e in edit.examples if e.text not in entry.passage.text]
+    flat = " ".join(entry.passage.text.split())
+    studied = dict.fromkeys(e.text for edit in edits for e in edit.examples if " ".join(e.text.split()) not in flat)
     return "\n".join([entry.passage.title, entry.passage.text, *studied])
 
 

@@ -62,7 +62,7 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class LearnConfig:
-    """The main job. Defaults: docs/LOG.md, study 2."""
+    """The main job. Defaults: docs/LOG.md, studies 2, 3 and 5."""
 
     styles: tuple[str, ...] = ("paraphrase",)
     """Styles the model writes in; questions with answers are studied beside them."""

@@ -23,7 +23,7 @@ from selfedit.memory.gate import decide
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
-from selfedit.types import Passage, Progress, Question, Trial, no_progress, text_hash
+from selfedit.types import Passage, Progress, Question, Trial, no_progress, stable_seed, text_hash
 
 @dataclass(frozen=True)
 class PassageReport:
@@ -122,7 +122,7 @@ def learn_passage(
     else:
         judging, reasons = check(model, passage, quiz, progress)
         free = written.studied + written.judging
-    studied = study_questions(passage, free, [*judging, *(quiz or ())], config.questions_a_sentence, config.seed)
+    studied = study_questions(passage, free, [*judging, *(quiz or ())], config.questions_a_sentence, stable_seed(config.seed, passage.id, "cues"))
     edits = proposal.edits + ([as_edit(studied)] if studied else [])
     trials: list[Trial] = []
     entry = None

@@ -96,7 +96,7 @@ class Score:
     accuracy: float | None
     """Share of questions answered correctly, in [0, 1]."""
     dense: float | None
-    """Mean over questions of the mean log-probability (nats a token) of the gold answer; at most 0."""
+    """Mean over questions of the mean log-probability (nats a token) of the gold answer, bare or as a sentence; at most 0."""
     correct: tuple[bool, ...] = ()
     """A verdict a question, in their order."""
     logprobs: tuple[float, ...] = ()

@@ -17,7 +17,7 @@ def score(logprobs, correct=None) -> Score:
 
 
 def trial(name: str, logprobs, correct=None, general_change: float | None = 0.1) -> Trial:
-    return Trial(name, (), score(logprobs, correct), general_change, tokens=100, seconds=1.0)
+    return Trial(name, (), score(logprobs, correct or [True] * len(logprobs)), general_change, tokens=100, seconds=1.0)
 
 
 BEFORE = score([-4.0, -4.2, -3.8, -4.0])
@@ -87,12 +87,13 @@ def test_fewer_right_answers_are_dropped_however_probable_the_gold_became():
     before = score([-4.0, -4.2, -3.8, -4.0], [True, True, False, False])
     kept, reasons = decided(trial("passage", [-0.1, -0.1, -0.1, -0.1], [True, False, False, False]), before=before)
     assert kept is None
-    assert reasons["passage"] == "answers fewer questions: 50% → 25%"
+    assert reasons["passage"] == "answers no more questions: 50% → 25%"
 
 
-def test_as_many_right_answers_are_enough():
+def test_as_many_right_answers_are_not_enough_and_one_more_is():
     before = score([-4.0, -4.2, -3.8, -4.0], [True, False, False, False])
-    assert decided(trial("passage", [-1.0] * 4, [False, True, False, False]), before=before)[0] == "passage"
+    assert decided(trial("passage", [-1.0] * 4, [False, True, False, False]), before=before)[0] is None
+    assert decided(trial("passage", [-1.0] * 4, [False, True, True, False]), before=before)[0] == "passage"
 
 
 def test_too_much_general_change_is_dropped_and_the_next_best_is_kept():

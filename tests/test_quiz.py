@@ -7,8 +7,8 @@ import pytest
 
 from selfedit.edits.parse import sentences
 from selfedit.edits.propose import invents
-from selfedit.edits.quiz import _fault, _split, as_edit, check, open_book, reworded_questions, study_questions, told_in, write_quiz
-from selfedit.edits.spans import ask_in_place, cue_questions, pick_spans
+from selfedit.edits.quiz import _fault, _first_words, _split, as_edit, check, open_book, reworded_questions, study_questions, told_in, write_quiz
+from selfedit.edits.spans import ask_in_place, cue_questions, kind_of, pick_spans
 from selfedit.judge.grading import normalize
 from selfedit.types import Example, Passage, Question
 
@@ -206,19 +206,50 @@ def test_each_sentence_is_asked_for_by_some_of_its_words():
     assert any(PASSAGE.title in q.question for q in cues) and not all(PASSAGE.title in q.question for q in cues)
 
 
-def test_a_sentence_of_two_short_words_is_asked_for_by_all_it_has():
+@pytest.mark.parametrize("text", ["", "...", "? . . .", "—", "|---|---|", "Yes.", "今日は雨が降っている。", "# The heading"])
+def test_what_has_too_few_words_to_leave_some_out_is_not_asked_for(text):
+    assert [cue_questions(Passage("A title", text, "", ""), 3, seed) for seed in range(20)] == [[]] * 20
+
+
+def test_a_sentence_of_short_words_is_asked_for_by_some_of_them():
     (question,) = cue_questions(Passage("", "He did so.", "", ""), 1)
-    assert {"He", "did", "so"} <= set(re.findall(r"\w+", question.question))
+    assert {"He", "did", "so"} & set(re.findall(r"\w+", question.question))
 
 
 def test_a_question_is_told_by_the_sentence_that_has_its_answer_and_most_of_its_words():
     assert told_in(PASSAGE, Question("What does the lamp burn?", ("fish oil",))) == "Its lamp burns fish oil from Tromholt."
     assert told_in(PASSAGE, Question("What does the lamp burn?", ("petrol",))) == ""
+    assert told_in(PASSAGE, Question("What?", ("fish oil from Trom",))) == ""  # whole words only
 
 
 def test_versions_and_names_with_a_number_are_one_span():
     found = spans("In the spring the laboratory moved from Quillet 4.2 to Kestrel 9 because of the old archives.")
     assert {"Quillet 4.2", "Kestrel 9"} <= found
+
+
+@pytest.mark.parametrize(
+    ("sentence", "picked", "not_picked"),
+    [
+        ("In 1931 the choir of Aldmoor sang for the first time in the old harbour church.", {"1931"}, {"In 1931"}),
+        ("- Its lamp was lit again by the keeper of Vellmar in the winter of that hard year.", {"Vellmar"}, {"Its"}),
+        ("He was the 2nd of 9 children and ran 5km each day along the northern harbour wall.", {"2nd", "9 children", "5km"}, {"2", "5"}),
+        ("The keeper's lamp and the sailors' bell were sold to the town of Vellmar by auction.", {"Vellmar"}, {"s lamp and the sailors"}),
+        ("The novel about the harbour and its people was written by Émile Zola in that year.", {"Émile Zola"}, {"Zola"}),
+        ("The flood of 1931 covered all of the lower town and half of the northern harbour wall.", {"1931"}, {"1931 covered"}),
+    ],
+)
+def test_hard_spans(sentence, picked, not_picked):
+    found = spans(sentence)
+    assert picked <= found and not not_picked & found
+
+
+@pytest.mark.parametrize(
+    ("span", "kind"),
+    [("1931", "year"), ("3 March 1874", "date"), ("March 1874", "date"), ("nine times", "count"), ("37 metres", "count"),
+     ("Ada Quill", "name"), ("brass bell", "other"), ("40%", "other")],
+)  # fmt: skip
+def test_the_kind_of_a_span_says_how_to_ask_for_it(span, kind):
+    assert kind_of(span) == kind
 
 
 def test_numbers_in_words_and_dates_are_picked():
@@ -301,7 +332,7 @@ def test_the_end_of_a_line_is_a_cloze_question_unless_it_is_a_guess(embedded_mod
 def test_a_written_quiz_asks_for_spans_and_is_the_same_each_time(embedded_model):
     quiz = write_quiz(embedded_model, PASSAGE, spans=6)
     questions = (*quiz.studied, *quiz.judging)
-    assert len(questions) + sum(quiz.dropped.values()) == 2 * len(pick_spans(PASSAGE.text, 6))
+    assert len(questions) + sum(quiz.dropped.values()) == sum(len(_first_words(span)) for _, span in pick_spans(PASSAGE.text, 6))
     picked = {span for _, span in pick_spans(PASSAGE.text, 50)}
     assert all(q.answers[0] in picked and q.question.endswith("?") for q in questions)
     assert write_quiz(embedded_model, PASSAGE, spans=6) == quiz

@@ -1,6 +1,7 @@
 """`selfedit bench inner-loop`: how fast self-edits become adapters, side by side, with the quality checked alike.
 
-In: a model's name and passages of invented facts, each with a self-edit and questions. Out: one result, also as
+In: a model's name and passages of invented facts, each with a self-edit (lines written by hand, and questions made from
+the passage's sentences, as `learn` makes them) and other questions to judge by. Out: one result, also as
 `inner-loop.json` and `inner-loop.md`. Three ways train on the same sequences in one run on one machine:
 `published` (SEAL's recipe; a few steps are timed, the rest is extrapolated), `fair` (the same libraries used well; run
 in full) and `ours` (`model.train` with its defaults, many adapters in one stack). Then the adapters of fair and ours
@@ -60,7 +61,7 @@ def read_entries(file: Path, count: int) -> list[Entry]:
             )
             for row in rows
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SelfeditError(f"{file}: not passages with title, context, questions and edit ({error})") from error
     if not 1 <= count <= len(entries):
         raise SelfeditError(f"{file} holds {len(entries)} passages, {count} were asked for")
@@ -133,7 +134,7 @@ class _Bench:
         settings = dict(
             model=model_name,
             weights=model.fingerprint,
-            data=text_hash(*(repr(entry) for entry in entries)),
+            data=text_hash(*(repr(entry) for entry in entries), *(repr(job.sequences) for job in self.jobs)),
             passages=len(entries),
             published_steps=published_steps,
             threads=self.threads,

@@ -135,12 +135,13 @@ def sentences(text: str) -> list[str]:
 def _paragraphs(text: str) -> Iterator[str]:
     """Runs of lines between blank lines and list items, each joined to one line."""
     lines: list[str] = []
-    for line in [*text.splitlines(), ""]:
+    own = [*text.splitlines(), ""]
+    for line, following in zip(own, [*own[1:], ""]):
         line = line.strip()
         if lines and (not line or _MARKER.match(line)):
             yield " ".join(lines)
             lines = []
-        if line and not _HEADING.match(line):
+        if line and not (_HEADING.match(line) and not following.strip()):  # a comment in code has code below it
             lines.append(line)
 
 

@@ -19,14 +19,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from selfedit.edits.parse import sentences
-from selfedit.edits.spans import ask_in_place, cue_questions, pick_spans
+from selfedit.edits.spans import ask_in_place, cue_questions, kind_of, pick_spans
 from selfedit.edits.styles import QUESTION_EXAMPLES
 from selfedit.judge.grading import continues_with, f1, is_correct, normalize
 from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
 from selfedit.types import Example, Passage, Progress, Question, SelfEdit, no_progress, stable_seed
 
-ANSWER_TOKENS = 24
+CHECK_TOKENS = 24
 QUESTION_TOKENS = 24
 MIN_KNOWN = 0.6
 """Share of a written question's longer words that the passage must have."""
@@ -61,8 +61,9 @@ def write_quiz(
     written: dict[tuple[str, str], Question] = {}  # one a span
     dropped: Counter[str] = Counter()
     for (sentence, span, word), tokens in zip(begun, texts):
-        question = word + model.chat.decode(tokens).split("\n")[0].rstrip()
-        reason = _fault(question, span, {q.question for q in written.values()}) or ("" if _about(question, passage) else "not about the text")
+        rest = model.chat.decode(tokens).split("\n")[0].strip()
+        question = f"{word} {rest}"
+        reason = _fault(question, span, {q.question for q in written.values()}) or ("" if _about(rest, passage) else "not about the text")
         if reason or (sentence, span) in written:
             dropped[reason or "asked in other words"] += 1
         else:
@@ -77,7 +78,7 @@ def check(model: Model, passage: Passage, questions: Sequence[Question], progres
         return [], Counter()
     opened = [open_book(passage, q.question) for q in questions]
     asks = [model.chat.ask(text) for text in [*opened, *(q.question for q in questions)]]
-    answers = [model.chat.decode(t) for t in generate(model, [Request(tuple(a), None, ANSWER_TOKENS) for a in asks], on_token=partial(progress, "check"))]
+    answers = [model.chat.decode(t) for t in generate(model, [Request(tuple(a), None, CHECK_TOKENS) for a in asks], on_token=partial(progress, "check"))]
     kept, dropped = [], Counter()
     for question, seeing, blind in zip(questions, answers, answers[len(questions) :]):
         gold = question.answers
@@ -93,7 +94,8 @@ def check(model: Model, passage: Passage, questions: Sequence[Question], progres
 def told_in(passage: Passage, question: Question) -> str:
     """The passage's sentence that holds an accepted answer and most of the question's words; empty if none holds one."""
     asked = set(re.findall(r"\w+", question.question.casefold()))
-    holding = [s for s in sentences(passage.text) if any(a.casefold() in s.casefold() for a in question.answers)]
+    whole = re.compile("|".join(rf"(?<!\w){re.escape(answer)}(?!\w)" for answer in question.answers), re.IGNORECASE)
+    holding = [s for s in sentences(passage.text) if whole.search(s)]
     return max(holding, key=lambda s: len(asked & set(re.findall(r"\w+", s.casefold()))), default="")
 
 
@@ -114,22 +116,23 @@ def reworded_questions(
     model: Model, passage: Passage, lines: Sequence[str], progress: Progress = no_progress
 ) -> tuple[list[Question], Counter]:
     """Lines that say the passage's facts in other words → questions: one asked in place a line, and its end to be continued."""
-    asked = [q for line in lines for q in ask_in_place(passage, line, 1) if q.answers[0] in passage.text]
-    kept, reasons = check(model, passage, [replace(q, sentence="") for q in asked], progress)
+    flat = " ".join(passage.text.split())
+    asked = [next((q for q in ask_in_place(passage, line, 8) if q.answers[0] in flat), None) for line in lines]
+    kept, reasons = check(model, passage, [replace(q, sentence="") for q in asked if q], progress)
     ends, more = _continued(model, passage, lines)
     return kept + ends, reasons + more
 
 
 def _continued(model: Model, passage: Passage, lines: Sequence[str]) -> tuple[list[Question], Counter]:
     """Texts to be continued with a fact, where that is no guess."""
-    found = []
+    found, flat = [], " ".join(passage.text.split())
     for line in lines:
-        ends = [(line.rfind(span), span) for _, span in pick_spans(line, 8) if span in passage.text]
+        ends = [(line.rfind(span), span) for _, span in pick_spans(line, 8) if span in flat]
         start, span = max(ends, default=(0, ""))
         before = line[:start].rstrip(" \"'“‘`")
         if len(before.split()) >= MIN_CLOZE_WORDS and span not in before:
             found.append(Question(before, (span,), kind="cloze"))
-    requests = [Request(tuple(model.chat.prompt(q)), None, ANSWER_TOKENS) for q in found]
+    requests = [Request(tuple(model.chat.prompt(q)), None, CHECK_TOKENS) for q in found]
     kept, dropped = [], Counter()
     for question, tokens in zip(found, generate(model, requests)):
         if continues_with(model.chat.decode(tokens), question.answers):
@@ -177,11 +180,9 @@ def _fault(question: str, span: str, taken: set[str]) -> str:
 
 def _first_words(span: str) -> tuple[str, ...]:
     """How questions with this answer may begin; left free, a very small model begins every question alike."""
-    if re.fullmatch(r"1\d{3}|20\d\d", span):
-        return ("In what year",)
-    if span[0].isdigit():
-        return ("How many", "What")
-    return ("Who", "Which") if span[0].isupper() else ("What", "Which")
+    return {
+        "year": ("In what year",), "date": ("When", "On what date"), "count": ("How many", "What"), "name": ("Who", "Which")
+    }.get(kind_of(span), ("What", "Which"))  # fmt: skip
 
 
 def _about(question: str, passage: Passage) -> bool:

@@ -1,7 +1,8 @@
 """What may enter the memory: of a passage's Trials, the best that earns its place, or none; and why, in words.
 
 A trial earns its place if it makes the gold answers of questions it did not study more probable by more than chance
-(paired, against the untouched model), answers no fewer of them, and leaves general behaviour within a bound. An edit
+(paired, against the untouched model), answers more of them right, and leaves general behaviour within a bound. Both are
+asked for: a sentence learned by heart becomes probable under any question, also one that does not call it up. An edit
 must also beat the passage studied alone; where none does, the passage alone may enter.
 """
 
@@ -41,8 +42,8 @@ def _fault(trial: Trial, before: Score, config: GateConfig) -> str:
     gain, margin = _paired(after.logprobs, before.logprobs)
     if gain < config.min_gain or gain - margin <= 0:
         return f"gained {gain:+.2f} ± {margin:.2f} nats a token, needs {config.min_gain:+.2f} beyond chance"
-    if after.accuracy < before.accuracy:
-        return f"answers fewer questions: {before.accuracy:.0%} → {after.accuracy:.0%}"
+    if after.accuracy <= before.accuracy:
+        return f"answers no more questions: {before.accuracy:.0%} → {after.accuracy:.0%}"
     if trial.general_change is not None and trial.general_change > config.max_general_change:
         return f"changes general behaviour by {trial.general_change:.2f} nats a token, over {config.max_general_change:.2f}"
     return ""

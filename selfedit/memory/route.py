@@ -54,7 +54,7 @@ _COMMON = {
 
 class Router:
     def __init__(self, texts: Mapping[str, str]):
-        """`texts`: memory id → everything it learned (title, passage, edits), as one text."""
+        """`texts`: memory id → what it knows (title, passage, reworded lines), as one text."""
         self._ids = list(texts)
         owners: list[int] = []
         stretches: defaultdict[str, list[int]] = defaultdict(list)

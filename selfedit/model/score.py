@@ -16,7 +16,7 @@ from selfedit.model.packing import pack
 from selfedit.model.stack import Segment, Stack
 
 TOKENS_A_PASS = 2048
-LABELS_A_PASS = 128  # 25 MB of logits: larger blocks are given back to the system each time, and come back page by page
+LABELS_A_PASS = 128  # 25 MB of logits with 49,152 tokens: larger blocks are given back to the system each time, and come back page by page
 
 
 @torch.inference_mode()

@@ -46,7 +46,7 @@ class TrainLog:
     tokens: int = 0
     """Tokens trained on, all epochs together."""
     rows: int = 0
-    """Packed rows that took: fewer where a batch shares a header."""
+    """Packed rows this took: fewer where a batch shares a header."""
     steps: int = 0
 
 
@@ -210,7 +210,7 @@ class HeadLoss(torch.autograd.Function):
     in memory together, and are gone through once.
     """
 
-    ROWS = 128  # 25 MB of logits: larger blocks are given back to the system each time, and come back page by page
+    ROWS = 128  # 25 MB of logits with 49,152 tokens: larger blocks are given back to the system each time, and come back page by page
 
     @staticmethod
     def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
