@@ -117,7 +117,8 @@ def reworded_questions(
 ) -> tuple[list[Question], Counter]:
     """Lines that say the passage's facts in other words → questions: one asked in place a line, and its end to be continued."""
     flat = " ".join(passage.text.split())
-    asked = [next((q for q in ask_in_place(passage, line, 8) if q.answers[0] in flat), None) for line in lines]
+    telling = [line for line in lines if len(line.split()) > MIN_CLOZE_WORDS]
+    asked = [next((q for q in ask_in_place(passage, line, 8) if q.answers[0] in flat), None) for line in telling]
     kept, reasons = check(model, passage, [replace(q, sentence="") for q in asked if q], progress)
     ends, more = _continued(model, passage, lines)
     return kept + ends, reasons + more
