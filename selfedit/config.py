@@ -66,7 +66,7 @@ class LearnConfig:
 
     styles: tuple[str, ...] = ("paraphrase",)
     """Styles the model writes in; questions with answers are studied beside them."""
-    questions_a_sentence: int = 2
+    questions_a_sentence: int = 3
     """Questions to study for each sentence, made of some of its words."""
     each_alone: bool = False
     """Try each style by itself too, not only all together: dearer, and shows which one pays."""
