@@ -56,7 +56,7 @@ class GateConfig:
 
     min_gain: float = 0.3
     """Nats a token that the gold answers of judging questions must gain over the untouched model."""
-    max_general_change: float = 2.0
+    max_general_change: float = 2.5
     """Nats a token, mean KL(untouched ‖ adapted) on the fixed general texts."""
 
 
