@@ -120,13 +120,13 @@ def reworded_questions(
     telling = [line for line in lines if len(line.split()) > MIN_CLOZE_WORDS]
     asked = [next((q for q in ask_in_place(passage, line, 8) if q.answers[0] in flat), None) for line in telling]
     kept, reasons = check(model, passage, [replace(q, sentence="") for q in asked if q], progress)
-    ends, more = _continued(model, passage, lines)
+    ends, more = _continued(model, flat, lines)
     return kept + ends, reasons + more
 
 
-def _continued(model: Model, passage: Passage, lines: Sequence[str]) -> tuple[list[Question], Counter]:
-    """Texts to be continued with a fact, where that is no guess."""
-    found, flat = [], " ".join(passage.text.split())
+def _continued(model: Model, flat: str, lines: Sequence[str]) -> tuple[list[Question], Counter]:
+    """Texts to be continued with a fact of `flat`, the passage's text on one line, where that is no guess."""
+    found = []
     for line in lines:
         ends = [(line.rfind(span), span) for _, span in pick_spans(line, 8) if span in flat]
         start, span = max(ends, default=(0, ""))

@@ -307,34 +307,31 @@ class PackedAttention:
         """`shared[s]` = (leader, n): the first n tokens of s are those of an earlier sequence and have no rows of their own."""
         shared = shared or [(0, 0)] * len(lengths)
         rows: list[Tensor] = []  # of each sequence, shared ones first
-        self.count = 0
-        """Packed rows."""
+        count = 0
         for length, (leader, common) in zip(lengths, shared):
-            own = torch.arange(self.count, self.count + length - common)
+            own = torch.arange(count, count + length - common)
             rows.append(torch.cat((rows[leader][:common], own)) if common else own)
-            self.count += len(own)
+            count += len(own)
         self.positions = torch.cat([torch.arange(common, n) for n, (_, common) in zip(lengths, shared)]).to(device)
         members: dict[int, list[int]] = {}
         for s, n in enumerate(lengths):
             members.setdefault(max(16, 1 << (n - 1).bit_length()), []).append(s)
         self.buckets: list[tuple[int, int]] = []
         """(sequences, slots for each)"""
-        row_of_slot, position, length_of_slot, common_of_slot = [], [], [], []
+        row_of_slot, is_home, is_copy = [], [], []  # a row's one home slot; padding is neither
         for own in members.values():
             longest = max(lengths[s] for s in own)
             self.buckets.append((len(own), longest))
             for s in own:
                 place = torch.arange(longest)
                 row_of_slot.append(rows[s][place.clamp(max=lengths[s] - 1)])
-                position.append(place)
-                length_of_slot.append(torch.full_like(place, lengths[s]))
-                common_of_slot.append(torch.full_like(place, shared[s][1]))
-        row, place, length, common = (torch.cat(parts) for parts in (row_of_slot, position, length_of_slot, common_of_slot))
-        home = (common <= place) & (place < length)  # each row has one such slot
-        slot_of_row = torch.empty(self.count, dtype=torch.long)
+                is_copy.append(place < shared[s][1])
+                is_home.append(~is_copy[-1] & (place < lengths[s]))
+        row, home, copy = (torch.cat(parts) for parts in (row_of_slot, is_home, is_copy))
+        slot_of_row = torch.empty(count, dtype=torch.long)
         slot_of_row[row[home]] = home.nonzero()[:, 0]
-        copies = (place < common).nonzero()[:, 0]
-        self._dense = len(row) == self.count and len(members) == 1
+        copies = copy.nonzero()[:, 0]
+        self._dense = len(row) == count and len(members) == 1
         indices = row, slot_of_row, (~home).nonzero()[:, 0], copies, row[copies]
         self._rows, self._slots, self._other, self._copies, self._copied = (index.to(device) for index in indices)
 
