@@ -43,11 +43,16 @@ class TrainConfig:
     clip: float = 1.0
     """Largest norm of an adapter's gradient; 0: none."""
     weight_decay: float = 0.0
+    distill: float = 0.0
+    """Share, in an answer's labels, of the odds that the untouched model gives with the passage in view; the rest is the
+    right token. Keeps behaviour nearer to the untouched model, and learns less (docs/LOG.md, study 7)."""
     stop_loss: float = 0.0
     """An adapter stops when an epoch's mean loss (nats a label) is below this; 0: never."""
 
     def __post_init__(self):
         _check(self, rank=1, epochs=1, batch_size=1)
+        if self.distill > 1:
+            raise SelfeditError(f"distill is {self.distill}: give a share from 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -378,7 +378,7 @@ def test_the_head_loss_and_its_gradient_are_those_of_cross_entropy(labels):
     weights = torch.rand(labels, generator=generator)
     expected = cross_entropy(hidden @ head.t(), targets, reduction="none") * weights
     (gradient,) = torch.autograd.grad(expected.sum(), hidden)
-    losses = HeadLoss.apply(hidden, head, targets, weights)
+    losses = HeadLoss.apply(hidden, head, targets[:, None], torch.ones(labels, 1), weights)
     (ours,) = torch.autograd.grad(losses.sum(), hidden)
     torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours, gradient, atol=1e-5, rtol=1e-5)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from selfedit.config import TrainConfig
 from selfedit.edits.parse import sentences
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_changes
+from selfedit.model.chat import Sequence as TokenSequence
+from selfedit.model.distill import soften
 from selfedit.model.load import Model
 from selfedit.model.stack import Stack
 from selfedit.model.train import Job, train
@@ -36,6 +38,17 @@ def study_texts(passage: Passage) -> list[Example]:
     return [Example(text) for text in texts + (own if len(own) > 1 else [])]
 
 
+def study_sequences(model: Model, passage: Passage, examples: Sequence[Example], distill: float = 0.0) -> tuple[TokenSequence, ...]:
+    """What is trained on, in the examples' order; with `distill`, answers have so great a share of the odds that the
+    untouched model gives them with the passage in view."""
+    sequences = [model.chat.study(example) for example in examples]
+    asked = [i for i, example in enumerate(examples) if example.prompt] if distill else []
+    seen = [model.chat.study(replace(examples[i], prompt=f"{passage.title}\n\n{passage.text}\n\n{examples[i].prompt}".strip())) for i in asked]
+    for i, sequence in zip(asked, soften(model.network, [sequences[i] for i in asked], seen, distill)):
+        sequences[i] = sequence
+    return tuple(sequences)
+
+
 def run_trials(
     model: Model,
     passage: Passage,
@@ -47,12 +60,12 @@ def run_trials(
     progress: Progress = no_progress,
 ) -> tuple[Stack, list[Trial], Score]:
     """The trained stack, a Trial a candidate in its order, and the untouched model's Score on the same questions."""
+    start = time.perf_counter()
     jobs = []
     for candidate in candidates:
         examples = study_texts(passage) + [e for edit in candidate.edits for e in edit.examples]
-        sequences = tuple(model.chat.study(example) for example in examples)
+        sequences = study_sequences(model, passage, examples, config.distill)
         jobs.append(Job(sequences, seed=stable_seed(seed, passage.id, candidate.name)))
-    start = time.perf_counter()
     stack, logs = train(model.network, jobs, config, on_step=lambda done, total: progress("train", done, total))
     seconds = time.perf_counter() - start
     adapters = [None, *range(len(candidates))]

@@ -8,12 +8,26 @@ answer is a label, in the very chat form in which questions are later asked.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selfedit.errors import ModelError
 from selfedit.types import Example, Question
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """For each label the tokens that may stand there, and how likely each is."""
+
+    tokens: Tensor
+    """[labels, K]"""
+    odds: Tensor
+    """[labels, K]; each row sums to 1."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +35,8 @@ class Sequence:
     tokens: tuple[int, ...]
     label_start: int
     """Tokens from here on are labels; at least 1, since the first token has nothing before it to predict it from."""
+    soft: SoftLabels | None = field(default=None, compare=False)
+    """What to learn instead of the labels' own tokens alone (`distill.soften`)."""
 
     @property
     def labels(self) -> int:

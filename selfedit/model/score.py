@@ -24,9 +24,9 @@ def mean_logprobs(network: Network, items: SequenceOf[tuple[Sequence, int | None
     """Mean log-probability (nats a token, at most 0) of each sequence's labels under its adapter (None: untouched)."""
     order = sorted(range(len(items)), key=lambda i: (-1 if items[i][1] is None else items[i][1], len(items[i][0].tokens)))
     out = [0.0] * len(items)
-    for part in _passes(order, [len(s.tokens) for s, _ in items]):
+    for part in passes(order, [len(s.tokens) for s, _ in items]):
         sequences = [items[i][0] for i in part]
-        hidden = _label_states(network, sequences, [items[i][1] for i in part], stack)
+        hidden = label_states(network, sequences, [items[i][1] for i in part], stack)
         targets = torch.tensor([t for s in sequences for t in s.tokens[s.label_start :]], device=network.device)
         chunks = zip(hidden.split(LABELS_A_PASS), targets.split(LABELS_A_PASS))
         gold = torch.cat([network.logits(h).float().log_softmax(1).gather(1, t[:, None])[:, 0] for h, t in chunks])
@@ -39,12 +39,12 @@ def mean_logprobs(network: Network, items: SequenceOf[tuple[Sequence, int | None
 def divergences(network: Network, sequences: SequenceOf[Sequence], stack: Stack) -> list[float]:
     """How far each adapter of the stack moves the model on these: mean KL(untouched ‖ adapted), nats a label."""
     totals = [0.0] * stack.count
-    for part in _passes(range(len(sequences)), [len(s.tokens) for s in sequences]):
+    for part in passes(range(len(sequences)), [len(s.tokens) for s in sequences]):
         own = [sequences[i] for i in part]
-        before = _label_states(network, own, [None] * len(own), None).split(LABELS_A_PASS)
+        before = label_states(network, own, [None] * len(own), None).split(LABELS_A_PASS)
         untouched = [network.logits(h).float().log_softmax(1) for h in before]
         for adapter in range(stack.count):
-            after = _label_states(network, own, [adapter] * len(own), stack).split(LABELS_A_PASS)
+            after = label_states(network, own, [adapter] * len(own), stack).split(LABELS_A_PASS)
             for p, h in zip(untouched, after):
                 q = network.logits(h).float().log_softmax(1)
                 totals[adapter] += (p.exp() * (p - q)).sum().item()
@@ -52,7 +52,7 @@ def divergences(network: Network, sequences: SequenceOf[Sequence], stack: Stack)
     return [total / labels for total in totals]
 
 
-def _passes(order: SequenceOf[int], sizes: list[int]) -> Iterator[list[int]]:
+def passes(order: SequenceOf[int], sizes: list[int]) -> Iterator[list[int]]:
     part, tokens = [], 0
     for i in order:
         if part and tokens + sizes[i] > TOKENS_A_PASS:
@@ -64,7 +64,7 @@ def _passes(order: SequenceOf[int], sizes: list[int]) -> Iterator[list[int]]:
         yield part
 
 
-def _label_states(network: Network, sequences: list[Sequence], adapters: list[int | None], stack: Stack | None) -> Tensor:
+def label_states(network: Network, sequences: list[Sequence], adapters: list[int | None], stack: Stack | None) -> Tensor:
     """Last hidden states [L, hidden] from which the labels are predicted."""
     packing = pack(sequences, adapters)
     segments = [Segment(a, *rows) for a, rows in zip(adapters, packing.rows) if a is not None]

@@ -184,7 +184,6 @@ def _backward(network: Network, stack: Stack, frozen: _FrozenBelow, part: list[t
     studied = [(run, run.sequences[i]) for run, batch in part for i in batch]
     packing = pack([sequence for _, sequence in studied], [run.row for run, _ in studied])
     states = [frozen[sequence][common:] for (_, sequence), (_, common) in zip(studied, packing.shared)]
-    targets = [token for _, sequence in studied for token in sequence.tokens[sequence.label_start :]]
     segments, counts, done = [], [], 0
     for run, batch in part:
         own, done = packing.rows[done : done + len(batch)], done + len(batch)
@@ -197,33 +196,49 @@ def _backward(network: Network, stack: Stack, frozen: _FrozenBelow, part: list[t
     x = network.run(torch.cat(states), attention.positions, attention, stack.linear(network, segments), layers)
     weights = torch.cat([torch.full((n,), 1.0 / n) for n in counts]).to(device)
     hidden = rms_norm(x[torch.tensor(packing.label_rows, device=device)], network.norm, network.shape.eps)
-    losses = HeadLoss.apply(hidden, network.head.weight, torch.tensor(targets, device=device), weights)
+    losses = HeadLoss.apply(hidden, network.head.weight, *_targets([sequence for _, sequence in studied], device), weights)
     losses.sum().backward()
     for (run, _), loss in zip(part, losses.detach().split(counts)):
         run.note_loss(loss.sum())
 
 
-class HeadLoss(torch.autograd.Function):
-    """Weighted cross-entropy [L] of hidden states [L, hidden] through the output matrix [vocab, hidden].
+def _targets(studied: list[Sequence], device) -> tuple[Tensor, Tensor]:
+    """Tokens and odds [L, K] of all labels; K is 1 where every label is hard."""
+    width = max((s.soft.tokens.shape[1] for s in studied if s.soft), default=1)
+    count = sum(s.labels for s in studied)
+    tokens, odds = torch.zeros(count, width, dtype=torch.long), torch.zeros(count, width)
+    row = 0
+    for s in studied:
+        own = slice(row, row + s.labels)
+        if s.soft:
+            tokens[own, : s.soft.tokens.shape[1]], odds[own, : s.soft.odds.shape[1]] = s.soft.tokens, s.soft.odds
+        else:
+            tokens[own, 0], odds[own, 0] = torch.tensor(s.tokens[s.label_start :]), 1.0
+        row = own.stop
+    return tokens.to(device), odds.to(device)
 
-    The gradient is computed along with the loss, 128 labels at a time: the logits of all labels never stand
-    in memory together, and are gone through once.
+
+class HeadLoss(torch.autograd.Function):
+    """Weighted divergence [L] of soft labels from what hidden states [L, hidden] give through the output matrix [vocab, hidden].
+
+    A label is K tokens with their odds, [L, K] each; with one token this is cross-entropy. The gradient is computed along
+    with the loss, 128 labels at a time: the logits of all labels never stand in memory together, and are gone through once.
     """
 
     ROWS = 128  # 25 MB of logits with 49,152 tokens: larger blocks are given back to the system each time, and come back page by page
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor, odds: Tensor, weights: Tensor) -> Tensor:
         losses, gradient = torch.empty_like(weights), torch.empty_like(hidden)
         for low in range(0, len(targets), HeadLoss.ROWS):
             rows = slice(low, low + HeadLoss.ROWS)
             logits = (hidden[rows] @ head.t()).to(weights.dtype)
-            target, weight = targets[rows, None], weights[rows, None]
-            gold = logits.gather(1, target)
+            target, share, weight = targets[rows], odds[rows].to(weights.dtype), weights[rows, None]
             total = torch.logsumexp(logits, 1, keepdim=True)
-            losses[rows] = ((total - gold) * weight)[:, 0]
+            surprise = total - logits.gather(1, target) + torch.where(share > 0, share, 1.0).log()
+            losses[rows] = (share * surprise).sum(1) * weight[:, 0]
             probabilities = logits.sub_(total).exp_()
-            probabilities.scatter_add_(1, target, -torch.ones_like(gold)).mul_(weight)
+            probabilities.scatter_add_(1, target, -share).mul_(weight)
             torch.mm(probabilities.to(head.dtype), head, out=gradient[rows])
         ctx.save_for_backward(gradient)
         return losses
@@ -231,4 +246,4 @@ class HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         (gradient,) = ctx.saved_tensors
-        return gradient * grad[:, None].to(gradient.dtype), None, None, None
+        return gradient * grad[:, None].to(gradient.dtype), None, None, None, None
