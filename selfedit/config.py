@@ -39,7 +39,9 @@ class TrainConfig:
     """Peak; decays linearly to 0."""
     epochs: int = 5
     batch_size: int = 4
-    """Sequences a step, of each adapter."""
+    """Sequences a step, of each adapter, at most."""
+    steps_an_epoch: int = 10
+    """At least so many, by smaller batches, where an adapter has few sequences: too few steps learn too little."""
     clip: float = 1.0
     """Largest norm of an adapter's gradient; 0: none."""
     weight_decay: float = 0.0
@@ -50,7 +52,7 @@ class TrainConfig:
     """An adapter stops when an epoch's mean loss (nats a label) is below this; 0: never."""
 
     def __post_init__(self):
-        _check(self, rank=1, epochs=1, batch_size=1)
+        _check(self, rank=1, epochs=1, batch_size=1, steps_an_epoch=1)
         if self.distill > 1:
             raise SelfeditError(f"distill is {self.distill}: give a share from 0 to 1")
 

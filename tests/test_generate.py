@@ -3,7 +3,7 @@ import pytest
 import torch
 from conftest import reference_model
 
-from selfedit.model.generate import Request, generate
+from selfedit.model.generate import Request, generate, _groups
 from selfedit.model.network import FEW_ROWS, MODULES
 from selfedit.model.quantized import QuantizedWeight, joined
 from selfedit.model.stack import LoraConfig, Stack
@@ -77,6 +77,23 @@ def test_a_shared_prefix_is_read_once_and_changes_nothing(tiny_model, monkeypatc
     assert read[:2] == [2 * 40, 2 * (5 + 17 + 30 + 9)]
     monkeypatch.setattr("selfedit.model.generate.SHARED_PREFIX", 10**9)
     assert generate(tiny_model, requests, stack) == shared
+
+
+def test_prompts_are_grouped_so_that_the_fewest_tokens_are_read(tiny_model, monkeypatch):
+    """Half of the questions have a passage before them: it is read once, although the others begin with a header alone."""
+    header, passage = random_prompts(tiny_model, lengths=(20, 100))
+    ends = random_prompts(tiny_model, lengths=(3, 4, 5, 6))
+    prompts = [header + end for end in ends] + [header + passage + end for end in ends]
+    groups = [(shared, len(rows)) for shared, rows in _groups([Request(p) for p in sorted(prompts)])]
+    assert (120, 4) in groups
+    needed = sum(map(len, prompts)) - sum(shared * (rows - 1) for shared, rows in groups)
+    for order in (prompts, prompts[::-1]):
+        read, run = [], type(tiny_model.network).run
+        with monkeypatch.context() as patch:
+            patch.setattr(type(tiny_model.network), "run", lambda self, x, *rest: read.append(len(x)) or run(self, x, *rest))
+            together = generate(tiny_model, [Request(p, None, 8) for p in order])
+        assert sum(read[:2]) == needed < 300
+        assert together == [generate(tiny_model, [Request(p, None, 8)])[0] for p in order]
 
 
 def test_what_a_row_draws_does_not_depend_on_its_neighbours(tiny_model):

@@ -210,8 +210,8 @@ class _Bench:
         rows = []
         for name, own, config in (
             ("one adapter, all layers, 1 sequence a step", jobs[:1], replace(whole, batch_size=1)),
-            (f"one adapter, all layers, {whole.batch_size} sequences a step", jobs[:1], whole),
-            (f"stacked, all layers, {whole.batch_size} sequences a step", jobs, whole),
+            ("one adapter, all layers, batches of the default", jobs[:1], whole),
+            ("stacked, all layers, batches of the default", jobs, whole),
         ):
             _, logs, seconds = self.train(own, config)
             rows.append({"stage": name, "adapters": len(own), "tokens_per_s": sum(log.tokens for log in logs) / seconds})

@@ -122,8 +122,8 @@ class _Decoder:
 
     def _prefill(self) -> Tensor:
         """Read the prompts into the cache; logits [B, vocab] of what follows each."""
-        groups = self._groups()
-        prefixes = [(adapter, self.requests[rows[0]].tokens[:shared], rows) for adapter, shared, rows in groups if shared]
+        groups = _groups(self.requests)
+        prefixes = [(self.requests[rows[0]].adapter, self.requests[rows[0]].tokens[:shared], rows) for shared, rows in groups if shared]
         device = self.network.device
         if prefixes:
             lengths = [len(tokens) for _, tokens, _ in prefixes]
@@ -141,34 +141,16 @@ class _Decoder:
             self.network.run(self.network.embed(tokens), packed.positions, read_prefix, self._linear(segments))
         return self._read_suffixes(groups)
 
-    def _groups(self) -> list[tuple[int | None, int, list[int]]]:
-        """(adapter, tokens that all of its prompts share, rows); rows of a group lie side by side."""
-        groups = []
-        for i, request in enumerate(self.requests):
-            if groups and groups[-1][0] == request.adapter:
-                groups[-1][2].append(i)
-            else:
-                groups.append((request.adapter, 0, [i]))
-        out = []
-        for adapter, _, rows in groups:
-            first, last = self.requests[rows[0]].tokens, self.requests[rows[-1]].tokens  # sorted: these differ most
-            shared = 0
-            while shared < min(len(first), len(last)) - 1 and first[shared] == last[shared]:
-                shared += 1
-            shared = min(shared, min(len(self.requests[i].tokens) for i in rows) - 1)
-            out.append((adapter, shared if len(rows) > 1 and shared >= SHARED_PREFIX else 0, rows))
-        return out
-
     def _read_suffixes(self, groups) -> Tensor:
         device = self.network.device
-        suffixes = [self.requests[i].tokens[shared:] for _, shared, rows in groups for i in rows]
+        suffixes = [self.requests[i].tokens[shared:] for shared, rows in groups for i in rows]
         lengths = [len(s) for s in suffixes]
-        positions = torch.cat([torch.arange(shared, len(self.requests[i].tokens)) for _, shared, rows in groups for i in rows])
+        positions = torch.cat([torch.arange(shared, len(self.requests[i].tokens)) for shared, rows in groups for i in rows])
 
         def read_suffix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out, start = [], 0
             keys, values = self.keys[layer], self.values[layer]
-            for _, shared, rows in groups:
+            for shared, rows in groups:
                 own = lengths[rows[0] : rows[-1] + 1]
                 longest, tokens = max(own), slice(start, start + sum(own))
                 for row, k_part, v_part in zip(rows, k[tokens].split(own), v[tokens].split(own)):
@@ -245,3 +227,30 @@ class _Decoder:
                 new[:, :, :used] = old[index, :, :used]
                 new[:, :, used:] = 0  # masked later, but what is not a number would show through
                 cache[layer] = new
+
+
+def _groups(requests: SequenceOf[Request]) -> list[tuple[int, range]]:
+    """Sorted requests → (tokens at the start that are read once, rows of the batch), so that the fewest tokens are read."""
+    alike = [_alike(a, b) if a.adapter == b.adapter else 0 for a, b in zip(requests, requests[1:])]
+    saved, last = [0], []  # of the first n rows: tokens not read again at best, and the group that ends there
+    for end in range(1, len(requests) + 1):
+        most, group, shared = saved[end - 1], (0, range(end - 1, end)), len(requests[end - 1].tokens)
+        for start in range(end - 2, -1, -1):
+            shared = min(shared, alike[start])
+            if shared < SHARED_PREFIX:
+                break
+            if (total := saved[start] + shared * (end - 1 - start)) > most:
+                most, group = total, (shared, range(start, end))
+        saved.append(most)
+        last.append(group)
+    groups, end = [], len(requests)
+    while end:
+        groups.append(last[end - 1])
+        end = groups[-1][1].start
+    return groups[::-1]
+
+
+def _alike(a: Request, b: Request) -> int:
+    """Tokens that both begin with, short of each one's last: what follows that has to be read."""
+    most = min(len(a.tokens), len(b.tokens)) - 1
+    return next((i for i in range(most) if a.tokens[i] != b.tokens[i]), most)

@@ -95,7 +95,8 @@ class _Run:
         self.generator = torch.Generator().manual_seed(job.seed)
         self.epochs = job.epochs or config.epochs
         self.peak = config.learning_rate if job.learning_rate is None else job.learning_rate
-        self.steps_an_epoch = math.ceil(len(job.sequences) / config.batch_size)
+        self.batch_size = max(1, min(config.batch_size, len(job.sequences) // config.steps_an_epoch))
+        self.steps_an_epoch = math.ceil(len(job.sequences) / self.batch_size)
         self.parameter = stack.flat[row].requires_grad_()
         self.gradient = stack.grad[row]
         self.optimizer = torch.optim.AdamW([self.parameter], lr=self.peak, weight_decay=config.weight_decay, fused=True)
@@ -109,7 +110,7 @@ class _Run:
         """Indices of the next step's sequences."""
         if not self._order:
             self._order = torch.randperm(len(self.sequences), generator=self.generator).tolist()
-        batch, self._order = self._order[: self.config.batch_size], self._order[self.config.batch_size :]
+        batch, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
         return batch
 
     def update_(self, batch: list[int]) -> None:
