@@ -7,6 +7,7 @@ two correct programs end far apart. Single precision is compared where it can be
 
 import copy
 import math
+from threading import get_ident
 
 import pytest
 import torch
@@ -15,11 +16,12 @@ from torch.nn.functional import cross_entropy
 
 from selfedit.config import TrainConfig
 from selfedit.model import stack as stack_module
+from selfedit.model import train as train_module
 from selfedit.model.chat import Sequence
 from selfedit.model.load import load_model
 from selfedit.model.network import PackedAttention
-from selfedit.model.stack import Segment, Stack, _grouped_bmm, _grouped_loop
-from selfedit.model.train import HeadLoss, Job, _backward, _FrozenBelow, _Run, lora_config, train
+from selfedit.model.stack import Gradients, Segment, Stack, _grouped_bmm, _grouped_loop
+from selfedit.model.train import HeadLoss, Job, _backward, _FrozenBelow, _Run, _Work, lora_config, train
 
 TINY = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, learning_rate=1e-3, epochs=10, batch_size=1)
 
@@ -167,11 +169,32 @@ def test_any_choice_of_modules_trains_as_in_peft(double_model, tiny_folder, modu
         assert differences(stack, row, trained_alone(reference, double_model.network, job, config)).max() < 1e-6
 
 
+@pytest.mark.parametrize("lengths", [[40, 9, 12, 7], [30, 6]])
+def test_threads_that_share_a_step_end_where_one_thread_ends(double_model, monkeypatch, lengths):
+    """The middle of a step falls inside an adapter: its gradient comes in two parts."""
+    vocab = double_model.network.shape.vocab
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.25, epochs=8, batch_size=4, steps_an_epoch=1)
+    jobs = [Job(random_sequences(vocab, lengths, seed), seed) for seed in (1, 2, 3)]
+    stacks = []
+    for tokens in (10**9, 1):
+        monkeypatch.setattr(train_module, "TOKENS_A_WORKER", tokens)
+        used = []
+        monkeypatch.setattr(train_module, "_backward", lambda *rest: used.append(get_ident()) or _backward(*rest))
+        stack, logs = train(double_model.network, jobs, config)
+        assert len(set(used)) == (1 if tokens > 1 else 2)
+        assert torch.get_num_threads() == 2
+        stacks.append((stack.flat.detach(), [log.losses for log in logs], [log.tokens for log in logs]))
+    (alone, losses, counts), (shared, other_losses, other_counts) = stacks
+    torch.testing.assert_close(shared, alone, atol=1e-9, rtol=0)
+    torch.testing.assert_close(torch.tensor(other_losses), torch.tensor(losses))
+    assert other_counts == counts
+
+
 def test_an_adapter_with_few_sequences_takes_smaller_batches(tiny_model):
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=1, batch_size=4, steps_an_epoch=5)
     jobs = [Job(random_sequences(tiny_model.network.shape.vocab, [6] * n, n)) for n in (3, 12, 40)]
     _, logs = train(tiny_model.network, jobs, config)
-    assert [log.steps for log in logs] == [3, 6, 10]
+    assert [log.steps for log in logs] == [3, 6, 10], "batches of 1, 2 and 4"
 
 
 def test_in_single_precision_all_but_a_few_weights_end_where_peft_takes_them(tiny_model, tiny_folder):
@@ -191,12 +214,12 @@ def test_gradients_of_a_stack_are_those_of_peft_in_single_precision(tiny_model, 
     jobs = ragged_jobs(network.shape.vocab)
     stack = Stack(network.shape, lora_config(network, config), len(jobs))
     stack.flat.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
-    stack.track_gradients_()
     runs = [_Run(i, job, config, stack) for i, job in enumerate(jobs)]
     frozen = _FrozenBelow(network, 0, jobs)
-    _backward(network, stack, frozen, [(run, [0, 1, 2]) for run in runs])
+    found = Gradients(stack)
+    _backward(network, stack, found, frozen, [_Work(r, list(r.sequences[:3]), 1 / sum(s.labels for s in r.sequences[:3])) for r in runs])
     gradients = Stack(network.shape, stack.config, len(jobs))
-    gradients.flat.copy_(stack.grad)
+    gradients.flat.copy_(found.flat)
     reference = reference_model(tiny_folder)
     for row, job in enumerate(jobs):
         model = with_peft(reference, network, config, {k: v.detach() for k, v in stack.tensors(row).items()})
@@ -325,16 +348,16 @@ def _one_pass(tiny_model, grouped, monkeypatch):
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0)
     stack = Stack(network.shape, lora_config(network, config), 3)
     stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
-    stack.track_gradients_()
+    gradients = Gradients(stack)
     monkeypatch.setattr(stack_module, "_grouped_loop", grouped)
-    linear = stack.linear(network, [Segment(2, 0, 9), Segment(0, 9, 11), Segment(1, 16, 30)])
+    linear = stack.linear(network, [Segment(2, 0, 9), Segment(0, 9, 11), Segment(1, 16, 30)], gradients)
     attention = PackedAttention([9, 2, 5, 14])
     tokens = random_sequences(network.shape.vocab, [30], 3)[0].tokens
     x = network.embed(torch.tensor(tokens)).clone().requires_grad_()
     logits = network.logits(network.run(x, attention.positions, attention, linear))
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
     (logits * weights).sum().backward()
-    return logits.detach(), stack.grad.clone(), x.grad, stack
+    return logits.detach(), gradients.flat, x.grad, stack
 
 
 def test_one_product_a_segment_is_one_padded_product_for_all(tiny_model, monkeypatch):
@@ -353,8 +376,7 @@ def test_gradients_written_by_hand_are_those_of_autograd(tiny_model, grouped):
     stack = Stack(network.shape, lora_config(network, TrainConfig(rank=4, alpha=8.0, first_layer=0.0)), 2)
     generator = torch.Generator().manual_seed(0)
     stack.flat.normal_(0, 0.3, generator=generator)
-    stack.track_gradients_()
-    site, grads = stack.sites[1, "qkv"], stack._grad_sites[1, "qkv"]
+    site, grads = stack.sites[1, "qkv"], Gradients(stack).sites[1, "qkv"]
     segments = [Segment(1, 0, 5), Segment(0, 5, 12)]
     x, dy = torch.randn(12, 64, generator=generator), torch.randn(12, 128, generator=generator)
     a, b = site.a.double().requires_grad_(), [part.double().requires_grad_() for part in site.b]

@@ -75,8 +75,6 @@ class Stack:
         self.size = _parameter_count(shape, config)
         self.flat = torch.zeros(count, self.size, device=device)
         self.sites = _sites(self.flat, shape, config)
-        self.grad: Tensor | None = None
-        self._grad_sites: dict[tuple[int, str], Site] = {}
         self._anchor = torch.zeros((), device=device, requires_grad=True)
 
     def init_(self, adapter: int, seed: int) -> None:
@@ -86,12 +84,8 @@ class Stack:
             bound = site.a.shape[1] ** -0.5
             site.a[adapter] = torch.empty(site.a.shape[1:]).uniform_(-bound, bound, generator=generator).to(site.a.device)
 
-    def track_gradients_(self) -> None:
-        self.grad = torch.zeros_like(self.flat)
-        self._grad_sites = _sites(self.grad, self.shape, self.config)
-
-    def linear(self, network: Network, segments: list[Segment]) -> LinearFn:
-        """The `linear` of `Network.run` under these adapters."""
+    def linear(self, network: Network, segments: list[Segment], gradients: Gradients | None = None) -> LinearFn:
+        """The `linear` of `Network.run` under these adapters. `gradients`: where a backward pass leaves theirs."""
         grouped = _grouped_bmm if network.device.type == "cuda" else _grouped_loop
 
         def apply(layer: int, group: str, x: Tensor) -> Tensor:
@@ -99,7 +93,7 @@ class Stack:
             site = self.sites.get((layer, group))
             if site is None or not segments:
                 return base(x)
-            grads = self._grad_sites.get((layer, group))
+            grads = gradients.sites[layer, group] if gradients else None
             return AdaptedLinear.apply(x, self._anchor, base, site, grads, segments, self.config.scale, grouped)
 
         return apply
@@ -158,6 +152,17 @@ class Stack:
                     raise AdapterError(f"the adapter does not fit the model: {name} has other sizes")
                 site.a[adapter, :, j * r : (j + 1) * r] = a.t()
                 site.b[j][adapter] = b.t()
+
+
+class Gradients:
+    """Room for the gradients of a stack's adapters: `flat` [N, P] is laid out as the stack's own.
+
+    A backward pass writes those of the adapters it holds, over what was there; the other rows stay as they are.
+    """
+
+    def __init__(self, stack: Stack):
+        self.flat = torch.zeros_like(stack.flat)
+        self.sites = _sites(self.flat, stack.shape, stack.config)
 
 
 def read_config(folder: Path, shape: Shape) -> LoraConfig:
@@ -223,7 +228,7 @@ def _sites(flat: Tensor, shape: Shape, config: LoraConfig) -> dict[tuple[int, st
 class AdaptedLinear(torch.autograd.Function):
     """y = x·Wᵀ + b + scale·(x·A)·B, for each segment its own A and B.
 
-    The gradients of A and B are written straight into the stack's gradient matrix (each site is visited once a step),
+    The gradients of A and B are written straight into a gradient matrix (each site is visited once a step),
     so that autograd never sees hundreds of small tensors. `anchor` only makes the output part of the graph.
     """
 

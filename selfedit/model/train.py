@@ -2,9 +2,9 @@
 
 Each adapter has its own sequences, rate, epochs and seed, and ends up exactly where it would alone: the loss is the sum
 over adapters of each one's own mean, clipping and AdamW work on each one's own row. What makes it fast: adapters share
-every product with the frozen weights; no padding; a chat header is computed once a batch; logits only for labels, and
-their gradient at once; the activations below the first adapted layer are computed once and reused in every epoch; an
-adapter that has settled leaves the stack.
+every product with the frozen weights; no padding; each core has a share of a step to itself; a chat header is computed
+once a batch; logits only for labels, and their gradient at once; the activations below the first adapted layer are
+computed once and reused in every epoch; an adapter that has settled leaves the stack.
 The reference is the `peft` library, one adapter at a time: tests/test_train.py compares every weight.
 
 Axes: N adapters, T packed tokens, L labels.
@@ -13,7 +13,8 @@ Axes: N adapters, T packed tokens, L labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence as SequenceOf
+from collections.abc import Callable, Iterable, Iterator, Sequence as SequenceOf
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -23,10 +24,12 @@ from selfedit.config import TrainConfig
 from selfedit.model.chat import Sequence
 from selfedit.model.network import Network, PackedAttention, rms_norm
 from selfedit.model.packing import pack
-from selfedit.model.stack import LoraConfig, Segment, Stack
+from selfedit.model.stack import Gradients, LoraConfig, Segment, Stack
 
 TOKENS_A_PASS = 2048
 """A step's adapters are run together up to about this many tokens: enough to fill the processor, and no more memory."""
+TOKENS_A_WORKER = 64
+"""A step is shared out among threads if each has at least about so many."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +75,54 @@ def train(
         stack = Stack(network.shape, lora_config(network, config), len(jobs), network.device)
         for i, job in enumerate(jobs):
             stack.init_(i, job.seed)
-    stack.track_gradients_()
     runs = [_Run(i, job, config, stack) for i, job in enumerate(jobs)]
     frozen = _FrozenBelow(network, stack.config.layers[0], jobs)
     total = sum(run.total for run in runs)
-    while active := [run for run in runs if not run.finished]:
-        batches = [(run, run.next_batch()) for run in active]
-        for part in _parts(batches):
-            _backward(network, stack, frozen, part)
-        for run, batch in batches:
-            run.update_(batch)
-        on_step(total - sum(run.left for run in runs), total)
-    stack.grad, stack._grad_sites = None, {}
+    with _Workers(stack, sum(run.tokens_a_step for run in runs)) as workers:
+        while active := [run for run in runs if not run.finished]:
+            shares = _shares([run.next_work() for run in active], len(workers.gradients))
+
+            def study(share: list[_Work], gradients: Gradients) -> None:
+                for part in _parts(share):
+                    _backward(network, stack, gradients, frozen, part)
+
+            workers.map(study, shares, workers.gradients)
+            done: dict[int, list] = {run.row: [] for run in active}
+            for share, gradients in zip(shares, workers.gradients):
+                for work in share:
+                    done[work.run.row].append((work, gradients.flat[work.run.row]))
+            workers.map(_Run.update_, active, done.values())
+            on_step(total - sum(run.left for run in runs), total)
     return stack, [run.log for run in runs]
+
+
+class _Workers:
+    """Threads that share each step: every one takes some of its sequences, on cores and into gradients of its own.
+
+    On a CPU, products of a few hundred rows keep two cores busy only if each core has products of its own. A GPU has one
+    worker.
+    """
+
+    def __init__(self, stack: Stack, tokens: int):
+        """`tokens`: of a usual step."""
+        self.threads = torch.get_num_threads()
+        count = min(self.threads, max(1, tokens // TOKENS_A_WORKER)) if stack.flat.device.type == "cpu" else 1
+        self.gradients = [Gradients(stack) for _ in range(count)]
+        self.own_threads = self.threads // count
+        self.pool = ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(self.own_threads)) if count > 1 else None
+
+    def map(self, function: Callable, *items: Iterable) -> list:
+        return list((self.pool.map if self.pool else map)(function, *items))
+
+    def __enter__(self) -> _Workers:
+        if self.pool:
+            torch.set_num_threads(self.own_threads)
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.pool:
+            self.pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(self.threads)
 
 
 class _Run:
@@ -95,10 +133,9 @@ class _Run:
         self.generator = torch.Generator().manual_seed(job.seed)
         self.epochs = job.epochs or config.epochs
         self.peak = config.learning_rate if job.learning_rate is None else job.learning_rate
-        self.batch_size = max(1, min(config.batch_size, len(job.sequences) // config.steps_an_epoch))
+        self.batch_size = max(1, min(config.batch_size, round(len(job.sequences) / config.steps_an_epoch)))
         self.steps_an_epoch = math.ceil(len(job.sequences) / self.batch_size)
         self.parameter = stack.flat[row].requires_grad_()
-        self.gradient = stack.grad[row]
         self.optimizer = torch.optim.AdamW([self.parameter], lr=self.peak, weight_decay=config.weight_decay, fused=True)
         self.log = TrainLog()
         self.finished = False
@@ -106,25 +143,36 @@ class _Run:
         self._order: list[int] = []
         self._epoch_loss: list[Tensor] = []
 
-    def next_batch(self) -> list[int]:
-        """Indices of the next step's sequences."""
+    @property
+    def tokens_a_step(self) -> int:
+        """About so many."""
+        return sum(len(s.tokens) for s in self.sequences) // self.steps_an_epoch
+
+    def next_work(self) -> _Work:
+        """The next step's sequences."""
         if not self._order:
             self._order = torch.randperm(len(self.sequences), generator=self.generator).tolist()
         batch, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
-        return batch
+        picked = [self.sequences[i] for i in batch]
+        return _Work(self, picked, 1.0 / sum(s.labels for s in picked))
 
-    def update_(self, batch: list[int]) -> None:
-        """Clip, step, and look whether the epoch or the whole run is over."""
+    def update_(self, done: list[tuple[_Work, Tensor]]) -> None:
+        """Clip, step, and look whether the epoch or the whole run is over. `done`: the step's work and its gradients, by worker."""
+        gradient = done[0][1]
+        for _, other in done[1:]:
+            gradient.add_(other)
         if self.config.clip:
-            norm = torch.linalg.vector_norm(self.gradient)
-            self.gradient.mul_((self.config.clip / (norm + 1e-6)).clamp(max=1.0))
-        done = self.log.steps / (self.epochs * self.steps_an_epoch)
-        self.optimizer.param_groups[0]["lr"] = self.peak * (1 - done)
-        self.parameter.grad = self.gradient
+            norm = torch.linalg.vector_norm(gradient)
+            gradient.mul_((self.config.clip / (norm + 1e-6)).clamp(max=1.0))
+        self.optimizer.param_groups[0]["lr"] = self.peak * (1 - self.log.steps / (self.epochs * self.steps_an_epoch))
+        self.parameter.grad = gradient
         self.optimizer.step()
         self.log.steps += 1
-        self.log.tokens += sum(len(self.sequences[i].tokens) for i in batch)
-        self.left -= len(batch)
+        self._epoch_loss.append(sum(work.loss for work, _ in done))
+        for work, _ in done:
+            self.log.tokens += sum(len(s.tokens) for s in work.sequences)
+            self.log.rows += work.rows
+            self.left -= len(work.sequences)
         if not self._order:
             self.log.losses.append(torch.stack(self._epoch_loss).mean().item())
             self._epoch_loss.clear()
@@ -134,8 +182,33 @@ class _Run:
         if self.finished:
             self.parameter.grad, self.optimizer = None, None
 
-    def note_loss(self, loss: Tensor) -> None:
-        self._epoch_loss.append(loss)
+
+@dataclass
+class _Work:
+    """Sequences of one adapter's step: all of them, or some."""
+
+    run: _Run
+    sequences: list[Sequence]
+    weight: float
+    """Of a label's loss: 1 over the labels of the whole step."""
+    loss: Tensor | None = None
+    """Share of the step's mean loss, once it is done."""
+    rows: int = 0
+    """Packed rows it took."""
+
+
+def _shares(works: list[_Work], count: int) -> list[list[_Work]]:
+    """A step in `count` shares of about as many tokens; side by side, so that few adapters are in two of them."""
+    shares: list[list[_Work]] = [[] for _ in range(count)]
+    total, before = sum(len(s.tokens) for work in works for s in work.sequences), 0
+    for work in works:
+        for sequence in work.sequences:
+            share = shares[int((before + len(sequence.tokens) / 2) * count / total)]
+            before += len(sequence.tokens)
+            if not share or share[-1].run is not work.run:
+                share.append(_Work(work.run, [], work.weight))
+            share[-1].sequences.append(sequence)
+    return shares
 
 
 class _FrozenBelow:
@@ -167,40 +240,41 @@ class _FrozenBelow:
         return self.states[self.index[sequence.tokens]]
 
 
-def _parts(batches: list[tuple[_Run, list[int]]]):
-    """Split a step's adapters into passes of at most about TOKENS_A_PASS tokens; never inside an adapter."""
+def _parts(share: list[_Work]) -> Iterator[list[_Work]]:
+    """Split a share into passes of at most about TOKENS_A_PASS tokens; never inside an adapter."""
     part, tokens = [], 0
-    for run, batch in batches:
-        size = sum(len(run.sequences[i].tokens) for i in batch)
+    for work in share:
+        size = sum(len(s.tokens) for s in work.sequences)
         if part and tokens + size > TOKENS_A_PASS:
             yield part
             part, tokens = [], 0
-        part.append((run, batch))
+        part.append(work)
         tokens += size
-    yield part
+    if part:
+        yield part
 
 
-def _backward(network: Network, stack: Stack, frozen: _FrozenBelow, part: list[tuple[_Run, list[int]]]) -> None:
-    """Gradients of these adapters' mean losses, into the stack's gradient rows."""
-    studied = [(run, run.sequences[i]) for run, batch in part for i in batch]
-    packing = pack([sequence for _, sequence in studied], [run.row for run, _ in studied])
-    states = [frozen[sequence][common:] for (_, sequence), (_, common) in zip(studied, packing.shared)]
-    segments, counts, done = [], [], 0
-    for run, batch in part:
-        own, done = packing.rows[done : done + len(batch)], done + len(batch)
-        segments.append(Segment(run.row, own[0][0], own[-1][1]))
-        counts.append(sum(run.sequences[i].labels for i in batch))
-        run.log.rows += own[-1][1] - own[0][0]
+def _backward(network: Network, stack: Stack, gradients: Gradients, frozen: _FrozenBelow, part: list[_Work]) -> None:
+    """The works' losses, and their gradients into the rows of their adapters."""
+    studied = [sequence for work in part for sequence in work.sequences]
+    packing = pack(studied, [work.run.row for work in part for _ in work.sequences])
+    states = [frozen[sequence][common:] for sequence, (_, common) in zip(studied, packing.shared)]
+    segments, done = [], 0
+    for work in part:
+        own, done = packing.rows[done : done + len(work.sequences)], done + len(work.sequences)
+        segments.append(Segment(work.run.row, own[0][0], own[-1][1]))
+        work.rows = own[-1][1] - own[0][0]
     device = network.device
     attention = PackedAttention(packing.lengths, device, packing.shared)
     layers = range(stack.config.layers[0], network.shape.layers)
-    x = network.run(torch.cat(states), attention.positions, attention, stack.linear(network, segments), layers)
-    weights = torch.cat([torch.full((n,), 1.0 / n) for n in counts]).to(device)
+    x = network.run(torch.cat(states), attention.positions, attention, stack.linear(network, segments, gradients), layers)
+    counts = [sum(s.labels for s in work.sequences) for work in part]
+    weights = torch.cat([torch.full((n,), work.weight) for n, work in zip(counts, part)]).to(device)
     hidden = rms_norm(x[torch.tensor(packing.label_rows, device=device)], network.norm, network.shape.eps)
-    losses = HeadLoss.apply(hidden, network.head.weight, *_targets([sequence for _, sequence in studied], device), weights)
+    losses = HeadLoss.apply(hidden, network.head.weight, *_targets(studied, device), weights)
     losses.sum().backward()
-    for (run, _), loss in zip(part, losses.detach().split(counts)):
-        run.note_loss(loss.sum())
+    for work, loss in zip(part, losses.detach().split(counts)):
+        work.loss = loss.sum()
 
 
 def _targets(studied: list[Sequence], device) -> tuple[Tensor, Tensor]:
