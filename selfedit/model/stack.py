@@ -157,11 +157,12 @@ class Stack:
 class Gradients:
     """Room for the gradients of a stack's adapters: `flat` [N, P] is laid out as the stack's own.
 
-    A backward pass writes those of the adapters it holds, over what was there; the other rows stay as they are.
+    A backward pass writes those of the adapters it holds, over what was there; before that a row means nothing, and
+    takes no memory.
     """
 
     def __init__(self, stack: Stack):
-        self.flat = torch.zeros_like(stack.flat)
+        self.flat = torch.empty_like(stack.flat)
         self.sites = _sites(self.flat, stack.shape, stack.config)
 
 
