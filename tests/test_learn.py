@@ -20,7 +20,7 @@ import torch
 
 from selfedit.ask import ask
 from selfedit.cli import main
-from selfedit.config import LearnConfig, TrainConfig
+from selfedit.config import LearnConfig
 from selfedit.edits.quiz import Quiz
 from selfedit.learn import LearnReport, PassageReport, _RunFolder, assign, candidates, learn, learn_passage
 from selfedit.memory.store import MemoryStore
@@ -31,7 +31,7 @@ from selfedit.tasks.questions import load_quiz
 from selfedit.types import Passage, Question, SelfEdit
 
 ROOT = Path(__file__).parents[1]
-CONFIG = replace(LearnConfig(), styles=("paraphrase",), spans=0, train=replace(TrainConfig(), epochs=8))
+CONFIG = replace(LearnConfig(), styles=("paraphrase",), spans=0, train=replace(LearnConfig().train, epochs=8))
 SETTINGS = ["--styles", "paraphrase", "--set", "spans=0", "--set", "epochs=8"]
 DOCUMENTS = {
     "vellmar.txt": "The Vellmar Lighthouse was built by the engineer Ada Quill. Its keeper rings a brass bell whenever fog comes in.",
