@@ -51,6 +51,10 @@ class Passage:
         """What it says, not where it lay: a moved file is the same passage."""
         return text_hash(self.title, self.text)[:16]
 
+    def in_view(self, request: str) -> str:
+        """The request with the passage before it."""
+        return f"{self.title}\n\n{self.text}\n\n{request}".strip()
+
 
 @dataclass(frozen=True)
 class Question:

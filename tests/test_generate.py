@@ -3,7 +3,7 @@ import pytest
 import torch
 from conftest import reference_model
 
-from selfedit.model.generate import Request, generate, _groups
+from selfedit.model.generate import Request, _groups, generate
 from selfedit.model.network import FEW_ROWS, MODULES
 from selfedit.model.quantized import QuantizedWeight, joined
 from selfedit.model.stack import LoraConfig, Stack

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_stack import ALL, random_stack
 
-from selfedit.model import score
+from selfedit.model import packing, score
 from selfedit.model.chat import Sequence
 from selfedit.model.score import divergences, mean_logprobs
 from selfedit.model.stack import Stack
@@ -60,7 +60,7 @@ def test_scores_do_not_depend_on_how_much_goes_into_a_pass(tiny_model, adapted, 
     stack, _ = adapted
     items = [(s, i % 2) for i, s in enumerate(sequences(tiny_model.network.shape.vocab))]
     whole = mean_logprobs(tiny_model.network, items, stack), divergences(tiny_model.network, [s for s, _ in items], stack)
-    monkeypatch.setattr(score, "TOKENS_A_PASS", 20)
+    monkeypatch.setattr(packing, "TOKENS_A_PASS", 20)
     monkeypatch.setattr(score, "LABELS_A_PASS", 3)
     parts = mean_logprobs(tiny_model.network, items, stack), divergences(tiny_model.network, [s for s, _ in items], stack)
     assert parts[0] == pytest.approx(whole[0], abs=1e-5) and parts[1] == pytest.approx(whole[1], abs=1e-5)

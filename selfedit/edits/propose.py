@@ -74,7 +74,7 @@ def _prompts(model: Model, style: Style, passage: Passage) -> list[tuple[int, ..
     if style.unit == "sentence":
         prompts = [model.chat.continued(style.instruction + s + style.cue) for s in sentences(passage.text)]
     else:
-        prompts = [model.chat.ask(f"{passage.title}\n\n{passage.text}\n\n{style.instruction}".strip())]
+        prompts = [model.chat.ask(passage.in_view(style.instruction))]
     return [tuple(prompt) for prompt in prompts for _ in range(style.samples)]
 
 

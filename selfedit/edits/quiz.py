@@ -101,7 +101,7 @@ def told_in(passage: Passage, question: Question) -> str:
 
 def open_book(passage: Passage, question: str) -> str:
     """The question with the passage in view."""
-    return f"{passage.title}\n\n{passage.text}\n\nAnswer with a few words from the text above. {question}".strip()
+    return passage.in_view(f"Answer with a few words from the text above. {question}")
 
 
 def study_questions(passage: Passage, written: Sequence[Question], judging: Sequence[Question], a_sentence: int, seed: int = 0) -> list[Question]:

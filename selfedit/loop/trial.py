@@ -43,7 +43,7 @@ def study_sequences(model: Model, passage: Passage, examples: Sequence[Example],
     untouched model gives them with the passage in view."""
     sequences = [model.chat.study(example) for example in examples]
     asked = [i for i, example in enumerate(examples) if example.prompt] if distill else []
-    seen = [model.chat.study(replace(examples[i], prompt=f"{passage.title}\n\n{passage.text}\n\n{examples[i].prompt}".strip())) for i in asked]
+    seen = [model.chat.study(replace(examples[i], prompt=passage.in_view(examples[i].prompt))) for i in asked]
     for i, sequence in zip(asked, soften(model.network, [sequences[i] for i in asked], seen, distill)):
         sequences[i] = sequence
     return tuple(sequences)

@@ -15,7 +15,8 @@ import torch
 
 from selfedit.model.chat import Sequence, SoftLabels
 from selfedit.model.network import Network
-from selfedit.model.score import LABELS_A_PASS, label_states, passes
+from selfedit.model.packing import passes
+from selfedit.model.score import LABELS_A_PASS, label_states
 
 WIDTH = 16
 """Tokens that a soft label keeps; they hold nearly all of the teacher's odds."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from selfedit.errors import ModelError
 from selfedit.model.load import Model
 from selfedit.model.network import Network, PackedAttention
+from selfedit.model.packing import alike
 from selfedit.model.stack import Segment, Stack
 
 SHARED_PREFIX = 16
@@ -231,12 +232,13 @@ class _Decoder:
 
 def _groups(requests: SequenceOf[Request]) -> list[tuple[int, range]]:
     """Sorted requests → (tokens at the start that are read once, rows of the batch), so that the fewest tokens are read."""
-    alike = [_alike(a, b) if a.adapter == b.adapter else 0 for a, b in zip(requests, requests[1:])]
+    ends = [min(len(a.tokens), len(b.tokens)) - 1 for a, b in zip(requests, requests[1:])]  # each one's last is read for what follows
+    common = [alike(a.tokens, b.tokens, end) if a.adapter == b.adapter else 0 for a, b, end in zip(requests, requests[1:], ends)]
     saved, last = [0], []  # of the first n rows: tokens not read again at best, and the group that ends there
     for end in range(1, len(requests) + 1):
         most, group, shared = saved[end - 1], (0, range(end - 1, end)), len(requests[end - 1].tokens)
         for start in range(end - 2, -1, -1):
-            shared = min(shared, alike[start])
+            shared = min(shared, common[start])
             if shared < SHARED_PREFIX:
                 break
             if (total := saved[start] + shared * (end - 1 - start)) > most:
@@ -248,9 +250,3 @@ def _groups(requests: SequenceOf[Request]) -> list[tuple[int, range]]:
         groups.append(last[end - 1])
         end = groups[-1][1].start
     return groups[::-1]
-
-
-def _alike(a: Request, b: Request) -> int:
-    """Tokens that both begin with, short of each one's last: what follows that has to be read."""
-    most = min(len(a.tokens), len(b.tokens)) - 1
-    return next((i for i in range(most) if a.tokens[i] != b.tokens[i]), most)

@@ -6,10 +6,13 @@ with the weights need them once; only attention sees them in each sequence (see 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence as SequenceOf
+from collections.abc import Hashable, Iterator, Sequence as SequenceOf
 from dataclasses import dataclass, field
 
 from selfedit.model.chat import Sequence
+
+TOKENS_A_PASS = 2048
+"""What is run together at most, about: enough to fill the processor, and no more memory."""
 
 
 @dataclass
@@ -29,7 +32,8 @@ def pack(sequences: SequenceOf[Sequence], owners: SequenceOf[Hashable]) -> Packi
     packing, leaders, start = Packing(), {}, 0
     for i, (sequence, owner) in enumerate(zip(sequences, owners)):
         leader = leaders.setdefault(owner, i) if sequence.label_start > 1 else i
-        common = _alike(sequences[leader], sequence) if leader < i else 0
+        most = min(sequences[leader].label_start, sequence.label_start) - 1  # short of the row that predicts a first label
+        common = alike(sequences[leader].tokens, sequence.tokens, most) if leader < i else 0
         zero = start - common  # where its first token would lie
         end = zero + len(sequence.tokens)
         packing.lengths.append(len(sequence.tokens))
@@ -40,7 +44,19 @@ def pack(sequences: SequenceOf[Sequence], owners: SequenceOf[Hashable]) -> Packi
     return packing
 
 
-def _alike(a: Sequence, b: Sequence) -> int:
-    """Tokens that both begin with, short of the row that predicts a first label."""
-    most = min(a.label_start, b.label_start) - 1
-    return next((i for i in range(most) if a.tokens[i] != b.tokens[i]), most)
+def alike(a: SequenceOf[int], b: SequenceOf[int], most: int) -> int:
+    """Tokens that both begin with, `most` of them at most."""
+    return next((i for i in range(most) if a[i] != b[i]), most)
+
+
+def passes(order: SequenceOf[int], sizes: SequenceOf[int]) -> Iterator[list[int]]:
+    """What to run together, up to about TOKENS_A_PASS tokens a time: the indices of `order`, item i having `sizes[i]` tokens."""
+    part, tokens = [], 0
+    for i in order:
+        if part and tokens + sizes[i] > TOKENS_A_PASS:
+            yield part
+            part, tokens = [], 0
+        part.append(i)
+        tokens += sizes[i]
+    if part:
+        yield part

@@ -5,17 +5,16 @@ In: sequences with labels, and whose adapter each is scored under. Out: one numb
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence as SequenceOf
+from collections.abc import Sequence as SequenceOf
 
 import torch
 from torch import Tensor
 
 from selfedit.model.chat import Sequence
 from selfedit.model.network import Network, PackedAttention
-from selfedit.model.packing import pack
+from selfedit.model.packing import pack, passes
 from selfedit.model.stack import Segment, Stack
 
-TOKENS_A_PASS = 2048
 LABELS_A_PASS = 128  # 25 MB of logits with 49,152 tokens: larger blocks are given back to the system each time, and come back page by page
 
 
@@ -50,18 +49,6 @@ def divergences(network: Network, sequences: SequenceOf[Sequence], stack: Stack)
                 totals[adapter] += (p.exp() * (p - q)).sum().item()
     labels = sum(s.labels for s in sequences)
     return [total / labels for total in totals]
-
-
-def passes(order: SequenceOf[int], sizes: list[int]) -> Iterator[list[int]]:
-    part, tokens = [], 0
-    for i in order:
-        if part and tokens + sizes[i] > TOKENS_A_PASS:
-            yield part
-            part, tokens = [], 0
-        part.append(i)
-        tokens += sizes[i]
-    if part:
-        yield part
 
 
 def label_states(network: Network, sequences: list[Sequence], adapters: list[int | None], stack: Stack | None) -> Tensor:

@@ -13,7 +13,7 @@ Axes: N adapters, T packed tokens, L labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence as SequenceOf
+from collections.abc import Callable, Iterable, Sequence as SequenceOf
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -23,11 +23,9 @@ from torch import Tensor
 from selfedit.config import TrainConfig
 from selfedit.model.chat import Sequence
 from selfedit.model.network import Network, PackedAttention, rms_norm
-from selfedit.model.packing import pack
+from selfedit.model.packing import pack, passes
 from selfedit.model.stack import Gradients, LoraConfig, Segment, Stack
 
-TOKENS_A_PASS = 2048
-"""A step's adapters are run together up to about this many tokens: enough to fill the processor, and no more memory."""
 TOKENS_A_WORKER = 64
 """A step is shared out among threads if each has at least about so many."""
 
@@ -83,8 +81,9 @@ def train(
             shares = _shares([run.next_work() for run in active], len(workers.gradients))
 
             def study(share: list[_Work], gradients: Gradients) -> None:
-                for part in _parts(share):
-                    _backward(network, stack, gradients, frozen, part)
+                sizes = [sum(len(s.tokens) for s in work.sequences) for work in share]
+                for part in passes(range(len(share)), sizes):  # never inside an adapter
+                    _backward(network, stack, gradients, frozen, [share[i] for i in part])
 
             workers.map(study, shares, workers.gradients)
             done: dict[int, list] = {run.row: [] for run in active}
@@ -218,14 +217,8 @@ class _FrozenBelow:
         self.index: dict[tuple[int, ...], int] = {}
         self.states: list[Tensor] = []
         distinct = sorted({s.tokens for job in jobs for s in job.sequences}, key=len)
-        start = 0
-        while start < len(distinct):
-            end, tokens = start, 0
-            while end < len(distinct) and (end == start or tokens + len(distinct[end]) <= TOKENS_A_PASS):
-                tokens += len(distinct[end])
-                end += 1
-            self._compute(network, first_layer, distinct[start:end])
-            start = end
+        for part in passes(range(len(distinct)), [len(tokens) for tokens in distinct]):
+            self._compute(network, first_layer, [distinct[i] for i in part])
 
     @torch.no_grad()
     def _compute(self, network: Network, first_layer: int, sequences: list[tuple[int, ...]]) -> None:
@@ -238,20 +231,6 @@ class _FrozenBelow:
 
     def __getitem__(self, sequence: Sequence) -> Tensor:
         return self.states[self.index[sequence.tokens]]
-
-
-def _parts(share: list[_Work]) -> Iterator[list[_Work]]:
-    """Split a share into passes of at most about TOKENS_A_PASS tokens; never inside an adapter."""
-    part, tokens = [], 0
-    for work in share:
-        size = sum(len(s.tokens) for s in work.sequences)
-        if part and tokens + size > TOKENS_A_PASS:
-            yield part
-            part, tokens = [], 0
-        part.append(work)
-        tokens += size
-    if part:
-        yield part
 
 
 def _backward(network: Network, stack: Stack, gradients: Gradients, frozen: _FrozenBelow, part: list[_Work]) -> None:
