@@ -121,6 +121,16 @@ class _Decoder:
     def _linear(self, segments: list[Segment]):
         return self.stack.linear(self.network, segments) if segments else None
 
+    def _places(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """Where in a cache, seen as [B·K·C, D], the keys of these tokens [T] belong: [T·K]."""
+        _, heads, length, _ = self.keys[0].shape
+        of_heads = rows[:, None] * heads + torch.arange(heads, device=rows.device)
+        return (of_heads * length + positions[:, None]).flatten()
+
+    def _keep(self, layer: int, where: Tensor, k: Tensor, v: Tensor) -> None:
+        for cache, new in ((self.keys[layer], k), (self.values[layer], v)):
+            cache.view(-1, cache.shape[3]).index_copy_(0, where, new.reshape(-1, cache.shape[3]))
+
     def _prefill(self) -> Tensor:
         """Read the prompts into the cache; logits [B, vocab] of what follows each."""
         groups = _groups(self.requests)
@@ -147,24 +157,20 @@ class _Decoder:
         suffixes = [self.requests[i].tokens[shared:] for shared, rows in groups for i in rows]
         lengths = [len(s) for s in suffixes]
         positions = torch.cat([torch.arange(shared, len(self.requests[i].tokens)) for shared, rows in groups for i in rows])
+        where = self._places(torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)), positions).to(device)
+        own_lengths = [lengths[rows[0] : rows[-1] + 1] for _, rows in groups]
+        masks = [torch.ones(max(own), shared + max(own), dtype=torch.bool, device=device).tril(shared) for (shared, _), own in zip(groups, own_lengths)]
 
         def read_suffix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            out, start = [], 0
-            keys, values = self.keys[layer], self.values[layer]
-            for shared, rows in groups:
-                own = lengths[rows[0] : rows[-1] + 1]
-                longest, tokens = max(own), slice(start, start + sum(own))
-                for row, k_part, v_part in zip(rows, k[tokens].split(own), v[tokens].split(own)):
-                    keys[row, :, shared : shared + len(k_part)] = k_part.transpose(0, 1)
-                    values[row, :, shared : shared + len(v_part)] = v_part.transpose(0, 1)
-                repeat = q.shape[1] // k.shape[1]
-                k_all = keys[rows[0] : rows[-1] + 1, :, : shared + longest].repeat_interleave(repeat, 1)
-                v_all = values[rows[0] : rows[-1] + 1, :, : shared + longest].repeat_interleave(repeat, 1)
-                padded = torch.nn.utils.rnn.pad_sequence(q[tokens].split(own), batch_first=True).transpose(1, 2)
-                mask = torch.ones(longest, shared + longest, dtype=torch.bool, device=device).tril(shared)
-                o = F.scaled_dot_product_attention(padded, k_all, v_all, attn_mask=mask).transpose(1, 2).flatten(2)
+            self._keep(layer, where, k, v)
+            out, kv_heads, sharing = [], k.shape[1], q.shape[1] // k.shape[1]
+            for (_, rows), own, mask, queries in zip(groups, own_lengths, masks, q.split(list(map(sum, own_lengths)))):
+                cached = slice(rows[0], rows[-1] + 1), slice(None), slice(mask.shape[1])
+                padded = torch.nn.utils.rnn.pad_sequence(queries.split(own), batch_first=True)
+                padded = padded.unflatten(2, (kv_heads, sharing)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # the G heads that share keys, as G queries
+                o = F.scaled_dot_product_attention(padded, self.keys[layer][cached], self.values[layer][cached], attn_mask=mask.repeat(sharing, 1))
+                o = o.unflatten(2, (sharing, -1)).permute(0, 3, 1, 2, 4).flatten(2)
                 out.extend(o[j, :length] for j, length in enumerate(own))
-                start = tokens.stop
             return torch.cat(out)
 
         segments = self._segments([r.adapter for r in self.requests], lengths)
@@ -176,16 +182,14 @@ class _Decoder:
         """One token a row into the cache; logits [B, vocab] of the next."""
         device, shape, count = self.network.device, self.network.shape, len(alive)
         positions, longest = self.filled, int(self.filled.max()) + 1
-        cache_rows = torch.arange(count * shape.kv_heads, device=device) * self.keys[0].shape[2]
-        where = cache_rows + positions.repeat_interleave(shape.kv_heads)
+        where = self._places(torch.arange(count, device=device), positions)
         hidden = torch.arange(longest, device=device) > positions[:, None]
         mask = torch.zeros(count, longest, device=device, dtype=self.network.dtype).masked_fill_(hidden, float("-inf"))
         mask = mask.repeat_interleave(shape.kv_heads, 0)[:, None] if count > 1 else None
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            self._keep(layer, where, k, v)
             keys, values = self.keys[layer], self.values[layer]
-            keys.view(-1, shape.head_dim).index_copy_(0, where, k.reshape(-1, shape.head_dim))
-            values.view(-1, shape.head_dim).index_copy_(0, where, v.reshape(-1, shape.head_dim))
             grouped = q.view(count, shape.kv_heads, -1, shape.head_dim)  # the G heads that share keys, as G queries
             if mask is None:
                 return F.scaled_dot_product_attention(grouped, keys[:, :, :longest], values[:, :, :longest]).view(count, -1)
