@@ -27,7 +27,7 @@ def _check(config, **least: int) -> None:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The inner loop. Defaults: docs/LOG.md, studies 1 and 7."""
+    """The inner loop. Defaults: docs/LOG.md, studies 1, 7 and 8."""
 
     rank: int = 16
     alpha: float = 32.0
@@ -35,12 +35,12 @@ class TrainConfig:
     modules: tuple[str, ...] = ALL_LINEAR
     first_layer: float = 0.33
     """Share of the layers, from below, that stay as they are; their activations are computed once."""
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
     """Peak; decays linearly to 0."""
     epochs: int = 5
     batch_size: int = 4
     """Sequences a step, of each adapter, at most."""
-    steps_an_epoch: int = 10
+    steps_an_epoch: int = 20
     """At least about so many, by smaller batches where an adapter has few sequences: too few steps learn too little."""
     clip: float = 1.0
     """Largest norm of an adapter's gradient; 0: none."""
@@ -69,12 +69,12 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class LearnConfig:
-    """The main job. Defaults: docs/LOG.md, studies 2, 3 and 5."""
+    """The main job. Defaults: docs/LOG.md, studies 2, 3, 5 and 8."""
 
     styles: tuple[str, ...] = ("paraphrase",)
     """Styles the model writes in; questions with answers are studied beside them."""
     questions_a_sentence: int = 3
-    """Questions to study for each sentence, made of some of its words."""
+    """Questions to study for each sentence in each epoch, made of some of its words and drawn afresh."""
     each_alone: bool = False
     """Try each style by itself too, not only all together: dearer, and shows which one pays."""
     passage_words: int = 220
@@ -82,9 +82,9 @@ class LearnConfig:
     spans: int = 12
     """Questions to write a passage, before those that do not hold are dropped."""
     seed: int = 0
-    train: TrainConfig = TrainConfig(learning_rate=2e-3, steps_an_epoch=1)
-    """A passage gives twice as many sequences as the edits of study 7: half the rate moves behaviour less. A note of two
-    sentences gives few; many small steps on them move it furthest."""
+    train: TrainConfig = TrainConfig(learning_rate=3e-3, epochs=3, steps_an_epoch=1)
+    """Questions that are new in every epoch need fewer of them. A note of two sentences gives few sequences; many small
+    steps on them move behaviour furthest."""
     gate: GateConfig = GateConfig()
 
     def __post_init__(self):

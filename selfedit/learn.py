@@ -122,8 +122,9 @@ def learn_passage(
     else:
         judging, reasons = check(model, passage, quiz, progress)
         free = written.studied + written.judging
-    studied = study_questions(passage, free, [*judging, *(quiz or ())], config.questions_a_sentence, stable_seed(config.seed, passage.id, "cues"))
-    edits = proposal.edits + ([as_edit(studied)] if studied else [])
+    draws = config.questions_a_sentence * config.train.epochs
+    asked, drawn = study_questions(passage, free, [*judging, *(quiz or ())], draws, stable_seed(config.seed, passage.id, "cues"))
+    edits = proposal.edits + ([as_edit(asked, drawn)] if asked or drawn else [])
     trials: list[Trial] = []
     entry = None
     if judging:

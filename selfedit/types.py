@@ -81,6 +81,8 @@ class Example:
 
     text: str
     prompt: str = ""
+    once: bool = False
+    """One of many draws of the same: studied in one epoch, not in each."""
 
 
 @dataclass(frozen=True)

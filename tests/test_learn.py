@@ -31,8 +31,8 @@ from selfedit.tasks.questions import load_quiz
 from selfedit.types import Passage, Question, SelfEdit
 
 ROOT = Path(__file__).parents[1]
-CONFIG = replace(LearnConfig(), styles=("paraphrase",), spans=0, train=replace(LearnConfig().train, epochs=8))
-SETTINGS = ["--styles", "paraphrase", "--set", "spans=0", "--set", "epochs=8"]
+CONFIG = replace(LearnConfig(), styles=("paraphrase",), spans=0, train=replace(LearnConfig().train, epochs=5, learning_rate=0.002))
+SETTINGS = ["--styles", "paraphrase", "--set", "spans=0", "--set", "epochs=5", "--set", "learning_rate=0.002"]
 DOCUMENTS = {
     "vellmar.txt": "The Vellmar Lighthouse was built by the engineer Ada Quill. Its keeper rings a brass bell whenever fog comes in.",
     "orsk.txt": "The tea of the Orsk valley is dried on slate roofs.",

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -155,3 +158,14 @@ def test_shared_rows_change_no_state_and_no_gradient(tiny_model):
         results.append((out.detach(), parts.grad))
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(results[0][1], results[1][1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "load, environment, spins",
+    [(0.0, {}, "20000"), (50.0, {}, "0"), (0.0, {"OMP_WAIT_POLICY": "passive"}, None), (50.0, {"GOMP_SPINCOUNT": "7"}, "7")],
+)
+def test_waiting_threads_spin_on_idle_cores_only_and_the_environment_comes_first(load, environment, spins):
+    code = f"import os; os.getloadavg = lambda: ({load}, 0, 0); import selfedit.model.network; print(os.environ.get('GOMP_SPINCOUNT'))"
+    own = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run([sys.executable, "-c", code], env=own | environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(spins)

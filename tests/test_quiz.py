@@ -145,6 +145,8 @@ def test_a_single_question_judges_and_none_is_studied():
 
 def test_studied_questions_are_studied_in_the_form_in_which_they_are_asked():
     whole = Question("When was it built?", ("1874",), sentence="It was built in 1874.")
+    drawn = Question("Built when?", ("It was built in 1874.",))
+    assert as_edit([whole], [drawn]).examples[1] == Example("It was built in 1874.", "Built when?", once=True)
     edit = as_edit([*asked("Ada Quill"), whole])
     assert edit.style == "questions"
     assert edit.examples == (Example("Ada Quill", "Question number 0?"), Example("It was built in 1874.", "When was it built?"))
@@ -190,9 +192,9 @@ def test_headings_are_not_asked_about():
 def test_what_judging_asks_for_is_not_studied():
     written = [Question("Who built it?", ("Ada Quill",)), Question("Who came home?", ("The keeper",))]
     judging = [Question("Who was the engineer?", ("ada quill",)), Question("It was built in", ("1874",), kind="cloze")]
-    assert study_questions(PASSAGE, written, judging, a_sentence=0) == written[1:]
-    cues = study_questions(PASSAGE, [], [], a_sentence=2)
-    assert study_questions(PASSAGE, [], cues[:1], a_sentence=2) == cues[1:]
+    assert study_questions(PASSAGE, written, judging, draws=0) == (written[1:], [])
+    _, cues = study_questions(PASSAGE, [], [], draws=2)
+    assert study_questions(PASSAGE, [], cues[:1], draws=2) == ([], cues[1:])
 
 
 def test_each_sentence_is_asked_for_by_some_of_its_words():

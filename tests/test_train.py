@@ -7,6 +7,7 @@ two correct programs end far apart. Single precision is compared where it can be
 
 import copy
 import math
+from dataclasses import replace
 from threading import get_ident
 
 import pytest
@@ -217,7 +218,7 @@ def test_gradients_of_a_stack_are_those_of_peft_in_single_precision(tiny_model, 
     runs = [_Run(i, job, config, stack) for i, job in enumerate(jobs)]
     frozen = _FrozenBelow(network, 0, jobs)
     found = Gradients(stack)
-    _backward(network, stack, found, frozen, [_Work(r, list(r.sequences[:3]), 1 / sum(s.labels for s in r.sequences[:3])) for r in runs])
+    _backward(network, stack, found, frozen, [_Work(r, list(r.job.sequences[:3]), 1 / sum(s.labels for s in r.job.sequences[:3])) for r in runs])
     gradients = Stack(network.shape, stack.config, len(jobs))
     gradients.flat.copy_(found.flat)
     reference = reference_model(tiny_folder)
@@ -411,3 +412,23 @@ def test_the_head_loss_and_its_gradient_are_those_of_cross_entropy(labels):
     (ours,) = torch.autograd.grad(losses.sum(), hidden)
     torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours, gradient, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_studied_once_has_its_place_in_one_epoch(double_model):
+    """One epoch with a share of it after the other is what a run with that share among its own sequences does."""
+    own, once = ragged_jobs(double_model.network.shape.vocab)[:2]
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=2, batch_size=1, learning_rate=0.0)
+    seen = []
+    _, (log,) = train(double_model.network, [Job(own.sequences, seed=1, once=once.sequences)], config, on_step=lambda *at: seen.append(at))
+    _, (first,) = train(double_model.network, [Job(own.sequences + once.sequences[:3], seed=1)], replace(config, epochs=1))
+    _, (second,) = train(double_model.network, [Job(own.sequences + once.sequences[3:], seed=2)], replace(config, epochs=1))
+    assert log.losses == pytest.approx([first.losses[0], second.losses[0]], abs=1e-9)  # at rate 0 the order does not matter
+    assert log.steps == 2 * 5 + 7 and log.tokens == first.tokens + second.tokens and seen[-1] == (17, 17)
+
+
+def test_with_all_of_it_once_an_epoch_is_a_longer_list(double_model):
+    own, once = ragged_jobs(double_model.network.shape.vocab)[:2]
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=1, batch_size=2, steps_an_epoch=1)
+    stack, _ = train(double_model.network, [Job(own.sequences, seed=1, once=once.sequences)], config)
+    listed, _ = train(double_model.network, [Job(own.sequences + once.sequences, seed=1)], config)
+    assert torch.equal(stack.flat, listed.flat)

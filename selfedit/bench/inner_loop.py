@@ -12,6 +12,7 @@ With `out`, each part is kept there as it finishes and is not done again.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import tempfile
 from collections.abc import Callable
@@ -289,6 +290,7 @@ class _Bench:
             "dtype": str(self.model.network.dtype).removeprefix("torch."),
             "device": self.device_name(),
             "threads": self.threads,
+            "waiting_threads": "spin" if os.environ.get("GOMP_SPINCOUNT", "0") != "0" else "sleep",
             "adapters": self.adapters,
             "passages": len(self.entries),
             "questions": sum(len(entry.questions) for entry in self.entries),
@@ -356,7 +358,7 @@ def table(result: dict) -> str:
         f"# Inner loop: {result['model']}",
         "",
         f"`{result['command']}`  ",
-        f"{result['device']}, {result['threads']} threads, {result['dtype']}; {result['passages']} passages × {result['seeds']} "
+        f"{result['device']}, {result['threads']} threads ({result['waiting_threads']} while they wait), {result['dtype']}; {result['passages']} passages × {result['seeds']} "
         f"seeds, {result['questions']} questions, closed book; at most {result['adapters']} adapters at once.",
         "",
         *rows,

@@ -104,12 +104,15 @@ def open_book(passage: Passage, question: str) -> str:
     return passage.in_view(f"Answer with a few words from the text above. {question}")
 
 
-def study_questions(passage: Passage, written: Sequence[Question], judging: Sequence[Question], a_sentence: int, seed: int = 0) -> list[Question]:
-    """What is studied: the written questions, but for no answer that `judging` asks for, and each sentence by some of its words."""
+def study_questions(
+    passage: Passage, written: Sequence[Question], judging: Sequence[Question], draws: int, seed: int = 0
+) -> tuple[list[Question], list[Question]]:
+    """What is studied: the written questions, but for no answer that `judging` asks for; and so many draws of a question for
+    each sentence, by some of its words."""
     kept_back = {normalize(answer) for q in judging for answer in q.answers}
     asked = {normalize(q.question) for q in judging}
     free = [q for q in written if normalize(q.answers[0]) not in kept_back]
-    return free + [q for q in cue_questions(passage, a_sentence, seed) if normalize(q.question) not in asked]
+    return free, [q for q in cue_questions(passage, draws, seed) if normalize(q.question) not in asked]
 
 
 def reworded_questions(
@@ -143,12 +146,13 @@ def _continued(model: Model, flat: str, lines: Sequence[str]) -> tuple[list[Ques
     return kept, dropped
 
 
-def as_edit(questions: Sequence[Question]) -> SelfEdit:
-    """Questions as study material, in the chat form in which questions are later asked.
+def as_edit(questions: Sequence[Question], drawn: Sequence[Question] = ()) -> SelfEdit:
+    """Questions as study material, in the chat form in which questions are later asked; those `drawn` once each.
 
     Each is answered by the whole sentence: that is learned far better than a bare span (docs/LOG.md, study 5).
     """
-    examples = tuple(Example(text=q.sentence or q.answers[0], prompt=q.question) for q in questions)
+    asked = [(q, False) for q in questions] + [(q, True) for q in drawn]
+    examples = tuple(Example(text=q.sentence or q.answers[0], prompt=q.question, once=once) for q, once in asked)
     return SelfEdit("questions", "\n".join(f"Q: {e.prompt}\nA: {e.text}" for e in examples), examples)
 
 

@@ -57,11 +57,12 @@ def pick_spans(text: str, limit: int, seed: int = 0) -> list[tuple[str, str]]:
     return picked[:limit]
 
 
-def cue_questions(passage: Passage, a_sentence: int, seed: int = 0) -> list[Question]:
-    """For each sentence so many questions made of some of its words; the sentence is the answer."""
+def cue_questions(passage: Passage, draws: int, seed: int = 0) -> list[Question]:
+    """For each sentence a question made of some of its words, drawn so many times, one draw of all sentences after the
+    other; the sentence is the answer."""
     chance = random.Random(seed)
     own = [s for s in sentences(passage.text) if len(re.findall(r"\w+", s)) >= MIN_WORDS]
-    return [Question(_cue(s, passage.title, chance), (s,), sentence=s) for _ in range(a_sentence) for s in own]
+    return [Question(_cue(s, passage.title, chance), (s,), sentence=s) for _ in range(draws) for s in own]
 
 
 MIN_WORDS = 3

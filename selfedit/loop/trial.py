@@ -65,7 +65,8 @@ def run_trials(
     for candidate in candidates:
         examples = study_texts(passage) + [e for edit in candidate.edits for e in edit.examples]
         sequences = study_sequences(model, passage, examples, config.distill)
-        jobs.append(Job(sequences, seed=stable_seed(seed, passage.id, candidate.name)))
+        always, once = (tuple(s for s, e in zip(sequences, examples) if e.once is kind) for kind in (False, True))
+        jobs.append(Job(always, seed=stable_seed(seed, passage.id, candidate.name), once=once))
     stack, logs = train(model.network, jobs, config, on_step=lambda done, total: progress("train", done, total))
     seconds = time.perf_counter() - start
     adapters = [None, *range(len(candidates))]

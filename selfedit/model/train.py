@@ -38,6 +38,8 @@ class Job:
     seed: int = 0
     learning_rate: float | None = None
     epochs: int | None = None
+    once: tuple[Sequence, ...] = ()
+    """Studied in one epoch, not in each: the first of them in the first."""
 
 
 @dataclass
@@ -128,31 +130,36 @@ class _Run:
     """One adapter's way through its sequences: order, rate, optimizer state, when to stop."""
 
     def __init__(self, row: int, job: Job, config: TrainConfig, stack: Stack):
-        self.row, self.sequences, self.config = row, job.sequences, config
+        self.row, self.job, self.config = row, job, config
         self.generator = torch.Generator().manual_seed(job.seed)
         self.epochs = job.epochs or config.epochs
         self.peak = config.learning_rate if job.learning_rate is None else job.learning_rate
-        self.batch_size = max(1, min(config.batch_size, round(len(job.sequences) / config.steps_an_epoch)))
-        self.steps_an_epoch = math.ceil(len(job.sequences) / self.batch_size)
+        sizes = [len(self._studied_in(epoch)) for epoch in range(self.epochs)]
+        self.batch_size = max(1, min(config.batch_size, round(sizes[0] / config.steps_an_epoch)))
+        self.steps = sum(math.ceil(size / self.batch_size) for size in sizes)
         self.parameter = stack.flat[row].requires_grad_()
         self.optimizer = torch.optim.AdamW([self.parameter], lr=self.peak, weight_decay=config.weight_decay, fused=True)
         self.log = TrainLog()
         self.finished = False
-        self.total = self.left = self.epochs * len(job.sequences)
-        self._order: list[int] = []
+        self.total = self.left = sum(sizes)
+        self._order: list[Sequence] = []
         self._epoch_loss: list[Tensor] = []
 
     @property
     def tokens_a_step(self) -> int:
         """About so many."""
-        return sum(len(s.tokens) for s in self.sequences) // self.steps_an_epoch
+        return sum(len(s.tokens) for epoch in range(self.epochs) for s in self._studied_in(epoch)) // self.steps
+
+    def _studied_in(self, epoch: int) -> tuple[Sequence, ...]:
+        low, high = (len(self.job.once) * e // self.epochs for e in (epoch, epoch + 1))
+        return self.job.sequences + self.job.once[low:high]
 
     def next_work(self) -> _Work:
         """The next step's sequences."""
         if not self._order:
-            self._order = torch.randperm(len(self.sequences), generator=self.generator).tolist()
-        batch, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
-        picked = [self.sequences[i] for i in batch]
+            own = self._studied_in(len(self.log.losses))
+            self._order = [own[i] for i in torch.randperm(len(own), generator=self.generator).tolist()]
+        picked, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
         return _Work(self, picked, 1.0 / sum(s.labels for s in picked))
 
     def update_(self, done: list[tuple[_Work, Tensor]]) -> None:
@@ -163,7 +170,7 @@ class _Run:
         if self.config.clip:
             norm = torch.linalg.vector_norm(gradient)
             gradient.mul_((self.config.clip / (norm + 1e-6)).clamp(max=1.0))
-        self.optimizer.param_groups[0]["lr"] = self.peak * (1 - self.log.steps / (self.epochs * self.steps_an_epoch))
+        self.optimizer.param_groups[0]["lr"] = self.peak * (1 - self.log.steps / self.steps)
         self.parameter.grad = gradient
         self.optimizer.step()
         self.log.steps += 1
@@ -216,7 +223,7 @@ class _FrozenBelow:
     def __init__(self, network: Network, first_layer: int, jobs: SequenceOf[Job]):
         self.index: dict[tuple[int, ...], int] = {}
         self.states: list[Tensor] = []
-        distinct = sorted({s.tokens for job in jobs for s in job.sequences}, key=len)
+        distinct = sorted({s.tokens for job in jobs for s in job.sequences + job.once}, key=len)
         for part in passes(range(len(distinct)), [len(tokens) for tokens in distinct]):
             self._compute(network, first_layer, [distinct[i] for i in part])
 
