@@ -318,8 +318,9 @@ def _models_pull(arguments) -> int:
 
 
 def _bench_inner_loop(arguments) -> int:
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # threads that sleep while they wait make the baselines half as fast
+    from selfedit.model import waiting
+
+    waiting.choose(idle=True)  # whatever the load was: threads that sleep make the baselines half as fast
     from selfedit.bench import inner_loop
     from selfedit.faces import Progress
 

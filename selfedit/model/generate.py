@@ -159,16 +159,18 @@ class _Decoder:
         positions = torch.cat([torch.arange(shared, len(self.requests[i].tokens)) for shared, rows in groups for i in rows])
         where = self._places(torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)), positions).to(device)
         own_lengths = [lengths[rows[0] : rows[-1] + 1] for _, rows in groups]
-        masks = [torch.ones(max(own), shared + max(own), dtype=torch.bool, device=device).tril(shared) for (shared, _), own in zip(groups, own_lengths)]
+        kv_heads = self.network.shape.kv_heads
+        sharing = self.network.shape.heads // kv_heads
+        masks = [torch.ones(max(own), shared + max(own), dtype=torch.bool, device=device).tril(shared).repeat(sharing, 1) for (shared, _), own in zip(groups, own_lengths)]
 
         def read_suffix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self._keep(layer, where, k, v)
-            out, kv_heads, sharing = [], k.shape[1], q.shape[1] // k.shape[1]
+            out = []
             for (_, rows), own, mask, queries in zip(groups, own_lengths, masks, q.split(list(map(sum, own_lengths)))):
                 cached = slice(rows[0], rows[-1] + 1), slice(None), slice(mask.shape[1])
                 padded = torch.nn.utils.rnn.pad_sequence(queries.split(own), batch_first=True)
                 padded = padded.unflatten(2, (kv_heads, sharing)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # the G heads that share keys, as G queries
-                o = F.scaled_dot_product_attention(padded, self.keys[layer][cached], self.values[layer][cached], attn_mask=mask.repeat(sharing, 1))
+                o = F.scaled_dot_product_attention(padded, self.keys[layer][cached], self.values[layer][cached], attn_mask=mask)
                 o = o.unflatten(2, (sharing, -1)).permute(0, 3, 1, 2, 4).flatten(2)
                 out.extend(o[j, :length] for j, length in enumerate(own))
             return torch.cat(out)

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-# Before torch starts its threads: those that spin while they wait answer at once, a third faster decoding; on cores that
-# others want too they slow it up to ten times. So they spin for some .3 ms where nobody else is at work, or not at all.
-if "OMP_WAIT_POLICY" not in os.environ and hasattr(os, "getloadavg"):
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000" if os.getloadavg()[0] < (os.cpu_count() or 1) / 2 else "0")
+from selfedit.model import waiting
+
+if hasattr(os, "getloadavg"):
+    waiting.choose(idle=os.getloadavg()[0] < (os.cpu_count() or 1) / 2)  # before torch starts its threads
 
 import torch
 import torch.nn.functional as F
