@@ -5,7 +5,7 @@ Values only, no machinery and no torch: any room may import this one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -67,12 +67,20 @@ class Question:
     """The answer as a whole sentence, where it is known: what a model that has studied the passage may well say."""
 
 
+Judge = Callable[[Sequence[tuple[Question, str]]], list[bool | None]]
+"""(question, what was said) pairs → a verdict each; None: unscored, which is not wrong."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A passage and the questions that tell whether it was learned."""
 
     passage: Passage
     questions: tuple[Question, ...]
+    id: str = ""
+    """What its file calls it; may be empty."""
+    edits: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Study material that others wrote about it: "writer/style" → texts."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +111,8 @@ class Score:
     """Share of questions answered correctly, in [0, 1]."""
     dense: float | None
     """Mean over questions of the mean log-probability (nats a token) of the gold answer, bare or as a sentence; at most 0."""
-    correct: tuple[bool, ...] = ()
-    """A verdict a question, in their order."""
+    correct: tuple[bool | None, ...] = ()
+    """A verdict a question, in their order; None: unscored."""
     logprobs: tuple[float, ...] = ()
     """The dense score a question, in their order."""
 

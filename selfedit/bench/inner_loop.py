@@ -230,25 +230,17 @@ class _Bench:
 
         `side`: whose adapters answer, read from their PEFT folders; None: the untouched model, each passage once.
         """
-        from selfedit.judge.evaluate import ANSWER_TOKENS, gold_logprobs, grade
-        from selfedit.model.generate import Request, generate
+        from selfedit.judge.evaluate import Asked, respond
         from selfedit.model.stack import load_adapters
 
-        model, chat = self.model, self.model.chat
-        stack = load_adapters(model.network, [self.folder / f"{side}-{i}" for i in wave]) if side else None
+        stack = load_adapters(self.model.network, [self.folder / f"{side}-{i}" for i in wave]) if side else None
         entries = [self.edits[i][1] for i in wave] if side else self.entries
-        asked = [(question, row if side else None) for row, entry in enumerate(entries) for question in entry.questions]
-        said = generate(model, [Request(tuple(chat.prompt(q)), row, ANSWER_TOKENS) for q, row in asked], stack)
-        dense = gold_logprobs(model, asked, stack)
-        scored = [
-            (text := chat.decode(tokens).strip(), grade(q, text), value)
-            for (q, _), tokens, value in zip(asked, said, dense)
-        ]
-        edits, start = [], 0
+        asked = [Asked(question, row if side else None) for row, entry in enumerate(entries) for question in entry.questions]
+        found = iter(respond(self.model, asked, stack))
+        edits = []
         for entry in entries:
-            texts, correct, values = zip(*scored[start : start + len(entry.questions)])
-            edits.append({"answers": texts, "correct": correct, "dense": values})
-            start += len(entry.questions)
+            own = [next(found) for _ in entry.questions]
+            edits.append({"answers": [r.text for r in own], "correct": [r.correct for r in own], "dense": [r.dense for r in own]})
         return {"edits": edits}
 
     # what comes out

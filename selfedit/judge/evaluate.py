@@ -7,15 +7,34 @@ of yes and no cannot: a yes/no reward over five questions has a reliability of .
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from selfedit.judge.grading import continues_with, is_correct
 from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
 from selfedit.model.score import mean_logprobs
 from selfedit.model.stack import Stack
-from selfedit.types import Question, Score
+from selfedit.types import Judge, Question, Score
 
 ANSWER_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Asked:
+    question: Question
+    adapter: int | None = None
+    """Row of the stack; None: the untouched model."""
+    put: Question | None = None
+    """The question as the model reads it, if that is not the question alone: with a passage in view."""
+
+
+@dataclass(frozen=True)
+class Response:
+    text: str
+    correct: bool | None
+    """None: unscored, which is not wrong."""
+    dense: float
+    """Log-probability (nats a token) of the gold answer."""
 
 
 def evaluate(
@@ -27,18 +46,42 @@ def evaluate(
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Score]:
     """One Score an adapter (None: the untouched model). Without questions a Score is unscored, not zero."""
-    if not questions:
-        return [Score(None, None) for _ in adapters]
-    pairs = [(question, adapter) for adapter in adapters for question in questions]
-    requests = [Request(tuple(model.chat.prompt(q)), adapter, ANSWER_TOKENS) for q, adapter in pairs]
-    answers = generate(model, requests, stack, on_token=on_token)
-    correct = [grade(q, model.chat.decode(tokens)) for (q, _), tokens in zip(pairs, answers)]
-    logprobs = gold_logprobs(model, pairs, stack)
-    scores, n = [], len(questions)
-    for low in range(0, len(pairs), n):
-        own, dense = correct[low : low + n], logprobs[low : low + n]
-        scores.append(Score(sum(own) / n, sum(dense) / n, tuple(own), tuple(dense)))
-    return scores
+    asked = [Asked(question, adapter) for adapter in adapters for question in questions]
+    responses, n = respond(model, asked, stack, on_token=on_token), len(questions)
+    return [score(responses[i * n : (i + 1) * n]) for i in range(len(adapters))]
+
+
+def respond(
+    model: Model,
+    asked: Sequence[Asked],
+    stack: Stack | None = None,
+    *,
+    judge: Judge | None = None,
+    on_token: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Response]:
+    """What is answered to each, greedily, and how good that is. `judge`: the offline one if none is given."""
+    put = [(a.put or a.question, a.adapter) for a in asked]
+    requests = [Request(tuple(model.chat.prompt(q)), adapter, ANSWER_TOKENS) for q, adapter in put]
+    texts = [model.chat.decode(tokens).strip() for tokens in generate(model, requests, stack, on_token=on_token)]
+    correct = (judge or offline)([(a.question, text) for a, text in zip(asked, texts)])
+    return [Response(*values) for values in zip(texts, correct, gold_logprobs(model, put, stack))]
+
+
+def score(responses: Sequence[Response]) -> Score:
+    """Means over what was scored; without any, None."""
+    right = [r.correct for r in responses if r.correct is not None]
+    dense = [r.dense for r in responses]
+    return Score(
+        sum(right) / len(right) if right else None,
+        sum(dense) / len(dense) if dense else None,
+        tuple(r.correct for r in responses),
+        tuple(dense),
+    )
+
+
+def offline(pairs: Sequence[tuple[Question, str]]) -> list[bool | None]:
+    """The judge that needs nobody."""
+    return [grade(question, said) for question, said in pairs]
 
 
 def gold_logprobs(model: Model, pairs: Sequence[tuple[Question, int | None]], stack: Stack | None = None) -> list[float]:

@@ -1,6 +1,6 @@
 """Invented documents with cloze probes become Tasks: knowledge that no model can have met.
 
-In: a JSON list, `[{context, probes: [{kind, prompt, target}]}]`, as made from the Fictional Knowledge data set (Chang
+In: a JSON list, `[{id, context, probes: [{kind, prompt, target}]}]`, as made from the Fictional Knowledge data set (Chang
 et al. 2024, "How Do Large Language Models Acquire Factual Knowledge During Pretraining?"). Out: a Task for each
 context, in the order of the file, with the probe's kind (memorization, paraphrase or composition) as its question's.
 
@@ -11,19 +11,22 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-from selfedit.tasks.records import elements, field, numbered, read_json
+from selfedit.tasks.records import elements, field, numbered, optional_id, read_json
 from selfedit.types import Passage, Question, Task, text_hash
 
 
 def load_fictional(path: str | PurePath) -> list[Task]:
     """Raises DocumentError that says which item lacks what."""
-    path = str(path)
+    return fictional_tasks(read_json(path), str(path))
+
+
+def fictional_tasks(content: object, path: str) -> list[Task]:
     tasks = []
-    for at, item in numbered(read_json(path), path):
+    for at, item in numbered(content, path):
         context = field(item, "context", str, at)
         passage = Passage(title="", text=context, source=path, source_hash=text_hash(context))
         probes = tuple(_question(probe, probe_at) for probe_at, probe in elements(item, "probes", at))
-        tasks.append(Task(passage, probes))
+        tasks.append(Task(passage, probes, optional_id(item, at)))
     return tasks
 
 

@@ -63,6 +63,12 @@ def elements(item: object, name: str, where: str) -> Iterator[tuple[str, object]
     yield from numbered(field(item, name, list, where), f"{where}.{name}")
 
 
+def optional_id(item: dict, where: str) -> str:
+    """What the file calls it, text or number; empty where it says nothing."""
+    found = item.get("id", "")
+    return str(found) if isinstance(found, int) else (expect(found, str, f"{where}: 'id'") if found else "")
+
+
 def gold_answers(item: object, where: str) -> tuple[str, ...]:
     """From `answer`, the canonical one, or the list `answers`, or both; each once."""
     fields = expect(item, dict, where)

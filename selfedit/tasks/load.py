@@ -1,0 +1,29 @@
+"""A data file in any of the forms we know → Tasks: the form is told by what stands in it.
+
+In: SQuAD v1.1 in its official form, a list of {title, context, questions}, or a list of {context, probes}.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import PurePath
+
+from selfedit.errors import DocumentError
+from selfedit.tasks.fictional import fictional_tasks
+from selfedit.tasks.records import read_json
+from selfedit.tasks.squad import squad_tasks
+from selfedit.types import Task
+
+
+def load_tasks(path: str | PurePath) -> list[Task]:
+    """Each passage once, with all its questions. Raises DocumentError that says what is wrong, and where."""
+    content = read_json(path)
+    first = content[0] if isinstance(content, list) and content else content
+    if isinstance(first, dict) and not first.keys() & {"data", "questions", "probes"}:
+        raise DocumentError(f"{path}: neither SQuAD ('data'), nor passages with 'questions' or 'probes'; there is {', '.join(map(repr, first))}")
+    tasks = (fictional_tasks if isinstance(first, dict) and "probes" in first else squad_tasks)(content, str(path))
+    once: dict[str, Task] = {}
+    for task in tasks:
+        earlier = once.get(task.passage.id)
+        once[task.passage.id] = replace(earlier, questions=earlier.questions + task.questions) if earlier else task
+    return list(once.values())
