@@ -1,5 +1,8 @@
 """A passage → the self-edits a model writes about it, in every style asked for, in one batched call.
 
+`propose` is what `learn` needs of one passage; `write_edits` is one sample of a style for each of many passages, by the
+untouched model or by an editor: an adapter that has learned to write (loop/restem.py).
+
 What is not worth studying is dropped and counted by reason: `parse.clean` finds empty, copied and looping lines and
 text of the prompt; here also lines that name a number or a name the passage does not have, since a small model's
 inventions would be learned as firmly as the facts.
@@ -9,14 +12,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from selfedit.edits.parse import clean, parse_edit, sentences
 from selfedit.edits.styles import STYLES, Style
 from selfedit.errors import SelfeditError
+from selfedit.model.chat import Sequence as TokenSequence
 from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
+from selfedit.model.stack import Stack
 from selfedit.types import Example, Passage, SelfEdit, stable_seed
 
 
@@ -41,41 +46,86 @@ def propose(
 
     Raises SelfeditError on a style that does not exist.
     """
-    unknown = [name for name in styles if name not in STYLES]
-    if unknown:
-        raise SelfeditError(f"unknown style {unknown[0]!r}; known: {', '.join(STYLES)}")
-    asked = [(STYLES[name], prompt) for name in styles for prompt in _prompts(model, STYLES[name], passage)]
+    _check(styles)
+    asked = [(STYLES[name], prompt) for name in styles for prompt in _prompts(model, STYLES[name], passage) for _ in range(STYLES[name].samples)]
     requests = [
-        Request(tokens, None, style.new_tokens, style.temperature, seed=stable_seed(seed, passage.id, style.name, i))
+        Request(tokens, None, style.new_tokens, style.temperature, seed=stable_seed(seed, passage.id, style.name, i), one_line=style.unit == "sentence")
         for i, (style, tokens) in enumerate(asked)
     ]
     texts = [model.chat.decode(tokens) for tokens in generate(model, requests, on_token=on_token)]
     edits, held_out, dropped = [], [], Counter()
     for name in styles:
         own = [text for (style, _), text in zip(asked, texts) if style.name == name]
-        by_sentence = STYLES[name].unit == "sentence"
-        if by_sentence:  # the worked lines go on and on: the first is the answer
-            own = [text.strip().split("\n")[0] for text in own]
-        found = [e for text in own for e in parse_edit(name, text, passage)]
-        kept, reasons = clean(found, passage, [STYLES[name].instruction])
-        faithful = [example for example in kept if not invents(example, passage)]
+        edit, reasons = _read(STYLES[name], own, passage)
         dropped.update(reasons)
-        dropped["invented"] += len(kept) - len(faithful)
-        if by_sentence:  # every second sample of a sentence is kept from study, to judge by
-            apart = {line.strip() for line in own[1::2]} - {line.strip() for line in own[::2]}
-            held_out += [e.text for e in faithful if e.text in apart]
-            faithful = [e for e in faithful if e.text not in apart]
-        if faithful:
-            edits.append(SelfEdit(name, "\n".join(own), tuple(faithful)))
+        if STYLES[name].unit == "sentence":  # every second sample of a sentence is kept from study, to judge by
+            lines = edit.text.split("\n")
+            apart = set(lines[1::2]) - set(lines[::2])
+            held_out += [e.text for e in edit.examples if e.text in apart]
+            edit = replace(edit, examples=tuple(e for e in edit.examples if e.text not in apart))
+        if edit.examples:
+            edits.append(edit)
     return Proposal(edits, held_out, +dropped)
+
+
+def write_edits(
+    model: Model,
+    asked: Sequence[tuple[Passage, str, int]],
+    editor: Stack | None = None,
+    *,
+    on_token: Callable[[int, int], None] = lambda done, total: None,
+) -> list[SelfEdit]:
+    """For each (passage, style, seed) one sample; where nothing in it is worth studying, it has no examples.
+
+    `editor`: a stack whose only adapter writes, instead of the untouched model. Raises SelfeditError on a style that does
+    not exist.
+    """
+    _check({name for _, name, _ in asked})
+    requests, counts = [], []
+    for passage, name, seed in asked:
+        style, prompts = STYLES[name], _prompts(model, STYLES[name], passage)
+        counts.append(len(prompts))
+        requests += [
+            Request(tokens, None if editor is None else 0, style.new_tokens, style.temperature, seed=stable_seed(seed, passage.id, name, i), one_line=style.unit == "sentence")
+            for i, tokens in enumerate(prompts)
+        ]
+    texts = iter([model.chat.decode(tokens) for tokens in generate(model, requests, editor, on_token=on_token)])
+    return [_read(STYLES[name], [next(texts) for _ in range(n)], passage)[0] for (passage, name, _), n in zip(asked, counts)]
+
+
+def writing_sequences(model: Model, passage: Passage, edit: SelfEdit) -> list[TokenSequence]:
+    """What an editor studies to write so again: the prompts, and as labels what was worth studying of the answers."""
+    style, worth = STYLES[edit.style], {e.text for e in edit.examples}
+    prompts = _prompts(model, style, passage)
+    if style.unit == "sentence":
+        answers = [f" {line}\n" if line in worth else "" for line in edit.text.split("\n")]
+    else:
+        answers = ["\n".join(f"Q: {e.prompt}\nA: {e.text}" if e.prompt else e.text for e in edit.examples)]
+    ends = () if style.unit == "sentence" else tuple(model.chat.end_of_turn)
+    return [TokenSequence((*p, *model.chat.encode(a), *ends), len(p)) for p, a in zip(prompts, answers, strict=True) if a]
+
+
+def _check(names: Iterable[str]) -> None:
+    for name in names:
+        if name not in STYLES:
+            raise SelfeditError(f"unknown style {name!r}; known: {', '.join(STYLES)}")
+
+
+def _read(style: Style, texts: Sequence[str], passage: Passage) -> tuple[SelfEdit, Counter]:
+    """What was written, parsed, without what is not worth studying, and how much was dropped for which reason."""
+    if style.unit == "sentence":  # the worked lines go on and on: the first is the answer
+        texts = [text.strip().split("\n")[0].strip() for text in texts]
+    found = [e for text in texts for e in parse_edit(style.name, text, passage)]
+    kept, dropped = clean(found, passage, [style.instruction])
+    faithful = tuple(example for example in kept if not invents(example, passage))
+    dropped["invented"] += len(kept) - len(faithful)
+    return SelfEdit(style.name, "\n".join(texts), faithful), dropped
 
 
 def _prompts(model: Model, style: Style, passage: Passage) -> list[tuple[int, ...]]:
     if style.unit == "sentence":
-        prompts = [model.chat.continued(style.instruction + s + style.cue) for s in sentences(passage.text)]
-    else:
-        prompts = [model.chat.ask(passage.in_view(style.instruction))]
-    return [tuple(prompt) for prompt in prompts for _ in range(style.samples)]
+        return [tuple(model.chat.continued(style.instruction + s + style.cue)) for s in sentences(passage.text)]
+    return [tuple(model.chat.ask(passage.in_view(style.instruction)))]
 
 
 _WORD = re.compile(r"\w[\w'’.-]*\w|\w")

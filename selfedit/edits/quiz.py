@@ -57,7 +57,7 @@ def write_quiz(
     picked = pick_spans(passage.text, spans, seed=stable_seed(seed, passage.id, "spans"))
     begun = [(sentence, span, word) for sentence, span in picked for word in _first_words(span)]
     prompts = [model.chat.continued(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: {word}") for s, span, word in begun]
-    texts = generate(model, [Request(tuple(p), None, QUESTION_TOKENS) for p in prompts], on_token=partial(progress, "questions"))
+    texts = generate(model, [Request(tuple(p), None, QUESTION_TOKENS, one_line=True) for p in prompts], on_token=partial(progress, "questions"))
     written: dict[tuple[str, str], Question] = {}  # one a span
     dropped: Counter[str] = Counter()
     for (sentence, span, word), tokens in zip(begun, texts):

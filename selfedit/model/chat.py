@@ -103,17 +103,23 @@ class Chat:
             tokens = self.continued(example.text)
             return Sequence(tuple(tokens), 1)
         prompt = self.ask(example.prompt)
-        return Sequence((*prompt, *self.encode(example.text), *self._end_of_turn), len(prompt))
+        return Sequence((*prompt, *self.encode(example.text), *self.end_of_turn), len(prompt))
 
     def gold(self, question: Question, answer: str) -> Sequence:
         """A question with its answer as the labels: what the dense score reads."""
         prompt = self.prompt(question)
         if question.kind == "question":
-            return Sequence((*prompt, *self.encode(answer), *self._end_of_turn), len(prompt))
+            return Sequence((*prompt, *self.encode(answer), *self.end_of_turn), len(prompt))
         return Sequence((*prompt, *self.encode(" " + answer)), len(prompt))
 
     @cached_property
-    def _end_of_turn(self) -> list[int]:
+    def breaks(self) -> frozenset[int]:
+        """Tokens with the end of a line in them."""
+        texts = self.tokenizer.decode_batch([[i] for i in range(self.tokenizer.get_vocab_size())])
+        return frozenset(i for i, text in enumerate(texts) if "\n" in text)
+
+    @cached_property
+    def end_of_turn(self) -> list[int]:
         """What the template writes after an answer, up to the end token."""
         if self._template is None:
             return [] if self.separator is None else [self.separator]

@@ -39,6 +39,8 @@ class Request:
     top_p: float = 0.95
     top_k: int = 50
     seed: int = 0
+    one_line: bool = False
+    """Ends with the first line that has text."""
 
 
 def generate(
@@ -76,7 +78,7 @@ class _Decoder:
     """One batch from prompt to end."""
 
     def __init__(self, model: Model, requests: list[Request], stack: Stack | None):
-        self.network, self.ends, self.stack, self.requests = model.network, model.chat.ends, stack, requests
+        self.network, self.chat, self.ends, self.stack, self.requests = model.network, model.chat, model.chat.ends, stack, requests
         shape, device = self.network.shape, self.network.device
         longest = max(len(r.tokens) + r.max_new_tokens for r in requests)
         cache = (len(requests), shape.kv_heads, longest, shape.head_dim)
@@ -95,7 +97,8 @@ class _Decoder:
             for row, (i, token) in enumerate(zip(alive, tokens)):
                 if token not in self.ends:
                     answers[i].append(token)
-                    if len(answers[i]) < self.requests[i].max_new_tokens:
+                    full = len(answers[i]) == self.requests[i].max_new_tokens
+                    if not (full or (self.requests[i].one_line and self._line_is_over(answers[i]))):
                         going.append(row)
             on_step(sum(self.requests[alive[row]].max_new_tokens - len(answers[alive[row]]) for row in going))
             if not going:
@@ -104,6 +107,9 @@ class _Decoder:
                 alive, tokens = [alive[row] for row in going], [tokens[row] for row in going]
                 self._keep_rows(going)
             tokens = self._choose(self._step(tokens, alive), alive)
+
+    def _line_is_over(self, tokens: list[int]) -> bool:
+        return tokens[-1] in self.chat.breaks and "\n" in self.chat.decode(tokens).lstrip()
 
     def _segments(self, adapters: list[int | None], lengths: list[int]) -> list[Segment]:
         """Runs of rows that have the same adapter."""
