@@ -16,9 +16,11 @@ from pathlib import Path
 from selfedit import __version__
 from selfedit.config import LearnConfig, with_settings
 from selfedit.errors import SelfeditError
+from selfedit.types import Judge
 
 BAD_INPUT, NOTHING_KEPT, STOPPED = 2, 3, 130
 DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_JUDGE = "gpt-4.1"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print JSON for programs")
     with_model = argparse.ArgumentParser(add_help=False)
     with_model.add_argument("--model", default=DEFAULT_MODEL, help="catalog name, folder, GGUF file or hub id (default: %(default)s)")
+
+    with_judge = argparse.ArgumentParser(add_help=False)
+    with_judge.add_argument("--judge", metavar="URL", help="ask a judge at an OpenAI-compatible address (key: OPENAI_API_KEY) instead of the offline one")
+    with_judge.add_argument("--judge-model", metavar="NAME", default=DEFAULT_JUDGE, help="the model that judges there (default: %(default)s)")
 
     learn = commands.add_parser("learn", parents=[common, with_model], help="turn documents into tested memories")
     learn.add_argument("sources", nargs="+", metavar="DOCS", help="files, folders or URLs: text, Markdown, code, HTML, PDF")
@@ -101,6 +107,15 @@ def _parser() -> argparse.ArgumentParser:
     pull = model_actions.add_parser("pull", help="fetch and convert a model now")
     pull.add_argument("name")
     pull.set_defaults(run=_models_pull)
+
+    judge = commands.add_parser("judge", help="how far a judge can be trusted")
+    judge_actions = judge.add_subparsers(title="actions", required=True, metavar="ACTION")
+    calibrated = judge_actions.add_parser("calibrate", parents=[with_judge], help="compare a judge, as it is, with verdicts of one you trust")
+    calibrated.add_argument("--data", type=Path, required=True, metavar="FILE", help="JSONL, also .gz, of {title, question, gold, prediction, correct}")
+    calibrated.add_argument("--all", action="store_true", help="also titles that the offline grader was fitted on")
+    calibrated.add_argument("--limit", type=int, metavar="N", help="only the first N answers")
+    calibrated.add_argument("--json", action="store_true", help="print JSON for programs")
+    calibrated.set_defaults(run=_judge_calibrate)
 
     bench = commands.add_parser("bench", help="benchmarks")
     benches = bench.add_subparsers(title="benchmarks", required=True, metavar="NAME")
@@ -289,7 +304,7 @@ def _memory_export(arguments) -> int:
     return 0
 
 
-# models and bench
+# models, judge and bench
 
 
 def _models_list(arguments) -> int:
@@ -317,6 +332,27 @@ def _models_pull(arguments) -> int:
     return 0
 
 
+def _judge_calibrate(arguments) -> int:
+    from selfedit.faces import Progress, after, calibration_table
+    from selfedit.judge.calibrate import calibrate, not_fitted_on, read_verdicts
+
+    if arguments.limit is not None and arguments.limit < 1:
+        raise SelfeditError(f"--limit {arguments.limit}: at least 1")
+    verdicts = read_verdicts(arguments.data)
+    compared = verdicts if arguments.all or arguments.judge is not None else not_fitted_on(verdicts)
+    if not compared:
+        raise SelfeditError(f"{arguments.data}: the grader was fitted on every title in it; --all compares them all the same")
+    judge = _judge(arguments)
+    with Progress(quiet=arguments.json) as progress:
+        result = calibrate(compared[: arguments.limit], judge, after(5.0, progress.stage))
+    result["left_out"] = len(verdicts) - len(compared)
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        calibration_table(result)
+    return 0
+
+
 def _bench_inner_loop(arguments) -> int:
     from selfedit.model import waiting
 
@@ -337,6 +373,20 @@ def _store(arguments):
     from selfedit.memory.store import MemoryStore, default_home
 
     return MemoryStore(arguments.home or default_home())
+
+
+def _judge(arguments) -> Judge:
+    """Of a command with the options of `with_judge`: a Judge that has been found to answer."""
+    from selfedit.judge.evaluate import offline
+
+    if arguments.judge is None:
+        return offline
+    from selfedit.judge.remote import RemoteJudge
+    from selfedit.model.catalog import cache_folder
+
+    judge = RemoteJudge(arguments.judge, arguments.judge_model, cache_folder().parent / "judge")
+    judge.check()
+    return judge
 
 
 def _model(arguments, notify):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from time import monotonic
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -14,6 +17,7 @@ STAGES = {
     "train": "training candidates",
     "test": "testing candidates",
     "answer": "answering",
+    "judge": "judging",
 }
 
 
@@ -53,6 +57,12 @@ class Progress:
         mark, outcome = ("[green]kept[/]", report.memory) if report.memory else ("[yellow]dropped[/]", "")
         accuracy = f"{report.correct_before}/{report.questions} → {report.correct_after}/{report.questions}" if report.questions else "no questions"
         self.console.print(f"{mark} {outcome} {_escape(report.title)!s}: {accuracy}; {_escape(report.reason)}", highlight=False)
+
+
+def after(seconds: float, stage: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
+    """The same, silent for so long: what is soon over needs no bar."""
+    start = monotonic()
+    return lambda name, done, total: stage(name, done, total) if monotonic() - start > seconds else None
 
 
 def report_table(report) -> None:
@@ -121,6 +131,29 @@ def model_table(rows: list[dict]) -> None:
         here = {True: "yes", False: "no", None: "–"}[row["here"]]
         table.add_row(row["name"], str(row["megabytes"] or "–"), row["licence"], row["from"], here, row["about"])
     Console().print(table)
+
+
+def calibration_table(result: dict) -> None:
+    table = Table(title="agreement with the verdicts", show_header=False, title_justify="left")
+    kappa, interval, accuracy = result["kappa"], result["ci95"], result["accuracy"]
+    rows = [
+        ("answers", f"{result['n']:,} on {result['titles']:,} titles"),
+        ("left out", f"{result['left_out']:,}, on titles that the grader was fitted on (--all scores them too)"),
+        ("unscored", f"{result['unscored']:,}"),
+        ("Cohen's kappa", ("–" if kappa is None else f"{kappa:.3f}") + (f"  [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")),
+        ("accuracy", f"{accuracy:.3f}"),
+        ("time", f"{result['seconds']:.1f} s"),
+    ]
+    for name, value in rows:
+        if name != "left out" or result["left_out"]:
+            table.add_row(name, value)
+    cells = {name: f"{count:,}" for name, count in result["confusion"].items()}
+    confusion = Table()
+    for column in ("", "verdict: right", "verdict: wrong"):
+        confusion.add_column(column, justify="right" if column else "left")
+    confusion.add_row("judge: right", cells["true_positive"], cells["false_positive"])
+    confusion.add_row("judge: wrong", cells["false_negative"], cells["true_negative"])
+    Console().print(table, confusion)
 
 
 def _percent(share: float | None) -> str:

@@ -122,7 +122,7 @@ def python(code: str, *arguments: str, **options) -> subprocess.CompletedProcess
 # Help
 
 
-@pytest.mark.parametrize("verb", [[], ["learn"], ["ask"], ["memory"], ["memory", "list"], ["models"], ["bench", "inner-loop"]])
+@pytest.mark.parametrize("verb", [[], ["learn"], ["ask"], ["memory"], ["memory", "list"], ["models"], ["judge", "calibrate"], ["bench", "inner-loop"]])
 def test_help_is_shown_without_loading_what_is_heavy(verb):
     check = (
         "import sys, selfedit.cli\n"

@@ -9,9 +9,12 @@ begins with the source. Inside a folder a bad file is skipped, and the reason go
 
 from __future__ import annotations
 
+import gzip
 import os
 import stat
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 from pathlib import PurePath
 from time import monotonic
 
@@ -46,8 +49,13 @@ def read_documents(
 
 
 def read_text(path: str | PurePath, max_bytes: int = MAX_BYTES) -> str:
-    """A file's text as it stands. UTF-8, or UTF-16 with a byte-order mark; anything else is a DocumentError."""
-    return decode(str(path), _file_bytes(str(path), max_bytes))
+    """A file's text as it stands. UTF-8, or UTF-16 with a byte-order mark; anything else is a DocumentError.
+
+    A file whose name ends in .gz is unzipped; `max_bytes` bounds it zipped and unzipped.
+    """
+    name = str(path)
+    data = _file_bytes(name, max_bytes)
+    return decode(name, _unzipped(name, data, max_bytes) if name.lower().endswith(".gz") else data)
 
 
 def _read(source: str, max_bytes: int, timeout_s: float, on_skip: Callable[[str], None]) -> Iterator[Document]:
@@ -105,6 +113,17 @@ def _file_bytes(path: str, max_bytes: int) -> bytes:
             return file.read()
     except OSError as error:
         raise DocumentError(f"{path}: cannot be read ({error.strerror}); change its permissions") from None
+
+
+def _unzipped(path: str, data: bytes, max_bytes: int) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=BytesIO(data)) as file:
+            unzipped = file.read(max_bytes + 1)  # a small file may unzip to any size
+    except (OSError, EOFError, zlib.error) as error:
+        raise DocumentError(f"{path}: not a whole gzip file ({error}); zip it again, or give it unzipped without .gz") from None
+    if len(unzipped) > max_bytes:
+        raise DocumentError(f"{path}: over the limit of {max_bytes / 1e6:g} MB when unzipped; split it, or raise max_bytes")
+    return unzipped
 
 
 def _read_url(url: str, max_bytes: int, timeout_s: float) -> Document:

@@ -1,7 +1,7 @@
 """Data files of JSON or JSON lines, and their fields, each checked as it is taken.
 
-In: a path. Out: values of the kind that was asked for, or a DocumentError that names the file, the item or line, and
-what is wrong there.
+In: a path; a file whose name ends in .gz is unzipped. Out: values of the kind that was asked for, or a DocumentError
+that names the file, the item or line, and what is wrong there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeVar
 from selfedit.errors import DocumentError
 from selfedit.tasks.documents import read_text
 
-T = TypeVar("T", str, list, dict)
+T = TypeVar("T", str, list, dict, bool)
 
 MAX_BYTES = 500_000_000
 _KINDS = {str: "text", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
@@ -36,21 +36,21 @@ def read_jsonl(path: str | PurePath) -> Iterator[tuple[str, object]]:
         raise DocumentError(f"{path}: empty; give one JSON object a line")
 
 
-def expect(value: object, kind: type[T], where: str) -> T:
-    """The value, which must be of that kind and not empty."""
+def expect(value: object, kind: type[T], where: str, *, may_be_empty: bool = False) -> T:
+    """The value, which must be of that kind and, unless it may be, not empty."""
     if not isinstance(value, kind):
         raise DocumentError(f"{where}: should be {_KINDS[kind]}, is {_KINDS.get(type(value), 'a number')}")
-    if not (value.strip() if isinstance(value, str) else value):
+    if not (may_be_empty or kind is bool or (value.strip() if isinstance(value, str) else value)):
         raise DocumentError(f"{where}: is empty")
     return value
 
 
-def field(item: object, name: str, kind: type[T], where: str) -> T:
-    """item[name], which must be there, of that kind and not empty."""
+def field(item: object, name: str, kind: type[T], where: str, *, may_be_empty: bool = False) -> T:
+    """item[name], which must be there, of that kind and, unless it may be, not empty."""
     fields = expect(item, dict, where)
     if name not in fields:
         raise DocumentError(f"{where}: {name!r} is missing; there is {', '.join(map(repr, fields))}")
-    return expect(fields[name], kind, f"{where}: {name!r}")
+    return expect(fields[name], kind, f"{where}: {name!r}", may_be_empty=may_be_empty)
 
 
 def numbered(values: object, where: str) -> Iterator[tuple[str, object]]:
