@@ -25,5 +25,9 @@ class MemoryStoreError(SelfeditError):
     """The memory home cannot be read or written, is locked, or does not hold what was asked for."""
 
 
+class RunError(SelfeditError):
+    """A run folder cannot be used, or holds a run with other settings."""
+
+
 class UnscoredError(SelfeditError):
     """A score is asked of something that was never scored: an outage is not a zero."""

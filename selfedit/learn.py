@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from selfedit.config import LearnConfig
 from selfedit.edits.propose import propose
 from selfedit.edits.quiz import as_edit, check, reworded_questions, study_questions, write_quiz
-from selfedit.errors import MemoryStoreError
+from selfedit.loop.journal import Journal, plain_errors
 from selfedit.loop.trial import PASSAGE, Candidate, run_trials
 from selfedit.memory.gate import decide
 from selfedit.memory.route import Router
@@ -214,36 +213,19 @@ class _RunFolder:
         settings = json.dumps(asdict(config), sort_keys=True, default=str)
         name = text_hash(model.fingerprint, settings, *(f"{q.question}\n{q.answers[0]}" for q in quiz))[:12]
         self.folder = home / "runs" / f"learn-{name}"
+        self.journal = Journal(self.folder / "trials.jsonl")
         self.finished: dict[str, PassageReport] = {}
-        if (self.folder / "trials.jsonl").exists():
-            for line in (self.folder / "trials.jsonl").read_text(encoding="utf-8").splitlines():
-                try:
-                    report = PassageReport(**json.loads(line))
-                except (ValueError, TypeError):  # a line that a kill cut short: that passage is done again
-                    continue
-                self.finished[report.passage] = report
+        for record in self.journal.records:
+            try:
+                report = PassageReport(**record)
+            except TypeError:  # of another version
+                continue
+            self.finished[report.passage] = report
         settings = {"model": model.name, "model_hash": model.fingerprint, "config": asdict(config)}
-        with self._writing():  # before hours of work, not after
-            self.folder.mkdir(parents=True, exist_ok=True)
+        with plain_errors(self.folder):  # before hours of work, not after
             if not (self.folder / "config.json").exists():
                 (self.folder / "config.json").write_text(json.dumps(settings, indent=1, default=str))
 
     def add(self, report: PassageReport) -> None:
-        with self._writing():
-            with (self.folder / "trials.jsonl").open("a+b") as file:
-                file.seek(0, 2)
-                torn = file.tell() > 0 and not _ends_with_newline(file)
-                file.write((b"\n" if torn else b"") + json.dumps(asdict(report)).encode() + b"\n")
+        self.journal.add(asdict(report))
         self.finished[report.passage] = report
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise MemoryStoreError(f"cannot write {self.folder} ({error.strerror or error}); free space or choose another --home") from error
-
-
-def _ends_with_newline(file) -> bool:
-    file.seek(-1, 2)
-    return file.read(1) == b"\n"

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 
 from selfedit.config import TrainConfig
 from selfedit.edits.parse import sentences
+from selfedit.edits.quiz import as_edit
+from selfedit.edits.spans import cue_questions
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_changes
 from selfedit.model.chat import Sequence as TokenSequence
@@ -24,6 +26,9 @@ from selfedit.types import Example, Passage, Progress, Question, Score, SelfEdit
 
 PASSAGE = "passage"
 """Name of the candidate that studies the passage alone."""
+QUESTIONS_A_SENTENCE = 2
+"""Questions by rule for each sentence in each epoch, where an edit has them beside it."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -49,6 +54,26 @@ def study_sequences(model: Model, passage: Passage, examples: Sequence[Example],
     return tuple(sequences)
 
 
+def seal_examples(passage: Passage, edits: Sequence[SelfEdit]) -> list[Example]:
+    """SEAL's training sequences: the title over each line of the edits, the passage last; questions stay questions."""
+    lines = [e for edit in edits for e in edit.examples]
+    titled = [e if e.prompt else replace(e, text=f"{passage.title}\n{e.text}".strip()) for e in lines]
+    return [*titled, Example(f"{passage.title}\n{passage.text}".strip())]
+
+
+def with_questions(passage: Passage, edit: SelfEdit, epochs: int, seed: int) -> SelfEdit:
+    """The edit, and beside it questions by rule about each sentence of the passage, new ones in each epoch."""
+    asked = as_edit([], cue_questions(passage, QUESTIONS_A_SENTENCE * epochs, seed))
+    style = f"{edit.style}+{asked.style}" if edit.style else asked.style
+    return SelfEdit(style, f"{edit.text}\n{asked.text}".strip(), edit.examples + asked.examples)
+
+
+def job(sequences: Sequence[TokenSequence], examples: Sequence[Example], seed: int) -> Job:
+    """`sequences[i]` is `examples[i]` in tokens."""
+    always, once = (tuple(s for s, e in zip(sequences, examples) if e.once is kind) for kind in (False, True))
+    return Job(always, seed=seed, once=once)
+
+
 def run_trials(
     model: Model,
     passage: Passage,
@@ -64,9 +89,7 @@ def run_trials(
     jobs = []
     for candidate in candidates:
         examples = study_texts(passage) + [e for edit in candidate.edits for e in edit.examples]
-        sequences = study_sequences(model, passage, examples, config.distill)
-        always, once = (tuple(s for s, e in zip(sequences, examples) if e.once is kind) for kind in (False, True))
-        jobs.append(Job(always, seed=stable_seed(seed, passage.id, candidate.name), once=once))
+        jobs.append(job(study_sequences(model, passage, examples, config.distill), examples, stable_seed(seed, passage.id, candidate.name)))
     stack, logs = train(model.network, jobs, config, on_step=lambda done, total: progress("train", done, total))
     seconds = time.perf_counter() - start
     adapters = [None, *range(len(candidates))]

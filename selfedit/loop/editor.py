@@ -1,0 +1,78 @@
+"""The editor: an adapter that has learned to write self-edits, and the style it writes in; a folder, versioned like a memory.
+
+In a folder: PEFT's adapter files (none where no edit was worth finetuning on: the untouched model writes) and
+`editor.json`, written last: {model, model_hash, style, round, adapter_hash, parent}. Never changed once written.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from selfedit.errors import AdapterError
+from selfedit.loop.journal import plain_errors
+from selfedit.model.load import Model
+from selfedit.model.stack import WEIGHTS_FILE, Stack, load_adapters
+
+FILE = "editor.json"
+
+
+@dataclass(frozen=True)
+class Editor:
+    model: str
+    model_hash: str
+    style: str
+    """What it writes in, as it has found to pay best."""
+    round: int = 0
+    """Rounds of the outer loop behind it."""
+    adapter_hash: str = ""
+    """SHA-256 of the adapter's weights; empty: the untouched model writes."""
+    parent: str = ""
+    """The editor it was trained from, by its adapter_hash."""
+
+    @property
+    def id(self) -> str:
+        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def save_editor(folder: Path, editor: Editor, stack: Stack | None) -> Editor:
+    """The editor as it lies on disk now; `stack`: its adapter in row 0."""
+    with plain_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if stack is not None:
+            stack.save(0, folder, editor.model)
+            editor = Editor(**asdict(editor) | {"adapter_hash": _hash(folder)})
+        part = folder / f"{FILE}.part"
+        part.write_text(json.dumps(asdict(editor), indent=1) + "\n")
+        part.replace(folder / FILE)
+    return editor
+
+
+def load_editor(folder: Path, model: Model) -> tuple[Editor, Stack | None]:
+    """From an editor's folder, or from a run of `train-editor`: its last finished round. Raises AdapterError."""
+    found = folder if (folder / FILE).exists() else last_editor(folder)
+    if found is None:
+        raise AdapterError(f"{folder}: no editor there; `selfedit train-editor --out {folder}` makes one")
+    try:
+        editor = Editor(**json.loads((found / FILE).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise AdapterError(f"{found / FILE}: not an editor's record ({error})") from error
+    if editor.model_hash != model.fingerprint:
+        raise AdapterError(f"{found}: an editor for {editor.model}, not for the weights of {model.name}; give --model {editor.model}")
+    if not editor.adapter_hash:
+        return editor, None
+    if not (found / WEIGHTS_FILE).exists() or _hash(found) != editor.adapter_hash:
+        raise AdapterError(f"{found}: its weights are missing or not those it was kept with; run that round again")
+    return editor, load_adapters(model.network, [found])
+
+
+def last_editor(run: Path) -> Path | None:
+    """The editor's folder of the last finished round of a run."""
+    rounds = [int(f.parent.parent.name.removeprefix("round-")) for f in run.glob(f"round-*/editor/{FILE}")]
+    return run / f"round-{max(rounds)}" / "editor" if rounds else None
+
+
+def _hash(folder: Path) -> str:
+    return sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
