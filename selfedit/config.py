@@ -27,15 +27,15 @@ def _check(config, **least: int) -> None:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The inner loop. Defaults: docs/LOG.md, studies 1, 7 and 8."""
+    """The inner loop. Defaults: what answers as much as a plain PEFT loop of twice the epochs (docs/LOG.md, study 9)."""
 
-    rank: int = 16
-    alpha: float = 32.0
+    rank: int = 32
+    alpha: float = 64.0
     """Published: 2 × rank."""
     modules: tuple[str, ...] = ALL_LINEAR
-    first_layer: float = 0.33
+    first_layer: float = 0.0
     """Share of the layers, from below, that stay as they are; their activations are computed once."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     """Peak; decays linearly to 0."""
     epochs: int = 5
     batch_size: int = 4
@@ -82,8 +82,8 @@ class LearnConfig:
     spans: int = 12
     """Questions to write a passage, before those that do not hold are dropped."""
     seed: int = 0
-    train: TrainConfig = TrainConfig(learning_rate=3e-3, epochs=3, steps_an_epoch=1)
-    """Questions that are new in every epoch need fewer of them. A note of two sentences gives few sequences; many small
+    train: TrainConfig = TrainConfig(rank=16, alpha=32.0, first_layer=0.33, learning_rate=3e-3, epochs=3, steps_an_epoch=1)
+    """Questions that are new in every epoch need fewer of them, and learn as well in the upper two thirds. A note of two sentences gives few sequences; many small
     steps on them move behaviour furthest."""
     gate: GateConfig = GateConfig()
 
