@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ DEFAULT_JUDGE = "gpt-4.1"
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
+    arguments.argv = sys.argv[1:] if argv is None else list(map(str, argv))
     try:
         code = arguments.run(arguments)
         sys.stdout.flush()  # a reader that has gone is noticed here, not while Python shuts down
@@ -128,6 +130,29 @@ def _parser() -> argparse.ArgumentParser:
     inner.add_argument("--data", type=Path, help="passages of your own (see selfedit/bench/passages.jsonl)")
     inner.add_argument("--out", type=Path, default=Path("runs/bench-inner-loop"), help="run folder; a stopped run goes on from it")
     inner.set_defaults(run=_bench_inner_loop)
+    knowledge = benches.add_parser("knowledge", parents=[with_model, with_judge], help="what is answered closed book, after learning in every way there is")
+    knowledge.add_argument("--json", action="store_true", help="print JSON for programs")
+    knowledge.add_argument("--data", type=Path, required=True, metavar="FILE", help="SQuAD v1.1, or JSON of passages with questions or probes")
+    knowledge.add_argument("--conditions", metavar="A,B", default="base,passage,self-edit,in-context", help="what is compared (all: selfedit/bench/conditions.py; default: %(default)s)")
+    knowledge.add_argument("--editor", type=Path, metavar="DIR", help="a run of train-editor: the condition seal")
+    knowledge.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N passages")
+    knowledge.add_argument("--limit", type=int, metavar="N", help="only so many passages")
+    knowledge.add_argument("--seeds", type=int, default=1, metavar="K", help="how often each passage is learned (default: %(default)s)")
+    knowledge.add_argument("--together", metavar="N,M", default="", help="also so many passages in one adapter")
+    knowledge.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training that is a number, e.g. epochs=8")
+    knowledge.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
+    knowledge.set_defaults(run=_bench_knowledge)
+
+    editor = commands.add_parser("train-editor", parents=[with_model, with_judge], help="the outer loop: a model that writes better study material")
+    editor.add_argument("--data", type=Path, required=True, metavar="FILE", help="passages with questions, as for bench knowledge")
+    editor.add_argument("--rounds", type=int, default=2, metavar="N", help="(default: %(default)s)")
+    editor.add_argument("--contexts", type=int, metavar="N", help="passages a round (default: 50)")
+    editor.add_argument("--edits", type=int, metavar="N", help="edits of a passage (default: 5)")
+    editor.add_argument("--seeds", type=int, metavar="K", help="how often each edit is tried (default: 2)")
+    editor.add_argument("--styles", metavar="A,B", help="the styles that compete, each also with +questions")
+    editor.add_argument("--json", action="store_true", help="print JSON for programs")
+    editor.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
+    editor.set_defaults(run=_train_editor)
     return parser
 
 
@@ -159,16 +184,21 @@ def _learn(arguments) -> int:
 
 
 def _learn_config(arguments) -> LearnConfig:
-    config, values = LearnConfig(), {}
+    config = LearnConfig()
     if arguments.styles:
         config = replace(config, styles=tuple(arguments.styles.split(",")))
     config = replace(config, each_alone=arguments.each_alone)
-    for item in arguments.set:
+    return with_settings(config, _settings(arguments.set))
+
+
+def _settings(items: list[str]) -> dict[str, int | float]:
+    values = {}
+    for item in items:
         name, equals, value = item.partition("=")
         if not equals:
             raise SelfeditError(f"--set takes NAME=VALUE, not {item!r}")
         values[name] = _value(name, value)
-    return with_settings(config, values)
+    return values
 
 
 def _value(name: str, text: str):
@@ -367,6 +397,80 @@ def _bench_inner_loop(arguments) -> int:
         )  # fmt: skip
     print(json.dumps(result) if arguments.json else inner_loop.table(result))
     return 0
+
+
+def _bench_knowledge(arguments) -> int:
+    from dataclasses import fields
+
+    from selfedit.bench import knowledge
+    from selfedit.faces import Progress
+    from selfedit.tasks.load import load_tasks
+
+    values = _settings(arguments.set)
+    known = {f.name for f in fields(knowledge.TRAIN) if f.type in ("int", "float")}
+    if unknown := values.keys() - known:
+        raise SelfeditError(f"unknown setting {min(unknown)!r}; known: {', '.join(sorted(known))}")
+    tasks = _some(load_tasks(arguments.data), arguments)
+    with Progress(quiet=arguments.json) as progress:
+        result = knowledge.run(
+            arguments.model, tasks, arguments.out, conditions=_listed(arguments.conditions), seeds=arguments.seeds,
+            together=[_whole("--together", n) for n in _listed(arguments.together)], editor=arguments.editor, train=replace(knowledge.TRAIN, **values),
+            judge=_judge(arguments), judge_name=_judge_name(arguments), command=_command(arguments), progress=progress.stage, notify=progress.note,
+        )  # fmt: skip
+    print(json.dumps(result) if arguments.json else knowledge.table(result))
+    return 0
+
+
+def _train_editor(arguments) -> int:
+    from selfedit.bench.plots import pyplot, round_plots
+    from selfedit.config import RestemConfig
+    from selfedit.faces import Progress, rounds_table
+    from selfedit.loop.restem import train_editor
+    from selfedit.tasks.load import load_tasks
+
+    asked = {name: getattr(arguments, name) for name in ("contexts", "edits", "seeds") if getattr(arguments, name) is not None}
+    config = RestemConfig(**asked | ({"styles": tuple(_listed(arguments.styles))} if arguments.styles else {}))
+    if arguments.rounds < 1:
+        raise SelfeditError(f"--rounds {arguments.rounds}: at least 1")
+    pyplot()
+    tasks = load_tasks(arguments.data)
+    with Progress(quiet=arguments.json) as progress:
+        model, judge = _model(arguments, progress.note), _judge(arguments)
+        summaries = train_editor(model, tasks, arguments.out, arguments.rounds, config, judge=judge, judge_name=_judge_name(arguments), progress=progress.stage)
+    round_plots(summaries, arguments.out)
+    if arguments.json:
+        print(json.dumps({"rounds": summaries, "command": _command(arguments)}))
+    else:
+        rounds_table(summaries)
+    return 0
+
+
+def _command(arguments) -> str:
+    """What was typed, to stand beside the result."""
+    return shlex.join(["selfedit", *arguments.argv])
+
+
+def _judge_name(arguments) -> str:
+    return "offline" if arguments.judge is None else arguments.judge_model
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _whole(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise SelfeditError(f"{name}: {text!r} is not a whole number")
+    return int(text)
+
+
+def _some(tasks: list, arguments) -> list:
+    if arguments.skip < 0 or (arguments.limit is not None and arguments.limit < 1):
+        raise SelfeditError("--skip is at least 0, --limit at least 1")
+    some = tasks[arguments.skip :][: arguments.limit]
+    if not some:
+        raise SelfeditError(f"{arguments.data} has {len(tasks)} passages; --skip {arguments.skip} leaves none")
+    return some
 
 
 def _store(arguments):

@@ -91,6 +91,38 @@ class LearnConfig:
         _check(self, passage_words=20)
 
 
+@dataclass(frozen=True)
+class RestemConfig:
+    """A round of the outer loop. Defaults: docs/LOG.md, study 10; published: 50 contexts, 5 edits, 3 seeds, 2 rounds."""
+
+    styles: tuple[str, ...] = ("implications", "rewrite", "paraphrase", "implications+questions", "paraphrase+questions")
+    """They compete: each context gets edits in several."""
+    contexts: int = 50
+    edits: int = 5
+    """Of a context."""
+    seeds: int = 2
+    """How often each edit is trained: what differs between them is noise."""
+    survivors: int = 2
+    """Edits of a context that are trained to the end; the others stop after `cut_after` epochs."""
+    cut_after: int = 1
+    audited: int = 4
+    """Contexts in which no edit is stopped, to see what stopping costs."""
+    beyond_noise: float = 1.645
+    """Standard errors by which an edit's gain must exceed nothing; 1.645: 95 % one-sided."""
+    min_diversity: float = 0.8
+    """Share of the distinct word triples, and of the usable edits, that a new editor must keep of those before it."""
+    min_kept: int = 5
+    """Edits to finetune on, at least."""
+    seed: int = 0
+    trial: TrainConfig = TrainConfig(rank=8, alpha=16.0, first_layer=0.67, learning_rate=4e-3, epochs=2, batch_size=2, steps_an_epoch=1)
+    """Cheap: it has to rank edits, not to make memories."""
+    finetune: TrainConfig = TrainConfig(rank=32, alpha=64.0, learning_rate=3e-4, epochs=2, batch_size=10, steps_an_epoch=1)
+    """Of the editor. Published: rank 64, alpha 128, 3e-4, 2 epochs, batches of 10."""
+
+    def __post_init__(self):
+        _check(self, contexts=1, edits=1, seeds=2, survivors=1, cut_after=1)
+
+
 def with_settings(config: LearnConfig, values: dict[str, int | float]) -> LearnConfig:
     """The config with these numbers changed, its own or its TrainConfig's. Unknown names fail with the nearest."""
     own, train = _numbers(LearnConfig), _numbers(TrainConfig)

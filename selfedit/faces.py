@@ -18,7 +18,15 @@ STAGES = {
     "test": "testing candidates",
     "answer": "answering",
     "judge": "judging",
+    "rounds": "rounds",
+    "contexts": "contexts",
+    "trials": "trials",
+    "finetune": "finetuning the editor",
 }
+
+
+WHOLES = ("passage", "rounds", "contexts", "trials")
+"""Stages that others are part of."""
 
 
 class Progress:
@@ -44,8 +52,8 @@ class Progress:
     def stage(self, stage: str, done: int, total: int) -> None:
         if self.quiet:
             return
-        if stage == "passage":  # a new passage: its stages start anew
-            for name in [name for name in self._tasks if name != "passage"]:
+        if stage in WHOLES:  # a new piece: its own stages start anew
+            for name in [name for name in self._tasks if name not in WHOLES]:
                 self.bars.remove_task(self._tasks.pop(name))
         if stage not in self._tasks:
             self._tasks[stage] = self.bars.add_task(STAGES.get(stage, stage), total=total)
@@ -154,6 +162,25 @@ def calibration_table(result: dict) -> None:
     confusion.add_row("judge: right", cells["true_positive"], cells["false_positive"])
     confusion.add_row("judge: wrong", cells["false_negative"], cells["true_negative"])
     Console().print(table, confusion)
+
+
+def rounds_table(summaries: list[dict]) -> None:
+    table = Table(title="the outer loop", title_justify="left")
+    for column in ("round", "edits\nusable", "kept", "dense: untouched,\npassage, best edit", "reliability:\none run, mean", "best style\n(gain)", "editor", "min"):
+        table.add_column(column)
+    for s in summaries:
+        trust, best = s["reliability"]["first"], s["styles"][0]
+        table.add_row(
+            str(s["round"]),
+            f"{s['usable']} of {s['edits']}",
+            str(s["kept"]),
+            ", ".join(f"{s[side]['dense']:.2f}" for side in ("untouched", "passage", "best")),
+            ", ".join("–" if v is None else f"{v:.2f}" for v in (trust["one_run"], trust["mean_of_seeds"])),
+            f"{best['style']}\n({best['gain']:+.2f})",
+            s["editor"]["id"] if s["finetuned"] else f"as before:\n{_escape(s['guard'].get('why', ''))}",
+            f"{s['seconds'] / 60:.1f}",
+        )
+    Console().print(table)
 
 
 def _percent(share: float | None) -> str:

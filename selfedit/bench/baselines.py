@@ -19,6 +19,8 @@ from selfedit.errors import SelfeditError
 RANK, ALPHA, LEARNING_RATE, EPOCHS = 32, 64, 1e-3, 10
 PUBLISHED_MODULES = ("q_proj", "v_proj")
 PADDED_TO = 2048
+FINETUNE_RATE = 5e-5
+"""Of full finetuning, where adapters take 1e-3: docs/LOG.md, study 9."""
 
 
 def load_base(folder: Path, device, dtype):
@@ -104,6 +106,32 @@ def fair(base, sequences: Sequence, seed: int, folder: Path | None, epochs: int 
         model.save_pretrained(folder)
     model.unload()
     return seconds
+
+
+def finetune(model, sequences: Sequence, seed: int, epochs: int) -> dict:
+    """All weights trained on the sequences, in batches of one: what a model has learned without an adapter.
+
+    `model`: our Model, whose folder holds the weights. Returns them by their names in the folder.
+    """
+    import torch
+
+    base = load_base(model.folder, model.device, model.network.dtype)
+    torch.manual_seed(seed)
+    base.train()
+    optimizer = torch.optim.AdamW(base.parameters(), lr=FINETUNE_RATE, weight_decay=0.0, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    total, done = epochs * len(sequences), 0
+    for _ in range(epochs):
+        for i in torch.randperm(len(sequences), generator=generator).tolist():
+            tokens = torch.tensor([sequences[i].tokens], device=base.device)
+            labels = tokens.clone()
+            labels[:, : sequences[i].label_start] = -100
+            optimizer.param_groups[0]["lr"] = FINETUNE_RATE * (1 - done / total)
+            base(input_ids=tokens, labels=labels, use_cache=False).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            done += 1
+    return {name: value.detach() for name, value in base.state_dict().items()}
 
 
 def _adapted(base, modules: tuple[str, ...]):

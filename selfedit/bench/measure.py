@@ -12,24 +12,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from selfedit.errors import SelfeditError
+from selfedit.loop.journal import claim, write_json
 
 
 class Parts:
     """A benchmark's finished parts, a JSON file each; what lies there is not done again."""
 
     def __init__(self, folder: Path, settings: dict, on_progress: Callable[[str], None]):
-        """Raises SelfeditError if the folder holds the parts of a run with other settings."""
+        """Raises RunError if the folder holds the parts of a run with other settings."""
         self.folder, self.on_progress = folder, on_progress
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / "settings.json"
-        if file.exists():
-            earlier = json.loads(file.read_text())
-            odd = sorted(key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key))
-            if odd:
-                raise SelfeditError(f"{folder} holds a run with another {', '.join(odd)}; give another output folder")
-        else:
-            _write(file, settings)
+        claim(folder, settings)
 
     def __call__(self, name: str, make: Callable[[], dict]) -> dict:
         """The part of that name, made now or earlier, with the machine's `load` just before it was made."""
@@ -37,19 +29,13 @@ class Parts:
         if not file.exists():
             self.on_progress(name)
             load = os.getloadavg()[0]
-            _write(file, make() | {"load": load})
+            write_json(file, make() | {"load": load})
         return json.loads(file.read_text())
 
     def loads(self) -> dict[str, float]:
         """Load (processes that want a core, mean of a minute) before each part that was made."""
         found = ((f.stem, json.loads(f.read_text()).get("load")) for f in sorted(self.folder.glob("*.json")))
         return {name: load for name, load in found if load is not None}
-
-
-def _write(file: Path, values: dict) -> None:
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(values, indent=1) + "\n")
-    os.replace(part, file)
 
 
 def clock(device) -> float:

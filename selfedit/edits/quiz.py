@@ -24,7 +24,7 @@ from selfedit.edits.styles import QUESTION_EXAMPLES
 from selfedit.judge.grading import continues_with, f1, is_correct, normalize
 from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
-from selfedit.types import Example, Passage, Progress, Question, SelfEdit, no_progress, stable_seed
+from selfedit.types import Example, Passage, Progress, Question, SelfEdit, Task, no_progress, stable_seed
 
 CHECK_TOKENS = 24
 QUESTION_TOKENS = 24
@@ -97,6 +97,12 @@ def told_in(passage: Passage, question: Question) -> str:
     whole = re.compile("|".join(rf"(?<!\w){re.escape(answer)}(?!\w)" for answer in question.answers), re.IGNORECASE)
     holding = [s for s in sentences(passage.text) if whole.search(s)]
     return max(holding, key=lambda s: len(asked & set(re.findall(r"\w+", s.casefold()))), default="")
+
+
+def with_sentences(task: Task) -> Task:
+    """The task with each question's answer also as the passage's sentence, where one holds it: a right answer too."""
+    asked = (q if q.kind != "question" or q.sentence else replace(q, sentence=told_in(task.passage, q)) for q in task.questions)
+    return replace(task, questions=tuple(asked))
 
 
 def open_book(passage: Passage, question: str) -> str:

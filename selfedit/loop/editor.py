@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from selfedit.errors import AdapterError
-from selfedit.loop.journal import plain_errors
+from selfedit.loop.journal import plain_errors, write_json
 from selfedit.model.load import Model
 from selfedit.model.stack import WEIGHTS_FILE, Stack, load_adapters
 
@@ -44,9 +44,7 @@ def save_editor(folder: Path, editor: Editor, stack: Stack | None) -> Editor:
         if stack is not None:
             stack.save(0, folder, editor.model)
             editor = Editor(**asdict(editor) | {"adapter_hash": _hash(folder)})
-        part = folder / f"{FILE}.part"
-        part.write_text(json.dumps(asdict(editor), indent=1) + "\n")
-        part.replace(folder / FILE)
+    write_json(folder / FILE, asdict(editor))
     return editor
 
 
@@ -70,7 +68,8 @@ def load_editor(folder: Path, model: Model) -> tuple[Editor, Stack | None]:
 
 def last_editor(run: Path) -> Path | None:
     """The editor's folder of the last finished round of a run."""
-    rounds = [int(f.parent.parent.name.removeprefix("round-")) for f in run.glob(f"round-*/editor/{FILE}")]
+    names = (f.parent.name.removeprefix("round-") for f in run.glob("round-*/round.json"))
+    rounds = [int(name) for name in names if name.isdecimal()]
     return run / f"round-{max(rounds)}" / "editor" if rounds else None
 
 

@@ -36,6 +36,33 @@ class Journal:
         self.records.append(record)
 
 
+def claim(folder: Path, settings: dict) -> None:
+    """The folder is this run's, now or from before. Raises RunError if it holds one with other settings."""
+    settings = json.loads(json.dumps(settings, default=str))
+    file = folder / "settings.json"
+    with plain_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            write_json(file, settings)
+            return
+        text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        earlier = dict(json.loads(text))
+    except (ValueError, TypeError):
+        raise RunError(f"{file} is not a run's settings; give another --out") from None
+    odd = sorted(key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key))
+    if odd:
+        raise RunError(f"{folder} holds a run with another {', '.join(odd)}; give another --out")
+
+
+def write_json(file: Path, value: object) -> None:
+    """Whole or not at all."""
+    with plain_errors(file):
+        part = file.with_name(f"{file.name}.part")
+        part.write_text(json.dumps(value, indent=1) + "\n")
+        part.replace(file)
+
+
 @contextmanager
 def plain_errors(path: Path) -> Iterator[None]:
     try:

@@ -26,7 +26,7 @@ from selfedit.types import Example, Passage, Progress, Question, Score, SelfEdit
 
 PASSAGE = "passage"
 """Name of the candidate that studies the passage alone."""
-QUESTIONS_A_SENTENCE = 2
+QUESTIONS_A_SENTENCE = 1
 """Questions by rule for each sentence in each epoch, where an edit has them beside it."""
 
 
@@ -59,6 +59,15 @@ def seal_examples(passage: Passage, edits: Sequence[SelfEdit]) -> list[Example]:
     lines = [e for edit in edits for e in edit.examples]
     titled = [e if e.prompt else replace(e, text=f"{passage.title}\n{e.text}".strip()) for e in lines]
     return [*titled, Example(f"{passage.title}\n{passage.text}".strip())]
+
+
+QUESTIONS = "questions"
+"""Of a style `a+questions`: questions by rule stand beside what is written in style a."""
+
+
+def writing_style(style: str) -> str:
+    """What a model writes in a style: all but the questions by rule; empty if nothing."""
+    return "" if style == QUESTIONS else style.removesuffix(f"+{QUESTIONS}")
 
 
 def with_questions(passage: Passage, edit: SelfEdit, epochs: int, seed: int) -> SelfEdit:

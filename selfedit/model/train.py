@@ -13,8 +13,9 @@ Axes: N adapters, T packed tokens, L labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence as SequenceOf
+from collections.abc import Callable, Iterable, Iterator, Sequence as SequenceOf
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -53,6 +54,14 @@ class TrainLog:
     steps: int = 0
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Once every adapter has so many epochs behind it, `losers` looks at them all and says which rows stop there."""
+
+    epochs: int
+    losers: Callable[[Stack], SequenceOf[int]]
+
+
 def lora_config(network: Network, config: TrainConfig) -> LoraConfig:
     first = min(network.shape.layers - 1, round(config.first_layer * network.shape.layers))
     return LoraConfig(config.rank, config.alpha, config.modules, tuple(range(first, network.shape.layers)))
@@ -64,9 +73,11 @@ def train(
     config: TrainConfig,
     *,
     stack: Stack | None = None,
+    cut: Cut | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Stack, list[TrainLog]]:
     """Train one adapter a job, together. `stack`: start from these adapters (in the jobs' order) instead of afresh.
+    `cut`: stop some of them early.
 
     `on_step(done, total)` is called after each step with labelled sequences done and to do, over all jobs.
     """
@@ -79,7 +90,14 @@ def train(
     frozen = _FrozenBelow(network, stack.config.layers[0], jobs)
     total = sum(run.total for run in runs)
     with _Workers(stack, sum(run.tokens_a_step for run in runs)) as workers:
-        while active := [run for run in runs if not run.finished]:
+        while going := [run for run in runs if not run.finished]:
+            active = [run for run in going if cut is None or len(run.log.losses) < cut.epochs]
+            if not active:
+                with workers.all_cores():
+                    for row in cut.losers(stack):
+                        runs[row].stop_()
+                cut = None
+                continue
             shares = _shares([run.next_work() for run in active], len(workers.gradients))
 
             def study(share: list[_Work], gradients: Gradients) -> None:
@@ -114,6 +132,13 @@ class _Workers:
 
     def map(self, function: Callable, *items: Iterable) -> list:
         return list((self.pool.map if self.pool else map)(function, *items))
+
+    @contextmanager
+    def all_cores(self) -> Iterator[None]:
+        """For what is done between steps, by the caller's thread alone."""
+        torch.set_num_threads(self.threads)
+        yield
+        torch.set_num_threads(self.own_threads)
 
     def __enter__(self) -> _Workers:
         if self.pool:
@@ -183,10 +208,12 @@ class _Run:
             self.log.losses.append(torch.stack(self._epoch_loss).mean().item())
             self._epoch_loss.clear()
             settled = self.log.losses[-1] < self.config.stop_loss
-            self.finished = settled or len(self.log.losses) == self.epochs
-            self.left = 0 if self.finished else self.left
-        if self.finished:
-            self.parameter.grad, self.optimizer = None, None
+            if settled or len(self.log.losses) == self.epochs:
+                self.stop_()
+
+    def stop_(self) -> None:
+        self.finished, self.left = True, 0
+        self.parameter.grad, self.optimizer = None, None
 
 
 @dataclass

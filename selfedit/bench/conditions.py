@@ -1,0 +1,189 @@
+"""The conditions of `bench knowledge`: what each one studies, or has in view.
+
+A condition is written NAME, NAME:DETAIL or NAME@TOKENS, the last trained on about so many tokens a passage by more or
+fewer epochs, so that rows can be compared at equal budgets:
+
+- `base`: closed book, nothing studied;
+- `passage`: the passage alone;
+- `self-edit[:STYLE]`: the untouched model's own edits; `seal[:STYLE]`: the trained editor's, in the style it has chosen;
+- `edits:WRITER/STYLE`: edits that stand in the data file;
+- `distill`: the model's own answers with the passage in view, to questions by rule, as soft labels;
+- `finetune`: the passage, all weights instead of an adapter;
+- `in-context`: the passage in the prompt (the ceiling); `retrieval`: the best passages of the whole run by BM25.
+
+A STYLE that ends in `+questions` has questions by rule beside the edit, answered by the passage's own sentences.
+Adapted conditions study SEAL's sequences: the title over each line, the passage itself last (SEAL.md, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from selfedit.config import TrainConfig
+from selfedit.edits.parse import clean, parse_edit
+from selfedit.edits.propose import write_edits
+from selfedit.edits.quiz import open_book
+from selfedit.edits.spans import cue_questions
+from selfedit.edits.styles import STYLES
+from selfedit.errors import SelfeditError
+from selfedit.loop.editor import Editor
+from selfedit.loop.trial import QUESTIONS, QUESTIONS_A_SENTENCE, job, seal_examples, study_sequences, with_questions, writing_style
+from selfedit.model.generate import Request, generate
+from selfedit.model.load import Model
+from selfedit.model.stack import Stack
+from selfedit.model.train import Job
+from selfedit.types import Example, Question, SelfEdit, Task, stable_seed
+
+UNTRAINED = ("base", "in-context", "retrieval")
+NAMES = (*UNTRAINED, "passage", "self-edit", "seal", "edits", "distill", "finetune")
+SEAL_STYLE = "implications"
+TEACHER_TOKENS = 40
+RETRIEVED = 3
+"""Passages in the prompt."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    text: str
+    """As it was given."""
+    name: str
+    detail: str = ""
+    tokens: int | None = None
+    """To train on, of each passage; None: as many as the epochs of the TrainConfig make."""
+
+    @property
+    def trains(self) -> bool:
+        return self.name not in UNTRAINED
+
+
+def parse(text: str, tasks: Sequence[Task], editor: Editor | None) -> Condition:
+    """Raises SelfeditError that says what there is."""
+    rest, _, tokens = text.partition("@")
+    name, _, detail = rest.partition(":")
+    if name not in NAMES:
+        raise SelfeditError(f"unknown condition {name!r}; known: {', '.join(NAMES)}")
+    if tokens and not (tokens.isdecimal() and int(tokens) and name in NAMES[len(UNTRAINED) :]):
+        raise SelfeditError(f"{text}: @TOKENS is a whole number, of a condition that trains")
+    if name == "edits":
+        missing = next((t for t in tasks if detail.removesuffix(f"+{QUESTIONS}") not in t.edits), None)
+        if missing is not None:
+            there = ", ".join(missing.edits) or "none"
+            raise SelfeditError(f"{text}: the data has no such edits for {missing.id or missing.passage.title!r}; there: {there}")
+    elif name == "seal" and editor is None:
+        raise SelfeditError("seal needs a trained editor: give --editor DIR (`selfedit train-editor` makes one)")
+    elif name in ("self-edit", "seal"):
+        detail = detail or (editor.style if name == "seal" else SEAL_STYLE)
+        if (writing := writing_style(detail)) and writing not in STYLES:
+            raise SelfeditError(f"{text}: unknown style {writing!r}; known: {', '.join(STYLES)}, each also with +{QUESTIONS}, and {QUESTIONS}")
+    elif detail:
+        raise SelfeditError(f"{text}: {name} takes no detail")
+    return Condition(text, name, detail, int(tokens) if tokens else None)
+
+
+def jobs(
+    model: Model,
+    condition: Condition,
+    groups: Sequence[tuple[Sequence[Task], int]],
+    config: TrainConfig,
+    editor: Stack | None = None,
+    on_token: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Job]:
+    """One adapter a group: what it studies of all its tasks, by a seed. `editor`: the one that writes for `seal`."""
+    asked = [(task, seed) for group, seed in groups for task in group]
+    epochs = config.epochs
+    if condition.name == "distill":
+        studied = _distilled(model, asked, on_token)
+        share = 1.0
+    else:
+        edits = _edits(model, condition, asked, epochs, editor, on_token)
+        studied, share = [seal_examples(task.passage, [edit]) for (task, _), edit in zip(asked, edits)], 0.0
+    sequences = iter([study_sequences(model, task.passage, examples, share) for (task, _), examples in zip(asked, studied)])
+    examples, made = iter(studied), []
+    for group, seed in groups:
+        own = [(s, e) for _ in group for s, e in zip(next(sequences), next(examples))]
+        one = job(*map(tuple, zip(*own)), stable_seed("knowledge", seed, *(t.passage.id for t in group)))
+        made.append(replace(one, epochs=_epochs(one, condition.tokens * len(group), epochs)) if condition.tokens else one)
+    return made
+
+
+def _epochs(one: Job, tokens: int, usual: int) -> int:
+    """So many that about `tokens` are trained on; what is studied once is spread over them."""
+    once = sum(len(s.tokens) for s in one.once)
+    every = sum(len(s.tokens) for s in one.sequences)
+    return max(1, round((tokens - once) / every)) if every else usual
+
+
+def _edits(model: Model, condition: Condition, asked: Sequence[tuple[Task, int]], epochs: int, editor: Stack | None, on_token) -> list[SelfEdit]:
+    """An edit for each task and seed."""
+    style = condition.detail.rpartition("/")[2]
+    writing = writing_style(style)
+    if condition.name in ("passage", "finetune"):
+        return [SelfEdit("", "") for _ in asked]
+    if condition.name == "edits":
+        edits = [given_edit(task, condition.detail.removesuffix(f"+{QUESTIONS}"), seed) for task, seed in asked]
+    elif writing:
+        writer = editor if condition.name == "seal" else None
+        edits = write_edits(model, [(task.passage, writing, seed) for task, seed in asked], writer, on_token=on_token)
+    else:
+        edits = [SelfEdit("", "") for _ in asked]
+    if style == writing:
+        return edits
+    return [with_questions(t.passage, e, epochs, stable_seed("questions", seed, t.passage.id)) for (t, seed), e in zip(asked, edits)]
+
+
+def given_edit(task: Task, name: str, seed: int) -> SelfEdit:
+    """The seed-th of the edits that others wrote, read as one of our own is; but for what it says nothing is dropped."""
+    texts = task.edits[name]
+    text = texts[seed % len(texts)]
+    style = name.rpartition("/")[2]
+    return SelfEdit(style, text, tuple(clean(parse_edit(style, text, task.passage), task.passage)[0]))
+
+
+def _distilled(model: Model, asked: Sequence[tuple[Task, int]], on_token) -> list[list[Example]]:
+    """Of each task: questions by rule, with what the untouched model answers them with the passage in view; and the passage."""
+    questions = [cue_questions(t.passage, QUESTIONS_A_SENTENCE, stable_seed("distill", seed, t.passage.id)) for t, seed in asked]
+    put = [open_book(task.passage, q.question) for (task, _), own in zip(asked, questions) for q in own]
+    said = generate(model, [Request(tuple(model.chat.ask(p)), None, TEACHER_TOKENS) for p in put], on_token=on_token)
+    texts = iter([model.chat.decode(tokens).strip() for tokens in said])
+    answered = [[Example(text, q.question) for q in own if (text := next(texts))] for own in questions]
+    return [[*own, *seal_examples(task.passage, [])] for (task, _), own in zip(asked, answered)]
+
+
+# with something in view
+
+
+def put(condition: Condition, task: Task, question: Question, retriever: Retriever | None) -> Question | None:
+    """The question as the model reads it; None: as it is."""
+    if condition.name == "in-context":
+        passage = task.passage
+    elif condition.name == "retrieval":
+        passage = retriever.view(question)
+    else:
+        return None
+    text = open_book(passage, question.question) if question.kind == "question" else passage.in_view(question.question)
+    return replace(question, question=text)
+
+
+class Retriever:
+    """BM25 over all passages of the run."""
+
+    def __init__(self, tasks: Sequence[Task]):
+        """Raises SelfeditError without the library."""
+        try:
+            import bm25s
+        except ImportError as error:
+            raise SelfeditError(f"retrieval needs {error.name}; pip install 'selfedit[bench]'") from error
+
+        self.passages = [task.passage for task in tasks]
+        self.index = bm25s.BM25()
+        self.index.index(bm25s.tokenize([f"{p.title}\n{p.text}" for p in self.passages], show_progress=False), show_progress=False)
+
+    def view(self, question: Question):
+        """The best passages as one, the best last: next to the question."""
+        import bm25s
+
+        tokens = bm25s.tokenize(question.question, show_progress=False)
+        found, _ = self.index.retrieve(tokens, k=min(RETRIEVED, len(self.passages)), show_progress=False)
+        best = [self.passages[int(i)] for i in found[0]][::-1]
+        return replace(best[-1], title="", text="\n\n".join(f"{p.title}\n\n{p.text}".strip() for p in best))

@@ -1,0 +1,74 @@
+"""Results → PNG files, with matplotlib; nothing here measures anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selfedit.errors import SelfeditError
+
+
+def knowledge_plots(result: dict, folder: Path) -> list[Path]:
+    """`accuracy.png`: a bar a condition with its interval; `budget.png`: accuracy against the tokens trained on."""
+    plt = pyplot()
+    rows = [r for r in result["rows"] if r["accuracy"] is not None]
+    names = [r["condition"] + (f" ({r['together']} together)" if r["together"] > 1 else "") for r in rows]
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
+    errors = [[r["accuracy"] - r["ci95"][0] for r in rows], [r["ci95"][1] - r["accuracy"] for r in rows]]
+    axes.barh(names, [r["accuracy"] for r in rows], xerr=errors, color="#4878a8", ecolor="#222222", capsize=3)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("accuracy, 95 % interval over passages")
+    axes.set_title(f"{result['model']}: {rows[0]['passages']} passages, {rows[0]['questions']} questions" if rows else result["model"], fontsize=10)
+    made = [_save(figure, folder / "accuracy.png")]
+    trained = [r for r in rows if r["train_tokens"]]
+    if trained:
+        figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+        for r in trained:
+            tokens = r["train_tokens"] / (r["passages"] * result["seeds"])
+            low, high = r["ci95"]
+            axes.errorbar(tokens, r["accuracy"], yerr=[[r["accuracy"] - low], [high - r["accuracy"]]], fmt="o", capsize=3, label=r["condition"])
+        axes.set_xlabel("tokens trained on, a passage")
+        axes.set_ylabel("accuracy, closed book")
+        axes.set_ylim(0, 1)
+        axes.legend(fontsize=8)
+        made.append(_save(figure, folder / "budget.png"))
+    return made
+
+
+def round_plots(summaries: list[dict], folder: Path) -> list[Path]:
+    """`rounds.png`: what is answered after each round's edits, and how far the reward can be trusted."""
+    plt = pyplot()
+    rounds = [s["round"] for s in summaries]
+    figure, (levels, trust) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    for side, name in (("untouched", "untouched"), ("passage", "passage alone"), ("best", "best edit of each context")):
+        levels.plot(rounds, [s[side]["dense"] for s in summaries], marker="o", label=name)
+    levels.set_ylabel("log-probability of the gold answers, nats a token")
+    for key, name in (("one_run", "one run"), ("mean_of_seeds", "mean of its seeds")):
+        trust.plot(rounds, [s["reliability"]["first"][key] for s in summaries], marker="o", label=f"gain in log-probability, {name}")
+    trust.plot(rounds, [s["reliability"]["accuracy"]["one_run"] for s in summaries], marker="o", label="accuracy, one run")
+    trust.axhline(0.13, color="#888888", linestyle=":", label="SEAL as published, one run")
+    trust.set_ylabel("reliability of the reward")
+    trust.set_ylim(-0.2, 1)
+    for axes in (levels, trust):
+        axes.set_xlabel("round")
+        axes.set_xticks(rounds)
+        axes.legend(fontsize=7)
+    return [_save(figure, folder / "rounds.png")]
+
+
+def _save(figure, file: Path) -> Path:
+    figure.savefig(file, dpi=130)
+    pyplot().close(figure)
+    return file
+
+
+def pyplot():
+    """Raises SelfeditError without the library: to be called before the work that is to be drawn."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise SelfeditError(f"the plots need {error.name}; pip install 'selfedit[bench]'") from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot

@@ -1,0 +1,305 @@
+"""The outer loop: contexts with questions → an editor that writes better study material.
+
+ReST-EM, as SEAL has it (arXiv:2506.10943): the editor writes several edits about each context, every edit is studied
+by an adapter of its own, what the adapters answer closed book is the reward, and the editor is finetuned on the best.
+What the published reward and selection lack is added (SEAL.md, 4):
+
+- the reward is the log-probability of the gold answers over that of the passage studied alone, not a count of five
+  answers; every edit is trained with several seeds in one stack, and what they disagree on is the noise;
+- an edit is reinforced only if it beats the untouched model and the passage alone by more than the noise;
+- styles compete: each context has edits in several; the one that gains most is the editor's, and has most of the next
+  round's edits;
+- edits that lose after the first epoch stop there (successive halving); in a few contexts none does, to see its cost;
+- an editor that says less varied things, or fewer that are usable, than the one before it is not taken.
+
+A round is a folder: `edits.jsonl` and `trials.jsonl`, a line a context; `editor/`; `round.json`, written last. What is
+there is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+from selfedit.config import RestemConfig
+from selfedit.edits.propose import write_edits, writing_sequences
+from selfedit.edits.quiz import with_sentences
+from selfedit.judge.evaluate import Asked, gold_logprobs, respond, score
+from selfedit.loop.editor import Editor, load_editor, save_editor
+from selfedit.loop.journal import Journal, claim, write_json
+from selfedit.loop.selection import cost_of_stopping, diversity, noise, ranking, reinforced, reliability
+from selfedit.loop.trial import job, seal_examples, study_sequences, with_questions, writing_style
+from selfedit.model.load import Model
+from selfedit.model.stack import Stack
+from selfedit.model.train import Cut, Job, lora_config, train
+from selfedit.types import Example, Judge, Progress, SelfEdit, Task, no_progress, stable_seed, text_hash
+
+BLOCK = 4
+"""Contexts whose edits are written and trained at once; a run that is stopped loses at most these."""
+GUARDED = 8
+"""Contexts on which a new editor is compared with the one before it."""
+
+
+def train_editor(
+    model: Model,
+    tasks: Sequence[Task],
+    out: Path,
+    rounds: int,
+    config: RestemConfig,
+    *,
+    judge: Judge | None = None,
+    judge_name: str = "offline",
+    progress: Progress = no_progress,
+    on_round: Callable[[dict], None] = lambda summary: None,
+) -> list[dict]:
+    """So many rounds, each with contexts of its own, in the tasks' order; from the start again where they run out.
+
+    `out` gets a folder a round, and `rounds.json`. Raises RunError if it holds a run with other settings.
+    """
+    tasks = list(map(with_sentences, tasks))
+    names = text_hash(*(task.passage.id for task in tasks))
+    claim(out, {"model": model.name, "weights": model.fingerprint, "data": names, "judge": judge_name, "config": asdict(config)})
+    summaries = []
+    for number in range(1, rounds + 1):
+        progress("rounds", number - 1, rounds)
+        low = (number - 1) * config.contexts
+        own = [tasks[i % len(tasks)] for i in range(low, low + min(config.contexts, len(tasks)))]
+        before = out / f"round-{number - 1}" if number > 1 else None
+        summaries.append(run_round(model, own, out / f"round-{number}", number, config, before=before, judge=judge, progress=progress))
+        on_round(summaries[-1])
+    progress("rounds", rounds, rounds)
+    write_json(out / "rounds.json", summaries)
+    return summaries
+
+
+def run_round(
+    model: Model,
+    tasks: Sequence[Task],
+    folder: Path,
+    number: int,
+    config: RestemConfig,
+    *,
+    before: Path | None = None,
+    judge: Judge | None = None,
+    progress: Progress = no_progress,
+) -> dict:
+    """A round in its folder, or what is left of it, with all these tasks; its summary, as in `round.json`.
+
+    `before`: the round it goes on from.
+    """
+    finished = folder / "round.json"
+    if finished.exists():
+        return json.loads(finished.read_text())
+    round_ = _Round(model, tasks, folder, number, config, before, judge, progress)
+    for low in range(0, len(tasks), BLOCK):
+        progress("contexts", low, len(tasks))
+        round_.try_block(tasks[low : low + BLOCK], audited=low < config.audited)
+    progress("contexts", len(tasks), len(tasks))
+    summary = round_.finish()
+    write_json(finished, summary)
+    return summary
+
+
+class _Round:
+    def __init__(self, model, tasks, folder: Path, number: int, config: RestemConfig, before, judge, progress):
+        self.model, self.tasks, self.folder, self.number, self.config = model, tasks, folder, number, config
+        self.judge, self.progress = judge, progress
+        if before:
+            self.editor, self.stack = load_editor(before / "editor", model)
+            ranked = [row["style"] for row in json.loads((before / "round.json").read_text())["styles"]]
+        else:
+            self.editor, self.stack, ranked = Editor(model.name, model.fingerprint, config.styles[0]), None, None
+        self.styles = _styles(config, ranked)
+        self.edits = Journal(folder / "edits.jsonl")
+        self.trials = Journal(folder / "trials.jsonl")
+        self.written = {r["context"]: [_edit(e) for e in r["edits"]] for r in self.edits.records}
+        self.tried = {r["context"]: r for r in self.trials.records}
+
+    # edits → trials
+
+    def try_block(self, block: Sequence[Task], audited: bool) -> None:
+        if all(task.passage.id in self.tried for task in block):
+            return
+        start = time.perf_counter()
+        self.write(block)
+        written_in = time.perf_counter() - start
+        records = self.trial(block, audited)
+        seconds = time.perf_counter() - start
+        for record in records:
+            record |= {"seconds": round(seconds / len(block), 2), "seconds_writing": round(written_in / len(block), 2)}
+            self.trials.add(record)
+            self.tried[record["context"]] = record
+
+    def write(self, block: Sequence[Task]) -> None:
+        """The edits of each context, of which each says its style; those without anything usable are empty."""
+        block = [task for task in block if task.passage.id not in self.written]
+        seeds = [stable_seed(self.config.seed, "edit", self.number, k) for k in range(len(self.styles))]
+        asked = [(task.passage, writing_style(style), seed) for task in block for style, seed in zip(self.styles, seeds) if writing_style(style)]
+        found = iter(write_edits(self.model, asked, self.stack, on_token=partial(self.progress, "write")))
+        for task in block:
+            own = [next(found) if writing_style(style) else SelfEdit("", "") for style in self.styles]
+            self.edits.add({"context": task.passage.id, "id": task.id, "editor": self.editor.id, "edits": [asdict(e) for e in own]})
+            self.written[task.passage.id] = own
+
+    def trial(self, block: Sequence[Task], audited: bool) -> list[dict]:
+        """Every edit, and the passage alone, trained with every seed, all in one stack."""
+        rows = [
+            (task, k, seed)
+            for task in block
+            for k in (None, *self.usable(task))
+            for seed in range(self.config.seeds)
+        ]
+        index = {(task.passage.id, k, seed): row for row, (task, k, seed) in enumerate(rows)}
+        first: list[float] = []
+
+        def losers(stack: Stack) -> list[int]:
+            first.extend(self.dense(stack, rows))
+            going = set() if audited else {(t.passage.id, k) for t in block for k in self.losing(t, index, first)}
+            return [row for row, (task, k, _) in enumerate(rows) if (task.passage.id, k) in going]
+
+        stopped: list[int] = []
+        cut = Cut(self.config.cut_after, lambda stack: stopped.extend(losers(stack)) or stopped)
+        jobs = [self.job(task, k, seed) for task, k, seed in rows]
+        stack, logs = train(self.model.network, jobs, self.config.trial, cut=cut, on_step=partial(self.progress, "train"))
+        ended = [row for row in range(len(rows)) if row not in set(stopped)]
+        asked = [Asked(q, row) for row in ended for q in rows[row][0].questions] + [Asked(q) for task in block for q in task.questions]
+        responses = iter(respond(self.model, asked, stack, judge=self.judge, on_token=partial(self.progress, "test")))
+        scores = {row: score([next(responses) for _ in rows[row][0].questions]) for row in ended}
+        epochs = self.config.trial.epochs
+        spared = {row: logs[row].tokens * (epochs - self.config.cut_after) / self.config.cut_after for row in stopped}
+
+        def side(task: Task, k: int | None) -> dict:
+            own = [index[task.passage.id, k, seed] for seed in range(self.config.seeds) if (task.passage.id, k, seed) in index]
+            at_end = [scores[row] for row in own if row in scores]
+            return {
+                "first": [first[row] for row in own] if first else [],
+                "dense": [s.dense for s in at_end],
+                "accuracy": [s.accuracy for s in at_end] if None not in [s.accuracy for s in at_end] else [],
+                "tokens": sum(logs[row].tokens for row in own),
+                "spared": round(sum(spared.get(row, 0) for row in own)),
+            }
+
+        return [
+            {"context": task.passage.id, "id": task.id, "title": task.passage.title, "audited": audited}
+            | {"untouched": {"dense": own.dense, "accuracy": own.accuracy}, "passage": side(task, None)}
+            | {"candidates": [{"style": style} | side(task, k) for k, style in enumerate(self.styles)]}
+            for task in block
+            for own in [score([next(responses) for _ in task.questions])]
+        ]
+
+    def usable(self, task: Task) -> list[int]:
+        """Edits with something to study; nothing is written where questions by rule are all there is."""
+        return [k for k, edit in enumerate(self.written[task.passage.id]) if edit.examples or not writing_style(self.styles[k])]
+
+    def job(self, task: Task, k: int | None, seed: int) -> Job:
+        """The same start and order for all candidates of a context: what differs is what they study."""
+        drawn = stable_seed(self.config.seed, "trial", self.number, seed, task.passage.id)
+        edit = SelfEdit("", "") if k is None else self.written[task.passage.id][k]
+        if k is not None and self.styles[k] != edit.style:
+            edit = with_questions(task.passage, edit, self.config.trial.epochs, drawn)
+        examples = seal_examples(task.passage, [edit])
+        return job(study_sequences(self.model, task.passage, examples), examples, drawn)
+
+    def dense(self, stack: Stack, rows: Sequence[tuple]) -> list[float]:
+        """Of each row: the mean log-probability of its context's gold answers."""
+        pairs = [(q, row) for row, (task, _, _) in enumerate(rows) for q in task.questions]
+        found = iter(gold_logprobs(self.model, pairs, stack))
+        return [sum(next(found) for _ in task.questions) / len(task.questions) for task, _, _ in rows]
+
+    def losing(self, task: Task, index: dict, first: Sequence[float]) -> list[int]:
+        """Candidates of a context that gained least so far."""
+        seeds = range(self.config.seeds)
+        means = {k: sum(first[index[task.passage.id, k, s]] for s in seeds) for k in range(len(self.styles)) if (task.passage.id, k, 0) in index}
+        return sorted(means, key=lambda k: -means[k])[self.config.survivors :]
+
+    # trials → editor
+
+    def finish(self) -> dict:
+        trials = [self.tried[task.passage.id] for task in self.tasks]
+        error = noise(trials)
+        kept = [(task, k) for task, t in zip(self.tasks, trials) if (k := reinforced(t, error, self.config.beyond_noise)) is not None]
+        styles = ranking(trials)
+        taken = {"style": styles[0]["style"], "round": self.number, "parent": self.editor.adapter_hash}
+        start = time.perf_counter()
+        stack, guard = self.finetuned(kept, styles[0]["style"])
+        if stack is None:  # it writes as before, in the style that has been found to pay
+            taken["adapter_hash"] = self.editor.adapter_hash
+        editor = save_editor(self.folder / "editor", replace(self.editor, **taken), stack or self.stack)
+        tokens = sum(side["tokens"] for t in trials for side in (t["passage"], *t["candidates"]))
+        spared = sum(c["spared"] for t in trials for c in t["candidates"])
+        return {
+            "round": self.number,
+            "editor": asdict(editor) | {"id": editor.id},
+            "finetuned": stack is not None,
+            "guard": guard,
+            "contexts": len(trials),
+            "edits": sum(len(t["candidates"]) for t in trials),
+            "usable": sum(bool(c["first"]) for t in trials for c in t["candidates"]),
+            "kept": len(kept),
+            "kept_styles": {s: n for s in self.styles if (n := sum(self.styles[k] == s for _, k in kept))},
+            "noise": error,
+            "reliability": {when: reliability(trials, when) for when in ("first", "dense", "accuracy")},
+            "styles": styles,
+            "untouched": _level(t["untouched"] for t in trials),
+            "passage": _level(t["passage"] for t in trials),
+            "best": _level(max((c for c in t["candidates"] if c["dense"]), key=lambda c: sum(c["dense"]), default=t["passage"]) for t in trials),
+            "tokens": tokens,
+            "tokens_spared": spared / (tokens + spared) if tokens else None,
+            "stopping": cost_of_stopping(trials, self.config.survivors),
+            "seconds": round(sum(t["seconds"] for t in trials) + time.perf_counter() - start, 1),
+            "seconds_writing": round(sum(t["seconds_writing"] for t in trials), 1),
+            "seconds_finetuning": round(time.perf_counter() - start, 1),
+        }
+
+    def finetuned(self, kept: Sequence[tuple[Task, int]], style: str) -> tuple[Stack | None, dict]:
+        """The editor finetuned on what is kept; None if there is too little, or it came out worse as a writer."""
+        found = [(t, e) for t, k in kept if (e := self.written[t.passage.id][k]).examples]
+        if len(found) < self.config.min_kept:
+            return None, {"taken": False, "why": f"{len(found)} edits to finetune on; at least {self.config.min_kept}"}
+        sequences = [s for task, edit in found for s in writing_sequences(self.model, task.passage, edit)]
+        config = self.config.finetune
+        start = None
+        if self.stack is not None and self.stack.config == lora_config(self.model.network, config):
+            start = self.stack.subset([0])
+        jobs = [Job(tuple(sequences), stable_seed(self.config.seed, "editor", self.number))]
+        stack, _ = train(self.model.network, jobs, config, stack=start, on_step=partial(self.progress, "finetune"))
+        guard = {"before": self.as_writer(self.stack, style), "after": self.as_writer(stack, style)}
+        least = {key: self.config.min_diversity * value for key, value in guard["before"].items()}
+        worse = [key for key, value in guard["after"].items() if value < least[key]]
+        why = f"less {' and '.join(worse)} than before" if worse else ""
+        return (None if worse else stack), guard | {"taken": not worse, "why": why, "edits": len(found), "sequences": len(sequences)}
+
+    def as_writer(self, stack: Stack | None, style: str) -> dict[str, float]:
+        """How varied, and how often usable, what this editor writes is."""
+        asked = [(t.passage, writing_style(style), stable_seed(self.config.seed, "guard", self.number)) for t in self.tasks[:GUARDED]]
+        if not writing_style(style):
+            return {}
+        edits = write_edits(self.model, asked, stack)
+        return {"diversity": diversity([x.text for e in edits for x in e.examples]), "usable": sum(bool(e.examples) for e in edits) / len(edits)}
+
+
+def _styles(config: RestemConfig, ranked: Sequence[str] | None) -> list[str]:
+    """A style for each edit of a context: all in turn at first, later half of them in the best, the rest in the next best."""
+    if not ranked:
+        return [config.styles[k % len(config.styles)] for k in range(config.edits)]
+    best = (config.edits + 1) // 2
+    return [ranked[0] if k < best else ranked[(k - best + 1) % len(ranked)] for k in range(config.edits)]
+
+
+def _edit(record: dict) -> SelfEdit:
+    return SelfEdit(record["style"], record["text"], tuple(Example(**e) for e in record["examples"]))
+
+
+def _level(sides) -> dict[str, float | None]:
+    """Mean over contexts, of the mean over seeds."""
+    sides = list(sides)
+
+    def mean(key: str) -> float | None:
+        own = [sum(v) / len(v) for s in sides if (v := [x for x in (s[key] if isinstance(s[key], list) else [s[key]]) if x is not None])]
+        return sum(own) / len(own) if own else None
+
+    return {"dense": mean("dense"), "accuracy": mean("accuracy")}

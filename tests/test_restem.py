@@ -1,0 +1,216 @@
+"""The outer loop on a tiny model: resumed = uninterrupted, an early stop changes nobody else, editors are kept whole."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import write_tiny_model
+
+from selfedit.config import RestemConfig, TrainConfig
+from selfedit.edits.propose import write_edits, writing_sequences
+from selfedit.errors import AdapterError, RunError
+from selfedit.loop import restem
+from selfedit.loop.editor import Editor, load_editor, save_editor
+from selfedit.loop.journal import Journal
+from selfedit.loop.restem import _styles, run_round, train_editor
+from selfedit.model.chat import Sequence
+from selfedit.model.load import load_model
+from selfedit.model.stack import WEIGHTS_FILE, LoraConfig, Stack
+from selfedit.model.train import Cut, Job, train
+from selfedit.types import Example, Passage, Question, SelfEdit, Task
+
+TRIAL = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-3, epochs=2, batch_size=2, steps_an_epoch=1)
+CONFIG = RestemConfig(
+    styles=("questions", "paraphrase+questions"), contexts=6, edits=3, survivors=1, audited=2, min_kept=1, trial=TRIAL,
+    finetune=replace(TRIAL, rank=4, first_layer=0.0),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load_model(str(write_tiny_model(tmp_path_factory.mktemp("roomy") / "model", max_position_embeddings=8192)), device="cpu")
+
+
+@pytest.fixture
+def tasks() -> list[Task]:
+    towns = ["Marlow", "Vellmar", "Orsk", "Aldmoor", "Tarn", "Quill", "Esk"]
+    return [
+        Task(
+            Passage(town, f"The bridge of {town} was built in {1900 + i}. Its keeper rings a bell at noon.", "", ""),
+            (Question(f"When was the bridge of {town} built?", (str(1900 + i),)), Question("When does its keeper ring?", ("at noon",))),
+            id=f"task-{i}",
+        )
+        for i, town in enumerate(towns)
+    ]
+
+
+@pytest.fixture
+def writes(monkeypatch):
+    """A random model writes nothing usable: here it says each sentence back to front."""
+
+    def write(model, asked, editor=None, **rest):
+        made = []
+        for passage, style, seed in asked:
+            lines = [" ".join(s.split()[::-1]) + f" {seed % 7}" for s in passage.text.split(". ")]
+            made.append(SelfEdit(style, "\n".join(lines), tuple(Example(line) for line in lines)))
+        return made
+
+    monkeypatch.setattr(restem, "write_edits", write)
+
+
+def without_times(summary: dict) -> dict:
+    return {key: value for key, value in summary.items() if not key.startswith("seconds")}
+
+
+def test_a_round_that_is_stopped_goes_on_and_ends_as_one_that_was_not(model, tasks, tmp_path, writes, monkeypatch):
+    whole = train_editor(model, tasks, tmp_path / "whole", 1, CONFIG)
+
+    class Killed(Exception):
+        pass
+
+    calls = []
+
+    def killed(self, block, audited, trial=restem._Round.trial):
+        calls.append(len(block))
+        if len(calls) == 2:
+            raise Killed
+        return trial(self, block, audited)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(restem._Round, "trial", killed)
+        train_editor(model, tasks, tmp_path / "halves", 1, CONFIG)
+    assert len(Journal(tmp_path / "halves/round-1/trials.jsonl").records) == 4  # the first block stands
+    calls.clear()
+    monkeypatch.setattr(restem._Round, "trial", lambda self, block, audited, own=restem._Round.trial: calls.append(len(block)) or own(self, block, audited))
+    resumed = train_editor(model, tasks, tmp_path / "halves", 1, CONFIG)
+    assert calls == [2]  # only the second
+    assert [without_times(s) for s in resumed] == [without_times(s) for s in whole]
+    again = train_editor(model, tasks, tmp_path / "halves", 1, CONFIG)
+    assert again == resumed and calls == [2]
+
+
+def test_two_rounds_hand_on_the_editor_and_the_best_style(model, tasks, tmp_path, writes):
+    config = replace(CONFIG, beyond_noise=0.0)
+    first, second = train_editor(model, tasks, tmp_path, 2, config)
+    assert first["editor"]["round"] == 1 and second["editor"]["round"] == 2
+    assert second["editor"]["parent"] == first["editor"]["adapter_hash"]
+    records = Journal(tmp_path / "round-2/trials.jsonl").records
+    assert [c["style"] for c in records[0]["candidates"]][:2] == [first["styles"][0]["style"]] * 2
+    assert records[0]["id"] == "task-6"  # contexts of its own, then from the start again
+    editor, _ = load_editor(tmp_path, model)
+    assert editor.id == second["editor"]["id"]
+
+
+def test_losers_stop_early_but_in_audited_contexts_nobody_does(model, tasks, tmp_path, writes):
+    summary = run_round(model, tasks[:6], tmp_path / "round-1", 1, CONFIG)
+    trials = Journal(tmp_path / "round-1/trials.jsonl").records
+    assert [t["audited"] for t in trials] == [True] * 4 + [False] * 2  # a block is audited whole
+    for t in trials:
+        ended = [c for c in t["candidates"] if c["dense"]]
+        assert len(ended) == (3 if t["audited"] else 1)
+        if not t["audited"]:
+            assert sum(ended[0]["first"]) == max(sum(c["first"]) for c in t["candidates"])
+            assert all((c["spared"] > 0) == (not c["dense"]) for c in t["candidates"])
+    assert 0 < summary["tokens_spared"] < 1 and summary["stopping"]["contexts"] == 4
+
+
+def test_an_editor_is_finetuned_on_what_is_kept_unless_it_comes_out_worse(model, tasks, tmp_path, writes, monkeypatch):
+    monkeypatch.setattr(restem, "reinforced", lambda trial, error, beyond: 1)  # the edit with lines of its own
+    taken = run_round(model, tasks[:4], tmp_path / "a/round-1", 1, CONFIG)
+    assert taken["finetuned"] and taken["guard"]["sequences"] == 8
+    _, stack = load_editor(tmp_path / "a/round-1/editor", model)
+    assert stack.flat.abs().sum() > 0
+    monkeypatch.setattr(restem._Round, "as_writer", lambda self, stack, style: {"diversity": 0.7 if stack else 1.0, "usable": 1.0})
+    refused = run_round(model, tasks[:4], tmp_path / "b/round-1", 1, CONFIG)
+    assert not refused["finetuned"] and refused["guard"]["why"] == "less diversity than before"
+    assert load_editor(tmp_path / "b/round-1/editor", model)[1] is None
+
+
+def test_a_judge_that_is_out_reinforces_nothing(model, tasks, tmp_path, writes):
+    summary = run_round(model, tasks[:4], tmp_path, 1, replace(CONFIG, beyond_noise=0.0), judge=lambda pairs: [None] * len(pairs))
+    assert summary["kept"] == 0 and summary["best"]["accuracy"] is None
+
+
+def test_another_setting_is_another_run(model, tasks, tmp_path, writes):
+    train_editor(model, tasks[:2], tmp_path, 1, CONFIG)
+    with pytest.raises(RunError, match="another config"):
+        train_editor(model, tasks[:2], tmp_path, 1, replace(CONFIG, seed=1))
+    with pytest.raises(RunError, match="another data"):
+        train_editor(model, tasks[:3], tmp_path, 1, CONFIG)
+
+
+def test_styles_take_turns_then_the_best_has_half():
+    config = replace(CONFIG, styles=("a", "b", "c"), edits=5)
+    assert _styles(config, None) == ["a", "b", "c", "a", "b"]
+    assert _styles(config, ["b", "c", "a"]) == ["b", "b", "b", "c", "a"]
+
+
+def test_stopping_some_early_changes_no_weight_of_the_others(model):
+    chance = torch.Generator().manual_seed(0)
+    def sequence(n):
+        return Sequence(tuple(torch.randint(3, 250, (n,), generator=chance).tolist()), 1)
+
+    jobs = [Job(tuple(sequence(5 + i + j) for j in range(2 + i)), seed=i) for i in range(3)]
+    seen = []
+
+    def losers(stack):
+        seen.append(stack.flat.clone())
+        return [1]
+
+    whole, logs = train(model.network, jobs, TRIAL)
+    cut, cut_logs = train(model.network, jobs, TRIAL, cut=Cut(1, losers))
+    assert len(seen) == 1  # all three had one epoch behind them
+    assert [len(log.losses) for log in cut_logs] == [2, 1, 2]
+    assert (cut.flat[[0, 2]] - whole.flat[[0, 2]]).abs().max() < 1e-6
+    assert torch.equal(cut.flat[1], seen[0][1]) and (whole.flat[1] - cut.flat[1]).abs().max() > 1e-6
+    assert cut_logs[1].tokens * 2 == logs[1].tokens
+
+
+def test_an_editor_is_read_back_as_it_was_and_refused_if_touched(model, tmp_path):
+    stack = Stack(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (0,)), 1)
+    stack.flat.normal_(generator=torch.Generator().manual_seed(0))
+    saved = save_editor(tmp_path / "e", Editor(model.name, model.fingerprint, "rewrite", 3), stack)
+    editor, read = load_editor(tmp_path / "e", model)
+    assert editor == saved and torch.equal(read.flat, stack.flat)
+    data = bytearray((tmp_path / "e" / WEIGHTS_FILE).read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "e" / WEIGHTS_FILE).write_bytes(data)
+    with pytest.raises(AdapterError, match="not those it was kept with"):
+        load_editor(tmp_path / "e", model)
+
+
+def test_what_is_no_editor_is_one_clear_line(model, tmp_path):
+    with pytest.raises(AdapterError, match="no editor there"):
+        load_editor(tmp_path, model)
+    (tmp_path / "editor.json").write_text("[]")
+    with pytest.raises(AdapterError, match="not an editor's record"):
+        load_editor(tmp_path, model)
+    save_editor(tmp_path, Editor("other", "x", "rewrite"), None)
+    with pytest.raises(AdapterError, match="an editor for other"):
+        load_editor(tmp_path, model)
+
+
+@pytest.mark.embedded
+def test_the_embedded_model_writes_an_edit_and_would_study_to_write_it_again(embedded_model):
+    text = "Marlow Bridge was designed by the engineer Ada Quill. It was opened in 1931 and carries two rails."
+    passage = Passage("Marlow Bridge", text, "", "")
+    edits = write_edits(embedded_model, [(passage, "paraphrase", 1), (passage, "key-points", 1), (passage, "paraphrase", 1)])
+    assert edits[0] == edits[2] and edits[0].examples
+    sequences = writing_sequences(embedded_model, passage, edits[0])
+    said = [embedded_model.chat.decode(list(s.tokens[s.label_start :])) for s in sequences]
+    assert said == [f" {line}\n" for line in edits[0].text.split("\n") if line in {e.text for e in edits[0].examples}]
+    (listed,) = writing_sequences(embedded_model, passage, edits[1])
+    assert listed.tokens[-1] in embedded_model.chat.ends
+
+
+def test_a_torn_line_is_as_if_it_had_never_been(tmp_path):
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.add({"a": 1})
+    with (tmp_path / "j.jsonl").open("a") as file:
+        file.write('{"a": 2')
+    again = Journal(tmp_path / "j.jsonl")
+    assert again.records == [{"a": 1}]
+    again.add({"a": 3})
+    assert Journal(tmp_path / "j.jsonl").records == [{"a": 1}, {"a": 3}]
+    assert json.loads((tmp_path / "j.jsonl").read_text().split("\n")[2]) == {"a": 3}

@@ -1,0 +1,87 @@
+"""What is reinforced, which style pays and how far the reward can be trusted, worked out by hand."""
+
+import math
+
+import pytest
+
+from selfedit.loop.selection import cost_of_stopping, diversity, gains, noise, ranking, reinforced, reliability
+
+
+def candidate(style="a", first=(-3.0, -3.0), dense=(-2.0, -2.0), accuracy=(0.5, 0.5)) -> dict:
+    return {"style": style, "first": list(first), "dense": list(dense), "accuracy": list(accuracy)}
+
+
+def trial(*candidates, untouched=-5.0, passage=(-4.0, -4.0), audited=False) -> dict:
+    alone = {"first": list(passage), "dense": list(passage), "accuracy": [0.5, 0.0]}
+    return {"untouched": {"dense": untouched, "accuracy": 0.0}, "passage": alone, "candidates": list(candidates), "audited": audited}
+
+
+def test_a_gain_is_over_the_passage_alone_seed_by_seed():
+    t = trial(candidate(dense=(-2.0, -3.5)), passage=(-4.0, -3.0))
+    assert gains(t, t["candidates"][0], "dense") == [2.0, -0.5]
+
+
+def test_noise_is_the_pooled_error_of_a_mean_over_seeds():
+    # gains (2, 0) and (1, 1): variances 2 and 0, pooled 1; of a mean of two seeds 1/2
+    trials = [trial(candidate(dense=(-2.0, -4.0))), trial(candidate(dense=(-3.0, -3.0)))]
+    assert noise(trials) == pytest.approx(math.sqrt(0.5))
+    assert noise([trial(candidate(dense=()))]) == math.inf
+
+
+def test_the_edit_that_gains_most_is_reinforced_if_it_gains_more_than_noise():
+    t = trial(candidate(dense=(-3.5, -3.5)), candidate(dense=(-2.5, -2.5)), candidate(dense=()))
+    assert reinforced(t, error=0.5, beyond=1.0) == 1
+    assert reinforced(t, error=1.0, beyond=1.645) is None  # +1.5, but 1.645 are noise
+    assert reinforced(t, error=math.inf, beyond=1.0) is None
+
+
+def test_what_does_not_beat_the_untouched_model_is_not_reinforced():
+    assert reinforced(trial(candidate(), untouched=-2.1), error=0.5, beyond=1.0) is None
+
+
+def test_what_answers_less_than_the_passage_alone_is_not_reinforced():
+    assert reinforced(trial(candidate(accuracy=(0.2, 0.2))), error=0.1, beyond=1.0) is None
+    assert reinforced(trial(candidate(accuracy=(0.2, 0.3))), error=0.1, beyond=1.0) == 0
+
+
+def test_an_unscored_accuracy_is_not_a_zero_and_reinforces_nothing():
+    assert reinforced(trial(candidate(accuracy=())), error=0.1, beyond=1.0) is None
+
+
+def test_styles_are_ranked_where_all_were_compared_and_what_was_unusable_gained_nothing():
+    first = trial(candidate("a", first=(-3.0, -3.0), dense=()), candidate("b", first=(-2.0, -3.0)))
+    second = trial(candidate("a", first=(-1.0, -1.0)), candidate("b", first=(), dense=()))
+    rows = ranking([first, second])
+    assert [(r["style"], r["edits"], r["gain"]) for r in rows] == [("a", 2, 2.0), ("b", 2, 0.75)]
+
+
+def test_reliability_is_the_correlation_between_seeds():
+    # by seed 0: 1, 2, 3; by seed 1: 1, 3, 2: correlation .5; of the mean of two 2 × .5 / 1.5
+    t = trial(*(candidate(first=(-4 + a, -4 + b)) for a, b in ((1, 1), (2, 3), (3, 2))))
+    found = reliability([t], "first")
+    assert found["one_run"] == pytest.approx(0.5) and found["mean_of_seeds"] == pytest.approx(2 / 3)
+    assert found["within_one_run"] == pytest.approx(0.5)
+
+
+def test_what_differs_between_contexts_alone_is_not_reliable_within_them():
+    """Seeds agree on which context is easy, and on nothing else."""
+    easy = trial(candidate(first=(-1.0, -1.1)), candidate(first=(-1.1, -1.0)))
+    hard = trial(candidate(first=(-3.0, -3.1)), candidate(first=(-3.1, -3.0)))
+    found = reliability([easy, hard], "first")
+    assert found["one_run"] > 0.99 and found["within_one_run"] == pytest.approx(-1.0)
+
+
+def test_reliability_of_too_few_is_not_told():
+    assert reliability([trial(candidate())], "first")["one_run"] is None
+
+
+def test_the_cost_of_stopping_is_what_the_stopped_would_have_gained_more():
+    late = candidate(first=(-3.0, -3.0), dense=(-1.0, -1.0))
+    early = candidate(first=(-2.0, -2.0), dense=(-2.0, -2.0))
+    assert cost_of_stopping([trial(late, early, audited=True)], survivors=1) == {"contexts": 1, "best_survives": 0.0, "gain_lost": 1.0}
+    assert cost_of_stopping([trial(late, early)], survivors=1)["contexts"] == 0
+
+
+def test_diversity_is_the_share_of_distinct_triples():
+    assert diversity(["a b c d", "a b c e"]) == 3 / 4
+    assert diversity(["one two"]) == 1.0
