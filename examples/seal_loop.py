@@ -1,0 +1,65 @@
+"""SEAL from end to end on three invented passages: python -m examples.seal_loop (about 6 minutes on two cores).
+
+The model writes self-edits about each passage (in a style of its own choice of two), every edit is studied by an
+adapter of its own, all in one stack; what each adapter answers without the passage is the reward; the editor is
+finetuned on the best edits, and writes again. `selfedit train-editor` is this loop with all that a study needs: noise,
+resume, early stops, a guard against collapse (selfedit/loop/restem.py).
+"""
+
+from selfedit.bench.inner_loop import PASSAGES, read_entries
+from selfedit.config import TrainConfig
+from selfedit.edits.propose import write_edits, writing_sequences
+from selfedit.judge.evaluate import evaluate
+from selfedit.loop.trial import job, seal_examples, study_sequences
+from selfedit.model.load import load_model
+from selfedit.model.train import Job, train
+from selfedit.types import Passage, SelfEdit, Task
+
+CONTEXTS, EDITS, ROUNDS = 3, 4, 2
+STYLES = ("paraphrase", "key-points")
+INNER = TrainConfig(rank=16, alpha=32.0, first_layer=0.5, learning_rate=3e-3, epochs=4, batch_size=2, steps_an_epoch=1)
+OUTER = TrainConfig(rank=32, alpha=64.0, learning_rate=3e-4, epochs=2, batch_size=10, steps_an_epoch=1)
+
+
+def main() -> None:
+    model = load_model("smollm2-135m")
+    tasks = [Task(Passage(e.title, e.context, source="", source_hash=""), e.questions) for e in read_entries(PASSAGES, CONTEXTS)]
+    editor = None  # the untouched model writes at first
+    for round_number in range(1, ROUNDS + 1):
+        kept, rewards = [], []
+        for task in tasks:
+            edits, scores = inner_loop(model, task, editor, round_number)
+            alone, *others = [score.dense for score in scores]  # log-probability of the right answers, nats a token
+            best = max(range(len(edits)), key=lambda k: others[k])
+            rewards.append(others[best] - alone)
+            print(f"  {task.passage.title}: passage alone {alone:.2f}; " + ", ".join(f"{e.style} {r:.2f}" for e, r in zip(edits, others)))
+            if others[best] > alone and edits[best].examples:  # an edit that does not beat the passage teaches nothing
+                kept.append((task, edits[best]))
+        print(f"round {round_number}: {len(kept)} of {len(tasks)} contexts reinforced, mean gain of the best edit {sum(rewards) / len(rewards):+.2f}")
+        if kept:
+            editor = outer_loop(model, kept, editor, round_number)
+    print("\nwhat the editor writes now:\n" + write_edits(model, [(tasks[0].passage, STYLES[0], 0)], editor)[0].text)
+
+
+def inner_loop(model, task, editor, round_number):
+    """Self-edits → adapters → what each answers without the passage; the first score is of the passage studied alone."""
+    asked = [(task.passage, STYLES[k % len(STYLES)], 100 * round_number + k) for k in range(EDITS)]
+    edits = write_edits(model, asked, editor)
+    jobs = []
+    for edit in [SelfEdit("passage", ""), *edits]:
+        examples = seal_examples(task.passage, [edit])
+        jobs.append(job(study_sequences(model, task.passage, examples), examples, seed=round_number))
+    stack, _ = train(model.network, jobs, INNER)
+    return edits, evaluate(model, task.questions, range(len(jobs)), stack)
+
+
+def outer_loop(model, kept, editor, round_number):
+    """The best edits → an editor that writes more like them (ReST-EM: rejection sampling, then finetuning)."""
+    sequences = [s for task, edit in kept for s in writing_sequences(model, task.passage, edit)]
+    stack, (log,) = train(model.network, [Job(tuple(sequences), seed=round_number)], OUTER, stack=editor)
+    print(f"  editor: {len(sequences)} sequences, loss {log.losses[0]:.2f} → {log.losses[-1]:.2f}")
+    return stack
+
+
+if __name__ == "__main__":
+    main()

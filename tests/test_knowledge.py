@@ -1,0 +1,228 @@
+"""`bench knowledge`: what each condition studies or has in view, intervals worked out by hand, resume."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import write_tiny_model
+
+from selfedit.bench import knowledge
+from selfedit.bench.conditions import Retriever, given_edit, jobs, parse, put
+from selfedit.bench.knowledge import _difference, _interval, table
+from selfedit.config import TrainConfig
+from selfedit.errors import RunError, SelfeditError, UnscoredError
+from selfedit.judge.evaluate import offline
+from selfedit.loop.editor import Editor, save_editor
+from selfedit.loop.journal import Journal
+from selfedit.model.load import load_model
+from selfedit.types import Passage, Question, Task
+
+TRAIN = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-3, epochs=2, batch_size=2, steps_an_epoch=1)
+TOWNS = ["Marlow", "Vellmar", "Orsk"]
+TASKS = [
+    Task(
+        Passage(town, f"The bridge of {town} was built in {1900 + i}. Its keeper rings a bell at noon.", "", ""),
+        (Question(f"When was the bridge of {town} built?", (str(1900 + i),)), Question("When does its keeper ring?", ("at noon",))),
+        id=town.lower(),
+        edits={"wise/implications": (f"1. {town} has a bridge.\n2. Somebody keeps it.", f"{town} is old.")},
+    )
+    for i, town in enumerate(TOWNS)
+]
+EDITOR = Editor("m", "h", "paraphrase+questions", 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    return str(write_tiny_model(tmp_path_factory.mktemp("roomy") / "model", max_position_embeddings=8192))
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load_model(folder, device="cpu")
+
+
+@pytest.fixture
+def bench(folder, tmp_path):
+    def run(conditions: str, tasks=TASKS, out=tmp_path / "run", **options) -> dict:
+        return knowledge.run(folder, tasks, out, conditions=conditions.split(","), train=TRAIN, **options)
+
+    return run
+
+
+def texts(model, job) -> list[str]:
+    return [model.chat.tokenizer.decode(list(s.tokens), skip_special_tokens=True) for s in job.sequences]
+
+
+# conditions
+
+
+def test_the_passage_is_studied_under_its_title_and_edits_line_by_line_before_it(model):
+    (alone,) = jobs(model, parse("passage", TASKS, None), [(TASKS[:1], 0)], TRAIN)
+    whole = f"Marlow\n{TASKS[0].passage.text}"
+    assert texts(model, alone) == [whole]
+    (given,) = jobs(model, parse("edits:wise/implications", TASKS, None), [(TASKS[:1], 0)], TRAIN)
+    assert texts(model, given) == ["Marlow\nMarlow has a bridge.", "Marlow\nSomebody keeps it.", whole]
+    assert given_edit(TASKS[0], "wise/implications", 3).examples[0].text == "Marlow is old."  # the seed picks, in turn
+
+
+def test_questions_by_rule_stand_beside_an_edit_new_in_each_epoch(model):
+    (asked,) = jobs(model, parse("edits:wise/implications+questions", TASKS, None), [(TASKS[:1], 0)], TRAIN)
+    assert len(asked.sequences) == 3 and len(asked.once) == 2 * TRAIN.epochs  # two sentences
+    (only,) = jobs(model, parse("self-edit:questions", TASKS, None), [(TASKS[:1], 0)], TRAIN)
+    assert len(only.sequences) == 1 and len(only.once) == 4
+
+
+def test_several_passages_are_one_job(model):
+    (together,) = jobs(model, parse("passage", TASKS, None), [(TASKS, 0)], TRAIN)
+    assert len(together.sequences) == 3
+
+
+def test_a_budget_of_tokens_is_met_by_epochs(model):
+    (job,) = jobs(model, parse("passage", TASKS, None), [(TASKS[:1], 0)], TRAIN)
+    tokens = len(job.sequences[0].tokens)
+    (longer,) = jobs(model, parse(f"passage@{7 * tokens}", TASKS, None), [(TASKS[:1], 0)], TRAIN)
+    assert longer.epochs == 7
+    (two,) = jobs(model, parse(f"passage@{3 * tokens}", TASKS, None), [(TASKS[:2], 0)], TRAIN)
+    assert two.epochs == 3  # of each passage
+
+
+def test_what_the_model_says_with_the_passage_in_view_is_distilled_as_soft_labels(model):
+    (job,) = jobs(model, parse("distill", TASKS, None), [(TASKS[:1], 0)], TRAIN)
+    *answered, whole = job.sequences
+    assert answered and all(s.soft is not None and s.label_start > 1 for s in answered) and whole.soft is None
+
+
+def test_seal_writes_in_the_style_its_editor_chose():
+    assert parse("seal", TASKS, EDITOR).detail == "paraphrase+questions"
+    assert parse("seal:rewrite", TASKS, EDITOR).detail == "rewrite"
+    assert parse("self-edit", TASKS, None).detail == "implications"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sael", "unknown condition 'sael'; known: base"),
+        ("seal", "needs a trained editor"),
+        ("base@100", "@TOKENS is a whole number, of a condition that trains"),
+        ("passage@-1", "@TOKENS is a whole number"),
+        ("passage:rewrite", "takes no detail"),
+        ("self-edit:poem", "unknown style 'poem'"),
+        ("edits:gpt4.1/rewrite", "the data has no such edits for 'marlow'; there: wise/implications"),
+    ],
+)
+def test_a_condition_that_cannot_be_run_is_one_clear_line(text, message):
+    with pytest.raises(SelfeditError) as caught:
+        parse(text, TASKS, None)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_in_context_has_the_passage_in_view_and_retrieval_the_likeliest_last():
+    question = TASKS[2].questions[0]
+    seen = put(parse("in-context", TASKS, None), TASKS[2], question, None)
+    assert TASKS[2].passage.text in seen.question and seen.question.endswith(question.question) and seen.answers == question.answers
+    found = put(parse("retrieval", TASKS, None), TASKS[2], question, Retriever(TASKS))
+    places = [found.question.index(t.passage.text) for t in TASKS]
+    assert max(places) == places[2]
+    probe = replace(question, kind="composition")
+    assert put(parse("in-context", TASKS, None), TASKS[2], probe, None).question.endswith(f"noon.\n\n{question.question}")
+
+
+# the run
+
+
+def test_every_condition_runs_and_a_finished_run_takes_more_without_doing_anything_twice(bench, tmp_path, model, monkeypatch):
+    save_editor(tmp_path / "editor", replace(EDITOR, model=model.name, model_hash=model.fingerprint, style="questions"), None)
+    options = dict(editor=tmp_path / "editor", together=[3])
+    first = bench("base,passage,in-context", **options)
+    lines = Journal(tmp_path / "run/trials.jsonl").records
+    everything = "base,passage,self-edit,seal,edits:wise/implications,in-context,retrieval,finetune,distill,passage@200"
+    second = bench(everything, seeds=2, **options)
+    assert Journal(tmp_path / "run/trials.jsonl").records[: len(lines)] == lines  # none of them done again
+    rows = {(r["condition"], r["together"]): r for r in second["rows"]}
+    assert set(rows) == {(c, 1) for c in everything.split(",")} | {(c, 3) for c in ("passage", "self-edit", "seal", "edits:wise/implications", "distill", "passage@200")}
+    for row in rows.values():
+        assert row["passages"] == 3 and row["questions"] == 6
+        assert row["ci95"][0] <= row["accuracy"] <= row["ci95"][1] and row["dense"] < 0
+        assert (row["train_tokens"] > 0) == (row["condition"] not in ("base", "in-context", "retrieval"))
+        assert (row["vs_base"] is None) == (row["condition"] == "base")
+        assert (row["vs_passage"] is None) == (row["condition"] == "passage")
+    before = Journal(tmp_path / "run/trials.jsonl").records
+    monkeypatch.setattr(knowledge._Bench, "do", lambda self, units: pytest.fail("done twice"))
+    again = bench(everything, seeds=2, **options)
+    assert again == second and Journal(tmp_path / "run/trials.jsonl").records == before
+    assert json.loads((tmp_path / "run/results.json").read_text()) == second
+    assert (tmp_path / "run/accuracy.png").read_bytes()[:4] == b"\x89PNG" and (tmp_path / "run/budget.png").exists()
+    assert table(second) == (tmp_path / "run/results.md").read_text()
+    assert first["rows"][0] == rows["base", 1]
+
+
+def test_a_run_stopped_between_passages_ends_as_one_that_was_not(bench, tmp_path, monkeypatch):
+    whole = bench("base,passage", out=tmp_path / "whole", seeds=2)
+    monkeypatch.setattr(knowledge, "ADAPTERS", 1)  # also: one at a time is the same as three at once
+
+    def do(self, units, own=knowledge._Bench.do, done=[]):
+        done.append(units)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        own(self, units)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(knowledge._Bench, "do", do)
+        bench("base,passage", out=tmp_path / "halves", seeds=2)
+    resumed = bench("base,passage", out=tmp_path / "halves", seeds=2)
+    for a, b in zip(resumed["rows"], whole["rows"], strict=True):
+        assert a["accuracy"] == b["accuracy"] and a["dense"] == pytest.approx(b["dense"], abs=1e-3) and a["train_tokens"] == b["train_tokens"]
+
+
+def test_the_run_of_other_settings_is_refused(bench, folder, tmp_path):
+    bench("base")
+    with pytest.raises(RunError, match="another config"):
+        knowledge.run(folder, TASKS, tmp_path / "run", conditions=["base"])
+
+
+def test_a_judge_that_is_out_fails_the_run_and_is_asked_again_with_the_same_answers(bench, tmp_path, monkeypatch):
+    with pytest.raises(UnscoredError, match="6 of 6 answers unscored"):
+        bench("base", judge=lambda pairs: [None] * len(pairs), judge_name="far")
+    assert not (tmp_path / "run/results.json").exists()
+    monkeypatch.setattr(knowledge._Bench, "do", lambda self, units: pytest.fail("answered twice"))
+    asked = []
+    result = bench("base", judge=lambda pairs: asked.extend(pairs) or [True] * len(pairs), judge_name="far")
+    assert result["rows"][0]["accuracy"] == 1.0 and result["judge"] == "far" and len(asked) == 6
+    assert bench("base")["rows"][0]["accuracy"] == sum(offline(asked)) / 6  # another judge, the same answers
+
+
+def test_one_unscored_answer_in_many_is_in_no_mean(bench):
+    tasks = [replace(TASKS[0], questions=TASKS[0].questions * 15)]
+    seen = []
+    result = bench("base", tasks, judge=lambda pairs: seen.append(len(pairs)) or [None, *[True] * (len(pairs) - 1)])
+    assert result["unscored"] == 1 and result["rows"][0]["accuracy"] == 1.0
+
+
+def test_probes_are_also_told_apart_by_kind(bench):
+    probes = (Question("The bridge of Marlow was built in", ("1900",), "memorization"), Question("Its keeper rings a", ("bell",), "paraphrase"))
+    result = bench("base,passage", [replace(TASKS[0], questions=probes)])
+    assert set(result["rows"][1]["by_kind"]) == {"memorization", "paraphrase"}
+    assert "memorization | paraphrase" in table(result)
+
+
+# intervals
+
+
+def tallies(*passages) -> dict:
+    return {str(i): {"kinds": {"": [right, asked, -1.0, asked]}} for i, (right, asked) in enumerate(passages)}
+
+
+def test_a_difference_is_of_shares_and_its_interval_draws_passages_in_pairs():
+    ours, theirs = tallies((3, 4), (1, 2)), tallies((2, 4), (0, 2))
+    difference, low, high = _difference(ours, theirs)
+    assert difference == pytest.approx(4 / 6 - 2 / 6)
+    # both the first passage: 1/4; both the second: 1/2; one each: 1/3
+    assert low == pytest.approx(1 / 4) and high == pytest.approx(1 / 2)
+    assert _difference(ours, ours) is None and _difference(ours, tallies((1, 4))) is None
+
+
+def test_an_interval_is_none_where_nothing_was_scored():
+    assert _interval(np.array([[0.0, 0.0, -1.0, 2.0]])) is None
+    low, high = _interval(np.array([[1.0, 2.0, 0.0, 2.0]] * 3))
+    assert low == high == 0.5
