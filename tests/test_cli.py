@@ -122,7 +122,7 @@ def python(code: str, *arguments: str, **options) -> subprocess.CompletedProcess
 # Help
 
 
-@pytest.mark.parametrize("verb", [[], ["learn"], ["ask"], ["memory"], ["memory", "list"], ["models"], ["judge", "calibrate"], ["bench", "inner-loop"]])
+@pytest.mark.parametrize("verb", [[], ["learn"], ["ask"], ["memory"], ["memory", "list"], ["models"], ["judge", "calibrate"], ["bench", "knowledge"], ["train-editor"], ["bench", "inner-loop"]])
 def test_help_is_shown_without_loading_what_is_heavy(verb):
     check = (
         "import sys, selfedit.cli\n"
@@ -523,3 +523,66 @@ def test_the_command_itself_ends_with_the_code_and_one_line(tmp_path):
     done = python("from selfedit.cli import main; import sys; sys.exit(main())", "learn", str(tmp_path / "missing.txt"), capture_output=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("selfedit: ") and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+# the benchmark of knowledge and the outer loop
+
+DATA = json.dumps(
+    [
+        {"id": "v", "title": PASSAGE.title, "context": PASSAGE.text, "questions": [{"question": ABOUT_IT, "answer": "Ada Quill"}]},
+        {"title": "Orsk", "context": "The tea of Orsk is dried on slate roofs.", "questions": [{"question": "On what is it dried?", "answer": "slate roofs"}]},
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--conditions", "base,sael"], "unknown condition 'sael'"),
+        (["--conditions", "seal"], "give --editor DIR"),
+        (["--conditions", "edits:gpt4.1/implications"], "there: none"),
+        (["--limit", "0"], "--limit at least 1"),
+        (["--skip", "2"], "has 2 passages; --skip 2 leaves none"),
+        (["--seeds", "0"], "at least 1 seed"),
+        (["--together", "1"], "at least 2 passages"),
+        (["--together", "many"], "'many' is not a whole number"),
+        (["--set", "epoch=3"], "unknown setting 'epoch'"),
+        (["--set", "epochs=0"], "epochs is 0"),
+        (["--editor", "nowhere"], "no editor there"),
+        (["--judge", "nowhere"], "no address of a judge"),
+    ],
+)
+def test_what_bench_knowledge_cannot_run_is_one_line_before_any_work(tmp_path, refusal, tiny, options, message):
+    data = write(tmp_path / "data.json", DATA)
+    assert message in refusal("bench", "knowledge", "--data", data, "--out", tmp_path / "run", *tiny, *options)
+    assert not (tmp_path / "run" / "trials.jsonl").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[1]", '{"data": []}', '[{"title": "T"}]', '[{"title": "T", "context": "C.", "questions": []}]'])
+@pytest.mark.parametrize("verb", [["bench", "knowledge"], ["train-editor"]])
+def test_data_that_is_not_tasks_is_one_line(tmp_path, refusal, tiny, content, verb):
+    data = write(tmp_path / "data.json", content)
+    assert data in refusal(*verb, "--data", data, "--out", tmp_path / "run", *tiny)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--rounds", "0"], "--rounds 0"), (["--contexts", "0"], "contexts is 0"), (["--seeds", "1"], "seeds is 1"), (["--edits", "0"], "edits is 0"), (["--styles", "poem"], "unknown style 'poem'")],
+)
+def test_what_train_editor_cannot_run_is_one_line(tmp_path, refusal, tiny, options, message):
+    data = write(tmp_path / "data.json", DATA)
+    assert message in refusal("train-editor", "--data", data, "--out", tmp_path / "run", *tiny, *options)
+
+
+def test_bench_knowledge_and_train_editor_answer_programs_and_people(tmp_path, answer, output, roomy_folder):
+    data, model = write(tmp_path / "data.json", DATA), ["--model", str(roomy_folder)]
+    rounds = answer("train-editor", "--data", data, "--out", tmp_path / "editor", *model, "--rounds", "1", "--styles", "questions", "--edits", "1")
+    assert rounds["rounds"][0]["contexts"] == 2 and rounds["command"].startswith("selfedit train-editor --data")
+    assert (tmp_path / "editor/rounds.png").exists()
+    asked = ["bench", "knowledge", "--data", data, "--out", tmp_path / "run", *model, "--conditions", "base,seal", "--editor", tmp_path / "editor", "--set", "epochs=1"]
+    result = answer(*asked)
+    assert [row["condition"] for row in result["rows"]] == ["base", "seal"] and result["command"].startswith("selfedit bench knowledge")
+    out, _ = output(*asked)
+    assert "| seal | 1 | 2 | 2 |" in out
+    out, _ = output("train-editor", "--data", data, "--out", tmp_path / "editor", *model, "--rounds", "1", "--styles", "questions", "--edits", "1")
+    assert "the outer loop" in out

@@ -46,7 +46,7 @@ def propose(
 
     Raises SelfeditError on a style that does not exist.
     """
-    _check(styles)
+    check_styles(styles)
     asked = [(STYLES[name], prompt) for name in styles for prompt in _prompts(model, STYLES[name], passage) for _ in range(STYLES[name].samples)]
     requests = [
         Request(tokens, None, style.new_tokens, style.temperature, seed=stable_seed(seed, passage.id, style.name, i), one_line=style.unit == "sentence")
@@ -80,7 +80,7 @@ def write_edits(
     `editor`: a stack whose only adapter writes, instead of the untouched model. Raises SelfeditError on a style that does
     not exist.
     """
-    _check({name for _, name, _ in asked})
+    check_styles({name for _, name, _ in asked})
     requests, counts = [], []
     for passage, name, seed in asked:
         style, prompts = STYLES[name], _prompts(model, STYLES[name], passage)
@@ -105,7 +105,8 @@ def writing_sequences(model: Model, passage: Passage, edit: SelfEdit) -> list[To
     return [TokenSequence((*p, *model.chat.encode(a), *ends), len(p)) for p, a in zip(prompts, answers, strict=True) if a]
 
 
-def _check(names: Iterable[str]) -> None:
+def check_styles(names: Iterable[str]) -> None:
+    """Raises SelfeditError on one that does not exist."""
     for name in names:
         if name not in STYLES:
             raise SelfeditError(f"unknown style {name!r}; known: {', '.join(STYLES)}")

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from selfedit.config import RestemConfig
-from selfedit.edits.propose import write_edits, writing_sequences
+from selfedit.edits.propose import check_styles, write_edits, writing_sequences
 from selfedit.edits.quiz import with_sentences
 from selfedit.judge.evaluate import Asked, gold_logprobs, respond, score
 from selfedit.loop.editor import Editor, load_editor, save_editor
@@ -58,8 +58,10 @@ def train_editor(
 ) -> list[dict]:
     """So many rounds, each with contexts of its own, in the tasks' order; from the start again where they run out.
 
-    `out` gets a folder a round, and `rounds.json`. Raises RunError if it holds a run with other settings.
+    `out` gets a folder a round, and `rounds.json`. Raises SelfeditError if it holds a run with other settings, or a style
+    does not exist.
     """
+    check_styles(style for name in config.styles if (style := writing_style(name)))
     tasks = list(map(with_sentences, tasks))
     names = text_hash(*(task.passage.id for task in tasks))
     claim(out, {"model": model.name, "weights": model.fingerprint, "data": names, "judge": judge_name, "config": asdict(config)})
