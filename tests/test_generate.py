@@ -161,3 +161,17 @@ def test_the_embedded_model_multiplies_with_its_blocks_as_with_its_weights(embed
             expected = x @ linear.weight.T
             assert linear.quantized is not None
             assert (linear(x) - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.embedded
+def test_one_line_is_the_first_line_of_what_would_be_said(embedded_model):
+    texts = ["Three rivers:\n- The Rhine\n-", "Sentence: It rained.\nIn other words:", "\n\n"]
+    prompts = [tuple(embedded_model.chat.continued(text)) for text in texts]
+
+    def said(one_line: bool) -> list[str]:
+        asked = [Request(p, None, 24, 0.7, seed=i, one_line=one_line) for i, p in enumerate(prompts)]
+        return [embedded_model.chat.decode(tokens) for tokens in generate(embedded_model, asked)]
+
+    whole, short = said(False), said(True)
+    assert [text.strip().split("\n")[0] for text in short] == [text.strip().split("\n")[0] for text in whole]
+    assert any(len(a) < len(b) for a, b in zip(short, whole)) and all(b.startswith(a) for a, b in zip(short, whole))

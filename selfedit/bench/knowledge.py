@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 from selfedit.bench.conditions import Condition, Retriever, jobs, parse, put
@@ -119,15 +120,13 @@ class _Bench:
             for low in range(0, len(self.tasks), n)
         ]
 
-    def todo(self):
+    def todo(self) -> Iterator[list[Unit]]:
         """Groups of one condition and size that are done at once."""
         left = [u for u in self.units if any(self.key(u, t) not in self.done for t in u.tasks)]
         self.total, self.left = len(self.units), len(left)
-        while left:
-            size = 1 if left[0].condition.name == "finetune" else ADAPTERS
-            like = [u for u in left if (u.condition, u.together) == (left[0].condition, left[0].together)][:size]
-            left = [u for u in left if u not in like]
-            yield like
+        for (condition, _), like in groupby(left, key=lambda u: (u.condition, u.together)):
+            like, size = list(like), 1 if condition.name == "finetune" else ADAPTERS
+            yield from (like[low : low + size] for low in range(0, len(like), size))
 
     def do(self, units: list[Unit]) -> None:
         self.progress("trials", self.total - self.left, self.total)
