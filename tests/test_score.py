@@ -4,10 +4,11 @@ import pytest
 import torch
 from test_stack import ALL, random_stack
 
+from selfedit.config import ALL_LINEAR
 from selfedit.model import packing, score
 from selfedit.model.chat import Sequence
 from selfedit.model.score import divergences, mean_logprobs
-from selfedit.model.stack import Stack
+from selfedit.model.stack import LoraConfig, Stack
 
 
 def sequences(vocab: int, shapes=((12, 1), (30, 9), (5, 4), (18, 17), (44, 2))) -> list[Sequence]:
@@ -54,6 +55,21 @@ def test_adapters_and_the_untouched_model_are_scored_side_by_side(tiny_model, ti
     expected = [by_hand(under[adapter], s) for s, adapter in items]
     assert mean_logprobs(tiny_model.network, items, stack) == pytest.approx(expected, abs=1e-4)
     assert abs(expected[0] - expected[1]) > 0.01
+
+
+def test_layers_below_the_adapters_run_once_for_all_who_are_asked_the_same(tiny_model, monkeypatch):
+    """The fast path, one call for all, is the reference, one call each, in which every layer runs."""
+    stack = Stack(tiny_model.network.shape, LoraConfig(2, 4.0, ALL_LINEAR, (2, 3)), 3)
+    stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    own = sequences(tiny_model.network.shape.vocab)
+    items = [(s, adapter) for s in own for adapter in (None, 0, 1, 2)]
+    each = [mean_logprobs(tiny_model.network, [item], stack)[0] for item in items]
+    ran = []
+    run = type(tiny_model.network).run
+    monkeypatch.setattr(type(tiny_model.network), "run", lambda self, x, *rest, **named: ran.append(len(x)) or run(self, x, *rest, **named))
+    assert mean_logprobs(tiny_model.network, items, stack) == pytest.approx(each, abs=1e-5)
+    tokens = sum(len(s.tokens) for s in own)
+    assert ran[0] == tokens and sum(ran) <= 5 * tokens  # below once, above for each of the four
 
 
 def test_scores_do_not_depend_on_how_much_goes_into_a_pass(tiny_model, adapted, monkeypatch):

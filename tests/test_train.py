@@ -19,10 +19,11 @@ from selfedit.config import TrainConfig
 from selfedit.model import stack as stack_module
 from selfedit.model import train as train_module
 from selfedit.model.chat import Sequence
+from selfedit.model.frozen import FrozenBelow
 from selfedit.model.load import load_model
 from selfedit.model.network import PackedAttention
 from selfedit.model.stack import Gradients, Segment, Stack, _grouped_bmm, _grouped_loop
-from selfedit.model.train import HeadLoss, Job, _backward, _FrozenBelow, _Run, _Work, lora_config, train
+from selfedit.model.train import HeadLoss, Job, _backward, _Run, _Work, lora_config, train
 
 TINY = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, learning_rate=1e-3, epochs=10, batch_size=1)
 
@@ -216,7 +217,7 @@ def test_gradients_of_a_stack_are_those_of_peft_in_single_precision(tiny_model, 
     stack = Stack(network.shape, lora_config(network, config), len(jobs))
     stack.flat.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
     runs = [_Run(i, job, config, stack) for i, job in enumerate(jobs)]
-    frozen = _FrozenBelow(network, 0, jobs)
+    frozen = FrozenBelow(network, 0, (s.tokens for job in jobs for s in job.sequences))
     found = Gradients(stack)
     _backward(network, stack, found, frozen, [_Work(r, list(r.job.sequences[:3]), 1 / sum(s.labels for s in r.job.sequences[:3])) for r in runs])
     gradients = Stack(network.shape, stack.config, len(jobs))
@@ -303,17 +304,17 @@ def recomputing_every_layer(network, jobs, config) -> Stack:
     """`train`, with layers below the first adapted one run anew for every step."""
     from selfedit.model import train as train_module
     class Anew:
-        def __init__(self, network, first_layer, jobs):
+        def __init__(self, network, first_layer, sequences):
             self.first_layer = first_layer
 
-        def __getitem__(self, sequence):
-            attention = PackedAttention([len(sequence.tokens)])
-            x = network.embed(torch.tensor(sequence.tokens))
+        def __getitem__(self, tokens):
+            attention = PackedAttention([len(tokens)])
+            x = network.embed(torch.tensor(tokens))
             with torch.no_grad():
                 return network.run(x, attention.positions, attention, layers=range(self.first_layer))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "_FrozenBelow", Anew)
+        patch.setattr(train_module, "FrozenBelow", Anew)
         return train(network, jobs, config)[0]
 
 

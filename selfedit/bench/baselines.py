@@ -89,18 +89,7 @@ def fair(base, sequences: Sequence, seed: int, folder: Path | None, epochs: int 
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
-    generator = torch.Generator().manual_seed(seed)
-    total, done = epochs * len(sequences), 0
-    for _ in range(epochs):
-        for i in torch.randperm(len(sequences), generator=generator).tolist():
-            tokens = torch.tensor([sequences[i].tokens], device=base.device)
-            labels = tokens.clone()
-            labels[:, : sequences[i].label_start] = -100
-            model(input_ids=tokens, labels=labels, use_cache=False).loss.backward()
-            optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - done / total)
-            optimizer.step()
-            optimizer.zero_grad()
-            done += 1
+    _study(model, optimizer, sequences, seed, epochs)
     seconds = clock(base.device) - start
     if folder:
         model.save_pretrained(folder)
@@ -119,19 +108,26 @@ def finetune(model, sequences: Sequence, seed: int, epochs: int) -> dict:
     torch.manual_seed(seed)
     base.train()
     optimizer = torch.optim.AdamW(base.parameters(), lr=FINETUNE_RATE, weight_decay=0.0, fused=True)
+    _study(base, optimizer, sequences, seed, epochs)
+    return {name: value.detach() for name, value in base.state_dict().items()}
+
+
+def _study(model, optimizer, sequences: Sequence, seed: int, epochs: int) -> None:
+    """One sequence a step, in an order drawn anew in every epoch, at a rate that falls to 0."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
-    total, done = epochs * len(sequences), 0
+    rate, total, done = optimizer.param_groups[0]["lr"], epochs * len(sequences), 0
     for _ in range(epochs):
         for i in torch.randperm(len(sequences), generator=generator).tolist():
-            tokens = torch.tensor([sequences[i].tokens], device=base.device)
+            tokens = torch.tensor([sequences[i].tokens], device=model.device)
             labels = tokens.clone()
             labels[:, : sequences[i].label_start] = -100
-            optimizer.param_groups[0]["lr"] = FINETUNE_RATE * (1 - done / total)
-            base(input_ids=tokens, labels=labels, use_cache=False).loss.backward()
+            model(input_ids=tokens, labels=labels, use_cache=False).loss.backward()
+            optimizer.param_groups[0]["lr"] = rate * (1 - done / total)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             done += 1
-    return {name: value.detach() for name, value in base.state_dict().items()}
 
 
 def _adapted(base, modules: tuple[str, ...]):

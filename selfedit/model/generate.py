@@ -20,7 +20,7 @@ from torch import Tensor
 
 from selfedit.errors import ModelError
 from selfedit.model.load import Model
-from selfedit.model.network import Network, PackedAttention
+from selfedit.model.network import PackedAttention
 from selfedit.model.packing import alike
 from selfedit.model.stack import Segment, Stack
 

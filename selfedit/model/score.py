@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from selfedit.model.chat import Sequence
+from selfedit.model.frozen import FrozenBelow
 from selfedit.model.network import Network, PackedAttention
 from selfedit.model.packing import pack, passes
 from selfedit.model.stack import Segment, Stack
@@ -23,9 +24,12 @@ def mean_logprobs(network: Network, items: SequenceOf[tuple[Sequence, int | None
     """Mean log-probability (nats a token, at most 0) of each sequence's labels under its adapter (None: untouched)."""
     order = sorted(range(len(items)), key=lambda i: (-1 if items[i][1] is None else items[i][1], len(items[i][0].tokens)))
     out = [0.0] * len(items)
+    distinct = {s.tokens for s, _ in items}
+    often = stack is not None and 2 * len(distinct) <= len(items)  # else a header that packing shares costs less
+    frozen = FrozenBelow(network, stack.config.layers[0], distinct) if often else None
     for part in passes(order, [len(s.tokens) for s, _ in items]):
         sequences = [items[i][0] for i in part]
-        hidden = label_states(network, sequences, [items[i][1] for i in part], stack)
+        hidden = label_states(network, sequences, [items[i][1] for i in part], stack, frozen)
         targets = torch.tensor([t for s in sequences for t in s.tokens[s.label_start :]], device=network.device)
         chunks = zip(hidden.split(LABELS_A_PASS), targets.split(LABELS_A_PASS))
         gold = torch.cat([network.logits(h).float().log_softmax(1).gather(1, t[:, None])[:, 0] for h, t in chunks])
@@ -40,10 +44,11 @@ def divergences(network: Network, sequences: SequenceOf[Sequence], stack: Stack)
     totals = [0.0] * stack.count
     for part in passes(range(len(sequences)), [len(s.tokens) for s in sequences]):
         own = [sequences[i] for i in part]
-        before = label_states(network, own, [None] * len(own), None).split(LABELS_A_PASS)
+        frozen = FrozenBelow(network, stack.config.layers[0], (s.tokens for s in own))
+        before = label_states(network, own, [None] * len(own), None, frozen).split(LABELS_A_PASS)
         untouched = [network.logits(h).float().log_softmax(1) for h in before]
         for adapter in range(stack.count):
-            after = label_states(network, own, [adapter] * len(own), stack).split(LABELS_A_PASS)
+            after = label_states(network, own, [adapter] * len(own), stack, frozen).split(LABELS_A_PASS)
             for p, h in zip(untouched, after):
                 q = network.logits(h).float().log_softmax(1)
                 totals[adapter] += (p.exp() * (p - q)).sum().item()
@@ -51,12 +56,19 @@ def divergences(network: Network, sequences: SequenceOf[Sequence], stack: Stack)
     return [total / labels for total in totals]
 
 
-def label_states(network: Network, sequences: list[Sequence], adapters: list[int | None], stack: Stack | None) -> Tensor:
-    """Last hidden states [L, hidden] from which the labels are predicted."""
+def label_states(
+    network: Network, sequences: list[Sequence], adapters: list[int | None], stack: Stack | None, frozen: FrozenBelow | None = None
+) -> Tensor:
+    """Last hidden states [L, hidden] from which the labels are predicted. `frozen`: where the lower layers are done already."""
     packing = pack(sequences, adapters)
     segments = [Segment(a, *rows) for a, rows in zip(adapters, packing.rows) if a is not None]
-    tokens = [token for s, (_, common) in zip(sequences, packing.shared) for token in s.tokens[common:]]
+    own = [(s.tokens, common) for s, (_, common) in zip(sequences, packing.shared)]
+    if frozen:
+        x = torch.cat([frozen[tokens][common:] for tokens, common in own])
+    else:
+        x = network.embed(torch.tensor([token for tokens, common in own for token in tokens[common:]], device=network.device))
     attention = PackedAttention(packing.lengths, network.device, packing.shared)
     linear = stack.linear(network, segments) if segments else None
-    x = network.run(network.embed(torch.tensor(tokens, device=network.device)), attention.positions, attention, linear)
+    layers = range(frozen.first_layer if frozen else 0, network.shape.layers)
+    x = network.run(x, attention.positions, attention, linear, layers)
     return x[torch.tensor(packing.label_rows, device=network.device)]

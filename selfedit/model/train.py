@@ -23,6 +23,7 @@ from torch import Tensor
 
 from selfedit.config import TrainConfig
 from selfedit.model.chat import Sequence
+from selfedit.model.frozen import FrozenBelow
 from selfedit.model.network import Network, PackedAttention, rms_norm
 from selfedit.model.packing import pack, passes
 from selfedit.model.stack import Gradients, LoraConfig, Segment, Stack
@@ -87,7 +88,7 @@ def train(
         for i, job in enumerate(jobs):
             stack.init_(i, job.seed)
     runs = [_Run(i, job, config, stack) for i, job in enumerate(jobs)]
-    frozen = _FrozenBelow(network, stack.config.layers[0], jobs)
+    frozen = FrozenBelow(network, stack.config.layers[0], (s.tokens for job in jobs for s in job.sequences + job.once))
     total = sum(run.total for run in runs)
     with _Workers(stack, sum(run.tokens_a_step for run in runs)) as workers:
         while going := [run for run in runs if not run.finished]:
@@ -244,34 +245,11 @@ def _shares(works: list[_Work], count: int) -> list[list[_Work]]:
     return shares
 
 
-class _FrozenBelow:
-    """The hidden states that enter the first adapted layer, for every distinct sequence: they never change."""
-
-    def __init__(self, network: Network, first_layer: int, jobs: SequenceOf[Job]):
-        self.index: dict[tuple[int, ...], int] = {}
-        self.states: list[Tensor] = []
-        distinct = sorted({s.tokens for job in jobs for s in job.sequences + job.once}, key=len)
-        for part in passes(range(len(distinct)), [len(tokens) for tokens in distinct]):
-            self._compute(network, first_layer, [distinct[i] for i in part])
-
-    @torch.no_grad()
-    def _compute(self, network: Network, first_layer: int, sequences: list[tuple[int, ...]]) -> None:
-        attention = PackedAttention([len(s) for s in sequences], network.device)
-        tokens = torch.tensor([t for s in sequences for t in s], device=network.device)
-        x = network.run(network.embed(tokens), attention.positions, attention, layers=range(first_layer))
-        for sequence, states in zip(sequences, x.split([len(s) for s in sequences])):
-            self.index[sequence] = len(self.states)
-            self.states.append(states)
-
-    def __getitem__(self, sequence: Sequence) -> Tensor:
-        return self.states[self.index[sequence.tokens]]
-
-
-def _backward(network: Network, stack: Stack, gradients: Gradients, frozen: _FrozenBelow, part: list[_Work]) -> None:
+def _backward(network: Network, stack: Stack, gradients: Gradients, frozen: FrozenBelow, part: list[_Work]) -> None:
     """The works' losses, and their gradients into the rows of their adapters."""
     studied = [sequence for work in part for sequence in work.sequences]
     packing = pack(studied, [work.run.row for work in part for _ in work.sequences])
-    states = [frozen[sequence][common:] for sequence, (_, common) in zip(studied, packing.shared)]
+    states = [frozen[sequence.tokens][common:] for sequence, (_, common) in zip(studied, packing.shared)]
     segments, done = [], 0
     for work in part:
         own, done = packing.rows[done : done + len(work.sequences)], done + len(work.sequences)
