@@ -102,6 +102,8 @@ class RestemConfig:
     """Of a context."""
     seeds: int = 2
     """How often each edit is trained: what differs between them is noise."""
+    questions: int = 1
+    """By rule about each sentence, in all the epochs together, where a style has them."""
     survivors: int = 2
     """Edits of a context that are trained to the end; the others stop after `cut_after` epochs."""
     cut_after: int = 1
@@ -114,7 +116,7 @@ class RestemConfig:
     min_kept: int = 5
     """Edits to finetune on, at least."""
     seed: int = 0
-    trial: TrainConfig = TrainConfig(rank=8, alpha=16.0, first_layer=0.67, learning_rate=4e-3, epochs=2, batch_size=2, steps_an_epoch=1)
+    trial: TrainConfig = TrainConfig(rank=8, alpha=16.0, first_layer=0.75, learning_rate=4e-3, epochs=2, batch_size=2, steps_an_epoch=1)
     """Cheap: it has to rank edits, not to make memories."""
     finetune: TrainConfig = TrainConfig(rank=32, alpha=64.0, learning_rate=3e-4, epochs=2, batch_size=10, steps_an_epoch=1)
     """Of the editor. Published: rank 64, alpha 128, 3e-4, 2 epochs, batches of 10."""

@@ -28,7 +28,7 @@ from selfedit.edits.spans import cue_questions
 from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError
 from selfedit.loop.editor import Editor
-from selfedit.loop.trial import QUESTIONS, QUESTIONS_A_SENTENCE, job, seal_examples, study_sequences, with_questions, writing_style
+from selfedit.loop.trial import QUESTIONS, job, seal_examples, study_sequences, with_questions, writing_style
 from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
 from selfedit.model.stack import Stack
@@ -38,6 +38,8 @@ from selfedit.types import Example, Question, SelfEdit, Task, stable_seed
 UNTRAINED = ("base", "in-context", "retrieval")
 NAMES = (*UNTRAINED, "passage", "self-edit", "seal", "edits", "distill", "finetune")
 SEAL_STYLE = "implications"
+QUESTIONS_A_SENTENCE = 1
+"""By rule, new ones in each epoch."""
 TEACHER_TOKENS = 40
 RETRIEVED = 3
 """Passages in the prompt."""
@@ -129,7 +131,7 @@ def _edits(model: Model, condition: Condition, asked: Sequence[tuple[Task, int]]
         edits = [SelfEdit("", "") for _ in asked]
     if style == writing:
         return edits
-    return [with_questions(t.passage, e, epochs, stable_seed("questions", seed, t.passage.id)) for (t, seed), e in zip(asked, edits)]
+    return [with_questions(t.passage, e, QUESTIONS_A_SENTENCE * epochs, stable_seed("questions", seed, t.passage.id)) for (t, seed), e in zip(asked, edits)]
 
 
 def given_edit(task: Task, name: str, seed: int) -> SelfEdit:

@@ -202,7 +202,7 @@ class _Round:
         drawn = stable_seed(self.config.seed, "trial", self.number, seed, task.passage.id)
         edit = SelfEdit("", "") if k is None else self.written[task.passage.id][k]
         if k is not None and self.styles[k] != edit.style:
-            edit = with_questions(task.passage, edit, self.config.trial.epochs, drawn)
+            edit = with_questions(task.passage, edit, self.config.questions, drawn)
         examples = seal_examples(task.passage, [edit])
         return job(study_sequences(self.model, task.passage, examples), examples, drawn)
 

@@ -26,9 +26,6 @@ from selfedit.types import Example, Passage, Progress, Question, Score, SelfEdit
 
 PASSAGE = "passage"
 """Name of the candidate that studies the passage alone."""
-QUESTIONS_A_SENTENCE = 1
-"""Questions by rule for each sentence in each epoch, where an edit has them beside it."""
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -70,9 +67,9 @@ def writing_style(style: str) -> str:
     return "" if style == QUESTIONS else style.removesuffix(f"+{QUESTIONS}")
 
 
-def with_questions(passage: Passage, edit: SelfEdit, epochs: int, seed: int) -> SelfEdit:
-    """The edit, and beside it questions by rule about each sentence of the passage, new ones in each epoch."""
-    asked = as_edit([], cue_questions(passage, QUESTIONS_A_SENTENCE * epochs, seed))
+def with_questions(passage: Passage, edit: SelfEdit, draws: int, seed: int) -> SelfEdit:
+    """The edit, and beside it so many questions by rule about each sentence of the passage, each studied once."""
+    asked = as_edit([], cue_questions(passage, draws, seed))
     style = f"{edit.style}+{asked.style}" if edit.style else asked.style
     return SelfEdit(style, f"{edit.text}\n{asked.text}".strip(), edit.examples + asked.examples)
 
