@@ -93,7 +93,7 @@ class LearnConfig:
 
 @dataclass(frozen=True)
 class RestemConfig:
-    """A round of the outer loop. Defaults: docs/LOG.md, study 10; published: 50 contexts, 5 edits, 3 seeds, 2 rounds."""
+    """A round of the outer loop. Defaults: docs/LOG.md, study 11; published: 50 contexts, 5 edits, 3 seeds, 2 rounds."""
 
     styles: tuple[str, ...] = ("implications", "rewrite", "paraphrase", "implications+questions", "paraphrase+questions")
     """They compete: each context gets edits in several."""

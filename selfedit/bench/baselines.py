@@ -20,7 +20,7 @@ RANK, ALPHA, LEARNING_RATE, EPOCHS = 32, 64, 1e-3, 10
 PUBLISHED_MODULES = ("q_proj", "v_proj")
 PADDED_TO = 2048
 FINETUNE_RATE = 5e-5
-"""Of full finetuning, where adapters take 1e-3: docs/LOG.md, study 9."""
+"""Of full finetuning, where adapters take 1e-3: not tuned yet."""
 
 
 def load_base(folder: Path, device, dtype):
