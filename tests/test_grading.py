@@ -110,7 +110,7 @@ def test_any_input_gets_an_answer_and_always_the_same():
 def test_the_fitted_numbers_name_the_features_and_move_the_verdict_the_agreed_way_only():
     """A tree may only rise with a feature of sign 1, whatever the others are: each split's upper side reaches at least as high."""
     fitted = json.loads(FITTED.read_text())
-    assert set(fitted) == {"common", "trees"} and len(fitted["trees"]) == 200
+    assert set(fitted) == {"fitted_titles", "common", "trees"} and len(fitted["trees"]) == 200
     assert all(0 < share <= 1 for share in fitted["common"].values())
     rng, signs = random.Random(0), list(FEATURES.values())
     for _ in range(200):

@@ -621,3 +621,11 @@ def test_the_real_verdicts_are_read_and_agreed_with(capsys):
     result = calibrated(capsys, "--data", VERDICTS, "--all", "--limit", 3000)
     assert (result["n"], sum(result["confusion"].values()), result["left_out"]) == (3000, 3000, 0)
     assert result["kappa"] > 0.7 and result["ci95"][0] < result["kappa"] < result["ci95"][1]
+
+
+def test_titles_that_the_shipped_grader_was_fitted_on_are_left_out_of_the_real_verdicts(capsys):
+    if not VERDICTS.is_file():
+        pytest.skip(f"needs the shared data set {VERDICTS}")
+    result = calibrated(capsys, "--data", VERDICTS)
+    assert (result["n"], result["titles"], result["left_out"]) == (4782, 17, 27_669 - 4782)
+    assert result["kappa"] > 0.74

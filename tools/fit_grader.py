@@ -22,6 +22,7 @@ import lightgbm
 import numpy as np
 
 from selfedit.judge import grading
+from selfedit.judge.calibrate import kappa, title_mark
 from selfedit.judge.features import FEATURES, features, stem, words
 
 OUT = Path(grading.__file__).parent / "grader.json"
@@ -85,10 +86,8 @@ def agreement(ours: list[bool], theirs: list[bool]) -> str:
     cells = Counter(zip(map(bool, ours), theirs))
     both, only_ours, only_theirs, neither = (cells[k] for k in ((True, True), (True, False), (False, True), (False, False)))
     n = len(theirs)
-    agreed = (both + neither) / n
-    chance = ((both + only_ours) * (both + only_theirs) + (neither + only_ours) * (neither + only_theirs)) / n**2
     return (
-        f"kappa {(agreed - chance) / (1 - chance):.4f}, accuracy {agreed:.4f}, n={n}; "
+        f"kappa {kappa([both, only_ours, only_theirs, neither]):.4f}, accuracy {(both + neither) / n:.4f}, n={n}; "
         f"both right {both}, only we {only_ours}, only they {only_theirs}, both wrong {neither}"
     )
 
@@ -115,7 +114,8 @@ def main() -> None:
     common = common_stems(known)
     booster = fit(known, common)
     trees = [nested(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]
-    OUT.write_text(json.dumps({"common": common, "trees": trees}, separators=(",", ":"), ensure_ascii=False) + "\n", encoding="utf-8")
+    fitted = sorted({title_mark(row["title"]) for row in known})
+    OUT.write_text(json.dumps({"fitted_titles": fitted, "common": common, "trees": trees}, separators=(",", ":"), ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{OUT}: {OUT.stat().st_size / 1000:.0f} kB, {len(trees)} trees, {len(common)} stems")
     print("fit and develop, cross-validated by title:", cross_validate(known))
     for name in ("fit", "develop", "report"):

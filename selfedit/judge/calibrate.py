@@ -48,7 +48,12 @@ def read_verdicts(path: str | PurePath) -> list[Verdict]:
 def not_fitted_on(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Those of titles that the offline grader has not seen."""
     seen = set(json.loads(GRADER.read_text(encoding="utf-8")).get("fitted_titles", [])) if GRADER.exists() else set()
-    return [verdict for verdict in verdicts if sha256(verdict.title.encode(errors="replace")).hexdigest()[:8] not in seen]
+    return [verdict for verdict in verdicts if title_mark(verdict.title) not in seen]
+
+
+def title_mark(title: str) -> str:
+    """By which grader.json remembers a title."""
+    return sha256(title.encode(errors="replace")).hexdigest()[:8]
 
 
 def calibrate(verdicts: Sequence[Verdict], judge: Judge, progress: Progress = no_progress) -> dict:
