@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from selfedit import __version__
-from selfedit.config import LearnConfig, with_settings
+from selfedit.config import LearnConfig, with_settings, with_train_settings
 from selfedit.errors import SelfeditError
 from selfedit.types import Judge
 
@@ -400,21 +400,16 @@ def _bench_inner_loop(arguments) -> int:
 
 
 def _bench_knowledge(arguments) -> int:
-    from dataclasses import fields
-
     from selfedit.bench import knowledge
     from selfedit.faces import Progress
     from selfedit.tasks.load import load_tasks
 
-    values = _settings(arguments.set)
-    known = {f.name for f in fields(knowledge.TRAIN) if f.type in ("int", "float")}
-    if unknown := values.keys() - known:
-        raise SelfeditError(f"unknown setting {min(unknown)!r}; known: {', '.join(sorted(known))}")
+    train = with_train_settings(knowledge.TRAIN, _settings(arguments.set))
     tasks = _some(load_tasks(arguments.data), arguments)
     with Progress(quiet=arguments.json) as progress:
         result = knowledge.run(
             arguments.model, tasks, arguments.out, conditions=_listed(arguments.conditions), seeds=arguments.seeds,
-            together=[_whole("--together", n) for n in _listed(arguments.together)], editor=arguments.editor, train=replace(knowledge.TRAIN, **values),
+            together=[_whole("--together", n) for n in _listed(arguments.together)], editor=arguments.editor, train=train,
             judge=_judge(arguments), judge_name=_judge_name(arguments), command=_command(arguments), progress=progress.stage, notify=progress.note,
         )  # fmt: skip
     print(json.dumps(result) if arguments.json else knowledge.table(result))

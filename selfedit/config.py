@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from math import inf
@@ -128,10 +129,20 @@ class RestemConfig:
 def with_settings(config: LearnConfig, values: dict[str, int | float]) -> LearnConfig:
     """The config with these numbers changed, its own or its TrainConfig's. Unknown names fail with the nearest."""
     own, train = _numbers(LearnConfig), _numbers(TrainConfig)
-    for name in values:
-        if name not in own | train:
-            near = get_close_matches(name, own | train, 1)
-            known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(own | train))}"
-            raise SelfeditError(f"unknown setting {name!r}; {known}")
+    _refuse_unknown(values, own | train)
     changed_train = replace(config.train, **{name: value for name, value in values.items() if name in train})
     return replace(config, train=changed_train, **{name: value for name, value in values.items() if name in own})
+
+
+def with_train_settings(config: TrainConfig, values: dict[str, int | float]) -> TrainConfig:
+    """The config with these numbers changed. Unknown names fail with the nearest."""
+    _refuse_unknown(values, _numbers(TrainConfig))
+    return replace(config, **values)
+
+
+def _refuse_unknown(names: Iterable[str], known: set[str]) -> None:
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+            raise SelfeditError(f"unknown setting {name!r}; {advice}")

@@ -28,7 +28,6 @@ from selfedit.types import Judge, Progress, Task, no_progress, text_hash
 
 TRAIN = TrainConfig(rank=16, alpha=32.0, first_layer=0.33, learning_rate=2e-3, epochs=8, batch_size=2, steps_an_epoch=1)
 """Those of `learn` (docs/LOG.md, study 8) with more epochs, since most edits have few sequences; not tuned here yet."""
-DEFAULT_CONDITIONS = ("base", "passage", "self-edit", "in-context")
 ADAPTERS = 8
 """Trained in one stack, at most."""
 UNSCORED_MOST = 0.05
@@ -53,7 +52,7 @@ def run(
     tasks: Sequence[Task],
     out: Path,
     *,
-    conditions: Sequence[str] = DEFAULT_CONDITIONS,
+    conditions: Sequence[str],
     seeds: int = 1,
     together: Sequence[int] = (),
     editor: Path | None = None,

@@ -49,7 +49,7 @@ def propose(
     check_styles(styles)
     asked = [(STYLES[name], prompt) for name in styles for prompt in _prompts(model, STYLES[name], passage) for _ in range(STYLES[name].samples)]
     requests = [
-        Request(tokens, None, style.new_tokens, style.temperature, seed=stable_seed(seed, passage.id, style.name, i), one_line=style.unit == "sentence")
+        _request(style, tokens, None, stable_seed(seed, passage.id, style.name, i))
         for i, (style, tokens) in enumerate(asked)
     ]
     texts = [model.chat.decode(tokens) for tokens in generate(model, requests, on_token=on_token)]
@@ -86,7 +86,7 @@ def write_edits(
         style, prompts = STYLES[name], _prompts(model, STYLES[name], passage)
         counts.append(len(prompts))
         requests += [
-            Request(tokens, None if editor is None else 0, style.new_tokens, style.temperature, seed=stable_seed(seed, passage.id, name, i), one_line=style.unit == "sentence")
+            _request(style, tokens, None if editor is None else 0, stable_seed(seed, passage.id, name, i))
             for i, tokens in enumerate(prompts)
         ]
     texts = iter([model.chat.decode(tokens) for tokens in generate(model, requests, editor, on_token=on_token)])
@@ -121,6 +121,10 @@ def _read(style: Style, texts: Sequence[str], passage: Passage) -> tuple[SelfEdi
     faithful = tuple(example for example in kept if not invents(example, passage))
     dropped["invented"] += len(kept) - len(faithful)
     return SelfEdit(style.name, "\n".join(texts), faithful), dropped
+
+
+def _request(style: Style, tokens: tuple[int, ...], adapter: int | None, seed: int) -> Request:
+    return Request(tokens, adapter, style.new_tokens, style.temperature, seed=seed, one_line=style.unit == "sentence")
 
 
 def _prompts(model: Model, style: Style, passage: Passage) -> list[tuple[int, ...]]:
