@@ -18,6 +18,7 @@ import pytest
 from selfedit.cli import main
 from selfedit.errors import SelfeditError, UnscoredError
 from selfedit.judge import calibrate as calibration
+from selfedit.judge import grading
 from selfedit.judge.calibrate import Verdict, calibrate, kappa, read_verdicts
 from selfedit.judge.evaluate import offline
 from selfedit.judge.remote import FILE, RemoteJudge
@@ -623,7 +624,8 @@ def test_the_real_verdicts_are_read_and_agreed_with(capsys):
     assert result["kappa"] > 0.7 and result["ci95"][0] < result["kappa"] < result["ci95"][1]
 
 
-def test_titles_that_the_shipped_grader_was_fitted_on_are_left_out_of_the_real_verdicts(capsys):
+def test_titles_that_the_shipped_grader_was_fitted_on_are_left_out_of_the_real_verdicts(capsys, monkeypatch):
+    monkeypatch.setattr(calibration, "GRADER", Path(grading.__file__).with_name("grader.json"))
     if not VERDICTS.is_file():
         pytest.skip(f"needs the shared data set {VERDICTS}")
     result = calibrated(capsys, "--data", VERDICTS)
