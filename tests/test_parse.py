@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from selfedit.edits.parse import clean, parse_edit, parse_questions, sentences
+from selfedit.edits.parse import clean, copied, parse_edit, parse_questions, sentences
 from selfedit.types import Example, Passage
 
 EDITS = Path(__file__).parents[2] / "shared" / "data" / "squad" / "seal_val_first100.json"
@@ -169,3 +169,10 @@ def test_real_edits_lose_their_frame_and_little_else():
                 words += len(text.split())
                 kept_words += sum(len(example.text.split()) for example in kept)
     assert 0.93 < kept_words / words < 0.99
+
+
+def test_a_copy_is_told_by_its_triples_of_words():
+    passage = Passage("Tarn", "The bridge over the Tarn was built in 1931.", "", "")
+    assert copied("the bridge over the tarn was built in 1931", passage) == 1.0
+    assert copied("In 1931 they built the bridge over the Tarn", passage) == 3 / 7  # the bridge over, bridge over the, over the Tarn
+    assert copied("Two words", passage) == 1.0  # nothing to tell it by

@@ -108,6 +108,8 @@ def test_losers_stop_early_but_in_audited_contexts_nobody_does(model, tasks, tmp
     assert [t["audited"] for t in trials] == [True] * 4 + [False] * 2  # a block is audited whole
     for t in trials:
         ended = [c for c in t["candidates"] if c["dense"]]
+        assert {len(c["accuracy"]) for c in (t["passage"], *ended)} == {2 if t["audited"] else 1}  # one seed answers, else all
+        assert {len(c["dense"]) for c in (t["passage"], *ended)} == {2}
         assert len(ended) == (3 if t["audited"] else 1)
         if not t["audited"]:
             assert sum(ended[0]["first"]) == max(sum(c["first"]) for c in t["candidates"])
@@ -125,6 +127,23 @@ def test_an_editor_is_finetuned_on_what_is_kept_unless_it_comes_out_worse(model,
     refused = run_round(model, tasks[:4], tmp_path / "b/round-1", 1, CONFIG)
     assert not refused["finetuned"] and refused["guard"]["why"] == "less diversity than before"
     assert load_editor(tmp_path / "b/round-1/editor", model)[1] is None
+
+
+def test_lines_that_nearly_copy_the_passage_are_not_what_an_editor_studies(model, tasks, tmp_path, monkeypatch):
+    def write(model, asked, editor=None, **rest):
+        """The first sentence almost as it is, the second in other words."""
+        lines = [[p.text.split(". ")[0] + " now.", "At noon you can hear a bell."] for p, _, _ in asked]
+        return [SelfEdit(s, "\n".join(own), tuple(map(Example, own))) for (_, s, _), own in zip(asked, lines)]
+
+    studied = []
+    monkeypatch.setattr(restem, "write_edits", write)
+    monkeypatch.setattr(restem, "writing_sequences", lambda m, p, edit: studied.extend(e.text for e in edit.examples) or writing_sequences(m, p, edit))
+    monkeypatch.setattr(restem, "reinforced", lambda trial, error, beyond: 1)
+    summary = run_round(model, tasks[:4], tmp_path / "round-1", 1, CONFIG)
+    assert studied == ["At noon you can hear a bell."] * 4
+    assert summary["guard"]["before"]["own words"] == pytest.approx(summary["guard"]["after"]["own words"]) and 0.4 < summary["guard"]["before"]["own words"] < 0.6
+    monkeypatch.setattr(restem._Round, "as_writer", lambda self, stack, style: {"own words": 0.3 if stack else 0.5})
+    assert run_round(model, tasks[:4], tmp_path / "other/round-1", 1, CONFIG)["guard"]["why"] == "less own words than before"
 
 
 def test_a_judge_that_is_out_reinforces_nothing(model, tasks, tmp_path, writes):

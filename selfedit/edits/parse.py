@@ -117,6 +117,12 @@ def clean(
     return kept, dropped
 
 
+def copied(text: str, passage: Passage) -> float:
+    """Share of the text's word triples that stand in the passage, in [0, 1]; of fewer than three words, 1."""
+    own, there = _runs(_key(text), 3), set(_runs(_key(passage.text), 3))
+    return sum(triple in there for triple in own) / len(own) if own else 1.0
+
+
 def sentences(text: str) -> list[str]:
     """The sentences of a text, in order; knows initials and common English abbreviations, breaks at list items, leaves headings out."""
     found: list[str] = []

@@ -60,11 +60,23 @@ def respond(
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Response]:
     """What is answered to each, greedily, and how good that is. `judge`: the offline one if none is given."""
-    put = [(a.put or a.question, a.adapter) for a in asked]
-    requests = [Request(tuple(model.chat.prompt(q)), adapter, ANSWER_TOKENS) for q, adapter in put]
+    said = answers(model, asked, stack, judge=judge, on_token=on_token)
+    dense = gold_logprobs(model, [(a.put or a.question, a.adapter) for a in asked], stack)
+    return [Response(text, correct, logprob) for (text, correct), logprob in zip(said, dense)]
+
+
+def answers(
+    model: Model,
+    asked: Sequence[Asked],
+    stack: Stack | None = None,
+    *,
+    judge: Judge | None = None,
+    on_token: Callable[[int, int], None] = lambda done, total: None,
+) -> list[tuple[str, bool | None]]:
+    """Of each: what is answered, greedily, and the verdict."""
+    requests = [Request(tuple(model.chat.prompt(a.put or a.question)), a.adapter, ANSWER_TOKENS) for a in asked]
     texts = [model.chat.decode(tokens).strip() for tokens in generate(model, requests, stack, on_token=on_token)]
-    correct = (judge or offline)([(a.question, text) for a, text in zip(asked, texts)])
-    return [Response(*values) for values in zip(texts, correct, gold_logprobs(model, put, stack))]
+    return list(zip(texts, (judge or offline)([(a.question, text) for a, text in zip(asked, texts)])))
 
 
 def score(responses: Sequence[Response]) -> Score:

@@ -10,7 +10,8 @@ What the published reward and selection lack is added (SEAL.md, 4):
 - styles compete: each context has edits in several; the one that gains most is the editor's, and has most of the next
   round's edits;
 - edits that lose after the first epoch stop there (successive halving); in a few contexts none does, to see its cost;
-- an editor that says less varied things, or fewer that are usable, than the one before it is not taken.
+- the editor does not study lines that nearly copy the passage; one that says less varied things than the one before it,
+  less in its own words, or less that is usable, is not taken.
 
 A round is a folder: `edits.jsonl` and `trials.jsonl`, a line a context; `editor/`; `round.json`, written last. What is
 there is not done again.
@@ -26,9 +27,10 @@ from functools import partial
 from pathlib import Path
 
 from selfedit.config import RestemConfig
+from selfedit.edits.parse import copied
 from selfedit.edits.propose import check_styles, write_edits, writing_sequences
 from selfedit.edits.quiz import with_sentences
-from selfedit.judge.evaluate import Asked, gold_logprobs, respond, score
+from selfedit.judge.evaluate import Asked, answers, gold_logprobs
 from selfedit.loop.editor import Editor, load_editor, save_editor
 from selfedit.loop.journal import Journal, claim, write_json
 from selfedit.loop.selection import cost_of_stopping, diversity, noise, ranking, reinforced, reliability
@@ -159,7 +161,7 @@ class _Round:
         first: list[float] = []
 
         def losers(stack: Stack) -> list[int]:
-            first.extend(self.dense(stack, rows))
+            first.extend(self.dense([(task, row) for row, (task, _, _) in enumerate(rows)], stack))
             going = set() if audited else {(t.passage.id, k) for t in block for k in self.losing(t, index, first)}
             return [row for row, (task, k, _) in enumerate(rows) if (task.passage.id, k) in going]
 
@@ -168,29 +170,31 @@ class _Round:
         jobs = [self.job(task, k, seed) for task, k, seed in rows]
         stack, logs = train(self.model.network, jobs, self.config.trial, cut=cut, on_step=partial(self.progress, "train"))
         ended = [row for row in range(len(rows)) if row not in set(stopped)]
-        asked = [Asked(q, row) for row in ended for q in rows[row][0].questions] + [Asked(q) for task in block for q in task.questions]
-        responses = iter(respond(self.model, asked, stack, judge=self.judge, on_token=partial(self.progress, "test")))
-        scores = {row: score([next(responses) for _ in rows[row][0].questions]) for row in ended}
+        untouched = [(task, None) for task in block]
+        dense = dict(zip(ended, self.dense([(rows[row][0], row) for row in ended], stack)))
+        answering = [row for row in ended if audited or rows[row][2] == 0]
+        told = self.accuracy([*((rows[row][0], row) for row in answering), *untouched], stack)
+        accuracy = dict(zip(answering, told))
+        before = zip(self.dense(untouched), told[len(answering) :])
         epochs = self.config.trial.epochs
         spared = {row: logs[row].tokens * (epochs - self.config.cut_after) / self.config.cut_after for row in stopped}
 
         def side(task: Task, k: int | None) -> dict:
             own = [index[task.passage.id, k, seed] for seed in range(self.config.seeds) if (task.passage.id, k, seed) in index]
-            at_end = [scores[row] for row in own if row in scores]
+            scored = [accuracy[row] for row in own if row in accuracy]
             return {
                 "first": [first[row] for row in own] if first else [],
-                "dense": [s.dense for s in at_end],
-                "accuracy": [s.accuracy for s in at_end] if None not in [s.accuracy for s in at_end] else [],
+                "dense": [dense[row] for row in own if row in dense],
+                "accuracy": scored if None not in scored else [],
                 "tokens": sum(logs[row].tokens for row in own),
                 "spared": round(sum(spared.get(row, 0) for row in own)),
             }
 
         return [
             {"context": task.passage.id, "id": task.id, "title": task.passage.title, "audited": audited}
-            | {"untouched": {"dense": own.dense, "accuracy": own.accuracy}, "passage": side(task, None)}
+            | {"untouched": dict(zip(("dense", "accuracy"), own)), "passage": side(task, None)}
             | {"candidates": [{"style": style} | side(task, k) for k, style in enumerate(self.styles)]}
-            for task in block
-            for own in [score([next(responses) for _ in task.questions])]
+            for task, own in zip(block, before)
         ]
 
     def usable(self, task: Task) -> list[int]:
@@ -206,11 +210,17 @@ class _Round:
         examples = seal_examples(task.passage, [edit])
         return job(study_sequences(self.model, task.passage, examples), examples, drawn)
 
-    def dense(self, stack: Stack, rows: Sequence[tuple]) -> list[float]:
-        """Of each row: the mean log-probability of its context's gold answers."""
-        pairs = [(q, row) for row, (task, _, _) in enumerate(rows) for q in task.questions]
-        found = iter(gold_logprobs(self.model, pairs, stack))
-        return [sum(next(found) for _ in task.questions) / len(task.questions) for task, _, _ in rows]
+    def dense(self, asked: Sequence[tuple[Task, int | None]], stack: Stack | None = None) -> list[float]:
+        """Of each context under each adapter: the mean log-probability of its gold answers."""
+        found = iter(gold_logprobs(self.model, [(q, adapter) for task, adapter in asked for q in task.questions], stack))
+        return [sum(next(found) for _ in task.questions) / len(task.questions) for task, _ in asked]
+
+    def accuracy(self, asked: Sequence[tuple[Task, int | None]], stack: Stack) -> list[float | None]:
+        """Of each context under each adapter: the share of its questions answered right; None if none has a verdict."""
+        put = [Asked(q, adapter) for task, adapter in asked for q in task.questions]
+        verdicts = iter([v for _, v in answers(self.model, put, stack, judge=self.judge, on_token=partial(self.progress, "test"))])
+        own = [[v for _ in task.questions if (v := next(verdicts)) is not None] for task, _ in asked]
+        return [sum(scored) / len(scored) if scored else None for scored in own]
 
     def losing(self, task: Task, index: dict, first: Sequence[float]) -> list[int]:
         """Candidates of a context that gained least so far."""
@@ -259,7 +269,7 @@ class _Round:
 
     def finetuned(self, kept: Sequence[tuple[Task, int]], style: str) -> tuple[Stack | None, dict]:
         """The editor finetuned on what is kept; None if there is too little, or it came out worse as a writer."""
-        found = [(t, e) for t, k in kept if (e := self.written[t.passage.id][k]).examples]
+        found = [(t, e) for t, k in kept if (e := self.own_words(t, self.written[t.passage.id][k])).examples]
         if len(found) < self.config.min_kept:
             return None, {"taken": False, "why": f"{len(found)} edits to finetune on; at least {self.config.min_kept}"}
         sequences = [s for task, edit in found for s in writing_sequences(self.model, task.passage, edit)]
@@ -281,7 +291,16 @@ class _Round:
         if not writing_style(style):
             return {}
         edits = write_edits(self.model, asked, stack)
-        return {"diversity": diversity([x.text for e in edits for x in e.examples]), "usable": sum(bool(e.examples) for e in edits) / len(edits)}
+        copies = [copied(line, passage) for (passage, _, _), edit in zip(asked, edits) for line in edit.text.splitlines() if line.strip()]
+        return {
+            "diversity": diversity([x.text for e in edits for x in e.examples]),
+            "own words": 1 - sum(copies) / len(copies) if copies else 0.0,
+            "usable": sum(bool(e.examples) for e in edits) / len(edits),
+        }
+
+    def own_words(self, task: Task, edit: SelfEdit) -> SelfEdit:
+        """The edit without lines that nearly copy the passage: an editor that studies those ends up copying."""
+        return replace(edit, examples=tuple(e for e in edit.examples if copied(f"{e.prompt} {e.text}", task.passage) <= self.config.max_copied))
 
 
 def _styles(config: RestemConfig, ranked: Sequence[str] | None) -> list[str]:

@@ -3,7 +3,8 @@
 A trial is a context's record (restem.py): the log-probability of its gold answers, a mean a seed, under the untouched
 model, after the passage alone and after each candidate edit. The gain of a candidate is its own over the passage's, by
 seed. Seeds differ in nothing that a candidate could be praised for, so what they disagree on is noise, and the
-correlation between them over all candidates is the reward's reliability (SEAL's five yes-or-no answers: .13).
+correlation between them over all candidates is the reward's reliability (SEAL's five yes-or-no answers: .13). Answers
+cost most and say least, so `accuracy` has one seed but in audited contexts.
 """
 
 from __future__ import annotations
@@ -63,10 +64,10 @@ def reliability(trials: Sequence[dict], when: str) -> dict:
     rows, groups = [], []
     for i, t in enumerate(trials):
         for c in t["candidates"]:
-            if c[when]:
+            if len(c[when]) > 1:
                 rows.append(gains(t, c, when))
                 groups.append(i)
-    if len(rows) < 3 or len(rows[0]) < 2:
+    if len(rows) < 3:
         return {"candidates": len(rows), "one_run": None, "mean_of_seeds": None, "within_one_run": None, "within_mean_of_seeds": None}
     values, groups = np.array(rows), np.array(groups)
     centred = values.copy()
