@@ -16,7 +16,7 @@ from pathlib import Path
 from selfedit.config import LearnConfig
 from selfedit.edits.propose import propose
 from selfedit.edits.quiz import as_edit, check, reworded_questions, study_questions, write_quiz
-from selfedit.loop.journal import Journal, plain_errors
+from selfedit.loop.journal import Journal, write_json
 from selfedit.loop.trial import PASSAGE, Candidate, run_trials
 from selfedit.memory.gate import decide
 from selfedit.memory.route import Router
@@ -222,9 +222,8 @@ class _RunFolder:
                 continue
             self.finished[report.passage] = report
         settings = {"model": model.name, "model_hash": model.fingerprint, "config": asdict(config)}
-        with plain_errors(self.folder):  # before hours of work, not after
-            if not (self.folder / "config.json").exists():
-                (self.folder / "config.json").write_text(json.dumps(settings, indent=1, default=str))
+        if not (self.folder / "config.json").exists():  # a disk that cannot be written: before hours of work, not after
+            write_json(self.folder / "config.json", settings)
 
     def add(self, report: PassageReport) -> None:
         self.journal.add(asdict(report))

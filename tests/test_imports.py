@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "selfedit"
 ROOMS = [  # from below
-    {"types", "errors", "config"},
+    {"types", "errors", "config", "disk"},
     {"model"},
     {"edits", "judge", "tasks"},
     {"loop"},

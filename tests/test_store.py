@@ -13,8 +13,8 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from selfedit import disk
 from selfedit.errors import MemoryStoreError
-from selfedit.memory import disk
 from selfedit.memory.store import ADAPTER_FILES, MemoryStore, default_home
 from selfedit.types import Example, Passage, SelfEdit
 

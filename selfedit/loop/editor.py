@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from selfedit.disk import file_hash
 from selfedit.errors import AdapterError
 from selfedit.loop.journal import plain_errors, write_json
 from selfedit.model.load import Model
@@ -43,7 +44,7 @@ def save_editor(folder: Path, editor: Editor, stack: Stack | None) -> Editor:
         folder.mkdir(parents=True, exist_ok=True)
         if stack is not None:
             stack.save(0, folder, editor.model)
-            editor = Editor(**asdict(editor) | {"adapter_hash": _hash(folder)})
+            editor = Editor(**asdict(editor) | {"adapter_hash": file_hash(folder / WEIGHTS_FILE)})
     write_json(folder / FILE, asdict(editor))
     return editor
 
@@ -61,7 +62,7 @@ def load_editor(folder: Path, model: Model) -> tuple[Editor, Stack | None]:
         raise AdapterError(f"{found}: an editor for {editor.model}, not for the weights of {model.name}; give --model {editor.model}")
     if not editor.adapter_hash:
         return editor, None
-    if not (found / WEIGHTS_FILE).exists() or _hash(found) != editor.adapter_hash:
+    if not (found / WEIGHTS_FILE).exists() or file_hash(found / WEIGHTS_FILE) != editor.adapter_hash:
         raise AdapterError(f"{found}: its weights are missing or not those it was kept with; run that round again")
     return editor, load_adapters(model.network, [found])
 
@@ -71,7 +72,3 @@ def last_editor(run: Path) -> Path | None:
     names = (f.parent.name.removeprefix("round-") for f in run.glob("round-*/round.json"))
     rounds = [int(name) for name in names if name.isdecimal()]
     return run / f"round-{max(rounds)}" / "editor" if rounds else None
-
-
-def _hash(folder: Path) -> str:
-    return sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()

@@ -6,10 +6,10 @@ Only ever appended to. A line that a kill cut short is as if it had never been: 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from selfedit import disk
 from selfedit.errors import RunError
 
 
@@ -58,17 +58,12 @@ def claim(folder: Path, settings: dict) -> None:
 def write_json(file: Path, value: object) -> None:
     """Whole or not at all."""
     with plain_errors(file):
-        part = file.with_name(f"{file.name}.part")
-        part.write_text(json.dumps(value, indent=1) + "\n")
-        part.replace(file)
+        disk.replace(file, json.dumps(value, indent=1).encode() + b"\n")
 
 
-@contextmanager
-def plain_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"cannot use {path} ({error.strerror or error}); free space, or choose another place with --home or --out") from error
+def plain_errors(path: Path) -> AbstractContextManager:
+    """What the disk objects to in a run's folder, as a RunError."""
+    return disk.plain_errors(f"use {path} (--out or --home)", RunError)
 
 
 def _ends_a_line(file) -> bool:

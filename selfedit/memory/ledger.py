@@ -21,8 +21,8 @@ import os
 from datetime import datetime, timezone
 from pathlib import Path
 
+from selfedit import disk
 from selfedit.errors import MemoryStoreError
-from selfedit.memory import disk
 
 EMPTY = {"version": 0, "time": None, "action": None, "memory": None, "active": [], "previous": None, "undo_to": None}
 
@@ -42,7 +42,7 @@ class Ledger:
         """The line that HEAD names."""
         # Looked at before HEAD, which is written before either: a reader beside the very first writer is not alarmed.
         was_used = os.path.exists(self.lines_path) or any(self.memories_path.glob("[!.]*"))
-        head = disk.read(self.head_path)
+        head = _read(self.head_path)
         if head is None and not was_used:
             return EMPTY
         lines = self._lines()
@@ -77,7 +77,7 @@ class Ledger:
         present, version = self.state()["version"], 1 + max(self._lines())
         line = {"version": version, "time": now(), "action": action, "memory": memory, "active": active}
         line |= {"previous": present, "undo_to": present} | extra
-        torn = not (disk.read(self.lines_path) or b"\n").endswith(b"\n")
+        torn = not (_read(self.lines_path) or b"\n").endswith(b"\n")
         disk.write(self.lines_path, b"\n" * torn + disk.json_line(line), mode="ab")
         disk.sync(self.lines_path.parent)
         disk.replace(self.head_path, b"%d\n" % version)
@@ -86,7 +86,7 @@ class Ledger:
     def _lines(self) -> dict[int, dict]:
         """The lines by version, without those torn by a kill."""
         lines = {0: EMPTY}
-        for text in (disk.read(self.lines_path) or b"").splitlines():
+        for text in (_read(self.lines_path) or b"").splitlines():
             try:
                 line = json.loads(text)
                 if line.keys() >= EMPTY.keys() and line["previous"] < line["version"]:
@@ -94,3 +94,12 @@ class Ledger:
             except (ValueError, TypeError, AttributeError):
                 continue
         return lines
+
+
+def _read(path: Path) -> bytes | None:
+    """None if there is no such file."""
+    with disk.plain_errors(f"read {path}", MemoryStoreError):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None

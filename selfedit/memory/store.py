@@ -29,8 +29,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from platformdirs import user_data_path
 
+from selfedit import disk
 from selfedit.errors import MemoryStoreError
-from selfedit.memory import disk
 from selfedit.memory.ledger import EMPTY, Ledger, now
 from selfedit.types import Example, MemoryEntry, Passage, SelfEdit, text_hash
 
@@ -164,7 +164,7 @@ class MemoryStore:
     def export(self, id: str, to: Path | str) -> None:
         """Copies the PEFT adapter, with what it was made from and its scores, into a new or empty folder."""
         source, to = self.adapter_path(id), Path(to)
-        with disk.plain_errors(f"export to {to}"):
+        with disk.plain_errors(f"export to {to}", MemoryStoreError):
             if to.exists() and any(to.iterdir()):
                 raise MemoryStoreError(f"{to} is not empty; name a new folder to export to")
             to.mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,7 @@ class MemoryStore:
     @contextmanager
     def _writing(self) -> Iterator[dict]:
         """The present state, held still: no other process writes meanwhile."""
-        with disk.plain_errors(f"write to {self.home} (--home or SELFEDIT_HOME)"):
+        with disk.plain_errors(f"write to {self.home} (--home or SELFEDIT_HOME)", MemoryStoreError):
             self._memories.mkdir(parents=True, exist_ok=True)
             try:
                 with FileLock(self.home / ".lock", timeout=self.lock_timeout_s):

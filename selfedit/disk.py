@@ -11,26 +11,17 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from selfedit.errors import MemoryStoreError
+from selfedit.errors import SelfeditError
 
 
 @contextmanager
-def plain_errors(what: str) -> Iterator[None]:
-    """Renames a full disk, a missing permission and their like to MemoryStoreError: "cannot `what`: why"."""
+def plain_errors(what: str, kind: type[SelfeditError]) -> Iterator[None]:
+    """Renames a full disk, a missing permission and their like to an error of this kind: "cannot `what`: why"."""
     try:
         yield
     except (OSError, SafetensorError) as error:  # the latter is how safetensors says that the disk is full
         reason = getattr(error, "strerror", None) or error
-        raise MemoryStoreError(f"cannot {what}: {reason}; mend that or choose another folder") from error
-
-
-def read(path: Path) -> bytes | None:
-    """None if there is no such file."""
-    with plain_errors(f"read {path}"):
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return None
+        raise kind(f"cannot {what}: {reason}; mend that or choose another folder") from error
 
 
 def write(path: Path, data: bytes, mode: str = "wb") -> None:
