@@ -5,7 +5,8 @@ by an adapter of its own, what the adapters answer closed book is the reward, an
 What the published reward and selection lack is added (SEAL.md, 4):
 
 - the reward is the log-probability of the gold answers over that of the passage studied alone, not a count of five
-  answers; every edit is trained with several seeds in one stack, and what they disagree on is the noise;
+  answers; of the short answers, since that of whole sentences also pays for knowing the passage by heart; every edit is
+  trained with several seeds in one stack, and what they disagree on is the noise;
 - an edit is reinforced only if it beats the untouched model and the passage alone by more than the noise;
 - styles compete: each context has edits in several; the one that gains most is the editor's, and has most of the next
   round's edits;
@@ -29,7 +30,6 @@ from pathlib import Path
 from selfedit.config import RestemConfig
 from selfedit.edits.parse import copied
 from selfedit.edits.propose import check_styles, write_edits, writing_sequences
-from selfedit.edits.quiz import with_sentences
 from selfedit.judge.evaluate import Asked, answers, gold_logprobs
 from selfedit.loop.editor import Editor, load_editor, save_editor
 from selfedit.loop.journal import Journal, claim, write_json
@@ -64,7 +64,6 @@ def train_editor(
     does not exist.
     """
     check_styles(style for name in config.styles if (style := writing_style(name)))
-    tasks = list(map(with_sentences, tasks))
     names = text_hash(*(task.passage.id for task in tasks))
     claim(out, {"model": model.name, "weights": model.fingerprint, "data": names, "judge": judge_name, "config": asdict(config)})
     summaries = []
