@@ -96,8 +96,8 @@ class LearnConfig:
 class RestemConfig:
     """A round of the outer loop. Defaults: docs/LOG.md, study 11; published: 50 contexts, 5 edits, 3 seeds, 2 rounds."""
 
-    styles: tuple[str, ...] = ("implications", "rewrite", "paraphrase", "implications+questions", "paraphrase+questions")
-    """They compete: each context gets edits in several."""
+    styles: tuple[str, ...] = ("implications", "paraphrase", "questions", "implications+questions", "paraphrase+questions")
+    """They compete: each context gets edits in several. `questions` are by rule, with nothing written."""
     contexts: int = 50
     edits: int = 5
     """Of a context."""
