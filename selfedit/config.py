@@ -113,8 +113,8 @@ class RestemConfig:
     beyond_noise: float = 1.645
     """Standard errors by which an edit's gain must exceed nothing; 1.645: 95 % one-sided."""
     min_diversity: float = 0.8
-    """Share of the distinct word triples, of those not in the passage, and of the usable edits, that a new editor must keep
-    of what the one before it had."""
+    """Share that a new editor must keep of what the one before it had: of distinct word triples, of those not in the
+    passage, and of usable lines."""
     max_copied: float = 0.6
     """Share of a line's word triples that the passage may have, for the editor to study it. The untouched model's
     paraphrases have .53 at the median."""

@@ -85,6 +85,13 @@ def test_a_budget_of_tokens_is_met_by_epochs(model):
     assert longer.epochs == 7
     (two,) = jobs(model, parse(f"passage@{3 * tokens}", TASKS, None), [(TASKS[:2], 0)], TRAIN)
     assert two.epochs == 3  # of each passage
+    (asked,) = jobs(model, parse("self-edit:questions", TASKS, None), [(TASKS[:1], 0)], TRAIN)
+    (more,) = jobs(model, parse(f"self-edit:questions@{3 * _tokens(asked)}", TASKS, None), [(TASKS[:1], 0)], TRAIN)
+    assert more.epochs == 3 * TRAIN.epochs and len(more.once) == 3 * len(asked.once)  # questions go on being new
+
+
+def _tokens(job) -> int:
+    return TRAIN.epochs * sum(len(s.tokens) for s in job.sequences) + sum(len(s.tokens) for s in job.once)
 
 
 def test_what_the_model_says_with_the_passage_in_view_is_distilled_as_soft_labels(model):
@@ -147,6 +154,9 @@ def test_every_condition_runs_and_a_finished_run_takes_more_without_doing_anythi
         assert (row["train_tokens"] > 0) == (row["condition"] not in ("base", "in-context", "retrieval"))
         assert (row["vs_base"] is None) == (row["condition"] == "base")
         assert (row["vs_passage"] is None) == (row["condition"] == "passage")
+    less = {(d["minus"], d["together"]): d["difference"] for d in second["seal_minus"]}
+    assert set(less) == {key for key in rows if key[0] != "seal"}
+    assert less["passage", 3][0] == pytest.approx(rows["seal", 3]["accuracy"] - rows["passage", 3]["accuracy"])
     before = Journal(tmp_path / "run/trials.jsonl").records
     monkeypatch.setattr(knowledge._Bench, "do", lambda self, units: pytest.fail("done twice"))
     again = bench(everything, seeds=2, **options)

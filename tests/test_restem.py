@@ -118,7 +118,7 @@ def test_losers_stop_early_but_in_audited_contexts_nobody_does(model, tasks, tmp
 
 
 def test_an_editor_is_finetuned_on_what_is_kept_unless_it_comes_out_worse(model, tasks, tmp_path, writes, monkeypatch):
-    monkeypatch.setattr(restem, "reinforced", lambda trial, error, beyond: 1)  # the edit with lines of its own
+    monkeypatch.setattr(restem, "reinforced", lambda trial, error, beyond: [1])  # the edit with lines of its own
     taken = run_round(model, tasks[:4], tmp_path / "a/round-1", 1, CONFIG)
     assert taken["finetuned"] and taken["guard"]["sequences"] == 8
     _, stack = load_editor(tmp_path / "a/round-1/editor", model)
@@ -138,10 +138,10 @@ def test_lines_that_nearly_copy_the_passage_are_not_what_an_editor_studies(model
     studied = []
     monkeypatch.setattr(restem, "write_edits", write)
     monkeypatch.setattr(restem, "writing_sequences", lambda m, p, edit: studied.extend(e.text for e in edit.examples) or writing_sequences(m, p, edit))
-    monkeypatch.setattr(restem, "reinforced", lambda trial, error, beyond: 1)
+    monkeypatch.setattr(restem, "reinforced", lambda trial, error, beyond: [1])
     summary = run_round(model, tasks[:4], tmp_path / "round-1", 1, CONFIG)
     assert studied == ["At noon you can hear a bell."] * 4
-    assert summary["guard"]["before"]["own words"] == pytest.approx(summary["guard"]["after"]["own words"]) and 0.4 < summary["guard"]["before"]["own words"] < 0.6
+    assert summary["guard"]["after"]["own words"] == pytest.approx(0.5, abs=0.1) and summary["guard"]["after"]["usable lines"] == 2
     monkeypatch.setattr(restem._Round, "as_writer", lambda self, stack, style: {"own words": 0.3 if stack else 0.5})
     assert run_round(model, tasks[:4], tmp_path / "other/round-1", 1, CONFIG)["guard"]["why"] == "less own words than before"
 

@@ -28,24 +28,32 @@ def test_noise_is_the_pooled_error_of_a_mean_over_seeds():
     assert noise([trial(candidate(dense=()))]) == math.inf
 
 
-def test_the_edit_that_gains_most_is_reinforced_if_it_gains_more_than_noise():
-    t = trial(candidate(dense=(-3.5, -3.5)), candidate(dense=(-2.5, -2.5)), candidate(dense=()))
-    assert reinforced(t, error=0.5, beyond=1.0) == 1
-    assert reinforced(t, error=1.0, beyond=1.645) is None  # +1.5, but 1.645 are noise
-    assert reinforced(t, error=math.inf, beyond=1.0) is None
+def test_edits_that_gain_more_than_noise_are_reinforced():
+    t = trial(candidate(dense=(-3.5, -3.5)), candidate(dense=(-2.5, -2.5)), candidate(dense=(-2.0, -2.0)), candidate(dense=()))
+    assert reinforced(t, error=0.5, beyond=1.0) == [1, 2]
+    assert reinforced(t, error=1.0, beyond=1.645) == [2]  # +1.5, but 1.645 are noise
+    assert reinforced(t, error=math.inf, beyond=1.0) == []
+
+
+def test_what_stands_beside_an_edit_is_not_its_merit():
+    both, alone = candidate("a+questions", dense=(-2.0, -2.0)), candidate("questions", dense=(-2.2, -2.2))
+    assert reinforced(trial(both, alone), error=0.3, beyond=1.0) == [1]
+    assert reinforced(trial(both, alone), error=0.1, beyond=1.0) == [0, 1]
+    assert reinforced(trial(both, candidate("questions", dense=())), error=0.3, beyond=1.0) == [0]  # stopped: it was worse
+    assert reinforced(trial(both, candidate("questions", dense=(-9.0, -9.0))), error=1.9, beyond=1.0) == [0]  # over the passage still
 
 
 def test_what_does_not_beat_the_untouched_model_is_not_reinforced():
-    assert reinforced(trial(candidate(), untouched=-2.1), error=0.5, beyond=1.0) is None
+    assert reinforced(trial(candidate(), untouched=-2.1), error=0.5, beyond=1.0) == []
 
 
 def test_what_answers_less_than_the_passage_alone_is_not_reinforced():
-    assert reinforced(trial(candidate(accuracy=(0.2, 0.2))), error=0.1, beyond=1.0) is None
-    assert reinforced(trial(candidate(accuracy=(0.2, 0.3))), error=0.1, beyond=1.0) == 0
+    assert reinforced(trial(candidate(accuracy=(0.2, 0.2))), error=0.1, beyond=1.0) == []
+    assert reinforced(trial(candidate(accuracy=(0.2, 0.3))), error=0.1, beyond=1.0) == [0]
 
 
 def test_an_unscored_accuracy_is_not_a_zero_and_reinforces_nothing():
-    assert reinforced(trial(candidate(accuracy=())), error=0.1, beyond=1.0) is None
+    assert reinforced(trial(candidate(accuracy=())), error=0.1, beyond=1.0) == []
 
 
 def test_styles_are_ranked_where_all_were_compared_and_what_was_unusable_gained_nothing():

@@ -93,45 +93,51 @@ def jobs(
 ) -> list[Job]:
     """One adapter a group: what it studies of all its tasks, by a seed. `editor`: the one that writes for `seal`."""
     asked = [(task, seed) for group, seed in groups for task in group]
-    epochs = config.epochs
-    if condition.name == "distill":
-        studied = _distilled(model, asked, on_token)
-        share = 1.0
-    else:
-        edits = _edits(model, condition, asked, epochs, editor, on_token)
-        studied, share = [seal_examples(task.passage, [edit]) for (task, _), edit in zip(asked, edits)], 0.0
-    sequences = iter([study_sequences(model, task.passage, examples, share) for (task, _), examples in zip(asked, studied)])
-    examples, made = iter(studied), []
-    for group, seed in groups:
-        own = [(s, e) for _ in group for s, e in zip(next(sequences), next(examples))]
-        one = job(*map(tuple, zip(*own)), stable_seed("knowledge", seed, *(t.passage.id for t in group)))
-        made.append(replace(one, epochs=_epochs(one, condition.tokens * len(group), epochs)) if condition.tokens else one)
+    distilled = _distilled(model, asked, on_token) if condition.name == "distill" else None
+    edits = None if distilled else _edits(model, condition, asked, editor, on_token)
+
+    def build(members: range, epochs: int) -> Job:
+        sequences, examples = [], []
+        for i in members:
+            task, seed = asked[i]
+            own = distilled[i] if distilled else seal_examples(task.passage, [_asking(condition, task, edits[i], epochs, seed)])
+            sequences += study_sequences(model, task.passage, own, 1.0 if distilled else 0.0)
+            examples += own
+        return job(sequences, examples, stable_seed("knowledge", asked[members[0]][1], *(asked[i][0].passage.id for i in members)))
+
+    made, at = [], 0
+    for group, _ in groups:
+        members, at = range(at, at + len(group)), at + len(group)
+        one = build(members, config.epochs)
+        if condition.tokens:
+            epochs = _epochs(one, config.epochs, condition.tokens * len(group))
+            one = replace(build(members, epochs), epochs=epochs)
+        made.append(one)
     return made
 
 
-def _epochs(one: Job, tokens: int, usual: int) -> int:
-    """So many that about `tokens` are trained on; what is studied once is spread over them."""
-    once = sum(len(s.tokens) for s in one.once)
-    every = sum(len(s.tokens) for s in one.sequences)
-    return max(1, round((tokens - once) / every)) if every else usual
+def _epochs(one: Job, epochs: int, tokens: int) -> int:
+    """So many that about `tokens` are trained on, if they go on as those of this job."""
+    each = sum(len(s.tokens) for s in one.sequences) + sum(len(s.tokens) for s in one.once) / epochs
+    return max(1, round(tokens / each))
 
 
-def _edits(model: Model, condition: Condition, asked: Sequence[tuple[Task, int]], epochs: int, editor: Stack | None, on_token) -> list[SelfEdit]:
-    """An edit for each task and seed."""
-    style = condition.detail.rpartition("/")[2]
-    writing = writing_style(style)
-    if condition.name in ("passage", "finetune"):
-        return [SelfEdit("", "") for _ in asked]
+def _edits(model: Model, condition: Condition, asked: Sequence[tuple[Task, int]], editor: Stack | None, on_token) -> list[SelfEdit]:
+    """What was written, or is now, for each task and seed; empty where nothing is."""
+    writing = writing_style(condition.detail)
     if condition.name == "edits":
-        edits = [given_edit(task, condition.detail.removesuffix(f"+{QUESTIONS}"), seed) for task, seed in asked]
-    elif writing:
+        return [given_edit(task, writing, seed) for task, seed in asked]
+    if condition.name in ("self-edit", "seal") and writing:
         writer = editor if condition.name == "seal" else None
-        edits = write_edits(model, [(task.passage, writing, seed) for task, seed in asked], writer, on_token=on_token)
-    else:
-        edits = [SelfEdit("", "") for _ in asked]
-    if style == writing:
-        return edits
-    return [with_questions(t.passage, e, QUESTIONS_A_SENTENCE * epochs, stable_seed("questions", seed, t.passage.id)) for (t, seed), e in zip(asked, edits)]
+        return write_edits(model, [(task.passage, writing, seed) for task, seed in asked], writer, on_token=on_token)
+    return [SelfEdit("", "") for _ in asked]
+
+
+def _asking(condition: Condition, task: Task, edit: SelfEdit, epochs: int, seed: int) -> SelfEdit:
+    """The edit, with questions by rule for so many epochs if the condition's style has them."""
+    if condition.detail == writing_style(condition.detail):
+        return edit
+    return with_questions(task.passage, edit, QUESTIONS_A_SENTENCE * epochs, stable_seed("questions", seed, task.passage.id))
 
 
 def given_edit(task: Task, name: str, seed: int) -> SelfEdit:

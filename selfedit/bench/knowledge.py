@@ -218,6 +218,7 @@ class _Bench:
         for (text, n), own in tables.items():
             passage = tables.get(("passage", n))
             rows.append({"condition": text, "together": n} | self.row(own, base, passage))
+        pairs = [(a, b) for a in tables for b in tables if a[1] == b[1] and a != b and a[0].startswith("seal") and not b[0].startswith("seal")]
         return {
             "model": self.name,
             "seeds": self.seeds,
@@ -226,6 +227,9 @@ class _Bench:
             "editor": asdict(self.editor) if self.editor else None,
             "train_config": json.loads(json.dumps(asdict(self.train_config))),
             "rows": rows,
+            "seal_minus": [
+                {"condition": a[0], "minus": b[0], "together": a[1], "difference": _difference(tables[a], tables[b])} for a, b in pairs
+            ],
         }
 
     def of(self, condition: Condition, together: int) -> list[Unit]:
@@ -331,6 +335,9 @@ def table(result: dict) -> str:
             f"| {r['condition']} | {r['together']} | {r['passages']} | {r['questions']} | {accuracy} | {spread(r['vs_base'], '+.3f')} | "
             f"{spread(r['vs_passage'], '+.3f')} | {r['dense']:.2f} | {r['train_tokens'] / runs:,.0f} | {r['seconds'] / runs:.1f} |"
         )
+    if result["seal_minus"]:
+        lines += ["", "| difference | together | accuracy |", "|---|--:|--:|"]
+        lines += [f"| {d['condition']} − {d['minus']} | {d['together']} | {spread(d['difference'], '+.3f')} |" for d in result["seal_minus"]]
     kinds = list(dict.fromkeys(kind for r in result["rows"] for kind in r["by_kind"]))
     if kinds:
         lines += ["", "| condition | together | " + " | ".join(kinds) + " |", "|---|--:|" + "--:|" * len(kinds)]

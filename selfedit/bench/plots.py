@@ -36,20 +36,25 @@ def knowledge_plots(result: dict, folder: Path) -> list[Path]:
 
 
 def round_plots(summaries: list[dict], folder: Path) -> list[Path]:
-    """`rounds.png`: what is answered after each round's edits, and how far the reward can be trusted."""
+    """`rounds.png`: what is answered after each round's edits, what each style gained, and how far the reward can be trusted."""
     plt = pyplot()
     rounds = [s["round"] for s in summaries]
-    figure, (levels, trust) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    figure, (levels, gained, trust) = plt.subplots(1, 3, figsize=(13.5, 3.8), layout="constrained")
     for side, name in (("untouched", "untouched"), ("passage", "passage alone"), ("best", "best edit of each context")):
         levels.plot(rounds, [s[side]["dense"] for s in summaries], marker="o", label=name)
     levels.set_ylabel("log-probability of the gold answers, nats a token")
+    for style in dict.fromkeys(row["style"] for s in summaries for row in s["styles"]):
+        own = [(s["round"], row["gain"], row["error"] or 0.0) for s in summaries for row in s["styles"] if row["style"] == style]
+        gained.errorbar(*zip(*((r, gain) for r, gain, _ in own)), yerr=[error for *_, error in own], marker="o", capsize=3, label=style)
+    gained.axhline(0, color="#888888", linestyle=":")
+    gained.set_ylabel("gain over the passage alone, nats a token (± s.e.)")
     for key, name in (("one_run", "one run"), ("mean_of_seeds", "mean of its seeds")):
         trust.plot(rounds, [s["reliability"]["first"][key] for s in summaries], marker="o", label=f"gain in log-probability, {name}")
     trust.plot(rounds, [s["reliability"]["accuracy"]["one_run"] for s in summaries], marker="o", label="accuracy, one run")
     trust.axhline(0.13, color="#888888", linestyle=":", label="SEAL as published, one run")
     trust.set_ylabel("reliability of the reward")
     trust.set_ylim(-0.2, 1)
-    for axes in (levels, trust):
+    for axes in (levels, gained, trust):
         axes.set_xlabel("round")
         axes.set_xticks(rounds)
         axes.legend(fontsize=7)

@@ -7,7 +7,8 @@ What the published reward and selection lack is added (SEAL.md, 4):
 - the reward is the log-probability of the gold answers over that of the passage studied alone, not a count of five
   answers; of the short answers, since that of whole sentences also pays for knowing the passage by heart; every edit is
   trained with several seeds in one stack, and what they disagree on is the noise;
-- an edit is reinforced only if it beats the untouched model and the passage alone by more than the noise;
+- an edit is reinforced only if it beats the untouched model, the passage alone, and questions by rule where it has some
+  beside it, each by more than the noise; and then whether it is the best of its context or not;
 - styles compete: each context has edits in several; the one that gains most is the editor's, and has most of the next
   round's edits;
 - edits that lose after the first epoch stop there (successive halving); in a few contexts none does, to see its cost;
@@ -38,7 +39,7 @@ from selfedit.loop.trial import job, seal_examples, study_sequences, with_questi
 from selfedit.model.load import Model
 from selfedit.model.stack import Stack
 from selfedit.model.train import Cut, Job, lora_config, train
-from selfedit.types import Example, Judge, Progress, SelfEdit, Task, no_progress, stable_seed, text_hash
+from selfedit.types import Example, Judge, Passage, Progress, SelfEdit, Task, no_progress, stable_seed, text_hash
 
 BLOCK = 4
 """Contexts whose edits are written and trained at once; a run that is stopped loses at most these."""
@@ -232,7 +233,7 @@ class _Round:
     def finish(self) -> dict:
         trials = [self.tried[task.passage.id] for task in self.tasks]
         error = noise(trials)
-        kept = [(task, k) for task, t in zip(self.tasks, trials) if (k := reinforced(t, error, self.config.beyond_noise)) is not None]
+        kept = [(task, k) for task, t in zip(self.tasks, trials) for k in reinforced(t, error, self.config.beyond_noise)]
         styles = ranking(trials)
         taken = {"style": styles[0]["style"], "round": self.number, "parent": self.editor.adapter_hash}
         start = time.perf_counter()
@@ -285,21 +286,22 @@ class _Round:
         return (None if worse else stack), guard | {"taken": not worse, "why": why, "edits": len(found), "sequences": len(sequences)}
 
     def as_writer(self, stack: Stack | None, style: str) -> dict[str, float]:
-        """How varied, and how often usable, what this editor writes is."""
+        """How varied and how much in its own words what can be used is of what this editor writes, and how much that is.
+        What it copies or invents is not counted as varied: it cannot be used."""
         asked = [(t.passage, writing_style(style), stable_seed(self.config.seed, "guard", self.number)) for t in self.tasks[:GUARDED]]
         if not writing_style(style):
             return {}
         edits = write_edits(self.model, asked, stack)
-        copies = [copied(line, passage) for (passage, _, _), edit in zip(asked, edits) for line in edit.text.splitlines() if line.strip()]
+        copies = [_copied(e, passage) for (passage, _, _), edit in zip(asked, edits) for e in edit.examples]
         return {
-            "diversity": diversity([x.text for e in edits for x in e.examples]),
+            "diversity": diversity([e.text for edit in edits for e in edit.examples]),
             "own words": 1 - sum(copies) / len(copies) if copies else 0.0,
-            "usable": sum(bool(e.examples) for e in edits) / len(edits),
+            "usable lines": len(copies) / len(edits),
         }
 
     def own_words(self, task: Task, edit: SelfEdit) -> SelfEdit:
         """The edit without lines that nearly copy the passage: an editor that studies those ends up copying."""
-        return replace(edit, examples=tuple(e for e in edit.examples if copied(f"{e.prompt} {e.text}", task.passage) <= self.config.max_copied))
+        return replace(edit, examples=tuple(e for e in edit.examples if _copied(e, task.passage) <= self.config.max_copied))
 
 
 def _styles(config: RestemConfig, ranked: Sequence[str] | None) -> list[str]:
@@ -308,6 +310,10 @@ def _styles(config: RestemConfig, ranked: Sequence[str] | None) -> list[str]:
         return [config.styles[k % len(config.styles)] for k in range(config.edits)]
     best = (config.edits + 1) // 2
     return [ranked[0] if k < best else ranked[(k - best + 1) % len(ranked)] for k in range(config.edits)]
+
+
+def _copied(example: Example, passage: Passage) -> float:
+    return copied(f"{example.prompt} {example.text}", passage)
 
 
 def _edit(record: dict) -> SelfEdit:

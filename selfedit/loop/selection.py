@@ -29,20 +29,21 @@ def noise(trials: Sequence[dict]) -> float:
     return math.sqrt(np.mean([np.var(values, ddof=1) for values in own]) / len(own[0]))
 
 
-def reinforced(trial: dict, error: float, beyond: float) -> int | None:
-    """The candidate that gains most, if that is more than noise over the passage and over the untouched model, and it
-    answers no less than the passage alone."""
-    best, most = None, 0.0
+def reinforced(trial: dict, error: float, beyond: float) -> list[int]:
+    """The candidates that reached the end and gained more than noise over the untouched model, over the passage alone and
+    over what stands beside the edit: `a+b` over `b`, where that was tried; and that answer no less than the passage alone."""
+    ended = {c["style"]: _mean(gains(trial, c, "dense")) for c in trial["candidates"] if c["dense"]}
+    found = []
     for i, candidate in enumerate(trial["candidates"]):
-        if not candidate["dense"]:
-            continue
-        gain = float(np.mean(gains(trial, candidate, "dense")))
-        over_untouched = float(np.mean(candidate["dense"])) - trial["untouched"]["dense"]
         scored = candidate["accuracy"] and trial["passage"]["accuracy"]
-        no_worse = scored and _mean(candidate["accuracy"]) >= _mean(trial["passage"]["accuracy"])
-        if min(gain, over_untouched) > beyond * error and no_worse and gain > most:
-            best, most = i, gain
-    return best
+        if not candidate["dense"] or not scored:
+            continue
+        beside = ended.get(candidate["style"].partition("+")[2], 0.0)
+        gain = _mean(gains(trial, candidate, "dense")) - max(beside, 0.0)
+        over_untouched = _mean(candidate["dense"]) - trial["untouched"]["dense"]
+        if min(gain, over_untouched) > beyond * error and _mean(candidate["accuracy"]) >= _mean(trial["passage"]["accuracy"]):
+            found.append(i)
+    return found
 
 
 def ranking(trials: Sequence[dict]) -> list[dict]:
