@@ -43,7 +43,7 @@ from selfedit.types import Example, Judge, Passage, Progress, SelfEdit, Task, no
 
 BLOCK = 4
 """Contexts whose edits are written and trained at once; a run that is stopped loses at most these."""
-GUARDED = 8
+GUARDED = 16
 """Contexts on which a new editor is compared with the one before it."""
 
 
