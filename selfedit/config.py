@@ -94,10 +94,10 @@ class LearnConfig:
 
 @dataclass(frozen=True)
 class RestemConfig:
-    """A round of the outer loop. Defaults: docs/LOG.md, study 11; published: 50 contexts, 5 edits, 3 seeds, 2 rounds."""
+    """A round of the outer loop. Defaults: docs/LOG.md, studies 11 and 12; published: 50 contexts, 5 edits, 3 seeds, 2 rounds."""
 
-    styles: tuple[str, ...] = ("implications", "paraphrase", "questions", "implications+questions", "paraphrase+questions")
-    """They compete: each context gets edits in several. `questions` are by rule, with nothing written."""
+    styles: tuple[str, ...] = ("implications", "rewrite", "paraphrase", "implications+questions", "paraphrase+questions")
+    """They compete: each context gets edits in several. `+questions`: with questions by rule beside what is written."""
     contexts: int = 50
     edits: int = 5
     """Of a context."""
@@ -109,10 +109,10 @@ class RestemConfig:
     """Edits of a context that are trained to the end; the others stop after `cut_after` epochs."""
     cut_after: int = 1
     audited: int = 4
-    """Contexts in which no edit is stopped, to see what stopping costs."""
+    """Contexts, at least, in which no edit is stopped, to see what stopping costs."""
     beyond_noise: float = 1.645
     """Standard errors by which an edit's gain must exceed nothing; 1.645: 95 % one-sided."""
-    min_diversity: float = 0.7
+    min_kept_share: float = 0.7
     """Share that a new editor must keep of what the one before it had: of distinct word triples, of those not in the
     passage, and of usable lines. Against collapse, no test of quality: that is the next round's reward; on 16 contexts the
     share of one editor varies by .1."""
@@ -129,6 +129,10 @@ class RestemConfig:
 
     def __post_init__(self):
         _check(self, contexts=1, edits=1, seeds=2, survivors=1, cut_after=1)
+        if self.cut_after >= self.trial.epochs:
+            raise SelfeditError(f"cut_after is {self.cut_after}: give less than the trial's {self.trial.epochs} epochs")
+        if not self.styles or "questions" in self.styles:
+            raise SelfeditError("give styles to write in; questions alone are tried with every style that has +questions")
 
 
 def with_settings(config: LearnConfig, values: dict[str, int | float]) -> LearnConfig:

@@ -174,7 +174,7 @@ def rounds_table(summaries: list[dict]) -> None:
             str(s["round"]),
             f"{s['usable']} of {s['edits']}",
             str(s["kept"]),
-            ", ".join(f"{s[side]['dense']:.2f}" for side in ("untouched", "passage", "best")),
+            ", ".join(f"{side['dense']:.2f}" for side in (s["untouched"], s["controls"]["passage"], s["best"])),
             ", ".join("–" if v is None else f"{v:.2f}" for v in (trust["one_run"], trust["mean_of_seeds"])),
             f"{best['style']}\n({best['gain']:+.2f})",
             s["editor"]["id"] if s["finetuned"] else f"as before:\n{_escape(s['guard'].get('why', ''))}",

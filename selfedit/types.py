@@ -82,6 +82,12 @@ class Task:
     edits: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Study material that others wrote about it: "writer/style" → texts."""
 
+    @property
+    def key(self) -> str:
+        """What it says and asks: with another question, or another right answer, it is another task."""
+        asked = [text for q in self.questions for text in (q.kind, q.question, str(len(q.answers)), *q.answers)]
+        return text_hash(self.passage.id, *asked)[:16]
+
 
 @dataclass(frozen=True)
 class Example:

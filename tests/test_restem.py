@@ -9,7 +9,7 @@ from conftest import write_tiny_model
 
 from selfedit.config import RestemConfig, TrainConfig
 from selfedit.edits.propose import write_edits, writing_sequences
-from selfedit.errors import AdapterError, RunError
+from selfedit.errors import AdapterError, RunError, SelfeditError, UnscoredError
 from selfedit.loop import restem
 from selfedit.loop.editor import Editor, load_editor, save_editor
 from selfedit.loop.journal import Journal
@@ -22,7 +22,7 @@ from selfedit.types import Example, Passage, Question, SelfEdit, Task
 
 TRIAL = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-3, epochs=2, batch_size=2, steps_an_epoch=1)
 CONFIG = RestemConfig(
-    styles=("questions", "paraphrase+questions"), contexts=6, edits=3, survivors=1, audited=2, min_kept=1, trial=TRIAL,
+    styles=("paraphrase", "paraphrase+questions"), contexts=6, edits=3, survivors=1, audited=2, min_kept=1, trial=TRIAL,
     finetune=replace(TRIAL, rank=4, first_layer=0.0),
 )  # fmt: skip
 
@@ -108,8 +108,8 @@ def test_losers_stop_early_but_in_audited_contexts_nobody_does(model, tasks, tmp
     assert [t["audited"] for t in trials] == [True] * 4 + [False] * 2  # a block is audited whole
     for t in trials:
         ended = [c for c in t["candidates"] if c["dense"]]
-        assert {len(c["accuracy"]) for c in (t["passage"], *ended)} == {2 if t["audited"] else 1}  # one seed answers, else all
-        assert {len(c["dense"]) for c in (t["passage"], *ended)} == {2}
+        assert {len(c["accuracy"]) for c in (*t["controls"].values(), *ended)} == {2 if t["audited"] else 1}  # one seed answers, else all
+        assert {len(c["dense"]) for c in (*t["controls"].values(), *ended)} == {2}
         assert len(ended) == (3 if t["audited"] else 1)
         if not t["audited"]:
             assert sum(ended[0]["first"]) == max(sum(c["first"]) for c in t["candidates"])
@@ -123,9 +123,9 @@ def test_an_editor_is_finetuned_on_what_is_kept_unless_it_comes_out_worse(model,
     assert taken["finetuned"] and taken["guard"]["sequences"] == 8
     _, stack = load_editor(tmp_path / "a/round-1/editor", model)
     assert stack.flat.abs().sum() > 0
-    monkeypatch.setattr(restem._Round, "as_writer", lambda self, stack, style: {"diversity": 0.7 if stack else 1.0, "usable": 1.0})
+    monkeypatch.setattr(restem._Round, "as_writer", lambda self, stack, style: {"diversity": 0.6 if stack else 1.0, "usable lines": 1.0})
     refused = run_round(model, tasks[:4], tmp_path / "b/round-1", 1, CONFIG)
-    assert not refused["finetuned"] and refused["guard"]["why"] == "less diversity than before"
+    assert not refused["finetuned"] and refused["guard"]["why"] == "much less diversity than before"
     assert load_editor(tmp_path / "b/round-1/editor", model)[1] is None
 
 
@@ -143,12 +143,32 @@ def test_lines_that_nearly_copy_the_passage_are_not_what_an_editor_studies(model
     assert studied == ["At noon you can hear a bell."] * 4
     assert summary["guard"]["after"]["own words"] == pytest.approx(0.5, abs=0.1) and summary["guard"]["after"]["usable lines"] == 2
     monkeypatch.setattr(restem._Round, "as_writer", lambda self, stack, style: {"own words": 0.3 if stack else 0.5})
-    assert run_round(model, tasks[:4], tmp_path / "other/round-1", 1, CONFIG)["guard"]["why"] == "less own words than before"
+    assert run_round(model, tasks[:4], tmp_path / "other/round-1", 1, CONFIG)["guard"]["why"] == "much less own words than before"
 
 
-def test_a_judge_that_is_out_reinforces_nothing(model, tasks, tmp_path, writes):
-    summary = run_round(model, tasks[:4], tmp_path, 1, replace(CONFIG, beyond_noise=0.0), judge=lambda pairs: [None] * len(pairs))
-    assert summary["kept"] == 0 and summary["best"]["accuracy"] is None
+def test_a_judge_that_is_out_stops_the_run_and_the_same_command_goes_on(model, tasks, tmp_path, writes):
+    with pytest.raises(UnscoredError, match="left 1 of .* unscored"):
+        run_round(model, tasks[:4], tmp_path, 1, CONFIG, judge=lambda pairs: [None] + [False] * (len(pairs) - 1))
+    assert Journal(tmp_path / "trials.jsonl").records == []
+    summary = run_round(model, tasks[:4], tmp_path, 1, CONFIG, judge=lambda pairs: [False] * len(pairs))
+    assert summary["contexts"] == 4 and summary["best"]["accuracy"] == 0.0
+
+
+def test_questions_alone_are_a_control_of_edits_that_have_them_and_cannot_be_stopped(model, tasks, tmp_path, writes):
+    run_round(model, tasks[:6], tmp_path / "a", 1, CONFIG)
+    for t in Journal(tmp_path / "a/trials.jsonl").records:
+        assert list(t["controls"]) == ["passage", "questions"] and all(len(side["dense"]) == 2 for side in t["controls"].values())
+        assert t["controls"]["questions"]["tokens"] > t["controls"]["passage"]["tokens"]
+    summary = run_round(model, tasks[:2], tmp_path / "b", 1, replace(CONFIG, styles=("paraphrase",)))
+    assert list(summary["controls"]) == ["passage"]
+    with pytest.raises(SelfeditError, match="give styles to write in"):
+        replace(CONFIG, styles=("questions",))
+
+
+def test_an_editor_knows_the_passages_that_chose_what_it_studied(model, tasks, tmp_path, writes):
+    first, second = train_editor(model, tasks, tmp_path, 2, replace(CONFIG, contexts=2))
+    editor, _ = load_editor(tmp_path, model)
+    assert set(editor.contexts) == {t.passage.id for t in tasks[:4]}
 
 
 def test_another_setting_is_another_run(model, tasks, tmp_path, writes):
@@ -157,6 +177,9 @@ def test_another_setting_is_another_run(model, tasks, tmp_path, writes):
         train_editor(model, tasks[:2], tmp_path, 1, replace(CONFIG, seed=1))
     with pytest.raises(RunError, match="another data"):
         train_editor(model, tasks[:3], tmp_path, 1, CONFIG)
+    asked = replace(tasks[1], questions=(replace(tasks[1].questions[0], answers=("2001",)),))
+    with pytest.raises(RunError, match="another data"):
+        train_editor(model, [tasks[0], asked], tmp_path, 1, CONFIG)
 
 
 def test_styles_take_turns_then_the_best_has_half():

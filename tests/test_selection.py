@@ -4,56 +4,48 @@ import math
 
 import pytest
 
-from selfedit.loop.selection import cost_of_stopping, diversity, gains, noise, ranking, reinforced, reliability
+from selfedit.loop.selection import cost_of_stopping, diversity, gains, merits, noise, ranking, reinforced, reliability
 
 
 def candidate(style="a", first=(-3.0, -3.0), dense=(-2.0, -2.0), accuracy=(0.5, 0.5)) -> dict:
     return {"style": style, "first": list(first), "dense": list(dense), "accuracy": list(accuracy)}
 
 
-def trial(*candidates, untouched=-5.0, passage=(-4.0, -4.0), audited=False) -> dict:
-    alone = {"first": list(passage), "dense": list(passage), "accuracy": [0.5, 0.0]}
-    return {"untouched": {"dense": untouched, "accuracy": 0.0}, "passage": alone, "candidates": list(candidates), "audited": audited}
+def trial(*candidates, untouched=-5.0, passage=(-4.0, -4.0), questions=(-3.0, -3.0), audited=False) -> dict:
+    controls = {name: candidate(name, own, own, (0.5, 0.0)) for name, own in (("passage", passage), ("questions", questions))}
+    return {"untouched": {"dense": untouched, "accuracy": 0.0}, "controls": controls, "candidates": list(candidates), "audited": audited}
 
 
-def test_a_gain_is_over_the_passage_alone_seed_by_seed():
-    t = trial(candidate(dense=(-2.0, -3.5)), passage=(-4.0, -3.0))
-    assert gains(t, t["candidates"][0], "dense") == [2.0, -0.5]
+def test_a_gain_is_over_the_passage_alone_and_a_merit_over_what_stands_beside_seed_by_seed():
+    t = trial(candidate("a+questions", dense=(-2.0, -3.5)), candidate("a", dense=(-2.0, -3.5)), passage=(-4.0, -3.0), questions=(-2.5, -2.5))
+    both, alone = t["candidates"]
+    assert gains(t, both, "dense") == gains(t, alone, "dense") == merits(t, alone, "dense") == [2.0, -0.5]
+    assert merits(t, both, "dense") == [0.5, -1.0]
 
 
-def test_noise_is_the_pooled_error_of_a_mean_over_seeds():
-    # gains (2, 0) and (1, 1): variances 2 and 0, pooled 1; of a mean of two seeds 1/2
-    trials = [trial(candidate(dense=(-2.0, -4.0))), trial(candidate(dense=(-3.0, -3.0)))]
-    assert noise(trials) == pytest.approx(math.sqrt(0.5))
-    assert noise([trial(candidate(dense=()))]) == math.inf
+def test_noise_is_the_error_of_a_mean_over_seeds_pooled_over_a_style():
+    # merits of a (2, 0) and (1, 1): variances 2 and 0, pooled 1; of a mean of two seeds 1/2
+    trials = [trial(candidate(dense=(-2.0, -4.0)), candidate("b", dense=())), trial(candidate(dense=(-3.0, -3.0)))]
+    assert noise(trials) == {"a": pytest.approx(math.sqrt(0.5)), "b": math.inf}
 
 
 def test_edits_that_gain_more_than_noise_are_reinforced():
     t = trial(candidate(dense=(-3.5, -3.5)), candidate(dense=(-2.5, -2.5)), candidate(dense=(-2.0, -2.0)), candidate(dense=()))
-    assert reinforced(t, error=0.5, beyond=1.0) == [1, 2]
-    assert reinforced(t, error=1.0, beyond=1.645) == [2]  # +1.5, but 1.645 are noise
-    assert reinforced(t, error=math.inf, beyond=1.0) == []
+    assert reinforced(t, {"a": 0.5}, beyond=1.0) == [1, 2]
+    assert reinforced(t, {"a": 1.0}, beyond=1.645) == [2]  # +1.5, but 1.645 are noise
+    assert reinforced(t, {"a": math.inf}, beyond=1.0) == []
 
 
 def test_what_stands_beside_an_edit_is_not_its_merit():
-    both, alone = candidate("a+questions", dense=(-2.0, -2.0)), candidate("questions", dense=(-2.2, -2.2))
-    assert reinforced(trial(both, alone), error=0.3, beyond=1.0) == [1]
-    assert reinforced(trial(both, alone), error=0.1, beyond=1.0) == [0, 1]
-    assert reinforced(trial(both, candidate("questions", dense=())), error=0.3, beyond=1.0) == [0]  # stopped: it was worse
-    assert reinforced(trial(both, candidate("questions", dense=(-9.0, -9.0))), error=1.9, beyond=1.0) == [0]  # over the passage still
+    t = trial(candidate("a+questions", dense=(-2.0, -2.0)), questions=(-2.2, -2.2))
+    assert reinforced(t, {"a+questions": 0.3}, beyond=1.0) == []
+    assert reinforced(t, {"a+questions": 0.1}, beyond=1.0) == [0]
+    t = trial(candidate("a+questions", dense=(-2.0, -2.0)), questions=(-9.0, -9.0))
+    assert reinforced(t, {"a+questions": 2.1}, beyond=1.0) == []  # the passage alone counts still
 
 
 def test_what_does_not_beat_the_untouched_model_is_not_reinforced():
-    assert reinforced(trial(candidate(), untouched=-2.1), error=0.5, beyond=1.0) == []
-
-
-def test_what_answers_less_than_the_passage_alone_is_not_reinforced():
-    assert reinforced(trial(candidate(accuracy=(0.2, 0.2))), error=0.1, beyond=1.0) == []
-    assert reinforced(trial(candidate(accuracy=(0.2, 0.3))), error=0.1, beyond=1.0) == [0]
-
-
-def test_an_unscored_accuracy_is_not_a_zero_and_reinforces_nothing():
-    assert reinforced(trial(candidate(accuracy=())), error=0.1, beyond=1.0) == []
+    assert reinforced(trial(candidate(), untouched=-2.1), {"a": 0.5}, beyond=1.0) == []
 
 
 def test_styles_are_ranked_where_all_were_compared_and_what_was_unusable_gained_nothing():
@@ -61,6 +53,8 @@ def test_styles_are_ranked_where_all_were_compared_and_what_was_unusable_gained_
     second = trial(candidate("a", first=(-1.0, -1.0)), candidate("b", first=(), dense=()))
     rows = ranking([first, second])
     assert [(r["style"], r["edits"], r["gain"]) for r in rows] == [("a", 2, 2.0), ("b", 2, 0.75)]
+    (row,) = ranking([trial(candidate("a+questions", first=(-2.0, -2.5)))])
+    assert (row["gain"], row["merit"], row["error"]) == (1.75, 0.75, None)
 
 
 def test_reliability_is_the_correlation_between_seeds():
@@ -81,6 +75,14 @@ def test_what_differs_between_contexts_alone_is_not_reliable_within_them():
 
 def test_reliability_of_too_few_is_not_told():
     assert reliability([trial(candidate())], "first")["one_run"] is None
+
+
+def test_reliability_where_runs_disagree_or_a_side_is_missing_is_not_told():
+    t = trial(*(candidate(first=(-4 + a, -4 - a)) for a in (1, 2, 3)))
+    found = reliability([t], "first")
+    assert found["one_run"] == pytest.approx(-1.0) and found["mean_of_seeds"] is None
+    t["controls"]["passage"]["first"] = []
+    assert reliability([t], "first")["candidates"] == 0
 
 
 def test_the_cost_of_stopping_is_what_the_stopped_would_have_gained_more():

@@ -11,7 +11,7 @@ def knowledge_plots(result: dict, folder: Path) -> list[Path]:
     """`accuracy.png`: a bar a condition with its interval; `budget.png`: accuracy against the tokens trained on."""
     plt = pyplot()
     rows = [r for r in result["rows"] if r["accuracy"] is not None]
-    names = [r["condition"] + (f" ({r['together']} together)" if r["together"] > 1 else "") for r in rows]
+    names = [_name(r) for r in rows]
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
     errors = [[r["accuracy"] - r["ci95"][0] for r in rows], [r["ci95"][1] - r["accuracy"] for r in rows]]
     axes.barh(names, [r["accuracy"] for r in rows], xerr=errors, color="#4878a8", ecolor="#222222", capsize=3)
@@ -26,7 +26,7 @@ def knowledge_plots(result: dict, folder: Path) -> list[Path]:
         for r in trained:
             tokens = r["train_tokens"] / (r["passages"] * result["seeds"])
             low, high = r["ci95"]
-            axes.errorbar(tokens, r["accuracy"], yerr=[[r["accuracy"] - low], [high - r["accuracy"]]], fmt="o", capsize=3, label=r["condition"])
+            axes.errorbar(tokens, r["accuracy"], yerr=[[r["accuracy"] - low], [high - r["accuracy"]]], fmt="o", capsize=3, label=_name(r))
         axes.set_xlabel("tokens trained on, a passage")
         axes.set_ylabel("accuracy, closed book")
         axes.set_ylim(0, 1)
@@ -36,13 +36,14 @@ def knowledge_plots(result: dict, folder: Path) -> list[Path]:
 
 
 def round_plots(summaries: list[dict], folder: Path) -> list[Path]:
-    """`rounds.png`: what is answered after each round's edits, what each style gained, and how far the reward can be trusted."""
+    """`rounds.png`: what each round's edits are worth, what each style gained, and how far the reward can be trusted."""
     plt = pyplot()
     rounds = [s["round"] for s in summaries]
     figure, (levels, gained, trust) = plt.subplots(1, 3, figsize=(13.5, 3.8), layout="constrained")
-    for side, name in (("untouched", "untouched"), ("passage", "passage alone"), ("best", "best edit of each context")):
-        levels.plot(rounds, [s[side]["dense"] for s in summaries], marker="o", label=name)
-    levels.set_ylabel("log-probability of the gold answers, nats a token")
+    for name, side in (("untouched", lambda s: s["untouched"]), ("best edit of each context", lambda s: s["best"])):
+        levels.plot(rounds, [side(s)["dense"] - s["controls"]["passage"]["dense"] for s in summaries], marker="o", label=name)
+    levels.axhline(0, color="#888888", linestyle=":", label="passage alone")
+    levels.set_ylabel("log-probability of the gold answers,\nover the passage alone, nats a token")
     for style in dict.fromkeys(row["style"] for s in summaries for row in s["styles"]):
         own = [(s["round"], row["gain"], row["error"] or 0.0) for s in summaries for row in s["styles"] if row["style"] == style]
         gained.errorbar(*zip(*((r, gain) for r, gain, _ in own)), yerr=[error for *_, error in own], marker="o", capsize=3, label=style)
@@ -59,6 +60,10 @@ def round_plots(summaries: list[dict], folder: Path) -> list[Path]:
         axes.set_xticks(rounds)
         axes.legend(fontsize=7)
     return [_save(figure, folder / "rounds.png")]
+
+
+def _name(row: dict) -> str:
+    return row["condition"] + (f" ({row['together']} together)" if row["together"] > 1 else "")
 
 
 def _save(figure, file: Path) -> Path:

@@ -1,13 +1,13 @@
 """The editor: an adapter that has learned to write self-edits, and the style it writes in; a folder, versioned like a memory.
 
 In a folder: PEFT's adapter files (none where no edit was worth finetuning on: the untouched model writes) and
-`editor.json`, written last: {model, model_hash, style, round, adapter_hash, parent}. Never changed once written.
+`editor.json`, written last: the fields of Editor. Never changed once written.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -32,10 +32,16 @@ class Editor:
     """SHA-256 of the adapter's weights; empty: the untouched model writes."""
     parent: str = ""
     """The editor it was trained from, by its adapter_hash."""
+    contexts: tuple[str, ...] = ()
+    """Passages, by their ids, whose questions chose what it studied: it is not to be judged on them."""
 
     @property
     def id(self) -> str:
         return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    def summary(self) -> dict:
+        """For reports: all but the contexts."""
+        return {key: value for key, value in asdict(self).items() if key != "contexts"} | {"id": self.id}
 
 
 def save_editor(folder: Path, editor: Editor, stack: Stack | None) -> Editor:
@@ -56,6 +62,7 @@ def load_editor(folder: Path, model: Model) -> tuple[Editor, Stack | None]:
         raise AdapterError(f"{folder}: no editor there; `selfedit train-editor --out {folder}` makes one")
     try:
         editor = Editor(**json.loads((found / FILE).read_text()))
+        editor = replace(editor, contexts=tuple(editor.contexts))
     except (OSError, ValueError, TypeError) as error:
         raise AdapterError(f"{found / FILE}: not an editor's record ({error})") from error
     if editor.model_hash != model.fingerprint:

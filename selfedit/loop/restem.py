@@ -7,13 +7,14 @@ What the published reward and selection lack is added (SEAL.md, 4):
 - the reward is the log-probability of the gold answers over that of the passage studied alone, not a count of five
   answers; of the short answers, since that of whole sentences also pays for knowing the passage by heart; every edit is
   trained with several seeds in one stack, and what they disagree on is the noise;
-- an edit is reinforced only if it beats the untouched model, the passage alone, and questions by rule where it has some
-  beside it, each by more than the noise; and then whether it is the best of its context or not;
+- an edit is reinforced only if it beats the untouched model, the passage alone, and (where it has questions by rule
+  beside it) those questions alone, each by more than the noise; and then whether it is the best of its context or not;
 - styles compete: each context has edits in several; the one that gains most is the editor's, and has most of the next
   round's edits;
-- edits that lose after the first epoch stop there (successive halving); in a few contexts none does, to see its cost;
-- the editor does not study lines that nearly copy the passage; one that says less varied things than the one before it,
-  less in its own words, or less that is usable, is not taken.
+- edits that lose after the first epoch stop there (successive halving), which shortens the round; in a few contexts none
+  does, to see its cost;
+- the editor does not study lines that nearly copy the passage; one whose usable lines are much fewer, less varied or less
+  in its own words than those of the one before it is not taken.
 
 A round is a folder: `edits.jsonl` and `trials.jsonl`, a line a context; `editor/`; `round.json`, written last. What is
 there is not done again.
@@ -22,8 +23,9 @@ there is not done again.
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -31,11 +33,12 @@ from pathlib import Path
 from selfedit.config import RestemConfig
 from selfedit.edits.parse import copied
 from selfedit.edits.propose import check_styles, write_edits, writing_sequences
-from selfedit.judge.evaluate import Asked, answers, gold_logprobs
+from selfedit.errors import UnscoredError
+from selfedit.judge.evaluate import Asked, answers, gold_logprobs, offline_name
 from selfedit.loop.editor import Editor, load_editor, save_editor
 from selfedit.loop.journal import Journal, claim, write_json
 from selfedit.loop.selection import cost_of_stopping, diversity, noise, ranking, reinforced, reliability
-from selfedit.loop.trial import job, seal_examples, study_sequences, with_questions, writing_style
+from selfedit.loop.trial import PASSAGE, QUESTIONS, job, seal_examples, study_sequences, with_questions, writing_style
 from selfedit.model.load import Model
 from selfedit.model.stack import Stack
 from selfedit.model.train import Cut, Job, lora_config, train
@@ -55,18 +58,17 @@ def train_editor(
     config: RestemConfig,
     *,
     judge: Judge | None = None,
-    judge_name: str = "offline",
+    judge_name: str = "",
     progress: Progress = no_progress,
-    on_round: Callable[[dict], None] = lambda summary: None,
 ) -> list[dict]:
     """So many rounds, each with contexts of its own, in the tasks' order; from the start again where they run out.
 
     `out` gets a folder a round, and `rounds.json`. Raises SelfeditError if it holds a run with other settings, or a style
     does not exist.
     """
-    check_styles(style for name in config.styles if (style := writing_style(name)))
-    names = text_hash(*(task.passage.id for task in tasks))
-    claim(out, {"model": model.name, "weights": model.fingerprint, "data": names, "judge": judge_name, "config": asdict(config)})
+    check_styles(map(writing_style, config.styles))
+    data = text_hash(*(task.key for task in tasks))
+    claim(out, {"model": model.name, "weights": model.fingerprint, "data": data, "judge": judge_name or offline_name(), "config": asdict(config)})
     summaries = []
     for number in range(1, rounds + 1):
         progress("rounds", number - 1, rounds)
@@ -74,7 +76,6 @@ def train_editor(
         own = [tasks[i % len(tasks)] for i in range(low, low + min(config.contexts, len(tasks)))]
         before = out / f"round-{number - 1}" if number > 1 else None
         summaries.append(run_round(model, own, out / f"round-{number}", number, config, before=before, judge=judge, progress=progress))
-        on_round(summaries[-1])
     progress("rounds", rounds, rounds)
     write_json(out / "rounds.json", summaries)
     return summaries
@@ -118,6 +119,7 @@ class _Round:
         else:
             self.editor, self.stack, ranked = Editor(model.name, model.fingerprint, config.styles[0]), None, None
         self.styles = _styles(config, ranked)
+        self.controls = list(dict.fromkeys([PASSAGE, *(QUESTIONS for style in self.styles if style != writing_style(style))]))
         self.edits = Journal(folder / "edits.jsonl")
         self.trials = Journal(folder / "trials.jsonl")
         self.written = {r["context"]: [_edit(e) for e in r["edits"]] for r in self.edits.records}
@@ -142,85 +144,95 @@ class _Round:
         """The edits of each context, of which each says its style; those without anything usable are empty."""
         block = [task for task in block if task.passage.id not in self.written]
         seeds = [stable_seed(self.config.seed, "edit", self.number, k) for k in range(len(self.styles))]
-        asked = [(task.passage, writing_style(style), seed) for task in block for style, seed in zip(self.styles, seeds) if writing_style(style)]
+        asked = [(task.passage, writing_style(style), seed) for task in block for style, seed in zip(self.styles, seeds)]
         found = iter(write_edits(self.model, asked, self.stack, on_token=partial(self.progress, "write")))
         for task in block:
-            own = [next(found) if writing_style(style) else SelfEdit("", "") for style in self.styles]
+            own = [next(found) for _ in self.styles]
             self.edits.add({"context": task.passage.id, "id": task.id, "editor": self.editor.id, "edits": [asdict(e) for e in own]})
             self.written[task.passage.id] = own
 
     def trial(self, block: Sequence[Task], audited: bool) -> list[dict]:
-        """Every edit, and the passage alone, trained with every seed, all in one stack."""
+        """Every control and every usable edit, trained with every seed, all in one stack."""
         rows = [
-            (task, k, seed)
+            (task, what, seed)
             for task in block
-            for k in (None, *self.usable(task))
+            for what in (*self.controls, *self.usable(task))
             for seed in range(self.config.seeds)
         ]
-        index = {(task.passage.id, k, seed): row for row, (task, k, seed) in enumerate(rows)}
+        index = {(task.passage.id, what, seed): row for row, (task, what, seed) in enumerate(rows)}
         first: list[float] = []
+        stopped: set[int] = set()
+        seconds_comparing = 0.0
 
         def losers(stack: Stack) -> list[int]:
+            nonlocal seconds_comparing
+            start = time.perf_counter()
             first.extend(self.dense([(task, row) for row, (task, _, _) in enumerate(rows)], stack))
-            going = set() if audited else {(t.passage.id, k) for t in block for k in self.losing(t, index, first)}
-            return [row for row, (task, k, _) in enumerate(rows) if (task.passage.id, k) in going]
+            seconds_comparing = time.perf_counter() - start
+            losing = set() if audited else {(t.passage.id, k) for t in block for k in self.losing(t, index, first)}
+            stopped.update(row for row, (task, what, _) in enumerate(rows) if (task.passage.id, what) in losing)
+            return sorted(stopped)
 
-        stopped: list[int] = []
-        cut = Cut(self.config.cut_after, lambda stack: stopped.extend(losers(stack)) or stopped)
-        jobs = [self.job(task, k, seed) for task, k, seed in rows]
+        jobs = [self.job(task, what, seed) for task, what, seed in rows]
+        cut = Cut(self.config.cut_after, losers)
         stack, logs = train(self.model.network, jobs, self.config.trial, cut=cut, on_step=partial(self.progress, "train"))
-        ended = [row for row in range(len(rows)) if row not in set(stopped)]
+        ended = [row for row in range(len(rows)) if row not in stopped]
         untouched = [(task, None) for task in block]
         dense = dict(zip(ended, self.dense([(rows[row][0], row) for row in ended], stack)))
         answering = [row for row in ended if audited or rows[row][2] == 0]
         told = self.accuracy([*((rows[row][0], row) for row in answering), *untouched], stack)
         accuracy = dict(zip(answering, told))
         before = zip(self.dense(untouched), told[len(answering) :])
-        epochs = self.config.trial.epochs
-        spared = {row: logs[row].tokens * (epochs - self.config.cut_after) / self.config.cut_after for row in stopped}
+        left = (self.config.trial.epochs - self.config.cut_after) / self.config.cut_after
 
-        def side(task: Task, k: int | None) -> dict:
-            own = [index[task.passage.id, k, seed] for seed in range(self.config.seeds) if (task.passage.id, k, seed) in index]
-            scored = [accuracy[row] for row in own if row in accuracy]
+        def side(task: Task, what: str | int) -> dict:
+            own = [index[task.passage.id, what, seed] for seed in range(self.config.seeds) if (task.passage.id, what, seed) in index]
             return {
-                "first": [first[row] for row in own] if first else [],
+                "first": [first[row] for row in own],
                 "dense": [dense[row] for row in own if row in dense],
-                "accuracy": scored if None not in scored else [],
+                "accuracy": [accuracy[row] for row in own if row in accuracy],
                 "tokens": sum(logs[row].tokens for row in own),
-                "spared": round(sum(spared.get(row, 0) for row in own)),
+                "spared": round(sum(logs[row].tokens * left for row in own if row in stopped)),
             }
 
         return [
             {"context": task.passage.id, "id": task.id, "title": task.passage.title, "audited": audited}
-            | {"untouched": dict(zip(("dense", "accuracy"), own)), "passage": side(task, None)}
+            | {"untouched": dict(zip(("dense", "accuracy"), own)), "controls": {what: side(task, what) for what in self.controls}}
             | {"candidates": [{"style": style} | side(task, k) for k, style in enumerate(self.styles)]}
+            | {"seconds_comparing": round(seconds_comparing / len(block), 2)}
             for task, own in zip(block, before)
         ]
 
     def usable(self, task: Task) -> list[int]:
-        """Edits with something to study; nothing is written where questions by rule are all there is."""
-        return [k for k, edit in enumerate(self.written[task.passage.id]) if edit.examples or not writing_style(self.styles[k])]
+        """Edits with something to study."""
+        return [k for k, edit in enumerate(self.written[task.passage.id]) if edit.examples]
 
-    def job(self, task: Task, k: int | None, seed: int) -> Job:
-        """The same start and order for all candidates of a context: what differs is what they study."""
+    def job(self, task: Task, what: str | int, seed: int) -> Job:
+        """A control or an edit. All of a context and seed have the same start, and the same questions where they have any."""
         drawn = stable_seed(self.config.seed, "trial", self.number, seed, task.passage.id)
-        edit = SelfEdit("", "") if k is None else self.written[task.passage.id][k]
-        if k is not None and self.styles[k] != edit.style:
+        edit, style = (SelfEdit("", ""), what) if isinstance(what, str) else (self.written[task.passage.id][what], self.styles[what])
+        if style == QUESTIONS or style != writing_style(style):
             edit = with_questions(task.passage, edit, self.config.questions, drawn)
         examples = seal_examples(task.passage, [edit])
         return job(study_sequences(self.model, task.passage, examples), examples, drawn)
 
     def dense(self, asked: Sequence[tuple[Task, int | None]], stack: Stack | None = None) -> list[float]:
-        """Of each context under each adapter: the mean log-probability of its gold answers."""
-        found = iter(gold_logprobs(self.model, [(q, adapter) for task, adapter in asked for q in task.questions], stack))
+        """Of each context under each adapter: the mean log-probability of its short gold answers."""
+        pairs = [(replace(q, sentence=""), adapter) for task, adapter in asked for q in task.questions]
+        found = iter(gold_logprobs(self.model, pairs, stack))
         return [sum(next(found) for _ in task.questions) / len(task.questions) for task, _ in asked]
 
-    def accuracy(self, asked: Sequence[tuple[Task, int | None]], stack: Stack) -> list[float | None]:
-        """Of each context under each adapter: the share of its questions answered right; None if none has a verdict."""
+    def accuracy(self, asked: Sequence[tuple[Task, int | None]], stack: Stack) -> list[float]:
+        """Of each context under each adapter: the share of its questions answered right.
+
+        Raises UnscoredError, before the block is recorded, if the judge leaves anything unscored: the same command asks again.
+        """
         put = [Asked(q, adapter) for task, adapter in asked for q in task.questions]
-        verdicts = iter([v for _, v in answers(self.model, put, stack, judge=self.judge, on_token=partial(self.progress, "test"))])
-        own = [[v for _ in task.questions if (v := next(verdicts)) is not None] for task, _ in asked]
-        return [sum(scored) / len(scored) if scored else None for scored in own]
+        verdicts = [v for _, v in answers(self.model, put, stack, judge=self.judge, on_token=partial(self.progress, "test"))]
+        if None in verdicts:
+            raise UnscoredError(f"the judge left {verdicts.count(None)} of {len(verdicts)} answers unscored; the same command goes on from here")
+        told = iter(verdicts)
+        return [sum(bool(next(told)) for _ in task.questions) / len(task.questions) for task, _ in asked]
 
     def losing(self, task: Task, index: dict, first: Sequence[float]) -> list[int]:
         """Candidates of a context that gained least so far."""
@@ -232,20 +244,19 @@ class _Round:
 
     def finish(self) -> dict:
         trials = [self.tried[task.passage.id] for task in self.tasks]
-        error = noise(trials)
-        kept = [(task, k) for task, t in zip(self.tasks, trials) for k in reinforced(t, error, self.config.beyond_noise)]
+        errors = noise(trials)
+        kept = [(task, k) for task, t in zip(self.tasks, trials) for k in reinforced(t, errors, self.config.beyond_noise)]
         styles = ranking(trials)
-        taken = {"style": styles[0]["style"], "round": self.number, "parent": self.editor.adapter_hash}
         start = time.perf_counter()
         stack, guard = self.finetuned(kept, styles[0]["style"])
-        if stack is None:  # it writes as before, in the style that has been found to pay
-            taken["adapter_hash"] = self.editor.adapter_hash
-        editor = save_editor(self.folder / "editor", replace(self.editor, **taken), stack or self.stack)
-        tokens = sum(side["tokens"] for t in trials for side in (t["passage"], *t["candidates"]))
+        studied = tuple(sorted({*self.editor.contexts, *(task.passage.id for task in self.tasks)}))
+        editor = replace(self.editor, style=styles[0]["style"], round=self.number, parent=self.editor.adapter_hash, contexts=studied)
+        editor = save_editor(self.folder / "editor", editor, stack or self.stack)  # without a new adapter it writes as before, in that style
+        tokens = sum(side["tokens"] for t in trials for side in (*t["controls"].values(), *t["candidates"]))
         spared = sum(c["spared"] for t in trials for c in t["candidates"])
         return {
             "round": self.number,
-            "editor": asdict(editor) | {"id": editor.id},
+            "editor": editor.summary(),
             "finetuned": stack is not None,
             "guard": guard,
             "contexts": len(trials),
@@ -253,17 +264,18 @@ class _Round:
             "usable": sum(bool(c["first"]) for t in trials for c in t["candidates"]),
             "kept": len(kept),
             "kept_styles": {s: n for s in self.styles if (n := sum(self.styles[k] == s for _, k in kept))},
-            "noise": error,
+            "noise": {style: error if error < math.inf else None for style, error in errors.items()},
             "reliability": {when: reliability(trials, when) for when in ("first", "dense", "accuracy")},
             "styles": styles,
             "untouched": _level(t["untouched"] for t in trials),
-            "passage": _level(t["passage"] for t in trials),
-            "best": _level(max((c for c in t["candidates"] if c["dense"]), key=lambda c: sum(c["dense"]), default=t["passage"]) for t in trials),
+            "controls": {name: _level(t["controls"][name] for t in trials) for name in self.controls},
+            "best": _level(max((c for c in t["candidates"] if c["dense"]), key=lambda c: sum(c["first"]), default=t["controls"][PASSAGE]) for t in trials),
             "tokens": tokens,
             "tokens_spared": spared / (tokens + spared) if tokens else None,
             "stopping": cost_of_stopping(trials, self.config.survivors),
             "seconds": round(sum(t["seconds"] for t in trials) + time.perf_counter() - start, 1),
             "seconds_writing": round(sum(t["seconds_writing"] for t in trials), 1),
+            "seconds_comparing": round(sum(t["seconds_comparing"] for t in trials), 1),
             "seconds_finetuning": round(time.perf_counter() - start, 1),
         }
 
@@ -280,17 +292,15 @@ class _Round:
         jobs = [Job(tuple(sequences), stable_seed(self.config.seed, "editor", self.number))]
         stack, _ = train(self.model.network, jobs, config, stack=start, on_step=partial(self.progress, "finetune"))
         guard = {"before": self.as_writer(self.stack, style), "after": self.as_writer(stack, style)}
-        least = {key: self.config.min_diversity * value for key, value in guard["before"].items()}
+        least = {key: self.config.min_kept_share * value for key, value in guard["before"].items()}
         worse = [key for key, value in guard["after"].items() if value < least[key]]
-        why = f"less {' and '.join(worse)} than before" if worse else ""
+        why = f"much less {' and '.join(worse)} than before" if worse else ""
         return (None if worse else stack), guard | {"taken": not worse, "why": why, "edits": len(found), "sequences": len(sequences)}
 
     def as_writer(self, stack: Stack | None, style: str) -> dict[str, float]:
         """How varied and how much in its own words what can be used is of what this editor writes, and how much that is.
         What it copies or invents is not counted as varied: it cannot be used."""
         asked = [(t.passage, writing_style(style), stable_seed(self.config.seed, "guard", self.number)) for t in self.tasks[:GUARDED]]
-        if not writing_style(style):
-            return {}
         edits = write_edits(self.model, asked, stack)
         copies = [_copied(e, passage) for (passage, _, _), edit in zip(asked, edits) for e in edit.examples]
         return {

@@ -1,10 +1,13 @@
 """Trials of a round → which edits are reinforced, which style pays, how far the reward can be trusted. Pure arithmetic.
 
 A trial is a context's record (restem.py): the log-probability of its gold answers, a mean a seed, under the untouched
-model, after the passage alone and after each candidate edit. The gain of a candidate is its own over the passage's, by
-seed. Seeds differ in nothing that a candidate could be praised for, so what they disagree on is noise, and the
-correlation between them over all candidates is the reward's reliability (SEAL's five yes-or-no answers: .13). Answers
-cost most and say least, so `accuracy` has one seed but in audited contexts.
+model, after its controls (the passage alone; with questions by rule) and after each candidate edit. The gain of a
+candidate is its own over the passage's, by seed; its merit is its own over its control's: what stands beside an edit is
+not its merit. Seeds differ in nothing that a candidate could be praised for, so what they disagree on is noise, and the
+correlation between them over all candidates is the reward's reliability (SEAL's five yes-or-no answers: .13).
+
+`when` is `first`, where all were compared, or `dense`, the end, which those that were stopped have not; answers cost
+most and say least (docs/LOG.md, study 12), so `accuracy` has no vote, and one seed but in audited contexts.
 """
 
 from __future__ import annotations
@@ -17,55 +20,64 @@ import numpy as np
 
 
 def gains(trial: dict, candidate: dict, when: str) -> list[float]:
-    """By seed, nats a token over the passage alone. `when`: `first` (where all were compared) or `dense` (at the end)."""
-    return [own - alone for own, alone in zip(candidate[when], trial["passage"][when])]
+    """By seed, nats a token over the passage alone."""
+    return _over(candidate[when], trial["controls"]["passage"][when])
 
 
-def noise(trials: Sequence[dict]) -> float:
-    """Standard error of a candidate's mean gain: the spread between its seeds, pooled over all that reached the end."""
-    own = [gains(t, c, "dense") for t in trials for c in t["candidates"] if c["dense"]]
-    if not own:
-        return math.inf
-    return math.sqrt(np.mean([np.var(values, ddof=1) for values in own]) / len(own[0]))
+def merits(trial: dict, candidate: dict, when: str) -> list[float]:
+    """By seed, nats a token over what is studied beside the edit: of `a+b` over the control `b`, of others over the passage."""
+    return _over(candidate[when], trial["controls"][candidate["style"].partition("+")[2] or "passage"][when])
 
 
-def reinforced(trial: dict, error: float, beyond: float) -> list[int]:
-    """The candidates that reached the end and gained more than noise over the untouched model, over the passage alone and
-    over what stands beside the edit: `a+b` over `b`, where that was tried; and that answer no less than the passage alone."""
-    ended = {c["style"]: _mean(gains(trial, c, "dense")) for c in trial["candidates"] if c["dense"]}
+def _over(own: Sequence[float], control: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(own, control)]
+
+
+def noise(trials: Sequence[dict]) -> dict[str, float]:
+    """Style → standard error of an edit's mean merit at the end: the spread between its seeds, pooled over the style."""
+    by_style: dict[str, list[list[float]]] = {}
+    for t in trials:
+        for c in t["candidates"]:
+            by_style.setdefault(c["style"], []).extend([merits(t, c, "dense")] if c["dense"] else [])
+    return {style: math.sqrt(np.mean(np.var(own, axis=1, ddof=1)) / len(own[0])) if own else math.inf for style, own in by_style.items()}
+
+
+def reinforced(trial: dict, errors: dict[str, float], beyond: float) -> list[int]:
+    """The candidates that reached the end and there are above the untouched model, the passage alone and their own control,
+    each by more than `beyond` standard errors."""
     found = []
     for i, candidate in enumerate(trial["candidates"]):
-        scored = candidate["accuracy"] and trial["passage"]["accuracy"]
-        if not candidate["dense"] or not scored:
+        if not candidate["dense"]:
             continue
-        beside = ended.get(candidate["style"].partition("+")[2], 0.0)
-        gain = _mean(gains(trial, candidate, "dense")) - max(beside, 0.0)
         over_untouched = _mean(candidate["dense"]) - trial["untouched"]["dense"]
-        if min(gain, over_untouched) > beyond * error and _mean(candidate["accuracy"]) >= _mean(trial["passage"]["accuracy"]):
+        least = min(over_untouched, _mean(gains(trial, candidate, "dense")), _mean(merits(trial, candidate, "dense")))
+        if least > beyond * errors[candidate["style"]]:
             found.append(i)
     return found
 
 
 def ranking(trials: Sequence[dict]) -> list[dict]:
     """Styles by their mean gain where all candidates were compared, the best first; an edit that was not usable gained nothing."""
-    by_style: dict[str, list[float]] = {}
+    by_style: dict[str, list[tuple[float, float]]] = {}
     for t in trials:
         for c in t["candidates"]:
-            by_style.setdefault(c["style"], []).append(_mean(gains(t, c, "first")) if c["first"] else 0.0)
-    rows = [
-        {"style": style, "edits": len(own), "gain": _mean(own), "error": float(np.std(own, ddof=1) / math.sqrt(len(own))) if len(own) > 1 else None}
-        for style, own in by_style.items()
-    ]
+            own = (_mean(gains(t, c, "first")), _mean(merits(t, c, "first"))) if c["first"] else (0.0, 0.0)
+            by_style.setdefault(c["style"], []).append(own)
+    rows = []
+    for style, own in by_style.items():
+        (gain, merit), errors = np.mean(own, 0), np.std(own, 0, ddof=1) / math.sqrt(len(own)) if len(own) > 1 else (None, None)
+        named = {"gain": gain, "error": errors[0], "merit": merit, "merit_error": errors[1]}
+        rows.append({"style": style, "edits": len(own)} | {key: None if value is None else float(value) for key, value in named.items()})
     return sorted(rows, key=lambda row: -row["gain"])
 
 
 def reliability(trials: Sequence[dict], when: str) -> dict:
     """Correlation between seeds over candidates, of one run's reward and of the mean of all seeds (Spearman–Brown), in all
-    and within contexts; `when`: `first`, `dense`, or `accuracy` (the published reward)."""
+    and within contexts; `when` may also be `accuracy` (the published reward)."""
     rows, groups = [], []
     for i, t in enumerate(trials):
         for c in t["candidates"]:
-            if len(c[when]) > 1:
+            if len(c[when]) == len(t["controls"]["passage"][when]) > 1:
                 rows.append(gains(t, c, when))
                 groups.append(i)
     if len(rows) < 3:
@@ -113,7 +125,8 @@ def _between_seeds(values: np.ndarray) -> float | None:
 
 
 def _spearman_brown(one: float | None, runs: int) -> float | None:
-    return None if one is None else runs * one / (1 + (runs - 1) * one)
+    """Of the mean of so many runs; not defined where runs disagree."""
+    return runs * one / (1 + (runs - 1) * one) if one is not None and one > 0 else None
 
 
 def _mean(values: Sequence[float]) -> float:
