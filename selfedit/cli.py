@@ -446,7 +446,8 @@ def _command(arguments) -> str:
 
 
 def _judge_name(arguments) -> str:
-    return "offline" if arguments.judge is None else arguments.judge_model
+    """Empty: the offline judge's own."""
+    return "" if arguments.judge is None else f"{arguments.judge_model} at {arguments.judge}"
 
 
 def _listed(text: str) -> list[str]:

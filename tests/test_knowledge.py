@@ -9,7 +9,7 @@ from conftest import write_tiny_model
 
 from selfedit.bench import knowledge
 from selfedit.bench.conditions import Retriever, given_edit, jobs, parse, put
-from selfedit.bench.knowledge import _difference, _interval, table
+from selfedit.bench.knowledge import _difference, _interval, _ratio, table
 from selfedit.config import TrainConfig
 from selfedit.errors import RunError, SelfeditError, UnscoredError
 from selfedit.judge.evaluate import offline
@@ -209,6 +209,44 @@ def test_one_unscored_answer_in_many_is_in_no_mean(bench):
     assert result["unscored"] == 1 and result["rows"][0]["accuracy"] == 1.0
 
 
+def test_what_the_answers_depend_on_is_done_again_when_it_changes(bench, tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(knowledge._Bench, "do", lambda self, units, own=knowledge._Bench.do: done.extend(units) or own(self, units))
+
+    def redone(tasks) -> set[tuple[str, str]]:
+        done.clear()
+        bench("base,retrieval,edits:wise/implications", tasks)
+        return {(unit.condition.name, task.id) for unit in done for task in unit.tasks}
+
+    assert len(redone(TASKS[:2])) == 6
+    more = redone(TASKS)
+    assert more == {("base", "orsk"), ("edits", "orsk"), *(("retrieval", town.lower()) for town in TOWNS)}  # it may find another passage now
+    asked = replace(TASKS[0], questions=TASKS[0].questions[:1])
+    assert redone([asked, *TASKS[1:]]) == {("base", "marlow"), ("edits", "marlow"), ("retrieval", "marlow")}
+    assert redone([replace(asked, edits={"wise/implications": ("Marlow is new.",)}), *TASKS[1:]]) == {("edits", "marlow")}
+
+
+def test_passages_that_chose_what_the_editor_studied_are_refused(bench, tmp_path, model):
+    editor = replace(EDITOR, model=model.name, model_hash=model.fingerprint, style="questions", contexts=(TASKS[1].passage.id,))
+    save_editor(tmp_path / "editor", editor, None)
+    with pytest.raises(SelfeditError, match="trained on 1 of these passages"):
+        bench("seal", editor=tmp_path / "editor")
+
+
+def test_so_many_together_are_so_many(bench):
+    with pytest.raises(SelfeditError, match="--together 4: there are 3 passages"):
+        bench("passage", together=[4])
+    rows = {r["together"]: r for r in bench("base,passage", together=[2])["rows"] if r["condition"] == "passage"}
+    assert rows[1]["passages"] == 3 and rows[2]["passages"] == 2  # the third does not fill an adapter
+    assert rows[2]["vs_base"] is not None
+
+
+def test_a_budget_is_compared_with_the_passage_at_the_same_budget(bench):
+    rows = {r["condition"]: r for r in bench("passage,passage@300,self-edit:questions@300")["rows"]}
+    ours, alone = rows["self-edit:questions@300"], rows["passage@300"]
+    assert ours["vs_passage"][0] == pytest.approx(ours["accuracy"] - alone["accuracy"])
+
+
 def test_probes_are_also_told_apart_by_kind(bench):
     probes = (Question("The bridge of Marlow was built in", ("1900",), "memorization"), Question("Its keeper rings a", ("bell",), "paraphrase"))
     result = bench("base,passage", [replace(TASKS[0], questions=probes)])
@@ -229,7 +267,18 @@ def test_a_difference_is_of_shares_and_its_interval_draws_passages_in_pairs():
     assert difference == pytest.approx(4 / 6 - 2 / 6)
     # both the first passage: 1/4; both the second: 1/2; one each: 1/3
     assert low == pytest.approx(1 / 4) and high == pytest.approx(1 / 2)
-    assert _difference(ours, ours) is None and _difference(ours, tallies((1, 4))) is None
+    assert _difference(ours, ours) is None and _difference(ours, None) is None
+    assert _difference(ours, tallies((1, 4))) == [0.5] * 3  # the passage that both have
+
+
+def test_a_share_of_the_ceiling_is_drawn_in_pairs_and_of_nothing_is_none():
+    assert _ratio(tallies((1, 4), (1, 4)), tallies((2, 4), (2, 4)), "") == [0.5] * 3
+    assert _ratio(tallies((1, 4)), tallies((0, 4)), "") is None
+
+
+def test_a_resample_in_which_nothing_was_scored_counts_for_nothing():
+    low, high = _interval(np.array([[1.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]]))
+    assert low == high == 1.0
 
 
 def test_an_interval_is_none_where_nothing_was_scored():

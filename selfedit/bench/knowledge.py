@@ -6,7 +6,8 @@ one model; passages one at a time or so many together in one adapter. What stand
 a stopped run goes on, a finished one takes more conditions, passages or seeds.
 
 Intervals are bootstraps over passages, 95 %: a passage is drawn with all its questions and seeds, in every condition
-at once, so differences are paired. An answer that the judge left unscored is in no mean; above 5 % the run fails.
+at once, so differences are paired. Passages that share an adapter are drawn apart too: with few adapters the interval
+is too narrow. An answer that the judge left unscored is in no mean; above 5 % the run fails.
 """
 
 from __future__ import annotations
@@ -19,19 +20,26 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
-from selfedit.bench.conditions import Condition, Retriever, jobs, parse, put
+from selfedit.bench.conditions import QUESTIONS_A_SENTENCE, RETRIEVED, TEACHER_TOKENS, Condition, Retriever, jobs, parse, put
 from selfedit.config import TrainConfig
 from selfedit.edits.quiz import with_sentences
+from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError, UnscoredError
+from selfedit.judge.evaluate import ANSWER_TOKENS, offline, offline_name
 from selfedit.loop.journal import Journal, claim, write_json
+from selfedit.loop.trial import writing_style
 from selfedit.types import Judge, Progress, Task, no_progress, text_hash
 
 TRAIN = TrainConfig(rank=16, alpha=32.0, first_layer=0.33, learning_rate=2e-3, epochs=8, batch_size=2, steps_an_epoch=1)
-"""Those of `learn` (docs/LOG.md, study 8) with more epochs, since most edits have few sequences; not tuned here yet."""
+"""Those of `learn` (docs/LOG.md, study 8) with more epochs, since most edits have few sequences; compared in study 12."""
 ADAPTERS = 8
 """Trained in one stack, at most."""
 UNSCORED_MOST = 0.05
 RESAMPLES = 10_000
+JUDGED_AT_ONCE = 64
+"""Records, of several answers each."""
+FIXED = tuple(map(repr, (QUESTIONS_A_SENTENCE, TEACHER_TOKENS, RETRIEVED, ANSWER_TOKENS, *STYLES.values())))
+"""What results depend on and no option changes: with other values it is another run."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +50,6 @@ class Unit:
     tasks: tuple[Task, ...]
     seed: int
     together: int
-
-    def key(self, task: Task) -> tuple:
-        return self.condition.text, self.together, self.seed, task.passage.id
 
 
 def run(
@@ -58,12 +63,13 @@ def run(
     editor: Path | None = None,
     train: TrainConfig = TRAIN,
     judge: Judge | None = None,
-    judge_name: str = "offline",
+    judge_name: str = "",
     command: str = "",
     progress: Progress = no_progress,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict:
-    """`together`: also so many passages in one adapter. Raises SelfeditError, before any work, on what cannot be run."""
+    """`together`: also so many passages in one adapter. `judge_name`: by which verdicts are known; the offline judge's own
+    if there is no other. Raises SelfeditError, before any work, on what cannot be run."""
     from selfedit.bench.plots import knowledge_plots, pyplot
 
     pyplot()
@@ -88,21 +94,38 @@ class _Bench:
         self.tasks = list(map(with_sentences, tasks))
         self.model = load_model(model_name, notify=notify)
         self.editor, self.editor_stack = load_editor(editor, self.model) if editor else (None, None)
+        if self.editor and (known := sum(t.passage.id in self.editor.contexts for t in self.tasks)):
+            raise SelfeditError(f"the editor was trained on {known} of these passages; leave them out (--skip) or give other --data")
+        if too_many := [n for n in together if n > len(tasks)]:
+            raise SelfeditError(f"--together {too_many[0]}: there are {len(tasks)} passages")
         self.conditions = [parse(text, self.tasks, self.editor) for text in dict.fromkeys(conditions)]
         self.seeds, self.together, self.train_config, self.progress = seeds, (1, *sorted(set(together))), train, progress
-        self.judge, self.judge_name, self.name = judge, judge_name, model_name
+        self.judge, self.judge_name, self.name = judge, judge_name or offline_name(), model_name
+        self.left = 0
+        """Units to be done still."""
         claim(out, self.settings())
         self.journal = Journal(out / "trials.jsonl")
         self.done = {self.record_key(r): r for r in self.journal.records}
 
     def settings(self) -> dict:
-        return dict(model=self.name, weights=self.model.fingerprint, config=text_hash(json.dumps(asdict(self.train_config))))
+        return dict(model=self.name, weights=self.model.fingerprint, config=text_hash(json.dumps(asdict(self.train_config)), *FIXED))
 
     def record_key(self, record: dict) -> tuple:
-        return record["condition"], record["together"], record["seed"], record["passage"], record["editor"]
+        return record["condition"], record["together"], record["seed"], record["task"], record["depends"]
 
     def key(self, unit: Unit, task: Task) -> tuple:
-        return *unit.key(task), self.editor.id if unit.condition.name == "seal" else ""
+        return unit.condition.text, unit.together, unit.seed, task.key, self.depends(unit, task)
+
+    def depends(self, unit: Unit, task: Task) -> str:
+        """What the answers depend on besides the task itself; empty if nothing."""
+        parts = [t.passage.id for t in unit.tasks] if unit.together > 1 else []
+        if unit.condition.name == "seal":
+            parts.append(self.editor.id)
+        elif unit.condition.name == "edits":
+            parts += [text for t in unit.tasks for text in t.edits[writing_style(unit.condition.detail)]]
+        elif unit.condition.name == "retrieval":
+            parts += [t.passage.id for t in self.tasks]
+        return text_hash(*parts)[:12] if parts else ""
 
     # what there is to do
 
@@ -116,19 +139,19 @@ class _Bench:
             for condition in sorted(self.conditions, key=lambda c: c.trains)
             if condition.trains or (n == 1 and seed == 0)  # the others are the same for every seed
             if not (n > 1 and condition.name == "finetune")
-            for low in range(0, len(self.tasks), n)
+            for low in range(0, len(self.tasks) - n + 1, n)  # passages that do not fill an adapter are left out
         ]
 
     def todo(self) -> Iterator[list[Unit]]:
         """Groups of one condition and size that are done at once."""
         left = [u for u in self.units if any(self.key(u, t) not in self.done for t in u.tasks)]
-        self.total, self.left = len(self.units), len(left)
+        self.left = len(left)
         for (condition, _), like in groupby(left, key=lambda u: (u.condition, u.together)):
             like, size = list(like), 1 if condition.name == "finetune" else ADAPTERS
             yield from (like[low : low + size] for low in range(0, len(like), size))
 
     def do(self, units: list[Unit]) -> None:
-        self.progress("trials", self.total - self.left, self.total)
+        self.progress("trials", len(self.units) - self.left, len(self.units))
         condition = units[0].condition
         start = time.perf_counter()
         if condition.name == "finetune":
@@ -142,7 +165,7 @@ class _Bench:
         seconds = (time.perf_counter() - start) / len(units)
         self.ask(model, stack, units, adapters, tokens, seconds)
         self.left -= len(units)
-        self.progress("trials", self.total - self.left, self.total)
+        self.progress("trials", len(self.units) - self.left, len(self.units))
 
     def adapted(self, units: list[Unit]):
         from selfedit.model.train import train
@@ -176,8 +199,7 @@ class _Bench:
         for unit, _, task in pairs:
             own = [next(responses) for _ in task.questions]
             record = dict(
-                condition=unit.condition.text, together=unit.together, seed=unit.seed, passage=task.passage.id, task=task.id,
-                editor=self.editor.id if unit.condition.name == "seal" else "",
+                condition=unit.condition.text, together=unit.together, seed=unit.seed, task=task.key, id=task.id, depends=self.depends(unit, task),
                 judge=self.judge_name, correct=[r.correct for r in own], dense=[round(r.dense, 5) for r in own], answers=[r.text for r in own],
                 tokens=trained[id(unit)] / sizes[id(unit)], seconds=round(seconds / sizes[id(unit)], 3),
             )  # fmt: skip
@@ -193,15 +215,18 @@ class _Bench:
 
     def rejudge(self) -> None:
         """Ask again for verdicts that are missing or another judge's; what was answered stands in the record."""
+        asked = []
         for unit in self.units:
             for task in unit.tasks:
                 record = self.done[self.key(unit, task)]
-                if record["judge"] == self.judge_name and None not in record["correct"]:
-                    continue
-                from selfedit.judge.evaluate import offline
-
-                verdicts = (self.judge or offline)(list(zip(task.questions, record["answers"])))
-                renewed = record | {"correct": verdicts, "judge": self.judge_name}
+                if record["judge"] != self.judge_name or None in record["correct"]:
+                    asked.append((unit, task, record))
+        for low in range(0, len(asked), JUDGED_AT_ONCE):
+            part = asked[low : low + JUDGED_AT_ONCE]
+            pairs = [pair for _, task, record in part for pair in zip(task.questions, record["answers"])]
+            verdicts = iter((self.judge or offline)(pairs))
+            for unit, task, record in part:
+                renewed = record | {"correct": [next(verdicts) for _ in task.questions], "judge": self.judge_name}
                 self.journal.add(renewed)
                 self.done[self.key(unit, task)] = renewed
 
@@ -216,19 +241,22 @@ class _Bench:
         base = tables.get(("base", 1))
         rows = []
         for (text, n), own in tables.items():
-            passage = tables.get(("passage", n))
-            rows.append({"condition": text, "together": n} | self.row(own, base, passage))
+            alike = tables.get((f"passage@{text.partition('@')[2]}", n))  # at the same budget, where that was run
+            passage = alike if alike is not None and alike is not own else tables.get(("passage", n))
+            rows.append({"condition": text, "together": n} | self.row(own, base, passage, tables.get(("in-context", 1))))
         pairs = [(a, b) for a in tables for b in tables if a[1] == b[1] and a != b and a[0].startswith("seal") and not b[0].startswith("seal")]
         return {
             "model": self.name,
             "seeds": self.seeds,
             "judge": self.judge_name,
             "unscored": unscored,
-            "editor": asdict(self.editor) if self.editor else None,
+            "editor": self.editor.summary() if self.editor else None,
             "train_config": json.loads(json.dumps(asdict(self.train_config))),
             "rows": rows,
             "seal_minus": [
-                {"condition": a[0], "minus": b[0], "together": a[1], "difference": _difference(tables[a], tables[b])} for a, b in pairs
+                {"condition": a[0], "minus": b[0], "together": a[1], "difference": _difference(tables[a], tables[b])}
+                | {"tokens": [round(sum(p["tokens"] for p in tables[side].values()) / len(tables[side]) / self.seeds) for side in (a, b)]}
+                for a, b in pairs
             ],
         }
 
@@ -241,7 +269,7 @@ class _Bench:
         for unit in self.of(condition, together):
             for task in unit.tasks:
                 record = self.done[self.key(unit, task)]
-                own = found.setdefault(task.passage.id, {"kinds": {}, "tokens": 0.0, "seconds": 0.0})
+                own = found.setdefault(task.key, {"kinds": {}, "tokens": 0.0, "seconds": 0.0})
                 own["tokens"] += record["tokens"]
                 own["seconds"] += record["seconds"]
                 for question, verdict, dense in zip(task.questions, record["correct"], record["dense"]):
@@ -253,20 +281,25 @@ class _Bench:
                         tally[3] += 1
         return found
 
-    def row(self, own: dict, base: dict | None, passage: dict | None) -> dict:
+    def row(self, own: dict, base: dict | None, passage: dict | None, ceiling: dict | None) -> dict:
         kinds = sorted({kind for p in own.values() for kind in p["kinds"]} - {""})
         tallies = _matrix(own, "")
         return {
             "passages": len(own),
-            "questions": sum(len(t.questions) for t in self.tasks if t.passage.id in own),
+            "questions": sum(len(t.questions) for t in self.tasks if t.key in own),
             "accuracy": _share(tallies),
             "ci95": _interval(tallies),
             "vs_base": _difference(own, base),
             "vs_passage": _difference(own, passage),
+            "of_in_context": _ratio(own, ceiling, ""),
             "dense": float(tallies[:, 2].sum() / tallies[:, 3].sum()),
             "train_tokens": round(sum(p["tokens"] for p in own.values())),
             "seconds": round(sum(p["seconds"] for p in own.values()), 1),
-            "by_kind": {k: {"accuracy": _share(_matrix(own, k)), "ci95": _interval(_matrix(own, k))} for k in kinds} if len(kinds) > 1 else {},
+            "by_kind": {
+                k: {"accuracy": _share(_matrix(own, k)), "ci95": _interval(_matrix(own, k)), "of_in_context": _ratio(own, ceiling, k)} for k in kinds
+            }
+            if len(kinds) > 1
+            else {},
         }
 
 
@@ -288,26 +321,44 @@ def _draws(count: int):
 
 
 def _interval(tallies) -> list[float] | None:
-    import numpy as np
-
-    if not tallies[:, 1].sum():
-        return None
-    drawn = tallies[_draws(len(tallies))].sum(1)
-    return [float(v) for v in np.nanpercentile(drawn[:, 0] / np.maximum(drawn[:, 1], 1e-9), [2.5, 97.5])]
+    return _spread(_drawn_share(tallies)) if tallies[:, 1].sum() else None
 
 
 def _difference(own: dict, other: dict | None) -> list[float] | None:
     """[own − other, low, high], on the passages that both have, drawn together."""
+    a, b = _pair(own, other, "")
+    if a is None:
+        return None
+    return [_share(a) - _share(b), *_spread(_drawn_share(a) - _drawn_share(b))]
+
+
+def _ratio(own: dict, other: dict | None, kind: str) -> list[float] | None:
+    """[own ÷ other, low, high], on the passages that both have, drawn together."""
+    a, b = _pair(own, other, kind)
+    if a is None or not _share(b):
+        return None
+    return [_share(a) / _share(b), *_spread(_drawn_share(a) / _drawn_share(b))]
+
+
+def _pair(own: dict, other: dict | None, kind: str):
+    """Both sides' tallies of the passages that both have; None where there is nothing to compare."""
+    shared = [p for p in own if p in other] if other is not None and other is not own else []
+    a, b = (_matrix({p: side[p] for p in shared}, kind) for side in (own, other or {}))
+    return (a, b) if shared and a[:, 1].sum() and b[:, 1].sum() else (None, None)
+
+
+def _drawn_share(tallies):
+    """Of each resample: the share of right answers; NaN where nothing was scored."""
     import numpy as np
 
-    if other is None or own is other or own.keys() != other.keys():
-        return None
-    a, b = _matrix(own, ""), _matrix({p: other[p] for p in own}, "")
-    drawn = _draws(len(a))
-    a_drawn, b_drawn = a[drawn].sum(1), b[drawn].sum(1)
-    differences = a_drawn[:, 0] / np.maximum(a_drawn[:, 1], 1e-9) - b_drawn[:, 0] / np.maximum(b_drawn[:, 1], 1e-9)
-    low, high = np.percentile(differences, [2.5, 97.5])
-    return [_share(a) - _share(b), float(low), float(high)]
+    drawn = tallies[_draws(len(tallies))].sum(1)
+    return np.divide(drawn[:, 0], drawn[:, 1], out=np.full(len(drawn), np.nan), where=drawn[:, 1] > 0)
+
+
+def _spread(values) -> list[float]:
+    import numpy as np
+
+    return [float(v) for v in np.nanpercentile(np.where(np.isfinite(values), values, np.nan), [2.5, 97.5])]
 
 
 def table(result: dict) -> str:
@@ -321,27 +372,30 @@ def table(result: dict) -> str:
         "",
         f"`{result['command']}`",
         "",
-        f"Closed book but for in-context and retrieval; {result['seeds']} seeds; judge: {result['judge']}"
+        f"Closed book but for in-context and retrieval; dense: log-probability of the right answer, short or as a sentence, nats a token; {result['seeds']} seeds; judge: {result['judge']}"
         + (f" ({result['unscored']} answers unscored)" if result["unscored"] else "")
         + ". 95 % intervals: paired bootstrap over passages.",
         "",
-        "| condition | together | passages | questions | accuracy | − base | − passage | dense | tokens a passage | seconds a passage |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| condition | together | passages | questions | accuracy | − base | − passage | ÷ in-context | dense | tokens a passage | seconds a passage |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for r in result["rows"]:
         runs = r["passages"] * (result["seeds"] if r["train_tokens"] else 1)
         accuracy = "–" if r["accuracy"] is None else spread([r["accuracy"], *r["ci95"]])
         lines.append(
             f"| {r['condition']} | {r['together']} | {r['passages']} | {r['questions']} | {accuracy} | {spread(r['vs_base'], '+.3f')} | "
-            f"{spread(r['vs_passage'], '+.3f')} | {r['dense']:.2f} | {r['train_tokens'] / runs:,.0f} | {r['seconds'] / runs:.1f} |"
+            f"{spread(r['vs_passage'], '+.3f')} | {spread(r['of_in_context'], '.2f')} | {r['dense']:.2f} | {r['train_tokens'] / runs:,.0f} | {r['seconds'] / runs:.1f} |"
         )
     if result["seal_minus"]:
-        lines += ["", "| difference | together | accuracy |", "|---|--:|--:|"]
-        lines += [f"| {d['condition']} − {d['minus']} | {d['together']} | {spread(d['difference'], '+.3f')} |" for d in result["seal_minus"]]
+        lines += ["", "| difference | together | accuracy | tokens a passage |", "|---|--:|--:|--:|"]
+        for d in result["seal_minus"]:
+            tokens = " and ".join(f"{n:,}" for n in d["tokens"])
+            lines.append(f"| {d['condition']} − {d['minus']} | {d['together']} | {spread(d['difference'], '+.3f')} | {tokens} |")
     kinds = list(dict.fromkeys(kind for r in result["rows"] for kind in r["by_kind"]))
     if kinds:
-        lines += ["", "| condition | together | " + " | ".join(kinds) + " |", "|---|--:|" + "--:|" * len(kinds)]
-        for r in result["rows"]:
-            own = [spread([r["by_kind"][k]["accuracy"], *r["by_kind"][k]["ci95"]]) if k in r["by_kind"] else "–" for k in kinds]
-            lines.append(f"| {r['condition']} | {r['together']} | " + " | ".join(own) + " |")
+        for title, value in (("accuracy", lambda own: own["ci95"] and [own["accuracy"], *own["ci95"]]), ("÷ in-context", lambda own: own["of_in_context"])):
+            lines += ["", f"| {title} | together | " + " | ".join(kinds) + " |", "|---|--:|" + "--:|" * len(kinds)]
+            for r in result["rows"]:
+                own = [spread(value(r["by_kind"][k])) if k in r["by_kind"] else "–" for k in kinds]
+                lines.append(f"| {r['condition']} | {r['together']} | " + " | ".join(own) + " |")
     return "\n".join(lines) + "\n"

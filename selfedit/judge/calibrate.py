@@ -20,10 +20,10 @@ from time import perf_counter
 import numpy as np
 
 from selfedit.errors import UnscoredError
+from selfedit.judge.grading import GRADER
 from selfedit.tasks.records import field, read_jsonl
 from selfedit.types import Judge, Progress, Question, no_progress, stable_seed
 
-GRADER = Path(__file__).with_name("grader.json")
 CELLS = ("true_positive", "false_positive", "false_negative", "true_negative")
 """Positive: the judge says right; true: so does the verdict."""
 DRAWS = 2000

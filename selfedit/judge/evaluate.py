@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from selfedit.judge.grading import continues_with, is_correct
+from selfedit.disk import file_hash
+from selfedit.judge.grading import GRADER, continues_with, is_correct
 from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
 from selfedit.model.score import mean_logprobs
@@ -94,6 +95,11 @@ def score(responses: Sequence[Response]) -> Score:
 def offline(pairs: Sequence[tuple[Question, str]]) -> list[bool | None]:
     """The judge that needs nobody."""
     return [grade(question, said) for question, said in pairs]
+
+
+def offline_name() -> str:
+    """By which its verdicts are known: refitted it is another judge."""
+    return f"offline {file_hash(GRADER)[:8]}"
 
 
 def gold_logprobs(model: Model, pairs: Sequence[tuple[Question, int | None]], stack: Stack | None = None) -> list[float]:

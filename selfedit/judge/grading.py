@@ -23,6 +23,7 @@ from pathlib import Path
 
 from selfedit.judge.features import NEGATIONS, SMALL_WORDS, features, new_words, stem, uncopied, words
 
+GRADER = Path(__file__).with_name("grader.json")
 _MAX_ALTERNATIVES = 15  # a longer enumeration is a guess at everything
 _MAX_NAMES = 25  # and numbers; more of them are a guess at everything without commas
 _MAX_WORDS_BEFORE_TARGET = 12
@@ -126,7 +127,7 @@ def _score(values: Sequence[float]) -> float:
 def _fitted() -> dict:
     """`trees`: a node is [feature, threshold, node if not above it, node if above it], a leaf a number; `common`: see
     features()."""
-    return json.loads((Path(__file__).parent / "grader.json").read_text(encoding="utf-8"))
+    return json.loads(GRADER.read_text(encoding="utf-8"))
 
 
 def _guesses_at_everything(prediction: str, gold: str) -> bool:
