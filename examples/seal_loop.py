@@ -6,10 +6,13 @@ finetuned on the best edits, and writes again. `selfedit train-editor` is this l
 resume, early stops, a guard against collapse (selfedit/loop/restem.py).
 """
 
+from dataclasses import replace
+
 from selfedit.bench.inner_loop import PASSAGES, read_entries
 from selfedit.config import TrainConfig
+from selfedit.edits.parse import copied
 from selfedit.edits.propose import write_edits, writing_sequences
-from selfedit.judge.evaluate import evaluate
+from selfedit.judge.evaluate import gold_logprobs
 from selfedit.loop.trial import job, seal_examples, study_sequences
 from selfedit.model.load import load_model
 from selfedit.model.train import Job, train
@@ -28,8 +31,7 @@ def main() -> None:
     for round_number in range(1, ROUNDS + 1):
         kept, rewards = [], []
         for task in tasks:
-            edits, scores = inner_loop(model, task, editor, round_number)
-            alone, *others = [score.dense for score in scores]  # log-probability of the right answers, nats a token
+            edits, (alone, *others) = inner_loop(model, task, editor, round_number)
             best = max(range(len(edits)), key=lambda k: others[k])
             rewards.append(others[best] - alone)
             print(f"  {task.passage.title}: passage alone {alone:.2f}; " + ", ".join(f"{e.style} {r:.2f}" for e, r in zip(edits, others)))
@@ -42,7 +44,7 @@ def main() -> None:
 
 
 def inner_loop(model, task, editor, round_number):
-    """Self-edits → adapters → what each answers without the passage; the first score is of the passage studied alone."""
+    """Self-edits → adapters → log-probability of the right answers, nats a token; the first is of the passage studied alone."""
     asked = [(task.passage, STYLES[k % len(STYLES)], 100 * round_number + k) for k in range(EDITS)]
     edits = write_edits(model, asked, editor)
     jobs = []
@@ -50,12 +52,19 @@ def inner_loop(model, task, editor, round_number):
         examples = seal_examples(task.passage, [edit])
         jobs.append(job(study_sequences(model, task.passage, examples), examples, seed=round_number))
     stack, _ = train(model.network, jobs, INNER)
-    return edits, evaluate(model, task.questions, range(len(jobs)), stack)
+    short = [replace(q, sentence="") for q in task.questions]  # whole sentences also pay for knowing the passage by heart
+    asked = iter(gold_logprobs(model, [(q, adapter) for adapter in range(len(jobs)) for q in short], stack))
+    return edits, [sum(next(asked) for _ in short) / len(short) for _ in jobs]
 
 
 def outer_loop(model, kept, editor, round_number):
     """The best edits → an editor that writes more like them (ReST-EM: rejection sampling, then finetuning)."""
-    sequences = [s for task, edit in kept for s in writing_sequences(model, task.passage, edit)]
+    sequences = []
+    for task, edit in kept:
+        own = tuple(e for e in edit.examples if copied(e.text, task.passage) <= 0.6)  # who studies copies ends up copying
+        sequences += writing_sequences(model, task.passage, replace(edit, examples=own)) if own else []
+    if not sequences:
+        return editor
     stack, (log,) = train(model.network, [Job(tuple(sequences), seed=round_number)], OUTER, stack=editor)
     print(f"  editor: {len(sequences)} sequences, loss {log.losses[0]:.2f} → {log.losses[-1]:.2f}")
     return stack
