@@ -567,22 +567,24 @@ def test_data_that_is_not_tasks_is_one_line(tmp_path, refusal, tiny, content, ve
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--rounds", "0"], "--rounds 0"), (["--contexts", "0"], "contexts is 0"), (["--seeds", "1"], "seeds is 1"), (["--edits", "0"], "edits is 0"), (["--styles", "poem"], "unknown style 'poem'")],
+    [(["--rounds", "0"], "--rounds 0"), (["--contexts", "0"], "contexts is 0"), (["--seeds", "1"], "seeds is 1"), (["--edits", "0"], "edits is 0"), (["--styles", "poem"], "unknown style 'poem'"), (["--styles", ","], "give styles to write in")],
 )
 def test_what_train_editor_cannot_run_is_one_line(tmp_path, refusal, tiny, options, message):
     data = write(tmp_path / "data.json", DATA)
     assert message in refusal("train-editor", "--data", data, "--out", tmp_path / "run", *tiny, *options)
 
 
-def test_bench_knowledge_and_train_editor_answer_programs_and_people(tmp_path, answer, output, roomy_folder):
+def test_bench_knowledge_and_train_editor_answer_programs_and_people(tmp_path, answer, output, refusal, roomy_folder):
     data, model = write(tmp_path / "data.json", DATA), ["--model", str(roomy_folder)]
-    rounds = answer("train-editor", "--data", data, "--out", tmp_path / "editor", *model, "--rounds", "1", "--styles", "questions", "--edits", "1")
+    rounds = answer("train-editor", "--data", data, "--out", tmp_path / "editor", *model, "--rounds", "1", "--styles", "paraphrase", "--edits", "1")
     assert rounds["rounds"][0]["contexts"] == 2 and rounds["command"].startswith("selfedit train-editor --data")
     assert (tmp_path / "editor/rounds.png").exists()
-    asked = ["bench", "knowledge", "--data", data, "--out", tmp_path / "run", *model, "--conditions", "base,seal", "--editor", tmp_path / "editor", "--set", "epochs=1"]
+    other = write(tmp_path / "other.json", DATA.replace(PASSAGE.text, "Vellmar lies on the Tarn.").replace("roofs", "walls"))
+    assert "trained on 2 of these passages" in refusal("bench", "knowledge", "--data", data, "--out", tmp_path / "run", *model, "--editor", tmp_path / "editor")
+    asked = ["bench", "knowledge", "--data", other, "--out", tmp_path / "run", *model, "--conditions", "base,seal", "--editor", tmp_path / "editor", "--set", "epochs=1"]
     result = answer(*asked)
     assert [row["condition"] for row in result["rows"]] == ["base", "seal"] and result["command"].startswith("selfedit bench knowledge")
     out, _ = output(*asked)
     assert "| seal | 1 | 2 | 2 |" in out
-    out, _ = output("train-editor", "--data", data, "--out", tmp_path / "editor", *model, "--rounds", "1", "--styles", "questions", "--edits", "1")
+    out, _ = output("train-editor", "--data", data, "--out", tmp_path / "editor", *model, "--rounds", "1", "--styles", "paraphrase", "--edits", "1")
     assert "the outer loop" in out
