@@ -12,6 +12,7 @@ from selfedit.model.load import load_model
 from selfedit.model.chat import Sequence
 from selfedit.model.network import PackedAttention, Shape
 from selfedit.model.packing import pack
+from selfedit.model.waiting import spinning
 
 RAGGED = [7, 1, 33, 16, 17, 2, 40]
 
@@ -169,3 +170,15 @@ def test_waiting_threads_spin_on_idle_cores_only_and_the_environment_comes_first
     own = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run([sys.executable, "-c", code], env=own | environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(spins)
+
+
+@pytest.mark.parametrize(
+    "environment, spins",
+    [({}, False), ({"GOMP_SPINCOUNT": "7"}, True), ({"OMP_WAIT_POLICY": "active"}, True), ({"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "0"}, False), ({"OMP_WAIT_POLICY": "passive"}, False)],
+)
+def test_how_threads_wait_is_told_as_the_environment_has_it(environment, spins, monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert spinning() is spins

@@ -12,7 +12,6 @@ With `out`, each part is kept there as it finishes and is not done again.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import tempfile
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from selfedit.config import TrainConfig
 from selfedit.edits.quiz import as_edit, told_in
 from selfedit.edits.spans import cue_questions
 from selfedit.errors import SelfeditError
+from selfedit.model.waiting import spinning
 from selfedit.types import Example, Passage, Question, stable_seed, text_hash
 
 PASSAGES = Path(__file__).with_name("passages.jsonl")
@@ -282,7 +282,7 @@ class _Bench:
             "dtype": str(self.model.network.dtype).removeprefix("torch."),
             "device": self.device_name(),
             "threads": self.threads,
-            "waiting_threads": "spin" if os.environ.get("GOMP_SPINCOUNT", "0") != "0" else "sleep",
+            "waiting_threads": "spin" if spinning() else "sleep",
             "adapters": self.adapters,
             "passages": len(self.entries),
             "questions": sum(len(entry.questions) for entry in self.entries),

@@ -12,6 +12,12 @@ SPINS = "20000"
 """About .3 ms."""
 
 
+def spinning() -> bool:
+    """Whether they do, as the environment has it."""
+    active = os.environ.get("OMP_WAIT_POLICY", "").lower() == "active"
+    return os.environ.get("GOMP_SPINCOUNT", "0" if not active else SPINS) != "0"
+
+
 def choose(idle: bool) -> None:
     """Spin for a moment where nobody else is at work, else sleep."""
     if "OMP_WAIT_POLICY" not in os.environ:
