@@ -111,7 +111,7 @@ def jobs(
         one = build(members, config.epochs)
         if condition.tokens:
             epochs = _epochs(one, config.epochs, condition.tokens * len(group))
-            one = replace(build(members, epochs), epochs=epochs)
+            one = replace(build(members, epochs) if one.once else one, epochs=epochs)  # questions are new in every epoch
         made.append(one)
     return made
 

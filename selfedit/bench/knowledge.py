@@ -25,7 +25,7 @@ from selfedit.config import TrainConfig
 from selfedit.edits.quiz import with_sentences
 from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError, UnscoredError
-from selfedit.judge.evaluate import ANSWER_TOKENS, offline, offline_name
+from selfedit.judge.evaluate import ANSWER_TOKENS, Asked, offline, offline_name, respond
 from selfedit.loop.journal import Journal, claim, write_json
 from selfedit.loop.trial import writing_style
 from selfedit.types import Judge, Progress, Task, no_progress, text_hash
@@ -185,8 +185,6 @@ class _Bench:
         return replace(self.model, network=network), None, [epochs * sum(len(s.tokens) for s in made.sequences)]
 
     def ask(self, model, stack, units: list[Unit], adapters, tokens, seconds: float) -> None:
-        from selfedit.judge.evaluate import Asked, respond
-
         pairs = [(unit, adapter, task) for unit, adapter in zip(units, adapters) for task in unit.tasks]
         asked = [
             Asked(question, adapter, put(unit.condition, task, question, self.retriever if unit.condition.name == "retrieval" else None))

@@ -211,7 +211,7 @@ class _Round:
         """A control or an edit. All of a context and seed have the same start, and the same questions where they have any."""
         drawn = stable_seed(self.config.seed, "trial", self.number, seed, task.passage.id)
         edit, style = (SelfEdit("", ""), what) if isinstance(what, str) else (self.written[task.passage.id][what], self.styles[what])
-        if style == QUESTIONS or style != writing_style(style):
+        if style != writing_style(style):
             edit = with_questions(task.passage, edit, self.config.questions, drawn)
         examples = seal_examples(task.passage, [edit])
         return job(study_sequences(self.model, task.passage, examples), examples, drawn)

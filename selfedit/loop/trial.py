@@ -27,6 +27,7 @@ from selfedit.types import Example, Passage, Progress, Question, Score, SelfEdit
 PASSAGE = "passage"
 """Name of the candidate that studies the passage alone."""
 
+
 @dataclass(frozen=True)
 class Candidate:
     name: str
