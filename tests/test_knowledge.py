@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import write_tiny_model
 
+from selfedit import __version__
 from selfedit.bench import knowledge
 from selfedit.bench.conditions import Retriever, given_edit, jobs, parse, put
 from selfedit.bench.knowledge import _difference, _interval, _ratio, table
@@ -14,7 +15,7 @@ from selfedit.config import TrainConfig
 from selfedit.errors import RunError, SelfeditError, UnscoredError
 from selfedit.judge.evaluate import offline
 from selfedit.loop.editor import Editor, save_editor
-from selfedit.loop.journal import Journal
+from selfedit.loop.journal import Journal, claim, software
 from selfedit.model.load import load_model
 from selfedit.types import Passage, Question, Task
 
@@ -189,6 +190,14 @@ def test_the_run_of_other_settings_is_refused(bench, folder, tmp_path):
     bench("base")
     with pytest.raises(RunError, match="another config"):
         knowledge.run(folder, TASKS, tmp_path / "run", conditions=["base"])
+
+
+def test_a_run_says_with_which_software_it_was_made_and_goes_on_with_another(tmp_path):
+    claim(tmp_path, {"model": "a"})
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings == {"model": "a", "software": software()} and software().startswith(__version__)
+    (tmp_path / "settings.json").write_text(json.dumps(settings | {"software": "an older one"}))
+    claim(tmp_path, {"model": "a"})
 
 
 def test_a_judge_that_is_out_fails_the_run_and_is_asked_again_with_the_same_answers(bench, tmp_path, monkeypatch):

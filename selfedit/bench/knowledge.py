@@ -26,7 +26,7 @@ from selfedit.edits.quiz import with_sentences
 from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError, UnscoredError
 from selfedit.judge.evaluate import ANSWER_TOKENS, Asked, offline, offline_name, respond
-from selfedit.loop.journal import Journal, claim, write_json
+from selfedit.loop.journal import Journal, claim, software, write_json
 from selfedit.loop.trial import writing_style
 from selfedit.types import Judge, Progress, Task, no_progress, text_hash
 
@@ -77,7 +77,7 @@ def run(
     for unit_group in bench.todo():
         bench.do(unit_group)
     bench.rejudge()
-    result = bench.result() | {"command": command}
+    result = bench.result() | {"command": command, "software": software()}
     write_json(out / "results.json", result)
     (out / "results.md").write_text(table(result))
     knowledge_plots(result, out)
@@ -368,7 +368,7 @@ def table(result: dict) -> str:
     lines = [
         f"# Knowledge: {result['model']}",
         "",
-        f"`{result['command']}`",
+        f"`{result['command']}` (selfedit {result['software']})",
         "",
         f"Closed book but for in-context and retrieval; dense: log-probability of the right answer, short or as a sentence, nats a token; {result['seeds']} seeds; judge: {result['judge']}"
         + (f" ({result['unscored']} answers unscored)" if result["unscored"] else "")

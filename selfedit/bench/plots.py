@@ -48,10 +48,10 @@ def round_plots(summaries: list[dict], folder: Path) -> list[Path]:
         own = [(s["round"], row["gain"], row["error"] or 0.0) for s in summaries for row in s["styles"] if row["style"] == style]
         gained.errorbar(*zip(*((r, gain) for r, gain, _ in own)), yerr=[error for *_, error in own], marker="o", capsize=3, label=style)
     gained.axhline(0, color="#888888", linestyle=":")
-    gained.set_ylabel("gain over the passage alone, nats a token (± s.e.)")
+    gained.set_ylabel("gain over the passage alone,\nnats a token (± s.e.)")
     for key, name in (("one_run", "one run"), ("mean_of_seeds", "mean of its seeds")):
         trust.plot(rounds, [s["reliability"]["first"][key] for s in summaries], marker="o", label=f"gain in log-probability, {name}")
-    trust.plot(rounds, [s["reliability"]["accuracy"]["one_run"] for s in summaries], marker="o", label="accuracy, one run")
+    trust.plot(rounds, [s["reliability"]["accuracy"]["one_run"] for s in summaries], marker="o", label="accuracy, one run (audited contexts)")
     trust.axhline(0.13, color="#888888", linestyle=":", label="SEAL as published, one run")
     trust.set_ylabel("reliability of the reward")
     trust.set_ylim(-0.2, 1)

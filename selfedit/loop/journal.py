@@ -6,10 +6,11 @@ Only ever appended to. A line that a kill cut short is as if it had never been: 
 from __future__ import annotations
 
 import json
+import subprocess
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from selfedit import disk
+from selfedit import __version__, disk
 from selfedit.errors import RunError
 
 
@@ -37,20 +38,22 @@ class Journal:
 
 
 def claim(folder: Path, settings: dict) -> None:
-    """The folder is this run's, now or from before. Raises RunError if it holds one with other settings."""
+    """The folder is this run's, now or from before. Raises RunError if it holds one with other settings.
+
+    `settings.json` also says with which software the run was begun."""
     settings = json.loads(json.dumps(settings, default=str))
     file = folder / "settings.json"
     with plain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            write_json(file, settings)
+            write_json(file, settings | {"software": software()})
             return
         text = file.read_text(encoding="utf-8", errors="replace")
     try:
         earlier = dict(json.loads(text))
     except (ValueError, TypeError):
         raise RunError(f"{file} is not a run's settings; give another --out") from None
-    odd = sorted(key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key))
+    odd = sorted(key for key in (earlier.keys() | settings.keys()) - {"software"} if earlier.get(key) != settings.get(key))
     if odd:
         raise RunError(f"{folder} holds a run with another {', '.join(odd)}; give another --out")
 
@@ -59,6 +62,17 @@ def write_json(file: Path, value: object) -> None:
     """Whole or not at all."""
     with plain_errors(file):
         disk.replace(file, json.dumps(value, indent=1).encode() + b"\n")
+
+
+def software() -> str:
+    """The version and, from a checkout, its git revision, with "+" where that has been changed."""
+    root = Path(disk.__file__).parents[1]
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True).stdout.strip() if (root / ".git").exists() else ""
+    except OSError:  # no git here
+        found = ""
+    return f"{__version__} {found}".strip()
 
 
 def plain_errors(path: Path) -> AbstractContextManager:

@@ -36,7 +36,7 @@ from selfedit.edits.propose import check_styles, write_edits, writing_sequences
 from selfedit.errors import UnscoredError
 from selfedit.judge.evaluate import Asked, answers, gold_logprobs, offline_name
 from selfedit.loop.editor import Editor, load_editor, save_editor
-from selfedit.loop.journal import Journal, claim, write_json
+from selfedit.loop.journal import Journal, claim, software, write_json
 from selfedit.loop.selection import cost_of_stopping, diversity, noise, ranking, reinforced, reliability
 from selfedit.loop.trial import PASSAGE, QUESTIONS, job, seal_examples, study_sequences, with_questions, writing_style
 from selfedit.model.load import Model
@@ -169,7 +169,7 @@ class _Round:
             start = time.perf_counter()
             first.extend(self.dense([(task, row) for row, (task, _, _) in enumerate(rows)], stack))
             seconds_comparing = time.perf_counter() - start
-            losing = set() if audited else {(t.passage.id, k) for t in block for k in self.losing(t, index, first)}
+            losing = set() if audited else {(t.passage.id, k) for t in block for k in self.ranked(t, index, first)[self.config.survivors :]}
             stopped.update(row for row, (task, what, _) in enumerate(rows) if (task.passage.id, what) in losing)
             return sorted(stopped)
 
@@ -179,7 +179,8 @@ class _Round:
         ended = [row for row in range(len(rows)) if row not in stopped]
         untouched = [(task, None) for task in block]
         dense = dict(zip(ended, self.dense([(rows[row][0], row) for row in ended], stack)))
-        answering = [row for row in ended if audited or rows[row][2] == 0]
+        asked = {(t.passage.id, what) for t in block for what in (*self.controls, *self.ranked(t, index, first)[:1])}  # in the levels of the summary
+        answering = [row for row in ended if audited or rows[row][2] == 0 and (rows[row][0].passage.id, rows[row][1]) in asked]
         told = self.accuracy([*((rows[row][0], row) for row in answering), *untouched], stack)
         accuracy = dict(zip(answering, told))
         before = zip(self.dense(untouched), told[len(answering) :])
@@ -234,11 +235,11 @@ class _Round:
         told = iter(verdicts)
         return [sum(bool(next(told)) for _ in task.questions) / len(task.questions) for task, _ in asked]
 
-    def losing(self, task: Task, index: dict, first: Sequence[float]) -> list[int]:
-        """Candidates of a context that gained least so far."""
+    def ranked(self, task: Task, index: dict, first: Sequence[float]) -> list[int]:
+        """The candidates of a context, that which gained most so far first."""
         seeds = range(self.config.seeds)
         means = {k: sum(first[index[task.passage.id, k, s]] for s in seeds) for k in range(len(self.styles)) if (task.passage.id, k, 0) in index}
-        return sorted(means, key=lambda k: -means[k])[self.config.survivors :]
+        return sorted(means, key=lambda k: -means[k])
 
     # trials → editor
 
@@ -256,6 +257,7 @@ class _Round:
         spared = sum(c["spared"] for t in trials for c in t["candidates"])
         return {
             "round": self.number,
+            "software": software(),
             "editor": editor.summary(),
             "finetuned": stack is not None,
             "guard": guard,
