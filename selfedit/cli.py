@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--tokens", type=int, default=48, help="longest answer, in tokens (default: %(default)s)")
     ask.set_defaults(run=_ask)
 
-    memory = commands.add_parser("memory", help="what is kept: list, show, forget, roll back, export")
+    memory = commands.add_parser("memory", help="what is kept: list, show, forget, roll back, verify, export")
     actions = memory.add_subparsers(title="actions", required=True, metavar="ACTION")
     listing = actions.add_parser("list", parents=[common], help="the memories in force")
     listing.add_argument("--all", action="store_true", help="also those not in force, and the history")
@@ -89,10 +89,17 @@ def _parser() -> argparse.ArgumentParser:
     show = actions.add_parser("show", parents=[common], help="where a memory comes from, what was studied, how it scored")
     show.add_argument("id")
     show.set_defaults(run=_memory_show)
-    forget = actions.add_parser("forget", parents=[common], help="take a memory out of force")
-    forget.add_argument("id")
-    forget.add_argument("--erase", action="store_true", help="also delete it from the disk, for good")
-    forget.set_defaults(run=_memory_forget)
+    which = "the start of an id, a source (its path or name), or a day (2026-11-23)"
+    for name, run, what in (
+        ("forget", _memory_forget, "delete memories from the disk, for good"),
+        ("disable", _memory_disable, "take memories out of force; they stay on disk"),
+        ("approve", _memory_approve, "put memories in force that are on disk only"),
+    ):
+        action = actions.add_parser(name, parents=[common], help=what)
+        action.add_argument("memories", metavar="WHICH", help=which)
+        action.set_defaults(run=run)
+    verify = actions.add_parser("verify", parents=[common], help="recompute every hash")
+    verify.set_defaults(run=_memory_verify)
     rollback = actions.add_parser("rollback", parents=[common], help="undo the last change, or go back to a version or memory")
     rollback.add_argument("id", nargs="?", help="a version (v3), or a memory: the state right after it was kept")
     rollback.set_defaults(run=_memory_rollback)
@@ -308,7 +315,30 @@ def _memory_show(arguments) -> int:
 
 
 def _memory_forget(arguments) -> int:
-    return _changed(arguments, _store(arguments).forget(arguments.id, erase=arguments.erase))
+    return _changed(arguments, _store(arguments).forget(arguments.memories))
+
+
+def _memory_disable(arguments) -> int:
+    return _changed(arguments, _store(arguments).disable(arguments.memories))
+
+
+def _memory_approve(arguments) -> int:
+    return _changed(arguments, _store(arguments).approve(arguments.memories))
+
+
+def _memory_verify(arguments) -> int:
+    found = _store(arguments).verify()
+    if arguments.json:
+        print(json.dumps(found))
+    elif found["faults"]:
+        return _fail("; ".join(found["faults"]))
+    else:
+        print(f"{_count(found['memories'], 'memory', 'memories')}, {_count(found['versions'], 'version', 'versions')}: every hash is right")
+    return BAD_INPUT if found["faults"] else 0
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _memory_rollback(arguments) -> int:

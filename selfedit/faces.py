@@ -114,7 +114,7 @@ def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
         )
     console.print(table)
     for line in history:
-        console.print(f"v{line['version']}  {line['time'][:19]}  {line['action']}  {line.get('memory') or ''}", highlight=False)
+        console.print(f"v{line['version']}  {line['time'][:19]}  {line['action']}  {' '.join(line['memories'])}", highlight=False)
 
 
 def memory_page(entry, edits) -> None:

@@ -326,7 +326,7 @@ def test_a_memory_with_a_changed_byte_does_not_answer(kept, home, tmp_path, refu
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    expected = f"memory {kept.id} is corrupt: {WEIGHTS_FILE} has changed; `selfedit memory forget {kept.id}` removes it"
+    expected = f"memory {kept.id} is corrupt: {WEIGHTS_FILE} has changed; `selfedit memory forget {kept.id}` deletes it"
     assert refusal("ask", ABOUT_IT, *tiny).startswith(expected)
     assert refusal("memory", "export", kept.id, "--to", tmp_path / "out").startswith(expected)
     assert answer("ask", "What is the capital of France?", *tiny)["memory"] is None  # it needs no memory
@@ -399,7 +399,7 @@ def test_the_list_says_where_each_memory_comes_from_and_how_it_scored(kept, answ
     }  # fmt: skip
     table = output("memory", "list")[0]
     assert kept.id in table and "0% → 50%" in table and max(map(len, table.splitlines())) <= 80
-    output("memory", "forget", kept.id)
+    output("memory", "disable", kept.id)
     assert f"{kept.id} " in output("memory", "list", "--all")[0]
 
 
@@ -420,29 +420,38 @@ def test_show_gives_the_passage_what_was_studied_and_the_scores(kept, answer, ou
     assert "accuracy 0% → 50% on 2 questions" in page and "Who built it? → Ada Quill" in page
 
 
-def test_what_is_forgotten_is_listed_no_more_and_rolling_back_brings_it_back(kept, answer, output):
-    forgotten = answer("memory", "forget", kept.id)
-    assert (forgotten["version"], forgotten["action"], forgotten["memory"], forgotten["active"]) == (2, "forget", kept.id, [])
+def test_what_is_disabled_is_listed_no_more_and_rolling_back_or_approving_brings_it_back(kept, answer, output):
+    disabled = answer("memory", "disable", kept.id)
+    assert (disabled["version"], disabled["action"], disabled["memories"], disabled["active"]) == (2, "disable", [kept.id], [])
     assert answer("memory", "list") == []
     everything = answer("memory", "list", "--all")
     assert [(r["id"], r["active"]) for r in everything["memories"]] == [(kept.id, False)]
-    assert [(line["action"], line["active"]) for line in everything["history"]] == [("keep", [kept.id]), ("forget", [])]
+    assert [(line["action"], line["active"]) for line in everything["history"]] == [("keep", [kept.id]), ("disable", [])]
     back = answer("memory", "rollback")
     assert (back["action"], back["restored"], back["active"]) == ("rollback", 1, [kept.id])
     assert [r["id"] for r in answer("memory", "list")] == [kept.id]
     assert output("memory", "rollback", "v0")[0] == "version 4: rollback; in force: nothing\n"
     assert output("memory", "rollback", kept.id)[0] == f"version 5: rollback; in force: {kept.id}\n"
+    answer("memory", "disable", "vellmar.txt")
+    assert answer("memory", "approve", kept.id)["active"] == [kept.id]
 
 
-def test_what_is_erased_is_gone_from_the_disk_and_a_rollback_says_so(kept, home, answer, output):
-    answer("memory", "forget", kept.id, "--erase")
+def test_what_is_forgotten_is_gone_from_the_disk_and_a_rollback_says_so(kept, home, answer, output):
+    assert answer("memory", "forget", "vellmar.txt")["memories"] == [kept.id]
     assert list((home / "memories").iterdir()) == []
     assert answer("memory", "list", "--all")["memories"] == []
-    assert output("memory", "rollback")[0].splitlines()[1] == f"left out, as erased from disk: {kept.id}"
+    assert output("memory", "rollback")[0].splitlines()[1] == f"left out, as forgotten for good: {kept.id}"
+
+
+def test_verify_says_that_all_is_well_or_what_is_not(kept, home, answer, output, refusal):
+    assert answer("memory", "verify") == {"memories": 1, "versions": 1, "faults": []}
+    assert output("memory", "verify")[0] == "1 memory, 1 version: every hash is right\n"
+    (home / "memories" / kept.id / "edits.jsonl").write_bytes(b"")
+    assert "edits.jsonl has changed" in refusal("memory", "verify")
 
 
 def test_a_memory_that_is_not_there_is_one_line(kept, refusal, tmp_path):
-    for action in (["show"], ["forget"], ["rollback"], ["export", "--to", tmp_path / "out"]):
+    for action in (["show"], ["forget"], ["disable"], ["approve"], ["rollback"], ["export", "--to", tmp_path / "out"]):
         assert "'zzz'" in refusal("memory", *action, "zzz")
     assert refusal("memory", "rollback", "v9") == "there is no version 9; those to go back to are 0 to 1"
 

@@ -164,27 +164,27 @@ def logits(model, store: MemoryStore) -> torch.Tensor:
 
 
 @pytest.mark.embedded
-def test_forgetting_restores_the_untouched_model_exactly_and_rolling_back_the_memory(learned, rolled_back, embedded_model):
+def test_disabling_restores_the_untouched_model_exactly_and_rolling_back_the_memory(learned, rolled_back, embedded_model):
     def state(store):
         return logits(embedded_model, store), [a.record() for a in ask(embedded_model, store, [q for q, _ in STARTS], max_new_tokens=8)]
 
     untouched_logits, untouched = state(MemoryStore(learned.home / "nothing"))
     first, second = (entry.id for entry in rolled_back.active())
     before_logits, before = state(rolled_back)
-    rolled_back.forget(first)
-    forgotten_logits, forgotten = state(rolled_back)
+    rolled_back.disable(first)
+    disabled_logits, disabled = state(rolled_back)
     rolled_back.rollback()
     after_logits, after = state(rolled_back)
 
-    assert torch.equal(forgotten_logits, untouched_logits)
-    assert forgotten == [untouched[0], before[1]]  # the other memory stays as it was
+    assert torch.equal(disabled_logits, untouched_logits)
+    assert disabled == [untouched[0], before[1]]  # the other memory stays as it was
     assert torch.equal(after_logits, before_logits) and after == before
     assert not torch.equal(before_logits, untouched_logits)
     assert [record["memory"] for record in before] == [first, second]
 
 
 @pytest.mark.embedded
-def test_a_run_is_its_settings_so_another_seed_begins_anew_and_a_forgotten_passage_is_redone(learned, rolled_back, embedded_model):
+def test_a_run_is_its_settings_so_another_seed_begins_anew_and_a_disabled_passage_is_redone(learned, rolled_back, embedded_model):
     def of(config):
         return _RunFolder(learned.home, embedded_model, config, learned.quiz)
 
@@ -197,7 +197,7 @@ def test_a_run_is_its_settings_so_another_seed_begins_anew_and_a_forgotten_passa
         if stage == "write":
             raise InterruptedError
 
-    rolled_back.forget(learned.summary["memories"][1])
+    rolled_back.disable(learned.summary["memories"][1])
     with pytest.raises(InterruptedError):
         learn(embedded_model, learned.passages, learned.store, CONFIG, quiz=learned.quiz, progress=stop)
     assert redone == ["passage", "passage", "write"]  # the first stays, the second is written about again

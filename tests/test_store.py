@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save
 
 from selfedit import disk
 from selfedit.errors import MemoryStoreError
+from selfedit.loop.journal import Journal
 from selfedit.memory.store import ADAPTER_FILES, MemoryStore, default_home
 from selfedit.types import Example, Passage, SelfEdit
 
@@ -54,7 +55,7 @@ def ids(entries) -> list[str]:
 
 def view(store: MemoryStore):
     """All that a user sees of the state, without times and version numbers."""
-    return ids(store.active()), [(line["action"], line["memory"], line["active"]) for line in store.history()]
+    return ids(store.active()), [(line["action"], line["memories"], line["active"]) for line in store.history()]
 
 
 def flip_a_byte(path):
@@ -94,8 +95,8 @@ def test_the_id_depends_on_adapter_passage_and_model_alone(store, tmp_path):
 
 def test_a_missing_home_is_an_empty_store_and_stays_missing(store):
     assert store.active() == store.all() == store.history() == []
-    with pytest.raises(MemoryStoreError, match="no memory in .* starts with 'abc'"):
-        store.forget("abc")
+    with pytest.raises(MemoryStoreError, match="no memory in .* has an id, a source or a day 'abc'"):
+        store.disable("abc")
     assert not store.home.exists()
 
 
@@ -134,7 +135,7 @@ def test_adding_the_same_again_changes_nothing(store):
 
 def test_adding_what_was_forgotten_makes_it_active_again(store):
     entry = add(store, 1)
-    store.forget(entry.id)
+    store.disable(entry.id)
     assert store.active() == [] and store.all() == [entry]
     assert add(store, 1) == entry and store.active() == [entry]
 
@@ -153,12 +154,16 @@ def test_a_newer_memory_of_the_same_passage_takes_the_place_of_the_older(store):
     assert add(store, 1) == old and store.active() == [old, other]
 
 
-def test_forgetting_and_undoing_it(store):
+def test_what_is_disabled_can_be_brought_back_by_undoing_or_by_approving_it(store):
     first, second = add(store, 1), add(store, 2)
-    assert store.forget(first.id)["active"] == [second.id]
-    with pytest.raises(MemoryStoreError, match="not active already; --erase deletes"):
-        store.forget(first.id)
+    assert store.disable(first.id)["active"] == [second.id]
+    with pytest.raises(MemoryStoreError, match=f"not in force already; `selfedit memory forget {first.id}` deletes it"):
+        store.disable(first.id)
     assert store.rollback()["restored"] == 2 and store.active() == [first, second]
+    store.disable(first.id)
+    assert store.approve(first.id)["active"] == [second.id, first.id]
+    with pytest.raises(MemoryStoreError, match="in force already"):
+        store.approve(first.id)
 
 
 def test_repeated_undoing_goes_back_to_the_beginning(store):
@@ -187,7 +192,7 @@ def test_going_to_a_version_is_a_change_that_can_be_undone(store):
 def test_going_to_a_memory_is_going_to_when_it_was_last_kept(store):
     first, second, third = (add(store, number) for number in (1, 2, 3))
     assert store.rollback(second.id[:8])["active"] == [first.id, second.id]
-    store.forget(first.id)
+    store.disable(first.id)
     add(store, 1)
     assert store.rollback(first.id)["active"] == [second.id, first.id]
 
@@ -200,33 +205,60 @@ def test_going_to_an_unknown_version_says_which_there_are(store):
     assert store.rollback("v0")["active"] == []
 
 
-def test_erasing_deletes_from_disk_and_rolling_back_says_what_stays_away(store):
+def test_forgetting_deletes_from_disk_and_rolling_back_says_what_stays_away(store):
     first, second = add(store, 1), add(store, 2)
-    assert store.forget(first.id[:9], erase=True)["action"] == "erase"
+    assert store.forget(first.id[:9])["action"] == "forget"
     assert store.all() == store.active() == [second]
     assert [path.name for path in (store.home / "memories").iterdir()] == [second.id]
     line = store.rollback("v2")
-    assert line["active"] == [second.id] and line["note"] == f"left out, as erased from disk: {first.id}"
+    assert line["active"] == [second.id] and line["note"] == f"left out, as forgotten for good: {first.id}"
     assert add(store, 1).id == first.id and ids(store.active()) == [second.id, first.id]
 
 
-def test_what_is_not_active_can_be_erased(store):
+def test_what_is_not_in_force_can_be_forgotten(store):
     entry = add(store, 1)
+    store.disable(entry.id)
     store.forget(entry.id)
-    store.forget(entry.id, erase=True)
     assert store.all() == []
+
+
+def test_a_source_is_forgotten_with_everything_that_came_from_it_and_nothing_else(store):
+    one, other = (Passage(f"Part {i}", f"Secret {i}.", "/docs/report.pdf", "5" * 64, i) for i in range(2))
+    kept = [store.add(adapter(1.0), model="tiny", model_hash="m" * 64, passage=p, edits=EDITS, scores={}) for p in (one, other)]
+    stays = add(store, 3)
+    run = Journal(store.home / "runs/learn-x/trials.jsonl")
+    for p in (one, other, stays.passage):
+        run.add({"passage": p.id, "title": p.title})
+    store.disable(kept[0].id)
+    assert store.forget("report.pdf")["memories"] == ids(kept)
+    assert store.all() == store.active() == [stays]
+    left = [path.read_bytes() for path in store.home.rglob("*") if path.is_file()]
+    assert not any(b"Secret" in data or b"Part" in data or b"report.pdf" in data for data in left)
+    assert [r["passage"] for r in Journal(run.file).records] == [stays.passage.id]
+
+
+def test_memories_are_found_by_source_path_name_or_day(store):
+    first, second = add(store, 1), add(store, 2)
+    assert store.find("/docs/1.txt") == store.find("1.txt") == [first.id]
+    assert store.find(first.created[:10]) == ids([first, second])
+    elsewhere = Passage("Other", "Other text.", "/archive/1.txt", "6" * 64)
+    store.add(adapter(1.0), model="tiny", model_hash="m" * 64, passage=elsewhere, edits=EDITS, scores={})
+    with pytest.raises(MemoryStoreError, match=r"'1.txt' fits 2 sources \(/archive/1.txt, /docs/1.txt\); give the whole path"):
+        store.forget("1.txt")
+    with pytest.raises(MemoryStoreError, match="an id, a source or a day 'nothing.txt'"):
+        store.forget("nothing.txt")
 
 
 def test_history_tells_every_change_in_order(store):
     first, second = add(store, 1), add(store, 2)
-    store.forget(second.id)
+    store.disable(second.id)
     store.rollback()
-    told = [(line["version"], line["action"], line["memory"], line["active"]) for line in store.history()]
+    told = [(line["version"], line["action"], line["memories"], line["active"]) for line in store.history()]
     assert told == [
-        (1, "keep", first.id, [first.id]),
-        (2, "keep", second.id, [first.id, second.id]),
-        (3, "forget", second.id, [first.id]),
-        (4, "rollback", None, [first.id, second.id]),
+        (1, "keep", [first.id], [first.id]),
+        (2, "keep", [second.id], [first.id, second.id]),
+        (3, "disable", [second.id], [first.id]),
+        (4, "rollback", [], [first.id, second.id]),
     ]
     assert all(line["time"].endswith("+00:00") for line in store.history())
 
@@ -278,7 +310,7 @@ def test_a_corrupt_adapter_is_never_handed_out(store, name):
 
 @pytest.mark.parametrize("name", ["manifest.json", "source.json", "scores.json"])
 @pytest.mark.parametrize("damage", ["gone", "empty", "garbled", "edited"])
-def test_a_corrupt_memory_is_named_and_can_be_erased(store, name, damage):
+def test_a_corrupt_memory_is_named_and_can_be_forgotten(store, name, damage):
     entry, other = add(store, 1), add(store, 2)
     path = store.home / "memories" / entry.id / name
     if damage == "gone":
@@ -290,7 +322,7 @@ def test_a_corrupt_memory_is_named_and_can_be_erased(store, name, damage):
     for read in (store.active, store.all, lambda: store.get(entry.id)):
         with pytest.raises(MemoryStoreError, match=f"memory {entry.id} is corrupt: .*memory forget {entry.id}`"):
             read()
-    store.forget(entry.id, erase=True)
+    store.forget(entry.id)
     assert store.active() == store.all() == [other]
 
 
@@ -358,6 +390,76 @@ def test_a_line_that_no_head_ever_named_is_no_version(store):
     third = add(store, 3)
     assert [line["version"] for line in store.history()] == [1, 3]
     assert store.active() == [first, third] and store.rollback()["active"] == [first.id]
+
+
+# Every hash again
+
+
+def test_a_store_as_it_was_kept_has_no_faults(store):
+    first, _ = add(store, 1), add(store, 2)
+    store.disable(first.id)
+    store.rollback()
+    store.forget(first.id)
+    assert store.verify() == {"memories": 1, "versions": 5, "faults": []}
+
+
+@pytest.mark.parametrize("name", [*ADAPTER_FILES, "edits.jsonl", "source.json", "scores.json"])
+def test_a_changed_file_is_a_fault(store, name):
+    entry, _ = add(store, 1), add(store, 2)
+    flip_a_byte(store.home / "memories" / entry.id / name)
+    (fault,) = store.verify()["faults"]
+    assert f"memory {entry.id} is corrupt: {name} has changed" in fault
+
+
+def test_edits_that_were_changed_together_with_their_hash_are_a_fault(store):
+    entry = add(store, 1)
+    folder = store.home / "memories" / entry.id
+    (folder / "edits.jsonl").write_bytes(b"")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["edits.jsonl"] = disk.file_hash(folder / "edits.jsonl")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert store.verify()["faults"] == [f"memory {entry.id}: manifest.json is not the one it was kept with"]
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_changed_line_of_the_ledger_is_a_fault(store, version):
+    first, _ = add(store, 1), add(store, 2)
+    store.disable(first.id)
+    path = store.home / "ledger.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    lines[version - 1] = lines[version - 1].replace('"time": "20', '"time": "19')
+    path.write_text("".join(lines))
+    (fault,) = store.verify()["faults"]
+    assert f"version {version} or one before it has been changed" in fault
+
+
+def test_a_memory_in_force_that_is_lost_is_a_fault(store):
+    entry = add(store, 1)
+    shutil.rmtree(store.home / "memories" / entry.id)
+    assert store.verify()["faults"] == [f"memory {entry.id} is in force and not on disk; `selfedit memory forget {entry.id}` ends that"]
+
+
+def test_a_store_of_a_newer_program_is_refused_in_one_line(store):
+    add(store, 1)
+    path = store.home / "ledger.jsonl"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    for use in (store.active, store.rollback, lambda: add(store, 2)):
+        with pytest.raises(MemoryStoreError, match="written by a newer selfedit .format 2, this one knows 1.; update selfedit"):
+            use()
+
+
+def test_a_store_of_an_older_program_goes_on(store):
+    first, second = add(store, 1), add(store, 2)
+    old = [
+        {"version": 1, "time": "t", "action": "keep", "memory": first.id, "active": [first.id], "previous": 0, "undo_to": 0},
+        {"version": 2, "time": "t", "action": "keep", "memory": second.id, "active": [first.id, second.id], "previous": 1, "undo_to": 1},
+        {"version": 3, "time": "t", "action": "forget", "memory": first.id, "active": [second.id], "previous": 2, "undo_to": 2},
+    ]
+    (store.home / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    (store.home / "HEAD").write_text("3\n")
+    assert store.active() == [second] and [line["action"] for line in store.history()] == ["keep", "keep", "disable"]
+    assert store.rollback()["active"] == [first.id, second.id] and ids(store.all()) == [first.id, second.id]
+    assert store.verify()["faults"] == []
 
 
 # What fails leaves everything as it was
@@ -487,8 +589,8 @@ CHANGES = {
     "the first memory": ([], lambda store: add(store, 1)),
     "one more": ([1, 2], lambda store: add(store, 3)),
     "a newer one": ([1, 2], lambda store: add(store, 1, value=2.0)),
+    "disabling": ([1, 2], lambda store: store.disable(store.active()[0].id)),
     "forgetting": ([1, 2], lambda store: store.forget(store.active()[0].id)),
-    "erasing": ([1, 2], lambda store: store.forget(store.active()[0].id, erase=True)),
     "undoing": ([1, 2], lambda store: store.rollback()),
 }
 
@@ -520,13 +622,13 @@ def test_killed_at_any_write_the_state_is_the_old_or_the_new_and_the_next_add_wo
         found = view(store)
         assert found in (old, new)
         seen.append(found)
-        erased = {entry.id for entry in start.active()} - {*ids(store.all())}
+        forgotten = {entry.id for entry in start.active()} - {*ids(store.all())}
 
         entry = add(store, 9)
-        assert view(store) == (found[0] + [entry.id], found[1] + [("keep", entry.id, found[0] + [entry.id])])
+        assert view(store) == (found[0] + [entry.id], found[1] + [("keep", [entry.id], found[0] + [entry.id])])
         assert all(store.adapter_path(id) for id in ids(store.all()))
         assert not list(home.glob("memories/.staging-*"))
-        assert not [id for id in erased if (home / "memories" / id).exists()]
+        assert not [id for id in forgotten if (home / "memories" / id).exists()]
     assert view(store) == new and len(seen) >= 2 and old in seen
     assert seen == sorted(seen, key=lambda state: state == new), "once new, always new"
 
@@ -546,7 +648,7 @@ def test_a_reader_beside_a_busy_writer_sees_whole_states_only(store):
         for number in range(15):
             entry = add(store, number)
             if number % 2:
-                store.forget(entry.id, erase=True)
+                store.forget(entry.id)
 
     child = in_another_process(writes)
     while os.waitpid(child, os.WNOHANG) == (0, 0):

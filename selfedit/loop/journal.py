@@ -1,12 +1,14 @@
 """Finished pieces of work, one JSON line each: resume is looking.
 
-Only ever appended to. A line that a kill cut short is as if it had never been: that piece is done again.
+Only ever appended to, but for what is to be forgotten. A line that a kill cut short is as if it had never been: that
+piece is done again.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -29,6 +31,14 @@ class Journal:
                 continue
             if isinstance(record, dict):
                 self.records.append(record)
+
+    def drop(self, unwanted: Callable[[dict], bool]) -> None:
+        """The file without such records."""
+        left = [record for record in self.records if not unwanted(record)]
+        if len(left) < len(self.records):
+            with plain_errors(self.file):
+                disk.replace(self.file, b"".join(json.dumps(record).encode() + b"\n" for record in left))
+            self.records = left
 
     def add(self, record: dict) -> None:
         with plain_errors(self.file), self.file.open("a+b") as file:

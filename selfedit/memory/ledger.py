@@ -9,7 +9,9 @@ dict with the keys of `EMPTY`, which is version 0.
 The idea: the state is the line that HEAD names. A line that a killed writer left above HEAD, or tore, was never named,
 so it never happened; the next line gets a higher number. `previous` is the version a line followed: the history is that
 chain. `undo_to` is the version that undoing leads to: `previous`, but for an undo it is the `undo_to` of the version
-it went back to, so undoing again goes further back.
+it went back to, so undoing again goes further back. `check` is the SHA-256 of the line and of the `check` of the version
+it followed: whoever changes a line has to change all that came after it. A line has every active memory, so the state
+needs no other line; only lines that are asked for are parsed.
 
 Whoever appends holds the store's lock; readers need none.
 """
@@ -18,13 +20,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
 from selfedit import disk
 from selfedit.errors import MemoryStoreError
+from selfedit.types import text_hash
 
-EMPTY = {"version": 0, "time": None, "action": None, "memory": None, "active": [], "previous": None, "undo_to": None}
+FORMAT = 1
+"""Of the store; a higher one is a newer program's."""
+EMPTY = {"version": 0, "format": FORMAT, "time": None, "action": None, "memories": [], "active": [], "previous": None, "undo_to": None, "check": ""}
+_START = re.compile(rb'\{"version": (\d+), .*\}', re.DOTALL)
 
 
 def now() -> str:
@@ -47,13 +55,16 @@ class Ledger:
             return EMPTY
         lines = self._lines()
         try:
-            return lines[int(head or b"")]
+            line = lines[int(head or b"")]
         except (ValueError, KeyError):
             found = "is missing" if head is None else f"says {head[:20]!r}, which is no version in ledger.jsonl"
             raise MemoryStoreError(
                 f"{self.head_path} {found}; restore HEAD and ledger.jsonl from a backup, or write a version into HEAD: "
                 f"0 (no memory active) to {max(lines)} (the last in the ledger)"
             ) from None
+        if line["format"] > FORMAT:
+            raise MemoryStoreError(f"{self.lines_path} was written by a newer selfedit (format {line['format']}, this one knows {FORMAT}); update selfedit")
+        return line
 
     def history(self) -> list[dict]:
         """The lines that led to the present state, oldest first."""
@@ -61,10 +72,10 @@ class Ledger:
         lines = self._lines()
         while state["version"]:
             past.append(state)
-            before = state["previous"]
-            if before not in lines:
-                raise MemoryStoreError(f"{self.lines_path} has lost version {before}; restore it from a backup")
-            state = lines[before]
+            try:
+                state = lines[state["previous"]]
+            except KeyError as lost:
+                raise MemoryStoreError(f"{self.lines_path} has lost version {lost}; restore it from a backup") from None
         return past[::-1]
 
     def start(self) -> None:
@@ -72,28 +83,62 @@ class Ledger:
         if not self.head_path.exists():
             disk.replace(self.head_path, b"0\n")
 
-    def append(self, action: str, memory: str | None, active: list[str], **extra: object) -> dict:
+    def append(self, action: str, memories: Iterable[str], active: list[str], **extra: object) -> dict:
         """Makes a new version the present state."""
-        present, version = self.state()["version"], 1 + max(self._lines())
-        line = {"version": version, "time": now(), "action": action, "memory": memory, "active": active}
-        line |= {"previous": present, "undo_to": present} | extra
+        present, version = self.state(), 1 + max(self._lines())
+        line = {"version": version, "format": FORMAT, "time": now(), "action": action, "memories": list(memories), "active": active}
+        line |= {"previous": present["version"], "undo_to": present["version"]} | extra
+        line["check"] = _check(line, present)
         torn = not (_read(self.lines_path) or b"\n").endswith(b"\n")
         disk.write(self.lines_path, b"\n" * torn + disk.json_line(line), mode="ab")
         disk.sync(self.lines_path.parent)
         disk.replace(self.head_path, b"%d\n" % version)
         return line
 
-    def _lines(self) -> dict[int, dict]:
+    def faults(self) -> list[str]:
+        """What is not as it was written, of the lines that led to the present state."""
+        before, found = EMPTY, []
+        for line in self.history():
+            if line["format"] and line["check"] != _check(line, before):
+                found.append(f"{self.lines_path}: version {line['version']} or one before it has been changed")
+            before = line
+        return found
+
+    def _lines(self) -> _Lines:
         """The lines by version, without those torn by a kill."""
-        lines = {0: EMPTY}
-        for text in (_read(self.lines_path) or b"").splitlines():
+        return _Lines((_read(self.lines_path) or b"").splitlines())
+
+
+class _Lines(dict):
+    """Version → line, parsed when it is asked for."""
+
+    def __init__(self, texts: list[bytes]):
+        super().__init__({0: EMPTY} | {int(match[1]): text for text in texts if (match := _START.fullmatch(text))})
+
+    def __getitem__(self, version: int) -> dict:
+        """Raises KeyError for one that is not there, or not a line of a ledger."""
+        line = super().__getitem__(version)
+        if isinstance(line, bytes):
             try:
-                line = json.loads(text)
-                if line.keys() >= EMPTY.keys() and line["previous"] < line["version"]:
-                    lines[line["version"]] = line
+                line = _upgraded(json.loads(line))
+                if not (line.keys() >= EMPTY.keys() and line["previous"] < version == line["version"]):
+                    raise KeyError(version)
             except (ValueError, TypeError, AttributeError):
-                continue
-        return lines
+                raise KeyError(version) from None
+        return line
+
+
+def _upgraded(line: dict) -> dict:
+    """A line of format 0, which had one memory and no check, as it would be today."""
+    if "memory" not in line:
+        return line
+    memory, action = line.pop("memory"), {"forget": "disable", "erase": "forget"}.get(line["action"], line["action"])
+    return line | {"format": 0, "action": action, "memories": [memory] if memory else [], "check": ""}
+
+
+def _check(line: dict, before: dict) -> str:
+    own = {key: value for key, value in line.items() if key != "check"}
+    return text_hash(before["check"], json.dumps(own, sort_keys=True))
 
 
 def _read(path: Path) -> bytes | None:

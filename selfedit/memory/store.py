@@ -11,7 +11,7 @@ adapter folders. An adapter is opaque here: two files and a hash. Only safetenso
 
 The idea: write everything new beside the old (a staging folder, renamed into place), then let the ledger move on. A
 write has happened entirely or not at all. Killed before that, it leaves a staging folder (removed by the next write) or
-a memory that is not active: harmless. An erasure deletes after the ledger has moved; if killed, the next write ends it.
+a memory that is not active: harmless. Forgetting deletes after the ledger has moved; if killed, the next write ends it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from platformdirs import user_data_path
 
 from selfedit import disk
 from selfedit.errors import MemoryStoreError
+from selfedit.loop.journal import Journal
 from selfedit.memory.ledger import EMPTY, Ledger, now
 from selfedit.types import Example, MemoryEntry, Passage, SelfEdit, text_hash
 
@@ -130,17 +131,37 @@ class MemoryStore:
             active = [id if other in replaced else other for other in state["active"]]
             active = active if replaced else [*active, id]
             if active != state["active"]:
-                self._ledger.append("keep", id, active)
+                self._ledger.append("keep", [id], active, manifest=disk.file_hash(self._memories / id / "manifest.json"))
             return self._load(id)
 
-    def forget(self, id: str, erase: bool = False) -> dict:
-        """Takes a memory out of use; `erase` also deletes it from disk for good. Returns the new ledger line."""
-        id = self._find(id)
+    def disable(self, selector: str) -> dict:
+        """Takes memories out of force; they stay on disk, and `approve` or `rollback` brings them back. Returns the new ledger line."""
+        found = self.find(selector)
         with self._writing() as state:
-            if id not in state["active"] and not erase:
-                raise MemoryStoreError(f"memory {id} is not active already; --erase deletes it from disk")
-            active = [other for other in state["active"] if other != id]
-            line = self._ledger.append("erase" if erase else "forget", id, active)
+            ids = [id for id in found if id in state["active"]]
+            if not ids:
+                raise MemoryStoreError(f"{selector}: not in force already; `selfedit memory forget {selector}` deletes it")
+            return self._ledger.append("disable", ids, [id for id in state["active"] if id not in ids])
+
+    def approve(self, selector: str) -> dict:
+        """Puts memories in force that are on disk only: disabled, quarantined, or superseded."""
+        found = self.find(selector)
+        with self._writing() as state:
+            ids = [id for id in found if id not in state["active"]]
+            if not ids:
+                raise MemoryStoreError(f"{selector}: in force already")
+            for id in ids:
+                self._load(id, *ADAPTER_FILES, "edits.jsonl")
+            return self._ledger.append("approve", ids, [*state["active"], *ids])
+
+    def forget(self, selector: str) -> dict:
+        """Deletes memories from the disk for good: weights, what was studied, questions, records of the runs that made them.
+
+        Returns the new ledger line; what remains in the ledger is that something with this id was there.
+        """
+        ids = self.find(selector)
+        with self._writing() as state:
+            line = self._ledger.append("forget", ids, [id for id in state["active"] if id not in ids])
             self._clear(line)
             return line
 
@@ -148,18 +169,18 @@ class MemoryStore:
         """Makes a former state the present one and returns the new ledger line, whose `restored` says which.
 
         `None` undoes the last change, called again the one before it, and so on. Or: a version (`3`, `v3`), or a
-        memory: the state right after it was last kept. What was erased since stays away, which `note` then says.
+        memory: the state right after it was last kept. What was forgotten since stays away, which `note` then says.
         """
         with self._writing() as state:
             past = {0: EMPTY} | {line["version"]: line for line in self.history()}
             if to is None and state["undo_to"] is None:
                 raise MemoryStoreError(f"there is no change left to undo in {self.home}")
             target = past[state["undo_to"] if to is None else self._version(to, past)]
-            erased = [id for id in target["active"] if not (self._memories / id).exists()]
-            active = [id for id in target["active"] if id not in erased]
+            gone = [id for id in target["active"] if not (self._memories / id).exists()]
+            active = [id for id in target["active"] if id not in gone]
             undo_to = target["undo_to"] if to is None else state["version"]
-            note = {"note": f"left out, as erased from disk: {', '.join(erased)}"} if erased else {}
-            return self._ledger.append("rollback", None, active, undo_to=undo_to, restored=target["version"], **note)
+            note = {"note": f"left out, as forgotten for good: {', '.join(gone)}"} if gone else {}
+            return self._ledger.append("rollback", [], active, undo_to=undo_to, restored=target["version"], **note)
 
     def export(self, id: str, to: Path | str) -> None:
         """Copies the PEFT adapter, with what it was made from and its scores, into a new or empty folder."""
@@ -188,11 +209,16 @@ class MemoryStore:
                 ) from None
 
     def _clear(self, state: dict) -> None:
-        """Deletes what a killed writer left behind, and the memory whose erasure is the last change."""
+        """Deletes what a killed writer left behind, and the memories of which the last change is that they are forgotten."""
         for staging in self._memories.glob(".staging-*"):
             shutil.rmtree(staging)
-        if state["action"] == "erase" and (self._memories / state["memory"]).exists():
-            shutil.rmtree(self._memories / state["memory"])
+        folders = [self._memories / id for id in state["memories"] if state["action"] == "forget"]
+        folders = [folder for folder in folders if folder.exists()]
+        if passages := {id for folder in folders if (id := _passage_id(folder))}:
+            for file in self.home.glob("runs/*/trials.jsonl"):
+                Journal(file).drop(lambda record: record.get("passage") in passages)
+        for folder in folders:
+            shutil.rmtree(folder)
 
     def _version(self, to: str, past: dict[int, dict]) -> int:
         if re.fullmatch(r"v?\d{1,11}", to):  # an id has 12 characters
@@ -201,15 +227,50 @@ class MemoryStore:
                 raise MemoryStoreError(f"there is no version {version}; those to go back to are 0 to {max(past)}")
             return version
         id = self._find(to)
-        kept = [version for version, line in past.items() if (line["action"], line["memory"]) == ("keep", id)]
+        kept = [version for version, line in past.items() if line["action"] == "keep" and id in line["memories"]]
         if not kept:
             raise MemoryStoreError(f"memory {id} was never active in {self.home}, so there is no such state")
         return max(kept)
 
     def _stored_ids(self, state: dict) -> list[str]:
-        erased = state["memory"] if state["action"] == "erase" else None
+        forgotten = state["memories"] if state["action"] == "forget" else []
         names = sorted(path.name for path in self._memories.glob("*"))
-        return [name for name in names if re.fullmatch("[0-9a-f]{12}", name) and name != erased]
+        return [name for name in names if re.fullmatch("[0-9a-f]{12}", name) and name not in forgotten]
+
+    def find(self, selector: str) -> list[str]:
+        """The ids of what a person means: the start of an id, a source (its whole path, or its name), or the day it was kept.
+
+        Active or not, oldest first. Raises MemoryStoreError if nothing fits, or a name fits several sources.
+        """
+        state = self._ledger.state()
+        stored = self._stored_ids(state)
+        if any(id.startswith(selector) for id in {*stored, *state["active"]} if selector):
+            return [self._find(selector)]
+        entries = self.all()
+        of_day = [e.id for e in entries if e.created[:10] == selector]
+        named = [e for e in entries if selector in (e.passage.source, Path(e.passage.source).name) or os.path.abspath(selector) == e.passage.source]
+        sources = sorted({e.passage.source for e in named})
+        if len(sources) > 1:
+            raise MemoryStoreError(f"{selector!r} fits {len(sources)} sources ({', '.join(sources)}); give the whole path")
+        if not of_day and not named:
+            raise MemoryStoreError(f"no memory in {self.home} has an id, a source or a day {selector!r}; see `selfedit memory list --all`")
+        return of_day or [e.id for e in named]
+
+    def verify(self) -> dict:
+        """Recomputes every hash. `faults`: what is not as it was kept, in words; `memories`, `versions`: so many were looked at."""
+        state, faults = self._ledger.state(), self._ledger.faults()
+        history = self.history()
+        stored = self._stored_ids(state)
+        kept = {id: line["manifest"] for line in history if "manifest" in line for id in line["memories"]}
+        for id in stored:
+            try:
+                self._load(id, *ADAPTER_FILES, "edits.jsonl")
+                if id in kept and disk.file_hash(self._memories / id / "manifest.json") != kept[id]:
+                    faults.append(f"memory {id}: manifest.json is not the one it was kept with")
+            except MemoryStoreError as error:
+                faults.append(str(error))
+        faults += [f"memory {id} is in force and not on disk; `selfedit memory forget {id}` ends that" for id in state["active"] if id not in stored]
+        return {"memories": len(stored), "versions": len(history), "faults": faults}
 
     def _find(self, prefix: str) -> str:
         state = self._ledger.state()
@@ -229,7 +290,7 @@ class MemoryStore:
             except MemoryStoreError:
                 if self._ledger.state()["version"] == state["version"]:
                     raise
-                # Another process erased one while we read: look again.
+                # Another process forgot one while we read: look again.
 
     def _load(self, id: str, *names: str) -> MemoryEntry:
         """The entry of a memory, if its bytes and those of the named files are still what was kept."""
@@ -249,5 +310,13 @@ class MemoryStore:
             return entry
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise MemoryStoreError(
-                f"memory {id} is corrupt: {error}; `selfedit memory forget {id}` removes it, with --erase from disk too"
+                f"memory {id} is corrupt: {error}; `selfedit memory forget {id}` deletes it"
             ) from error
+
+
+def _passage_id(folder: Path) -> str | None:
+    """Of a memory's folder; None if it cannot be told any more."""
+    try:
+        return Passage(**json.loads((folder / "source.json").read_bytes())).id
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
