@@ -98,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
         action = actions.add_parser(name, parents=[common], help=what)
         action.add_argument("memories", metavar="WHICH", help=which)
         action.set_defaults(run=run)
+    test = actions.add_parser("test", parents=[common, with_model], help="every memory's judging questions again: what still holds?")
+    test.add_argument("memories", metavar="WHICH", nargs="?", help=f"{which}; all in force if none is given")
+    test.set_defaults(run=_memory_test)
     verify = actions.add_parser("verify", parents=[common], help="recompute every hash")
     verify.set_defaults(run=_memory_verify)
     rollback = actions.add_parser("rollback", parents=[common], help="undo the last change, or go back to a version or memory")
@@ -324,6 +327,25 @@ def _memory_disable(arguments) -> int:
 
 def _memory_approve(arguments) -> int:
     return _changed(arguments, _store(arguments).approve(arguments.memories))
+
+
+def _memory_test(arguments) -> int:
+    from selfedit.faces import Progress, retest_table
+    from selfedit.retest import retest
+
+    store = _store(arguments)
+    with Progress(quiet=arguments.json) as progress:
+        model = _model(arguments, progress.note)
+        entries = store.active(model.fingerprint)
+        if arguments.memories:
+            chosen = store.find(arguments.memories)
+            entries = [entry for entry in entries if entry.id in chosen]
+        found = retest(model, store, entries, on_token=lambda done, total: progress.stage("answer", done, total))
+    if arguments.json:
+        print(json.dumps([one.record() for one in found], ensure_ascii=False))
+    else:
+        retest_table(found)
+    return 0
 
 
 def _memory_verify(arguments) -> int:

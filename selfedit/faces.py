@@ -117,6 +117,22 @@ def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
         console.print(f"v{line['version']}  {line['time'][:19]}  {line['action']}  {' '.join(line['memories'])}", highlight=False)
 
 
+def retest_table(found) -> None:
+    console = Console()
+    if not found:
+        console.print("nothing to test: no such memory of this model is in force")
+        return
+    table = Table()
+    for column in ("id", "title and source", "questions", "found", "right\nthen", "right\nnow"):
+        table.add_column(column, overflow="fold", no_wrap=column != "title and source")
+    for one in found:
+        passage = one.memory.passage
+        table.add_row(one.memory.id, f"{_escape(passage.title)}\n[dim]{_escape(passage.source)}[/]", *map(str, (one.questions, one.routed, one.right_then, one.right_now)))
+    console.print(table)
+    sums = [sum(getattr(one, name) for one in found) for name in ("questions", "routed", "right_then", "right_now")]
+    console.print("{:,} questions, {:,} find their memory; right when kept {:,}, right now {:,}".format(*sums), highlight=False)
+
+
 def memory_page(entry, edits) -> None:
     console = Console()
     before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))

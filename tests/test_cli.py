@@ -16,8 +16,10 @@ from pypdf import PdfWriter
 
 from selfedit.ask import ask
 from selfedit.cli import main
+from selfedit.judge.evaluate import ANSWER_TOKENS, grade
 from selfedit.memory.store import MemoryStore
 from selfedit.model.stack import CONFIG_FILE, WEIGHTS_FILE, LoraConfig, Stack, load_adapters
+from selfedit.retest import judging_questions
 from selfedit.types import Example, Passage, Question, Score, SelfEdit
 
 ROOT = Path(__file__).parents[1]
@@ -441,6 +443,19 @@ def test_what_is_forgotten_is_gone_from_the_disk_and_a_rollback_says_so(kept, ho
     assert list((home / "memories").iterdir()) == []
     assert answer("memory", "list", "--all")["memories"] == []
     assert output("memory", "rollback")[0].splitlines()[1] == f"left out, as forgotten for good: {kept.id}"
+
+
+def test_a_memory_is_tested_with_its_judging_questions_as_a_person_would_ask_them(kept, answer, output, tiny, tiny_model, home):
+    (record,) = answer("memory", "test", *tiny)
+    said = [a.answer for a in ask(tiny_model, MemoryStore(home), judging_questions(kept), max_new_tokens=ANSWER_TOKENS)]
+    right = sum(grade(question, text) for question, text in zip(judging_questions(kept), said))
+    assert record == {
+        "id": kept.id, "title": PASSAGE.title, "source": PASSAGE.source, "questions": 2, "right_then": 1, "right_now": right, "routed": 1,
+    }  # fmt: skip
+    assert answer("memory", "test", "vellmar.txt", *tiny) == [record]
+    assert output("memory", "test", *tiny)[0].endswith(f"2 questions, 1 find their memory; right when kept 1, right now {right}\n")
+    answer("memory", "disable", kept.id)
+    assert answer("memory", "test", *tiny) == []
 
 
 def test_verify_says_that_all_is_well_or_what_is_not(kept, home, answer, output, refusal):
