@@ -17,6 +17,10 @@ from selfedit.model.stack import Stack, load_adapters, read_config
 from selfedit.types import MemoryEntry, Passage, Question, SelfEdit
 
 
+NEAR = 3
+"""Memories that are looked at for what disagrees with an answer."""
+
+
 @dataclass(frozen=True)
 class Answer:
     answer: str
@@ -24,13 +28,15 @@ class Answer:
     """None: the untouched model answered."""
     score: float
     """How well the memory fits the question, as the router scores it."""
+    disagrees: tuple[dict, ...] = ()
+    """Other sources that say otherwise of what is asked: `memory`, `source`, what is said `here` and `there`."""
 
     def record(self) -> dict:
         return {
             "answer": self.answer,
             "memory": self.memory.id if self.memory else None,
             "source": self.memory.passage.source if self.memory else None,
-        }
+        } | ({"disagrees": list(self.disagrees)} if self.disagrees else {})
 
 
 def ask(
@@ -42,24 +48,32 @@ def ask(
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Answer]:
     """Answers in the questions' order. A question of another kind than `question` is a text that is continued."""
-    entries = {entry.id: entry for entry in store.active(model.fingerprint)}
-    router = Router({id: learned_text(entry, store.edits(id)) for id, entry in entries.items()})
+    router = store.router(model.fingerprint)
     routed = [router.route(question.question) for question in questions]
+    entries = {id: store.get(id) for id in {id for id, _ in routed if id}}
     answers: list[Answer | None] = [None] * len(questions)
     for stack, rows in _stacks(model, store, {id for id, _ in routed if id}):
         own = [i for i, (id, _) in enumerate(routed) if (id in rows if id else stack is None)]
         requests = [Request(tuple(model.chat.prompt(questions[i])), rows.get(routed[i][0]), max_new_tokens) for i in own]
         for i, tokens in zip(own, generate(model, requests, stack, on_token=on_token)):
             id, score = routed[i]
-            answers[i] = Answer(model.chat.decode(tokens).strip(), entries.get(id), score)
+            answers[i] = Answer(model.chat.decode(tokens).strip(), entries.get(id), score, _disagreeing(questions[i].question, id, router, store))
     return answers
 
 
-def learned_text(entry: MemoryEntry, edits: Sequence[SelfEdit]) -> str:
-    """What a memory knows, as the router reads it: nothing twice, since more text would only look less like a question."""
-    flat = " ".join(entry.passage.text.split())
-    studied = dict.fromkeys(e.text for edit in edits for e in edit.examples if " ".join(e.text.split()) not in flat)
-    return "\n".join([entry.passage.title, entry.passage.text, *studied])
+def _disagreeing(question: str, id: str | None, router: Router, store: MemoryStore) -> tuple[dict, ...]:
+    """What was found when either memory was learned: this one's differences to others that fit the question too, and theirs to it."""
+    fitting = [other for other, score in router.best(question, NEAR) if score >= router.threshold] if id else []
+    if len(fitting) < 2:
+        return ()
+    found = []
+    for other in map(store.get, fitting):
+        for one in other.scores.get("disagrees", ()):
+            if other.id == id and one["memory"] in fitting:
+                found.append(one)
+            elif one["memory"] == id:
+                found.append({"memory": other.id, "source": other.passage.source, "here": one["there"], "there": one["here"]})
+    return tuple(one for one in found if Router({"": f"{one['here']}\n{one['there']}"}).route(question)[0] is not None)
 
 
 def nearest_example(question: str, edits: Sequence[SelfEdit]) -> tuple[str, str] | None:

@@ -246,6 +246,8 @@ def _ask(arguments) -> int:
             print(json.dumps(answer.record() | why, ensure_ascii=False))
             continue
         print(answer.answer if not arguments.file else f"{question.question}\n  → {answer.answer}")
+        for one in answer.disagrees:
+            print(f"  {one['source']} says otherwise: {one['there']}", file=sys.stderr)
         for name, value in why.items():
             print(f"  {name}: {value}", file=sys.stderr)
     return 0

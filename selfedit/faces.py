@@ -65,6 +65,8 @@ class Progress:
         mark, outcome = ("[green]kept[/]", report.memory) if report.memory else ("[yellow]dropped[/]", "")
         accuracy = f"{report.correct_before}/{report.questions} → {report.correct_after}/{report.questions}" if report.questions else "no questions"
         self.console.print(f"{mark} {outcome} {_escape(report.title)!s}: {accuracy}; {_escape(report.reason)}", highlight=False)
+        for other in report.disagrees:
+            self.console.print(f"  [yellow]disagrees[/] with {_escape(other['source'])}: “{_escape(other['here'])}” there: “{_escape(other['there'])}”", highlight=False)
 
 
 def after(seconds: float, stage: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
@@ -87,9 +89,11 @@ def report_table(report) -> None:
         ("time", f"{summary['seconds']:.0f} s"),
         ("adapters on disk", f"{size / 1e6:.1f} MB"),
         ("memories", ", ".join(summary["memories"]) or "none"),
+        ("superseded", ", ".join(summary["superseded"])),
     ]
-    for row in rows:
-        table.add_row(*row)
+    for name, value in rows:
+        if value:
+            table.add_row(name, value)
     Console().print(table)
 
 

@@ -18,6 +18,7 @@ from selfedit.edits.propose import propose
 from selfedit.edits.quiz import as_edit, check, reworded_questions, study_questions, write_quiz
 from selfedit.loop.journal import Journal, write_json
 from selfedit.loop.trial import PASSAGE, Candidate, run_trials
+from selfedit.memory.contradict import disagreements, near
 from selfedit.memory.gate import decide
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
@@ -44,6 +45,8 @@ class PassageReport:
     trials: list[dict] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     """What was written but not used, by reason."""
+    disagrees: list[dict] = field(default_factory=list)
+    """With memories of other sources: `memory`, `source`, what is said `here` and `there`."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class LearnReport:
     """What the whole job did; passages that an earlier, interrupted run had finished are counted in."""
 
     reports: list[PassageReport]
+    superseded: list[str] = field(default_factory=list)
+    """Memories of passages that their document has no more."""
 
     def summary(self) -> dict:
         done, questions = self.reports, sum(r.questions for r in self.reports)
@@ -65,6 +70,7 @@ class LearnReport:
             "general_change": max(changes) if changes else None,
             "seconds": round(sum(r.seconds for r in done), 1),
             "memories": [r.memory for r in done if r.memory],
+            "superseded": self.superseded,
         }
 
 
@@ -82,12 +88,13 @@ def learn(
     """Learn each passage; `quiz`: a person's own questions, which then judge instead of written ones.
 
     `again`: also redo passages that an earlier run finished without keeping anything. `progress`: with stage `passage`
-    a new one begins.
+    a new one begins. A document that was learned before in another version is answered from the new one: once all its
+    passages are done, memories of passages that it has no more are superseded.
     """
     own_questions = assign(quiz, passages)
     run = _RunFolder(store.home, model, config, quiz)
-    active = {entry.id for entry in store.active(model.fingerprint)}
-    reports = []
+    active = set(store.active_ids())
+    reports, superseded = [], []
     for i, passage in enumerate(passages):
         progress("passage", i, len(passages))
         report = run.finished.get(passage.id)
@@ -96,8 +103,10 @@ def learn(
             run.add(report)
         reports.append(report)
         on_report(report)
+        if i + 1 == len(passages) or passages[i + 1].source != passage.source:
+            superseded += store.supersede(passage.source, model.fingerprint, {p.id for p in passages})
     progress("passage", len(passages), len(passages))
-    return LearnReport(reports)
+    return LearnReport(reports, superseded)
 
 
 def learn_passage(
@@ -125,14 +134,15 @@ def learn_passage(
     asked, drawn = study_questions(passage, free, [*judging, *(quiz or ())], draws, stable_seed(config.seed, passage.id, "cues"))
     edits = proposal.edits + ([as_edit(asked, drawn)] if asked or drawn else [])
     trials: list[Trial] = []
-    entry = None
+    entry, disagrees = None, []
     if judging:
         stack, trials, before = run_trials(
             model, passage, candidates(edits, config.each_alone), judging, config.train, seed=config.seed, progress=progress
         )
         trials, best = decide(trials, before, config.gate)
         if best is not None:
-            scores = _scores(trials[best], before, judging)
+            disagrees = _disagreements(model, passage, store)
+            scores = _scores(trials[best], before, judging) | {"disagrees": disagrees}
             entry = store.add(
                 lambda folder: stack.save(best, folder, model.name),
                 model=model.name, model_hash=model.fingerprint, passage=passage, edits=trials[best].edits, scores=scores,
@@ -155,6 +165,7 @@ def learn_passage(
         size_bytes=entry.size_bytes if entry else 0,
         trials=[_trial_record(t) for t in trials],
         dropped=dict(written.dropped + reasons + proposal.dropped),
+        disagrees=disagrees,
     )
 
 
@@ -176,6 +187,17 @@ def assign(quiz: Sequence[Question], passages: Sequence[Passage]) -> dict[str, l
         if target:
             assigned.setdefault(target, []).append(question)
     return assigned
+
+
+def _disagreements(model: Model, passage: Passage, store: MemoryStore) -> list[dict]:
+    """Sentences of the passage that memories of other sources have with another value."""
+    others = [store.get(id) for id in near(passage, store.router(model.fingerprint))]
+    return [
+        {"memory": other.id, "source": other.passage.source} | asdict(found)
+        for other in others
+        if other.passage.source != passage.source
+        for found in disagreements(passage, other.passage)
+    ]
 
 
 def _scores(trial: Trial, before, questions: Sequence[Question]) -> dict:

@@ -40,7 +40,7 @@ class Passage:
     """What the document calls itself, or its file name; may be empty."""
     text: str
     source: str
-    """Path or URL it was read from."""
+    """Whole path, or URL, it was read from."""
     source_hash: str
     """SHA-256 of the whole document's text, in hex."""
     index: int = 0

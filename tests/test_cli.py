@@ -17,6 +17,7 @@ from pypdf import PdfWriter
 from selfedit.ask import ask
 from selfedit.cli import main
 from selfedit.judge.evaluate import ANSWER_TOKENS, grade
+from selfedit.learn import _disagreements
 from selfedit.memory.store import MemoryStore
 from selfedit.model.stack import CONFIG_FILE, WEIGHTS_FILE, LoraConfig, Stack, load_adapters
 from selfedit.retest import judging_questions
@@ -356,6 +357,22 @@ def test_a_question_that_no_memory_fits_is_answered_by_the_untouched_model(kept,
 def test_without_json_the_answer_alone_is_printed(kept, answer, output, tiny):
     said = answer("ask", ABOUT_IT, *tiny, "--tokens", 8)["answer"]
     assert output("ask", ABOUT_IT, *tiny, "--tokens", 8) == (said + "\n", "")
+
+
+def test_sources_that_disagree_are_shown_whichever_answers(kept, home, answer, output, tiny, tiny_model):
+    other = Passage("The Vellmar Lighthouse", "The Vellmar Lighthouse was built by Bert Hall.", "/docs/other.txt", "6" * 64)
+    disagrees = _disagreements(tiny_model, other, MemoryStore(home))
+    assert disagrees == [{"memory": kept.id, "source": PASSAGE.source, "here": other.text, "there": PASSAGE.text}]
+    entry = MemoryStore(home).add(
+        lambda folder: [shutil.copy(home / "memories" / kept.id / name, folder) for name in (WEIGHTS_FILE, CONFIG_FILE)],
+        model="tiny", model_hash=tiny_model.fingerprint, passage=other, edits=[], scores=SCORES | {"disagrees": disagrees},
+    )  # fmt: skip
+    there = {"memory": entry.id, "source": other.source, "here": PASSAGE.text, "there": other.text}
+    assert answer("ask", "Did Ada Quill build the Vellmar Lighthouse?", *tiny)["disagrees"] == [there]
+    assert answer("ask", "Did Bert Hall build the Vellmar Lighthouse?", *tiny)["disagrees"] == disagrees
+    assert f"/docs/other.txt says otherwise: {other.text}" in output("ask", "Did Ada Quill build the Vellmar Lighthouse?", *tiny)[1]
+    MemoryStore(home).disable(entry.id)
+    assert "disagrees" not in answer("ask", "Did Ada Quill build the Vellmar Lighthouse?", *tiny)
 
 
 def test_why_names_the_memory_what_was_studied_and_the_hashes(kept, answer, output, tiny):

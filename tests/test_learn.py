@@ -25,7 +25,7 @@ from selfedit.edits.quiz import Quiz
 from selfedit.learn import LearnReport, PassageReport, _RunFolder, assign, candidates, learn, learn_passage
 from selfedit.memory.store import MemoryStore
 from selfedit.model.network import PackedAttention
-from selfedit.model.stack import Segment, load_adapters
+from selfedit.model.stack import LoraConfig, Segment, Stack, load_adapters
 from selfedit.tasks.documents import read_documents
 from selfedit.tasks.questions import load_quiz
 from selfedit.types import Passage, Question, SelfEdit
@@ -280,10 +280,33 @@ def test_a_summary_adds_up_the_passages():
     reports = [report("a", "m1", (4, 1, 3), 0.2), report("b", None, (2, 1, 1), None), report("c", "m2", (0, 0, 0), 0.5)]
     assert LearnReport(reports).summary() == {
         "passages": 3, "edits_tried": 9, "edits_kept": 2, "questions": 6, "accuracy_before": 2 / 6, "accuracy_after": 4 / 6,
-        "general_change": 0.5, "seconds": 3.8, "memories": ["m1", "m2"],
+        "general_change": 0.5, "seconds": 3.8, "memories": ["m1", "m2"], "superseded": [],
     }  # fmt: skip
     none = LearnReport([]).summary()
     assert (none["accuracy_before"], none["general_change"], none["memories"]) == (None, None, [])
+
+
+def test_a_document_in_a_newer_version_supersedes_what_it_has_no_more(monkeypatch, tiny_model, tmp_path):
+    def keep(model, passage, store, config, **options):
+        entry = store.add(
+            lambda folder: Stack(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(0, folder, "tiny"),
+            model="tiny", model_hash=model.fingerprint, passage=passage, edits=(), scores={},
+        )  # fmt: skip
+        return report(passage.id, entry.id, (1, 0, 1), 0.0)
+
+    monkeypatch.setattr("selfedit.learn.learn_passage", keep)
+    store, file, other = MemoryStore(tmp_path / "home"), tmp_path / "a.md", tmp_path / "b.md"
+    two = "# Two\n\n" + "The roof is blue. " * 10
+    file.write_text("# One\n\n" + "The gate is red. " * 10 + "\n\n" + two)
+    other.write_text("The gate is red, too.")
+    monkeypatch.chdir(tmp_path)
+    kept = learn(tiny_model, read_documents(["a.md", str(other)], passage_words=40), store, CONFIG).summary()["memories"]
+    file.write_text("# One\n\n" + "The gate is green. " * 10 + "\n\n" + two)
+    summary = learn(tiny_model, read_documents([str(file)], passage_words=40), store, CONFIG).summary()
+    assert summary["superseded"] == kept[:2] and summary["memories"][2] == kept[2]  # green gates for red ones, the roof stays
+    assert store.active_ids() == [*kept[2:], *summary["memories"][:2]]
+    store.rollback()
+    assert set(kept) < set(store.active_ids())
 
 
 def test_a_record_that_a_kill_cut_short_is_done_again_and_harms_no_other(tmp_path, tiny_model):

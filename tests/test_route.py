@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from selfedit.memory.route import Router, _stem
+from selfedit.memory.route import Router, stem
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the shared data sets in {DATA}")
@@ -54,9 +54,37 @@ def test_a_word_that_all_memories_have_decides_nothing_alone():
     assert Router(texts).route("purple glorbs")[0] == "a"
 
 
+def test_the_best_come_in_order_and_are_different_memories():
+    texts = MEMORIES | {"long": " ".join(["tram"] * 300), "none": "nothing of it"}
+    found = Router(texts).best("Who opened the tram line to Holmenkollen in Oslo?", 3)
+    assert [id for id, _ in found] == ["oslo", "long", "tesla"] and found == sorted(found, key=lambda one: -one[1])
+    assert Router(texts).best("tram", 9)[0] == Router(texts).best("tram", 1)[0] and len(Router(texts).best("tram", 9)) == 4
+
+
+def test_an_index_that_was_changed_is_that_of_what_is_there_now():
+    draw = random.Random(0)
+    texts = {str(i): " ".join(draw.choices([f"w{k}" for k in range(400)], k=draw.randrange(500))) for i in range(30)} | {"empty": ""}
+    router, asked = Router(texts), []
+    for _ in range(5):
+        texts |= {f"new {len(asked)}": f"zebra {draw.random()} w1 w2"}
+        ids = draw.sample(sorted(texts), len(texts) - 3)
+        router = router.changed(ids, lambda id: asked.append(id) or texts[id], of="a state")
+        assert router.to_bytes() == Router({}).changed(ids, texts.__getitem__, of="a state").to_bytes()
+    assert set(asked) <= set(texts) and len(asked) < 40  # not every text again
+
+
+def test_a_saved_index_routes_alike_and_anything_else_is_none():
+    router = Router(MEMORIES)
+    again = Router.from_bytes(router.to_bytes())
+    assert again.best("the patents of Tesla", 2) == router.best("the patents of Tesla", 2) and again.threshold == router.threshold
+    for data in (b"", b"PK", router.to_bytes()[:-30]):
+        assert Router.from_bytes(data) is None
+    assert b"tesla" not in router.to_bytes().replace("tesla".encode("utf-32-le"), b"")  # but for the ids there are no words in it
+
+
 def test_endings_do_not_matter():
-    assert _stem("invades") == _stem("invaded") == _stem("Invading") == "invad"
-    assert _stem("1990s") == "1990s"
+    assert stem("invades") == stem("invaded") == stem("Invading") == "invad"
+    assert stem("1990s") == "1990s"
 
 
 def test_the_threshold_grows_with_the_number_of_stretches():

@@ -1,5 +1,8 @@
 """Which memory answers a question: query → the id of the memory that knows, or None (the untouched model answers).
 
+In: what each memory knows, as text. Between: an index, words (as 64-bit hashes) → the stretches that have them, in a few
+arrays that can be saved, and changed without reading every text again.
+
 The idea: how much of the question's weight do the words of some stretch of 120 words in a memory cover? A word's weight
 must make sense with one memory as with a thousand, so it comes from English, not from the store alone: at most half for
 the commonest words (a list, by rank), 1 for any other, more for a name, less where many memories have it. Stretches
@@ -13,9 +16,12 @@ one whole 5,000-word article alone: .995/.070; 1,000 passages of only 48 article
 
 from __future__ import annotations
 
+import io
 import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b
 from math import log
 
 import numpy as np
@@ -55,51 +61,146 @@ _COMMON = {
 class Router:
     def __init__(self, texts: Mapping[str, str]):
         """`texts`: memory id → what it knows (title, passage, reworded lines), as one text."""
-        self._ids = list(texts)
-        owners: list[int] = []
-        stretches: defaultdict[str, list[int]] = defaultdict(list)
-        self._memories_with: Counter[str] = Counter()
-        for owner, text in enumerate(texts.values()):
-            words = [_stem(word) for word in _words(text)]
-            self._memories_with.update(set(words))
-            for start in range(0, len(words), _STRETCH):
-                for word in set(words[start : start + _STRETCH]):
-                    stretches[word].append(len(owners))
-                owners.append(owner)
-        self._owners = owners
-        self._stretches_with = {word: np.array(found) for word, found in stretches.items()}
-        self.threshold = _THRESHOLD + _PER_STRETCH * log(max(1, len(owners)))
+        self.of = ""
+        self._build(list(texts), *_concatenated(map(_postings, texts.values())))
+
+    def changed(self, ids: Sequence[str], text: Callable[[str], str], of: str = "") -> Router:
+        """The router of these memories, in this order; `text` is asked for those that this one lacks.
+
+        `of`: the state of a store that it is an index of, for whoever reads it later."""
+        known = {id: i for i, id in enumerate(self.ids)}
+        by_owner = np.argsort(self._owners[self._stretches], kind="stable")
+        words, stretches = np.repeat(self._words, np.diff(self._starts))[by_owner], self._stretches[by_owner]
+        bounds = np.searchsorted(self._owners[stretches], np.arange(len(self.ids) + 1))
+        first = np.searchsorted(self._owners, np.arange(len(self.ids) + 1))
+
+        def postings(id: str) -> tuple[np.ndarray, np.ndarray, int]:
+            if id not in known:
+                return _postings(text(id))
+            own = slice(bounds[known[id]], bounds[known[id] + 1])
+            return words[own], stretches[own] - first[known[id]], first[known[id] + 1] - first[known[id]]
+
+        router = Router({})
+        router.of = of
+        router._build(list(ids), *_concatenated(map(postings, ids)))
+        return router
+
+    def _build(self, ids: list[str], words: np.ndarray, stretches: np.ndarray, counts: np.ndarray) -> None:
+        """`words[i]` stands in `stretches[i]`; the memories have so many stretches, `counts`, one after another."""
+        self.ids = ids
+        self._owners = np.repeat(np.arange(len(ids), dtype=np.int32), counts)
+        order = np.lexsort((stretches, words))
+        self._words, starts = np.unique(words[order], return_index=True)
+        self._starts = np.append(starts, len(words))
+        self._stretches = stretches[order].astype(np.int32)
+        owners = self._owners[self._stretches]
+        new = np.ones(len(owners), dtype=bool)  # a memory's first stretch with the word
+        new[1:] = owners[1:] != owners[:-1]
+        new[starts] = True
+        self._memories_with = np.add.reduceat(new, starts, dtype=np.int32) if len(starts) else np.zeros(0, np.int32)
+        self.threshold = _threshold(len(self._owners))
 
     def route(self, query: str) -> tuple[str | None, float]:
         """The best memory, or None if its score is below `threshold`; and that score, in [0, 1)."""
-        if not self._owners:
-            return None, 0.0
+        ((id, score),) = self.best(query, 1) or [(None, 0.0)]
+        return (id if score >= self.threshold else None), score
+
+    def best(self, query: str, count: int) -> list[tuple[str, float]]:
+        """So many memories with the highest scores, the highest first, whatever the threshold; fewer if there are fewer."""
+        if not len(self._owners):
+            return []
         covered = np.zeros(len(self._owners))
         total = _MISSING
-        for word, weight in self._weights(query).items():
-            total += weight
-            if word in self._stretches_with:
-                covered[self._stretches_with[word]] += weight
-        best = int(covered.argmax())
-        score = float(covered[best]) / total
-        return (self._ids[self._owners[best]] if score >= self.threshold else None), score
+        for value, stretches in self._weights(query):
+            total += value
+            covered[stretches] += value
+        found: dict[int, float] = {}
+        if count == 1:
+            at = int(covered.argmax())
+            found[int(self._owners[at])] = covered[at]
+        else:
+            for at in np.argsort(-covered, kind="stable"):
+                found.setdefault(int(self._owners[at]), covered[at])
+                if len(found) == min(count, len(self.ids)):
+                    break
+        return [(self.ids[owner], float(value) / total) for owner, value in found.items()]
 
-    def _weights(self, query: str) -> dict[str, float]:
+    def _weights(self, query: str) -> list[tuple[float, np.ndarray]]:
+        """Of each different word: its weight, and the stretches that have it."""
         weights: dict[str, float] = {}
-        for position, word in enumerate(_words(query)):
-            stem = _stem(word)
-            weight = _COMMON.get(stem, 1.0)
-            if position and word[0].isupper():
-                weight *= 1 + _NAME_BONUS
-            weights.setdefault(stem, weight / max(1, self._memories_with[stem]) ** _RARITY)
-        return weights
+        for position, word in enumerate(tokens(query)):
+            bonus = _NAME_BONUS if position and word[0].isupper() else 0.0
+            weights.setdefault(stem(word), weight(stem(word)) * (1 + bonus))
+        found = []
+        for own, value in weights.items():
+            row = int(np.searchsorted(self._words, _hash(own)))
+            known = row < len(self._words) and self._words[row] == _hash(own)
+            stretches = self._stretches[self._starts[row] : self._starts[row + 1]] if known else self._stretches[:0]
+            found.append((value / max(1, self._memories_with[row] if known else 0) ** _RARITY, stretches))
+        return found
+
+    def to_bytes(self) -> bytes:
+        """Without the words themselves."""
+        file = io.BytesIO()
+        np.savez(file, of=np.array(self.of), ids=np.array(self.ids, dtype=str), **{name: getattr(self, f"_{name}") for name in _ARRAYS})
+        return file.getvalue()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Router | None:
+        """None if that is not what `to_bytes` gave."""
+        router = Router({})
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                router.of, router.ids = str(arrays["of"]), arrays["ids"].tolist()
+                for name in _ARRAYS:
+                    setattr(router, f"_{name}", arrays[name])
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+            return None
+        router.threshold = _threshold(len(router._owners))
+        return router
 
 
-def _words(text: str) -> list[str]:
+_ARRAYS = ("owners", "words", "starts", "stretches", "memories_with")
+
+
+def _threshold(stretches: int) -> float:
+    return _THRESHOLD + _PER_STRETCH * log(max(1, stretches))
+
+
+def _postings(text: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """The different words of each stretch, as hashes; the stretch of each; how many stretches."""
+    stems = [stem(word) for word in tokens(text)]
+    stretches = [{_hash(own) for own in stems[low : low + _STRETCH]} for low in range(0, len(stems), _STRETCH)]
+    words = np.fromiter((word for own in stretches for word in own), np.uint64)
+    return words, np.repeat(np.arange(len(stretches)), [len(own) for own in stretches]), len(stretches)
+
+
+def _concatenated(parts: Iterable[tuple[np.ndarray, np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    parts = list(parts)
+    counts = np.array([count for _, _, count in parts], dtype=np.int64)
+    offsets = np.cumsum(counts) - counts
+    words = [np.zeros(0, np.uint64), *(words for words, _, _ in parts)]
+    stretches = [np.zeros(0, np.int64), *(own + offset for (_, own, _), offset in zip(parts, offsets))]
+    return np.concatenate(words), np.concatenate(stretches), counts
+
+
+def tokens(text: str) -> list[str]:
+    """Its words, as they stand."""
     return re.findall(r"[^\W_]+", re.sub(r"['’]s\b", "", text))
 
 
-def _stem(word: str) -> str:
+def weight(own: str) -> float:
+    """How much a stem says: 1, or less if it is one of the commonest words."""
+    return _COMMON.get(own, 1.0)
+
+
+@lru_cache(maxsize=100_000)
+def stem(word: str) -> str:
     """Lower case and, unless it is a common word, without an ending: "invades" and "invaded" are one word."""
     word = word.lower()
     return word if word in _COMMON else re.sub(r"(?<=[^\W\d]{3})(?:ing|ed|ies|es|e|s|y)$", "", word)
+
+
+@lru_cache(maxsize=100_000)
+def _hash(own: str) -> np.uint64:
+    return np.uint64(int.from_bytes(blake2b(own.encode(), digest_size=8).digest(), "little"))

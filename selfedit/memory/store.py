@@ -7,6 +7,7 @@ adapter folders. An adapter is opaque here: two files and a hash. Only safetenso
       memories/<id>/          adapter_model.safetensors, adapter_config.json, edits.jsonl, source.json, scores.json,
                               manifest.json: the SHA-256 of the other files; never changed once it is there
       ledger.jsonl, HEAD      which memories are active, version by version (`memory.ledger`)
+      index/<model>.npz       for the router, of what is in force; made anew from the memories where it is missing or old
       .lock                   held by whoever writes; readers need none
 
 The idea: write everything new beside the old (a staging folder, renamed into place), then let the ledger move on. A
@@ -21,7 +22,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +34,7 @@ from selfedit import disk
 from selfedit.errors import MemoryStoreError
 from selfedit.loop.journal import Journal
 from selfedit.memory.ledger import EMPTY, Ledger, now
+from selfedit.memory.route import Router
 from selfedit.types import Example, MemoryEntry, Passage, SelfEdit, text_hash
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
@@ -62,6 +64,17 @@ class MemoryStore:
         """The memories in force, in the order they were kept; only those of one model if its hash is given."""
         entries = self._entries(lambda state: state["active"])
         return [entry for entry in entries if model_hash in (None, entry.model_hash)]
+
+    def active_ids(self) -> list[str]:
+        """As `active`, of any model, without reading a memory."""
+        return self._ledger.state()["active"]
+
+    def router(self, model_hash: str) -> Router:
+        """Over the memories in force for a model: as the last writer left it, else built now."""
+        router = self._indexes().get(model_hash[:16])
+        if router is None or router.of != _named(self._ledger.state()):
+            router = Router({entry.id: self._known(entry.id) for entry in self.active(model_hash)})
+        return router
 
     def all(self) -> list[MemoryEntry]:
         """Every memory on disk, active or not, oldest first."""
@@ -143,6 +156,18 @@ class MemoryStore:
                 raise MemoryStoreError(f"{selector}: not in force already; `selfedit memory forget {selector}` deletes it")
             return self._ledger.append("disable", ids, [id for id in state["active"] if id not in ids])
 
+    def supersede(self, source: str, model_hash: str, passages: Collection[str]) -> list[str]:
+        """Takes those memories of a source out of force that are of none of these passages, by their ids: it has others now.
+
+        Their ids; `rollback` and `approve` bring them back.
+        """
+        old = [e.id for e in self.active(model_hash) if e.passage.source == source and e.passage.id not in passages]
+        if old:
+            with self._writing() as state:
+                old = [id for id in old if id in state["active"]]
+                self._ledger.append("supersede", old, [id for id in state["active"] if id not in old])
+        return old
+
     def approve(self, selector: str) -> dict:
         """Puts memories in force that are on disk only: disabled, quarantined, or superseded."""
         found = self.find(selector)
@@ -203,6 +228,7 @@ class MemoryStore:
                     self._ledger.start()
                     self._clear(state)
                     yield state
+                    self._index()
             except Timeout:
                 raise MemoryStoreError(
                     f"another selfedit process is writing to {self.home}; wait or end it, then try again"
@@ -219,6 +245,33 @@ class MemoryStore:
                 Journal(file).drop(lambda record: record.get("passage") in passages)
         for folder in folders:
             shutil.rmtree(folder)
+
+    def _index(self) -> None:
+        """So that who asks need not read every memory. They can without it: what goes wrong here is no fault of the change."""
+        state, old = self._ledger.state(), self._indexes()
+        of, wanted = _named(state), {model: [] for model in old}
+        try:
+            models = {id: model for model, router in old.items() for id in router.ids}
+            for id in state["active"]:
+                wanted.setdefault(models.get(id) or self._load(id).model_hash[:16], []).append(id)
+            for model, ids in wanted.items():
+                if model not in old or old[model].of != of:
+                    (self.home / "index").mkdir(exist_ok=True)
+                    disk.replace(self.home / f"index/{model}.npz", old.get(model, Router({})).changed(ids, self._known, of).to_bytes())
+        except (OSError, MemoryStoreError):
+            shutil.rmtree(self.home / "index", ignore_errors=True)
+
+    def _indexes(self) -> dict[str, Router]:
+        """By the start of the model's hash; without those that cannot be read."""
+        found = {file.stem: _read_index(file) for file in self.home.glob("index/*.npz")}
+        return {model: router for model, router in found.items() if router}
+
+    def _known(self, id: str) -> str:
+        """What a memory knows, as the router reads it: nothing twice, since more text would only look less like a question."""
+        passage = self._load(id).passage
+        flat = " ".join(passage.text.split())
+        studied = dict.fromkeys(e.text for edit in self.edits(id) for e in edit.examples if " ".join(e.text.split()) not in flat)
+        return "\n".join([passage.title, passage.text, *studied])
 
     def _version(self, to: str, past: dict[int, dict]) -> int:
         if re.fullmatch(r"v?\d{1,11}", to):  # an id has 12 characters
@@ -270,10 +323,17 @@ class MemoryStore:
             except MemoryStoreError as error:
                 faults.append(str(error))
         faults += [f"memory {id} is in force and not on disk; `selfedit memory forget {id}` ends that" for id in state["active"] if id not in stored]
+        if not faults:
+            for model, router in self._indexes().items():
+                entries = [entry.id for entry in self.active() if entry.model_hash.startswith(model)]
+                if router.of == _named(state) and router.to_bytes() != Router({}).changed(entries, self._known, _named(state)).to_bytes():
+                    faults.append(f"{self.home / 'index'}/{model}.npz is not that of the memories in force; delete it, the next change makes it anew")
         return {"memories": len(stored), "versions": len(history), "faults": faults}
 
     def _find(self, prefix: str) -> str:
         state = self._ledger.state()
+        if prefix in state["active"]:
+            return prefix
         ids = sorted({*self._stored_ids(state), *state["active"]})  # a lost folder can still be forgotten
         found = [id for id in ids if prefix and id.startswith(prefix)]
         if not found:
@@ -312,6 +372,18 @@ class MemoryStore:
             raise MemoryStoreError(
                 f"memory {id} is corrupt: {error}; `selfedit memory forget {id}` deletes it"
             ) from error
+
+
+def _named(state: dict) -> str:
+    """What is in force, in one word."""
+    return text_hash(*state["active"])
+
+
+def _read_index(file: Path) -> Router | None:
+    try:
+        return Router.from_bytes(file.read_bytes())
+    except OSError:
+        return None
 
 
 def _passage_id(folder: Path) -> str | None:

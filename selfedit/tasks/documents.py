@@ -41,9 +41,8 @@ def read_documents(
     passages: dict[str, Passage] = {}
     for source in sources:
         for document in _read(source, max_bytes, timeout_s, on_skip):
-            for passage in split_passages(
-                document.title, document.text, document.source, passage_words=passage_words, is_code=document.is_code
-            ):
+            where = document.source if "://" in document.source else os.path.abspath(document.source)
+            for passage in split_passages(document.title, document.text, where, passage_words=passage_words, is_code=document.is_code):
                 passages.setdefault(passage.id, passage)
     return list(passages.values())
 

@@ -1,0 +1,83 @@
+"""Do two passages say different things of the same? Sentence against sentence, by rule, so that a person can be shown both.
+
+Two sentences disagree if they say the same but for one value each (a number, or a name), or but for a "not". That finds
+"opened in 1898" and "opened in 1899", also in another order and with other endings; it does not find what takes knowledge
+(noon and midnight). Of a table's rows ("in March 20, in April 30") two values differ, so those do not disagree; titles
+count as words of every sentence, since "the fee is 20 dollars" is said of another account there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from selfedit.edits.parse import sentences
+from selfedit.memory.route import Router, stem, tokens, weight
+from selfedit.types import Passage
+
+ALIKE = 0.7
+"""Share of the words of both sentences, by weight and but for the value, that both must have."""
+LEAST = 2.0
+"""Weight of the words, but for the value, that both must have; common words weigh less than 1."""
+_NEGATIONS = frozenset("not no never neither nor cannot without".split())
+_NOT = re.compile(r"n['’]t\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    here: str
+    there: str
+    """The sentences, as they stand."""
+
+
+def disagreements(passage: Passage, other: Passage) -> list[Disagreement]:
+    own, theirs = ([(sentence, _Said(sentence, p.title)) for sentence in sentences(p.text)] for p in (passage, other))
+    return [Disagreement(here, there) for here, a in own for there, b in theirs if _disagree(a, b)]
+
+
+def _disagree(a: _Said, b: _Said) -> bool:
+    mine, yours, same = a.values - b.values, b.values - a.values, a.values & b.values
+    if not _alike(a.others | same, b.others | same):
+        return False
+    if len(mine) == len(yours) == 1:
+        (x,), (y,) = mine, yours
+        return a.denies == b.denies and x.isdecimal() == y.isdecimal() and not {*x.split()} & {*y.split()}
+    return not mine and not yours and a.denies != b.denies
+
+
+def _alike(a: set[str], b: set[str]) -> bool:
+    shared, mine, yours = (sum(map(weight, words)) for words in (a & b, a, b))
+    return shared >= LEAST and shared >= ALIKE * max(mine, yours)
+
+
+def near(passage: Passage, router: Router) -> list[str]:
+    """The memories that may say something about what the passage says."""
+    found = {id: None for sentence in sentences(passage.text) for id, score in router.best(sentence, 3) if score >= router.threshold}
+    return list(found)
+
+
+class _Said:
+    """A sentence as what it says: values, other words, and whether it denies."""
+
+    def __init__(self, sentence: str, title: str):
+        words = tokens(_NOT.sub(" not", sentence))
+        self.values = set(_values(words))
+        inside = {part for value in self.values for part in value.split()}
+        stems = {stem(word) for word in words}
+        self.denies = bool(stems & _NEGATIONS)
+        self.others = (stems | {stem(word) for word in tokens(title)}) - inside - _NEGATIONS
+
+
+def _values(words: list[str]) -> Iterator[str]:
+    """Numbers, and names of one word or several."""
+    name: list[str] = []
+    for position, word in enumerate([*words, ""]):
+        if word[:1].isupper() and (position or weight(stem(word)) == 1):
+            name.append(stem(word))
+            continue
+        if name:
+            yield " ".join(name)
+            name = []
+        if any(c.isdigit() for c in word):
+            yield word.lower()
