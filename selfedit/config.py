@@ -66,6 +66,10 @@ class GateConfig:
     """Nats a token that the gold answers of judging questions must gain over the untouched model."""
     max_general_change: float = 2.5
     """Nats a token, mean KL(untouched ‖ adapted) on the fixed general texts."""
+    max_captured: float = 0.2
+    """Share of general questions that the router may send to the memory; of 18, a plain memory takes none or one."""
+    max_lost: float = 0.1
+    """Share of the right answers of memories near it that may be lost, since it would answer those questions, and wrong."""
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ class Progress:
         if self.quiet:
             return
         mark, outcome = ("[green]kept[/]", report.memory) if report.memory else ("[yellow]dropped[/]", "")
+        if report.quarantined:
+            mark, outcome = "[yellow]quarantined[/]", report.quarantined
         accuracy = f"{report.correct_before}/{report.questions} → {report.correct_after}/{report.questions}" if report.questions else "no questions"
         self.console.print(f"{mark} {outcome} {_escape(report.title)!s}: {accuracy}; {_escape(report.reason)}", highlight=False)
         for other in report.disagrees:
@@ -90,6 +92,7 @@ def report_table(report) -> None:
         ("adapters on disk", f"{size / 1e6:.1f} MB"),
         ("memories", ", ".join(summary["memories"]) or "none"),
         ("superseded", ", ".join(summary["superseded"])),
+        ("quarantined", ", ".join(summary["quarantined"])),
     ]
     for name, value in rows:
         if value:
@@ -144,6 +147,8 @@ def memory_page(entry, edits) -> None:
     console.print(f"source   {_escape(entry.passage.source)}  (passage {entry.passage.index + 1}; document {entry.passage.source_hash[:12]})", highlight=False)
     console.print(f"model    {entry.model}  adapter {entry.adapter_hash[:12]}  {entry.size_bytes / 1e6:.1f} MB  {entry.created}", highlight=False)
     console.print(f"accuracy {_percent(before)} → {_percent(after)} on {len(entry.scores.get('questions', []))} questions", highlight=False)
+    for reason in entry.scores.get("quarantined", ()):
+        console.print(f"[yellow]quarantined[/]: {_escape(reason)}", highlight=False)
     console.print(f"\n{_escape(entry.passage.text)}\n", highlight=False)
     for edit in edits:
         console.print(f"[bold]{edit.style}[/]")

@@ -13,16 +13,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from selfedit.config import LearnConfig
+from selfedit.config import GateConfig, LearnConfig
 from selfedit.edits.propose import propose
 from selfedit.edits.quiz import as_edit, check, reworded_questions, study_questions, write_quiz
+from selfedit.judge.evaluate import evaluate
+from selfedit.judge.general import general_questions
 from selfedit.loop.journal import Journal, write_json
 from selfedit.loop.trial import PASSAGE, Candidate, run_trials
 from selfedit.memory.contradict import disagreements, near
 from selfedit.memory.gate import decide
 from selfedit.memory.route import Router
-from selfedit.memory.store import MemoryStore
+from selfedit.memory.screen import captured, tries
+from selfedit.memory.store import MemoryStore, learned_text
 from selfedit.model.load import Model
+from selfedit.model.stack import Stack
 from selfedit.types import Passage, Progress, Question, Trial, no_progress, stable_seed, text_hash
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class PassageReport:
     """What was written but not used, by reason."""
     disagrees: list[dict] = field(default_factory=list)
     """With memories of other sources: `memory`, `source`, what is said `here` and `there`."""
+    quarantined: str | None = None
+    """The memory that waits for a person's approval; `reason` says why."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ class LearnReport:
             "seconds": round(sum(r.seconds for r in done), 1),
             "memories": [r.memory for r in done if r.memory],
             "superseded": self.superseded,
+            "quarantined": [r.quarantined for r in done if r.quarantined],
         }
 
 
@@ -134,7 +141,7 @@ def learn_passage(
     asked, drawn = study_questions(passage, free, [*judging, *(quiz or ())], draws, stable_seed(config.seed, passage.id, "cues"))
     edits = proposal.edits + ([as_edit(asked, drawn)] if asked or drawn else [])
     trials: list[Trial] = []
-    entry, disagrees = None, []
+    entry, disagrees, suspicious = None, [], []
     if judging:
         stack, trials, before = run_trials(
             model, passage, candidates(edits, config.each_alone), judging, config.train, seed=config.seed, progress=progress
@@ -142,18 +149,21 @@ def learn_passage(
         trials, best = decide(trials, before, config.gate)
         if best is not None:
             disagrees = _disagreements(model, passage, store)
-            scores = _scores(trials[best], before, judging) | {"disagrees": disagrees}
+            suspicious = _suspicious(model, passage, trials[best], stack.subset([best]), store, config.gate)
+            scores = _scores(trials[best], before, judging) | {"disagrees": disagrees, "quarantined": suspicious}
             entry = store.add(
                 lambda folder: stack.save(best, folder, model.name),
-                model=model.name, model_hash=model.fingerprint, passage=passage, edits=trials[best].edits, scores=scores,
+                model=model.name, model_hash=model.fingerprint, passage=passage, edits=trials[best].edits, scores=scores, quarantine=bool(suspicious),
             )  # fmt: skip
     winner = next((t for t in trials if t.kept), None)
     reason = winner.reason if winner else (_why_not(trials) if trials else "no written question held: none could judge")
+    if suspicious:
+        reason = f"quarantined: {'; '.join(suspicious)}; `selfedit memory approve {entry.id}` puts it in force"
     right_before = sum(before.correct) if trials else 0
     return PassageReport(
         passage=passage.id,
         title=passage.title,
-        memory=entry.id if entry else None,
+        memory=entry.id if entry and not suspicious else None,
         reason=reason,
         edits_tried=len(edits),
         edits_kept=len(winner.edits) if winner else 0,
@@ -166,6 +176,7 @@ def learn_passage(
         trials=[_trial_record(t) for t in trials],
         dropped=dict(written.dropped + reasons + proposal.dropped),
         disagrees=disagrees,
+        quarantined=entry.id if suspicious else None,
     )
 
 
@@ -198,6 +209,20 @@ def _disagreements(model: Model, passage: Passage, store: MemoryStore) -> list[d
         if other.passage.source != passage.source
         for found in disagreements(passage, other.passage)
     ]
+
+
+def _suspicious(model: Model, passage: Passage, trial: Trial, stack: Stack, store: MemoryStore, config: GateConfig) -> list[str]:
+    """Why the memory is not to be in force before a person has looked at it. `stack`: its adapter alone."""
+    router, new = store.router(model.fingerprint), "new"
+    neighbours = [entry for id in near(passage, router) if (entry := store.get(id)).passage.id != passage.id]
+    after = router.changed([*router.ids, new], lambda id: learned_text(passage, trial.edits))
+    found = [*tries(passage), *captured(after, new, general_questions(), config.max_captured)]
+    right = [(entry, q) for entry in neighbours for q, correct in zip(entry.questions, entry.scores.get("after", {}).get("correct", ())) if correct]
+    taken = [q for entry, q in right if router.route(q.question)[0] == entry.id and after.route(q.question)[0] == new]
+    lost = taken and [q for q, correct in zip(taken, evaluate(model, taken, [0], stack)[0].correct) if not correct]
+    if len(lost) > config.max_lost * len(right):
+        found.append(f"would answer {len(lost)} of {len(right)} questions of memories near it, and wrong (“{lost[0].question}”)")
+    return found
 
 
 def _scores(trial: Trial, before, questions: Sequence[Question]) -> dict:

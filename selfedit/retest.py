@@ -12,7 +12,7 @@ from selfedit.ask import ask
 from selfedit.judge.evaluate import ANSWER_TOKENS, grade
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
-from selfedit.types import MemoryEntry, Question
+from selfedit.types import MemoryEntry
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def retest(
 ) -> list[Retested]:
     """Of these memories, or of all in force."""
     memories = store.active(model.fingerprint) if memories is None else memories
-    asked = [(entry, question) for entry in memories for question in judging_questions(entry)]
+    asked = [(entry, question) for entry in memories for question in entry.questions]
     answers = ask(model, store, [question for _, question in asked], max_new_tokens=ANSWER_TOKENS, on_token=on_token)
     found = []
     for entry in memories:
@@ -61,8 +61,3 @@ def retest(
             )
         )
     return found
-
-
-def judging_questions(entry: MemoryEntry) -> list[Question]:
-    """Those it was judged by before it was kept."""
-    return [Question(**q | {"answers": tuple(q["answers"])}) for q in entry.scores.get("questions", ())]

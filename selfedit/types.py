@@ -161,3 +161,8 @@ class MemoryEntry:
     size_bytes: int
     passage: Passage
     scores: dict = field(default_factory=dict)
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """Judging questions: it was kept for what it did on them."""
+        return tuple(Question(**q | {"answers": tuple(q["answers"])}) for q in self.scores.get("questions", ()))

@@ -20,7 +20,6 @@ from selfedit.judge.evaluate import ANSWER_TOKENS, grade
 from selfedit.learn import _disagreements
 from selfedit.memory.store import MemoryStore
 from selfedit.model.stack import CONFIG_FILE, WEIGHTS_FILE, LoraConfig, Stack, load_adapters
-from selfedit.retest import judging_questions
 from selfedit.types import Example, Passage, Question, Score, SelfEdit
 
 ROOT = Path(__file__).parents[1]
@@ -464,8 +463,8 @@ def test_what_is_forgotten_is_gone_from_the_disk_and_a_rollback_says_so(kept, ho
 
 def test_a_memory_is_tested_with_its_judging_questions_as_a_person_would_ask_them(kept, answer, output, tiny, tiny_model, home):
     (record,) = answer("memory", "test", *tiny)
-    said = [a.answer for a in ask(tiny_model, MemoryStore(home), judging_questions(kept), max_new_tokens=ANSWER_TOKENS)]
-    right = sum(grade(question, text) for question, text in zip(judging_questions(kept), said))
+    said = [a.answer for a in ask(tiny_model, MemoryStore(home), kept.questions, max_new_tokens=ANSWER_TOKENS)]
+    right = sum(grade(question, text) for question, text in zip(kept.questions, said))
     assert record == {
         "id": kept.id, "title": PASSAGE.title, "source": PASSAGE.source, "questions": 2, "right_then": 1, "right_now": right, "routed": 1,
     }  # fmt: skip

@@ -206,6 +206,15 @@ def test_going_to_an_unknown_version_says_which_there_are(store):
     assert store.rollback("v0")["active"] == []
 
 
+def test_what_is_quarantined_is_in_force_only_once_it_is_approved(store):
+    first = add(store, 1)
+    entry = store.add(adapter(2.0), model="tiny", model_hash="m" * 64, passage=passage(1), edits=EDITS, scores={}, quarantine=True)
+    assert store.active() == [first] and set(ids(store.all())) == {first.id, entry.id}
+    assert store.history()[-1]["action"] == "quarantine" and store.router("m" * 64).ids == [first.id]
+    assert store.approve(entry.id)["active"] == [entry.id]  # in the place of the other one of that passage
+    assert store.rollback()["active"] == [first.id] and store.verify()["faults"] == []
+
+
 def test_forgetting_deletes_from_disk_and_rolling_back_says_what_stays_away(store):
     first, second = add(store, 1), add(store, 2)
     assert store.forget(first.id[:9])["action"] == "forget"

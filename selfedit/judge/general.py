@@ -22,6 +22,14 @@ def general_changes(model: Model, stack: Stack) -> list[float]:
 
 
 def general_texts(model: Model) -> list[Sequence]:
+    return [model.chat.study(Example(r["answer"], r["prompt"])) for r in _records()]
+
+
+def general_questions() -> list[str]:
+    """Those of the texts that are questions; no memory is about them."""
+    return [r["prompt"] for r in _records() if r["prompt"]]
+
+
+def _records() -> list[dict]:
     lines = (Path(__file__).parent / "general.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    return [model.chat.study(Example(r["answer"], r["prompt"])) for r in records]
+    return [json.loads(line) for line in lines]

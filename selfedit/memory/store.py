@@ -48,6 +48,13 @@ def memory_id(adapter_hash: str, passage: Passage, model_hash: str) -> str:
     return text_hash(adapter_hash, passage.id, model_hash)[:12]
 
 
+def learned_text(passage: Passage, edits: Sequence[SelfEdit]) -> str:
+    """What a memory knows, as the router reads it: nothing twice, since more text would only look less like a question."""
+    flat = " ".join(passage.text.split())
+    studied = dict.fromkeys(e.text for edit in edits for e in edit.examples if " ".join(e.text.split()) not in flat)
+    return "\n".join([passage.title, passage.text, *studied])
+
+
 class MemoryStore:
     """The memories under one home folder. Opening and reading never write; a missing home is an empty store.
 
@@ -109,9 +116,11 @@ class MemoryStore:
         passage: Passage,
         edits: Sequence[SelfEdit],
         scores: dict,
+        quarantine: bool = False,
     ) -> MemoryEntry:
         """Keeps a memory, in the place of the active one of the same passage and model if there is one.
 
+        `quarantine`: on disk only, until a person approves it.
         `write_adapter` gets a folder and writes the two PEFT files into it. `scores` must be JSON. What is there
         already, byte for byte, is not written twice but made active again.
         """
@@ -141,10 +150,13 @@ class MemoryStore:
                     disk.sync(self._memories)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
+            manifest = disk.file_hash(self._memories / id / "manifest.json")
             active = [id if other in replaced else other for other in state["active"]]
             active = active if replaced else [*active, id]
-            if active != state["active"]:
-                self._ledger.append("keep", [id], active, manifest=disk.file_hash(self._memories / id / "manifest.json"))
+            if quarantine and id not in state["active"]:
+                self._ledger.append("quarantine", [id], state["active"], manifest=manifest)
+            elif active != state["active"]:
+                self._ledger.append("keep", [id], active, manifest=manifest)
             return self._load(id)
 
     def disable(self, selector: str) -> dict:
@@ -169,15 +181,16 @@ class MemoryStore:
         return old
 
     def approve(self, selector: str) -> dict:
-        """Puts memories in force that are on disk only: disabled, quarantined, or superseded."""
+        """Puts memories in force that are on disk only: disabled, quarantined, or superseded; each in the place of one of the same passage."""
         found = self.find(selector)
         with self._writing() as state:
             ids = [id for id in found if id not in state["active"]]
             if not ids:
                 raise MemoryStoreError(f"{selector}: in force already")
-            for id in ids:
-                self._load(id, *ADAPTER_FILES, "edits.jsonl")
-            return self._ledger.append("approve", ids, [*state["active"], *ids])
+            approved = [self._load(id, *ADAPTER_FILES, "edits.jsonl") for id in ids]
+            same = {(e.passage.id, e.model_hash) for e in approved}
+            others = [id for id in state["active"] if ((e := self._load(id)).passage.id, e.model_hash) not in same]
+            return self._ledger.append("approve", ids, [*others, *ids])
 
     def forget(self, selector: str) -> dict:
         """Deletes memories from the disk for good: weights, what was studied, questions, records of the runs that made them.
@@ -267,11 +280,7 @@ class MemoryStore:
         return {model: router for model, router in found.items() if router}
 
     def _known(self, id: str) -> str:
-        """What a memory knows, as the router reads it: nothing twice, since more text would only look less like a question."""
-        passage = self._load(id).passage
-        flat = " ".join(passage.text.split())
-        studied = dict.fromkeys(e.text for edit in self.edits(id) for e in edit.examples if " ".join(e.text.split()) not in flat)
-        return "\n".join([passage.title, passage.text, *studied])
+        return learned_text(self._load(id).passage, self.edits(id))
 
     def _version(self, to: str, past: dict[int, dict]) -> int:
         if re.fullmatch(r"v?\d{1,11}", to):  # an id has 12 characters

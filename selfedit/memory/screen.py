@@ -1,0 +1,58 @@
+"""What a passage tries: does it speak to the model, carry a secret, or would it answer what it is not about?
+
+What is found is a reason to quarantine the memory: it stays on disk, out of force, until a person approves it. The rules
+look for text that is addressed to a language model, in English; they are a help and no proof. What holds without them:
+a memory answers only questions that the router sends to it, so it changes nothing outside its own words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from selfedit.memory.route import Router
+from selfedit.types import Passage
+
+_SAY = r"(?:answer|respond|reply|say|output|print)"
+_TRIES = {
+    "tells the model to ignore its instructions": (
+        r"\b(?:ignore|disregard|forget|override|bypass)\b[^.!?\n]{0,30}\b(?:instructions?|prompts?|guidelines|training|system message|"
+        r"(?:previous|prior|earlier|above) (?:text|messages?|rules|context))\b"
+    ),
+    "tells the model what to answer": (
+        rf"\b(?:always|never|only|must|from now on,?|you (?:will|should|shall))\s+(?:\w+ly\s+)?{_SAY}\b"
+        rf"|(?:^|[.!?:\n]\s*|\byou )(?:please )?(?:{_SAY})\b[^.!?\n]{{0,30}}\b(?:every|any|all|each|whatever)\b[^.!?\n]{{0,20}}\b(?:question|prompt|request|message|ask)"
+    ),
+    "has a trigger for the model": (
+        rf"\b(?:when(?:ever)?|if|once|as soon as)\b[^.!?\n]{{0,60}}\b(?:you (?:see|hear|read|are asked|encounter)|(?:is|are|get) asked|the (?:user|prompt|question)"
+        rf"|(?:some|any)(?:one|body) (?:asks|says|mentions|types))\b[^.!?\n]{{0,80}}\b{_SAY}"
+    ),
+    "speaks to a language model": (
+        r"\b(?:you are (?:now )?(?:an?|the) [^.!?\n]{0,30}(?:assistant|language model|chatbot|AI)\b|(?:dear|attention|note to|hey),? (?:the )?(?:AI|assistant|language models?|chatbots?|LLMs?)\b)"
+        r"|<\|(?:im_start|im_end|system|user|assistant|endoftext)\|>|\[/?INST\]|^\s*(?:system|assistant)\s*:"
+    ),
+    "carries a secret": (
+        r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36}|\bxox[abpr]-[\w-]{10,}|\bsk-[A-Za-z0-9_-]{20,}"
+        r"|\b(?:password|passwd|passphrase|secret|api[ _-]?key|access[ _-]?token)\b\s*(?:is|[:=])\s*[\"']?(?=\S*\d)\S{6,}"
+    ),
+}
+_TRIES = {what: re.compile(pattern, re.IGNORECASE | re.MULTILINE) for what, pattern in _TRIES.items()}
+
+
+def tries(passage: Passage) -> list[str]:
+    """What the passage tries, in words, with where it does."""
+    text = f"{passage.title}\n{passage.text}"
+    return [f"{what} (“{_quoted(match.group())}”)" for what, pattern in _TRIES.items() if (match := pattern.search(text))]
+
+
+def captured(router: Router, id: str, questions: Sequence[str], most: float) -> list[str]:
+    """Whether a memory would answer more than `most`, a share, of questions that it is not about."""
+    taken = [question for question in questions if router.route(question)[0] == id]
+    if len(taken) <= most * len(questions):
+        return []
+    return [f"would answer {len(taken)} of {len(questions)} general questions (“{taken[0]}”)"]
+
+
+def _quoted(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else f"{text[:57]}…"
