@@ -5,7 +5,7 @@ The document is never in the prompt. Where no memory fits, the untouched model a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from selfedit.edits.parse import sentences
@@ -17,6 +17,8 @@ from selfedit.model.stack import Stack, load_adapters, read_config
 from selfedit.types import MemoryEntry, Passage, Question, SelfEdit
 
 
+ADAPTERS = 32
+"""In a stack, at most: so much memory is enough for any number of questions."""
 NEAR = 3
 """Memories that are looked at for what disagrees with an answer."""
 
@@ -92,14 +94,14 @@ def _nearest(question: str, texts: dict[str, str]) -> str | None:
     return Router(texts).route(question)[0] if texts else None
 
 
-def _stacks(model: Model, store: MemoryStore, ids: set[str]) -> list[tuple[Stack | None, dict[str, int]]]:
-    """The adapters needed, one stack a LoRA configuration, and which row is whose; first the untouched model."""
+def _stacks(model: Model, store: MemoryStore, ids: set[str]) -> Iterator[tuple[Stack | None, dict[str, int]]]:
+    """The adapters needed, in stacks of one LoRA configuration, and which row is whose; first the untouched model."""
+    yield None, {}
+    paths = {id: store.answering_path(id) for id in sorted(ids)}
     groups: dict = {}
-    for id in sorted(ids):
-        path = store.adapter_path(id)
-        groups.setdefault(read_config(path, model.network.shape), []).append((id, path))
-    stacks: list[tuple[Stack | None, dict[str, int]]] = [(None, {})]
-    for members in groups.values():
-        stack = load_adapters(model.network, [path for _, path in members])
-        stacks.append((stack, {id: row for row, (id, _) in enumerate(members)}))
-    return stacks
+    for path in dict.fromkeys(paths.values()):
+        groups.setdefault(read_config(path, model.network.shape), []).append(path)
+    for own in groups.values():
+        for low in range(0, len(own), ADAPTERS):
+            rows = {path: row for row, path in enumerate(own[low : low + ADAPTERS])}
+            yield load_adapters(model.network, list(rows)), {id: rows[path] for id, path in paths.items() if path in rows}

@@ -101,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     test = actions.add_parser("test", parents=[common, with_model], help="every memory's judging questions again: what still holds?")
     test.add_argument("memories", metavar="WHICH", nargs="?", help=f"{which}; all in force if none is given")
     test.set_defaults(run=_memory_test)
+    consolidate = actions.add_parser("consolidate", parents=[common, with_model], help="many memories into one adapter, of those that still hold")
+    consolidate.add_argument("memories", metavar="WHICH", nargs="*", help=f"{which}; all in force if none is given")
+    consolidate.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting that is a number, e.g. epochs=4 (all: selfedit/config.py)")
+    consolidate.set_defaults(run=_memory_consolidate)
     verify = actions.add_parser("verify", parents=[common], help="recompute every hash")
     verify.set_defaults(run=_memory_verify)
     rollback = actions.add_parser("rollback", parents=[common], help="undo the last change, or go back to a version or memory")
@@ -348,6 +352,22 @@ def _memory_test(arguments) -> int:
     else:
         retest_table(found)
     return 0
+
+
+def _memory_consolidate(arguments) -> int:
+    from selfedit.config import ConsolidateConfig
+    from selfedit.faces import Progress, consolidation_table
+    from selfedit.memory.consolidate import consolidate
+
+    config = with_settings(ConsolidateConfig(), _settings(arguments.set))
+    store = _store(arguments)
+    with Progress(quiet=arguments.json) as progress:
+        model = _model(arguments, progress.note)
+        chosen = {id for which in arguments.memories for id in store.find(which)}
+        entries = [entry for entry in store.active(model.fingerprint) if entry.id in chosen or not arguments.memories]
+        report = consolidate(model, store, entries, config, progress=progress.stage)
+    print(json.dumps(report.record())) if arguments.json else consolidation_table(report)
+    return 0 if report.shared else NOTHING_KEPT
 
 
 def _memory_verify(arguments) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from math import inf
+from typing import TypeVar
 
 from selfedit.errors import SelfeditError
 
@@ -97,6 +98,21 @@ class LearnConfig:
 
 
 @dataclass(frozen=True)
+class ConsolidateConfig:
+    """Many memories into one adapter."""
+
+    max_lost: float = 0.15
+    """Share of the questions that a memory answered right which it may answer wrong under the shared adapter."""
+    max_general_change: float = 2.5
+    """Nats a token, as for a single memory."""
+    seed: int = 0
+    train: TrainConfig = TrainConfig(rank=32, alpha=64.0, first_layer=0.33, learning_rate=2e-3, epochs=3, steps_an_epoch=1)
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass(frozen=True)
 class RestemConfig:
     """A round of the outer loop. Defaults: docs/LOG.md, studies 11 and 12; published: 50 contexts, 5 edits, 3 seeds, 2 rounds."""
 
@@ -139,9 +155,12 @@ class RestemConfig:
             raise SelfeditError("give styles to write in; questions alone are tried with every style that has +questions")
 
 
-def with_settings(config: LearnConfig, values: dict[str, int | float]) -> LearnConfig:
+Learning = TypeVar("Learning", LearnConfig, ConsolidateConfig)
+
+
+def with_settings(config: Learning, values: dict[str, int | float]) -> Learning:
     """The config with these numbers changed, its own or its TrainConfig's. Unknown names fail with the nearest."""
-    own, train = _numbers(LearnConfig), _numbers(TrainConfig)
+    own, train = _numbers(type(config)), _numbers(TrainConfig)
     _refuse_unknown(values, own | train)
     changed_train = replace(config.train, **{name: value for name, value in values.items() if name in train})
     return replace(config, train=changed_train, **{name: value for name, value in values.items() if name in own})

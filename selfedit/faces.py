@@ -140,6 +140,20 @@ def retest_table(found) -> None:
     console.print("{:,} questions, {:,} find their memory; right when kept {:,}, right now {:,}".format(*sums), highlight=False)
 
 
+def consolidation_table(report) -> None:
+    table = Table()
+    for column in ("memory", "questions", "right\nthen", "right\nnow", ""):
+        table.add_column(column)
+    for one in report.rehearsed:
+        table.add_row(one.memory, str(one.questions), str(one.right_then), str(one.right_now), "shares" if one.holds and report.shared else "apart")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{report.shared or 'nothing shared'}: {report.reason}; general change {report.general_change:.2f} nats a token; {report.tokens:,} tokens, {report.seconds:.0f} s",
+        highlight=False,
+    )
+
+
 def memory_page(entry, edits) -> None:
     console = Console()
     before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))

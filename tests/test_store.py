@@ -471,6 +471,62 @@ def test_an_index_that_was_tampered_with_is_a_fault(store):
     assert "is not that of the memories in force; delete it" in fault
 
 
+# One adapter for several memories
+
+
+def share(store: MemoryStore, *entries) -> str:
+    return store.share(adapter(9.0), entries, {"general_change": 0.1})
+
+
+def answering(store: MemoryStore) -> list[str]:
+    """The folder that answers for each memory in force: `own` or the shared adapter's id."""
+    return ["own" if store.answering_path(id).parent.name == "memories" else store.answering_path(id).name for id in store.active_ids()]
+
+
+def test_memories_that_share_an_adapter_answer_from_it_and_keep_their_own(store):
+    first, second, third = (add(store, number) for number in (1, 2, 3))
+    shared = share(store, first, third)
+    assert answering(store) == [shared, "own", shared] and store.verify()["faults"] == []
+    assert load_file(store.answering_path(first.id) / ADAPTER_FILES[0])["a"].tolist() == [9.0] * 3
+    assert load_file(store.adapter_path(first.id) / ADAPTER_FILES[0])["a"].tolist() == [1.0] * 3
+    assert store.rollback()["active"] == ids([first, second, third]) and answering(store) == ["own"] * 3
+    assert store.rollback("v4")["adapters"] == {first.id: shared, third.id: shared}
+    again = share(store, second, third)
+    assert answering(store) == ["own", again, again]  # nobody answers from two
+
+
+@pytest.mark.parametrize("change", ["disable", "forget", "replace"])
+def test_without_one_of_them_all_answer_from_their_own_again(store, change):
+    first, second, third = (add(store, number) for number in (1, 2, 3))
+    shared = share(store, first, second)
+    add(store, 2, value=5.0) if change == "replace" else getattr(store, change)(second.id)
+    assert set(answering(store)) == {"own"}
+    assert (store.home / "shared" / shared).exists() == (change != "forget")
+    if change != "forget":
+        store.rollback()
+        assert answering(store) == [shared, shared, "own"]
+
+
+def test_a_shared_adapter_of_a_memory_that_is_gone_meanwhile_is_refused(store):
+    first, second = add(store, 1), add(store, 2)
+    store.disable(second.id)
+    with pytest.raises(MemoryStoreError, match=f"memory {second.id} was taken out of force meanwhile"):
+        share(store, first, second)
+    assert not (store.home / "shared").exists()
+
+
+@pytest.mark.parametrize("name", [ADAPTER_FILES[0], "manifest.json"])
+def test_a_shared_adapter_that_was_changed_never_answers(store, name):
+    first, second = add(store, 1), add(store, 2)
+    file = store.home / "shared" / share(store, first, second) / name
+    file.write_bytes(b"{}")
+    with pytest.raises(MemoryStoreError, match="shared adapter .* is corrupt: .*memory consolidate` makes it anew"):
+        store.answering_path(first.id)
+    assert len(store.verify()["faults"]) == 1
+    share(store, first, second)
+    assert store.verify()["faults"] == [] and store.answering_path(first.id)
+
+
 # Every hash again
 
 
@@ -671,6 +727,7 @@ CHANGES = {
     "disabling": ([1, 2], lambda store: store.disable(store.active()[0].id)),
     "forgetting": ([1, 2], lambda store: store.forget(store.active()[0].id)),
     "undoing": ([1, 2], lambda store: store.rollback()),
+    "consolidating": ([1, 2], lambda store: share(store, *store.active())),
 }
 
 
@@ -706,7 +763,7 @@ def test_killed_at_any_write_the_state_is_the_old_or_the_new_and_the_next_add_wo
         entry = add(store, 9)
         assert view(store) == (found[0] + [entry.id], found[1] + [("keep", [entry.id], found[0] + [entry.id])])
         assert all(store.adapter_path(id) for id in ids(store.all()))
-        assert not list(home.glob("memories/.staging-*"))
+        assert not [*home.glob("memories/.staging-*"), *home.glob("shared/.staging-*")]
         assert not [id for id in forgotten if (home / "memories" / id).exists()]
     assert view(store) == new and len(seen) >= 2 and old in seen
     assert seen == sorted(seen, key=lambda state: state == new), "once new, always new"

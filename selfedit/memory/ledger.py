@@ -11,7 +11,8 @@ so it never happened; the next line gets a higher number. `previous` is the vers
 chain. `undo_to` is the version that undoing leads to: `previous`, but for an undo it is the `undo_to` of the version
 it went back to, so undoing again goes further back. `check` is the SHA-256 of the line and of the `check` of the version
 it followed: whoever changes a line has to change all that came after it. A line has every active memory, so the state
-needs no other line; only lines that are asked for are parsed.
+needs no other line; only lines that are asked for are parsed. `adapters` says which active memories share an adapter
+(`memory.consolidate`): as soon as one of them is active no more, all answer from their own again.
 
 Whoever appends holds the store's lock; readers need none.
 """
@@ -31,7 +32,10 @@ from selfedit.types import text_hash
 
 FORMAT = 1
 """Of the store; a higher one is a newer program's."""
-EMPTY = {"version": 0, "format": FORMAT, "time": None, "action": None, "memories": [], "active": [], "previous": None, "undo_to": None, "check": ""}
+EMPTY = {
+    "version": 0, "format": FORMAT, "time": None, "action": None, "memories": [], "active": [], "adapters": {},
+    "previous": None, "undo_to": None, "check": "",
+}  # fmt: skip
 _START = re.compile(rb'\{"version": (\d+), .*\}', re.DOTALL)
 
 
@@ -83,10 +87,13 @@ class Ledger:
         if not self.head_path.exists():
             disk.replace(self.head_path, b"0\n")
 
-    def append(self, action: str, memories: Iterable[str], active: list[str], **extra: object) -> dict:
-        """Makes a new version the present state."""
+    def append(self, action: str, memories: Iterable[str], active: list[str], adapters: dict[str, str] | None = None, **extra: object) -> dict:
+        """Makes a new version the present state. `adapters`: of the memories that share one; those of the present if not given."""
         present, version = self.state(), 1 + max(self._lines())
-        line = {"version": version, "format": FORMAT, "time": now(), "action": action, "memories": list(memories), "active": active}
+        adapters = present["adapters"] if adapters is None else adapters
+        broken = {adapter for memory, adapter in adapters.items() if memory not in active}
+        adapters = {memory: adapter for memory, adapter in adapters.items() if adapter not in broken}
+        line = {"version": version, "format": FORMAT, "time": now(), "action": action, "memories": list(memories), "active": active, "adapters": adapters}
         line |= {"previous": present["version"], "undo_to": present["version"]} | extra
         line["check"] = _check(line, present)
         torn = not (_read(self.lines_path) or b"\n").endswith(b"\n")
@@ -133,7 +140,7 @@ def _upgraded(line: dict) -> dict:
     if "memory" not in line:
         return line
     memory, action = line.pop("memory"), {"forget": "disable", "erase": "forget"}.get(line["action"], line["action"])
-    return line | {"format": 0, "action": action, "memories": [memory] if memory else [], "check": ""}
+    return line | {"format": 0, "action": action, "memories": [memory] if memory else [], "adapters": {}, "check": ""}
 
 
 def _check(line: dict, before: dict) -> str:

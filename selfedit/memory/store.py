@@ -6,6 +6,7 @@ adapter folders. An adapter is opaque here: two files and a hash. Only safetenso
     home/
       memories/<id>/          adapter_model.safetensors, adapter_config.json, edits.jsonl, source.json, scores.json,
                               manifest.json: the SHA-256 of the other files; never changed once it is there
+      shared/<id>/            an adapter that several memories share, and a manifest that says which and how it scored
       ledger.jsonl, HEAD      which memories are active, version by version (`memory.ledger`)
       index/<model>.npz       for the router, of what is in force; made anew from the memories where it is missing or old
       .lock                   held by whoever writes; readers need none
@@ -97,8 +98,13 @@ class MemoryStore:
         lines = map(json.loads, (self._memories / id / "edits.jsonl").read_bytes().splitlines())
         return [SelfEdit(**line | {"examples": tuple(Example(**x) for x in line["examples"])}) for line in lines]
 
+    def answering_path(self, id: str) -> Path:
+        """The folder of the PEFT adapter that answers for a memory in force: one that it shares with others, or its own."""
+        shared = self._ledger.state()["adapters"].get(id)
+        return self._shared_path(shared) if shared else self.adapter_path(id)
+
     def adapter_path(self, id: str) -> Path:
-        """The folder of the PEFT adapter, its bytes checked against the manifest at every call."""
+        """The folder of a memory's own PEFT adapter, its bytes checked against the manifest at every call."""
         id = self._find(id)
         self._load(id, *ADAPTER_FILES)
         return self._memories / id
@@ -159,6 +165,36 @@ class MemoryStore:
                 self._ledger.append("keep", [id], active, manifest=manifest)
             return self._load(id)
 
+    def share(self, write_adapter: Callable[[Path], None], members: Sequence[MemoryEntry], scores: dict) -> str:
+        """Keeps an adapter that answers for all these memories from now on; their own stay. Returns its id.
+
+        Raises MemoryStoreError if one of them is in force no more.
+        """
+        ids = [entry.id for entry in members]
+        with self._writing() as state:
+            if gone := [id for id in ids if id not in state["active"]]:
+                raise MemoryStoreError(f"memory {gone[0]} was taken out of force meanwhile; consolidate again")
+            folder = self.home / "shared"
+            folder.mkdir(exist_ok=True)
+            staging = folder / f".staging-{os.getpid()}-{secrets.token_hex(4)}"
+            try:
+                staging.mkdir()
+                write_adapter(staging)
+                files = {path.name: disk.file_hash(path) for path in sorted(staging.iterdir())}
+                shared = text_hash(files["adapter_model.safetensors"], *ids)[:12]
+                disk.write(staging / "manifest.json", disk.json_line({"created": now(), "members": ids, "scores": scores, "files": files}))
+                for path in (*staging.iterdir(), staging):
+                    disk.sync(path)
+                shutil.rmtree(folder / shared, ignore_errors=True)
+                os.rename(staging, folder / shared)
+                disk.sync(folder)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+            manifest = disk.file_hash(folder / shared / "manifest.json")
+            adapters = {id: other for id, other in state["adapters"].items() if other not in {state["adapters"].get(m) for m in ids}}
+            self._ledger.append("consolidate", ids, state["active"], adapters | dict.fromkeys(ids, shared), shared=shared, manifest=manifest)
+            return shared
+
     def disable(self, selector: str) -> dict:
         """Takes memories out of force; they stay on disk, and `approve` or `rollback` brings them back. Returns the new ledger line."""
         found = self.find(selector)
@@ -218,7 +254,8 @@ class MemoryStore:
             active = [id for id in target["active"] if id not in gone]
             undo_to = target["undo_to"] if to is None else state["version"]
             note = {"note": f"left out, as forgotten for good: {', '.join(gone)}"} if gone else {}
-            return self._ledger.append("rollback", [], active, undo_to=undo_to, restored=target["version"], **note)
+            adapters = {id: shared for id, shared in target["adapters"].items() if (self.home / "shared" / shared).exists()}
+            return self._ledger.append("rollback", [], active, adapters, undo_to=undo_to, restored=target["version"], **note)
 
     def export(self, id: str, to: Path | str) -> None:
         """Copies the PEFT adapter, with what it was made from and its scores, into a new or empty folder."""
@@ -249,13 +286,15 @@ class MemoryStore:
 
     def _clear(self, state: dict) -> None:
         """Deletes what a killed writer left behind, and the memories of which the last change is that they are forgotten."""
-        for staging in self._memories.glob(".staging-*"):
+        for staging in (*self._memories.glob(".staging-*"), *self.home.glob("shared/.staging-*")):
             shutil.rmtree(staging)
         folders = [self._memories / id for id in state["memories"] if state["action"] == "forget"]
         folders = [folder for folder in folders if folder.exists()]
         if passages := {id for folder in folders if (id := _passage_id(folder))}:
             for file in self.home.glob("runs/*/trials.jsonl"):
                 Journal(file).drop(lambda record: record.get("passage") in passages)
+        forgotten = state["memories"] if state["action"] == "forget" else []
+        folders += [folder for folder in self.home.glob("shared/*") if set(_members(folder)) & set(forgotten)]
         for folder in folders:
             shutil.rmtree(folder)
 
@@ -323,7 +362,7 @@ class MemoryStore:
         state, faults = self._ledger.state(), self._ledger.faults()
         history = self.history()
         stored = self._stored_ids(state)
-        kept = {id: line["manifest"] for line in history if "manifest" in line for id in line["memories"]}
+        kept = {id: line["manifest"] for line in history if line["action"] in ("keep", "quarantine") and "manifest" in line for id in line["memories"]}
         for id in stored:
             try:
                 self._load(id, *ADAPTER_FILES, "edits.jsonl")
@@ -332,6 +371,14 @@ class MemoryStore:
             except MemoryStoreError as error:
                 faults.append(str(error))
         faults += [f"memory {id} is in force and not on disk; `selfedit memory forget {id}` ends that" for id in state["active"] if id not in stored]
+        consolidated = {line["shared"]: line["manifest"] for line in history if line["action"] == "consolidate"}
+        for shared in sorted(set(state["adapters"].values())):
+            try:
+                self._shared_path(shared)
+                if disk.file_hash(self.home / f"shared/{shared}/manifest.json") != consolidated.get(shared):
+                    faults.append(f"shared adapter {shared}: manifest.json is not the one it was kept with")
+            except MemoryStoreError as error:
+                faults.append(str(error))
         if not faults:
             for model, router in self._indexes().items():
                 entries = [entry.id for entry in self.active() if entry.model_hash.startswith(model)]
@@ -360,6 +407,17 @@ class MemoryStore:
                 if self._ledger.state()["version"] == state["version"]:
                     raise
                 # Another process forgot one while we read: look again.
+
+    def _shared_path(self, shared: str) -> Path:
+        """The folder of a shared adapter, its bytes checked against its manifest."""
+        folder = self.home / "shared" / shared
+        try:
+            files = json.loads((folder / "manifest.json").read_bytes())["files"]
+            if changed := [name for name in ADAPTER_FILES if disk.file_hash(folder / name) != files[name]]:
+                raise ValueError(f"{changed[0]} has changed")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MemoryStoreError(f"shared adapter {shared} is corrupt: {error}; `selfedit memory consolidate` makes it anew") from error
+        return folder
 
     def _load(self, id: str, *names: str) -> MemoryEntry:
         """The entry of a memory, if its bytes and those of the named files are still what was kept."""
@@ -393,6 +451,14 @@ def _read_index(file: Path) -> Router | None:
         return Router.from_bytes(file.read_bytes())
     except OSError:
         return None
+
+
+def _members(folder: Path) -> list[str]:
+    """Of a shared adapter's folder; none if it cannot be told any more."""
+    try:
+        return list(json.loads((folder / "manifest.json").read_bytes())["members"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _passage_id(folder: Path) -> str | None:

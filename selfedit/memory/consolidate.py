@@ -1,0 +1,95 @@
+"""Many memories → one adapter that answers for all of them, if they still hold: sleep.
+
+What each memory studied is studied again, all together and from the untouched model, so nothing depends on the order in
+which they came. Each memory is then asked its judging questions under the new adapter; those that hold share it from now
+on, the others stay apart. Their own adapters stay on disk: as soon as one of them is forgotten, disabled or replaced, all
+answer from their own again, and may be consolidated anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from selfedit.config import ConsolidateConfig
+from selfedit.errors import MemoryStoreError
+from selfedit.judge.evaluate import evaluate
+from selfedit.judge.general import general_changes
+from selfedit.loop.trial import study_sequences, study_texts
+from selfedit.memory.store import MemoryStore
+from selfedit.model.load import Model
+from selfedit.model.train import Job, train
+from selfedit.types import MemoryEntry, Progress, no_progress, stable_seed
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """A memory under the new adapter."""
+
+    memory: str
+    questions: int
+    right_then: int
+    """When it was kept, under its own."""
+    right_now: int
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Consolidation:
+    shared: str | None
+    """Id of the adapter; None if nothing is shared."""
+    reason: str
+    """Why it is, or is not."""
+    rehearsed: list[Rehearsed]
+    general_change: float
+    """Mean KL(untouched ‖ adapted) on the general texts, nats a token."""
+    tokens: int
+    """Trained on."""
+    seconds: float
+
+    def record(self) -> dict:
+        return asdict(self)
+
+
+def consolidate(
+    model: Model, store: MemoryStore, entries: Sequence[MemoryEntry], config: ConsolidateConfig, *, progress: Progress = no_progress
+) -> Consolidation:
+    """Raises MemoryStoreError with fewer than two memories."""
+    if len(entries) < 2:
+        raise MemoryStoreError("give at least two memories to consolidate; see `selfedit memory list`")
+    start = time.perf_counter()
+    jobs = [_rehearsal(model, store, entries, config)]
+    stack, logs = train(model.network, jobs, config.train, on_step=lambda done, total: progress("train", done, total))
+    (change,) = general_changes(model, stack)
+    asked = [question for entry in entries for question in entry.questions]
+    (score,) = evaluate(model, asked, [0], stack, on_token=lambda done, total: progress("test", done, total))
+    verdicts = iter(score.correct)
+    rehearsed = []
+    for entry in entries:
+        then, now = sum(map(bool, entry.scores["after"]["correct"])), sum(bool(next(verdicts)) for _ in entry.questions)
+        rehearsed.append(Rehearsed(entry.id, len(entry.questions), then, now, then - now <= config.max_lost * then))
+    held = [entry for entry, one in zip(entries, rehearsed) if one.holds]
+    shared = None
+    if change > config.max_general_change:
+        reason = f"changes general behaviour by {change:.2f} nats a token, over {config.max_general_change:.2f}"
+    elif len(held) < 2:
+        reason = f"{len(held)} of {len(entries)} memories hold; two at least are needed"
+    else:
+        reason = f"{len(held)} of {len(entries)} memories hold and share it"
+        scores = {"general_change": change, "rehearsed": [asdict(one) for one in rehearsed]}
+        shared = store.share(lambda folder: stack.save(0, folder, model.name), held, scores)
+    return Consolidation(shared, reason, rehearsed, change, logs[0].tokens, round(time.perf_counter() - start, 1))
+
+
+def _rehearsal(model: Model, store: MemoryStore, entries: Sequence[MemoryEntry], config: ConsolidateConfig) -> Job:
+    """Everything that they studied. What was drawn afresh in each epoch is again studied once, of every memory a share an epoch."""
+    epochs, always, once = config.train.epochs, [], [[] for _ in range(config.train.epochs)]
+    for entry in entries:
+        examples = study_texts(entry.passage) + [e for edit in store.edits(entry.id) for e in edit.examples]
+        sequences = study_sequences(model, entry.passage, examples)
+        always += [s for s, e in zip(sequences, examples) if not e.once]
+        drawn = [s for s, e in zip(sequences, examples) if e.once]
+        for epoch, own in enumerate(once):
+            own += drawn[len(drawn) * epoch // epochs : len(drawn) * (epoch + 1) // epochs]
+    return Job(tuple(always), stable_seed(config.seed, "consolidate", *(entry.id for entry in entries)), once=tuple(s for own in once for s in own))

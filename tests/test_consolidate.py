@@ -1,0 +1,82 @@
+"""Many memories into one adapter: what is rehearsed, who shares it, and what stops it; on a model small enough to learn by heart."""
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from selfedit.ask import ask
+from selfedit.config import ConsolidateConfig, TrainConfig
+from selfedit.errors import MemoryStoreError
+from selfedit.memory import consolidate as module
+from selfedit.memory.consolidate import _rehearsal, consolidate
+from selfedit.memory.store import MemoryStore
+from selfedit.model.stack import LoraConfig, Stack
+from selfedit.types import Example, Passage, Question, Score, SelfEdit
+
+CONFIG = ConsolidateConfig(max_general_change=50.0, train=TrainConfig(rank=2, alpha=4.0, first_layer=0.5, epochs=2, batch_size=2, steps_an_epoch=1))
+TOWNS = ["Marlow", "Vellmar", "Orsk"]
+
+
+@pytest.fixture
+def store(tiny_model, tmp_path) -> MemoryStore:
+    """A memory of each town, two questions each, both answered right when it was kept."""
+    store = MemoryStore(tmp_path / "home")
+    for i, town in enumerate(TOWNS):
+        passage = Passage(town, f"The bridge of {town} was built in {1900 + i}. Its keeper rings a bell.", f"/docs/{town}.txt", "5" * 64)
+        drawn = tuple(Example(passage.text, f"bridge {k}?", once=True) for k in range(6))
+        asked = [Question(f"When was the bridge of {town} built?", (str(1900 + i),)), Question(f"Who rings in {town}?", ("its keeper",))]
+        store.add(
+            lambda folder: Stack(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(0, folder, "tiny"),
+            model="tiny", model_hash=tiny_model.fingerprint, passage=passage, edits=[SelfEdit("questions", "", drawn)],
+            scores={"questions": [asdict(q) for q in asked], "after": {"correct": [True, True]}},
+        )  # fmt: skip
+    return store
+
+
+def verdicts(monkeypatch, *correct: bool) -> None:
+    monkeypatch.setattr(module, "evaluate", lambda *_, **options: [Score(0.0, -1.0, correct, (-1.0,) * len(correct))])
+
+
+def test_those_that_hold_share_it_and_the_others_stay_apart(store, tiny_model, monkeypatch):
+    verdicts(monkeypatch, True, True, True, False, True, True)
+    report = consolidate(tiny_model, store, store.active(), CONFIG)
+    first, second, third = store.active_ids()
+    assert store.history()[-1]["adapters"] == {first: report.shared, third: report.shared}
+    assert [(one.memory, one.right_then, one.right_now, one.holds) for one in report.rehearsed] == [
+        (first, 2, 2, True), (second, 2, 1, False), (third, 2, 2, True),
+    ]  # fmt: skip
+    assert report.reason == "2 of 3 memories hold and share it"
+    questions = [q for entry in store.active() for q in entry.questions]
+    answered = ask(tiny_model, store, questions, max_new_tokens=3)
+    assert {a.memory.id for a in answered if a.memory} <= {first, second, third} and len(answered) == 6
+
+
+def test_what_does_not_hold_or_moves_behaviour_too_far_is_not_shared(store, tiny_model, monkeypatch):
+    verdicts(monkeypatch, True, True, *[False] * 4)
+    report = consolidate(tiny_model, store, store.active(), CONFIG)
+    assert report.shared is None and report.reason == "1 of 3 memories hold; two at least are needed"
+    verdicts(monkeypatch, *[True] * 6)
+    report = consolidate(tiny_model, store, store.active(), replace(CONFIG, max_general_change=0.0))
+    assert report.shared is None and "changes general behaviour by" in report.reason
+    assert store.history()[-1]["action"] == "keep" and not (store.home / "shared").exists()
+
+
+def test_the_judging_questions_are_asked_under_the_new_adapter(store, tiny_model):
+    report = consolidate(tiny_model, store, store.active(), replace(CONFIG, max_lost=1.0))
+    assert report.shared and all(one.questions == 2 and 0 <= one.right_now <= 2 for one in report.rehearsed)
+    assert consolidate(tiny_model, store, store.active(), replace(CONFIG, max_lost=1.0)).shared == report.shared  # the same again
+
+
+def test_everything_is_rehearsed_and_what_was_drawn_once_has_a_share_in_every_epoch(store, tiny_model):
+    entries = store.active()
+    job = _rehearsal(tiny_model, store, entries, CONFIG)
+    assert len(job.sequences) == 3 * 3 and len(job.once) == 3 * 6  # the passage and its two sentences; six questions each
+    (first, second) = job.once[:9], job.once[9:]
+    for entry in entries:
+        own = {tiny_model.chat.study(e).tokens for edit in store.edits(entry.id) for e in edit.examples}
+        assert [sum(s.tokens in own for s in half) for half in (first, second)] == [3, 3]
+
+
+def test_one_memory_is_too_few(store, tiny_model):
+    with pytest.raises(MemoryStoreError, match="at least two memories"):
+        consolidate(tiny_model, store, store.active()[:1], CONFIG)
