@@ -157,6 +157,19 @@ def _parser() -> argparse.ArgumentParser:
     knowledge.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
     knowledge.set_defaults(run=_bench_knowledge)
 
+    stream = benches.add_parser("stream", parents=[with_model], help="documents one after another: what is still known after each")
+    stream.add_argument("--json", action="store_true", help="print JSON for programs")
+    stream.add_argument("--data", type=Path, required=True, metavar="FILE", help="as for bench knowledge; also a list of {title, content} without questions")
+    stream.add_argument("--documents", type=int, default=30, metavar="N", help="the first N of the file (default: %(default)s)")
+    stream.add_argument("--methods", metavar="A,B", help="what is compared (default: all, see selfedit/bench/stream.py)")
+    stream.add_argument("--study", metavar="CONDITION", help="what is studied of each document, as in bench knowledge (default: self-edit:questions)")
+    stream.add_argument("--questions", type=int, metavar="N", help="asked of each document, at most (default: 6)")
+    stream.add_argument("--every", type=int, metavar="N", help="documents between two consolidations (default: 10)")
+    stream.add_argument("--general", type=Path, metavar="DIR", help="multiple-choice sets, to see what else is forgotten")
+    stream.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training that is a number, e.g. epochs=8")
+    stream.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
+    stream.set_defaults(run=_bench_stream)
+
     editor = commands.add_parser("train-editor", parents=[with_model, with_judge], help="the outer loop: a model that writes better study material")
     editor.add_argument("--data", type=Path, required=True, metavar="FILE", help="passages with questions, as for bench knowledge")
     editor.add_argument("--rounds", type=int, default=2, metavar="N", help="(default: %(default)s)")
@@ -487,6 +500,24 @@ def _bench_knowledge(arguments) -> int:
             judge=_judge(arguments), judge_name=_judge_name(arguments), command=_command(arguments), progress=progress.stage, notify=progress.note,
         )  # fmt: skip
     print(json.dumps(result) if arguments.json else knowledge.table(result))
+    return 0
+
+
+def _bench_stream(arguments) -> int:
+    from selfedit.bench import stream
+    from selfedit.faces import Progress
+    from selfedit.tasks.load import load_tasks
+
+    train = with_train_settings(stream.TRAIN, _settings(arguments.set))
+    given = {name: getattr(arguments, name) for name in ("study", "questions", "every") if getattr(arguments, name) is not None}
+    setting = stream.Setting(**given | ({"methods": tuple(_listed(arguments.methods))} if arguments.methods else {}))
+    tasks = load_tasks(arguments.data, without_questions=True)[: max(0, arguments.documents)]
+    with Progress(quiet=arguments.json) as progress:
+        result = stream.run(
+            arguments.model, tasks, arguments.out, setting, train=train, general=arguments.general,
+            command=_command(arguments), progress=progress.stage, notify=progress.note,
+        )  # fmt: skip
+    print(json.dumps(result) if arguments.json else stream.table(result))
     return 0
 
 

@@ -22,10 +22,11 @@ STAGES = {
     "contexts": "contexts",
     "trials": "trials",
     "finetune": "finetuning the editor",
+    "general": "general ability",
 }
 
 
-WHOLES = ("passage", "rounds", "contexts", "trials")
+WHOLES = ("passage", "rounds", "contexts", "trials", "methods", "documents")
 """Stages that others are part of."""
 
 

@@ -176,14 +176,14 @@ def put(condition: Condition, task: Task, question: Question, retriever: Retriev
 class Retriever:
     """BM25 over all passages of the run."""
 
-    def __init__(self, tasks: Sequence[Task]):
-        """Raises SelfeditError without the library."""
+    def __init__(self, tasks: Sequence[Task], most: int = RETRIEVED):
+        """`most`: passages to be put in view at once. Raises SelfeditError without the library."""
         try:
             import bm25s
         except ImportError as error:
             raise SelfeditError(f"retrieval needs {error.name}; pip install 'selfedit[bench]'") from error
 
-        self.passages = [task.passage for task in tasks]
+        self.passages, self.most = [task.passage for task in tasks], most
         self.index = bm25s.BM25()
         self.index.index(bm25s.tokenize([f"{p.title}\n{p.text}" for p in self.passages], show_progress=False), show_progress=False)
 
@@ -192,6 +192,6 @@ class Retriever:
         import bm25s
 
         tokens = bm25s.tokenize(question.question, show_progress=False)
-        found, _ = self.index.retrieve(tokens, k=min(RETRIEVED, len(self.passages)), show_progress=False)
+        found, _ = self.index.retrieve(tokens, k=min(self.most, len(self.passages)), show_progress=False)
         best = [self.passages[int(i)] for i in found[0]][::-1]
         return replace(best[-1], title="", text="\n\n".join(f"{p.title}\n\n{p.text}".strip() for p in best))

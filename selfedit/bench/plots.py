@@ -62,6 +62,24 @@ def round_plots(summaries: list[dict], folder: Path) -> list[Path]:
     return [_save(figure, folder / "rounds.png")]
 
 
+def stream_plots(result: dict, folder: Path) -> list[Path]:
+    """`stream.png`: a heat map a method, right answers of each document after each."""
+    import numpy as np
+
+    plt = pyplot()
+    matrices = result["matrices"]
+    figure, axes = plt.subplots(1, len(matrices), figsize=(3.4 * len(matrices) + 0.8, 3.9), layout="constrained", squeeze=False)
+    for own, (method, matrix) in zip(axes[0], matrices.items()):
+        shown = own.imshow(np.array([[np.nan if v is None else v for v in row] for row in matrix]), vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        row = next(r for r in result["rows"] if r["method"] == method)
+        ratio = "" if row["ratio"] is None else f": {row['just_learned']:.2f} → {row['retained']:.2f}"
+        own.set_title(f"{method}{ratio}", fontsize=10)
+        own.set_xlabel("document")
+    axes[0][0].set_ylabel("documents learned")
+    figure.colorbar(shown, ax=axes[0].tolist(), label="right answers, closed book", shrink=0.85)
+    return [_save(figure, folder / "stream.png")]
+
+
 def _name(row: dict) -> str:
     return row["condition"] + (f" ({row['together']} together)" if row["together"] > 1 else "")
 

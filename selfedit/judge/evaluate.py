@@ -58,10 +58,12 @@ def respond(
     stack: Stack | None = None,
     *,
     judge: Judge | None = None,
+    tokens: int = ANSWER_TOKENS,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Response]:
-    """What is answered to each, greedily, and how good that is. `judge`: the offline one if none is given."""
-    said = answers(model, asked, stack, judge=judge, on_token=on_token)
+    """What is answered to each, greedily and with at most so many `tokens`, and how good that is. `judge`: the offline one
+    if none is given."""
+    said = answers(model, asked, stack, judge=judge, tokens=tokens, on_token=on_token)
     dense = gold_logprobs(model, [(a.put or a.question, a.adapter) for a in asked], stack)
     return [Response(text, correct, logprob) for (text, correct), logprob in zip(said, dense)]
 
@@ -72,11 +74,12 @@ def answers(
     stack: Stack | None = None,
     *,
     judge: Judge | None = None,
+    tokens: int = ANSWER_TOKENS,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[tuple[str, bool | None]]:
     """Of each: what is answered, greedily, and the verdict."""
-    requests = [Request(tuple(model.chat.prompt(a.put or a.question)), a.adapter, ANSWER_TOKENS) for a in asked]
-    texts = [model.chat.decode(tokens).strip() for tokens in generate(model, requests, stack, on_token=on_token)]
+    requests = [Request(tuple(model.chat.prompt(a.put or a.question)), a.adapter, tokens) for a in asked]
+    texts = [model.chat.decode(said).strip() for said in generate(model, requests, stack, on_token=on_token)]
     return list(zip(texts, (judge or offline)([(a.question, text) for a, text in zip(asked, texts)])))
 
 

@@ -1,0 +1,50 @@
+"""General ability: multiple-choice questions, answered by the choice that is likeliest behind the question.
+
+In: a folder with JSON lines of {query, choices, gold}; of each file that has those, the first questions. Out: the share
+of right choices. The likelihood is that of a choice's tokens, a token's mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from selfedit.errors import DocumentError
+from selfedit.model.score import mean_logprobs
+from selfedit.types import Question
+
+SETS = ("arc_easy", "piqa", "openbook_qa", "copa")
+"""Of which a model of 135 million parameters answers more than chance."""
+EACH = 50
+"""Questions of a set."""
+
+
+class General:
+    def __init__(self, folder: Path):
+        self.items: list[tuple[str, dict]] = []
+        for name in SETS:
+            file = folder / f"{name}.jsonl"
+            if file.exists():
+                self.items += [(name, json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()[:EACH]]
+        if not self.items:
+            raise DocumentError(f"{folder}: none of {', '.join(f'{name}.jsonl' for name in SETS)} is there; give another --general")
+        self.texts = [item["query"] for _, item in self.items]
+
+    def accuracy(
+        self, model, adapters: Sequence[int | None], stack=None, on_item: Callable[[int, int], None] = lambda done, total: None
+    ) -> tuple[float, dict[str, float]]:
+        """In all, and by set; question i under `adapters[i]`."""
+        golds = [
+            (model.chat.gold(Question(item["query"], (), kind="choice"), choice), adapter)
+            for (_, item), adapter in zip(self.items, adapters)
+            for choice in item["choices"]
+        ]
+        found = iter(mean_logprobs(model.network, golds, stack))
+        right: dict[str, list[bool]] = {}
+        for done, (name, item) in enumerate(self.items, 1):
+            values = [next(found) for _ in item["choices"]]
+            right.setdefault(name, []).append(values.index(max(values)) == item["gold"])
+            on_item(done, len(self.items))
+        everything = [r for own in right.values() for r in own]
+        return sum(everything) / len(everything), {name: sum(own) / len(own) for name, own in right.items()}

@@ -1,0 +1,365 @@
+"""`selfedit bench stream`: documents learned one after another; what is still known after each, by every way to keep them.
+
+In: tasks (documents with questions). Out: `results.json`, `results.md`, heat maps, and `trials.jsonl`, a line for each
+method, step and document. Every method studies the same sequences of each document, with the same settings:
+
+- `sequential`: one adapter, trained on and on;
+- `merged`: an adapter a document, merged into the weights before the next (published SEAL);
+- `routed`: an adapter a document, each question answered under the one that the router finds (ours);
+- `consolidated`: one adapter trained on all documents so far from the untouched model, for questions that the router
+  sends to any of them (ours, `memory consolidate`); every so many documents;
+- `retrieval`: the best passage of those so far, by BM25, in the prompt.
+
+A matrix has K+1 rows, after so many documents, and K columns; row 0 is the untouched model, and after i documents the
+first i are asked. Just learned: the mean of its diagonal; retained: of its last row. Intervals are bootstraps over
+documents, 95 %. What is on disk is not done again.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from selfedit.bench.conditions import Condition, Retriever, jobs, parse
+from selfedit.bench.general import General
+from selfedit.config import TrainConfig
+from selfedit.edits.quiz import open_book, with_sentences, write_quiz
+from selfedit.errors import SelfeditError
+from selfedit.judge.evaluate import Asked, Response, offline_name, respond
+from selfedit.judge.general import general_changes
+from selfedit.loop.journal import Journal, claim, software, write_json
+from selfedit.memory.route import Router
+from selfedit.types import Progress, Question, Task, no_progress, text_hash
+
+METHODS = ("sequential", "merged", "routed", "consolidated", "retrieval")
+TRAIN = TrainConfig(rank=16, alpha=32.0, first_layer=0.33, learning_rate=2e-3, epochs=8, batch_size=2, steps_an_epoch=1)
+"""As `bench knowledge`."""
+ADAPTERS = 8
+"""Trained in one stack, at most."""
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Setting:
+    methods: tuple[str, ...] = METHODS
+    study: str = "self-edit:questions"
+    """A condition of `bench knowledge`: what is studied of each document."""
+    questions: int = 6
+    """Asked of each document, at most, spread over its kinds."""
+    every: int = 10
+    """Documents between two consolidations."""
+    answer_tokens: int = 24
+    seed: int = 0
+
+
+def run(
+    model_name: str,
+    tasks: Sequence[Task],
+    out: Path,
+    setting: Setting = Setting(),
+    *,
+    train: TrainConfig = TRAIN,
+    general: Path | None = None,
+    command: str = "",
+    progress: Progress = no_progress,
+    notify: Callable[[str], None] = lambda message: None,
+) -> dict:
+    """`general`: a folder of multiple-choice sets (JSON lines of query, choices, gold), to measure what else is forgotten."""
+    from selfedit.bench.plots import pyplot, stream_plots
+
+    pyplot()
+    if unknown := [m for m in setting.methods if m not in METHODS]:
+        raise SelfeditError(f"unknown method {unknown[0]!r}; known: {', '.join(METHODS)}")
+    if len(tasks) < 2 or setting.every < 2 or setting.questions < 1:
+        raise SelfeditError("give at least 2 documents, 1 question each, and 2 documents between consolidations")
+    bench = _Stream(model_name, tasks, out, setting, train, general, progress, notify)
+    for step, method in enumerate(("base", *setting.methods)):
+        progress("methods", step, len(setting.methods) + 1)
+        getattr(bench, method)()
+    result = bench.result() | {"command": command, "software": software()}
+    write_json(out / "results.json", result)
+    (out / "results.md").write_text(table(result))
+    stream_plots(result, out)
+    return result
+
+
+class _Stream:
+    def __init__(self, model_name, tasks, out: Path, setting: Setting, train: TrainConfig, general, progress, notify):
+        from selfedit.model.load import load_model
+
+        self.model, self.out, self.setting, self.train_config, self.progress = load_model(model_name, notify=notify), out, setting, train, progress
+        self.name, self.general = model_name, General(general) if general else None
+        config = [json.dumps(asdict(train)), setting.study, str(setting.questions), str(setting.answer_tokens), str(setting.seed), offline_name()]
+        claim(out, {"model": model_name, "weights": self.model.fingerprint, "documents": [t.key for t in tasks], "config": text_hash(*config)})
+        self.journal = Journal(out / "trials.jsonl")
+        self.done = {(r["method"], r["step"], r["document"]): r for r in self.journal.records}
+        self.tasks = [self.judged(task) for task in tasks]
+        self.condition = parse(setting.study, self.tasks, None)
+
+    def judged(self, task: Task) -> Task:
+        """With so many questions, as many of each kind; of a document that has none, such as the model writes itself."""
+        if not task.questions:
+            known = self.done.get(("quiz", 0, task.key))
+            if known is None:
+                written = write_quiz(self.model, task.passage, seed=self.setting.seed, progress=self.progress).judging
+                known = self.add("quiz", 0, task, questions=[asdict(q) for q in written])
+            task = replace(task, questions=tuple(Question(**q | {"answers": tuple(q["answers"])}) for q in known["questions"]))
+        kinds: dict[str, list[Question]] = {}
+        for question in with_sentences(task).questions:
+            kinds.setdefault(question.kind, []).append(question)
+        most = max(map(len, kinds.values()), default=0)
+        in_turn = [own[i] for i in range(most) for own in kinds.values() if i < len(own)]
+        return replace(task, questions=tuple(in_turn[: self.setting.questions]))
+
+    def add(self, method: str, step: int, task: Task, **values) -> dict:
+        record = {"method": method, "step": step, "document": task.key, "id": task.id} | values
+        self.journal.add(record)
+        self.done[method, step, task.key] = record
+        return record
+
+    # asking
+
+    def missing(self, method: str, step: int) -> list[Task]:
+        """Documents learned by then (all of them at step 0: the untouched model) that were not asked about yet."""
+        own = self.tasks[:step] if step else self.tasks
+        return [task for task in own if (method, step, task.key) not in self.done]
+
+    def ask(self, method: str, step: int, adapters: Callable[[Question], int | None] = lambda question: None, model=None, stack=None, put=lambda task, question: None) -> None:
+        if missing := self.missing(method, step):
+            asked = [Asked(q, adapters(q), put(task, q)) for task in missing for q in task.questions]
+            self.record(method, step, missing, respond(model or self.model, asked, stack, tokens=self.setting.answer_tokens, on_token=self.stage("test")))
+        self.progress("documents", step, len(self.tasks))
+
+    def record(self, method: str, step: int, tasks: Iterable[Task], responses: Iterable[Response]) -> None:
+        responses = iter(responses)
+        for task in tasks:
+            own = [next(responses) for _ in task.questions]
+            self.add(method, step, task, correct=[r.correct for r in own], dense=[round(r.dense, 5) for r in own])
+
+    def stage(self, name: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.progress(name, done, total)
+
+    # learning
+
+    def learned(self, method: str, groups: dict[int, Sequence[Task]], network=None, stack=None):
+        """The adapters of a method that were trained at these steps on these tasks, now or earlier, as one stack.
+
+        `network`: if it is not the model's; `stack`: to start from."""
+        from selfedit.model.stack import load_adapters
+        from selfedit.model.train import train
+
+        folders = {step: self.out / method / str(step) for step in groups}
+        left = [step for step, folder in folders.items() if not (folder / "log.json").exists()]
+        for low in range(0, len(left), ADAPTERS):
+            part, start = left[low : low + ADAPTERS], time.perf_counter()
+            made = jobs(self.model, self.condition, [(tuple(groups[step]), self.setting.seed) for step in part], self.train_config, on_token=self.stage("write"))
+            trained, logs = train(network or self.model.network, made, self.train_config, stack=stack, on_step=self.stage("train"))
+            seconds = (time.perf_counter() - start) / len(part)
+            for row, (step, log) in enumerate(zip(part, logs)):
+                trained.save(row, folders[step], self.name)
+                write_json(folders[step] / "log.json", {"tokens": log.tokens, "seconds": round(seconds, 2)})
+            self.progress("documents", part[-1], len(self.tasks))
+        return load_adapters(self.model.network, list(folders.values()))
+
+    # the methods
+
+    def base(self) -> None:
+        self.ask("base", 0)
+        self.measure("base", None, None)
+
+    def sequential(self) -> None:
+        stack = None
+        for step, task in enumerate(self.tasks, 1):
+            stack = self.learned("sequential", {step: [task]}, stack=stack)
+            self.ask("sequential", step, lambda question: 0, stack=stack)
+        self.measure("sequential", stack, lambda texts: [0] * len(texts))
+
+    def merged(self) -> None:
+        model = self.model
+        for step, task in enumerate(self.tasks, 1):
+            stack = self.learned("merged", {step: [task]}, model.network)
+            model = replace(model, network=merged(model.network, stack, 0))
+            self.ask("merged", step, model=model)
+        self.measure("merged", None, None, model)
+
+    def routed(self) -> None:
+        """An answer depends on the question and the adapter alone, so each such pair is asked once."""
+        stack = self.learned("routed", {step: [task] for step, task in enumerate(self.tasks, 1)})
+        to = [[self.route(question, step) for task in self.tasks[:step] for question in task.questions] for step in range(1, len(self.tasks) + 1)]
+        pairs = {}
+        for step, found in enumerate(to, 1):
+            questions = [q for task in self.tasks[:step] for q in task.questions]
+            if self.missing("routed", step):
+                pairs |= dict.fromkeys(zip(questions, found))
+        asked = [Asked(question, at) for question, at in pairs]
+        if asked:
+            pairs = dict(zip(pairs, respond(self.model, asked, stack, tokens=self.setting.answer_tokens, on_token=self.stage("test"))))
+        for step, found in enumerate(to, 1):
+            missing = {task.key for task in self.missing("routed", step)}
+            asked = [(task, question) for task in self.tasks[:step] for question in task.questions]
+            responses = [pairs[question, at] for (task, question), at in zip(asked, found) if task.key in missing]
+            self.record("routed", step, self.missing("routed", step), responses)
+        self.measure("routed", stack, lambda texts: [self.router(len(self.tasks)).at(text) for text in texts])
+
+    def consolidated(self) -> None:
+        count, stack = len(self.tasks), None
+        for step in [*range(self.setting.every, count, self.setting.every), count]:
+            stack = self.learned("consolidated", {step: self.tasks[:step]})
+            self.ask("consolidated", step, lambda question: None if self.route(question, step) is None else 0, stack=stack)
+        self.measure("consolidated", stack, lambda texts: [None if self.router(count).at(text) is None else 0 for text in texts])
+
+    def retrieval(self) -> None:
+        for step in range(1, len(self.tasks) + 1):
+            if self.missing("retrieval", step):
+                retriever = Retriever(self.tasks[:step], most=1)
+                self.ask("retrieval", step, put=lambda task, question: _in_view(retriever, question))
+        self.progress("documents", len(self.tasks), len(self.tasks))
+
+    # which memory
+
+    def router(self, step: int) -> _Numbered:
+        """Over the first so many documents."""
+        return self._routers.setdefault(step, _Numbered(Router({str(i): f"{t.passage.title}\n{t.passage.text}" for i, t in enumerate(self.tasks[:step])})))
+
+    @cached_property
+    def _routers(self) -> dict:
+        return {}
+
+    def route(self, question: Question, step: int) -> int | None:
+        return self.router(step).at(question.question)
+
+    # what else is forgotten
+
+    def measure(self, method: str, stack, adapters: Callable[[Sequence[str]], list[int | None]] | None, model=None) -> None:
+        """General ability after the last document: accuracy on the sets, and KL on the general texts where no router stands between."""
+        file = self.out / f"general-{method}.json"
+        if file.exists():
+            return
+        found = {}
+        if self.general:
+            at = adapters(self.general.texts) if adapters else [None] * len(self.general.texts)
+            found["accuracy"], found["sets"] = self.general.accuracy(model or self.model, at, stack, self.stage("general"))
+        if stack is not None and stack.count == 1:
+            found["change"] = general_changes(self.model, stack)[0]
+        write_json(file, found)
+
+    # what comes out
+
+    def result(self) -> dict:
+        before = json.loads((self.out / "general-base.json").read_text()).get("accuracy")
+        matrices, rows = {}, []
+        count = len(self.tasks)
+        for method in self.setting.methods:
+            matrix = [[self.share("base", 0, task) for task in self.tasks]]
+            matrix += [[self.share(method, step, task) for task in self.tasks] for step in range(1, count + 1)]
+            matrices[method] = matrix
+            learned = [matrix[i + 1][i] for i in range(count)]
+            if method == "consolidated":  # learned one by one before
+                learned = [self.share("routed", i + 1, task) for i, task in enumerate(self.tasks)]
+            file = self.out / f"general-{method}.json"
+            after = json.loads(file.read_text()) if file.exists() else {}
+            logs = [json.loads(f.read_text()) for f in (self.out / method).glob("*/log.json")]
+            rows.append(
+                {"method": method, "documents": count}
+                | _kept(learned, matrix[-1])
+                | {"general_before": before, "general_after": after.get("accuracy"), "general_change": after.get("change")}
+                | {"tokens": sum(log["tokens"] for log in logs), "seconds": round(sum(log["seconds"] for log in logs), 1)}
+            )
+        return {
+            "model": self.name,
+            "study": self.setting.study,
+            "questions": sum(len(task.questions) for task in self.tasks),
+            "untouched": _mean(matrices[self.setting.methods[0]][0]),
+            "train_config": json.loads(json.dumps(asdict(self.train_config))),
+            "rows": rows,
+            "matrices": matrices,
+        }
+
+    def share(self, method: str, step: int, task: Task) -> float | None:
+        """Of right answers; None where that was not asked, or nothing is there to be asked."""
+        record = self.done.get((method, step, task.key))
+        return sum(map(bool, record["correct"])) / len(record["correct"]) if record and record["correct"] else None
+
+
+class _Numbered:
+    """A router of documents that are known by their numbers."""
+
+    def __init__(self, router: Router):
+        self.router = router
+
+    def at(self, text: str) -> int | None:
+        id, _ = self.router.route(text)
+        return None if id is None else int(id)
+
+
+def _in_view(retriever: Retriever, question: Question) -> Question:
+    passage = retriever.view(question)
+    text = open_book(passage, question.question) if question.kind == "question" else passage.in_view(question.question)
+    return replace(question, question=text)
+
+
+def merged(network, stack, adapter: int):
+    """The network with an adapter added to its weights; the one it is made from stays as it is."""
+    from selfedit.model.network import Linear
+
+    made = copy.copy(network)
+    made.layers = [replace(layer, linears=dict(layer.linears)) for layer in network.layers]
+    for (layer, group), site in stack.sites.items():
+        base, rank = made.layers[layer].linears[group], stack.config.rank
+        weight = base.weight.clone()
+        for j, (low, high) in enumerate(site.columns):
+            weight[low:high] += stack.config.scale * (site.a[adapter][:, j * rank : (j + 1) * rank] @ site.b[j][adapter]).t()
+        made.layers[layer].linears[group] = Linear(weight, base.bias)
+    return made
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    values = [v for v in values if v is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _kept(learned: Sequence[float | None], last: Sequence[float | None]) -> dict:
+    """Means over documents of what was right just after learning and at the end; their ratio with its interval."""
+    import numpy as np
+
+    pairs = np.array([(a, b) for a, b in zip(learned, last) if a is not None and b is not None])
+    if not len(pairs):
+        return {"just_learned": _mean(learned), "retained": _mean(last), "ratio": None, "ci95": None}
+    drawn = pairs[np.random.default_rng(0).integers(0, len(pairs), (RESAMPLES, len(pairs)))].mean(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = drawn[:, 1] / drawn[:, 0]
+    just, retained = pairs.mean(0)
+    spread = [float(v) for v in np.nanpercentile(np.where(np.isfinite(ratios), ratios, np.nan), [2.5, 97.5])] if just else None
+    return {"just_learned": float(just), "retained": float(retained), "ratio": float(retained / just) if just else None, "ci95": spread}
+
+
+def table(result: dict) -> str:
+    """The rows in Markdown, for people."""
+
+    def shown(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    lines = [
+        f"# A stream of documents: {result['model']}",
+        "",
+        f"`{result['command']}` (selfedit {result['software']})",
+        "",
+        f"{result['rows'][0]['documents']} documents, {result['questions']} questions, each document studied as `{result['study']}`; the untouched model "
+        f"answers {shown(result['untouched'])}. Retained: after the last document; ratio with a 95 % bootstrap over documents.",
+        "",
+        "| method | just learned | retained | ratio | general before | after | KL | tokens | seconds |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for r in result["rows"]:
+        ratio = "–" if r["ratio"] is None else f"{r['ratio']:.2f} [{r['ci95'][0]:.2f}, {r['ci95'][1]:.2f}]"
+        change = "–" if r["general_change"] is None else f"{r['general_change']:.2f}"
+        lines.append(
+            f"| {r['method']} | {shown(r['just_learned'])} | {shown(r['retained'])} | {ratio} | {shown(r['general_before'])} | {shown(r['general_after'])} | "
+            f"{change} | {r['tokens']:,} | {r['seconds']:,.0f} |"
+        )
+    return "\n".join(lines) + "\n"

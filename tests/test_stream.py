@@ -1,0 +1,166 @@
+"""`bench stream`: what each method asks of which adapter, the matrix and its means by hand, resume."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import write_tiny_model
+
+from selfedit.bench import stream
+from selfedit.bench.general import General
+from selfedit.bench.stream import Setting, _kept, merged, table
+from selfedit.config import TrainConfig
+from selfedit.edits.quiz import with_sentences
+from selfedit.errors import DocumentError, RunError, SelfeditError
+from selfedit.judge.evaluate import Asked, respond
+from selfedit.loop.journal import Journal
+from selfedit.model.chat import Sequence
+from selfedit.model.load import load_model
+from selfedit.model.score import mean_logprobs
+from selfedit.model.stack import LoraConfig, Stack, load_adapters
+from selfedit.tasks.load import load_tasks
+from selfedit.types import Passage, Question, Task
+
+TRAIN = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-2, epochs=2, batch_size=2, steps_an_epoch=1)
+SETTING = Setting(questions=2, every=2, answer_tokens=4)
+TOWNS = ["Marlow", "Vellmar", "Orsk"]
+TASKS = [
+    Task(
+        Passage(town, f"The bridge of {town} was built in {1900 + i}. Its keeper rings a bell at noon.", "", ""),
+        (
+            Question(f"The bridge of {town} was built in", (str(1900 + i),), kind="paraphrase"),
+            Question(f"The keeper of {town} rings", ("a bell",), kind="paraphrase"),
+            Question(f"When was the bridge of {town} built?", (str(1900 + i),)),
+        ),
+        id=town.lower(),
+    )
+    for i, town in enumerate(TOWNS)
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    return str(write_tiny_model(tmp_path_factory.mktemp("roomy") / "model", max_position_embeddings=8192))
+
+
+@pytest.fixture(scope="module")
+def general(tmp_path_factory):
+    made = tmp_path_factory.mktemp("general")
+    items = [{"query": f"Question {i}?", "choices": ["yes it is", "no", "maybe so"], "gold": i % 3} for i in range(4)]
+    (made / "copa.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    return made
+
+
+@pytest.fixture(scope="module")
+def ran(folder, general, tmp_path_factory):
+    out = tmp_path_factory.mktemp("stream") / "run"
+    return out, stream.run(folder, TASKS, out, SETTING, train=TRAIN, general=general, command="selfedit bench stream …")
+
+
+def test_every_method_has_its_matrix_and_its_row(ran):
+    out, result = ran
+    assert [row["method"] for row in result["rows"]] == list(stream.METHODS) and result["questions"] == 6
+    for method, matrix in result["matrices"].items():
+        asked = [[value is not None for value in row] for row in matrix]
+        if method == "consolidated":  # after two documents, and at the end
+            assert asked == [[True] * 3, [False] * 3, [True, True, False], [True] * 3]
+        else:
+            assert asked == [[True] * 3, [True, False, False], [True, True, False], [True] * 3]
+    assert all(row["general_before"] is not None for row in result["rows"])
+    assert table(result) == (out / "results.md").read_text() and (out / "stream.png").stat().st_size > 1000
+
+
+def test_questions_are_of_every_kind_in_turn(ran):
+    out, _ = ran
+    base = [r for r in Journal(out / "trials.jsonl").records if r["method"] == "base"]
+    assert [len(r["correct"]) for r in base] == [2, 2, 2]  # a probe and a question of each document
+
+
+def test_the_sequential_adapter_goes_on_and_the_routed_ones_start_afresh(ran, folder):
+    out, _ = ran
+    model = load_model(folder, device="cpu")
+    sequential, routed = (load_adapters(model.network, [out / method / str(step) for step in (1, 2, 3)]).flat for method in ("sequential", "routed"))
+    assert torch.allclose(sequential[0], routed[0], atol=1e-3)  # the first document, learned alike
+    start = Stack(model.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (2, 3)), 3)
+    assert (sequential[2] - sequential[1]).norm() < (routed[2] - routed[1]).norm() and start.flat.shape == routed.shape
+
+
+def test_what_was_answered_is_what_the_adapter_answers(ran, folder):
+    out, _ = ran
+    model = load_model(folder, device="cpu")
+    records = {(r["method"], r["step"], r["id"]): r for r in Journal(out / "trials.jsonl").records}
+    stack = load_adapters(model.network, [out / "sequential/3"])
+    asked = with_sentences(TASKS[0]).questions
+    questions = [asked[0], asked[2]]
+    expected = respond(model, [Asked(q, 0) for q in questions], stack, tokens=4)
+    assert records["sequential", 3, "marlow"]["dense"] == pytest.approx([r.dense for r in expected], abs=1e-4)
+    routed = load_adapters(model.network, [out / "routed/1"])
+    expected = respond(model, [Asked(q, 0) for q in questions], routed, tokens=4)
+    assert records["routed", 3, "marlow"]["dense"] == pytest.approx([r.dense for r in expected], abs=1e-4)
+    assert records["routed", 3, "marlow"] | {"step": 1} == records["routed", 1, "marlow"]  # nothing of it is forgotten
+
+
+def test_merged_weights_say_what_the_adapter_says(folder):
+    model = load_model(folder, device="cpu")
+    stack = Stack(model.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (1, 3)), 2)
+    stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    sequence = Sequence((1, 5, 9, 13, 17), 1)
+    (adapted,) = mean_logprobs(model.network, [(sequence, 1)], stack)
+    (untouched,) = mean_logprobs(model.network, [(sequence, None)])
+    assert mean_logprobs(merged(model.network, stack, 1), [(sequence, None)]) == pytest.approx([adapted], abs=1e-4)
+    assert mean_logprobs(model.network, [(sequence, None)]) == [untouched] != [adapted]
+
+
+def test_a_finished_run_does_nothing_twice_and_one_that_was_stopped_ends_alike(ran, folder, general, tmp_path, monkeypatch):
+    out, result = ran
+    calls = []
+    real = stream._Stream.ask
+
+    def stopping(self, method, step, *rest, **options):
+        calls.append((method, step))
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(self, method, step, *rest, **options)
+
+    monkeypatch.setattr(stream._Stream, "ask", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        stream.run(folder, TASKS, tmp_path / "run", SETTING, train=TRAIN, general=general)
+    monkeypatch.setattr(stream._Stream, "ask", real)
+    again = stream.run(folder, TASKS, tmp_path / "run", SETTING, train=TRAIN, general=general)
+    assert again["matrices"] == result["matrices"]
+    monkeypatch.setattr(stream, "respond", lambda *_, **options: pytest.fail("asked twice"))
+    assert stream.run(folder, TASKS, out, SETTING, train=TRAIN, general=general)["matrices"] == result["matrices"]
+
+
+def test_documents_without_questions_are_asked_what_the_model_writes_itself(folder, tmp_path, monkeypatch):
+    file = tmp_path / "bank.json"
+    file.write_text(json.dumps([{"id": t.id, "title": t.passage.title, "content": t.passage.text} for t in TASKS]))
+    tasks = load_tasks(file, without_questions=True)
+    assert [t.questions for t in tasks] == [()] * 3
+    with pytest.raises(DocumentError, match="neither SQuAD"):
+        load_tasks(file)
+    written = [Question("When was the bridge built?", ("1900",)), Question("What rings at noon?", ("a bell",)), Question("Who?", ("Its keeper",))]
+    monkeypatch.setattr(stream, "write_quiz", lambda model, passage, **_: type("Quiz", (), {"judging": written[: 3 - (passage.title == "Orsk")]}))
+    setting = replace(SETTING, methods=("routed",))
+    result = stream.run(folder, tasks, tmp_path / "run", setting, train=TRAIN)
+    assert result["questions"] == 6 and result["rows"][0]["general_before"] is None
+    monkeypatch.setattr(stream, "write_quiz", lambda *_, **options: pytest.fail("written twice"))
+    stream.run(folder, tasks, tmp_path / "run", setting, train=TRAIN)
+
+
+def test_retained_over_just_learned_by_hand():
+    found = _kept([1.0, 0.5, None], [0.5, 0.5, 0.7])
+    assert (found["just_learned"], found["retained"], found["ratio"]) == (0.75, 0.5, pytest.approx(2 / 3))
+    assert found["ci95"][0] == pytest.approx(0.5) and found["ci95"][1] == pytest.approx(1.0)
+    assert _kept([None], [None])["ratio"] is None and _kept([0.0], [0.0])["ratio"] is None
+
+
+def test_bad_input_is_one_clear_line(folder, tmp_path, ran):
+    for setting, message in ((Setting(methods=("magic",)), "unknown method 'magic'; known: sequential"), (Setting(every=1), "2 documents between")):
+        with pytest.raises(SelfeditError, match=message):
+            stream.run(folder, TASKS, tmp_path, setting)
+    with pytest.raises(RunError, match="another config"):
+        stream.run(folder, TASKS, ran[0], replace(SETTING, questions=3), train=TRAIN)
+    with pytest.raises(DocumentError, match="give another --general"):
+        General(tmp_path)
