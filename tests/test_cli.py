@@ -523,6 +523,7 @@ def test_learning_that_keeps_nothing_ends_with_3_and_says_so_in_numbers(document
     assert summary == {
         "passages": 1, "edits_tried": summary["edits_tried"], "edits_kept": 0, "questions": 0, "accuracy_before": None,
         "accuracy_after": None, "general_change": None, "seconds": summary["seconds"], "memories": [],
+        "superseded": [], "quarantined": [],
     }  # fmt: skip
     (record,) = [json.loads(line) for file in home.glob("runs/learn-*/trials.jsonl") for line in file.read_text().splitlines()]
     assert (record["title"], record["memory"], record["reason"]) == ("vellmar", None, "no written question held: none could judge")
