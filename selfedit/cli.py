@@ -170,6 +170,16 @@ def _parser() -> argparse.ArgumentParser:
     stream.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
     stream.set_defaults(run=_bench_stream)
 
+    routing = benches.add_parser("routing", parents=[with_model], help="which memory knows: ways to find it, compared")
+    routing.add_argument("--json", action="store_true", help="print JSON for programs")
+    routing.add_argument("--data", type=Path, required=True, nargs="+", metavar="FILE", help="passages, as for bench stream")
+    routing.add_argument("--texts", nargs="+", default=[], metavar="DOCS", help="what else is in the store, in any form that learn reads; nothing is asked about it")
+    routing.add_argument("--others", type=Path, required=True, nargs="+", metavar="FILE", help="questions about other things: JSONL of {question}, or passages as --data")
+    routing.add_argument("--memories", metavar="N,M", default="30,300,3000", help="sizes of the store (default: %(default)s)")
+    routing.add_argument("--methods", metavar="A,B", help="what is compared (default: all, see selfedit/bench/routing.py)")
+    routing.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
+    routing.set_defaults(run=_bench_routing)
+
     editor = commands.add_parser("train-editor", parents=[with_model, with_judge], help="the outer loop: a model that writes better study material")
     editor.add_argument("--data", type=Path, required=True, metavar="FILE", help="passages with questions, as for bench knowledge")
     editor.add_argument("--rounds", type=int, default=2, metavar="N", help="(default: %(default)s)")
@@ -518,6 +528,29 @@ def _bench_stream(arguments) -> int:
             command=_command(arguments), progress=progress.stage, notify=progress.note,
         )  # fmt: skip
     print(json.dumps(result) if arguments.json else stream.table(result))
+    return 0
+
+
+def _bench_routing(arguments) -> int:
+    from selfedit.bench import routing
+    from selfedit.faces import Progress
+    from selfedit.tasks.documents import read_documents
+    from selfedit.tasks.load import load_tasks
+    from selfedit.tasks.questions import load_asks
+    from selfedit.types import Task
+
+    sizes = [_whole("--memories", n) for n in _listed(arguments.memories)]
+    methods = _listed(arguments.methods) if arguments.methods else routing.METHODS
+    tasks = [task for file in arguments.data for task in load_tasks(file, without_questions=True)]
+    tasks += [Task(passage, ()) for passage in (read_documents(arguments.texts) if arguments.texts else [])]
+    asks = [load_asks(file) if file.suffix == ".jsonl" else [q for task in load_tasks(file) for q in task.questions] for file in arguments.others]
+    others = [question.question for own in asks for question in own]
+    with Progress(quiet=arguments.json) as progress:
+        result = routing.run(
+            arguments.model, tasks, others, arguments.out, memories=sizes, methods=methods,
+            command=_command(arguments), progress=progress.stage, notify=progress.note,
+        )  # fmt: skip
+    print(json.dumps(result) if arguments.json else routing.table(result))
     return 0
 
 

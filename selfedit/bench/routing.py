@@ -1,0 +1,266 @@
+"""`selfedit bench routing`: which memory knows the answer? Ways to find it, compared over stores of several sizes.
+
+In: tasks (passages, each as if it were a memory; those without questions are there to be confused with) and questions
+about other things. Out: `results.json`, `results.md`, `routing.png`. The ways:
+
+- `lexical`: the router of `ask` (memory/route.py);
+- `hidden`: the mean of the model's own states half-way up, of a question and of a passage, less what all passages, and
+  all questions about other things, have in common (their means); cosine;
+- `sentence`: all-MiniLM-L6-v2 (Wang et al. 2020; Reimers and Gurevych 2019), cosine with the best stretch of 120 words;
+- `lexical+sentence`: the sum of both scores.
+
+Recall@k: the right memory is among the first k. Accepted: it is the first, and its score is above the one that
+5 % of the questions about other things exceed; so all ways are compared at the same rate of false accepts. Shares are
+means over memories, with 95 % bootstraps over them. Vectors are computed once.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from selfedit.bench.measure import paired_interval
+from selfedit.errors import SelfeditError
+from selfedit.loop.journal import claim, plain_errors, software, write_json
+from selfedit.memory.route import Router
+from selfedit.model.load import Model, load_model
+from selfedit.types import Progress, Task, no_progress, text_hash
+
+METHODS = ("lexical", "hidden", "sentence", "lexical+sentence")
+FALSE_ACCEPTS = 0.05
+QUESTIONS = 1000
+"""Of each size, at most; and of those about other things."""
+TIMED = 50
+"""Questions, one at a time."""
+SHARES = ("recall_at_1", "recall_at_3", "accepted")
+STRETCH = 120  # words, as in memory/route.py
+TOKENS = 256  # of a text that are read at most: what MiniLM was trained with
+CHUNK = 256  # texts between two saves
+
+
+class Finder(Protocol):
+    def scores(self, questions: Sequence[str]) -> np.ndarray:
+        """[questions, memories]"""
+
+
+def run(
+    model_name: str,
+    tasks: Sequence[Task],
+    others: Sequence[str],
+    out: Path,
+    *,
+    memories: Sequence[int] = (30, 300, 3000),
+    methods: Sequence[str] = METHODS,
+    seed: int = 0,
+    command: str = "",
+    progress: Progress = no_progress,
+    notify: Callable[[str], None] = lambda message: None,
+) -> dict:
+    """`others`: questions that no memory answers."""
+    from selfedit.bench.plots import pyplot, routing_plots
+
+    pyplot()
+    if unknown := [m for m in methods if m not in METHODS]:
+        raise SelfeditError(f"unknown method {unknown[0]!r}; known: {', '.join(METHODS)}")
+    if not memories or min(memories) < 2 or not others or not any(task.questions for task in tasks):
+        raise SelfeditError("give sizes of at least 2 memories, passages with questions, and questions about other things")
+    claim(out, {"model": model_name, "tasks": text_hash(*(task.key for task in tasks)), "others": text_hash(*others), "seed": seed})
+    encoders = {}
+    if "hidden" in methods:
+        model = load_model(model_name, notify=notify)
+        encoders["hidden"] = Vectors(lambda texts: hidden_states(model, texts), out / "hidden.npz", progress)
+    if any("sentence" in method for method in methods):
+        encoders["sentence"] = Vectors(SentenceEncoder(notify), out / "sentence.npz", progress)
+    drawn = random.Random(seed)
+    others = drawn.sample(list(others), min(len(others), QUESTIONS))
+    rows = []
+    for step, size in enumerate(sorted(set(memories))):
+        progress("sizes", step, len(set(memories)))
+        for draw in _draws(tasks, size, drawn):
+            rows += [_measure(method, _finder(method, draw, others, encoders), draw, others) for method in methods]
+    result = {
+        "model": model_name, "command": command, "software": software(), "false_accepts": FALSE_ACCEPTS, "others": len(others),
+        "rows": [_joined([r for r in rows if (r["method"], r["memories"]) == key]) for key in dict.fromkeys((r["method"], r["memories"]) for r in rows)],
+    }  # fmt: skip
+    write_json(out / "results.json", result)
+    (out / "results.md").write_text(table(result))
+    routing_plots(result, out)
+    return result
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A store, as if: its memories, and questions with the place of the memory that knows."""
+
+    tasks: list[Task]
+    questions: list[tuple[str, int]]
+
+    @property
+    def texts(self) -> list[str]:
+        return [f"{task.passage.title}\n{task.passage.text}" for task in self.tasks]
+
+
+def _draws(tasks: Sequence[Task], size: int, drawn: random.Random) -> Iterator[Draw]:
+    """Small stores several times, so that as many questions are asked as of a large one."""
+    size = min(size, len(tasks))
+    for _ in range(max(1, min(5, len(tasks) // size))):
+        own = drawn.sample(list(tasks), size)
+        questions = [(q.question, i) for i, task in enumerate(own) for q in task.questions]
+        yield Draw(own, drawn.sample(questions, min(len(questions), QUESTIONS)))
+
+
+def _finder(method: str, draw: Draw, others: Sequence[str], encoders: dict[str, Vectors]) -> Finder:
+    if method == "lexical":
+        return Lexical(draw.texts)
+    if method == "lexical+sentence":
+        return Both(Lexical(draw.texts), Cosine(encoders["sentence"], draw.texts))
+    return Cosine(encoders[method], draw.texts, others if method == "hidden" else ())
+
+
+def _measure(method: str, finder: Finder, draw: Draw, others: Sequence[str]) -> dict:
+    asked = [question for question, _ in draw.questions]
+    right = np.array([place for _, place in draw.questions])
+    scores, foreign = finder.scores(asked), finder.scores(others).max(1)
+    own = scores[np.arange(len(right)), right]
+    rank = (scores > own[:, None]).sum(1)
+    bound = np.quantile(foreign, 1 - FALSE_ACCEPTS)
+    start = time.perf_counter()
+    for question in asked[:TIMED]:
+        finder.scores([question])
+    seconds = time.perf_counter() - start
+    found = {"method": method, "memories": len(draw.tasks), "place": right, "recall_at_1": rank < 1, "recall_at_3": rank < 3, "accepted": (rank < 1) & (own > bound)}
+    return found | {"milliseconds": 1000 * seconds / len(asked[:TIMED])}
+
+
+def _joined(draws: list[dict]) -> dict:
+    row = {"method": draws[0]["method"], "memories": draws[0]["memories"], "draws": len(draws), "questions": sum(len(d["place"]) for d in draws)}
+    for name in SHARES:
+        shares = [d[name][d["place"] == place].mean() for d in draws for place in np.unique(d["place"])]
+        row[name], *row[f"{name}_ci95"] = paired_interval(shares, [0.0] * len(shares))
+    return row | {"milliseconds": min(d["milliseconds"] for d in draws)}
+
+
+class Lexical:
+    def __init__(self, texts: Sequence[str]):
+        self.router, self.count = Router({str(i): text for i, text in enumerate(texts)}), len(texts)
+
+    def scores(self, questions: Sequence[str]) -> np.ndarray:
+        out = np.zeros((len(questions), self.count))
+        for row, question in zip(out, questions):
+            for id, score in self.router.best(question, 3 if len(questions) == 1 else self.count):
+                row[int(id)] = score
+        return out
+
+
+class Cosine:
+    def __init__(self, vectors: Vectors, texts: Sequence[str], neutral: Sequence[str] = ()):
+        """`neutral`: questions whose mean is taken off a question's vector; then the passages' is taken off theirs."""
+        stretches = [[" ".join(words[low : low + STRETCH]) for low in range(0, max(1, len(words)), STRETCH)] for words in map(str.split, texts)]
+        self.vectors, self.starts = vectors, np.cumsum([0, *map(len, stretches)])[:-1]
+        found = vectors([one for own in stretches for one in own])
+        self.shift = vectors(neutral).mean(0) if neutral else 0.0
+        self.found = _unit(found - found.mean(0) if neutral else found)
+
+    def scores(self, questions: Sequence[str]) -> np.ndarray:
+        return np.maximum.reduceat(_unit(self.vectors(questions) - self.shift) @ self.found.T, self.starts, axis=1)
+
+
+class Both:
+    def __init__(self, *finders: Finder):
+        self.finders = finders
+
+    def scores(self, questions: Sequence[str]) -> np.ndarray:
+        return sum(finder.scores(questions) for finder in self.finders)
+
+
+class Vectors:
+    """Texts → their vectors [texts, width], each computed once; in a file, so that a stopped run goes on."""
+
+    def __init__(self, encode: Callable[[Sequence[str]], np.ndarray], file: Path, progress: Progress):
+        self.encode, self.file, self.progress = encode, file, progress
+        self.known: dict[str, np.ndarray] = {}
+        if file.exists():
+            with np.load(file, allow_pickle=False) as saved:
+                self.known = dict(zip(saved["of"].tolist(), saved["vectors"]))
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        if len(texts) == 1:  # so that it can be timed
+            return self.encode(texts)
+        missing = sorted({text for text in texts if text_hash(text) not in self.known}, key=len)
+        for low in range(0, len(missing), CHUNK):
+            part = missing[low : low + CHUNK]
+            self.known |= zip(map(text_hash, part), self.encode(part))
+            with plain_errors(self.file):
+                np.savez(self.file, of=np.array(list(self.known)), vectors=np.stack(list(self.known.values())))
+            self.progress(self.file.stem, min(low + CHUNK, len(missing)), len(missing))
+        return np.stack([self.known[text_hash(text)] for text in texts])
+
+
+def hidden_states(model: Model, texts: Sequence[str]) -> np.ndarray:
+    """The mean over a text's tokens of the states half-way up, [texts, hidden]."""
+    import torch
+
+    from selfedit.model.network import PackedAttention
+    from selfedit.model.packing import passes
+
+    tokens = [model.chat.encode(text)[:TOKENS] or [0] for text in texts]
+    layers, found = range(model.network.shape.layers // 2), {}
+    with torch.inference_mode():
+        for part in passes(range(len(tokens)), [len(own) for own in tokens]):
+            attention = PackedAttention([len(tokens[i]) for i in part], model.device)
+            x = model.network.embed(torch.tensor([t for i in part for t in tokens[i]], device=model.device))
+            x = model.network.run(x, attention.positions, attention, layers=layers).float()
+            found |= {i: own.mean(0).cpu().numpy() for i, own in zip(part, x.split([len(tokens[i]) for i in part]))}
+    return np.stack([found[i] for i in range(len(texts))])
+
+
+class SentenceEncoder:
+    def __init__(self, notify: Callable[[str], None]):
+        from selfedit.model.catalog import sentence_model
+
+        try:
+            from transformers import AutoModel, AutoTokenizer
+        except ImportError as error:
+            raise SelfeditError(f"sentence vectors need {error.name}; pip install 'selfedit[bench]'") from error
+        folder = sentence_model(notify)
+        self.tokenizer, self.model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        import torch
+
+        found = []
+        with torch.inference_mode():
+            for low in range(0, len(texts), 32):
+                batch = self.tokenizer(list(texts[low : low + 32]), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
+                mask = batch["attention_mask"][..., None]
+                found.append(((self.model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)).numpy())
+        return np.concatenate(found)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+
+def table(result: dict) -> str:
+    """The rows in Markdown, for people."""
+    lines = [
+        f"# Routing: {result['model']}",
+        "",
+        f"`{result['command']}` (selfedit {result['software']})",
+        "",
+        f"Accepted: the right memory is the first, at the score that lets {result['false_accepts']:.0%} of {result['others']:,} questions about other things pass. "
+        "95 % bootstrap over memories; milliseconds of one question, alone.",
+        "",
+        "| memories | way | questions | recall@1 | recall@3 | accepted | ms |",
+        "|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    for r in result["rows"]:
+        cells = [f"{r[name]:.3f} [{r[f'{name}_ci95'][0]:.3f}, {r[f'{name}_ci95'][1]:.3f}]" for name in SHARES]
+        lines.append(f"| {r['memories']:,} | {r['method']} | {r['questions']:,} | {' | '.join(cells)} | {r['milliseconds']:.2f} |")
+    return "\n".join(lines) + "\n"
