@@ -90,8 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("id")
     show.set_defaults(run=_memory_show)
     which = "the start of an id, a source (its path or name), or a day (2026-11-23)"
+    forget = actions.add_parser("forget", parents=[common, with_model], help="delete memories from the disk, for good")
+    forget.add_argument("memories", metavar="WHICH", help=which)
+    forget.add_argument("--apart", action="store_true", help="do not consolidate anew the memories that shared an adapter with it")
+    forget.set_defaults(run=_memory_forget)
     for name, run, what in (
-        ("forget", _memory_forget, "delete memories from the disk, for good"),
         ("disable", _memory_disable, "take memories out of force; they stay on disk"),
         ("approve", _memory_approve, "put memories in force that are on disk only"),
     ):
@@ -347,7 +350,27 @@ def _memory_show(arguments) -> int:
 
 
 def _memory_forget(arguments) -> int:
-    return _changed(arguments, _store(arguments).forget(arguments.memories))
+    """What shared an adapter with it answers from its own first, so that a stop meanwhile loses nothing."""
+    from selfedit.config import ConsolidateConfig
+    from selfedit.faces import Progress, consolidation_table
+    from selfedit.memory.consolidate import consolidate
+
+    store = _store(arguments)
+    line = store.forget(arguments.memories)
+    apart = line.get("apart", ())
+    if arguments.apart or len(apart) < 2:
+        return _changed(arguments, line)
+    if not arguments.json:
+        _changed(arguments, line)
+    with Progress(quiet=arguments.json) as progress:
+        model = _model(arguments, progress.note)
+        entries = [entry for entry in store.active(model.fingerprint) if entry.id in apart]
+        report = consolidate(model, store, entries, ConsolidateConfig(), progress=progress.stage) if len(entries) > 1 else None
+    if arguments.json:
+        return _changed(arguments, line | {"consolidated": report and report.record()})
+    if report:
+        consolidation_table(report)
+    return 0
 
 
 def _memory_disable(arguments) -> int:
@@ -419,6 +442,8 @@ def _changed(arguments, line: dict) -> int:
         print(f"version {line['version']}: {line['action']}; in force: {', '.join(line['active']) or 'nothing'}")
         if line.get("note"):
             print(line["note"])
+        if line.get("apart"):
+            print(f"{len(line['apart'])} that shared an adapter with it answer from their own; `selfedit memory consolidate` joins them anew")
     return 0
 
 

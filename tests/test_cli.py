@@ -461,6 +461,22 @@ def test_what_is_forgotten_is_gone_from_the_disk_and_a_rollback_says_so(kept, ho
     assert output("memory", "rollback")[0].splitlines()[1] == f"left out, as forgotten for good: {kept.id}"
 
 
+def test_what_shared_an_adapter_with_a_forgotten_memory_is_consolidated_anew(kept, home, answer, output, tiny, tiny_model):
+    store = MemoryStore(home)
+    save = lambda folder: shutil.copytree(home / "memories" / kept.id, folder, dirs_exist_ok=True, ignore=lambda _, names: set(names) - {WEIGHTS_FILE, CONFIG_FILE})  # noqa: E731
+    fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [EDIT]}
+    scores = SCORES | {"after": SCORES["after"] | {"correct": [False] * len(kept.questions)}}  # whatever is answered, they hold
+    others = [store.add(save, passage=replace(PASSAGE, text=f"Tower {i} was built by Ada Quill.", source=f"/docs/{i}.txt"), scores=scores, **fields) for i in range(3)]
+    store.share(save, [kept, *others], {})
+    line = answer("memory", "forget", kept.id, *tiny)
+    assert line["memories"] == [kept.id] and line["apart"] == [entry.id for entry in others]
+    assert [one["memory"] for one in line["consolidated"]["rehearsed"]] == line["apart"]
+    assert set(store.history()[-1]["adapters"].values()) == {line["consolidated"]["shared"]} != {None}
+    assert "2 that shared an adapter with it answer from their own" in output("memory", "forget", "2.txt", "--apart")[0]
+    assert store.history()[-1]["adapters"] == {}
+    assert "consolidated" not in answer("memory", "forget", "1.txt", *tiny)
+
+
 def test_a_memory_is_tested_with_its_judging_questions_as_a_person_would_ask_them(kept, answer, output, tiny, tiny_model, home):
     (record,) = answer("memory", "test", *tiny)
     said = [a.answer for a in ask(tiny_model, MemoryStore(home), kept.questions, max_new_tokens=ANSWER_TOKENS)]

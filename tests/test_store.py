@@ -500,7 +500,7 @@ def test_without_one_of_them_all_answer_from_their_own_again(store, change):
     first, second, third = (add(store, number) for number in (1, 2, 3))
     shared = share(store, first, second)
     add(store, 2, value=5.0) if change == "replace" else getattr(store, change)(second.id)
-    assert set(answering(store)) == {"own"}
+    assert set(answering(store)) == {"own"} and store.history()[-1]["apart"] == [first.id]
     assert (store.home / "shared" / shared).exists() == (change != "forget")
     if change != "forget":
         store.rollback()

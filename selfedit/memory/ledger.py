@@ -12,7 +12,7 @@ chain. `undo_to` is the version that undoing leads to: `previous`, but for an un
 it went back to, so undoing again goes further back. `check` is the SHA-256 of the line and of the `check` of the version
 it followed: whoever changes a line has to change all that came after it. A line has every active memory, so the state
 needs no other line; only lines that are asked for are parsed. `adapters` says which active memories share an adapter
-(`memory.consolidate`): as soon as one of them is active no more, all answer from their own again.
+(`memory.consolidate`): as soon as one of them is active no more, the others, which `apart` names, answer from their own.
 
 Whoever appends holds the store's lock; readers need none.
 """
@@ -92,6 +92,8 @@ class Ledger:
         present, version = self.state(), 1 + max(self._lines())
         adapters = present["adapters"] if adapters is None else adapters
         broken = {adapter for memory, adapter in adapters.items() if memory not in active}
+        apart = [memory for memory, adapter in adapters.items() if adapter in broken and memory in active]
+        extra |= {"apart": apart} if apart else {}
         adapters = {memory: adapter for memory, adapter in adapters.items() if adapter not in broken}
         line = {"version": version, "format": FORMAT, "time": now(), "action": action, "memories": list(memories), "active": active, "adapters": adapters}
         line |= {"previous": present["version"], "undo_to": present["version"]} | extra
