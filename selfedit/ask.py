@@ -1,18 +1,23 @@
 """Questions → answers from the weights: the memory that fits each is found, and the model answers under it.
 
-The document is never in the prompt. Where no memory fits, the untouched model answers.
+The document is never in the prompt. Where no memory fits, the untouched model answers. Where several fit nearly as well,
+each may be tried in the same batch, and the answer that its adapter is most certain of is taken; on facts that is worth
+next to nothing, and among memories that do not fit it does harm (docs/LOG.md, study 14), so one is tried unless told.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from selfedit.edits.parse import sentences
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
+from selfedit.model.chat import Sequence as Labelled
 from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
+from selfedit.model.score import mean_logprobs
 from selfedit.model.stack import Stack, load_adapters, read_config
 from selfedit.types import MemoryEntry, Passage, Question, SelfEdit
 
@@ -21,6 +26,8 @@ ADAPTERS = 32
 """In a stack, at most: so much memory is enough for any number of questions."""
 NEAR = 3
 """Memories that are looked at for what disagrees with an answer."""
+NEARLY = 0.9
+"""Of the best memory's score: what others have to reach to be tried beside it."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +54,42 @@ def ask(
     questions: Sequence[Question],
     *,
     max_new_tokens: int = 48,
+    tries: int = 1,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Answer]:
-    """Answers in the questions' order. A question of another kind than `question` is a text that is continued."""
+    """Answers in the questions' order. A question of another kind than `question` is a text that is continued.
+
+    `tries`: so many memories, at most, answer a question that they fit nearly alike."""
     router = store.router(model.fingerprint)
-    routed = [router.route(question.question) for question in questions]
-    entries = {id: store.get(id) for id in {id for id, _ in routed if id}}
-    answers: list[Answer | None] = [None] * len(questions)
-    for stack, rows in _stacks(model, store, {id for id, _ in routed if id}):
-        own = [i for i, (id, _) in enumerate(routed) if (id in rows if id else stack is None)]
-        requests = [Request(tuple(model.chat.prompt(questions[i])), rows.get(routed[i][0]), max_new_tokens) for i in own]
-        for i, tokens in zip(own, generate(model, requests, stack, on_token=on_token)):
-            id, score = routed[i]
-            answers[i] = Answer(model.chat.decode(tokens).strip(), entries.get(id), score, _disagreeing(questions[i].question, id, router, store))
-    return answers
+    fitting = [_fitting(router, question.question, tries) for question in questions]
+    ids = {id for own in fitting for id, _ in own if id}
+    entries = {id: store.get(id) for id in ids}
+    found: list[list[tuple[float, Answer]]] = [[] for _ in questions]
+    for stack, rows in _stacks(model, store, ids):
+        own = [(i, id, score) for i, fit in enumerate(fitting) for id, score in fit if (id in rows if id else stack is None)]
+        prompts = [tuple(model.chat.prompt(questions[i])) for i, _, _ in own]
+        said = generate(model, [Request(p, rows.get(id), max_new_tokens) for p, (_, id, _) in zip(prompts, own)], stack, on_token=on_token)
+        certain = _certainties(model, stack, prompts, said, [rows.get(id) for _, id, _ in own]) if tries > 1 else [0.0] * len(own)
+        for (i, id, score), tokens, certainty in zip(own, said, certain):
+            disagreeing = _disagreeing(questions[i].question, id, router, store)
+            found[i].append((certainty, Answer(model.chat.decode(tokens).strip(), entries.get(id), score, disagreeing)))
+    return [max(own, key=lambda one: one[0])[1] for own in found]
+
+
+def _fitting(router: Router, question: str, tries: int) -> list[tuple[str | None, float]]:
+    """The memory that fits best and those that fit nearly as well, with their scores; None alone if none fits."""
+    id, score = router.route(question)
+    if id is None or tries < 2:
+        return [(id, score)]
+    return [(other, own) for other, own in router.best(question, tries) if own >= max(router.threshold, NEARLY * score)]
+
+
+def _certainties(model: Model, stack: Stack | None, prompts, said: Sequence[list[int]], rows: Sequence[int | None]) -> list[float]:
+    """Of each answer: its mean log-probability (nats a token) under the adapter that gave it; of an empty one, the least."""
+    scored = [i for i, tokens in enumerate(said) if tokens]
+    found = mean_logprobs(model.network, [(Labelled(prompts[i] + tuple(said[i]), len(prompts[i])), rows[i]) for i in scored], stack)
+    certain = dict(zip(scored, found))
+    return [certain.get(i, -math.inf) for i in range(len(said))]
 
 
 def _disagreeing(question: str, id: str | None, router: Router, store: MemoryStore) -> tuple[dict, ...]:

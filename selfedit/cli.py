@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--file", type=Path, help='many at once: JSONL of {"question"} or {"prompt"} lines')
     ask.add_argument("--why", action="store_true", help="show which memory, edit, source and hash answered")
     ask.add_argument("--tokens", type=int, default=48, help="longest answer, in tokens (default: %(default)s)")
+    ask.add_argument("--tries", type=int, default=1, metavar="N", help="memories that answer, if as many fit nearly alike; the most certain answer is taken (default: %(default)s)")
     ask.set_defaults(run=_ask)
 
     memory = commands.add_parser("memory", help="what is kept: list, show, forget, roll back, verify, export")
@@ -265,11 +266,14 @@ def _ask(arguments) -> int:
         raise SelfeditError("the question is empty")
     if arguments.tokens < 1:
         raise SelfeditError(f"--tokens {arguments.tokens}: at least 1")
+    if arguments.tries < 1:
+        raise SelfeditError(f"--tries {arguments.tries}: at least 1")
     questions = load_asks(arguments.file) if arguments.file else [Question(arguments.question, ())]
     store = _store(arguments)
     with Progress(quiet=arguments.json or not arguments.file) as progress:
         model = _model(arguments, progress.note)
-        answers = ask(model, store, questions, max_new_tokens=arguments.tokens, on_token=lambda done, total: progress.stage("answer", done, total))
+        on_token = lambda done, total: progress.stage("answer", done, total)  # noqa: E731
+        answers = ask(model, store, questions, max_new_tokens=arguments.tokens, tries=arguments.tries, on_token=on_token)
     for question, answer in zip(questions, answers):
         why = _why(store, question.question, answer) if arguments.why else {}
         if arguments.json:

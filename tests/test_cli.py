@@ -19,6 +19,9 @@ from selfedit.cli import main
 from selfedit.judge.evaluate import ANSWER_TOKENS, grade
 from selfedit.learn import _disagreements
 from selfedit.memory.store import MemoryStore
+from selfedit.model.chat import Sequence
+from selfedit.model.generate import Request, generate
+from selfedit.model.score import mean_logprobs
 from selfedit.model.stack import CONFIG_FILE, WEIGHTS_FILE, LoraConfig, Stack, load_adapters
 from selfedit.types import Example, Passage, Question, Score, SelfEdit
 
@@ -356,6 +359,28 @@ def test_a_question_that_no_memory_fits_is_answered_by_the_untouched_model(kept,
 def test_without_json_the_answer_alone_is_printed(kept, answer, output, tiny):
     said = answer("ask", ABOUT_IT, *tiny, "--tokens", 8)["answer"]
     assert output("ask", ABOUT_IT, *tiny, "--tokens", 8) == (said + "\n", "")
+
+
+def test_of_several_that_fit_alike_the_answer_that_is_most_certain_is_taken(kept, home, answer, refusal, tiny, tiny_model, tmp_path):
+    second = Stack(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1)
+    second.flat.normal_(0, 0.6, generator=torch.Generator().manual_seed(2))
+    fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [EDIT], "scores": SCORES}
+    twin, far = replace(PASSAGE, text=PASSAGE.text + " Yes.", source="/docs/twin.txt"), Passage("Fish", "A carp lives in ponds.", "/docs/fish.txt", "7" * 64)
+    said, prompt = {}, tuple(tiny_model.chat.prompt(Question(ABOUT_IT, ())))
+    for name, stack, passage in (("twin", second, twin), ("fish", second, far)):
+        for own in (home, tmp_path / name):
+            MemoryStore(own).add(lambda folder, stack=stack: stack.save(0, folder, "tiny"), passage=passage, **fields)
+    for source, own in ((PASSAGE.source, kept), (twin.source, MemoryStore(tmp_path / "twin").active()[0])):
+        stack = load_adapters(tiny_model.network, [(home if own is kept else tmp_path / "twin") / "memories" / own.id])
+        (tokens,) = generate(tiny_model, [Request(prompt, 0, 8)], stack)
+        (certain,) = mean_logprobs(tiny_model.network, [(Sequence(prompt + tuple(tokens), len(prompt)), 0)], stack)
+        said[certain] = {"answer": tiny_model.chat.decode(tokens).strip(), "source": source}
+    assert len(said) == 2 and len({one["answer"] for one in said.values()}) == 2
+    got = answer("ask", ABOUT_IT, *tiny, "--tokens", 8, "--tries", 3)
+    assert {key: got[key] for key in ("answer", "source")} == said[max(said)]
+    alone = answer("ask", ABOUT_IT, *tiny, "--tokens", 8)
+    assert alone["source"] == PASSAGE.source and said[min(said)]["source"] in (alone["source"], twin.source)
+    assert "--tries 0" in refusal("ask", ABOUT_IT, *tiny, "--tries", 0)
 
 
 def test_sources_that_disagree_are_shown_whichever_answers(kept, home, answer, output, tiny, tiny_model):
