@@ -1,9 +1,14 @@
 # make demo: the main job on the embedded model; make test: every test. Both set up what they need in .venv.
+# make bench: every study of docs/results, hours on 2 cores; stopped, it goes on. DATA: the folder of the data sets.
 PYTHON ?= python3
+DATA ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := $(BIN)/selfedit bench
+SQUAD := $(DATA)/squad/seal_val_first100.json
+FICTIONAL := $(DATA)/fictional_knowledge/public65.json
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench bench-speed bench-knowledge bench-memory clean
 
 # torch first and pinned: asked for loosely it may pull gigabytes of CUDA.
 $(VENV)/.ready: pyproject.toml
@@ -18,8 +23,23 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.ready
-	$(BIN)/selfedit bench inner-loop
+bench: bench-speed bench-knowledge bench-memory
+
+bench-speed: $(VENV)/.ready
+	$(BENCH) inner-loop
+
+bench-knowledge: $(VENV)/.ready
+	$(BIN)/selfedit train-editor --data $(DATA)/squad/seal_train199.json --rounds 2 --out runs/editor
+	$(BENCH) knowledge --data $(SQUAD) --limit 40 --editor runs/editor --out runs/squad \
+	  --conditions base,in-context,retrieval,passage,self-edit,seal,edits:gpt4.1/implications,self-edit:questions,self-edit:paraphrase+questions
+	$(BENCH) knowledge --data $(FICTIONAL) --limit 25 --editor runs/editor --out runs/fictional \
+	  --conditions base,in-context,retrieval,passage,self-edit,seal
+
+bench-memory: $(VENV)/.ready
+	$(BENCH) routing --data $(DATA)/squad/dev_public1867.json $(FICTIONAL) $(DATA)/fictional_bank_kb/public.json \
+	  --texts $(DATA)/general/wikitext2_valid.txt --others $(DATA)/general/nq_open_dev.jsonl $(DATA)/squad/seal_train199.json --out runs/routing
+	$(BENCH) stream --data $(FICTIONAL) --documents 8 --general $(DATA)/general --out runs/stream8
+	$(BENCH) stream --data $(FICTIONAL) --documents 30 --general $(DATA)/general --out runs/stream30
 
 clean:
 	rm -rf $(VENV) .demo build *.egg-info
