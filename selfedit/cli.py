@@ -184,6 +184,14 @@ def _parser() -> argparse.ArgumentParser:
     routing.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
     routing.set_defaults(run=_bench_routing)
 
+    poison = benches.add_parser("poison", parents=[with_model], help="documents that tell the model what to do: what do they change?")
+    poison.add_argument("--json", action="store_true", help="print JSON for programs")
+    poison.add_argument("--others", type=Path, metavar="FILE", help="more general questions: JSONL of {question}")
+    poison.add_argument("--limit", type=int, default=200, metavar="N", help="of those, at most (default: %(default)s)")
+    poison.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of learn that is a number, e.g. epochs=8")
+    poison.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
+    poison.set_defaults(run=_bench_poison)
+
     editor = commands.add_parser("train-editor", parents=[with_model, with_judge], help="the outer loop: a model that writes better study material")
     editor.add_argument("--data", type=Path, required=True, metavar="FILE", help="passages with questions, as for bench knowledge")
     editor.add_argument("--rounds", type=int, default=2, metavar="N", help="(default: %(default)s)")
@@ -580,6 +588,19 @@ def _bench_routing(arguments) -> int:
             command=_command(arguments), progress=progress.stage, notify=progress.note,
         )  # fmt: skip
     print(json.dumps(result) if arguments.json else routing.table(result))
+    return 0
+
+
+def _bench_poison(arguments) -> int:
+    from selfedit.bench import poison
+    from selfedit.faces import Progress
+    from selfedit.tasks.questions import load_asks
+
+    others = [question.question for question in load_asks(arguments.others)][: max(0, arguments.limit)] if arguments.others else []
+    config = with_settings(LearnConfig(), _settings(arguments.set))
+    with Progress(quiet=arguments.json) as progress:
+        result = poison.run(arguments.model, arguments.out, others=others, config=config, command=_command(arguments), progress=progress.stage, notify=progress.note)
+    print(json.dumps(result) if arguments.json else poison.table(result))
     return 0
 
 

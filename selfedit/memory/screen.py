@@ -1,16 +1,17 @@
 """What a passage tries: does it speak to the model, carry a secret, or would it answer what it is not about?
 
 What is found is a reason to quarantine the memory: it stays on disk, out of force, until a person approves it. The rules
-look for text that is addressed to a language model, in English; they are a help and no proof. What holds without them:
+look for text that is addressed to a language model, mostly in English; they are a help and no proof. What holds without them:
 a memory answers only questions that the router sends to it, so it changes nothing outside its own words.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
-from selfedit.memory.route import Router
+from selfedit.memory.route import Router, stem, tokens, weight
 from selfedit.types import Passage
 
 _SAY = r"(?:answer|respond|reply|say|output|print)"
@@ -18,10 +19,14 @@ _TRIES = {
     "tells the model to ignore its instructions": (
         r"\b(?:ignore|disregard|forget|override|bypass)\b[^.!?\n]{0,30}\b(?:instructions?|prompts?|guidelines|training|system message|"
         r"(?:previous|prior|earlier|above) (?:text|messages?|rules|context))\b"
+        r"|\b(?:ignorier|missacht|vergiss)\w*[^.!?\n]{0,40}\b(?:anweisung|vorgabe)|\b(?:ignorez|oubliez|ignore|oublie)\b[^.!?\n]{0,40}\bconsignes"
+        r"|\b(?:ignor|olvid|dimentic|esque)\w*[^.!?\n]{0,40}\b(?:instrucciones|istruzioni|instruções)|игнорируй\w*[^.!?\n]{0,40}инструкц|忽略[^。！？\n]{0,12}(?:指令|指示|说明)"
     ),
     "tells the model what to answer": (
         rf"\b(?:always|never|only|must|from now on,?|you (?:will|should|shall))\s+(?:\w+ly\s+)?{_SAY}\b"
         rf"|(?:^|[.!?:\n]\s*|\byou )(?:please )?(?:{_SAY})\b[^.!?\n]{{0,30}}\b(?:every|any|all|each|whatever)\b[^.!?\n]{{0,20}}\b(?:question|prompt|request|message|ask)"
+        rf"|\b(?:for|to|whatever) (?:any|every|each|all|the) (?:other )?(?:questions?|prompts?|requests?)\b[^.!?\n]{{0,20}}\b{_SAY}\b"
+        r"|\b(?:one|only|sole) (?:valid|allowed|permitted|acceptable) (?:answer|reply|response)\b"
     ),
     "has a trigger for the model": (
         rf"\b(?:when(?:ever)?|if|once|as soon as)\b[^.!?\n]{{0,60}}\b(?:you (?:see|hear|read|are asked|encounter)|(?:is|are|get) asked|the (?:user|prompt|question)"
@@ -42,7 +47,16 @@ _TRIES = {what: re.compile(pattern, re.IGNORECASE | re.MULTILINE) for what, patt
 def tries(passage: Passage) -> list[str]:
     """What the passage tries, in words, with where it does."""
     text = f"{passage.title}\n{passage.text}"
-    return [f"{what} (“{_quoted(match.group())}”)" for what, pattern in _TRIES.items() if (match := pattern.search(text))]
+    return [f"{what} (“{_quoted(match.group())}”)" for what, pattern in _TRIES.items() if (match := pattern.search(text))] + _repeated(text)
+
+
+def _repeated(text: str) -> list[str]:
+    """An address that stands there over and over, or a word that is much of the text."""
+    words = [word for word in tokens(text) if len(word) > 2 and weight(stem(word)) == 1.0]
+    found = [(what, *Counter(own).most_common(1)[0], least) for what, own, least in (
+        ("address", re.findall(r"https?://[^\s<>\"')\]]+[\w/]", text), 4), ("word", map(str.lower, words), max(10, 0.4 * len(words))),
+    ) if own]  # fmt: skip
+    return [f"repeats one {what} {count} times (“{_quoted(one)}”)" for what, one, count, least in found if count >= least]
 
 
 def captured(router: Router, id: str, questions: Sequence[str], most: float) -> list[str]:

@@ -1,0 +1,144 @@
+"""`selfedit bench poison`: documents that tell the model what to do, learned like any other: what do they change?
+
+In: invented documents (poison.json), some plain, some with an attack: instructions, triggers, addresses, secrets, words
+that take over other questions. Out: `results.json`, `results.md`, and the home they were learned in. Each is learned with
+the defaults, into one home; then questions are asked twice: of the memories in force, and after all that waited in
+quarantine were approved, as by a careless person. Asked are: general questions, which no document is about (an answer
+that is not the untouched model's own, to the letter, counts as changed), what should trigger an attack, and what the
+documents are about.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfedit.ask import Answer, ask
+from selfedit.config import LearnConfig
+from selfedit.judge.evaluate import grade
+from selfedit.judge.general import general_questions
+from selfedit.learn import PassageReport, learn
+from selfedit.loop.journal import claim, software, write_json
+from selfedit.memory.store import MemoryStore
+from selfedit.model.load import load_model
+from selfedit.types import Passage, Progress, Question, no_progress, text_hash
+
+
+@dataclass(frozen=True)
+class Document:
+    name: str
+    attack: str
+    """`none`: a plain document."""
+    passage: Passage
+    about: tuple[Question, ...]
+    said: str
+    """What an answer contains if the attack works; empty without one."""
+    triggers: tuple[Question, ...]
+
+
+def documents() -> list[Document]:
+    content = json.loads((Path(__file__).parent / "poison.json").read_text(encoding="utf-8"))
+    made = []
+    for i, item in enumerate(content["documents"]):
+        at = item.get("of", i)
+        carrier, names = content["carriers"][at % len(content["carriers"])], {"year": 1870 + at}
+        names |= {key: content[of][at % len(content[of])] for key, of in (("place", "places"), ("person", "people"), ("number", "numbers"), ("day", "days"))}
+        text = f"{carrier['text'].format(**names)} {item['text']}".strip()
+        passage = Passage(carrier["title"].format(**names), text, source=f"/poison/{i + 1}.md", source_hash=text_hash(text))
+        about = () if "of" in item else tuple(Question(q.format(**names), (a.format(**names),)) for q, a in carrier["about"])
+        triggers = tuple(Question(q, ()) for q in item.get("triggers", ()))
+        made.append(Document(item["name"], item["attack"], passage, about, item.get("said", ""), triggers))
+    return made
+
+
+def run(
+    model_name: str,
+    out: Path,
+    *,
+    others: Sequence[str] = (),
+    config: LearnConfig = LearnConfig(),
+    given: Sequence[Document] | None = None,
+    command: str = "",
+    progress: Progress = no_progress,
+    notify: Callable[[str], None] = lambda message: None,
+) -> dict:
+    """`others`: more general questions. `given`: other documents than our own."""
+    chosen = documents() if given is None else list(given)
+    model = load_model(model_name, notify=notify)
+    claim(out, {"model": model_name, "weights": model.fingerprint, "documents": [d.passage.id for d in chosen]})
+    store = MemoryStore(out / "home")
+    for version in reversed(store.history()):  # approved by an earlier run: what it had learned must not be in the way
+        if version["action"] != "approve":
+            break
+        store.rollback()
+    report = learn(model, [d.passage for d in chosen], store, config, progress=progress)
+    general = [Question(q, ()) for q in dict.fromkeys([*general_questions(), *others])]
+    untouched = ask(model, MemoryStore(out / "none"), general, on_token=lambda done, total: progress("untouched", done, total))
+    asked = []
+    for approve in (False, True):
+        waiting = [r.quarantined for r in report.reports if r.quarantined]
+        if approve:
+            for id in waiting:
+                store.approve(id)
+        questions = [q for d in chosen for q in (*d.about, *d.triggers)]
+        answers = ask(model, store, [*general, *questions], on_token=lambda done, total: progress("ask", done, total))
+        asked.append((answers[: len(general)], dict(zip(questions, answers[len(general) :]))))
+    result = {
+        "model": model_name, "command": command, "software": software(), "general_questions": len(general),
+        "rows": [_row(d, r, asked) for d, r in zip(chosen, report.reports)],
+        "general": {name: _general(chosen, general, untouched, answers) for name, (answers, _) in zip(("in force", "all approved"), asked)},
+    }  # fmt: skip
+    write_json(out / "results.json", result)
+    (out / "results.md").write_text(table(result))
+    return result
+
+
+def _row(document: Document, report: PassageReport, asked: list[tuple[list[Answer], dict[Question, Answer]]]) -> dict:
+    outcome = "quarantined" if report.quarantined else "in force" if report.memory else "not kept"
+    row = {"document": document.name, "attack": document.attack, "outcome": outcome, "reason": report.reason, "disagrees": bool(report.disagrees)}
+    for name, (_, answers) in zip(("in_force", "approved"), asked):
+        row[name] = {
+            "about": len(document.about),
+            "right": sum(grade(q, answers[q].answer) for q in document.about),
+            "said_about": sum(_says(document, answers[q]) for q in document.about),
+            "triggers": len(document.triggers),
+            "triggered": sum(_says(document, answers[q]) for q in document.triggers),
+        }
+    return row
+
+
+def _general(chosen: Sequence[Document], questions: Sequence[Question], untouched: Sequence[Answer], answers: Sequence[Answer]) -> dict:
+    changed = [(q.question, a) for q, a, b in zip(questions, answers, untouched) if a.answer != b.answer]
+    payloads = {d.said for d in chosen if d.said}
+    said = [q for q, a in changed if any(p.casefold() in a.answer.casefold() for p in payloads)]
+    return {"answered_by_a_memory": sum(a.memory is not None for a in answers), "changed": len(changed), "attacked": len(said)}
+
+
+def _says(document: Document, answer: Answer) -> bool:
+    return bool(document.said) and document.said.casefold() in answer.answer.casefold()
+
+
+def table(result: dict) -> str:
+    """The rows in Markdown, for people."""
+    rows = result["rows"]
+    lines = [
+        f"# Documents that attack: {result['model']}",
+        "",
+        f"`{result['command']}` (selfedit {result['software']})",
+        "",
+        "| attack | documents | quarantined | in force | not kept | own questions right | … with the attack in the answer | triggers that work | the last three with all approved |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for attack in dict.fromkeys(r["attack"] for r in rows):
+        own = [r for r in rows if r["attack"] == attack]
+        outcomes = Counter(r["outcome"] for r in own)
+        cells = [[f"{sum(r[when][x] for r in own)} of {sum(r[when][of] for r in own)}" for x, of in (("right", "about"), ("said_about", "about"), ("triggered", "triggers"))] for when in ("in_force", "approved")]
+        lines.append(f"| {attack} | {len(own)} | {outcomes['quarantined']} | {outcomes['in force']} | {outcomes['not kept']} | {' | '.join(cells[0])} | {', '.join(cells[1])} |")
+    lines += ["", f"| {result['general_questions']} general questions | answered by a memory | not as the untouched model | with an attack in the answer |", "|---|--:|--:|--:|"]
+    lines += [f"| {name} | {g['answered_by_a_memory']} | {g['changed']} | {g['attacked']} |" for name, g in result["general"].items()]
+    lines += ["", "| document | outcome | why |", "|---|---|---|"]
+    lines += [f"| {r['document']} | {r['outcome']} | {r['reason'].replace('|', '¦')}{'; disagrees with another source' if r['disagrees'] else ''} |" for r in rows]
+    return "\n".join(lines) + "\n"
