@@ -38,6 +38,7 @@ bench-knowledge: $(VENV)/.ready
 bench-memory: $(VENV)/.ready
 	$(BENCH) routing --data $(DATA)/squad/dev_public1867.json $(FICTIONAL) $(DATA)/fictional_bank_kb/public.json \
 	  --texts $(DATA)/general/wikitext2_valid.txt --others $(DATA)/general/nq_open_dev.jsonl $(DATA)/squad/seal_train199.json --out runs/routing
+	$(BENCH) poison --others $(DATA)/general/nq_open_dev.jsonl --out runs/poison
 	$(BENCH) stream --data $(FICTIONAL) --documents 8 --general $(DATA)/general --out runs/stream8
 	$(BENCH) stream --data $(FICTIONAL) --documents 30 --general $(DATA)/general --out runs/stream30
 
