@@ -101,6 +101,15 @@ def test_what_was_answered_is_what_the_adapter_answers(ran, folder):
     assert records["routed", 3, "marlow"] | {"step": 1} == records["routed", 1, "marlow"]  # nothing of it is forgotten
 
 
+def test_a_question_is_asked_again_only_where_another_adapter_or_passage_answers(folder, tmp_path, monkeypatch):
+    asked, real = [], stream.respond
+    monkeypatch.setattr(stream, "respond", lambda model, wanted, *rest, **options: asked.extend(wanted) or real(model, wanted, *rest, **options))
+    result = stream.run(folder, TASKS, tmp_path / "run", replace(SETTING, methods=("retrieval",)), train=TRAIN)
+    assert len(set(asked)) == len(asked) and 12 <= len(asked) < 6 + 12  # the untouched model's six, then two a step and few of the 2 + 4 + 6
+    last = [r for r in Journal(tmp_path / "run/trials.jsonl").records if (r["method"], r["step"]) == ("retrieval", 3)]
+    assert [sum(r["correct"]) / 2 for r in last] == result["matrices"]["retrieval"][3]
+
+
 def test_merged_weights_say_what_the_adapter_says(folder):
     model = load_model(folder, device="cpu")
     stack = Stack(model.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (1, 3)), 2)
@@ -115,18 +124,20 @@ def test_merged_weights_say_what_the_adapter_says(folder):
 def test_a_finished_run_does_nothing_twice_and_one_that_was_stopped_ends_alike(ran, folder, general, tmp_path, monkeypatch):
     out, result = ran
     calls = []
-    real = stream._Stream.ask
+    real = stream._Stream.record
 
-    def stopping(self, method, step, *rest, **options):
+    def stopping(self, method, step, *rest):
         calls.append((method, step))
-        if len(calls) == 6:
+        if len(calls) in (3, 10):
             raise KeyboardInterrupt
-        return real(self, method, step, *rest, **options)
+        real(self, method, step, *rest)
 
-    monkeypatch.setattr(stream._Stream, "ask", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        stream.run(folder, TASKS, tmp_path / "run", SETTING, train=TRAIN, general=general)
-    monkeypatch.setattr(stream._Stream, "ask", real)
+    monkeypatch.setattr(stream._Stream, "record", stopping)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            stream.run(folder, TASKS, tmp_path / "run", SETTING, train=TRAIN, general=general)
+    assert calls[2] == ("sequential", 2) and calls[9] == ("routed", 2)
+    monkeypatch.setattr(stream._Stream, "record", real)
     again = stream.run(folder, TASKS, tmp_path / "run", SETTING, train=TRAIN, general=general)
     assert again["matrices"] == result["matrices"]
     monkeypatch.setattr(stream, "respond", lambda *_, **options: pytest.fail("asked twice"))

@@ -22,7 +22,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from selfedit.bench.conditions import Condition, Retriever, jobs, parse
@@ -129,11 +129,22 @@ class _Stream:
         own = self.tasks[:step] if step else self.tasks
         return [task for task in own if (method, step, task.key) not in self.done]
 
-    def ask(self, method: str, step: int, adapters: Callable[[Question], int | None] = lambda question: None, model=None, stack=None, put=lambda task, question: None) -> None:
+    def ask(self, method: str, step: int, adapters: Callable[[Question], int | None] = lambda question: None, model=None, stack=None) -> None:
         if missing := self.missing(method, step):
-            asked = [Asked(q, adapters(q), put(task, q)) for task in missing for q in task.questions]
+            asked = [Asked(q, adapters(q)) for task in missing for q in task.questions]
             self.record(method, step, missing, respond(model or self.model, asked, stack, tokens=self.setting.answer_tokens, on_token=self.stage("test")))
         self.progress("documents", step, len(self.tasks))
+
+    def ask_each_once(self, method: str, asked: Callable[[Question, int], Asked], stack=None) -> None:
+        """After each step; what is asked as it was after an earlier one is answered as it was."""
+        found: dict[Asked, Response] = {}
+        for step in range(1, len(self.tasks) + 1):
+            if missing := self.missing(method, step):
+                wanted = [asked(q, step) for task in missing for q in task.questions]
+                new = [one for one in dict.fromkeys(wanted) if one not in found]
+                found |= zip(new, respond(self.model, new, stack, tokens=self.setting.answer_tokens, on_token=self.stage("test")))
+                self.record(method, step, missing, [found[one] for one in wanted])
+            self.progress("documents", step, len(self.tasks))
 
     def record(self, method: str, step: int, tasks: Iterable[Task], responses: Iterable[Response]) -> None:
         responses = iter(responses)
@@ -188,22 +199,8 @@ class _Stream:
         self.measure("merged", None, None, model)
 
     def routed(self) -> None:
-        """An answer depends on the question and the adapter alone, so each such pair is asked once."""
         stack = self.learned("routed", {step: [task] for step, task in enumerate(self.tasks, 1)})
-        to = [[self.route(question, step) for task in self.tasks[:step] for question in task.questions] for step in range(1, len(self.tasks) + 1)]
-        pairs = {}
-        for step, found in enumerate(to, 1):
-            questions = [q for task in self.tasks[:step] for q in task.questions]
-            if self.missing("routed", step):
-                pairs |= dict.fromkeys(zip(questions, found))
-        asked = [Asked(question, at) for question, at in pairs]
-        if asked:
-            pairs = dict(zip(pairs, respond(self.model, asked, stack, tokens=self.setting.answer_tokens, on_token=self.stage("test"))))
-        for step, found in enumerate(to, 1):
-            missing = {task.key for task in self.missing("routed", step)}
-            asked = [(task, question) for task in self.tasks[:step] for question in task.questions]
-            responses = [pairs[question, at] for (task, question), at in zip(asked, found) if task.key in missing]
-            self.record("routed", step, self.missing("routed", step), responses)
+        self.ask_each_once("routed", lambda question, step: Asked(question, self.route(question, step)), stack)
         self.measure("routed", stack, lambda texts: [self.router(len(self.tasks)).at(text) for text in texts])
 
     def consolidated(self) -> None:
@@ -214,11 +211,8 @@ class _Stream:
         self.measure("consolidated", stack, lambda texts: [None if self.router(count).at(text) is None else 0 for text in texts])
 
     def retrieval(self) -> None:
-        for step in range(1, len(self.tasks) + 1):
-            if self.missing("retrieval", step):
-                retriever = Retriever(self.tasks[:step], most=1)
-                self.ask("retrieval", step, put=lambda task, question: _in_view(retriever, question))
-        self.progress("documents", len(self.tasks), len(self.tasks))
+        retriever = lru_cache(1)(lambda step: Retriever(self.tasks[:step], most=1))
+        self.ask_each_once("retrieval", lambda question, step: Asked(question, None, _in_view(retriever(step), question)))
 
     # which memory
 
