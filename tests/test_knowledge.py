@@ -79,6 +79,16 @@ def test_several_passages_are_one_job(model):
     assert len(together.sequences) == 3
 
 
+def test_several_passages_are_asked_about_in_every_epoch(model):
+    alone = [jobs(model, parse("self-edit:questions", TASKS, None), [([task], 0)], TRAIN)[0].once for task in TASKS]
+    (together,) = jobs(model, parse("self-edit:questions", TASKS, None), [(TASKS, 0)], TRAIN)
+    assert sorted(s.tokens for s in together.once) == sorted(s.tokens for own in alone for s in own)
+    for epoch in range(TRAIN.epochs):
+        low, high = (len(together.once) * e // TRAIN.epochs for e in (epoch, epoch + 1))
+        studied = {s.tokens for s in together.once[low:high]}
+        assert all(studied & {s.tokens for s in own} for own in alone)
+
+
 def test_a_budget_of_tokens_is_met_by_epochs(model):
     (job,) = jobs(model, parse("passage", TASKS, None), [(TASKS[:1], 0)], TRAIN)
     tokens = len(job.sequences[0].tokens)

@@ -28,7 +28,7 @@ from selfedit.edits.spans import cue_questions
 from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError
 from selfedit.loop.editor import Editor
-from selfedit.loop.trial import QUESTIONS, job, seal_examples, study_sequences, with_questions, writing_style
+from selfedit.loop.trial import QUESTIONS, joint_job, seal_examples, study_sequences, with_questions, writing_style
 from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
 from selfedit.model.stack import Stack
@@ -97,13 +97,12 @@ def jobs(
     edits = None if distilled else _edits(model, condition, asked, editor, on_token)
 
     def build(members: range, epochs: int) -> Job:
-        sequences, examples = [], []
+        parts = []
         for i in members:
             task, seed = asked[i]
             own = distilled[i] if distilled else seal_examples(task.passage, [_asking(condition, task, edits[i], epochs, seed)])
-            sequences += study_sequences(model, task.passage, own, 1.0 if distilled else 0.0)
-            examples += own
-        return job(sequences, examples, stable_seed("knowledge", asked[members[0]][1], *(asked[i][0].passage.id for i in members)))
+            parts.append((study_sequences(model, task.passage, own, 1.0 if distilled else 0.0), own))
+        return joint_job(parts, stable_seed("knowledge", asked[members[0]][1], *(asked[i][0].passage.id for i in members)), epochs)
 
     made, at = [], 0
     for group, _ in groups:

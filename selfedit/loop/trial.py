@@ -77,8 +77,14 @@ def with_questions(passage: Passage, edit: SelfEdit, draws: int, seed: int) -> S
 
 def job(sequences: Sequence[TokenSequence], examples: Sequence[Example], seed: int) -> Job:
     """`sequences[i]` is `examples[i]` in tokens."""
-    always, once = (tuple(s for s, e in zip(sequences, examples) if e.once is kind) for kind in (False, True))
-    return Job(always, seed=seed, once=once)
+    return joint_job([(sequences, examples)], seed, 1)
+
+
+def joint_job(parts: Sequence[tuple[Sequence[TokenSequence], Sequence[Example]]], seed: int, epochs: int) -> Job:
+    """What several passages study, as one job. Of what is studied once, each epoch has a share of every passage's."""
+    always, once = ([[s for s, e in zip(sequences, examples) if e.once is kind] for sequences, examples in parts] for kind in (False, True))
+    spread = [s for e in range(epochs) for own in once for s in own[len(own) * e // epochs : len(own) * (e + 1) // epochs]]
+    return Job(tuple(s for own in always for s in own), seed=seed, once=tuple(spread))
 
 
 def run_trials(

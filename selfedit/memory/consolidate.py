@@ -16,7 +16,7 @@ from selfedit.config import ConsolidateConfig
 from selfedit.errors import MemoryStoreError
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_changes
-from selfedit.loop.trial import study_sequences, study_texts
+from selfedit.loop.trial import joint_job, study_sequences, study_texts
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.model.train import Job, train
@@ -83,13 +83,9 @@ def consolidate(
 
 
 def _rehearsal(model: Model, store: MemoryStore, entries: Sequence[MemoryEntry], config: ConsolidateConfig) -> Job:
-    """Everything that they studied. What was drawn afresh in each epoch is again studied once, of every memory a share an epoch."""
-    epochs, always, once = config.train.epochs, [], [[] for _ in range(config.train.epochs)]
+    """Everything that they studied; what was drawn afresh in each epoch is again studied once."""
+    parts = []
     for entry in entries:
         examples = study_texts(entry.passage) + [e for edit in store.edits(entry.id) for e in edit.examples]
-        sequences = study_sequences(model, entry.passage, examples)
-        always += [s for s, e in zip(sequences, examples) if not e.once]
-        drawn = [s for s, e in zip(sequences, examples) if e.once]
-        for epoch, own in enumerate(once):
-            own += drawn[len(drawn) * epoch // epochs : len(drawn) * (epoch + 1) // epochs]
-    return Job(tuple(always), stable_seed(config.seed, "consolidate", *(entry.id for entry in entries)), once=tuple(s for own in once for s in own))
+        parts.append((study_sequences(model, entry.passage, examples), examples))
+    return joint_job(parts, stable_seed(config.seed, "consolidate", *(entry.id for entry in entries)), config.train.epochs)
