@@ -10,17 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from torch import Tensor
 
 from selfedit.edits.parse import sentences
+from selfedit.memory.contradict import disagreeing
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
 from selfedit.model.chat import Sequence as Labelled
 from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
+from selfedit.model.network import Network
 from selfedit.model.score import mean_logprobs
 from selfedit.model.stack import Stack, load_adapters, read_config
 from selfedit.types import MemoryEntry, Passage, Question, SelfEdit
-
 
 ADAPTERS = 32
 """In a stack, at most: so much memory is enough for any number of questions."""
@@ -93,17 +98,10 @@ def _certainties(model: Model, stack: Stack | None, prompts, said: Sequence[list
 
 
 def _disagreeing(question: str, id: str | None, router: Router, store: MemoryStore) -> tuple[dict, ...]:
-    """What was found when either memory was learned: this one's differences to others that fit the question too, and theirs to it."""
+    """Where other memories that fit the question say otherwise than this one, of what is asked."""
     fitting = [other for other, score in router.best(question, NEAR) if score >= router.threshold] if id else []
-    if len(fitting) < 2:
-        return ()
-    found = []
-    for other in map(store.get, fitting):
-        for one in other.scores.get("disagrees", ()):
-            if other.id == id and one["memory"] in fitting:
-                found.append(one)
-            elif one["memory"] == id:
-                found.append({"memory": other.id, "source": other.passage.source, "here": one["there"], "there": one["here"]})
+    others = [store.get(other) for other in fitting if other != id]
+    found = [one for other in others for one in disagreeing(store.get(id).passage, other)]
     return tuple(one for one in found if Router({"": f"{one['here']}\n{one['there']}"}).route(question)[0] is not None)
 
 
@@ -130,7 +128,16 @@ def _stacks(model: Model, store: MemoryStore, ids: set[str]) -> Iterator[tuple[S
     groups: dict = {}
     for path in dict.fromkeys(paths.values()):
         groups.setdefault(read_config(path, model.network.shape), []).append(path)
-    for own in groups.values():
+    for config, own in groups.items():
         for low in range(0, len(own), ADAPTERS):
             rows = {path: row for row, path in enumerate(own[low : low + ADAPTERS])}
-            yield load_adapters(model.network, list(rows)), {id: rows[path] for id, path in paths.items() if path in rows}
+            stack = Stack(model.network.shape, config, len(rows), model.device)
+            for path, row in rows.items():
+                stack.flat[row] = _weights(model.network, path)
+            yield stack, {id: rows[path] for id, path in paths.items() if path in rows}
+
+
+@lru_cache(maxsize=ADAPTERS)
+def _weights(network: Network, folder: Path) -> Tensor:
+    """Of an adapter, whose folder is named by its hash; those that answered last stay in memory."""
+    return load_adapters(network, [folder]).flat[0]

@@ -91,8 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("id")
     show.set_defaults(run=_memory_show)
     which = "the start of an id, a source (its path or name), or a day (2026-11-23)"
-    forget = actions.add_parser("forget", parents=[common, with_model], help="delete memories from the disk, for good")
+    forget = actions.add_parser("forget", parents=[common], help="delete memories from the disk, for good")
     forget.add_argument("memories", metavar="WHICH", help=which)
+    forget.add_argument("--model", help="the model of the memories that shared an adapter with it (default: as they name it)")
     forget.add_argument("--apart", action="store_true", help="do not consolidate anew the memories that shared an adapter with it")
     forget.set_defaults(run=_memory_forget)
     for name, run, what in (
@@ -297,17 +298,21 @@ def _ask(arguments) -> int:
 
 def _why(store, question: str, answer) -> dict:
     from selfedit.ask import nearest_example, nearest_sentence
+    from selfedit.disk import file_hash
+    from selfedit.memory.folders import WEIGHTS
 
     if answer.memory is None:
         return {"why": f"no memory fits (best score {answer.score:.2f}); the untouched model answered"}
     entry = answer.memory
     nearest = nearest_example(question, store.edits(entry.id))
+    adapter = store.answering_path(entry.id)
+    shared = "" if adapter.name == entry.id else f"; it answers from the adapter {adapter.name}, which it shares"
     return {
-        "why": f"memory {entry.id} fits (score {answer.score:.2f})",
+        "why": f"memory {entry.id} fits (score {answer.score:.2f}){shared}",
         "edit": f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself",
         "passage": nearest_sentence(question, entry.passage),
         "source_hash": entry.passage.source_hash,
-        "adapter_hash": entry.adapter_hash,
+        "adapter_hash": file_hash(adapter / WEIGHTS),
     }
 
 
@@ -362,26 +367,33 @@ def _memory_show(arguments) -> int:
 
 
 def _memory_forget(arguments) -> int:
-    """What shared an adapter with it answers from its own first, so that a stop meanwhile loses nothing."""
+    """What shared an adapter with it answers from its own first, so that a stop or a fault meanwhile loses nothing."""
     from selfedit.config import ConsolidateConfig
     from selfedit.faces import Progress, consolidation_table
     from selfedit.memory.consolidate import consolidate
 
     store = _store(arguments)
     line = store.forget(arguments.memories)
-    apart = line.get("apart", ())
-    if arguments.apart or len(apart) < 2:
+    left = [store.get(id) for id in line.get("apart", ())]
+    if arguments.apart or len(left) < 2:
         return _changed(arguments, line)
     if not arguments.json:
         _changed(arguments, line)
+    arguments.model = arguments.model or left[0].model
+    report, why = None, f"of another model than {arguments.model}"
     with Progress(quiet=arguments.json) as progress:
-        model = _model(arguments, progress.note)
-        entries = [entry for entry in store.active(model.fingerprint) if entry.id in apart]
-        report = consolidate(model, store, entries, ConsolidateConfig(), progress=progress.stage) if len(entries) > 1 else None
+        try:
+            model = _model(arguments, progress.note)
+            entries = [entry for entry in left if entry.model_hash == model.fingerprint]
+            report = consolidate(model, store, entries, ConsolidateConfig(), progress=progress.stage) if len(entries) > 1 else None
+        except SelfeditError as error:  # what was asked for is done
+            why = str(error)
     if arguments.json:
         return _changed(arguments, line | {"consolidated": report and report.record()})
     if report:
         consolidation_table(report)
+    else:
+        print(f"not consolidated anew: {why}")
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from math import inf
 from typing import TypeVar
@@ -71,6 +71,9 @@ class GateConfig:
     """Share of general questions that the router may send to the memory; of 18, a plain memory takes none or one."""
     max_lost: float = 0.1
     """Share of the right answers of memories near it that may be lost, since it would answer those questions, and wrong."""
+
+    def __post_init__(self):
+        _check(self)
 
 
 @dataclass(frozen=True)
@@ -159,11 +162,12 @@ Learning = TypeVar("Learning", LearnConfig, ConsolidateConfig)
 
 
 def with_settings(config: Learning, values: dict[str, int | float]) -> Learning:
-    """The config with these numbers changed, its own or its TrainConfig's. Unknown names fail with the nearest."""
-    own, train = _numbers(type(config)), _numbers(TrainConfig)
-    _refuse_unknown(values, own | train)
-    changed_train = replace(config.train, **{name: value for name, value in values.items() if name in train})
-    return replace(config, train=changed_train, **{name: value for name, value in values.items() if name in own})
+    """The config with these numbers changed, its own or those of its parts. Unknown names fail with the nearest."""
+    parts = {field.name: part for field in fields(config) if is_dataclass(part := getattr(config, field.name))}
+    own = _numbers(type(config))
+    _refuse_unknown(values, own.union(*(_numbers(type(part)) for part in parts.values())))
+    changed = {name: replace(part, **{n: v for n, v in values.items() if n in _numbers(type(part))}) for name, part in parts.items()}
+    return replace(config, **changed, **{name: value for name, value in values.items() if name in own})
 
 
 def with_train_settings(config: TrainConfig, values: dict[str, int | float]) -> TrainConfig:

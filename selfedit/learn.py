@@ -20,7 +20,7 @@ from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_questions
 from selfedit.loop.journal import Journal, write_json
 from selfedit.loop.trial import PASSAGE, Candidate, run_trials
-from selfedit.memory.contradict import disagreements, near
+from selfedit.memory.contradict import disagreeing, near
 from selfedit.memory.gate import decide
 from selfedit.memory.route import Router
 from selfedit.memory.screen import captured, tries
@@ -50,7 +50,8 @@ class PassageReport:
     dropped: dict[str, int] = field(default_factory=dict)
     """What was written but not used, by reason."""
     disagrees: list[dict] = field(default_factory=list)
-    """With memories of other sources: `memory`, `source`, what is said `here` and `there`."""
+    """With memories of other sources: `memory`, `source`, what is said `here` and `there`. Not in the run's record, which
+    would keep what another source says after that is forgotten."""
     quarantined: str | None = None
     """The memory that waits for a person's approval; `reason` says why."""
 
@@ -96,7 +97,8 @@ def learn(
 
     `again`: also redo passages that an earlier run finished without keeping anything. `progress`: with stage `passage`
     a new one begins. A document that was learned before in another version is answered from the new one: once all its
-    passages are done, memories of passages that it has no more are superseded.
+    passages are done, memories of passages that it has no more are superseded; but not while one of the new ones waits in
+    quarantine, or if none was kept.
     """
     own_questions = assign(quiz, passages)
     run = _RunFolder(store.home, model, config, quiz)
@@ -111,7 +113,10 @@ def learn(
         reports.append(report)
         on_report(report)
         if i + 1 == len(passages) or passages[i + 1].source != passage.source:
-            superseded += store.supersede(passage.source, model.fingerprint, {p.id for p in passages})
+            own = [(p, r) for p, r in zip(passages, reports) if p.source == passage.source]
+            kept, waiting = {r.memory for _, r in own} - {None}, {r.quarantined for _, r in own} - {None}
+            if (kept or waiting) and waiting <= {*store.active_ids()}:  # as soon as it was approved it is like any other
+                superseded += store.supersede([p for p, _ in own], model.fingerprint)
     progress("passage", len(passages), len(passages))
     return LearnReport(reports, superseded)
 
@@ -150,7 +155,7 @@ def learn_passage(
         if best is not None:
             disagrees = _disagreements(model, passage, store)
             suspicious = _suspicious(model, passage, trials[best], stack.subset([best]), store, config.gate)
-            scores = _scores(trials[best], before, judging) | {"disagrees": disagrees, "quarantined": suspicious}
+            scores = _scores(trials[best], before, judging) | {"quarantined": suspicious}
             entry = store.add(
                 lambda folder: stack.save(best, folder, model.name),
                 model=model.name, model_hash=model.fingerprint, passage=passage, edits=trials[best].edits, scores=scores, quarantine=bool(suspicious),
@@ -203,25 +208,20 @@ def assign(quiz: Sequence[Question], passages: Sequence[Passage]) -> dict[str, l
 def _disagreements(model: Model, passage: Passage, store: MemoryStore) -> list[dict]:
     """Sentences of the passage that memories of other sources have with another value."""
     others = [store.get(id) for id in near(passage, store.router(model.fingerprint))]
-    return [
-        {"memory": other.id, "source": other.passage.source} | asdict(found)
-        for other in others
-        if other.passage.source != passage.source
-        for found in disagreements(passage, other.passage)
-    ]
+    return [record for other in others for record in disagreeing(passage, other)]
 
 
 def _suspicious(model: Model, passage: Passage, trial: Trial, stack: Stack, store: MemoryStore, config: GateConfig) -> list[str]:
     """Why the memory is not to be in force before a person has looked at it. `stack`: its adapter alone."""
     router, new = store.router(model.fingerprint), "new"
-    neighbours = [entry for id in near(passage, router) if (entry := store.get(id)).passage.id != passage.id]
+    neighbours = [entry for id in near(passage, router) if (entry := store.get(id)).passage.source != passage.source]
     after = router.changed([*router.ids, new], lambda id: learned_text(passage, trial.edits))
     found = [*tries(passage), *captured(after, new, general_questions(), config.max_captured)]
     right = [(entry, q) for entry in neighbours for q, correct in zip(entry.questions, entry.scores.get("after", {}).get("correct", ())) if correct]
-    taken = [q for entry, q in right if router.route(q.question)[0] == entry.id and after.route(q.question)[0] == new]
-    lost = taken and [q for q, correct in zip(taken, evaluate(model, taken, [0], stack)[0].correct) if not correct]
+    taken = [(entry, q) for entry, q in right if router.route(q.question)[0] == entry.id and after.route(q.question)[0] == new]
+    lost = taken and [entry for (entry, _), correct in zip(taken, evaluate(model, [q for _, q in taken], [0], stack)[0].correct) if not correct]
     if len(lost) > config.max_lost * len(right):
-        found.append(f"would answer {len(lost)} of {len(right)} questions of memories near it, and wrong (“{lost[0].question}”)")
+        found.append(f"would answer {len(lost)} of {len(right)} questions of memories near it, and wrong ({', '.join(sorted({e.id for e in lost}))})")
     return found
 
 
@@ -273,5 +273,5 @@ class _RunFolder:
             write_json(self.folder / "config.json", settings)
 
     def add(self, report: PassageReport) -> None:
-        self.journal.add(asdict(report))
+        self.journal.add(asdict(report) | {"disagrees": []})
         self.finished[report.passage] = report

@@ -389,7 +389,7 @@ def test_sources_that_disagree_are_shown_whichever_answers(kept, home, answer, o
     assert disagrees == [{"memory": kept.id, "source": PASSAGE.source, "here": other.text, "there": PASSAGE.text}]
     entry = MemoryStore(home).add(
         lambda folder: [shutil.copy(home / "memories" / kept.id / name, folder) for name in (WEIGHTS_FILE, CONFIG_FILE)],
-        model="tiny", model_hash=tiny_model.fingerprint, passage=other, edits=[], scores=SCORES | {"disagrees": disagrees},
+        model="tiny", model_hash=tiny_model.fingerprint, passage=other, edits=[], scores=SCORES,
     )  # fmt: skip
     there = {"memory": entry.id, "source": other.source, "here": PASSAGE.text, "there": other.text}
     assert answer("ask", "Did Ada Quill build the Vellmar Lighthouse?", *tiny)["disagrees"] == [there]

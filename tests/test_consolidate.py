@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from selfedit.ask import ask
 from selfedit.config import ConsolidateConfig, TrainConfig
@@ -10,7 +11,9 @@ from selfedit.errors import MemoryStoreError
 from selfedit.memory import consolidate as module
 from selfedit.memory.consolidate import _rehearsal, consolidate
 from selfedit.memory.store import MemoryStore
-from selfedit.model.stack import LoraConfig, Stack
+from selfedit.model.generate import Request, generate
+from selfedit.model.network import PackedAttention
+from selfedit.model.stack import LoraConfig, Segment, Stack, load_adapters
 from selfedit.types import Example, Passage, Question, Score, SelfEdit
 
 CONFIG = ConsolidateConfig(max_general_change=50.0, train=TrainConfig(rank=2, alpha=4.0, first_layer=0.5, epochs=2, batch_size=2, steps_an_epoch=1))
@@ -20,8 +23,13 @@ TOWNS = ["Marlow", "Vellmar", "Orsk"]
 @pytest.fixture
 def store(tiny_model, tmp_path) -> MemoryStore:
     """A memory of each town, two questions each, both answered right when it was kept."""
-    store = MemoryStore(tmp_path / "home")
-    for i, town in enumerate(TOWNS):
+    return filled(tiny_model, tmp_path / "home", TOWNS)
+
+
+def filled(tiny_model, home, towns) -> MemoryStore:
+    store = MemoryStore(home)
+    for town in towns:
+        i = TOWNS.index(town)
         passage = Passage(town, f"The bridge of {town} was built in {1900 + i}. Its keeper rings a bell.", f"/docs/{town}.txt", "5" * 64)
         drawn = tuple(Example(passage.text, f"bridge {k}?", once=True) for k in range(6))
         asked = [Question(f"When was the bridge of {town} built?", (str(1900 + i),)), Question(f"Who rings in {town}?", ("its keeper",))]
@@ -48,7 +56,13 @@ def test_those_that_hold_share_it_and_the_others_stay_apart(store, tiny_model, m
     assert report.reason == "2 of 3 memories hold and share it"
     questions = [q for entry in store.active() for q in entry.questions]
     answered = ask(tiny_model, store, questions, max_new_tokens=3)
-    assert {a.memory.id for a in answered if a.memory} <= {first, second, third} and len(answered) == 6
+    assert {a.memory.id for a in answered} == {first, second, third}
+    shared = load_adapters(tiny_model.network, [store.home / "shared" / report.shared])
+    own = load_adapters(tiny_model.network, [store.home / "memories" / second])
+    for answer, question in zip(answered, questions):
+        prompt = tuple(tiny_model.chat.prompt(question))
+        (tokens,) = generate(tiny_model, [Request(prompt, 0, 3)], own if answer.memory.id == second else shared)
+        assert answer.answer == tiny_model.chat.decode(tokens).strip()
 
 
 def test_what_does_not_hold_or_moves_behaviour_too_far_is_not_shared(store, tiny_model, monkeypatch):
@@ -65,6 +79,38 @@ def test_the_judging_questions_are_asked_under_the_new_adapter(store, tiny_model
     report = consolidate(tiny_model, store, store.active(), replace(CONFIG, max_lost=1.0))
     assert report.shared and all(one.questions == 2 and 0 <= one.right_now <= 2 for one in report.rehearsed)
     assert consolidate(tiny_model, store, store.active(), replace(CONFIG, max_lost=1.0)).shared == report.shared  # the same again
+
+
+@torch.inference_mode()
+def logits(model, store: MemoryStore, town: str) -> torch.Tensor:
+    """Of a question about the town, under what answers for its memory."""
+    (id,) = store.find(f"{town}.txt")
+    tokens = model.chat.prompt(store.get(id).questions[0])
+    linear = load_adapters(model.network, [store.answering_path(id)]).linear(model.network, [Segment(0, 0, len(tokens))])
+    packed = PackedAttention([len(tokens)])
+    return model.network.logits(model.network.run(model.network.embed(torch.tensor(tokens)), packed.positions, packed, linear))
+
+
+@pytest.mark.parametrize("shares", [True, False], ids=["one that shares", "one that was only rehearsed"])
+def test_after_forgetting_everything_is_as_in_a_store_that_never_learned_it(store, tiny_model, tmp_path, monkeypatch, shares):
+    def all_hold(store, but=()):
+        verdicts(monkeypatch, *(e.passage.title not in but for e in store.active() for _ in e.questions))
+        return consolidate(tiny_model, store, store.active(), CONFIG)
+
+    forgotten, *towns = TOWNS
+    never = filled(tiny_model, tmp_path / "never", towns)
+    with_it = all_hold(store, but=() if shares else [forgotten])
+    together = [logits(tiny_model, store, town) for town in towns]
+    store.forget(f"{forgotten}.txt")
+    assert not (store.home / "shared" / with_it.shared).exists()
+    apart = [logits(tiny_model, store, town) for town in towns]
+    assert all(map(torch.equal, apart, [logits(tiny_model, never, town) for town in towns]))
+    assert all_hold(store).shared == all_hold(never).shared
+    again = [logits(tiny_model, store, town) for town in towns]
+    assert all(map(torch.equal, again, [logits(tiny_model, never, town) for town in towns]))
+    assert not any(map(torch.equal, again, together)) and not any(map(torch.equal, again, apart))
+    questions = [q for entry in never.active() for q in entry.questions] + [Question("When was the bridge of Marlow built?", ())]
+    assert [a.record() for a in ask(tiny_model, store, questions, max_new_tokens=3)] == [a.record() for a in ask(tiny_model, never, questions, max_new_tokens=3)]
 
 
 def test_everything_is_rehearsed_and_what_was_drawn_once_has_a_share_in_every_epoch(store, tiny_model):

@@ -1,12 +1,15 @@
 """The router: small cases worked by hand, then the figures that its docstring claims, on the shared data."""
 
+import io
 import json
 import random
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from selfedit.memory import route
 from selfedit.memory.route import Router, stem
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -79,6 +82,12 @@ def test_a_saved_index_routes_alike_and_anything_else_is_none():
     assert again.best("the patents of Tesla", 2) == router.best("the patents of Tesla", 2) and again.threshold == router.threshold
     for data in (b"", b"PK", router.to_bytes()[:-30]):
         assert Router.from_bytes(data) is None
+    with np.load(io.BytesIO(router.to_bytes())) as arrays:
+        whole = dict(arrays)
+    for name, other in (("format", np.array(route.FORMAT + 1)), ("owners", whole["owners"] + 99), ("starts", whole["starts"][:-1]), ("words", whole["words"][:0])):
+        file = io.BytesIO()
+        np.savez(file, **whole | {name: other})
+        assert Router.from_bytes(file.getvalue()) is None, name
     assert b"tesla" not in router.to_bytes().replace("tesla".encode("utf-32-le"), b"")  # but for the ids there are no words in it
 
 

@@ -17,7 +17,8 @@ from selfedit import disk
 from selfedit.errors import MemoryStoreError
 from selfedit.loop.journal import Journal
 from selfedit.memory.route import Router
-from selfedit.memory.store import ADAPTER_FILES, MemoryStore, default_home
+from selfedit.memory.folders import ADAPTER_FILES
+from selfedit.memory.store import MemoryStore, default_home
 from selfedit.types import Example, Passage, SelfEdit
 
 EDITS = (
@@ -247,17 +248,35 @@ def test_a_source_is_forgotten_with_everything_that_came_from_it_and_nothing_els
     assert [r["passage"] for r in Journal(run.file).records] == [stays.passage.id]
 
 
-def test_a_newer_version_of_a_document_supersedes_what_it_has_no_more(store):
-    def keep(text, source="/docs/a.txt", model_hash="m" * 64):
-        passage = Passage("A", text, source, "5" * 64)
-        return store.add(adapter(1.0), model="tiny", model_hash=model_hash, passage=passage, edits=EDITS, scores={})
+def keep(store: MemoryStore, text: str, source="/docs/a.txt", source_hash="5" * 64, model_hash="m" * 64):
+    passage = Passage("A", text, source, source_hash)
+    return store.add(adapter(1.0), model="tiny", model_hash=model_hash, passage=passage, edits=EDITS, scores={})
 
-    gone, stays, elsewhere, other_model = keep("Old."), keep("Same."), keep("B.", "/docs/b.txt"), keep("Old.", model_hash="n" * 64)
-    new = keep("New.")
-    assert store.supersede("/docs/a.txt", "m" * 64, {stays.passage.id, new.passage.id}) == [gone.id]
+
+def test_a_newer_version_of_a_document_supersedes_what_it_has_no_more(store):
+    gone, stays, elsewhere = keep(store, "Old."), keep(store, "Same."), keep(store, "B.", "/docs/b.txt")
+    other_model = keep(store, "Old.", model_hash="n" * 64)
+    new = keep(store, "New.", source_hash="6" * 64)
+    now = [Passage("A", text, "/docs/a.txt", "6" * 64) for text in ("Same.", "New.")]
+    assert store.supersede(now, "m" * 64) == [gone.id]
     assert store.active() == [stays, elsewhere, other_model, new] and store.history()[-1]["action"] == "supersede"
-    assert store.supersede("/docs/a.txt", "m" * 64, {stays.passage.id, new.passage.id}) == []
-    assert gone.id in store.rollback()["active"] and new.id in store.active_ids()
+    assert store.supersede(now, "m" * 64) == []
+
+
+def test_undoing_a_newer_version_brings_the_older_back_alone(store):
+    old, elsewhere = keep(store, "Old."), keep(store, "B.", "/docs/b.txt")
+    keep(store, "New.", source_hash="6" * 64), keep(store, "Newer.", source_hash="6" * 64)
+    store.supersede([Passage("A", text, "/docs/a.txt", "6" * 64) for text in ("New.", "Newer.")], "m" * 64)
+    assert store.rollback()["active"] == ids([old, elsewhere])
+    assert store.rollback()["active"] == [old.id]
+
+
+def test_of_several_versions_a_person_has_to_name_the_one(store):
+    old, new = keep(store, "Old."), keep(store, "New.", source_hash="6" * 64)
+    store.supersede([Passage("A", "New.", "/docs/a.txt", "6" * 64)], "m" * 64)
+    with pytest.raises(MemoryStoreError, match="a.txt: there are several versions; give ids from `selfedit memory list --all`"):
+        store.approve("a.txt")
+    assert store.active() == [new] and store.approve(old.id)["active"] == [new.id, old.id]
 
 
 def test_memories_are_found_by_source_path_name_or_day(store):
@@ -393,6 +412,16 @@ def test_a_gap_in_the_ledger_is_an_error_where_the_history_is_needed(store):
         store.rollback()
 
 
+@pytest.mark.parametrize("field, value", [("active", "abc"), ("active", [1]), ("memories", None), ("adapters", []), ("previous", "1"), ("check", 5), ("version", 7)])
+def test_a_line_whose_fields_are_of_another_kind_is_no_version(store, field, value):
+    add(store, 1)
+    path = store.home / "ledger.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}) + "\n")
+    for use in (store.active, store.verify, lambda: add(store, 2)):
+        with pytest.raises(MemoryStoreError, match="restore HEAD and ledger.jsonl from a backup"):
+            use()
+
+
 @pytest.mark.parametrize("torn", ['{"version": 2, "ti', "\xff", ""])
 def test_a_torn_last_ledger_line_is_tolerated_and_the_next_starts_afresh(store, torn):
     first = add(store, 1)
@@ -505,6 +534,16 @@ def test_without_one_of_them_all_answer_from_their_own_again(store, change):
     if change != "forget":
         store.rollback()
         assert answering(store) == [shared, shared, "own"]
+
+
+def test_a_shared_adapter_that_was_trained_on_what_is_forgotten_is_deleted_whoever_answers_from_it(store):
+    first, second, rehearsed = (add(store, number) for number in (1, 2, 3))
+    shared = store.share(adapter(9.0), [first, second], {}, [first, second, rehearsed])
+    assert answering(store) == [shared, shared, "own"]
+    assert store.forget(rehearsed.id)["apart"] == ids([first, second])
+    assert answering(store) == ["own", "own"] and not [*(store.home / "shared").iterdir()]
+    store.rollback("v4")
+    assert answering(store) == ["own", "own"] and store.verify()["faults"] == []
 
 
 def test_a_shared_adapter_of_a_memory_that_is_gone_meanwhile_is_refused(store):
@@ -728,7 +767,10 @@ CHANGES = {
     "forgetting": ([1, 2], lambda store: store.forget(store.active()[0].id)),
     "undoing": ([1, 2], lambda store: store.rollback()),
     "consolidating": ([1, 2], lambda store: share(store, *store.active())),
+    "consolidating again": ([1, 2], lambda store: store.share(adapter(7.0), store.active(), {})),
+    "forgetting one that shares": ([1, 2], lambda store: store.forget(store.active()[0].id)),
 }
+SHARED = ("consolidating again", "forgetting one that shares")
 
 
 @pytest.mark.parametrize("amid", [False, True], ids=["before a write", "amid a write"])
@@ -738,6 +780,8 @@ def test_killed_at_any_write_the_state_is_the_old_or_the_new_and_the_next_add_wo
     start = MemoryStore(tmp_path / "start")
     for number in numbers:
         add(start, number)
+    if change in SHARED:
+        share(start, *start.active())
     home = tmp_path / "home"
 
     def fresh() -> MemoryStore:
@@ -765,6 +809,7 @@ def test_killed_at_any_write_the_state_is_the_old_or_the_new_and_the_next_add_wo
         assert all(store.adapter_path(id) for id in ids(store.all()))
         assert not [*home.glob("memories/.staging-*"), *home.glob("shared/.staging-*")]
         assert not [id for id in forgotten if (home / "memories" / id).exists()]
+        assert not forgotten or not [*home.glob("shared/[!.]*")]
     assert view(store) == new and len(seen) >= 2 and old in seen
     assert seen == sorted(seen, key=lambda state: state == new), "once new, always new"
 

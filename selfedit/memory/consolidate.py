@@ -78,7 +78,7 @@ def consolidate(
     else:
         reason = f"{len(held)} of {len(entries)} memories hold and share it"
         scores = {"general_change": change, "rehearsed": [asdict(one) for one in rehearsed]}
-        shared = store.share(lambda folder: stack.save(0, folder, model.name), held, scores)
+        shared = store.share(lambda folder: stack.save(0, folder, model.name), held, scores, rehearsed=entries)
     return Consolidation(shared, reason, rehearsed, change, logs[0].tokens, round(time.perf_counter() - start, 1))
 
 

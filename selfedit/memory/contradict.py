@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from selfedit.edits.parse import sentences
 from selfedit.memory.route import Router, stem, tokens, weight
-from selfedit.types import Passage
+from selfedit.types import MemoryEntry, Passage
 
 ALIKE = 0.7
 """Share of the words of both sentences, by weight and but for the value, that both must have."""
@@ -34,6 +34,13 @@ class Disagreement:
 def disagreements(passage: Passage, other: Passage) -> list[Disagreement]:
     own, theirs = ([(sentence, _Said(sentence, p.title)) for sentence in sentences(p.text)] for p in (passage, other))
     return [Disagreement(here, there) for here, a in own for there, b in theirs if _disagree(a, b)]
+
+
+def disagreeing(passage: Passage, other: MemoryEntry) -> list[dict]:
+    """For people: `memory` and `source` of the other, what is said `here` and `there`; nothing within one source."""
+    if other.passage.source == passage.source:
+        return []
+    return [{"memory": other.id, "source": other.passage.source} | asdict(found) for found in disagreements(passage, other.passage)]
 
 
 def _disagree(a: _Said, b: _Said) -> bool:

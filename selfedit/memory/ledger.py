@@ -59,16 +59,13 @@ class Ledger:
             return EMPTY
         lines = self._lines()
         try:
-            line = lines[int(head or b"")]
-        except (ValueError, KeyError):
+            return lines[int(head) if head and head.strip().isdigit() else None]
+        except KeyError:
             found = "is missing" if head is None else f"says {head[:20]!r}, which is no version in ledger.jsonl"
             raise MemoryStoreError(
                 f"{self.head_path} {found}; restore HEAD and ledger.jsonl from a backup, or write a version into HEAD: "
                 f"0 (no memory active) to {max(lines)} (the last in the ledger)"
             ) from None
-        if line["format"] > FORMAT:
-            raise MemoryStoreError(f"{self.lines_path} was written by a newer selfedit (format {line['format']}, this one knows {FORMAT}); update selfedit")
-        return line
 
     def history(self) -> list[dict]:
         """The lines that led to the present state, oldest first."""
@@ -92,9 +89,10 @@ class Ledger:
         present, version = self.state(), 1 + max(self._lines())
         adapters = present["adapters"] if adapters is None else adapters
         broken = {adapter for memory, adapter in adapters.items() if memory not in active}
-        apart = [memory for memory, adapter in adapters.items() if adapter in broken and memory in active]
-        extra |= {"apart": apart} if apart else {}
         adapters = {memory: adapter for memory, adapter in adapters.items() if adapter not in broken}
+        if action not in ("consolidate", "rollback"):
+            apart = [memory for memory in present["adapters"] if memory not in adapters and memory in active]
+            extra |= {"apart": apart} if apart else {}
         line = {"version": version, "format": FORMAT, "time": now(), "action": action, "memories": list(memories), "active": active, "adapters": adapters}
         line |= {"previous": present["version"], "undo_to": present["version"]} | extra
         line["check"] = _check(line, present)
@@ -125,16 +123,32 @@ class _Lines(dict):
         super().__init__({0: EMPTY} | {int(match[1]): text for text in texts if (match := _START.fullmatch(text))})
 
     def __getitem__(self, version: int) -> dict:
-        """Raises KeyError for one that is not there, or not a line of a ledger."""
+        """Raises KeyError for one that is not there, or not a line of a ledger; MemoryStoreError for a newer program's."""
         line = super().__getitem__(version)
         if isinstance(line, bytes):
             try:
                 line = _upgraded(json.loads(line))
-                if not (line.keys() >= EMPTY.keys() and line["previous"] < version == line["version"]):
-                    raise KeyError(version)
+                newer = isinstance(line["format"], int) and line["format"] > FORMAT
+                valid = newer or _is_line(line) and line["previous"] < version == line["version"]
             except (ValueError, TypeError, AttributeError):
-                raise KeyError(version) from None
+                valid = False
+            if not valid:
+                raise KeyError(version)
+            if newer:
+                raise MemoryStoreError(f"the ledger was written by a newer selfedit (format {line['format']}, this one knows {FORMAT}); update selfedit")
         return line
+
+
+def _is_line(line: dict) -> bool:
+    """Whether it has what a line of this format has, each of its kind."""
+    ids = [*line["memories"], *line["active"], *line["adapters"], *line["adapters"].values()]
+    lists, numbers = (line["memories"], line["active"]), (line["format"], line["previous"], line["undo_to"] or 0)
+    return (
+        line.keys() >= EMPTY.keys()
+        and all(isinstance(own, list) for own in lists)
+        and all(isinstance(number, int) for number in numbers)
+        and all(isinstance(text, str) for text in (line["action"], line["check"], *ids))
+    )
 
 
 def _upgraded(line: dict) -> dict:

@@ -26,6 +26,8 @@ from math import log
 
 import numpy as np
 
+FORMAT = 1
+"""Of an index; to be raised with any change to what is counted as a word, a stem or a stretch."""
 _STRETCH = 120  # words
 _COMMON_WEIGHT = 0.5  # at most, for a word of the list; any other weighs 1
 _NAME_BONUS = 0.7  # for a capital letter that does not begin the query
@@ -142,22 +144,35 @@ class Router:
     def to_bytes(self) -> bytes:
         """Without the words themselves."""
         file = io.BytesIO()
-        np.savez(file, of=np.array(self.of), ids=np.array(self.ids, dtype=str), **{name: getattr(self, f"_{name}") for name in _ARRAYS})
+        np.savez(file, format=np.array(FORMAT), of=np.array(self.of), ids=np.array(self.ids, dtype=str), **{name: getattr(self, f"_{name}") for name in _ARRAYS})
         return file.getvalue()
 
     @staticmethod
     def from_bytes(data: bytes) -> Router | None:
-        """None if that is not what `to_bytes` gave."""
+        """None if that is not what `to_bytes` gives now."""
         router = Router({})
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 router.of, router.ids = str(arrays["of"]), arrays["ids"].tolist()
                 for name in _ARRAYS:
                     setattr(router, f"_{name}", arrays[name])
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+                if arrays["format"] != FORMAT or not router._is_whole():
+                    return None
+        except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
             return None
         router.threshold = _threshold(len(router._owners))
         return router
+
+    def _is_whole(self) -> bool:
+        """Whether every index that one array has into another is one."""
+        words, stretches = len(self._words), len(self._stretches)
+        return (
+            len(self._starts) == words + 1
+            and len(self._memories_with) == words
+            and (self._starts[0], self._starts[-1]) == (0, stretches)
+            and bool((np.diff(self._starts) > 0).all())
+            and all(len(own) == 0 or (own.min() >= 0 and own.max() < limit) for own, limit in ((self._stretches, len(self._owners)), (self._owners, len(self.ids))))
+        )
 
 
 _ARRAYS = ("owners", "words", "starts", "stretches", "memories_with")
