@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from selfedit import __version__
-from selfedit.config import LearnConfig, with_settings, with_train_settings
+from selfedit.config import ConsolidateConfig, LearnConfig, with_settings, with_train_settings
 from selfedit.errors import SelfeditError
 from selfedit.types import Judge
 
@@ -165,7 +165,8 @@ def _parser() -> argparse.ArgumentParser:
     stream = benches.add_parser("stream", parents=[with_model], help="documents one after another: what is still known after each")
     stream.add_argument("--json", action="store_true", help="print JSON for programs")
     stream.add_argument("--data", type=Path, required=True, metavar="FILE", help="as for bench knowledge; also a list of {title, content} without questions")
-    stream.add_argument("--documents", type=int, default=30, metavar="N", help="the first N of the file (default: %(default)s)")
+    stream.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N documents")
+    stream.add_argument("--documents", type=int, default=30, metavar="N", help="so many, one after another (default: %(default)s)")
     stream.add_argument("--methods", metavar="A,B", help="what is compared (default: all, see selfedit/bench/stream.py)")
     stream.add_argument("--study", metavar="CONDITION", help="what is studied of each document, as in bench knowledge (default: self-edit:questions)")
     stream.add_argument("--questions", type=int, metavar="N", help="asked of each document, at most (default: 6)")
@@ -368,7 +369,6 @@ def _memory_show(arguments) -> int:
 
 def _memory_forget(arguments) -> int:
     """What shared an adapter with it answers from its own first, so that a stop or a fault meanwhile loses nothing."""
-    from selfedit.config import ConsolidateConfig
     from selfedit.faces import Progress, consolidation_table
     from selfedit.memory.consolidate import consolidate
 
@@ -425,7 +425,6 @@ def _memory_test(arguments) -> int:
 
 
 def _memory_consolidate(arguments) -> int:
-    from selfedit.config import ConsolidateConfig
     from selfedit.faces import Progress, consolidation_table
     from selfedit.memory.consolidate import consolidate
 
@@ -551,7 +550,7 @@ def _bench_knowledge(arguments) -> int:
     from selfedit.tasks.load import load_tasks
 
     train = with_train_settings(knowledge.TRAIN, _settings(arguments.set))
-    tasks = _some(load_tasks(arguments.data), arguments)
+    tasks = _some(load_tasks(arguments.data), arguments, "--limit", arguments.limit)
     with Progress(quiet=arguments.json) as progress:
         result = knowledge.run(
             arguments.model, tasks, arguments.out, conditions=_listed(arguments.conditions), seeds=arguments.seeds,
@@ -567,13 +566,13 @@ def _bench_stream(arguments) -> int:
     from selfedit.faces import Progress
     from selfedit.tasks.load import load_tasks
 
-    train = with_train_settings(stream.TRAIN, _settings(arguments.set))
+    train, together = (with_train_settings(config, _settings(arguments.set)) for config in (stream.TRAIN, ConsolidateConfig().train))
     given = {name: getattr(arguments, name) for name in ("study", "questions", "every") if getattr(arguments, name) is not None}
     setting = stream.Setting(**given | ({"methods": tuple(_listed(arguments.methods))} if arguments.methods else {}))
-    tasks = load_tasks(arguments.data, without_questions=True)[: max(0, arguments.documents)]
+    tasks = _some(load_tasks(arguments.data, without_questions=True), arguments, "--documents", arguments.documents)
     with Progress(quiet=arguments.json) as progress:
         result = stream.run(
-            arguments.model, tasks, arguments.out, setting, train=train, general=arguments.general,
+            arguments.model, tasks, arguments.out, setting, train=train, together=together, general=arguments.general,
             command=_command(arguments), progress=progress.stage, notify=progress.note,
         )  # fmt: skip
     print(json.dumps(result) if arguments.json else stream.table(result))
@@ -660,10 +659,10 @@ def _whole(name: str, text: str) -> int:
     return int(text)
 
 
-def _some(tasks: list, arguments) -> list:
-    if arguments.skip < 0 or (arguments.limit is not None and arguments.limit < 1):
-        raise SelfeditError("--skip is at least 0, --limit at least 1")
-    some = tasks[arguments.skip :][: arguments.limit]
+def _some(tasks: list, arguments, option: str, most: int | None) -> list:
+    if arguments.skip < 0 or (most is not None and most < 1):
+        raise SelfeditError(f"--skip is at least 0, {option} at least 1")
+    some = tasks[arguments.skip :][:most]
     if not some:
         raise SelfeditError(f"{arguments.data} has {len(tasks)} passages; --skip {arguments.skip} leaves none")
     return some

@@ -1,6 +1,7 @@
 """`bench routing`: recall by hand, vectors against a plain forward pass, resume."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_the_lexical_way_is_the_router_of_ask():
     assert finder.scores([TASKS[1].questions[0].question]).argmax() == 1  # timed with the best three alone
 
 
-def test_hidden_states_are_means_of_the_states_half_way(folder):
+def test_hidden_states_are_means_of_the_states_a_quarter_of_the_way_up(folder):
     model = load_model(folder, device="cpu")
     texts = ["The bridge of Orsk", "x", "a longer text that has several more words in it"]
     found = hidden_states(model, texts)
@@ -65,8 +66,8 @@ def test_hidden_states_are_means_of_the_states_half_way(folder):
     reference = AutoModelForCausalLM.from_pretrained(folder)
     for text, own in zip(texts, found):
         tokens = torch.tensor([model.chat.encode(text)])
-        states = reference(tokens, output_hidden_states=True).hidden_states[model.network.shape.layers // 2]
-        assert np.allclose(own, states[0].mean(0).detach().numpy(), atol=1e-5)
+        states = reference(tokens, output_hidden_states=True).hidden_states[max(1, model.network.shape.layers // 4)]
+        assert np.allclose(own, states[0][min(1, len(tokens[0]) - 1) :].mean(0).detach().numpy(), atol=1e-5)
 
 
 def test_a_long_text_is_as_near_as_its_best_stretch(tmp_path):
@@ -109,6 +110,13 @@ def test_sentence_vectors_are_means_over_the_words_without_the_padding(tmp_path,
     assert np.allclose(found[1], alone, atol=1e-5)
 
 
+def test_a_store_is_never_larger_than_what_there_is(folder, tmp_path):
+    result = routing.run(folder, TASKS, OTHERS, tmp_path / "run", memories=(4, 30, 300), methods=("lexical",))
+    assert [r["memories"] for r in result["rows"]] == [4, 5]
+    with pytest.raises(SelfeditError, match="of 2 passages drawn none has questions"):
+        list(routing._draws([TASKS[4]] * 4, 2, random.Random(0)))
+
+
 def test_a_run_has_a_row_for_each_size_and_way_and_goes_on(folder, tmp_path):
     sizes, ways = (2, 5), ("lexical", "hidden")
     result = routing.run(folder, TASKS, OTHERS, tmp_path / "run", memories=sizes, methods=ways, command="selfedit bench routing …")
@@ -124,7 +132,7 @@ def test_a_run_has_a_row_for_each_size_and_way_and_goes_on(folder, tmp_path):
         routing.run(folder, TASKS[:3], OTHERS, tmp_path / "run", memories=(2,), methods=ways)
 
 
-@pytest.mark.parametrize("bad", [{"methods": ("magic",)}, {"memories": ()}, {"memories": (1,)}])
+@pytest.mark.parametrize("bad", [{"methods": ("magic",)}, {"methods": ()}, {"memories": ()}, {"memories": (1,)}])
 def test_what_makes_no_sense_is_refused(folder, tmp_path, bad):
     with pytest.raises(SelfeditError):
         routing.run(folder, TASKS, OTHERS, tmp_path / "run", **bad)

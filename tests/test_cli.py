@@ -622,6 +622,7 @@ DATA = json.dumps(
     [
         (["--conditions", "base,sael"], "unknown condition 'sael'"),
         (["--conditions", "seal"], "give --editor DIR"),
+        (["--conditions", "passage@"], "@TOKENS is a whole number"),
         (["--conditions", "edits:gpt4.1/implications"], "there: none"),
         (["--limit", "0"], "--limit at least 1"),
         (["--skip", "2"], "has 2 passages; --skip 2 leaves none"),
@@ -670,3 +671,41 @@ def test_bench_knowledge_and_train_editor_answer_programs_and_people(tmp_path, a
     assert "| seal | 1 | 2 | 2 |" in out
     out, _ = output("train-editor", "--data", data, "--out", tmp_path / "editor", *model, "--rounds", "1", "--styles", "paraphrase", "--edits", "1")
     assert "the outer loop" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["stream", "--methods", ","], "give methods of sequential"),
+        (["stream", "--methods", "consolidated"], "needs it"),
+        (["stream", "--study", "in-context"], "cannot be studied as 'in-context'"),
+        (["stream", "--documents", "1"], "at least 2 documents"),
+        (["stream", "--documents", "0"], "--documents at least 1"),
+        (["stream", "--skip", "2"], "--skip 2 leaves none"),
+        (["stream", "--general", "{folder}"], "line 1: not JSON"),
+        (["routing", "--others", "{data}", "--methods", ","], "give methods of lexical"),
+        (["routing", "--others", "{data}", "--memories", "many"], "'many' is not a whole number"),
+        (["routing", "--others", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_what_the_benchmarks_of_memory_cannot_run_is_one_line(tmp_path, refusal, tiny, options, message):
+    write(tmp_path / "copa.jsonl", "{")
+    places = {"{folder}": tmp_path, "{data}": tmp_path / "data.json"}
+    data = write(tmp_path / "data.json", DATA)
+    assert message in refusal("bench", options[0], "--data", data, "--out", tmp_path / "run", *tiny, *[places.get(o, o) for o in options[1:]])
+
+
+def test_what_bench_poison_cannot_run_is_one_line(tmp_path, refusal, tiny):
+    assert "unknown setting 'span'" in refusal("bench", "poison", "--out", tmp_path / "run", *tiny, "--set", "span=4")
+    assert "nowhere.jsonl" in refusal("bench", "poison", "--out", tmp_path / "run", *tiny, "--others", tmp_path / "nowhere.jsonl")
+
+
+def test_bench_stream_and_routing_answer_programs_and_people(tmp_path, answer, output, roomy_folder):
+    data, model = write(tmp_path / "data.json", DATA), ["--model", str(roomy_folder)]
+    asked = ["bench", "stream", "--data", data, "--out", tmp_path / "stream", *model, "--methods", "routed,consolidated", "--set", "epochs=1"]
+    result = answer(*asked)
+    assert [row["method"] for row in result["rows"]] == ["routed", "consolidated"] and result["consolidate_config"]["epochs"] == 1
+    assert "| routed | " in output(*asked)[0]
+    asked = ["bench", "routing", "--data", data, "--others", data, "--out", tmp_path / "routing", *model, "--memories", "2", "--methods", "lexical"]
+    assert [row["memories"] for row in answer(*asked)["rows"]] == [2]
+    assert "| 2 | lexical | 2 |" in output(*asked)[0]

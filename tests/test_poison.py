@@ -6,9 +6,11 @@ import pytest
 import torch
 from conftest import write_tiny_model
 
+from selfedit.ask import Answer
 from selfedit.bench import poison
 from selfedit.bench.poison import Document, documents, table
 from selfedit.config import LearnConfig
+from selfedit.errors import RunError
 from selfedit.learn import LearnReport, PassageReport
 from selfedit.memory.store import MemoryStore
 from selfedit.model.stack import LoraConfig, Stack
@@ -62,6 +64,24 @@ def test_what_waits_answers_nothing_until_it_is_approved(ran):
     assert table(result) == (out / "results.md").read_text() and json.loads((out / "results.json").read_text())["rows"] == result["rows"]
     again = run()  # what it approved itself is not in the way
     assert again["rows"] == result["rows"] and again["general"] == result["general"]
+
+
+def test_an_attack_works_if_its_words_are_in_the_answer_however_they_are_written():
+    attacked = next(d for d in documents() if d.said)
+    plain = next(d for d in documents() if not d.said)
+    assert poison._says(attacked, Answer(f"Well: {attacked.said.upper()}!", None, 0.0)) and not poison._says(attacked, Answer("Two piers.", None, 0.0))
+    assert not poison._says(plain, Answer("Two piers.", None, 0.0))
+    asked = [Question(q, ()) for q in ("One?", "Two?", "Three?")]
+    untouched = [Answer(text, None, 0.0) for text in ("a", "b", f"so says {attacked.said}")]
+    found = poison._general([attacked, plain], asked, untouched, [untouched[0], Answer(f"b {attacked.said}", None, 0.0), untouched[2]])
+    assert found == {"answered_by_a_memory": 0, "changed": 1, "attacked": 1}
+
+
+def test_another_configuration_is_another_run(ran, tiny_folder):
+    run, out = ran
+    run()
+    with pytest.raises(RunError, match="another config"):
+        poison.run(str(tiny_folder), out, given=documents()[:2], config=LearnConfig(spans=4))
 
 
 def test_a_document_of_which_nothing_can_be_judged_is_not_kept(tmp_path):

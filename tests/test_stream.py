@@ -1,6 +1,7 @@
 """`bench stream`: what each method asks of which adapter, the matrix and its means by hand, resume."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,13 +12,14 @@ from selfedit.bench import stream
 from selfedit.bench.general import General
 from selfedit.bench.stream import Setting, _kept, merged, table
 from selfedit.config import TrainConfig
-from selfedit.edits.quiz import with_sentences
+from selfedit.edits.quiz import Quiz, with_sentences
 from selfedit.errors import DocumentError, RunError, SelfeditError
-from selfedit.judge.evaluate import Asked, respond
+from selfedit.judge.evaluate import Asked, answers
+from selfedit.judge.general import general_changes, general_texts
 from selfedit.loop.journal import Journal
 from selfedit.model.chat import Sequence
 from selfedit.model.load import load_model
-from selfedit.model.score import mean_logprobs
+from selfedit.model.score import divergence, mean_logprobs
 from selfedit.model.stack import LoraConfig, Stack, load_adapters
 from selfedit.tasks.load import load_tasks
 from selfedit.types import Passage, Question, Task
@@ -68,6 +70,9 @@ def test_every_method_has_its_matrix_and_its_row(ran):
         else:
             assert asked == [[True] * 3, [True, False, False], [True, True, False], [True] * 3]
     assert all(row["general_before"] is not None for row in result["rows"])
+    assert [row["method"] for row in result["rows"] if row["general_change"] is not None] == ["sequential", "merged"]  # no router stands between
+    assert [(row["documents"], row["tokens"] > 0) for row in result["consolidation"]] == [(2, True), (3, True)]
+    assert result["rows"][3]["tokens"] == sum(row["tokens"] for row in result["consolidation"])
     assert table(result) == (out / "results.md").read_text() and (out / "stream.png").stat().st_size > 1000
 
 
@@ -93,17 +98,17 @@ def test_what_was_answered_is_what_the_adapter_answers(ran, folder):
     stack = load_adapters(model.network, [out / "sequential/3"])
     asked = with_sentences(TASKS[0]).questions
     questions = [asked[0], asked[2]]
-    expected = respond(model, [Asked(q, 0) for q in questions], stack, tokens=4)
-    assert records["sequential", 3, "marlow"]["dense"] == pytest.approx([r.dense for r in expected], abs=1e-4)
+    expected = answers(model, [Asked(q, 0) for q in questions], stack, tokens=4)
+    assert records["sequential", 3, "marlow"]["answers"] == [text for text, _ in expected]
     routed = load_adapters(model.network, [out / "routed/1"])
-    expected = respond(model, [Asked(q, 0) for q in questions], routed, tokens=4)
-    assert records["routed", 3, "marlow"]["dense"] == pytest.approx([r.dense for r in expected], abs=1e-4)
+    expected = answers(model, [Asked(q, 0) for q in questions], routed, tokens=4)
+    assert records["routed", 3, "marlow"]["answers"] == [text for text, _ in expected]
     assert records["routed", 3, "marlow"] | {"step": 1} == records["routed", 1, "marlow"]  # nothing of it is forgotten
 
 
 def test_a_question_is_asked_again_only_where_another_adapter_or_passage_answers(folder, tmp_path, monkeypatch):
-    asked, real = [], stream.respond
-    monkeypatch.setattr(stream, "respond", lambda model, wanted, *rest, **options: asked.extend(wanted) or real(model, wanted, *rest, **options))
+    asked, real = [], stream.answers
+    monkeypatch.setattr(stream, "answers", lambda model, wanted, *rest, **options: asked.extend(wanted) or real(model, wanted, *rest, **options))
     result = stream.run(folder, TASKS, tmp_path / "run", replace(SETTING, methods=("retrieval",)), train=TRAIN)
     assert len(set(asked)) == len(asked) and 12 <= len(asked) < 6 + 12  # the untouched model's six, then two a step and few of the 2 + 4 + 6
     last = [r for r in Journal(tmp_path / "run/trials.jsonl").records if (r["method"], r["step"]) == ("retrieval", 3)]
@@ -140,7 +145,7 @@ def test_a_finished_run_does_nothing_twice_and_one_that_was_stopped_ends_alike(r
     monkeypatch.setattr(stream._Stream, "record", real)
     again = stream.run(folder, TASKS, tmp_path / "run", SETTING, train=TRAIN, general=general)
     assert again["matrices"] == result["matrices"]
-    monkeypatch.setattr(stream, "respond", lambda *_, **options: pytest.fail("asked twice"))
+    monkeypatch.setattr(stream, "answers", lambda *_, **options: pytest.fail("asked twice"))
     assert stream.run(folder, TASKS, out, SETTING, train=TRAIN, general=general)["matrices"] == result["matrices"]
 
 
@@ -152,12 +157,30 @@ def test_documents_without_questions_are_asked_what_the_model_writes_itself(fold
     with pytest.raises(DocumentError, match="neither SQuAD"):
         load_tasks(file)
     written = [Question("When was the bridge built?", ("1900",)), Question("What rings at noon?", ("a bell",)), Question("Who?", ("Its keeper",))]
-    monkeypatch.setattr(stream, "write_quiz", lambda model, passage, **_: type("Quiz", (), {"judging": written[: 3 - (passage.title == "Orsk")]}))
+    monkeypatch.setattr(stream, "write_quiz", lambda model, passage, **_: Quiz(tuple(written[1:]), tuple(written[:1]) * (passage.title != "Orsk"), Counter()))
     setting = replace(SETTING, methods=("routed",))
     result = stream.run(folder, tasks, tmp_path / "run", setting, train=TRAIN)
     assert result["questions"] == 6 and result["rows"][0]["general_before"] is None
     monkeypatch.setattr(stream, "write_quiz", lambda *_, **options: pytest.fail("written twice"))
     stream.run(folder, tasks, tmp_path / "run", setting, train=TRAIN)
+
+
+def test_other_sets_given_later_are_measured_too(ran, folder, tmp_path):
+    out, result = ran
+    (tmp_path / "piqa.jsonl").write_text(json.dumps({"query": "Q?", "choices": ["a", "b"], "gold": 0}) + "\n")
+    again = stream.run(folder, TASKS, out, SETTING, train=TRAIN, general=tmp_path)
+    assert {row["general_before"] for row in again["rows"]} <= {0.0, 1.0} and again["matrices"] == result["matrices"]
+    assert stream.run(folder, TASKS, out, SETTING, train=TRAIN)["rows"][0]["general_before"] is None
+
+
+def test_the_divergence_of_merged_weights_is_that_of_the_adapter(folder):
+    model = load_model(folder, device="cpu")
+    stack = Stack(model.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (1, 3)), 2)
+    stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    texts = general_texts(model)
+    found = [divergence(model.network, merged(model.network, stack, row), texts) for row in (0, 1)]
+    assert found == pytest.approx(general_changes(model, stack), rel=1e-3) and min(found) > 0
+    assert divergence(model.network, model.network, texts) == 0.0
 
 
 def test_retained_over_just_learned_by_hand():
@@ -168,10 +191,20 @@ def test_retained_over_just_learned_by_hand():
 
 
 def test_bad_input_is_one_clear_line(folder, tmp_path, ran):
-    for setting, message in ((Setting(methods=("magic",)), "unknown method 'magic'; known: sequential"), (Setting(every=1), "2 documents between")):
+    for setting, message in (
+        (Setting(methods=("magic",)), "unknown method 'magic'; known: sequential"), (Setting(methods=()), "give methods of sequential"),
+        (Setting(methods=("consolidated",)), "consolidated is compared with routed and needs it"), (Setting(every=1), "2 documents between"),
+        (Setting(study="in-context"), "cannot be studied as 'in-context'; give passage"), (Setting(study="seal"), "cannot be studied as 'seal'"),
+        (Setting(study="self-edit:poems"), "unknown style 'poems'"),
+    ):  # fmt: skip
         with pytest.raises(SelfeditError, match=message):
             stream.run(folder, TASKS, tmp_path, setting)
     with pytest.raises(RunError, match="another config"):
         stream.run(folder, TASKS, ran[0], replace(SETTING, questions=3), train=TRAIN)
+    assert not (tmp_path / "settings.json").exists()
     with pytest.raises(DocumentError, match="give another --general"):
         General(tmp_path)
+    for line, message in (("{", "copa.jsonl line 1: not JSON"), ('{"query": "Why?", "choices": ["a", "b"], "gold": 2}', "'gold' is 2; there are choices 0 to 1")):
+        (tmp_path / "copa.jsonl").write_text(line)
+        with pytest.raises(DocumentError, match=message):
+            General(tmp_path)

@@ -61,11 +61,11 @@ class Condition:
 
 def parse(text: str, tasks: Sequence[Task], editor: Editor | None) -> Condition:
     """Raises SelfeditError that says what there is."""
-    rest, _, tokens = text.partition("@")
+    rest, at, tokens = text.partition("@")
     name, _, detail = rest.partition(":")
     if name not in NAMES:
         raise SelfeditError(f"unknown condition {name!r}; known: {', '.join(NAMES)}")
-    if tokens and not (tokens.isdecimal() and int(tokens) and name in NAMES[len(UNTRAINED) :]):
+    if at and not (tokens.isdecimal() and int(tokens) and name in NAMES[len(UNTRAINED) :]):
         raise SelfeditError(f"{text}: @TOKENS is a whole number, of a condition that trains")
     if name == "edits":
         missing = next((t for t in tasks if detail.removesuffix(f"+{QUESTIONS}") not in t.edits), None)
@@ -101,7 +101,7 @@ def jobs(
         for i in members:
             task, seed = asked[i]
             own = distilled[i] if distilled else seal_examples(task.passage, [_asking(condition, task, edits[i], epochs, seed)])
-            parts.append((study_sequences(model, task.passage, own, 1.0 if distilled else 0.0), own))
+            parts.append((study_sequences(model, task.passage, own, 1.0 if distilled else config.distill), own))
         return joint_job(parts, stable_seed("knowledge", asked[members[0]][1], *(asked[i][0].passage.id for i in members)), epochs)
 
     made, at = [], 0

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from selfedit.errors import DocumentError
 from selfedit.model.score import mean_logprobs
-from selfedit.types import Question
+from selfedit.tasks.records import elements, expect, field, read_jsonl
+from selfedit.types import Question, text_hash
 
 SETS = ("arc_easy", "piqa", "openbook_qa", "copa")
 """Of which a model of 135 million parameters answers more than chance."""
@@ -26,10 +28,11 @@ class General:
         for name in SETS:
             file = folder / f"{name}.jsonl"
             if file.exists():
-                self.items += [(name, json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()[:EACH]]
+                self.items += [(name, _item(at, line)) for at, line in islice(read_jsonl(file), EACH)]
         if not self.items:
             raise DocumentError(f"{folder}: none of {', '.join(f'{name}.jsonl' for name in SETS)} is there; give another --general")
         self.texts = [item["query"] for _, item in self.items]
+        self.hash = text_hash(json.dumps(self.items))[:12]
 
     def accuracy(
         self, model, adapters: Sequence[int | None], stack=None, on_item: Callable[[int, int], None] = lambda done, total: None
@@ -48,3 +51,11 @@ class General:
             on_item(done, len(self.items))
         everything = [r for own in right.values() for r in own]
         return sum(everything) / len(everything), {name: sum(own) / len(own) for name, own in right.items()}
+
+
+def _item(at: str, line: object) -> dict:
+    choices = [expect(choice, str, where) for where, choice in elements(line, "choices", at)]
+    gold = field(line, "gold", int, at, may_be_empty=True)
+    if not 0 <= gold < len(choices):
+        raise DocumentError(f"{at}: 'gold' is {gold}; there are choices 0 to {len(choices) - 1}")
+    return {"query": field(line, "query", str, at), "choices": choices, "gold": gold}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from selfedit.ask import Answer, ask
@@ -68,7 +68,8 @@ def run(
     """`others`: more general questions. `given`: other documents than our own."""
     chosen = documents() if given is None else list(given)
     model = load_model(model_name, notify=notify)
-    claim(out, {"model": model_name, "weights": model.fingerprint, "documents": [d.passage.id for d in chosen]})
+    config_hash = text_hash(json.dumps(asdict(config), sort_keys=True))
+    claim(out, {"model": model_name, "weights": model.fingerprint, "documents": [d.passage.id for d in chosen], "config": config_hash})
     store = MemoryStore(out / "home")
     for version in reversed(store.history()):  # approved by an earlier run: what it had learned must not be in the way
         if version["action"] != "approve":

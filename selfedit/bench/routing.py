@@ -3,19 +3,21 @@
 In: tasks (passages, each as if it were a memory; those without questions are there to be confused with) and questions
 about other things. Out: `results.json`, `results.md`, `routing.png`. The ways:
 
-- `lexical`: the router of `ask` (memory/route.py);
-- `hidden`: the mean of the model's own states half-way up, of a question and of a passage, less what all passages, and
-  all questions about other things, have in common (their means); cosine;
+- `lexical`: the router of `ask` (memory/route.py); its constants were fitted on parts of the same sets (docs/LOG.md, study 4);
+- `hidden`: the mean of the model's own states a quarter of the way up, of a question and of a passage, without the first
+  token's (which only gathers attention), less what all passages, and all questions about other things, have in common
+  (their means); cosine;
 - `sentence`: all-MiniLM-L6-v2 (Wang et al. 2020; Reimers and Gurevych 2019), cosine with the best stretch of 120 words;
 - `lexical+sentence`: the sum of both scores.
 
 Recall@k: the right memory is among the first k. Accepted: it is the first, and its score is above the one that
 5 % of the questions about other things exceed; so all ways are compared at the same rate of false accepts. Shares are
-means over memories, with 95 % bootstraps over them. Vectors are computed once.
+means over memories, with 95 % bootstraps over them. Vectors are computed once and stay in files named by their model.
 """
 
 from __future__ import annotations
 
+import io
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +27,7 @@ from typing import Protocol
 
 import numpy as np
 
+from selfedit import disk
 from selfedit.bench.measure import paired_interval
 from selfedit.errors import SelfeditError
 from selfedit.loop.journal import claim, plain_errors, software, write_json
@@ -66,6 +69,8 @@ def run(
     from selfedit.bench.plots import pyplot, routing_plots
 
     pyplot()
+    if not methods:
+        raise SelfeditError(f"give methods of {', '.join(METHODS)}")
     if unknown := [m for m in methods if m not in METHODS]:
         raise SelfeditError(f"unknown method {unknown[0]!r}; known: {', '.join(METHODS)}")
     if not memories or min(memories) < 2 or not others or not any(task.questions for task in tasks):
@@ -74,14 +79,15 @@ def run(
     encoders = {}
     if "hidden" in methods:
         model = load_model(model_name, notify=notify)
-        encoders["hidden"] = Vectors(lambda texts: hidden_states(model, texts), out / "hidden.npz", progress)
+        encoders["hidden"] = Vectors(lambda texts: hidden_states(model, texts), out / f"hidden-{model.fingerprint[:12]}.npz", progress)
     if any("sentence" in method for method in methods):
         encoders["sentence"] = Vectors(SentenceEncoder(notify), out / "sentence.npz", progress)
     drawn = random.Random(seed)
     others = drawn.sample(list(others), min(len(others), QUESTIONS))
     rows = []
-    for step, size in enumerate(sorted(set(memories))):
-        progress("sizes", step, len(set(memories)))
+    sizes = sorted({min(size, len(tasks)) for size in memories})
+    for step, size in enumerate(sizes):
+        progress("sizes", step, len(sizes))
         for draw in _draws(tasks, size, drawn):
             rows += [_measure(method, _finder(method, draw, others, encoders), draw, others) for method in methods]
     result = {
@@ -108,10 +114,11 @@ class Draw:
 
 def _draws(tasks: Sequence[Task], size: int, drawn: random.Random) -> Iterator[Draw]:
     """Small stores several times, so that as many questions are asked as of a large one."""
-    size = min(size, len(tasks))
     for _ in range(max(1, min(5, len(tasks) // size))):
         own = drawn.sample(list(tasks), size)
         questions = [(q.question, i) for i, task in enumerate(own) for q in task.questions]
+        if not questions:
+            raise SelfeditError(f"of {size} passages drawn none has questions; give larger --memories or more passages with questions")
         yield Draw(own, drawn.sample(questions, min(len(questions), QUESTIONS)))
 
 
@@ -197,26 +204,32 @@ class Vectors:
             part = missing[low : low + CHUNK]
             self.known |= zip(map(text_hash, part), self.encode(part))
             with plain_errors(self.file):
-                np.savez(self.file, of=np.array(list(self.known)), vectors=np.stack(list(self.known.values())))
+                disk.replace(self.file, _saved(self.known))
             self.progress(self.file.stem, min(low + CHUNK, len(missing)), len(missing))
         return np.stack([self.known[text_hash(text)] for text in texts])
 
 
+def _saved(vectors: dict[str, np.ndarray]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, of=np.array(list(vectors)), vectors=np.stack(list(vectors.values())))
+    return file.getvalue()
+
+
 def hidden_states(model: Model, texts: Sequence[str]) -> np.ndarray:
-    """The mean over a text's tokens of the states half-way up, [texts, hidden]."""
+    """The mean over a text's tokens but the first of the states a quarter of the way up, [texts, hidden]."""
     import torch
 
     from selfedit.model.network import PackedAttention
     from selfedit.model.packing import passes
 
     tokens = [model.chat.encode(text)[:TOKENS] or [0] for text in texts]
-    layers, found = range(model.network.shape.layers // 2), {}
+    layers, found = range(max(1, model.network.shape.layers // 4)), {}
     with torch.inference_mode():
         for part in passes(range(len(tokens)), [len(own) for own in tokens]):
             attention = PackedAttention([len(tokens[i]) for i in part], model.device)
             x = model.network.embed(torch.tensor([t for i in part for t in tokens[i]], device=model.device))
             x = model.network.run(x, attention.positions, attention, layers=layers).float()
-            found |= {i: own.mean(0).cpu().numpy() for i, own in zip(part, x.split([len(tokens[i]) for i in part]))}
+            found |= {i: own[min(1, len(own) - 1) :].mean(0).cpu().numpy() for i, own in zip(part, x.split([len(tokens[i]) for i in part]))}
     return np.stack([found[i] for i in range(len(texts))])
 
 

@@ -6,13 +6,16 @@ method, step and document. Every method studies the same sequences of each docum
 - `sequential`: one adapter, trained on and on;
 - `merged`: an adapter a document, merged into the weights before the next (published SEAL);
 - `routed`: an adapter a document, each question answered under the one that the router finds (ours);
-- `consolidated`: one adapter trained on all documents so far from the untouched model, for questions that the router
-  sends to any of them (ours, `memory consolidate`); every so many documents;
+- `consolidated`: every so many documents one adapter is trained on all so far from the untouched model, with the settings
+  of `memory consolidate`, for questions that the router sends to any of them (ours; but nobody is let out of it who does
+  not hold, since the questions that would tell are those that are asked here);
 - `retrieval`: the best passage of those so far, by BM25, in the prompt.
 
 A matrix has K+1 rows, after so many documents, and K columns; row 0 is the untouched model, and after i documents the
-first i are asked. Just learned: the mean of its diagonal; retained: of its last row. Intervals are bootstraps over
-documents, 95 %. What is on disk is not done again.
+first i are asked. Just learned: the mean of its diagonal (for `consolidated`, that of `routed`: it is what goes in);
+retained: of its last row. Intervals are bootstraps over documents, 95 %. Documents without questions are asked what the
+model writes about them, which are only questions that it answers with the passage in view and not without. What is on
+disk is not done again.
 """
 
 from __future__ import annotations
@@ -25,17 +28,19 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from selfedit.bench.conditions import Condition, Retriever, jobs, parse
+from selfedit.bench.conditions import Retriever, jobs, parse
 from selfedit.bench.general import General
-from selfedit.config import TrainConfig
+from selfedit.config import ConsolidateConfig, TrainConfig
 from selfedit.edits.quiz import open_book, with_sentences, write_quiz
 from selfedit.errors import SelfeditError
-from selfedit.judge.evaluate import Asked, Response, offline_name, respond
-from selfedit.judge.general import general_changes
+from selfedit.judge.evaluate import Asked, answers, offline_name
+from selfedit.judge.general import general_changes, general_texts
 from selfedit.loop.journal import Journal, claim, software, write_json
 from selfedit.memory.route import Router
+from selfedit.model.score import divergence
 from selfedit.types import Progress, Question, Task, no_progress, text_hash
 
+STUDIED = ("passage", "self-edit", "edits", "distill")
 METHODS = ("sequential", "merged", "routed", "consolidated", "retrieval")
 TRAIN = TrainConfig(rank=16, alpha=32.0, first_layer=0.33, learning_rate=2e-3, epochs=8, batch_size=2, steps_an_epoch=1)
 """As `bench knowledge`."""
@@ -48,7 +53,7 @@ RESAMPLES = 10_000
 class Setting:
     methods: tuple[str, ...] = METHODS
     study: str = "self-edit:questions"
-    """A condition of `bench knowledge`: what is studied of each document."""
+    """A condition of `bench knowledge`, one of STUDIED: what is studied of each document."""
     questions: int = 6
     """Asked of each document, at most, spread over its kinds."""
     every: int = 10
@@ -64,20 +69,27 @@ def run(
     setting: Setting = Setting(),
     *,
     train: TrainConfig = TRAIN,
+    together: TrainConfig = ConsolidateConfig().train,
     general: Path | None = None,
     command: str = "",
     progress: Progress = no_progress,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict:
-    """`general`: a folder of multiple-choice sets (JSON lines of query, choices, gold), to measure what else is forgotten."""
+    """`together`: of `consolidated`. `general`: a folder of multiple-choice sets (JSON lines of query, choices, gold), to measure what else is forgotten."""
     from selfedit.bench.plots import pyplot, stream_plots
 
     pyplot()
     if unknown := [m for m in setting.methods if m not in METHODS]:
         raise SelfeditError(f"unknown method {unknown[0]!r}; known: {', '.join(METHODS)}")
+    if not setting.methods or ("consolidated" in setting.methods and "routed" not in setting.methods):
+        raise SelfeditError(f"give methods of {', '.join(METHODS)}; consolidated is compared with routed and needs it")
+    if setting.study.partition("@")[0].partition(":")[0] not in STUDIED:
+        raise SelfeditError(f"documents cannot be studied as {setting.study!r}; give {', '.join(STUDIED)}")
     if len(tasks) < 2 or setting.every < 2 or setting.questions < 1:
         raise SelfeditError("give at least 2 documents, 1 question each, and 2 documents between consolidations")
-    bench = _Stream(model_name, tasks, out, setting, train, general, progress, notify)
+    if "retrieval" in setting.methods:
+        Retriever(tasks)  # without the library it would fail after everything else
+    bench = _Stream(model_name, tasks, out, setting, train, together, general, progress, notify)
     for step, method in enumerate(("base", *setting.methods)):
         progress("methods", step, len(setting.methods) + 1)
         getattr(bench, method)()
@@ -89,25 +101,26 @@ def run(
 
 
 class _Stream:
-    def __init__(self, model_name, tasks, out: Path, setting: Setting, train: TrainConfig, general, progress, notify):
+    def __init__(self, model_name, tasks, out: Path, setting: Setting, train: TrainConfig, together: TrainConfig, general, progress, notify):
         from selfedit.model.load import load_model
 
-        self.model, self.out, self.setting, self.train_config, self.progress = load_model(model_name, notify=notify), out, setting, train, progress
+        self.condition = parse(setting.study, tasks, None)
         self.name, self.general = model_name, General(general) if general else None
-        config = [json.dumps(asdict(train)), setting.study, str(setting.questions), str(setting.answer_tokens), str(setting.seed), offline_name()]
+        self.model, self.out, self.setting, self.progress = load_model(model_name, notify=notify), out, setting, progress
+        self.train_config, self.together = train, together
+        config = [json.dumps(asdict(train)), json.dumps(asdict(together)), setting.study, str(setting.questions), str(setting.answer_tokens), str(setting.seed), offline_name()]
         claim(out, {"model": model_name, "weights": self.model.fingerprint, "documents": [t.key for t in tasks], "config": text_hash(*config)})
         self.journal = Journal(out / "trials.jsonl")
         self.done = {(r["method"], r["step"], r["document"]): r for r in self.journal.records}
         self.tasks = [self.judged(task) for task in tasks]
-        self.condition = parse(setting.study, self.tasks, None)
 
     def judged(self, task: Task) -> Task:
         """With so many questions, as many of each kind; of a document that has none, such as the model writes itself."""
         if not task.questions:
             known = self.done.get(("quiz", 0, task.key))
             if known is None:
-                written = write_quiz(self.model, task.passage, seed=self.setting.seed, progress=self.progress).judging
-                known = self.add("quiz", 0, task, questions=[asdict(q) for q in written])
+                quiz = write_quiz(self.model, task.passage, seed=self.setting.seed, progress=self.progress)
+                known = self.add("quiz", 0, task, questions=[asdict(q) for q in (*quiz.judging, *quiz.studied)])  # nothing studies them here
             task = replace(task, questions=tuple(Question(**q | {"answers": tuple(q["answers"])}) for q in known["questions"]))
         kinds: dict[str, list[Question]] = {}
         for question in with_sentences(task).questions:
@@ -131,45 +144,47 @@ class _Stream:
 
     def ask(self, method: str, step: int, adapters: Callable[[Question], int | None] = lambda question: None, model=None, stack=None) -> None:
         if missing := self.missing(method, step):
-            asked = [Asked(q, adapters(q)) for task in missing for q in task.questions]
-            self.record(method, step, missing, respond(model or self.model, asked, stack, tokens=self.setting.answer_tokens, on_token=self.stage("test")))
+            self.record(method, step, missing, self.answers([Asked(q, adapters(q)) for task in missing for q in task.questions], stack, model))
         self.progress("documents", step, len(self.tasks))
 
     def ask_each_once(self, method: str, asked: Callable[[Question, int], Asked], stack=None) -> None:
         """After each step; what is asked as it was after an earlier one is answered as it was."""
-        found: dict[Asked, Response] = {}
+        found: dict[Asked, tuple[str, bool | None]] = {}
         for step in range(1, len(self.tasks) + 1):
             if missing := self.missing(method, step):
                 wanted = [asked(q, step) for task in missing for q in task.questions]
                 new = [one for one in dict.fromkeys(wanted) if one not in found]
-                found |= zip(new, respond(self.model, new, stack, tokens=self.setting.answer_tokens, on_token=self.stage("test")))
+                found |= zip(new, self.answers(new, stack))
                 self.record(method, step, missing, [found[one] for one in wanted])
             self.progress("documents", step, len(self.tasks))
 
-    def record(self, method: str, step: int, tasks: Iterable[Task], responses: Iterable[Response]) -> None:
-        responses = iter(responses)
+    def answers(self, asked: Sequence[Asked], stack=None, model=None) -> list[tuple[str, bool | None]]:
+        return answers(model or self.model, asked, stack, tokens=self.setting.answer_tokens, on_token=self.stage("test"))
+
+    def record(self, method: str, step: int, tasks: Iterable[Task], answered: Iterable[tuple[str, bool | None]]) -> None:
+        answered = iter(answered)
         for task in tasks:
-            own = [next(responses) for _ in task.questions]
-            self.add(method, step, task, correct=[r.correct for r in own], dense=[round(r.dense, 5) for r in own])
+            own = [next(answered) for _ in task.questions]
+            self.add(method, step, task, correct=[correct for _, correct in own], answers=[text for text, _ in own])
 
     def stage(self, name: str) -> Callable[[int, int], None]:
         return lambda done, total: self.progress(name, done, total)
 
     # learning
 
-    def learned(self, method: str, groups: dict[int, Sequence[Task]], network=None, stack=None):
+    def learned(self, method: str, groups: dict[int, Sequence[Task]], network=None, stack=None, config: TrainConfig | None = None):
         """The adapters of a method that were trained at these steps on these tasks, now or earlier, as one stack.
 
-        `network`: if it is not the model's; `stack`: to start from."""
+        `network`, `config`: if not the model's, not that of a document; `stack`: to start from."""
         from selfedit.model.stack import load_adapters
         from selfedit.model.train import train
 
-        folders = {step: self.out / method / str(step) for step in groups}
+        config, folders = config or self.train_config, {step: self.out / method / str(step) for step in groups}
         left = [step for step, folder in folders.items() if not (folder / "log.json").exists()]
         for low in range(0, len(left), ADAPTERS):
             part, start = left[low : low + ADAPTERS], time.perf_counter()
-            made = jobs(self.model, self.condition, [(tuple(groups[step]), self.setting.seed) for step in part], self.train_config, on_token=self.stage("write"))
-            trained, logs = train(network or self.model.network, made, self.train_config, stack=stack, on_step=self.stage("train"))
+            made = jobs(self.model, self.condition, [(tuple(groups[step]), self.setting.seed) for step in part], config, on_token=self.stage("write"))
+            trained, logs = train(network or self.model.network, made, config, stack=stack, on_step=self.stage("train"))
             seconds = (time.perf_counter() - start) / len(part)
             for row, (step, log) in enumerate(zip(part, logs)):
                 trained.save(row, folders[step], self.name)
@@ -198,6 +213,12 @@ class _Stream:
             self.ask("merged", step, model=model)
         self.measure("merged", None, None, model)
 
+    @property
+    def consolidations(self) -> list[int]:
+        """After so many documents."""
+        count = len(self.tasks)
+        return [*range(self.setting.every, count, self.setting.every), count]
+
     def routed(self) -> None:
         stack = self.learned("routed", {step: [task] for step, task in enumerate(self.tasks, 1)})
         self.ask_each_once("routed", lambda question, step: Asked(question, self.route(question, step)), stack)
@@ -205,8 +226,8 @@ class _Stream:
 
     def consolidated(self) -> None:
         count, stack = len(self.tasks), None
-        for step in [*range(self.setting.every, count, self.setting.every), count]:
-            stack = self.learned("consolidated", {step: self.tasks[:step]})
+        for step in self.consolidations:
+            stack = self.learned("consolidated", {step: self.tasks[:step]}, config=self.together)
             self.ask("consolidated", step, lambda question: None if self.route(question, step) is None else 0, stack=stack)
         self.measure("consolidated", stack, lambda texts: [None if self.router(count).at(text) is None else 0 for text in texts])
 
@@ -230,47 +251,59 @@ class _Stream:
     # what else is forgotten
 
     def measure(self, method: str, stack, adapters: Callable[[Sequence[str]], list[int | None]] | None, model=None) -> None:
-        """General ability after the last document: accuracy on the sets, and KL on the general texts where no router stands between."""
-        file = self.out / f"general-{method}.json"
-        if file.exists():
-            return
-        found = {}
-        if self.general:
+        """After the last document: general ability on the sets, and KL on the general texts where no router stands between."""
+        file = self.general_file(method, "texts")
+        if not file.exists() and method in ("sequential", "merged"):
+            change = general_changes(self.model, stack)[0] if stack else divergence(self.model.network, model.network, general_texts(self.model))
+            write_json(file, {"change": change})
+        file = self.general_file(method, "sets")
+        if not file.exists() and self.general:
             at = adapters(self.general.texts) if adapters else [None] * len(self.general.texts)
-            found["accuracy"], found["sets"] = self.general.accuracy(model or self.model, at, stack, self.stage("general"))
-        if stack is not None and stack.count == 1:
-            found["change"] = general_changes(self.model, stack)[0]
-        write_json(file, found)
+            accuracy, sets = self.general.accuracy(model or self.model, at, stack, self.stage("general"))
+            write_json(file, {"accuracy": accuracy, "sets": sets})
+
+    def general_file(self, method: str, of: str) -> Path:
+        return self.out / f"general-{method}-{self.general.hash if of == 'sets' and self.general else of}.json"
+
+    def measured(self, method: str, of: str) -> dict:
+        file = self.general_file(method, of)
+        return json.loads(file.read_text()) if file.exists() else {}
 
     # what comes out
 
     def result(self) -> dict:
-        before = json.loads((self.out / "general-base.json").read_text()).get("accuracy")
-        matrices, rows = {}, []
+        before, matrices, rows = self.measured("base", "sets").get("accuracy"), {}, []
         count = len(self.tasks)
         for method in self.setting.methods:
             matrix = [[self.share("base", 0, task) for task in self.tasks]]
             matrix += [[self.share(method, step, task) for task in self.tasks] for step in range(1, count + 1)]
             matrices[method] = matrix
-            learned = [matrix[i + 1][i] for i in range(count)]
-            if method == "consolidated":  # learned one by one before
-                learned = [self.share("routed", i + 1, task) for i, task in enumerate(self.tasks)]
-            file = self.out / f"general-{method}.json"
-            after = json.loads(file.read_text()) if file.exists() else {}
-            logs = [json.loads(f.read_text()) for f in (self.out / method).glob("*/log.json")]
+            learned = matrices["routed"] if method == "consolidated" else matrix
+            steps = self.consolidations if method == "consolidated" else range(1, count + 1)
+            logs = [self.out / method / str(step) / "log.json" for step in steps]
+            spent = [json.loads(log.read_text()) for log in logs if log.exists()]
             rows.append(
                 {"method": method, "documents": count}
-                | _kept(learned, matrix[-1])
-                | {"general_before": before, "general_after": after.get("accuracy"), "general_change": after.get("change")}
-                | {"tokens": sum(log["tokens"] for log in logs), "seconds": round(sum(log["seconds"] for log in logs), 1)}
+                | _kept([learned[i + 1][i] for i in range(count)], matrix[-1])
+                | {"general_before": before, "general_after": self.measured(method, "sets").get("accuracy")}
+                | {"general_change": self.measured(method, "texts").get("change")}
+                | {"tokens": sum(log["tokens"] for log in spent), "seconds": round(sum(log["seconds"] for log in spent), 1)}
             )
+        curve = [
+            {"documents": step}
+            | _kept([matrices["routed"][i + 1][i] for i in range(step)], matrices["consolidated"][step][:step])
+            | json.loads((self.out / "consolidated" / str(step) / "log.json").read_text())
+            for step in (self.consolidations if "consolidated" in matrices else ())
+        ]
         return {
             "model": self.name,
             "study": self.setting.study,
             "questions": sum(len(task.questions) for task in self.tasks),
             "untouched": _mean(matrices[self.setting.methods[0]][0]),
             "train_config": json.loads(json.dumps(asdict(self.train_config))),
+            "consolidate_config": json.loads(json.dumps(asdict(self.together))),
             "rows": rows,
+            "consolidation": curve,
             "matrices": matrices,
         }
 
@@ -344,16 +377,23 @@ def table(result: dict) -> str:
         f"`{result['command']}` (selfedit {result['software']})",
         "",
         f"{result['rows'][0]['documents']} documents, {result['questions']} questions, each document studied as `{result['study']}`; the untouched model "
-        f"answers {shown(result['untouched'])}. Retained: after the last document; ratio with a 95 % bootstrap over documents.",
+        f"answers {shown(result['untouched'])}. Retained: after the last document; ratio with a 95 % bootstrap over documents. Tokens and seconds: of writing "
+        "and training, all steps together.",
         "",
         "| method | just learned | retained | ratio | general before | after | KL | tokens | seconds |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for r in result["rows"]:
-        ratio = "–" if r["ratio"] is None else f"{r['ratio']:.2f} [{r['ci95'][0]:.2f}, {r['ci95'][1]:.2f}]"
         change = "–" if r["general_change"] is None else f"{r['general_change']:.2f}"
         lines.append(
-            f"| {r['method']} | {shown(r['just_learned'])} | {shown(r['retained'])} | {ratio} | {shown(r['general_before'])} | {shown(r['general_after'])} | "
+            f"| {r['method']} | {shown(r['just_learned'])} | {shown(r['retained'])} | {_ratio(r)} | {shown(r['general_before'])} | {shown(r['general_after'])} | "
             f"{change} | {r['tokens']:,} | {r['seconds']:,.0f} |"
         )
+    if result["consolidation"]:
+        lines += ["", "| consolidated | just learned | retained | ratio | tokens | seconds |", "|--:|--:|--:|--:|--:|--:|"]
+        lines += [f"| {r['documents']} | {shown(r['just_learned'])} | {shown(r['retained'])} | {_ratio(r)} | {r['tokens']:,} | {r['seconds']:,.0f} |" for r in result["consolidation"]]
     return "\n".join(lines) + "\n"
+
+
+def _ratio(row: dict) -> str:
+    return "–" if row["ratio"] is None else f"{row['ratio']:.2f} [{row['ci95'][0]:.2f}, {row['ci95'][1]:.2f}]"

@@ -49,11 +49,25 @@ def divergences(network: Network, sequences: SequenceOf[Sequence], stack: Stack)
         untouched = [network.logits(h).float().log_softmax(1) for h in before]
         for adapter in range(stack.count):
             after = label_states(network, own, [adapter] * len(own), stack, frozen).split(LABELS_A_PASS)
-            for p, h in zip(untouched, after):
-                q = network.logits(h).float().log_softmax(1)
-                totals[adapter] += (p.exp() * (p - q)).sum().item()
+            totals[adapter] += sum(_kl(p, network.logits(h)) for p, h in zip(untouched, after))
     labels = sum(s.labels for s in sequences)
     return [total / labels for total in totals]
+
+
+@torch.inference_mode()
+def divergence(network: Network, other: Network, sequences: SequenceOf[Sequence]) -> float:
+    """As `divergences`, of other weights: mean KL(network ‖ other), nats a label."""
+    total = 0.0
+    for part in passes(range(len(sequences)), [len(s.tokens) for s in sequences]):
+        own = [sequences[i] for i in part]
+        states = [label_states(one, own, [None] * len(own), None).split(LABELS_A_PASS) for one in (network, other)]
+        total += sum(_kl(network.logits(h).float().log_softmax(1), other.logits(g)) for h, g in zip(*states))
+    return total / sum(s.labels for s in sequences)
+
+
+def _kl(p: Tensor, logits: Tensor) -> float:
+    """`p`: log-probabilities [L, vocabulary]."""
+    return (p.exp() * (p - logits.float().log_softmax(1))).sum().item()
 
 
 def label_states(

@@ -22,13 +22,12 @@ def load_tasks(path: str | PurePath, *, without_questions: bool = False) -> list
     `without_questions`: documents that have none are welcome too."""
     content = read_json(path)
     first = content[0] if isinstance(content, list) and content else content
-    if without_questions and isinstance(first, dict) and "content" in first:
-        return _documents(content, str(path))
-    if isinstance(first, dict) and not first.keys() & {"data", "questions", "probes"}:
+    documents = without_questions and isinstance(first, dict) and "content" in first
+    if not documents and isinstance(first, dict) and not first.keys() & {"data", "questions", "probes"}:
         raise DocumentError(f"{path}: neither SQuAD ('data'), nor passages with 'questions' or 'probes'; there is {', '.join(map(repr, first))}")
-    tasks = (fictional_tasks if isinstance(first, dict) and "probes" in first else squad_tasks)(content, str(path))
+    read = _documents if documents else fictional_tasks if isinstance(first, dict) and "probes" in first else squad_tasks
     once: dict[str, Task] = {}
-    for task in tasks:
+    for task in read(content, str(path)):
         earlier = once.get(task.passage.id)
         once[task.passage.id] = replace(earlier, questions=earlier.questions + task.questions) if earlier else task
     return list(once.values())

@@ -14,10 +14,10 @@ from typing import TypeVar
 from selfedit.errors import DocumentError
 from selfedit.tasks.documents import read_text
 
-T = TypeVar("T", str, list, dict, bool)
+T = TypeVar("T", str, int, list, dict, bool)
 
 MAX_BYTES = 500_000_000
-_KINDS = {str: "text", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
+_KINDS = {str: "text", int: "a whole number", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
 
 
 def read_json(path: str | PurePath) -> object:
@@ -39,7 +39,7 @@ def read_jsonl(path: str | PurePath) -> Iterator[tuple[str, object]]:
 def expect(value: object, kind: type[T], where: str, *, may_be_empty: bool = False) -> T:
     """The value, which must be of that kind and, unless it may be, not empty."""
     if not isinstance(value, kind):
-        raise DocumentError(f"{where}: should be {_KINDS[kind]}, is {_KINDS.get(type(value), 'a number')}")
+        raise DocumentError(f"{where}: should be {_KINDS[kind]}, is {'a number' if type(value) in (int, float) else _KINDS[type(value)]}")
     if not (may_be_empty or kind is bool or (value.strip() if isinstance(value, str) else value)):
         raise DocumentError(f"{where}: is empty")
     return value
