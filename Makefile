@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 BENCH := $(BIN)/selfedit bench
 SQUAD := $(DATA)/squad/seal_val_first100.json
 FICTIONAL := $(DATA)/fictional_knowledge/public65.json
+BANK := $(DATA)/fictional_bank_kb/public.json
+CONDITIONS := base,in-context,retrieval,passage,self-edit,seal,edits:gpt4.1/implications,edits:gpt4.1/implications+questions,self-edit:questions,self-edit:paraphrase+questions
 
 .PHONY: demo test bench bench-speed bench-knowledge bench-memory clean
 
@@ -28,19 +30,23 @@ bench: bench-speed bench-knowledge bench-memory
 bench-speed: $(VENV)/.ready
 	$(BENCH) inner-loop
 
+# The first 17 fictional documents were used to choose settings.
 bench-knowledge: $(VENV)/.ready
 	$(BIN)/selfedit train-editor --data $(DATA)/squad/seal_train199.json --rounds 2 --out runs/editor
-	$(BENCH) knowledge --data $(SQUAD) --limit 40 --editor runs/editor --out runs/squad \
-	  --conditions base,in-context,retrieval,passage,self-edit,seal,edits:gpt4.1/implications,self-edit:questions,self-edit:paraphrase+questions
-	$(BENCH) knowledge --data $(FICTIONAL) --limit 25 --editor runs/editor --out runs/fictional \
-	  --conditions base,in-context,retrieval,passage,self-edit,seal
+	$(BENCH) knowledge --data $(SQUAD) --limit 40 --editor runs/editor --out runs/squad --conditions $(CONDITIONS)
+	$(BENCH) knowledge --data $(FICTIONAL) --skip 17 --limit 20 --editor runs/editor --out runs/fictional \
+	  --conditions base,in-context,passage,self-edit,seal,self-edit:paraphrase+questions
+	$(BENCH) knowledge --data $(SQUAD) --limit 40 --editor runs/editor --out runs/squad --together 20 \
+	  --conditions $(CONDITIONS),self-edit@5860,edits:gpt4.1/implications@5860,distill,finetune
 
 bench-memory: $(VENV)/.ready
-	$(BENCH) routing --data $(DATA)/squad/dev_public1867.json $(FICTIONAL) $(DATA)/fictional_bank_kb/public.json \
+	$(BENCH) routing --data $(DATA)/squad/dev_public1867.json $(FICTIONAL) $(BANK) \
 	  --texts $(DATA)/general/wikitext2_valid.txt --others $(DATA)/general/nq_open_dev.jsonl $(DATA)/squad/seal_train199.json --out runs/routing
 	$(BENCH) poison --others $(DATA)/general/nq_open_dev.jsonl --out runs/poison
-	$(BENCH) stream --data $(FICTIONAL) --documents 8 --general $(DATA)/general --out runs/stream8
-	$(BENCH) stream --data $(FICTIONAL) --documents 30 --general $(DATA)/general --out runs/stream30
+	$(BENCH) stream --data $(FICTIONAL) --skip 17 --documents 8 --general $(DATA)/general --out runs/stream8
+	$(BENCH) stream --data $(FICTIONAL) --skip 17 --documents 30 --general $(DATA)/general --out runs/stream30
+	$(BENCH) stream --data $(BANK) --documents 8 --general $(DATA)/general --out runs/stream8-bank
+	$(BENCH) stream --data $(BANK) --documents 100 --every 50 --methods routed,consolidated --out runs/stream100-bank
 
 clean:
 	rm -rf $(VENV) .demo build *.egg-info
