@@ -1,9 +1,12 @@
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from selfedit.model.load import load_model
+os.environ["SELFEDIT_PRECISION"] = "fp32"  # on any machine; the tests of mixed precision ask for it
+
+from selfedit.model.load import load_model  # noqa: E402
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

@@ -10,7 +10,7 @@ from conftest import reference_model, write_tiny_model
 from selfedit.errors import ModelError
 from selfedit.model.load import load_model
 from selfedit.model.chat import Sequence
-from selfedit.model.network import PackedAttention, Shape
+from selfedit.model.network import FEW_ROWS, PackedAttention, Shape
 from selfedit.model.packing import pack
 from selfedit.model.waiting import spinning
 
@@ -42,6 +42,34 @@ def test_packed_logits_are_those_of_transformers(tmp_path, kind):
     expected = one_at_a_time(reference, sequences)
     assert expected.std() > 0.5  # the model says something that could be got wrong
     torch.testing.assert_close(packed_logits(model.network, sequences), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_in_mixed_precision_products_of_many_rows_are_near_and_those_of_few_are_the_same(tmp_path, kind):
+    folder = str(write_tiny_model(tmp_path, kind))
+    exact, mixed = (load_model(folder, device="cpu", precision=p).network for p in ("fp32", "mixed"))
+    assert (exact.precision, mixed.precision) == ("fp32", "mixed")
+    many = random_sequences(exact.shape.vocab)
+    assert sum(map(len, many)) > FEW_ROWS
+    expected, found = packed_logits(exact, many), packed_logits(mixed, many)
+    assert 0 < (found - expected).std() < 0.02 * expected.std() and found.dtype == torch.float32
+    few = [many[0][: FEW_ROWS // 2]]
+    assert torch.equal(packed_logits(mixed, few), packed_logits(exact, few))
+
+
+def test_the_precision_is_that_of_the_environment_else_of_the_machine(tiny_folder, monkeypatch):
+    def precision() -> str:
+        return load_model(str(tiny_folder), device="cpu").network.precision
+
+    monkeypatch.setenv("SELFEDIT_PRECISION", "mixed")
+    assert precision() == "mixed" and load_model(str(tiny_folder), device="cpu", dtype=torch.float64).network.precision == "fp64"
+    for tiles, expected in ((True, "mixed"), (False, "fp32")):
+        monkeypatch.setenv("SELFEDIT_PRECISION", "")
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles)
+        assert precision() == expected
+    monkeypatch.setenv("SELFEDIT_PRECISION", "half")
+    with pytest.raises(ModelError, match="SELFEDIT_PRECISION is 'half'; give fp32 or mixed"):
+        precision()
 
 
 @pytest.mark.parametrize("settings", [{"tie_word_embeddings": False}, {"head_dim": 32}, {"num_key_value_heads": 4}, {"rope_theta": 500.0}])

@@ -232,6 +232,18 @@ def test_gradients_of_a_stack_are_those_of_peft_in_single_precision(tiny_model, 
         model.unload()
 
 
+def test_in_mixed_precision_every_adapter_ends_near_where_fp32_takes_it(tiny_folder):
+    exact, mixed = (load_model(str(tiny_folder), device="cpu", precision=p).network for p in ("fp32", "mixed"))
+    jobs = ragged_jobs(exact.shape.vocab)
+    (expected, logs), (found, own) = (train(network, jobs, TINY) for network in (exact, mixed))
+    start = Stack(exact.shape, expected.config, len(jobs))
+    for i, job in enumerate(jobs):
+        start.init_(i, job.seed)
+    moved, off = expected.flat - start.flat, found.flat - expected.flat
+    assert ((off.norm(dim=1) / moved.norm(dim=1)) < 0.1).all() and off.norm() > 0
+    assert [log.losses[-1] for log in own] == pytest.approx([log.losses[-1] for log in logs], rel=0.02)
+
+
 @pytest.mark.embedded
 def test_each_adapter_of_the_embedded_model_ends_where_peft_takes_it_alone(in_double, embedded_model):
     network = load_model(embedded_model.name, device="cpu", dtype=torch.float64).network

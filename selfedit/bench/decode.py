@@ -42,7 +42,7 @@ def run(model_name: str, rows: tuple[int, ...] = (1, 16), new_tokens: int = 64) 
     from selfedit.model.load import load_model
 
     assert max(rows) <= len(INSTRUCTIONS)
-    model = load_model(model_name, dtype=torch.float32)
+    model = load_model(model_name, dtype=torch.float32, precision="fp32")
     base = load_base(model.folder, model.device, torch.float32).eval()
     ends = sorted(model.chat.ends)
     base.generation_config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=ends[0])

@@ -122,7 +122,7 @@ class _Bench:
         self.threads = torch.get_num_threads()
         self.name, self.entries, self.published_steps, self.adapters = model_name, entries, published_steps, adapters
         self.config = TrainConfig()
-        self.model = model = load_model(model_name)
+        self.model = model = load_model(model_name, precision="fp32")  # as the loops that it is compared with
         self.lora = lora_config(model.network, self.config)
         self.seeds = seeds
         self.edits = [(s, entry) for s in range(seeds) for entry in entries]

@@ -77,7 +77,7 @@ def run(
     for unit_group in bench.todo():
         bench.do(unit_group)
     bench.rejudge()
-    result = bench.result() | {"command": command, "software": software()}
+    result = bench.result() | {"precision": bench.model.network.precision, "command": command, "software": software()}
     write_json(out / "results.json", result)
     (out / "results.md").write_text(table(result))
     knowledge_plots(result, out)
@@ -108,7 +108,7 @@ class _Bench:
         self.done = {self.record_key(r): r for r in self.journal.records}
 
     def settings(self) -> dict:
-        return dict(model=self.name, weights=self.model.fingerprint, config=text_hash(json.dumps(asdict(self.train_config)), *FIXED))
+        return dict(model=self.name, weights=self.model.fingerprint, precision=self.model.network.precision, config=text_hash(json.dumps(asdict(self.train_config)), *FIXED))
 
     def record_key(self, record: dict) -> tuple:
         return record["condition"], record["together"], record["seed"], record["task"], record["depends"]
@@ -368,7 +368,7 @@ def table(result: dict) -> str:
     lines = [
         f"# Knowledge: {result['model']}",
         "",
-        f"`{result['command']}` (selfedit {result['software']})",
+        f"`{result['command']}` (selfedit {result['software']}, {result['precision']})",
         "",
         f"Closed book but for in-context and retrieval; dense: log-probability of the right answer, short or as a sentence, nats a token; {result['seeds']} seeds; judge: {result['judge']}"
         + (f" ({result['unscored']} answers unscored)" if result["unscored"] else "")

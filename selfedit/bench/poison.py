@@ -69,7 +69,7 @@ def run(
     chosen = documents() if given is None else list(given)
     model = load_model(model_name, notify=notify)
     config_hash = text_hash(json.dumps(asdict(config), sort_keys=True))
-    claim(out, {"model": model_name, "weights": model.fingerprint, "documents": [d.passage.id for d in chosen], "config": config_hash})
+    claim(out, {"model": model_name, "weights": model.fingerprint, "precision": model.network.precision, "documents": [d.passage.id for d in chosen], "config": config_hash})
     store = MemoryStore(out / "home")
     for version in reversed(store.history()):  # approved by an earlier run: what it had learned must not be in the way
         if version["action"] != "approve":
@@ -88,7 +88,7 @@ def run(
         answers = ask(model, store, [*general, *questions], on_token=lambda done, total: progress("ask", done, total))
         asked.append((answers[: len(general)], dict(zip(questions, answers[len(general) :]))))
     result = {
-        "model": model_name, "command": command, "software": software(), "general_questions": len(general),
+        "model": model_name, "precision": model.network.precision, "command": command, "software": software(), "general_questions": len(general),
         "rows": [_row(d, r, asked) for d, r in zip(chosen, report.reports)],
         "general": {name: _general(chosen, general, untouched, answers) for name, (answers, _) in zip(("in force", "all approved"), asked)},
     }  # fmt: skip
@@ -128,7 +128,7 @@ def table(result: dict) -> str:
     lines = [
         f"# Documents that attack: {result['model']}",
         "",
-        f"`{result['command']}` (selfedit {result['software']})",
+        f"`{result['command']}` (selfedit {result['software']}, {result['precision']})",
         "",
         "| attack | documents | quarantined | in force | not kept | own questions right | … with the attack in the answer | triggers that work | the last three with all approved |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",

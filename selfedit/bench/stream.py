@@ -93,7 +93,7 @@ def run(
     for step, method in enumerate(("base", *setting.methods)):
         progress("methods", step, len(setting.methods) + 1)
         getattr(bench, method)()
-    result = bench.result() | {"command": command, "software": software()}
+    result = bench.result() | {"precision": bench.model.network.precision, "command": command, "software": software()}
     write_json(out / "results.json", result)
     (out / "results.md").write_text(table(result))
     stream_plots(result, out)
@@ -109,7 +109,7 @@ class _Stream:
         self.model, self.out, self.setting, self.progress = load_model(model_name, notify=notify), out, setting, progress
         self.train_config, self.together = train, together
         config = [json.dumps(asdict(train)), json.dumps(asdict(together)), setting.study, str(setting.questions), str(setting.answer_tokens), str(setting.seed), offline_name()]
-        claim(out, {"model": model_name, "weights": self.model.fingerprint, "documents": [t.key for t in tasks], "config": text_hash(*config)})
+        claim(out, {"model": model_name, "weights": self.model.fingerprint, "precision": self.model.network.precision, "documents": [t.key for t in tasks], "config": text_hash(*config)})
         self.journal = Journal(out / "trials.jsonl")
         self.done = {(r["method"], r["step"], r["document"]): r for r in self.journal.records}
         self.tasks = [self.judged(task) for task in tasks]
@@ -342,6 +342,8 @@ def merged(network, stack, adapter: int):
         for j, (low, high) in enumerate(site.columns):
             weight[low:high] += stack.config.scale * (site.a[adapter][:, j * rank : (j + 1) * rank] @ site.b[j][adapter]).t()
         made.layers[layer].linears[group] = Linear(weight, base.bias)
+    if network.precision == "mixed":
+        made.use_bf16()
     return made
 
 
@@ -374,7 +376,7 @@ def table(result: dict) -> str:
     lines = [
         f"# A stream of documents: {result['model']}",
         "",
-        f"`{result['command']}` (selfedit {result['software']})",
+        f"`{result['command']}` (selfedit {result['software']}, {result['precision']})",
         "",
         f"{result['rows'][0]['documents']} documents, {result['questions']} questions, each document studied as `{result['study']}`; the untouched model "
         f"answers {shown(result['untouched'])}. Retained: after the last document; ratio with a 95 % bootstrap over documents. Tokens and seconds: of writing "

@@ -1,9 +1,14 @@
-"""A model's name → weights in memory, ready to run: fp32 on a CPU, bf16 on a GPU."""
+"""A model's name → weights in memory, ready to run: fp32 on a CPU, bf16 on a GPU.
+
+A CPU with tiles for bf16 (AMX) takes large products four times as fast in bf16 (docs/LOG.md, study 15): there they are,
+unless SELFEDIT_PRECISION is fp32.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +35,10 @@ class Model:
         return self.network.device
 
 
-def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | None = None, notify: Notify = lambda m: None) -> Model:
-    """Load a model by any name that `catalog.resolve` knows. Raises ModelError."""
+def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | None = None, precision: str | None = None, notify: Notify = lambda m: None) -> Model:
+    """Load a model by any name that `catalog.resolve` knows. Raises ModelError.
+
+    `precision`, of an fp32 model on a CPU: "fp32", "mixed", or as the environment and the machine have it."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -56,9 +63,19 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
     weights = {key: value.to(device, dtype) for key, value in weights.items()}
     try:
         network = Network(shape, weights, blocks)
+        if on_cpu and (precision or default_precision()) == "mixed":
+            network.use_bf16()
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
     return Model(name, folder, network, Chat(folder), fingerprint)
+
+
+def default_precision() -> str:
+    """`mixed` where large products on the CPU are taken in bf16, else `fp32`. Raises ModelError on a setting that is neither."""
+    wanted = os.environ.get("SELFEDIT_PRECISION") or ("mixed" if torch.cpu._is_amx_tile_supported() else "fp32")
+    if wanted not in ("fp32", "mixed"):
+        raise ModelError(f"SELFEDIT_PRECISION is {wanted!r}; give fp32 or mixed")
+    return wanted
 
 
 def _fingerprint(weights: dict[str, torch.Tensor]) -> str:

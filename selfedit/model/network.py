@@ -105,14 +105,23 @@ class Shape:
 
 
 class Linear:
-    """A frozen linear layer, [O, I], with a second form for products of few rows."""
+    """A frozen linear layer, [O, I], with other forms for products of few rows, and of many where bf16 is faster."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, quantized: QuantizedWeight | None = None):
         self.weight, self.bias, self.quantized = weight, bias, quantized
+        self.half: Tensor | None = None
+        """The weight in bf16, for products of many rows; sums are fp32 all the same."""
         self._packed = None
+
+    def back(self, dy: Tensor) -> Tensor:
+        """The gradient [T, I] of what went in, from that of what came out [T, O]."""
+        return dy @ self.weight if self.half is None else (dy.bfloat16() @ self.half).to(dy.dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
+        if self.half is not None and rows > FEW_ROWS:
+            y = F.linear(x.bfloat16(), self.half).to(x.dtype)
+            return y if self.bias is None else y + self.bias
         if x.requires_grad and torch.is_grad_enabled():  # the forms for few rows have no gradient
             return F.linear(x, self.weight, self.bias)
         if self.quantized is not None and rows <= FEW_ROWS:
@@ -175,6 +184,21 @@ class Network:
             q_norm=weights.pop(f"{prefix}.self_attn.q_norm.weight", None),
             k_norm=weights.pop(f"{prefix}.self_attn.k_norm.weight", None),
         )
+
+    def use_bf16(self) -> None:
+        """From now on products of many rows with the layers' weights are taken in bf16, for a processor that has tiles for it.
+
+        What stands between the layers, the adapters, the output matrix and every sum stay as they are."""
+        for layer in self.layers:
+            for linear in layer.linears.values():
+                linear.half = linear.weight.bfloat16()
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `mixed` (after `use_bf16`), or another dtype of the weights."""
+        if any(linear.half is not None for layer in self.layers for linear in layer.linears.values()):
+            return "mixed"
+        return {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}.get(self.dtype, str(self.dtype))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids [T] → [T, hidden]."""

@@ -246,7 +246,7 @@ class AdaptedLinear(torch.autograd.Function):
     def backward(ctx, dy):
         x, h = ctx.saved_tensors
         base, site, grads, segments, scale, grouped = ctx.rest
-        dx = dy @ base.weight if ctx.needs_input_grad[0] else None
+        dx = base.back(dy) if ctx.needs_input_grad[0] else None
         grouped.backward(x, h, dy, dx, site, grads, segments, scale)
         return (dx,) + (None,) * 7
 
