@@ -3,7 +3,7 @@
 In: tasks (passages, each as if it were a memory; those without questions are there to be confused with) and questions
 about other things. Out: `results.json`, `results.md`, `routing.png`. The ways:
 
-- `lexical`: the router of `ask` (memory/route.py); its constants were fitted on parts of the same sets (docs/LOG.md, study 4);
+- `lexical`: the router of `ask` (memory/route.py); its constants were fitted on parts of the same sets (its docstring says which);
 - `hidden`: the mean of the model's own states a quarter of the way up, of a question and of a passage, without the first
   token's (which only gathers attention), less what all passages, and all questions about other things, have in common
   (their means); cosine;
