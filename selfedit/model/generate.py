@@ -41,6 +41,8 @@ class Request:
     seed: int = 0
     one_line: bool = False
     """Ends with the first line that has text."""
+    allow: Callable[[SequenceOf[int]], SequenceOf[int]] | None = None
+    """A grammar: the tokens so far → those that may follow, at least one; an end token where it may end there."""
 
 
 def generate(
@@ -91,7 +93,7 @@ class _Decoder:
         """New tokens of each request. `on_step(left)`: tokens that may still be written."""
         answers: list[list[int]] = [[] for _ in self.requests]
         alive = list(range(len(self.requests)))  # the requests behind the rows
-        tokens = self._choose(self._prefill(), alive)
+        tokens = self._choose(self._prefill(), alive, answers)
         while True:
             going = []
             for row, (i, token) in enumerate(zip(alive, tokens)):
@@ -106,7 +108,7 @@ class _Decoder:
             if len(going) < len(alive):  # rows that ended leave
                 alive, tokens = [alive[row] for row in going], [tokens[row] for row in going]
                 self._keep_rows(going)
-            tokens = self._choose(self._step(tokens, alive), alive)
+            tokens = self._choose(self._step(tokens, alive), alive, answers)
 
     def _line_is_over(self, tokens: list[int]) -> bool:
         return tokens[-1] in self.chat.breaks and "\n" in self.chat.decode(tokens).lstrip()
@@ -212,7 +214,11 @@ class _Decoder:
         self.filled = positions + 1
         return self.network.logits(x)
 
-    def _choose(self, logits: Tensor, alive: list[int]) -> list[int]:
+    def _choose(self, logits: Tensor, alive: list[int], answers: list[list[int]]) -> list[int]:
+        for row, i in enumerate(alive):
+            if self.requests[i].allow:
+                allowed = torch.tensor(self.requests[i].allow(answers[i]), device=logits.device)
+                logits[row] = torch.full_like(logits[row], float("-inf")).index_copy_(0, allowed, logits[row, allowed])
         greedy = logits.argmax(1).tolist()
         if not any(self.requests[i].temperature for i in alive):
             return greedy

