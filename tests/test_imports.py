@@ -16,7 +16,7 @@ ROOMS = [  # from below
     {"edits", "judge", "tasks"},
     {"loop"},
     {"memory"},
-    {"learn", "ask", "retest"},
+    {"learn", "ask", "adapt", "retest"},
     {"cli", "faces", "serve", "bench", "export", "demo"},
 ]
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms} | {"cluster": 2}  # it maps any function, and knows none

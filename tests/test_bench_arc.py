@@ -1,0 +1,201 @@
+"""`bench arc`, its outer loop and `adapt`, whole, on a model of random weights; and a rule that a tiny model learns."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import write_tiny_model
+
+from selfedit import adapt as adapt_module
+from selfedit.adapt import _pooled, adapt
+from selfedit.bench import arc
+from selfedit.bench.arc import table
+from selfedit.cli import main
+from selfedit.config import RecipeConfig, TrainConfig
+from selfedit.edits.recipe import Recipe
+from selfedit.errors import SelfeditError
+from selfedit.loop import recipes as recipes_module
+from selfedit.loop.fewshot import Answer
+from selfedit.loop.journal import Journal
+from selfedit.loop.recipes import reinforced, train_recipes
+from selfedit.model.load import load_model
+from selfedit.tasks.arc import ArcTask, Pair, arc_json
+
+TRAIN = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, epochs=1, batch_size=4, steps_an_epoch=1)
+CONFIG = RecipeConfig(edits=2, finetune=replace(TRAIN, epochs=2))
+
+
+def task(id: str, shift: int) -> ArcTask:
+    """Each cell's colour goes up by one."""
+    own = [((1 + shift, 2), (3, 4)), ((5, 1), (2 + shift, 0)), ((3, 3), (1, 5))]
+    one = [Pair(g, tuple(tuple(c + 1 for c in row) for row in g)) for g in own]
+    return ArcTask(id, tuple(one[:2]), (one[2],))
+
+
+TASKS = [task("a", 0), task("b", 1)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    return str(write_tiny_model(tmp_path_factory.mktemp("roomy") / "model", max_position_embeddings=4096))
+
+
+@pytest.fixture(scope="module")
+def small_recipes():
+    """Few items, so that it is quick."""
+    patch = pytest.MonkeyPatch()
+    few = [Recipe(items=4, epochs=1), Recipe(basic=False, items=3, epochs=1)]
+    patch.setattr(arc, "FIXED", few[0])
+    patch.setattr(arc, "ORACLE", tuple(few))
+    for module in (arc, recipes_module, adapt_module):
+        patch.setattr(module, "write_recipes", lambda model, asked, *rest, **options: [replace(few[seed % 2], output_only=seed % 3 == 0) for _, seed in asked])
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def ran(folder, small_recipes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("arc")
+    rounds = train_recipes(load_model(folder, device="cpu"), [task("c", 2)], out / "editor", 2, CONFIG, TRAIN)
+    run = lambda: arc.run(folder, TASKS, out / "run", conditions=arc.CONDITIONS, samples=2, editor=out / "editor", train=TRAIN, command="selfedit bench arc …")  # noqa: E731
+    return out, rounds, run, run()
+
+
+def test_every_condition_has_its_row_and_every_task_its_page(ran):
+    out, _, _, result = ran
+    assert [(r["condition"], r["tasks"], r["samples"]) for r in result["rows"]] == [("in-context", 2, 1), ("fixed", 2, 2), ("self-edit", 2, 2), ("seal", 2, 2), ("oracle", 2, 1)]
+    assert result["rows"][0]["tokens"] == 0 < result["rows"][1]["tokens"] and [t["id"] for t in result["tasks"]] == ["a", "b"]
+    assert table(result) == (out / "run/results.md").read_text() and json.loads((out / "run/results.json").read_text()) == result
+    assert sorted(p.name for p in (out / "run/tasks").iterdir()) == ["a.png", "b.png"] and (out / "run/tasks/a.png").stat().st_size > 3000
+    records = Journal(out / "run/trials.jsonl").records
+    assert {(r["condition"], r["task"]): len(r["answers"]) for r in records}["oracle", "a"] == 2
+    assert all(len(a["attempts"]) <= 2 and sum(a["votes"]) <= a["asked"] == 15 for r in records for own in r["answers"] for a in own)
+
+
+def test_what_is_there_is_not_done_again_but_other_tasks_are(ran, folder, monkeypatch):
+    out, _, run, result = ran
+    asked = []
+    real = arc._Arc.do
+    monkeypatch.setattr(arc._Arc, "do", lambda self, condition, task: asked.append(task.id) or real(self, condition, task))
+    assert run()["rows"] == result["rows"] and asked == []
+    other = [*TASKS, replace(TASKS[0], id="d")]
+    arc.run(folder, other, out / "run", conditions=("in-context",), samples=2, train=TRAIN)
+    assert asked == ["d"]
+
+
+def test_rates_and_intervals_by_hand(ran):
+    out, _, _, _ = ran
+    bench = object.__new__(arc._Arc)
+    bench.__dict__ |= dict(tasks=TASKS, conditions=["fixed", "oracle"], samples=2, name="m", editor=None, train_config=TRAIN, model=load_model_stub())
+    record = dict(dense=[-1.0, -2.0], tokens=[3, 4], seconds=1.0)
+    bench.done = {(c, t): record | {"solved": s} for c, t, s in (("fixed", "a", [True, True]), ("fixed", "b", [True, False]), ("oracle", "a", [False, True]), ("oracle", "b", [False, False]))}
+    fixed, oracle = bench.result()["rows"]
+    assert fixed["rate"] == 0.75 and fixed["ci95"] == [0.5, 1.0] and fixed["ci95_samples"] == [0.5, 1.0]
+    assert oracle["rate"] == 0.5 and oracle["samples"] == 1 and bench.result()["solvable"] == ["a"]
+
+
+def load_model_stub():
+    class Stub:
+        class network:
+            precision = "fp32"
+
+    return Stub
+
+
+def test_the_outer_loop_goes_on_where_it_was_stopped(ran, folder, small_recipes, tmp_path, monkeypatch):
+    _, rounds, _, _ = ran
+    assert [s["round"] for s in rounds] == [1, 2] and rounds[0]["recipes"] == 2 and rounds[1]["editor"]["round"] == 2
+    model, tasks, real = load_model(folder, device="cpu"), [task("c", 2), task("d", 3)], recipes_module.try_recipes
+
+    def stopping(model, asked, *rest):
+        if asked[0][0].id == "d":
+            raise KeyboardInterrupt
+        return real(model, asked, *rest)
+
+    monkeypatch.setattr(recipes_module, "try_recipes", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train_recipes(model, tasks, tmp_path, 1, CONFIG, TRAIN)
+    tried = []
+    monkeypatch.setattr(recipes_module, "try_recipes", lambda model, asked, *rest: tried.append(asked[0][0].id) or real(model, asked, *rest))
+    (summary,) = train_recipes(model, tasks, tmp_path, 1, CONFIG, TRAIN)
+    assert tried == ["d"] and summary["tasks"] == 2 and json.loads((tmp_path / "rounds.json").read_text()) == [summary]
+    with pytest.raises(SelfeditError, match="another config"):
+        train_recipes(model, tasks, tmp_path, 1, replace(CONFIG, edits=3), TRAIN)
+
+
+def trial(solved: list[float], dense: list[float]) -> dict:
+    return {"solved": solved, "dense": dense, "untouched": -2.0}
+
+
+def test_recipes_that_solve_are_reinforced_and_the_best_of_other_tasks_make_up_the_number():
+    trials = [trial([0, 1, 1], [-1, -1, -1]), trial([0, 0.5, 0], [-3, -1.5, -1.8]), trial([0, 0, 0], [-2.5, -3, -4]), trial([0, 0, 0], [-1, -3, -4])]
+    assert reinforced(trials, 1) == [(0, 1), (0, 2)]
+    assert reinforced(trials, 3) == [(0, 1), (0, 2), (3, 0)]
+    assert reinforced(trials, 9) == [(0, 1), (0, 2), (3, 0), (1, 1)]  # the third task's recipes all lose
+
+
+def test_votes_of_all_recipes_are_added():
+    a, b, c = (((n,),) for n in (1, 2, 3))
+    assert _pooled([Answer((a, b), (5, 4), 15), Answer((b, c), (3, 2), 15)]) == Answer((b, a), (7, 5), 30)
+
+
+def test_an_adapted_task_is_answered_without_its_output(folder, small_recipes):
+    model = load_model(folder, device="cpu")
+    asked = replace(TASKS[0], test=(Pair(TASKS[0].test[0].input, None),))
+    found = adapt(model, asked, [Recipe(items=4, epochs=1)], drawn=1, train=TRAIN)
+    assert len(found.recipes) == 2 and found.answers[0].asked == 30 and found.tokens > 0
+    assert adapt(model, TASKS[0], [Recipe(items=4, epochs=1)], drawn=1, train=TRAIN).answers == found.answers  # what is right is not looked at
+
+
+# the command line
+
+
+@pytest.fixture
+def files(tmp_path) -> Path:
+    (tmp_path / "tasks.json").write_text(json.dumps({"train": {t.id: arc_json(t) for t in TASKS}, "test": {"c": arc_json(task("c", 2))}}))
+    (tmp_path / "ids.json").write_text(json.dumps({"first": ["b"], "odd": ["nope"], "bad": [3]}))
+    (tmp_path / "one.json").write_text(json.dumps(arc_json(TASKS[0])))
+    (tmp_path / "recipe.json").write_text(Recipe(items=3, epochs=1).to_json())
+    return tmp_path
+
+
+def test_the_command_line_adapts_and_answers_programs_and_people(files, folder, small_recipes, capsys):
+    given = ["adapt", str(files / "one.json"), "--model", folder, "--recipe", str(files / "recipe.json"), "--edits", "1"]
+    assert main([*given, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["recipes"]) == 2 and found["answers"][0]["asked"] == 30
+    (files / "ask.json").write_text(json.dumps({"test": [{"input": [[1, 2], [3, 4]]}, {"input": [[5]]}]}))
+    assert main([*given[:4], "--ask", str(files / "ask.json"), "--recipe", str(files / "recipe.json")]) == 0
+    out = capsys.readouterr().out
+    assert out.count("question") == 2 and "1 recipe, " in out
+
+
+def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, small_recipes, capsys):
+    of = ["--model", folder, "--json"]
+    assert main(["train-editor", "--domain", "arc", "--data", f"{files}/tasks.json:test", "--rounds", "1", "--edits", "1", "--out", str(files / "editor"), *of]) == 0
+    assert json.loads(capsys.readouterr().out)["rounds"][0]["tasks"] == 1
+    bench = ["bench", "arc", "--tasks", f"{files}/tasks.json:train", "--ids", f"{files}/ids.json:first", "--editor", str(files / "editor"), "--samples", "1", "--out", str(files / "run")]
+    assert main([*bench, "--conditions", "in-context,seal", "--set", "rank=2", *of]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [(r["condition"], r["tasks"]) for r in result["rows"]] == [("in-context", 1), ("seal", 1)] and result["command"].startswith("selfedit bench arc --tasks")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["bench", "arc", "--tasks", "{}/tasks.json:nope"], "has no set 'nope'; there: train, test"), (["bench", "arc", "--max-side", "1"], "leave no task"),
+        (["bench", "arc", "--ids", "{}/ids.json:odd"], "has no task 'nope'"), (["bench", "arc", "--ids", "{}/ids.json:bad"], "should be text, is a number"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "magic"], "unknown condition 'magic'"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "seal"], "seal needs a trained editor"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--samples", "0"], "at least 1 sample"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", ","], "give conditions"),
+        (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--seeds", "3"], "--seeds is for --domain text"), (["train-editor", "--data", "{}/tasks.json", "--max-side", "3"], "--max-side is for --domain arc"),
+        (["adapt", "{}/nope.json"], "nope.json"), (["adapt", "{}/ids.json"], "'train' is missing"), (["adapt", "{}/one.json", "--ask", "{}/ids.json"], "'test' is missing"),
+        (["adapt", "{}/one.json", "--recipe", "{}/ids.json"], "a recipe is an object"), (["adapt", "{}/one.json", "--edits", "-1"], "--edits -1"), (["adapt", "{}/one.json", "--editor", "{}"], "no editor there"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_run_is_one_line(files, folder, capsys, arguments, message):
+    given = [argument.replace("{}", str(files)) for argument in arguments]
+    given += ["--model", folder] + (["--out", str(files / "out")] if given[0] != "adapt" else [])
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and "Traceback" not in error
