@@ -67,6 +67,8 @@ class GateConfig:
     """Nats a token that the gold answers of judging questions must gain over the untouched model."""
     max_general_change: float = 2.5
     """Nats a token, mean KL(untouched ‖ adapted) on the fixed general texts."""
+    max_general_lost: float = 0.15
+    """Share of 40 everyday sentences that the untouched model ends right and the adapted one does not, the other way round taken off."""
     max_captured: float = 0.2
     """Share of general questions that the router may send to the memory; of 18, a plain memory takes none or one."""
     max_lost: float = 0.1
@@ -108,6 +110,7 @@ class ConsolidateConfig:
     """Share of the questions that a memory answered right which it may answer wrong under the shared adapter."""
     max_general_change: float = 2.5
     """Nats a token, as for a single memory."""
+    max_general_lost: float = 0.15
     seed: int = 0
     train: TrainConfig = TrainConfig(rank=32, alpha=64.0, first_layer=0.33, learning_rate=2e-3, epochs=3, steps_an_epoch=1)
 

@@ -229,6 +229,7 @@ def _scores(trial: Trial, before, questions: Sequence[Question]) -> dict:
     return {
         "candidate": trial.name,
         "general_change": trial.general_change,
+        "general_lost": trial.general_lost,
         "before": asdict(before),
         "after": asdict(trial.score),
         "questions": [asdict(q) for q in questions],
@@ -241,6 +242,7 @@ def _trial_record(trial: Trial) -> dict:
         "accuracy": trial.score.accuracy,
         "dense": trial.score.dense,
         "general_change": trial.general_change,
+        "general_lost": trial.general_lost,
         "tokens": trial.tokens,
         "seconds": round(trial.seconds, 2),
         "kept": trial.kept,

@@ -140,6 +140,8 @@ class Trial:
     tokens: int
     """Tokens trained on, all epochs together."""
     seconds: float
+    general_lost: float | None = None
+    """Share of everyday sentences that the untouched model ends right, less this one's; below 0: it ends more of them right."""
     kept: bool = False
     reason: str = ""
     """Why it was kept or dropped, in words."""

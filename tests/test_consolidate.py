@@ -16,7 +16,7 @@ from selfedit.model.network import PackedAttention
 from selfedit.model.stack import LoraConfig, Segment, Stack, load_adapters
 from selfedit.types import Example, Passage, Question, Score, SelfEdit
 
-CONFIG = ConsolidateConfig(max_general_change=50.0, train=TrainConfig(rank=2, alpha=4.0, first_layer=0.5, epochs=2, batch_size=2, steps_an_epoch=1))
+CONFIG = ConsolidateConfig(max_general_change=50.0, max_general_lost=1.0, train=TrainConfig(rank=2, alpha=4.0, first_layer=0.5, epochs=2, batch_size=2, steps_an_epoch=1))
 TOWNS = ["Marlow", "Vellmar", "Orsk"]
 
 
@@ -72,6 +72,9 @@ def test_what_does_not_hold_or_moves_behaviour_too_far_is_not_shared(store, tiny
     verdicts(monkeypatch, *[True] * 6)
     report = consolidate(tiny_model, store, store.active(), replace(CONFIG, max_general_change=0.0))
     assert report.shared is None and "changes general behaviour by" in report.reason
+    monkeypatch.setattr(module, "general_abilities", lambda model, stack: [0.9, 0.7])
+    report = consolidate(tiny_model, store, store.active(), replace(CONFIG, max_general_lost=0.15))
+    assert report.shared is None and report.reason == "ends 20% fewer everyday sentences right, over 15%"
     assert store.history()[-1]["action"] == "keep" and not (store.home / "shared").exists()
 
 

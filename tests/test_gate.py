@@ -1,5 +1,6 @@
 """The gate on Scores written by hand: what enters, what does not, and that each says why."""
 
+from dataclasses import replace
 from math import log
 
 import pytest
@@ -96,12 +97,19 @@ def test_as_many_right_answers_are_not_enough_and_one_more_is():
     assert decided(trial("passage", [-1.0] * 4, [False, True, True, False]), before=before)[0] == "passage"
 
 
+def test_too_much_lost_ability_is_dropped():
+    kept, lost = trial("passage", [-2.0] * 4), replace(trial("rewrite", [-1.0] * 4), general_lost=0.2)
+    name, reasons = decided(kept, lost)
+    assert name == "passage" and reasons["rewrite"] == "ends 20% fewer everyday sentences right, over 15%"
+    assert decided(kept, replace(lost, general_lost=-0.1))[0] == "rewrite"
+
+
 def test_too_much_general_change_is_dropped_and_the_next_best_is_kept():
     trials = trial("passage", [-2.0] * 4, general_change=1.0), trial("rewrite", [-1.0] * 4, general_change=1.01)
     kept, reasons = decided(*trials)
     assert kept == "passage"
     assert reasons["rewrite"] == "changes general behaviour by 1.01 nats a token, over 1.00"
-    assert decided(*trials, config=GateConfig(min_gain=0.3, max_general_change=float("inf")))[0] == "rewrite"
+    assert decided(*trials, config=GateConfig(min_gain=0.3, max_general_change=1e9))[0] == "rewrite"
 
 
 def test_an_edit_that_is_no_better_than_the_passage_is_not_kept_over_it():

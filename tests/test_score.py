@@ -5,10 +5,12 @@ import torch
 from test_stack import ALL, random_stack
 
 from selfedit.config import ALL_LINEAR
+from selfedit.judge.general import chosen, general_abilities
 from selfedit.model import packing, score
 from selfedit.model.chat import Sequence
 from selfedit.model.score import divergences, mean_logprobs
 from selfedit.model.stack import LoraConfig, Stack
+from selfedit.types import Question
 
 
 def sequences(vocab: int, shapes=((12, 1), (30, 9), (5, 4), (18, 17), (44, 2))) -> list[Sequence]:
@@ -103,3 +105,13 @@ def test_divergence_is_the_mean_kl_of_the_labels_worked_out_by_hand(tiny_model, 
         expected.append((before.exp() * (before - after)).sum(1).mean().item())
     assert min(expected) > 0.01 and abs(expected[0] - expected[1]) > 1e-3
     assert divergences(tiny_model.network, items, stack) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_choice_is_the_likeliest_ending_and_abilities_are_shares_of_right_ones(tiny_model):
+    stack = Stack(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 2)
+    stack.flat[1].normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
+    items = [{"query": "The river rises in the", "choices": ["hills", "sea and the hills", "x"], "gold": gold} for gold in range(3)]
+    values = mean_logprobs(tiny_model.network, [(tiny_model.chat.gold(Question(items[0]["query"], (), kind="choice"), c), None) for c in items[0]["choices"]])
+    assert chosen(tiny_model, [(item, None) for item in items]) == [gold == values.index(max(values)) for gold in range(3)]
+    untouched, same, other = general_abilities(tiny_model, stack)
+    assert untouched == same and 0 <= other <= 1  # the first adapter changes nothing

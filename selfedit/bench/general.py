@@ -1,20 +1,20 @@
 """General ability: multiple-choice questions, answered by the choice that is likeliest behind the question.
 
 In: a folder with JSON lines of {query, choices, gold}; of each file that has those, the first questions. Out: the share
-of right choices. The likelihood is that of a choice's tokens, a token's mean.
+of right choices (`judge.general.chosen`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 from selfedit.errors import DocumentError
-from selfedit.model.score import mean_logprobs
+from selfedit.judge.general import chosen
 from selfedit.tasks.records import elements, expect, field, read_jsonl
-from selfedit.types import Question, text_hash
+from selfedit.types import text_hash
 
 SETS = ("arc_easy", "piqa", "openbook_qa", "copa")
 """Of which a model of 135 million parameters answers more than chance."""
@@ -34,23 +34,11 @@ class General:
         self.texts = [item["query"] for _, item in self.items]
         self.hash = text_hash(json.dumps(self.items))[:12]
 
-    def accuracy(
-        self, model, adapters: Sequence[int | None], stack=None, on_item: Callable[[int, int], None] = lambda done, total: None
-    ) -> tuple[float, dict[str, float]]:
+    def accuracy(self, model, adapters: Sequence[int | None], stack=None) -> tuple[float, dict[str, float]]:
         """In all, and by set; question i under `adapters[i]`."""
-        golds = [
-            (model.chat.gold(Question(item["query"], (), kind="choice"), choice), adapter)
-            for (_, item), adapter in zip(self.items, adapters)
-            for choice in item["choices"]
-        ]
-        found = iter(mean_logprobs(model.network, golds, stack))
-        right: dict[str, list[bool]] = {}
-        for done, (name, item) in enumerate(self.items, 1):
-            values = [next(found) for _ in item["choices"]]
-            right.setdefault(name, []).append(values.index(max(values)) == item["gold"])
-            on_item(done, len(self.items))
-        everything = [r for own in right.values() for r in own]
-        return sum(everything) / len(everything), {name: sum(own) / len(own) for name, own in right.items()}
+        right = chosen(model, [(item, adapter) for (_, item), adapter in zip(self.items, adapters)], stack)
+        of = {name: [r for (own, _), r in zip(self.items, right) if own == name] for name, _ in self.items}
+        return sum(right) / len(right), {name: sum(own) / len(own) for name, own in of.items()}
 
 
 def _item(at: str, line: object) -> dict:

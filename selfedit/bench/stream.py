@@ -259,7 +259,7 @@ class _Stream:
         file = self.general_file(method, "sets")
         if not file.exists() and self.general:
             at = adapters(self.general.texts) if adapters else [None] * len(self.general.texts)
-            accuracy, sets = self.general.accuracy(model or self.model, at, stack, self.stage("general"))
+            accuracy, sets = self.general.accuracy(model or self.model, at, stack)
             write_json(file, {"accuracy": accuracy, "sets": sets})
 
     def general_file(self, method: str, of: str) -> Path:

@@ -1,24 +1,52 @@
-"""How far an adapter moves the model away from what was learned: mean KL divergence on a fixed set of general texts.
+"""How far an adapter moves the model away from what it could do: mean KL divergence on a fixed set of general texts, and
+the share of everyday sentences that it ends right.
 
-The set (general.jsonl, our own) has everyday questions in chat form and plain prose on topics that no memory is about.
-0 is the untouched model; an adapter that answers everything with what it learned last is several nats away.
+Both sets are our own, on topics that no memory is about. The texts (general.jsonl) are questions in chat form and plain
+prose: 0 is the untouched model; an adapter that answers everything with what it learned last is several nats away. The
+sentences (choices.jsonl) have three endings, of which the likeliest, a mean over its tokens, is the model's choice.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence as SequenceOf
+from functools import lru_cache
 from pathlib import Path
 
 from selfedit.model.chat import Sequence
 from selfedit.model.load import Model
-from selfedit.model.score import divergences
+from selfedit.model.score import divergences, mean_logprobs
 from selfedit.model.stack import Stack
-from selfedit.types import Example
+from selfedit.types import Example, Question
 
 
 def general_changes(model: Model, stack: Stack) -> list[float]:
     """Of each adapter: mean KL(untouched ‖ adapted) in nats a token."""
     return divergences(model.network, general_texts(model), stack)
+
+
+def general_abilities(model: Model, stack: Stack) -> list[float]:
+    """The share of everyday sentences ended right: of the untouched model, then of each adapter."""
+    items = _records("choices.jsonl")
+    right = chosen(model, [(item, row) for row in range(stack.count) for item in items], stack)
+    return [_untouched(model), *(sum(right[low : low + len(items)]) / len(items) for low in range(0, len(right), len(items)))]
+
+
+@lru_cache(maxsize=4)
+def _untouched(model: Model) -> float:
+    items = _records("choices.jsonl")
+    return sum(chosen(model, [(item, None) for item in items])) / len(items)
+
+
+def chosen(model: Model, asked: SequenceOf[tuple[dict, int | None]], stack: Stack | None = None) -> list[bool]:
+    """For each ({query, choices, gold}, adapter) whether the likeliest choice is the right one."""
+    golds = [(model.chat.gold(Question(item["query"], (), kind="choice"), choice), adapter) for item, adapter in asked for choice in item["choices"]]
+    found = iter(mean_logprobs(model.network, golds, stack))
+    right = []
+    for item, _ in asked:
+        values = [next(found) for _ in item["choices"]]
+        right.append(values.index(max(values)) == item["gold"])
+    return right
 
 
 def general_texts(model: Model) -> list[Sequence]:
@@ -30,6 +58,6 @@ def general_questions() -> list[str]:
     return [r["prompt"] for r in _records() if r["prompt"]]
 
 
-def _records() -> list[dict]:
-    lines = (Path(__file__).parent / "general.jsonl").read_text(encoding="utf-8").splitlines()
+def _records(name: str = "general.jsonl") -> list[dict]:
+    lines = (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]

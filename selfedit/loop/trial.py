@@ -16,7 +16,7 @@ from selfedit.edits.parse import sentences
 from selfedit.edits.quiz import as_edit
 from selfedit.edits.spans import cue_questions
 from selfedit.judge.evaluate import evaluate
-from selfedit.judge.general import general_changes
+from selfedit.judge.general import general_abilities, general_changes
 from selfedit.model.chat import Sequence as TokenSequence
 from selfedit.model.distill import soften
 from selfedit.model.load import Model
@@ -107,10 +107,10 @@ def run_trials(
     seconds = time.perf_counter() - start
     adapters = [None, *range(len(candidates))]
     before, *scores = evaluate(model, questions, adapters, stack, on_token=lambda done, total: progress("test", done, total))
-    changes = general_changes(model, stack)
+    changes, (untouched, *abilities) = general_changes(model, stack), general_abilities(model, stack)
     tokens = sum(log.tokens for log in logs)
     trials = [
-        Trial(c.name, c.edits, score, change, log.tokens, seconds * log.tokens / tokens)
-        for c, score, change, log in zip(candidates, scores, changes, logs)
+        Trial(c.name, c.edits, score, change, log.tokens, seconds * log.tokens / tokens, untouched - ability)
+        for c, score, change, ability, log in zip(candidates, scores, changes, abilities, logs)
     ]
     return stack, trials, before

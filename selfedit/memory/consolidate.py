@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from selfedit.config import ConsolidateConfig
 from selfedit.errors import MemoryStoreError
 from selfedit.judge.evaluate import evaluate
-from selfedit.judge.general import general_changes
+from selfedit.judge.general import general_abilities, general_changes
 from selfedit.loop.trial import joint_job, study_sequences, study_texts
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
@@ -61,7 +61,7 @@ def consolidate(
     start = time.perf_counter()
     jobs = [_rehearsal(model, store, entries, config)]
     stack, logs = train(model.network, jobs, config.train, on_step=lambda done, total: progress("train", done, total))
-    (change,) = general_changes(model, stack)
+    (change,), (untouched, ability) = general_changes(model, stack), general_abilities(model, stack)
     asked = [question for entry in entries for question in entry.questions]
     (score,) = evaluate(model, asked, [0], stack, on_token=lambda done, total: progress("test", done, total))
     verdicts = iter(score.correct)
@@ -73,11 +73,13 @@ def consolidate(
     shared = None
     if change > config.max_general_change:
         reason = f"changes general behaviour by {change:.2f} nats a token, over {config.max_general_change:.2f}"
+    elif untouched - ability > config.max_general_lost:
+        reason = f"ends {untouched - ability:.0%} fewer everyday sentences right, over {config.max_general_lost:.0%}"
     elif len(held) < 2:
         reason = f"{len(held)} of {len(entries)} memories hold; two at least are needed"
     else:
         reason = f"{len(held)} of {len(entries)} memories hold and share it"
-        scores = {"general_change": change, "rehearsed": [asdict(one) for one in rehearsed]}
+        scores = {"general_change": change, "general_lost": untouched - ability, "rehearsed": [asdict(one) for one in rehearsed]}
         shared = store.share(lambda folder: stack.save(0, folder, model.name), held, scores, rehearsed=entries)
     return Consolidation(shared, reason, rehearsed, change, logs[0].tokens, round(time.perf_counter() - start, 1))
 

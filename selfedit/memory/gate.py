@@ -1,7 +1,7 @@
 """What may enter the memory: of a passage's Trials, the best that earns its place, or none; and why, in words.
 
 A trial earns its place if it makes the gold answers of questions it did not study more probable by more than chance
-(paired, against the untouched model), answers more of them right, and leaves general behaviour within a bound. Both are
+(paired, against the untouched model), answers more of them right, and leaves general behaviour and ability within their bounds. Both are
 asked for: a sentence learned by heart becomes probable under any question, also one that does not call it up. An edit
 must also beat the passage studied alone; where none does, the passage alone may enter.
 """
@@ -46,6 +46,8 @@ def _fault(trial: Trial, before: Score, config: GateConfig) -> str:
         return f"answers no more questions: {before.accuracy:.0%} → {after.accuracy:.0%}"
     if trial.general_change is not None and trial.general_change > config.max_general_change:
         return f"changes general behaviour by {trial.general_change:.2f} nats a token, over {config.max_general_change:.2f}"
+    if trial.general_lost is not None and trial.general_lost > config.max_general_lost:
+        return f"ends {trial.general_lost:.0%} fewer everyday sentences right, over {config.max_general_lost:.0%}"
     return ""
 
 
