@@ -6,13 +6,12 @@ together in one stack, and every adapter's answers count.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfedit.config import TrainConfig
 from selfedit.edits.recipe import Recipe, write_recipes
-from selfedit.loop.fewshot import ATTEMPTS, TRAIN, Answer, check, shown, try_recipes
+from selfedit.loop.fewshot import TRAIN, Answer, check, shown, try_recipes
 from selfedit.model.load import Model
 from selfedit.model.stack import Stack
 from selfedit.tasks.arc import ArcTask
@@ -22,7 +21,7 @@ from selfedit.types import Progress, no_progress, stable_seed
 @dataclass(frozen=True)
 class Adapted:
     answers: list[Answer]
-    """A test pair each; votes over all recipes."""
+    """A test pair each, with the answers under all recipes."""
     recipes: list[Recipe]
     tokens: int
     """Trained on, all recipes together."""
@@ -41,17 +40,10 @@ def adapt(
     progress: Progress = no_progress,
 ) -> Adapted:
     """`drawn`: so many recipes more, chosen by the model or by `editor`. Raises SelfeditError on a task that cannot be studied."""
-    check(model, task)
-    seeds = [stable_seed(seed, "adapt", k) for k in range(len(recipes) + drawn)]
-    chosen = [*recipes, *write_recipes(model, [(shown(task), s) for s in seeds[len(recipes) :]], editor)]
-    tried, _ = try_recipes(model, [(task, recipe, s) for recipe, s in zip(chosen, seeds)], train, progress)
-    answers = [_pooled([t.answers[j] for t in tried]) for j in range(len(task.test))]
+    check(model, [task])
+    seeds = [stable_seed(seed, "adapt", task.id, k) for k in range(len(recipes) + drawn)]
+    chosen = [*recipes, *write_recipes(model, [(shown(model, task), s) for s in seeds[len(recipes) :]], editor)]
+    tried = try_recipes(model, [(task, recipe, s) for recipe, s in zip(chosen, seeds)], train, progress)
+    own = [[t.answers[j] for t in tried] for j in range(len(task.test))]
+    answers = [Answer(tuple(grid for a in each for grid in a.said), sum(a.asked for a in each)) for each in own]
     return Adapted(answers, chosen, sum(t.tokens for t in tried), sum(t.seconds for t in tried))
-
-
-def _pooled(answers: Sequence[Answer]) -> Answer:
-    votes: Counter = Counter()
-    for answer in answers:
-        votes.update(dict(zip(answer.attempts, answer.votes)))
-    best = votes.most_common(ATTEMPTS)
-    return Answer(tuple(grid for grid, _ in best), tuple(n for _, n in best), sum(a.asked for a in answers))

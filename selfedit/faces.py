@@ -23,10 +23,11 @@ STAGES = {
     "trials": "trials",
     "finetune": "finetuning the editor",
     "general": "general ability",
+    "tasks": "tasks",
 }
 
 
-WHOLES = ("passage", "rounds", "contexts", "trials", "methods", "documents")
+WHOLES = ("passage", "rounds", "contexts", "trials", "methods", "documents", "tasks")
 """Stages that others are part of."""
 
 
@@ -229,7 +230,7 @@ def recipe_rounds_table(summaries: list[dict]) -> None:
         table.add_column(column)
     for s in summaries:
         solved = f"{s['solved']} of {s['recipes']}"
-        table.add_row(str(s["round"]), f"{s['tasks_solved']} of {s['tasks']}", solved, f"{s['gain']:+.2f}", str(s["kept"]), s["editor"]["id"], f"{s['seconds'] / 60:.1f}")
+        table.add_row(str(s["round"]), f"{s['tasks_solved']} of {s['tasks']}", solved, "–" if s["gain"] is None else f"{s['gain']:+.2f}", str(s["kept"]), s["editor"]["id"], f"{s['seconds'] / 60:.1f}")
     Console().print(table)
 
 
@@ -252,6 +253,8 @@ def show_grids(task, found) -> None:
         return Panel(text, title=title, expand=False)
 
     console = Console()
+    for i, pair in enumerate(task.train):
+        console.print(Columns([drawn(f"example {i + 1}", pair.input), drawn("", pair.output)]))
     for pair, answer in zip(task.test, found.answers):
         said = [drawn(f"{'answer' if n == 0 else 'second'} ({votes} of {answer.asked})", grid) for n, (grid, votes) in enumerate(zip(answer.attempts, answer.votes))]
         console.print(Columns([drawn("question", pair.input), *said]))

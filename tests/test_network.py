@@ -68,8 +68,10 @@ def test_the_precision_is_that_of_the_environment_else_of_the_machine(tiny_folde
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles)
         assert precision() == expected
     monkeypatch.setenv("SELFEDIT_PRECISION", "half")
-    with pytest.raises(ModelError, match="SELFEDIT_PRECISION is 'half'; give fp32 or mixed"):
+    with pytest.raises(ModelError, match="SELFEDIT_PRECISION. is 'half'; give fp32 or mixed"):
         precision()
+    with pytest.raises(ModelError, match="is 'bf16'; give fp32"):
+        load_model(str(tiny_folder), device="cpu", precision="bf16")
 
 
 @pytest.mark.parametrize("settings", [{"tie_word_embeddings": False}, {"head_dim": 32}, {"num_key_value_heads": 4}, {"rope_theta": 500.0}])

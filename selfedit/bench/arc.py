@@ -6,17 +6,19 @@ line for each condition and task. Conditions:
 - `in-context`: the untouched model, with the examples in view (as in every other condition);
 - `fixed`: one recipe for all tasks, each sample with another draw of items;
 - `self-edit`: the untouched model chooses a recipe, a sample each; `seal`: a trained editor does;
-- `oracle`: recipes set by hand, ORACLE; a task counts as solved if one of them solves it. It finds the tasks that the
-  model can learn at all: `solvable` in the results.
+- `oracle`: recipes set by hand, ORACLE; a task counts as solved if one of them solves it, so it has more attempts than the
+  others. It finds the tasks that the model can learn at all: `solvable` in the results, which `split_tasks` parts into
+  those that train an editor and those that test it, before any recipe is drawn.
 
 A sample solves a task if each of its outputs is among the two attempts. Rate: the mean over tasks of the share of samples
-that do; intervals, 95 %: a bootstrap over tasks, and one over the samples of the same tasks. What is on disk is not done
-again.
+that do; intervals, 95 %: a bootstrap over tasks, and one over the samples of the same tasks. `seal` over `self-edit`:
+their difference and ratio, tasks drawn in pairs. What is on disk is not done again.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -25,19 +27,24 @@ from pathlib import Path
 
 from selfedit.bench.measure import paired_interval
 from selfedit.config import TrainConfig
+from selfedit.edits.recipe import FIXED_HERE as RECIPES_HERE
 from selfedit.edits.recipe import Recipe, write_recipes
 from selfedit.errors import SelfeditError
-from selfedit.loop.editor import load_editor
-from selfedit.loop.fewshot import TRAIN, Answer, check, dense, shown, solve, solved, try_recipes
+from selfedit.loop.fewshot import FIXED_HERE, TRAIN, check, dense, shown, solve, solved, try_recipes
 from selfedit.loop.journal import Journal, claim, software, write_json
-from selfedit.loop.recipes import STYLE
+from selfedit.loop.recipes import load_recipe_editor
 from selfedit.model.load import load_model
-from selfedit.tasks.arc import ArcTask, arc_json
+from selfedit.tasks.arc import ArcTask
 from selfedit.types import Progress, no_progress, stable_seed, text_hash
 
 CONDITIONS = ("in-context", "fixed", "self-edit", "seal", "oracle")
 FIXED = Recipe()
-ORACLE = tuple(replace(FIXED, learning_rate=rate, epochs=epochs, items=items) for rate, epochs, items in ((3e-4, 2, 48), (1e-3, 1, 48), (1e-3, 2, 64)))
+ORACLE = (
+    *(replace(FIXED, learning_rate=rate, epochs=epochs) for rate, epochs in ((3e-4, 2), (1e-3, 1), (1e-3, 3))),
+    replace(FIXED, items=64, chain=True),
+    replace(FIXED, size=True, repeat=True),
+    replace(FIXED, output_only=True),
+)
 """docs/LOG.md, study 16."""
 RESAMPLES = 10_000
 
@@ -69,16 +76,15 @@ def run(
     if unknown := [task.id for task in tasks if any(pair.output is None for pair in task.test)]:
         raise SelfeditError(f"task {unknown[0]}: its test has no output to compare with; `selfedit adapt` answers it")
     bench = _Arc(model_name, tasks, out, conditions, samples, seed, editor, train, progress, notify)
-    for condition in bench.conditions:
-        for i, task in enumerate(tasks):
-            progress(condition, i, len(tasks))
-            if (condition, task.id) not in bench.done:
-                bench.do(condition, task)
-        progress(condition, len(tasks), len(tasks))
+    left = [(c, task) for c in bench.conditions for task in tasks if (c, task.id) not in bench.done]
+    for i, (condition, task) in enumerate(left):
+        progress("tasks", i, len(left))
+        bench.do(condition, task)
+    progress("tasks", len(left), len(left))
     result = bench.result() | {"command": command, "software": software()}
     write_json(out / "results.json", result)
     (out / "results.md").write_text(table(result))
-    arc_pages(tasks, {key: bench.attempts(*key) for key in bench.done if key[0] in bench.conditions}, out)
+    arc_pages(tasks, {(c, t.id): bench.shown(c, t.id) for c in bench.conditions for t in tasks}, out)
     return result
 
 
@@ -87,17 +93,14 @@ class _Arc:
         self.name, self.tasks, self.conditions = model_name, tasks, list(dict.fromkeys(conditions))
         self.samples, self.seed, self.train_config, self.progress = samples, seed, train, progress
         self.model = model = load_model(model_name, notify=notify)
-        for task in tasks:
-            check(model, task)
-        self.editor, self.editor_stack = load_editor(editor, model) if editor else (None, None)
-        if self.editor and self.editor.style != STYLE:
-            raise SelfeditError(f"{editor}: an editor that writes about documents; `selfedit train-editor --domain arc` makes one for tasks")
-        if self.editor and (known := sum(task.id in self.editor.contexts for task in tasks)):
+        check(model, tasks)
+        self.editor, self.editor_stack = load_recipe_editor(editor, model) if "seal" in conditions else (None, None)
+        if self.editor and (known := sum(task.key in self.editor.contexts for task in tasks)):
             raise SelfeditError(f"the editor was trained on {known} of these tasks; give others")
-        config = text_hash(json.dumps(asdict(train)), str(samples), str(seed), FIXED.to_json(), *(r.to_json() for r in ORACLE))
+        config = text_hash(json.dumps(asdict(train)), str(samples), str(seed), *map(Recipe.to_json, (FIXED, *ORACLE)), *FIXED_HERE, *RECIPES_HERE)
         claim(out, {"model": model_name, "weights": model.fingerprint, "precision": model.network.precision, "config": config})
         self.journal = Journal(out / "trials.jsonl")
-        known = {task.id: _key(task) for task in tasks}
+        known = {task.id: task.key for task in tasks}
         self.done = {(r["condition"], r["task"]): r for r in self.journal.records if known.get(r["task"]) == r["key"] and r["editor"] == self.writer(r["condition"])}
 
     def writer(self, condition: str) -> str:
@@ -110,14 +113,14 @@ class _Arc:
             recipes, answers = [], [solve(self.model, [(task, None)], on_token=partial(self.progress, "answer"))[0]]
             dense_, tokens = dense(self.model, [(task, None)]), [0]
         else:
-            seeds = [stable_seed(self.seed, condition, k) for k in range(len(ORACLE) if condition == "oracle" else self.samples)]
+            seeds = [stable_seed(self.seed, task.id, k) for k in range(len(ORACLE) if condition == "oracle" else self.samples)]
             recipes = self.recipes(condition, task, seeds)
-            tried, _ = try_recipes(self.model, [(task, recipe, seed) for recipe, seed in zip(recipes, seeds)], self.train_config, self.progress)
+            tried = try_recipes(self.model, [(task, recipe, seed) for recipe, seed in zip(recipes, seeds)], self.train_config, self.progress)
             answers, dense_, tokens = [t.answers for t in tried], [t.dense for t in tried], [t.tokens for t in tried]
         record = {
-            "condition": condition, "task": task.id, "key": _key(task), "editor": self.writer(condition), "recipes": [json.loads(r.to_json()) for r in recipes],
+            "condition": condition, "task": task.id, "key": task.key, "editor": self.writer(condition), "recipes": [json.loads(r.to_json()) for r in recipes],
             "solved": [solved(task, own) == 1 for own in answers], "dense": dense_, "tokens": tokens,
-            "answers": [[asdict(a) for a in own] for own in answers], "seconds": round(time.perf_counter() - start, 2),
+            "answers": [[a.record() for a in own] for own in answers], "seconds": round(time.perf_counter() - start, 2),
         }  # fmt: skip
         self.journal.add(record)
         self.done[condition, task.id] = json.loads(json.dumps(record))
@@ -128,35 +131,63 @@ class _Arc:
         if condition == "fixed":
             return [FIXED] * len(seeds)
         writer = self.editor_stack if condition == "seal" else None
-        return write_recipes(self.model, [(shown(task), seed) for seed in seeds], writer, on_token=partial(self.progress, "write"))
+        return write_recipes(self.model, [(shown(self.model, task), seed) for seed in seeds], writer, on_token=partial(self.progress, "write"))
 
-    def attempts(self, condition: str, id: str) -> list[Answer]:
-        """Of the first sample that solved the task, else of the first: an Answer a test pair."""
+    def shown(self, condition: str, id: str) -> tuple[str, list[list]]:
+        """For the page: which sample, and its attempts at each test pair; the first that solved the task, if one did."""
         record = self.done[condition, id]
-        own = record["answers"][record["solved"].index(True) if True in record["solved"] else 0]
-        return [Answer(tuple(tuple(map(tuple, grid)) for grid in a["attempts"]), tuple(a["votes"]), a["asked"]) for a in own]
+        place, n = record["solved"].index(True) if True in record["solved"] else 0, len(record["solved"])
+        title = condition if n == 1 else f"{condition}, {place + 1} of {n}\n({sum(record['solved'])} solve it)"
+        return title, [[tuple(map(tuple, grid)) for grid in answer["attempts"]] for answer in record["answers"][place]]
+
+    def shares(self, condition: str) -> list[list[float]]:
+        """Of each task, whether each sample solved it; of `oracle`, whether any did."""
+        own = [self.done[condition, task.id]["solved"] for task in self.tasks]
+        return [[float(any(s))] if condition == "oracle" else list(map(float, s)) for s in own]
 
     def result(self) -> dict:
-        rows = []
+        rows, rates = [], {}
         for condition in self.conditions:
-            own = [self.done[condition, task.id] for task in self.tasks]
-            shares = [[float(any(r["solved"]))] if condition == "oracle" else [float(s) for s in r["solved"]] for r in own]
-            rate, low, high = paired_interval([sum(s) / len(s) for s in shares], [0.0] * len(shares))
+            own, shares = [self.done[condition, task.id] for task in self.tasks], self.shares(condition)
+            samples, trained = len(shares[0]), len(own[0]["solved"])
+            rates[condition] = [sum(s) / len(s) for s in shares]
+            rate, low, high = paired_interval(rates[condition], [0.0] * len(shares))
+            values = [v for r in own for v in r["dense"] if v is not None]
             rows.append(
-                {"condition": condition, "tasks": len(own), "samples": len(shares[0]), "rate": rate, "ci95": [low, high], "ci95_samples": _over_samples(shares)}
-                | {"dense": sum(sum(r["dense"]) / len(r["dense"]) for r in own) / len(own), "tokens": sum(sum(r["tokens"]) for r in own)}
-                | {"seconds": round(sum(r["seconds"] for r in own), 1)}
+                {"condition": condition, "tasks": len(own), "samples": samples, "rate": rate, "ci95": [low, high]}
+                | {"ci95_samples": _over_samples(shares) if samples > 1 else None, "dense": sum(values) / len(values) if values else None}
+                | {"tokens": round(sum(sum(r["tokens"]) for r in own) / len(own) / trained), "seconds": round(sum(r["seconds"] for r in own) / len(own) / trained, 1)}
             )
-        per_task = [{"id": t.id} | {c: sum(self.done[c, t.id]["solved"]) / len(self.done[c, t.id]["solved"]) for c in self.conditions} for t in self.tasks]
+        pairs = [("seal", "self-edit"), ("seal", "fixed"), ("self-edit", "fixed"), ("fixed", "in-context")]
         return {
             "model": self.name, "precision": self.model.network.precision, "samples": self.samples, "editor": self.editor.summary() if self.editor else None,
             "train_config": json.loads(json.dumps(asdict(self.train_config))), "fixed": json.loads(FIXED.to_json()), "oracle": [json.loads(r.to_json()) for r in ORACLE],
-            "rows": rows, "tasks": per_task, "solvable": [t["id"] for t in per_task if t.get("oracle")],
+            "rows": rows, "compared": [{"condition": a, "with": b} | _compared(rates[a], rates[b]) for a, b in pairs if {a, b} <= rates.keys()],
+            "tasks": [{"id": t.id} | {c: rates[c][i] for c in self.conditions} for i, t in enumerate(self.tasks)],
+            "solvable": [t.id for i, t in enumerate(self.tasks) if rates.get("oracle", [0] * len(self.tasks))[i]],
         }  # fmt: skip
 
 
-def _key(task: ArcTask) -> str:
-    return text_hash(json.dumps(arc_json(task)))[:16]
+def split_tasks(result: dict, seed: int = 0) -> dict[str, list[str]]:
+    """The solvable tasks in two halves, drawn once: `train` for an editor, `test` for the benchmark."""
+    drawn = random.Random(seed).sample(sorted(result["solvable"]), len(result["solvable"]))
+    return {"train": sorted(drawn[: len(drawn) // 2]), "test": sorted(drawn[len(drawn) // 2 :])}
+
+
+def _compared(ours: Sequence[float], theirs: Sequence[float]) -> dict:
+    """Difference and ratio of the mean rates, with 95 % bootstraps over tasks; no ratio to nothing, nor its interval where
+    2.5 % of the draws have none."""
+    import numpy as np
+
+    a, b = np.array(ours), np.array(theirs)
+    picked = np.random.default_rng(0).integers(0, len(a), (RESAMPLES, len(a)))
+    own, other = a[picked].mean(1), b[picked].mean(1)
+    bounded = (other == 0).mean() < 0.025
+    return {
+        "difference": paired_interval(ours, theirs),
+        "ratio": float(a.mean() / b.mean()) if b.any() else None,
+        "ratio_ci95": [float(v) for v in np.percentile(own[other > 0] / other[other > 0], [2.5, 97.5])] if bounded else None,
+    }
 
 
 def _over_samples(shares: Sequence[Sequence[float]]) -> list[float]:
@@ -170,19 +201,32 @@ def _over_samples(shares: Sequence[Sequence[float]]) -> list[float]:
 
 def table(result: dict) -> str:
     """The rows in Markdown, for people."""
+    def span(bounds) -> str:
+        return "–" if bounds is None else f"[{bounds[0]:.2f}, {bounds[1]:.2f}]"
+
     lines = [
         f"# Few-shot tasks: {result['model']}",
         "",
         f"`{result['command']}` (selfedit {result['software']}, {result['precision']})",
         "",
-        "Solved: every output among two attempts. 95 %: over tasks, and over the samples of these tasks.",
+        "Solved: every output among two attempts (oracle: under any of its recipes). 95 % bootstraps over tasks, and over the samples of these tasks; where "
+        "all tasks go alike, an interval over tasks says nothing. Tokens and seconds: of one sample of one task; dense: nats a token of the outputs.",
         "",
         "| condition | tasks | samples | solved | over tasks | over samples | dense | tokens | seconds |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for r in result["rows"]:
-        spans = " | ".join(f"[{low:.2f}, {high:.2f}]" for low, high in (r["ci95"], r["ci95_samples"]))
-        lines.append(f"| {r['condition']} | {r['tasks']} | {r['samples']} | {r['rate']:.3f} | {spans} | {r['dense']:.3f} | {r['tokens']:,} | {r['seconds']:,.0f} |")
+        dense_ = "–" if r["dense"] is None else f"{r['dense']:.3f}"
+        lines.append(
+            f"| {r['condition']} | {r['tasks']} | {r['samples']} | {r['rate']:.3f} | {span(r['ci95'])} | {span(r['ci95_samples'])} | {dense_} | "
+            f"{r['tokens']:,} | {r['seconds']:,.1f} |"
+        )
+    if result["compared"]:
+        lines += ["", "| | difference | ratio |", "|---|--:|--:|"]
+    for r in result["compared"]:
+        mean, low, high = r["difference"]
+        ratio = "–" if r["ratio"] is None else f"{r['ratio']:.2f} {span(r['ratio_ci95'])}"
+        lines.append(f"| {r['condition']} over {r['with']} | {mean:+.3f} [{low:+.3f}, {high:+.3f}] | {ratio} |")
     conditions = [r["condition"] for r in result["rows"]]
     lines += ["", f"| task | {' | '.join(conditions)} |", f"|---|{'--:|' * len(conditions)}"]
     lines += [f"| {t['id']} | {' | '.join(f'{t[c]:.2f}' for c in conditions)} |" for t in result["tasks"]]

@@ -182,6 +182,8 @@ class _Bench:
         epochs = made.epochs or self.train_config.epochs
         weights = finetune(self.model, made.sequences, made.seed, epochs)
         network = Network(self.model.network.shape, weights, {})
+        if self.model.network.precision == "mixed":
+            network.use_bf16()
         return replace(self.model, network=network), None, [epochs * sum(len(s.tokens) for s in made.sequences)]
 
     def ask(self, model, stack, units: list[Unit], adapters, tokens, seconds: float) -> None:

@@ -104,18 +104,21 @@ ARC_COLOURS = ("#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa",
 def arc_pages(tasks, attempts: dict, folder: Path) -> list[Path]:
     """`tasks/ID.png`: a task's examples; then, for each test input, the truth if it is known and each condition's attempts.
 
-    `attempts`: (condition, task id) → an Answer a test pair."""
+    `attempts`: (condition, task id) → what it is called there, and the attempts at each test pair, best first."""
     from matplotlib.colors import ListedColormap
 
     plt, made = pyplot(), []
     colours = ListedColormap(ARC_COLOURS)
     (folder / "tasks").mkdir(exist_ok=True)
     for task in tasks:
-        conditions = [condition for condition, id in attempts if id == task.id]
+        own = [found for (_, id), found in attempts.items() if id == task.id]
         rows = [[(f"example {i + 1}", p.input), ("", p.output)] for i, p in enumerate(task.train)]
         for j, pair in enumerate(task.test):
-            said = [(f"{c}{': right' if pair.output in a.attempts else ''}" if n == 0 else "second", grid)
-                    for c in conditions for a in [attempts[c, task.id][j]] for n, grid in enumerate(a.attempts)]  # fmt: skip
+            said = [
+                (f"{title if n == 0 else 'second'}{': right' if pair.output and grid == pair.output else ': no grid' if grid is None else ''}", grid)
+                for title, answers in own
+                for n, grid in enumerate(answers[j] or [None])
+            ]
             rows.append([("test", pair.input), *([("truth", pair.output)] if pair.output else []), *said])
         width = max(map(len, rows))
         figure, axes = plt.subplots(len(rows), width, figsize=(1.5 * width, 1.6 * len(rows)), layout="constrained", squeeze=False)
@@ -123,14 +126,16 @@ def arc_pages(tasks, attempts: dict, folder: Path) -> list[Path]:
             for cell in line:
                 cell.set_axis_off()
             for cell, (title, grid) in zip(line, row):
+                cell.set_title(title, fontsize=7)
+                if grid is None:
+                    continue
                 cell.set_axis_on()
                 cell.pcolormesh(grid, cmap=colours, vmin=0, vmax=9, edgecolors="#555555", linewidth=0.5)
                 cell.invert_yaxis()
                 cell.set_aspect("equal")
                 cell.set_xticks([])
                 cell.set_yticks([])
-                cell.set_title(title, fontsize=7)
-        figure.suptitle(task.id, fontsize=9)
+        figure.suptitle(task.id, fontsize=9, parse_math=False)
         made.append(_save(figure, folder / "tasks" / f"{task.id}.png"))
     return made
 

@@ -87,15 +87,18 @@ INSTRUCTION = (
 )
 
 
+FIXED_HERE = tuple(map(repr, (INSTRUCTION, RATES, EPOCHS, ITEMS)))
+"""What recipes depend on and no option changes."""
+
+
 def write_recipes(
     model: Model, asked: Sequence[tuple[str, int]], editor: Stack | None = None, *, temperature: float = 1.0,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Recipe]:  # fmt: skip
     """For each (task as text, seed) a recipe. `editor`: a stack whose only adapter writes, instead of the untouched model."""
     allow = choices(model.chat, grammar())
-    longest = max(len(model.chat.encode(Recipe(output_only=True, learning_rate=rate).to_json())) for rate in RATES) + 8
     adapter = None if editor is None else 0
-    requests = [Request(tuple(recipe_prompt(model, text)), adapter, longest, temperature, 1.0, seed=seed, allow=allow) for text, seed in asked]
+    requests = [Request(tuple(recipe_prompt(model, text)), adapter, recipe_tokens(model), temperature, 1.0, seed=seed, allow=allow) for text, seed in asked]
     return [read_recipe(model.chat.decode(tokens)) for tokens in generate(model, requests, editor, on_token=on_token)]
 
 
@@ -103,6 +106,11 @@ def writing_sequence(model: Model, text: str, recipe: Recipe) -> TokenSequence:
     """What an editor studies to write this recipe for this task."""
     prompt, parts = recipe_prompt(model, text), _spelled(recipe)
     return TokenSequence((*prompt, *(t for part in parts for t in model.chat.encode(part)), *model.chat.end_of_turn), len(prompt))
+
+
+def recipe_tokens(model: Model) -> int:
+    """Of the longest recipe, and its end."""
+    return sum(max(len(model.chat.encode(text)) for text in part) for part in grammar()) + 1
 
 
 def recipe_prompt(model: Model, text: str) -> list[int]:

@@ -10,19 +10,20 @@ Source: test-time training for ARC (arXiv:2411.07279), SEAL section 4.2.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 from selfedit.config import TrainConfig
-from selfedit.edits.recipe import Recipe
+from selfedit.edits.recipe import Recipe, recipe_prompt, recipe_tokens
 from selfedit.errors import SelfeditError
 from selfedit.model.chat import Sequence as TokenSequence
 from selfedit.model.generate import Request, generate
-from selfedit.model.grammar import grids
+from selfedit.model.grammar import GridForm
 from selfedit.model.load import Model
 from selfedit.model.score import mean_logprobs
 from selfedit.model.stack import Stack
@@ -31,76 +32,39 @@ from selfedit.tasks.arc import COLOURS, SIDE, ArcTask, Grid, Pair
 from selfedit.tasks.augment import FAMILIES, IDENTITY, READINGS, Transform, fits
 from selfedit.types import Progress, no_progress, stable_seed
 
-TRAIN = TrainConfig(rank=64, alpha=64.0, learning_rate=1e-3, epochs=2, batch_size=2, steps_an_epoch=1)
-"""Of every candidate but its rate and epochs. Published: rank 128, alpha 16, batches of 2."""
+TRAIN = TrainConfig(rank=64, alpha=64.0, batch_size=2, steps_an_epoch=1)
+"""Of every recipe, which has its own rate and epochs. Published: rank 128, alpha 16, batches of 2."""
+OF_RECIPE = ("learning_rate", "epochs", "distill")
+"""Settings of the training that a recipe has, or nothing here uses."""
 ATTEMPTS = 2
 DRAWS = 20
 """Times, for each item wanted, that one is drawn before the task is said to have no more."""
+FIXED_HERE = tuple(map(repr, (ATTEMPTS, DRAWS, [t.name for own in (READINGS, *FAMILIES.values()) for t in own])))
+"""What results depend on and no option changes."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    attempts: tuple[Grid, ...]
-    """The most frequent answers, at most two, the first the better."""
-    votes: tuple[int, ...]
+    said: tuple[Grid, ...]
+    """Every answer that was a grid, turned back; those with all examples in view and not turned first."""
     asked: int
     """How often the question was put."""
 
+    @cached_property
+    def best(self) -> list[tuple[Grid, int]]:
+        """The most frequent, of equals the first said, with their votes."""
+        return Counter(self.said).most_common(ATTEMPTS)
 
-def text_of(grid: Grid) -> str:
-    """A line a row, a digit a cell."""
-    return "".join("".join(map(str, row)) + "\n" for row in grid)
+    @property
+    def attempts(self) -> list[Grid]:
+        return [grid for grid, _ in self.best]
 
+    @property
+    def votes(self) -> list[int]:
+        return [n for _, n in self.best]
 
-def read_grid(text: str) -> Grid | None:
-    """None for what is no grid."""
-    rows = text.split("\n")[:-1] if text.endswith("\n") else text.split("\n")
-    made = tuple(tuple(int(cell) for cell in row) if row.isascii() and row.isdigit() else () for row in rows)
-    return made if made[0] and len({len(row) for row in made}) == 1 and fits(made) else None
-
-
-def put(examples: Sequence[Pair], question: Grid) -> str:
-    """A question with its examples before it, as the model reads it."""
-    shown = [f"Input:\n{text_of(p.input)}Output:\n{text_of(p.output)}\n" for p in examples]
-    return "".join(shown) + f"Input:\n{text_of(question)}Output:"
-
-
-def changed(task: ArcTask, transform: Transform, colours: Sequence[int] = range(COLOURS)) -> ArcTask:
-    """Every grid of it, turned and recoloured alike."""
-
-    def one(grid: Grid | None) -> Grid | None:
-        return grid and tuple(tuple(colours[cell] for cell in row) for row in transform(grid))
-
-    return replace(task, **{name: tuple(Pair(one(p.input), one(p.output)) for p in getattr(task, name)) for name in ("train", "test")})
-
-
-def check(model: Model, task: ArcTask) -> None:
-    """Raises SelfeditError on a task that leaves nothing to study, or does not fit the model."""
-    if len(task.train) < 2:
-        raise SelfeditError(f"task {task.id}: {len(task.train)} example; at least 2 are needed, one to ask about and one to see")
-    longest = max(len(_prompt(model, task.train, pair.input)) for pair in task.test) + _answer_tokens(task)
-    if longest > model.network.shape.max_positions:
-        raise SelfeditError(f"task {task.id}: its examples and an answer take {longest} tokens; {model.name} reads {model.network.shape.max_positions}")
-
-
-def study_items(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> list[TokenSequence]:
-    """At most `recipe.items` different ones; fewer where the task does not have so many that fit the model."""
-    draw = random.Random(stable_seed("items", seed, task.id))
-    families = [(IDENTITY,), *(FAMILIES[name] for name in FAMILIES if getattr(recipe, name))]
-    found: dict[tuple[int, ...], TokenSequence] = {}
-    for _ in range(DRAWS * recipe.items):
-        if len(found) == recipe.items:
-            break
-        transform, colours = draw.choice(draw.choice(families)), [0, *draw.sample(range(1, COLOURS), COLOURS - 1)]
-        turned = changed(task, transform, colours if draw.random() < 0.5 else range(COLOURS)).train
-        asked, *seen = draw.sample(turned, len(turned))
-        seen = seen[: len(seen) - 1] if len(seen) > 1 and draw.random() < 0.5 else seen  # leaves two out
-        if not all(fits(grid) for pair in turned for grid in (pair.input, pair.output)):
-            continue
-        item = _labelled(model, seen, asked.input, asked.output)
-        if len(item.tokens) <= model.network.shape.max_positions:
-            found.setdefault(item.tokens, replace(item, label_start=item.label_start if recipe.output_only else 1))
-    return list(found.values())
+    def record(self) -> dict:
+        return {"attempts": self.attempts, "votes": self.votes, "asked": self.asked}
 
 
 @dataclass(frozen=True)
@@ -119,8 +83,8 @@ class Tried:
 
 def try_recipes(
     model: Model, asked: Sequence[tuple[ArcTask, Recipe, int]], config: TrainConfig = TRAIN, progress: Progress = no_progress
-) -> tuple[list[Tried], Stack]:
-    """Each (task, recipe, seed) as an adapter, all trained and asked together; and the adapters."""
+) -> list[Tried]:
+    """Each (task, recipe, seed) as an adapter, all trained and asked together."""
     start = time.perf_counter()
     made = [job(model, task, recipe, seed) for task, recipe, seed in asked]
     stack, logs = train(model.network, made, config, on_step=partial(progress, "train"))
@@ -129,7 +93,74 @@ def try_recipes(
     answers = solve(model, own, stack, on_token=partial(progress, "answer"))
     known = [(task, row) for task, row in own if all(pair.output for pair in task.test)]
     logprobs = dict(zip((row for _, row in known), dense(model, known, stack)))
-    return [Tried(a, logprobs.get(row), log.tokens, seconds * log.tokens) for row, (a, log) in enumerate(zip(answers, logs))], stack
+    return [Tried(a, logprobs.get(row), log.tokens, seconds * log.tokens) for row, (a, log) in enumerate(zip(answers, logs))]
+
+
+# what is put, and what is studied
+
+
+def put(form: GridForm, examples: Sequence[Pair], question: Grid) -> str:
+    """A question with its examples before it, as the model reads it."""
+    shown = [f"Input:\n{form.text(p.input)}Output:\n{form.text(p.output)}\n" for p in examples]
+    return "".join(shown) + f"Input:\n{form.text(question)}Output:"
+
+
+def shown(model: Model, task: ArcTask) -> str:
+    """The task as whoever chooses a recipe for it sees it: the examples, and the first question."""
+    return put(form_of(model), task.train, task.test[0].input)
+
+
+def form_of(model: Model) -> GridForm:
+    """Raises ModelError for a model that cannot write grids cell by cell."""
+    return GridForm(model.chat, SIDE)
+
+
+def changed(task: ArcTask, transform: Transform, colours: Sequence[int] = range(COLOURS)) -> ArcTask:
+    """Every grid of it, turned and recoloured alike."""
+
+    def one(grid: Grid | None) -> Grid | None:
+        return grid and tuple(tuple(colours[cell] for cell in row) for row in transform(grid))
+
+    return replace(task, **{name: tuple(Pair(one(p.input), one(p.output)) for p in getattr(task, name)) for name in ("train", "test")})
+
+
+def check(model: Model, tasks: Iterable[ArcTask]) -> None:
+    """Raises SelfeditError on a task that leaves nothing to study or does not fit the model, and on two of one name."""
+    form, names, limit = form_of(model), set(), model.network.shape.max_positions
+    for task in tasks:
+        if task.id in names:
+            raise SelfeditError(f"task {task.id} is there twice; name tasks differently, or give one set of them")
+        names.add(task.id)
+        if len(task.train) < 2:
+            raise SelfeditError(f"task {task.id}: {len(task.train)} example; at least 2 are needed, one to ask about and one to see")
+        longest = len(recipe_prompt(model, shown(model, task))) + recipe_tokens(model)
+        for turned in (changed(task, reading) for reading in READINGS):
+            for pair in turned.test:
+                prompt = len(_prompt(model, form, turned.train, pair.input))
+                known = len(_labelled(model, form, turned.train, pair.input, pair.output).tokens) if pair.output else 0
+                longest = max(longest, prompt + _answer_tokens(model, form, task), known)
+        if longest > limit:
+            raise SelfeditError(f"task {task.id}: its examples and an answer take {longest} tokens; {model.name} reads {limit}")
+
+
+def study_items(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> list[TokenSequence]:
+    """At most `recipe.items` different ones; fewer where the task does not have so many that fit the model."""
+    draw, form = random.Random(stable_seed("items", seed, task.id)), form_of(model)
+    families = [(IDENTITY,), *(FAMILIES[name] for name in FAMILIES if getattr(recipe, name))]
+    found: dict[tuple[int, ...], TokenSequence] = {}
+    for _ in range(DRAWS * recipe.items):
+        if len(found) == recipe.items:
+            break
+        transform, colours = draw.choice(draw.choice(families)), [0, *draw.sample(range(1, COLOURS), COLOURS - 1)]
+        turned = changed(task, transform, colours if draw.random() < 0.5 else range(COLOURS)).train
+        asked, *seen = draw.sample(turned, len(turned))
+        seen = seen[: len(seen) - 1] if len(seen) > 1 and draw.random() < 0.5 else seen  # leaves two out
+        if not all(fits(grid) for pair in turned for grid in (pair.input, pair.output)):
+            continue
+        item = _labelled(model, form, seen, asked.input, asked.output)
+        if len(item.tokens) <= model.network.shape.max_positions:
+            found.setdefault(item.tokens, item if recipe.output_only else replace(item, label_start=1))
+    return list(found.values())
 
 
 def job(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> Job:
@@ -140,33 +171,39 @@ def job(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> Job:
     return Job(tuple(items), stable_seed("fewshot", seed, task.id), recipe.learning_rate, recipe.epochs)
 
 
+# what is answered
+
+
 def solve(
     model: Model, asked: Sequence[tuple[ArcTask, int | None]], stack: Stack | None = None, *, on_token: Callable[[int, int], None] = lambda done, total: None
 ) -> list[list[Answer]]:
     """For each (task, adapter) an Answer a test pair."""
-    requests, of = [], []
-    allow = grids(model.chat, COLOURS, SIDE)
+    requests, of, form = [], [], form_of(model)
     for i, (task, adapter) in enumerate(asked):
+        most = _answer_tokens(model, form, task)
         for reading in READINGS:
             turned = changed(task, reading)
             for seen in _contexts(turned.train):
                 for j, pair in enumerate(turned.test):
-                    requests.append(Request(tuple(_prompt(model, seen, pair.input)), adapter, _answer_tokens(task), allow=allow))
+                    requests.append(Request(tuple(_prompt(model, form, seen, pair.input)), adapter, most, allow=form.allow))
                     of.append((i, j, reading))
     found: dict[tuple[int, int], list[Grid]] = {}
-    for (i, j, reading), tokens in zip(of, generate(model, requests, stack, on_token=on_token)):
-        said = read_grid(model.chat.decode(tokens))
-        own = found.setdefault((i, j), [])
+    for (i, j, reading), request, tokens in zip(of, requests, generate(model, requests, stack, on_token=on_token)):
+        own, ended = found.setdefault((i, j), []), len(tokens) < request.max_new_tokens
+        said = form.read(model.chat.decode(tokens)) if ended else None
         if said and (back := reading.back(said)):
             own.append(back)
-    return [[_answer(found[i, j], len(READINGS) * len(_contexts(task.train))) for j in range(len(task.test))] for i, (task, _) in enumerate(asked)]
+    return [[Answer(tuple(found[i, j]), len(READINGS) * len(_contexts(task.train))) for j in range(len(task.test))] for i, (task, _) in enumerate(asked)]
 
 
-def dense(model: Model, asked: Sequence[tuple[ArcTask, int | None]], stack: Stack | None = None) -> list[float]:
-    """For each (task, adapter): mean log-probability (nats a token) of its test outputs, with all examples in view."""
-    golds = [(_labelled(model, task.train, p.input, p.output), adapter) for task, adapter in asked for p in task.test]
+def dense(model: Model, asked: Sequence[tuple[ArcTask, int | None]], stack: Stack | None = None) -> list[float | None]:
+    """For each (task, adapter): mean log-probability (nats a token) of its test outputs, with all examples in view; None
+    under an adapter that diverged."""
+    form = form_of(model)
+    golds = [(_labelled(model, form, task.train, p.input, p.output), adapter) for task, adapter in asked for p in task.test]
     values = iter(mean_logprobs(model.network, golds, stack))
-    return [sum(next(values) for _ in task.test) / len(task.test) for task, _ in asked]
+    means = [sum(next(values) for _ in task.test) / len(task.test) for task, _ in asked]
+    return [mean if math.isfinite(mean) else None for mean in means]
 
 
 def solved(task: ArcTask, answers: Sequence[Answer]) -> float:
@@ -174,31 +211,23 @@ def solved(task: ArcTask, answers: Sequence[Answer]) -> float:
     return sum(pair.output in answer.attempts for pair, answer in zip(task.test, answers)) / len(task.test)
 
 
-def _answer(said: Sequence[Grid], asked: int) -> Answer:
-    best = Counter(said).most_common(ATTEMPTS)  # of equals the one said first: all examples in view, not turned
-    return Answer(tuple(grid for grid, _ in best), tuple(n for _, n in best), asked)
-
-
 def _contexts(examples: Sequence[Pair]) -> list[Sequence[Pair]]:
     """All, and each one left out."""
     return [examples, *([*examples[:i], *examples[i + 1 :]] for i in range(len(examples)))]
 
 
-def _prompt(model: Model, examples: Sequence[Pair], question: Grid) -> list[int]:
-    return model.chat.ask(put(examples, question))
+def _prompt(model: Model, form: GridForm, examples: Sequence[Pair], question: Grid) -> list[int]:
+    return model.chat.ask(put(form, examples, question))
 
 
-def _labelled(model: Model, examples: Sequence[Pair], question: Grid, output: Grid) -> TokenSequence:
-    prompt = _prompt(model, examples, question)
-    return TokenSequence((*prompt, *model.chat.encode(text_of(output)), *model.chat.end_of_turn), len(prompt))
+def _labelled(model: Model, form: GridForm, examples: Sequence[Pair], question: Grid, output: Grid) -> TokenSequence:
+    prompt = _prompt(model, form, examples, question)
+    return TokenSequence((*prompt, *model.chat.encode(form.text(output)), *model.chat.end_of_turn), len(prompt))
 
 
-def _answer_tokens(task: ArcTask) -> int:
-    """Twice the longest grid in view, at most the longest there is; 3 of the 835 outputs of ARC-AGI-1 are longer."""
-    longest = max(len(g) * (len(g[0]) + 1) for p in (*task.train, *task.test) for g in (p.input, *([p.output] if p in task.train else [])))
-    return min(SIDE * (SIDE + 1), 2 * longest) + 1
-
-
-def shown(task: ArcTask) -> str:
-    """The task as its recipe's writer sees it: the examples, and what will be asked."""
-    return put(task.train, task.test[0].input)
+def _answer_tokens(model: Model, form: GridForm, task: ArcTask) -> int:
+    """Twice those of the longest grid in view, at most of the largest there is, and the end; 3 of the 835 outputs of
+    ARC-AGI-1 are longer."""
+    seen = [g for p in task.train for g in (p.input, p.output)] + [p.input for p in task.test]
+    longest = max(len(model.chat.encode(form.text(grid))) for grid in seen)
+    return min(len(model.chat.encode(form.text(((0,) * SIDE,) * SIDE))), 2 * longest) + 1

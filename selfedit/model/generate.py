@@ -3,7 +3,8 @@
 In: requests (prompt tokens, whose adapter, how to sample). Out: the new tokens of each, in order.
 Rows of one adapter lie side by side, so a step is one product with the frozen weights for all rows and a small one an
 adapter. What prompts of an adapter have in common at their start (a passage, a chat header) is read once. The cache is
-laid out once, for the longest row. Each row draws from its own seed: what it says does not depend on its neighbours.
+laid out once, for the longest row. Each row draws from its own seed: what it says does not depend on its neighbours, but
+for rounding (in mixed precision that of bf16, where a batch has more rows than `network.FEW_ROWS`).
 The reference is `transformers`' greedy text: tests/test_generate.py compares.
 
 Axes: B rows, H heads, K key-value heads, G = H / K, D head size, T packed tokens, C cache length.
@@ -232,8 +233,9 @@ class _Decoder:
             odds = (values[row, : request.top_k] / request.temperature).softmax(0)
             before = odds.cumsum(0) - odds
             odds = odds * (before < request.top_p)
-            draw = torch.rand((), generator=self.generators[i]) * odds.sum()
-            greedy[row] = int(ids[row, int((odds.cumsum(0) <= draw).sum().clamp(max=width - 1))])
+            upto = odds.cumsum(0)
+            draw = torch.rand((), generator=self.generators[i]) * upto[-1]
+            greedy[row] = int(ids[row, min(int((upto <= draw).sum()), int(odds.nonzero()[-1]))])
         return greedy
 
     def _keep_rows(self, rows: list[int]) -> None:

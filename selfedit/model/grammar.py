@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from selfedit.errors import ModelError
 from selfedit.model.chat import Chat
 
 
@@ -31,22 +32,44 @@ def choices(chat: Chat, parts: Sequence[Sequence[str]]) -> Callable[[Sequence[in
     return allow
 
 
-def grids(chat: Chat, colours: int, side: int) -> Callable[[Sequence[int]], list[int]]:
-    """Rows of equal length, of one token a colour, with a line's end after each; at most so many a side, then the end."""
-    cells = [chat.encode(str(colour)) for colour in range(colours)]
-    (line,) = chat.encode("\n")
-    assert all(len(cell) == 1 for cell in cells), "a colour is not one token"
-    cells, ends = [cell[0] for cell in cells], sorted(chat.ends)
+class GridForm:
+    """How a model reads and writes grids of colours (0 to 9): a line a row, a token a cell; with a space between cells where
+    its tokenizer would join them."""
 
-    def allow(written: Sequence[int]) -> list[int]:
-        rows = [[]]
-        for token in written:
-            rows.append([]) if token == line else rows[-1].append(token)
-        width, own, whole = len(rows[0]), len(rows[-1]), len(rows) - 1
-        if whole == 0:
-            return [*(cells if own < side else ()), *((line,) if own else ())]
-        if own == width:
-            return [line]
-        return [*(cells if whole < side else ()), *(ends if own == 0 else ())]
+    def __init__(self, chat: Chat, side: int):
+        """`side`: rows and columns, at most. Raises ModelError for a tokenizer that joins or splits cells either way."""
+        self.chat, self.side, self.ends = chat, side, sorted(chat.ends)
+        self.cells = [chat.encode(str(colour)) for colour in range(10)]
+        self.line = chat.encode("\n")
+        for self.between in ("", " "):
+            self.gap = chat.encode(self.between) if self.between else []
+            row = self.cells[1] + self.gap + self.cells[2] + self.gap + self.cells[3] + self.line
+            if self.ends and max(map(len, (self.line, self.gap, *self.cells))) == 1 and chat.encode(self.text(((1, 2, 3), (1, 2, 3)))) == 2 * row:
+                return
+        raise ModelError("this model's tokenizer does not have a token for each cell of a grid; take another --model")
 
-    return allow
+    def text(self, grid: Sequence[Sequence[int]]) -> str:
+        return "".join(self.between.join(map(str, row)) + "\n" for row in grid)
+
+    def read(self, text: str) -> tuple[tuple[int, ...], ...] | None:
+        """None for what is no grid."""
+        rows = text.split("\n")[:-1] if text.endswith("\n") else text.split("\n")
+        cells = [row.split(" ") if self.between else list(row) for row in rows]
+        whole = all(len(own) == len(cells[0]) <= self.side and all(len(c) == 1 and c in "0123456789" for c in own) for own in cells)
+        return tuple(tuple(map(int, own)) for own in cells) if whole and cells[0] and len(cells) <= self.side else None
+
+    def allow(self, written: Sequence[int]) -> list[int]:
+        """Rows of equal length, then the end."""
+        cells, line = [cell[0] for cell in self.cells], self.line[0]
+        row, whole = len(written), 0
+        """Tokens of the present row; rows before it."""
+        first = next((i for i, token in enumerate(written) if token == line), None)
+        if first is not None:
+            whole, row = divmod(len(written), first + 1)
+        if row == 0:
+            return [*(cells if whole < self.side else ()), *(self.ends if whole else ())]
+        if first is not None:
+            return [line] if row == first else self.gap if self.gap and row % 2 else cells
+        if self.gap:
+            return [*(self.gap if row + 1 < 2 * self.side else ()), line] if row % 2 else cells
+        return [*(cells if row < self.side else ()), line]

@@ -63,7 +63,7 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
     weights = {key: value.to(device, dtype) for key, value in weights.items()}
     try:
         network = Network(shape, weights, blocks)
-        if on_cpu and (precision or default_precision()) == "mixed":
+        if on_cpu and _checked(precision or default_precision()) == "mixed":
             network.use_bf16()
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
@@ -71,11 +71,14 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
 
 
 def default_precision() -> str:
-    """`mixed` where large products on the CPU are taken in bf16, else `fp32`. Raises ModelError on a setting that is neither."""
-    wanted = os.environ.get("SELFEDIT_PRECISION") or ("mixed" if torch.cpu._is_amx_tile_supported() else "fp32")
-    if wanted not in ("fp32", "mixed"):
-        raise ModelError(f"SELFEDIT_PRECISION is {wanted!r}; give fp32 or mixed")
-    return wanted
+    """`mixed` where large products on the CPU are taken in bf16, else `fp32`."""
+    return os.environ.get("SELFEDIT_PRECISION") or ("mixed" if torch.cpu._is_amx_tile_supported() else "fp32")
+
+
+def _checked(precision: str) -> str:
+    if precision not in ("fp32", "mixed"):
+        raise ModelError(f"precision (SELFEDIT_PRECISION) is {precision!r}; give fp32 or mixed")
+    return precision
 
 
 def _fingerprint(weights: dict[str, torch.Tensor]) -> str:

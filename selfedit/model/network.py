@@ -110,7 +110,7 @@ class Linear:
     def __init__(self, weight: Tensor, bias: Tensor | None = None, quantized: QuantizedWeight | None = None):
         self.weight, self.bias, self.quantized = weight, bias, quantized
         self.half: Tensor | None = None
-        """The weight in bf16, for products of many rows; sums are fp32 all the same."""
+        """The weight in bf16, for products of many rows: what goes in and comes out is rounded to bf16, summed in fp32."""
         self._packed = None
 
     def back(self, dy: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class Network:
     def use_bf16(self) -> None:
         """From now on products of many rows with the layers' weights are taken in bf16, for a processor that has tiles for it.
 
-        What stands between the layers, the adapters, the output matrix and every sum stay as they are."""
+        The adapters, the output matrix and what stands between the products stay as they are."""
         for layer in self.layers:
             for linear in layer.linears.values():
                 linear.half = linear.weight.bfloat16()

