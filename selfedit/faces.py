@@ -234,20 +234,19 @@ def recipe_rounds_table(summaries: list[dict]) -> None:
     Console().print(table)
 
 
-ARC_COLOURS = ("black", "blue", "red", "green", "yellow", "grey62", "magenta", "dark_orange", "cyan", "dark_red")
-
-
 def show_grids(task, found) -> None:
     """Each question with its answers, side by side."""
     from rich.columns import Columns
     from rich.panel import Panel
     from rich.text import Text
 
+    from selfedit.tasks.arc import PALETTE
+
     def drawn(title: str, grid) -> Panel:
         text = Text()
         for row in grid:
             for cell in row:
-                text.append(f"{cell} ", style=f"bold white on {ARC_COLOURS[cell]}")
+                text.append(f"{cell} ", style=f"{'black' if cell in (4, 5, 8) else 'white'} on {PALETTE[cell]}")
             text.append("\n")
         text.right_crop(1)
         return Panel(text, title=title, expand=False)

@@ -97,18 +97,16 @@ def routing_plots(result: dict, folder: Path) -> list[Path]:
     return [_save(figure, folder / "routing.png")]
 
 
-ARC_COLOURS = ("#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25")
-"""Of the colours 0 to 9, as on ARC's own site."""
-
-
 def arc_pages(tasks, attempts: dict, folder: Path) -> list[Path]:
     """`tasks/ID.png`: a task's examples; then, for each test input, the truth if it is known and each condition's attempts.
 
     `attempts`: (condition, task id) → what it is called there, and the attempts at each test pair, best first."""
     from matplotlib.colors import ListedColormap
 
+    from selfedit.tasks.arc import PALETTE
+
     plt, made = pyplot(), []
-    colours = ListedColormap(ARC_COLOURS)
+    colours = ListedColormap(PALETTE)
     (folder / "tasks").mkdir(exist_ok=True)
     for task in tasks:
         own = [found for (_, id), found in attempts.items() if id == task.id]

@@ -17,8 +17,8 @@ from selfedit.model.generate import Request, generate
 from selfedit.model.grammar import choices
 from selfedit.model.load import Model
 from selfedit.model.stack import Stack
+from selfedit.tasks.augment import FAMILIES
 
-FAMILIES = ("basic", "size", "chain", "repeat")
 STRATEGIES = {"train_using_all_tokens": False, "train_using_output_tokens": True}
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 EPOCHS = (1, 2, 3, 4, 5)

@@ -19,6 +19,8 @@ from selfedit.tasks.records import expect, field, numbered, read_json
 from selfedit.types import text_hash
 
 COLOURS, SIDE = 10, 30
+PALETTE = ("#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25")
+"""In which colours 0 to 9 are shown, as on ARC's own site."""
 Grid = tuple[tuple[int, ...], ...]
 """Rows of colours."""
 
