@@ -1,7 +1,7 @@
 """A model's name → weights in memory, ready to run: fp32 on a CPU, bf16 on a GPU.
 
-A CPU with tiles for bf16 (AMX) takes large products four times as fast in bf16 (docs/LOG.md, study 15): there they are,
-unless SELFEDIT_PRECISION is fp32.
+A CPU with tiles for bf16 (AMX) takes large products four times as fast in bf16 (docs/LOG.md, study 15): there training
+does, unless SELFEDIT_PRECISION is fp32.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
 
 
 def default_precision() -> str:
-    """`mixed` where large products on the CPU are taken in bf16, else `fp32`."""
+    """`mixed` where training on the CPU takes its large products in bf16, else `fp32`."""
     return os.environ.get("SELFEDIT_PRECISION") or ("mixed" if torch.cpu._is_amx_tile_supported() else "fp32")
 
 

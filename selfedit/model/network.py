@@ -105,25 +105,29 @@ class Shape:
 
 
 class Linear:
-    """A frozen linear layer, [O, I], with other forms for products of few rows, and of many where bf16 is faster."""
+    """A frozen linear layer, [O, I], with other forms for products of few rows, and for training where bf16 is faster."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, quantized: QuantizedWeight | None = None):
         self.weight, self.bias, self.quantized = weight, bias, quantized
         self.half: Tensor | None = None
-        """The weight in bf16, for products of many rows: what goes in and comes out is rounded to bf16, summed in fp32."""
+        """The weight in bf16, for training: what goes in and comes out is rounded to bf16, summed in fp32."""
         self._packed = None
 
     def back(self, dy: Tensor) -> Tensor:
         """The gradient [T, I] of what went in, from that of what came out [T, O]."""
         return dy @ self.weight if self.half is None else (dy.bfloat16() @ self.half).to(dy.dtype)
 
+    def trained(self, x: Tensor) -> Tensor:
+        """As in a call, where adapters are trained on it."""
+        if self.half is None:
+            return self(x)
+        y = F.linear(x.bfloat16(), self.half).to(x.dtype)
+        return y if self.bias is None else y + self.bias
+
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
-        if self.half is not None and rows > FEW_ROWS:
-            y = F.linear(x.bfloat16(), self.half).to(x.dtype)
-            return y if self.bias is None else y + self.bias
         if x.requires_grad and torch.is_grad_enabled():  # the forms for few rows have no gradient
-            return F.linear(x, self.weight, self.bias)
+            return F.linear(x, self.weight, self.bias) if self.half is None else self.trained(x)
         if self.quantized is not None and rows <= FEW_ROWS:
             y = self.quantized(x)
             return y if self.bias is None else y.add_(self.bias)
@@ -186,9 +190,10 @@ class Network:
         )
 
     def use_bf16(self) -> None:
-        """From now on products of many rows with the layers' weights are taken in bf16, for a processor that has tiles for it.
+        """From now on training takes products with the layers' weights in bf16, for a processor that has tiles for it.
 
-        The adapters, the output matrix and what stands between the products stay as they are."""
+        The adapters, the output matrix and what stands between the products stay as they are, and so does all that is
+        answered and scored."""
         for layer in self.layers:
             for linear in layer.linears.values():
                 linear.half = linear.weight.bfloat16()

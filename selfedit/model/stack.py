@@ -235,7 +235,7 @@ class AdaptedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, anchor, base: Linear, site: Site, grads: Site | None, segments, scale: float, grouped):
-        y = base(x)
+        y = base(x) if grads is None else base.trained(x)
         h = grouped.forward(x, y, site, segments, scale)
         if grads is not None:
             ctx.save_for_backward(x, h)
