@@ -588,7 +588,7 @@ def test_ctrl_c_ends_with_130_and_the_way_on(monkeypatch, document, tiny, capsys
 
     monkeypatch.setattr("selfedit.learn.learn", interrupted)
     assert main(["learn", document, *tiny]) == 130
-    assert capsys.readouterr().err.strip() == "stopped; finished passages are kept, the same command goes on from there"
+    assert capsys.readouterr().err.strip() == "stopped; what is finished is kept, the same command goes on from there"
 
 
 def test_a_reader_that_has_gone_is_no_error():

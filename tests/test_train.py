@@ -5,7 +5,6 @@ are no more than rounding moves by a full step in a direction that rounding deci
 two correct programs end far apart. Single precision is compared where it can be: gradients, and most weights.
 """
 
-import copy
 import math
 from dataclasses import replace
 from threading import get_ident

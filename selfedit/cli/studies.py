@@ -1,133 +1,23 @@
-"""The command line: arguments in, tables or JSON out, one clear line and exit 2 on anything a user can mend.
-
-Heavy imports stay inside the commands: `--help` must not load torch.
-Exit codes: 0 done (learn: something was kept), 2 bad input, 3 nothing earned its place, 130 stopped with Ctrl-C.
-"""
+"""The commands of studies: judge …, bench …, train-editor, adapt."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shlex
-import sys
-from dataclasses import replace
 from pathlib import Path
 
-from selfedit import __version__
+from selfedit.cli.options import listed, number_settings, open_model, typed, whole
 from selfedit.config import ConsolidateConfig, LearnConfig, with_settings, with_train_settings
 from selfedit.errors import SelfeditError
 from selfedit.types import Judge
 
-BAD_INPUT, NOTHING_KEPT, STOPPED = 2, 3, 130
-DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_JUDGE = "gpt-4.1"
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
-    arguments.argv = sys.argv[1:] if argv is None else list(map(str, argv))
-    try:
-        code = arguments.run(arguments)
-        sys.stdout.flush()  # a reader that has gone is noticed here, not while Python shuts down
-        return code
-    except SelfeditError as error:
-        return _fail(str(error))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("stopped; finished passages are kept, the same command goes on from there", file=sys.stderr)
-        return STOPPED
-    except OSError as error:
-        if error.errno is None:
-            raise
-        return _fail(f"{error.filename or 'the system'}: {error.strerror}")
-
-
-def _fail(message: str) -> int:
-    print(f"selfedit: {' '.join(message.split())}", file=sys.stderr)
-    return BAD_INPUT
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="selfedit", description="A language model that learns documents into its weights: tested, versioned, reversible.")
-    parser.add_argument("--version", action="version", version=f"selfedit {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--home", type=Path, help="memory home (default: SELFEDIT_HOME, or the XDG data folder)")
-    common.add_argument("--json", action="store_true", help="print JSON for programs")
-    with_model = argparse.ArgumentParser(add_help=False)
-    with_model.add_argument("--model", default=DEFAULT_MODEL, help="catalog name, folder, GGUF file or hub id (default: %(default)s)")
-
+def add(commands, with_model: argparse.ArgumentParser) -> None:
     with_judge = argparse.ArgumentParser(add_help=False)
     with_judge.add_argument("--judge", metavar="URL", help="ask a judge at an OpenAI-compatible address (key: OPENAI_API_KEY) instead of the offline one")
     with_judge.add_argument("--judge-model", metavar="NAME", default=DEFAULT_JUDGE, help="the model that judges there (default: %(default)s)")
-
-    learn = commands.add_parser("learn", parents=[common, with_model], help="turn documents into tested memories")
-    learn.add_argument("sources", nargs="+", metavar="DOCS", help="files, folders or URLs: text, Markdown, code, HTML, PDF")
-    learn.add_argument("--quiz", type=Path, metavar="FILE", help="your own judging questions: JSONL of question, answer")
-    learn.add_argument("--styles", metavar="A,B", help=f"how the model writes study material (default: {','.join(LearnConfig.styles)})")
-    learn.add_argument("--each-alone", action="store_true", help="also try each style by itself, to see which one pays")
-    learn.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting that is a number, e.g. epochs=8 (all: selfedit/config.py)")
-    learn.add_argument("--again", action="store_true", help="also redo passages that kept nothing before")
-    learn.set_defaults(run=_learn)
-
-    ask = commands.add_parser("ask", parents=[common, with_model], help="ask; answered from the weights")
-    ask.add_argument("question", nargs="?", help="one question")
-    ask.add_argument("--file", type=Path, help='many at once: JSONL of {"question"} or {"prompt"} lines')
-    ask.add_argument("--why", action="store_true", help="show which memory, edit, source and hash answered")
-    ask.add_argument("--tokens", type=int, default=48, help="longest answer, in tokens (default: %(default)s)")
-    ask.add_argument("--tries", type=int, default=1, metavar="N", help="memories that answer, if as many fit nearly alike; the most certain answer is taken (default: %(default)s)")
-    ask.set_defaults(run=_ask)
-
-    memory = commands.add_parser("memory", help="what is kept: list, show, forget, roll back, verify, export")
-    actions = memory.add_subparsers(title="actions", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", parents=[common], help="the memories in force")
-    listing.add_argument("--all", action="store_true", help="also those not in force, and the history")
-    listing.set_defaults(run=_memory_list)
-    show = actions.add_parser("show", parents=[common], help="where a memory comes from, what was studied, how it scored")
-    show.add_argument("id")
-    show.set_defaults(run=_memory_show)
-    which = "the start of an id, a source (its path or name), or a day (2026-11-23)"
-    forget = actions.add_parser("forget", parents=[common], help="delete memories from the disk, for good")
-    forget.add_argument("memories", metavar="WHICH", help=which)
-    forget.add_argument("--model", help="the model of the memories that shared an adapter with it (default: as they name it)")
-    forget.add_argument("--apart", action="store_true", help="do not consolidate anew the memories that shared an adapter with it")
-    forget.set_defaults(run=_memory_forget)
-    for name, run, what in (
-        ("disable", _memory_disable, "take memories out of force; they stay on disk"),
-        ("approve", _memory_approve, "put memories in force that are on disk only"),
-    ):
-        action = actions.add_parser(name, parents=[common], help=what)
-        action.add_argument("memories", metavar="WHICH", help=which)
-        action.set_defaults(run=run)
-    test = actions.add_parser("test", parents=[common, with_model], help="every memory's judging questions again: what still holds?")
-    test.add_argument("memories", metavar="WHICH", nargs="?", help=f"{which}; all in force if none is given")
-    test.set_defaults(run=_memory_test)
-    consolidate = actions.add_parser("consolidate", parents=[common, with_model], help="many memories into one adapter, of those that still hold")
-    consolidate.add_argument("memories", metavar="WHICH", nargs="*", help=f"{which}; all in force if none is given")
-    consolidate.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting that is a number, e.g. epochs=4 (all: selfedit/config.py)")
-    consolidate.set_defaults(run=_memory_consolidate)
-    verify = actions.add_parser("verify", parents=[common], help="recompute every hash")
-    verify.set_defaults(run=_memory_verify)
-    rollback = actions.add_parser("rollback", parents=[common], help="undo the last change, or go back to a version or memory")
-    rollback.add_argument("id", nargs="?", help="a version (v3), or a memory: the state right after it was kept")
-    rollback.set_defaults(run=_memory_rollback)
-    export = actions.add_parser("export", parents=[common], help="copy a memory out as a PEFT adapter folder")
-    export.add_argument("id")
-    export.add_argument("--to", type=Path, required=True, metavar="DIR")
-    export.set_defaults(run=_memory_export)
-
-    models = commands.add_parser("models", help="the models that are known by name")
-    model_actions = models.add_subparsers(title="actions", required=True, metavar="ACTION")
-    model_list = model_actions.add_parser("list", help="names, sizes, licences")
-    model_list.add_argument("--json", action="store_true")
-    model_list.set_defaults(run=_models_list)
-    pull = model_actions.add_parser("pull", help="fetch and convert a model now")
-    pull.add_argument("name")
-    pull.set_defaults(run=_models_pull)
 
     judge = commands.add_parser("judge", help="how far a judge can be trusted")
     judge_actions = judge.add_subparsers(title="actions", required=True, metavar="ACTION")
@@ -231,307 +121,6 @@ def _parser() -> argparse.ArgumentParser:
     editor.add_argument("--json", action="store_true", help="print JSON for programs")
     editor.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
     editor.set_defaults(run=_train_editor)
-    return parser
-
-
-# learn
-
-
-def _learn(arguments) -> int:
-    from selfedit.faces import Progress, report_table
-    from selfedit.learn import learn
-    from selfedit.tasks.documents import read_documents
-    from selfedit.tasks.questions import load_quiz
-
-    config = _learn_config(arguments)
-    quiz = load_quiz(arguments.quiz) if arguments.quiz else []
-    with Progress(quiet=arguments.json) as progress:
-        passages = read_documents(arguments.sources, passage_words=config.passage_words, on_skip=progress.note)
-        store, model = _store(arguments), _model(arguments, progress.note)
-        report = learn(model, passages, store, config, quiz=quiz, again=arguments.again, progress=progress.stage, on_report=progress.report)
-    summary = report.summary()
-    if arguments.json:
-        print(json.dumps(summary))
-    else:
-        report_table(report)
-    if summary["memories"]:
-        return 0
-    if not arguments.json:
-        print("nothing earned its place; the reasons stand above", file=sys.stderr)
-    return NOTHING_KEPT
-
-
-def _learn_config(arguments) -> LearnConfig:
-    config = LearnConfig()
-    if arguments.styles:
-        config = replace(config, styles=tuple(arguments.styles.split(",")))
-    config = replace(config, each_alone=arguments.each_alone)
-    return with_settings(config, _settings(arguments.set))
-
-
-def _settings(items: list[str]) -> dict[str, int | float]:
-    values = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise SelfeditError(f"--set takes NAME=VALUE, not {item!r}")
-        values[name] = _value(name, value)
-    return values
-
-
-def _value(name: str, text: str):
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    raise SelfeditError(f"--set {name}: {text!r} is not a number")
-
-
-# ask
-
-
-def _ask(arguments) -> int:
-    from selfedit.ask import ask
-    from selfedit.faces import Progress
-    from selfedit.tasks.questions import load_asks
-    from selfedit.types import Question
-
-    if (arguments.question is None) == (arguments.file is None):
-        raise SelfeditError("give one question, or --file with many")
-    if arguments.question is not None and not arguments.question.strip():
-        raise SelfeditError("the question is empty")
-    if arguments.tokens < 1:
-        raise SelfeditError(f"--tokens {arguments.tokens}: at least 1")
-    if arguments.tries < 1:
-        raise SelfeditError(f"--tries {arguments.tries}: at least 1")
-    questions = load_asks(arguments.file) if arguments.file else [Question(arguments.question, ())]
-    store = _store(arguments)
-    with Progress(quiet=arguments.json or not arguments.file) as progress:
-        model = _model(arguments, progress.note)
-        on_token = lambda done, total: progress.stage("answer", done, total)  # noqa: E731
-        answers = ask(model, store, questions, max_new_tokens=arguments.tokens, tries=arguments.tries, on_token=on_token)
-    for question, answer in zip(questions, answers):
-        why = _why(store, question.question, answer) if arguments.why else {}
-        if arguments.json:
-            print(json.dumps(answer.record() | why, ensure_ascii=False))
-            continue
-        print(answer.answer if not arguments.file else f"{question.question}\n  → {answer.answer}")
-        for one in answer.disagrees:
-            print(f"  {one['source']} says otherwise: {one['there']}", file=sys.stderr)
-        for name, value in why.items():
-            print(f"  {name}: {value}", file=sys.stderr)
-    return 0
-
-
-def _why(store, question: str, answer) -> dict:
-    from selfedit.ask import nearest_example, nearest_sentence
-    from selfedit.disk import file_hash
-    from selfedit.memory.folders import WEIGHTS
-
-    if answer.memory is None:
-        return {"why": f"no memory fits (best score {answer.score:.2f}); the untouched model answered"}
-    entry = answer.memory
-    nearest = nearest_example(question, store.edits(entry.id))
-    adapter = store.answering_path(entry.id)
-    shared = "" if adapter.name == entry.id else f"; it answers from the adapter {adapter.name}, which it shares"
-    return {
-        "why": f"memory {entry.id} fits (score {answer.score:.2f}){shared}",
-        "edit": f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself",
-        "passage": nearest_sentence(question, entry.passage),
-        "source_hash": entry.passage.source_hash,
-        "adapter_hash": file_hash(adapter / WEIGHTS),
-    }
-
-
-# memory
-
-
-def _memory_list(arguments) -> int:
-    from selfedit.faces import memory_table
-
-    store = _store(arguments)
-    active = store.active()
-    entries = store.all() if arguments.all else active
-    in_force = {entry.id for entry in active}
-    if arguments.json:
-        records = [_entry_record(entry) | {"active": entry.id in in_force} for entry in entries]
-        print(json.dumps({"memories": records, "history": store.history()} if arguments.all else records, ensure_ascii=False))
-    else:
-        memory_table(entries, in_force, store.history() if arguments.all else [])
-    return 0
-
-
-def _entry_record(entry) -> dict:
-    scores = entry.scores
-    return {
-        "id": entry.id,
-        "title": entry.passage.title,
-        "source": entry.passage.source,
-        "source_hash": entry.passage.source_hash,
-        "model": entry.model,
-        "adapter_hash": entry.adapter_hash,
-        "created": entry.created,
-        "size_bytes": entry.size_bytes,
-        "accuracy_before": scores.get("before", {}).get("accuracy"),
-        "accuracy_after": scores.get("after", {}).get("accuracy"),
-        "questions": len(scores.get("questions", [])),
-        "general_change": scores.get("general_change"),
-    }
-
-
-def _memory_show(arguments) -> int:
-    from selfedit.faces import memory_page
-
-    store = _store(arguments)
-    entry = store.get(arguments.id)
-    edits = store.edits(entry.id)
-    if arguments.json:
-        studied = [{"style": e.style, "prompt": x.prompt, "text": x.text} for e in edits for x in e.examples]
-        print(json.dumps(_entry_record(entry) | {"passage": entry.passage.text, "studied": studied, "scores": entry.scores}, ensure_ascii=False))
-    else:
-        memory_page(entry, edits)
-    return 0
-
-
-def _memory_forget(arguments) -> int:
-    """What shared an adapter with it answers from its own first, so that a stop or a fault meanwhile loses nothing."""
-    from selfedit.faces import Progress, consolidation_table
-    from selfedit.memory.consolidate import consolidate
-
-    store = _store(arguments)
-    line = store.forget(arguments.memories)
-    left = [store.get(id) for id in line.get("apart", ())]
-    if arguments.apart or len(left) < 2:
-        return _changed(arguments, line)
-    if not arguments.json:
-        _changed(arguments, line)
-    arguments.model = arguments.model or left[0].model
-    report, why = None, f"of another model than {arguments.model}"
-    with Progress(quiet=arguments.json) as progress:
-        try:
-            model = _model(arguments, progress.note)
-            entries = [entry for entry in left if entry.model_hash == model.fingerprint]
-            report = consolidate(model, store, entries, ConsolidateConfig(), progress=progress.stage) if len(entries) > 1 else None
-        except SelfeditError as error:  # what was asked for is done
-            why = str(error)
-    if arguments.json:
-        return _changed(arguments, line | {"consolidated": report and report.record()})
-    if report:
-        consolidation_table(report)
-    else:
-        print(f"not consolidated anew: {why}")
-    return 0
-
-
-def _memory_disable(arguments) -> int:
-    return _changed(arguments, _store(arguments).disable(arguments.memories))
-
-
-def _memory_approve(arguments) -> int:
-    return _changed(arguments, _store(arguments).approve(arguments.memories))
-
-
-def _memory_test(arguments) -> int:
-    from selfedit.faces import Progress, retest_table
-    from selfedit.retest import retest
-
-    store = _store(arguments)
-    with Progress(quiet=arguments.json) as progress:
-        model = _model(arguments, progress.note)
-        entries = store.active(model.fingerprint)
-        if arguments.memories:
-            chosen = store.find(arguments.memories)
-            entries = [entry for entry in entries if entry.id in chosen]
-        found = retest(model, store, entries, on_token=lambda done, total: progress.stage("answer", done, total))
-    if arguments.json:
-        print(json.dumps([one.record() for one in found], ensure_ascii=False))
-    else:
-        retest_table(found)
-    return 0
-
-
-def _memory_consolidate(arguments) -> int:
-    from selfedit.faces import Progress, consolidation_table
-    from selfedit.memory.consolidate import consolidate
-
-    config = with_settings(ConsolidateConfig(), _settings(arguments.set))
-    store = _store(arguments)
-    with Progress(quiet=arguments.json) as progress:
-        model = _model(arguments, progress.note)
-        chosen = {id for which in arguments.memories for id in store.find(which)}
-        entries = [entry for entry in store.active(model.fingerprint) if entry.id in chosen or not arguments.memories]
-        report = consolidate(model, store, entries, config, progress=progress.stage)
-    print(json.dumps(report.record())) if arguments.json else consolidation_table(report)
-    return 0 if report.shared else NOTHING_KEPT
-
-
-def _memory_verify(arguments) -> int:
-    found = _store(arguments).verify()
-    if arguments.json:
-        print(json.dumps(found))
-    elif found["faults"]:
-        return _fail("; ".join(found["faults"]))
-    else:
-        print(f"{_count(found['memories'], 'memory', 'memories')}, {_count(found['versions'], 'version', 'versions')}: every hash is right")
-    return BAD_INPUT if found["faults"] else 0
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
-
-
-def _memory_rollback(arguments) -> int:
-    return _changed(arguments, _store(arguments).rollback(arguments.id))
-
-
-def _changed(arguments, line: dict) -> int:
-    if arguments.json:
-        print(json.dumps(line))
-    else:
-        print(f"version {line['version']}: {line['action']}; in force: {', '.join(line['active']) or 'nothing'}")
-        if line.get("note"):
-            print(line["note"])
-        if line.get("apart"):
-            print(f"{len(line['apart'])} that shared an adapter with it answer from their own; `selfedit memory consolidate` joins them anew")
-    return 0
-
-
-def _memory_export(arguments) -> int:
-    _store(arguments).export(arguments.id, arguments.to)
-    if arguments.json:
-        print(json.dumps({"exported": arguments.id, "to": str(arguments.to)}))
-    else:
-        print(f"exported to {arguments.to} (a PEFT adapter folder)")
-    return 0
-
-
-# models, judge and bench
-
-
-def _models_list(arguments) -> int:
-    from selfedit.faces import model_table
-    from selfedit.model.catalog import CATALOG, HUB_IDS, is_cached
-
-    rows = [
-        {"name": name, "megabytes": m.megabytes, "licence": m.licence, "from": m.requirement, "here": is_cached(name), "about": m.about}
-        for name, m in CATALOG.items()
-    ] + [
-        {"name": name, "megabytes": None, "licence": "Apache-2.0", "from": f"hub: {hub}", "here": None, "about": "better writer; needs a hub"}
-        for name, hub in HUB_IDS.items()
-    ]  # fmt: skip
-    if arguments.json:
-        print(json.dumps(rows))
-    else:
-        model_table(rows)
-    return 0
-
-
-def _models_pull(arguments) -> int:
-    from selfedit.model.catalog import resolve
-
-    print(resolve(arguments.name, notify=lambda message: print(message, file=sys.stderr)))
-    return 0
 
 
 def _judge_calibrate(arguments) -> int:
@@ -576,13 +165,13 @@ def _bench_knowledge(arguments) -> int:
     from selfedit.faces import Progress
     from selfedit.tasks.load import load_tasks
 
-    train = with_train_settings(knowledge.TRAIN, _settings(arguments.set))
+    train = with_train_settings(knowledge.TRAIN, number_settings(arguments.set))
     tasks = _some(load_tasks(arguments.data), arguments, "--limit", arguments.limit)
     with Progress(quiet=arguments.json) as progress:
         result = knowledge.run(
-            arguments.model, tasks, arguments.out, conditions=_listed(arguments.conditions), seeds=arguments.seeds,
-            together=[_whole("--together", n) for n in _listed(arguments.together)], editor=arguments.editor, train=train,
-            judge=_judge(arguments), judge_name=_judge_name(arguments), command=_command(arguments), progress=progress.stage, notify=progress.note,
+            arguments.model, tasks, arguments.out, conditions=listed(arguments.conditions), seeds=arguments.seeds,
+            together=[whole("--together", n) for n in listed(arguments.together)], editor=arguments.editor, train=train,
+            judge=_judge(arguments), judge_name=_judge_name(arguments), command=typed(arguments), progress=progress.stage, notify=progress.note,
         )  # fmt: skip
     print(json.dumps(result) if arguments.json else knowledge.table(result))
     return 0
@@ -593,14 +182,14 @@ def _bench_stream(arguments) -> int:
     from selfedit.faces import Progress
     from selfedit.tasks.load import load_tasks
 
-    train, together = (with_train_settings(config, _settings(arguments.set)) for config in (stream.TRAIN, ConsolidateConfig().train))
+    train, together = (with_train_settings(config, number_settings(arguments.set)) for config in (stream.TRAIN, ConsolidateConfig().train))
     given = {name: getattr(arguments, name) for name in ("study", "questions", "every") if getattr(arguments, name) is not None}
-    setting = stream.Setting(**given | ({"methods": tuple(_listed(arguments.methods))} if arguments.methods else {}))
+    setting = stream.Setting(**given | ({"methods": tuple(listed(arguments.methods))} if arguments.methods else {}))
     tasks = _some(load_tasks(arguments.data, without_questions=True), arguments, "--documents", arguments.documents)
     with Progress(quiet=arguments.json) as progress:
         result = stream.run(
             arguments.model, tasks, arguments.out, setting, train=train, together=together, general=arguments.general,
-            command=_command(arguments), progress=progress.stage, notify=progress.note,
+            command=typed(arguments), progress=progress.stage, notify=progress.note,
         )  # fmt: skip
     print(json.dumps(result) if arguments.json else stream.table(result))
     return 0
@@ -614,8 +203,8 @@ def _bench_routing(arguments) -> int:
     from selfedit.tasks.questions import load_asks
     from selfedit.types import Task
 
-    sizes = [_whole("--memories", n) for n in _listed(arguments.memories)]
-    methods = _listed(arguments.methods) if arguments.methods else routing.METHODS
+    sizes = [whole("--memories", n) for n in listed(arguments.memories)]
+    methods = listed(arguments.methods) if arguments.methods else routing.METHODS
     tasks = [task for file in arguments.data for task in load_tasks(file, without_questions=True)]
     tasks += [Task(passage, ()) for passage in (read_documents(arguments.texts) if arguments.texts else [])]
     asks = [load_asks(file) if file.suffix == ".jsonl" else [q for task in load_tasks(file) for q in task.questions] for file in arguments.others]
@@ -623,7 +212,7 @@ def _bench_routing(arguments) -> int:
     with Progress(quiet=arguments.json) as progress:
         result = routing.run(
             arguments.model, tasks, others, arguments.out, memories=sizes, methods=methods,
-            command=_command(arguments), progress=progress.stage, notify=progress.note,
+            command=typed(arguments), progress=progress.stage, notify=progress.note,
         )  # fmt: skip
     print(json.dumps(result) if arguments.json else routing.table(result))
     return 0
@@ -635,9 +224,9 @@ def _bench_poison(arguments) -> int:
     from selfedit.tasks.questions import load_asks
 
     others = [question.question for question in load_asks(arguments.others)][: max(0, arguments.limit)] if arguments.others else []
-    config = with_settings(LearnConfig(), _settings(arguments.set))
+    config = with_settings(LearnConfig(), number_settings(arguments.set))
     with Progress(quiet=arguments.json) as progress:
-        result = poison.run(arguments.model, arguments.out, others=others, config=config, command=_command(arguments), progress=progress.stage, notify=progress.note)
+        result = poison.run(arguments.model, arguments.out, others=others, config=config, command=typed(arguments), progress=progress.stage, notify=progress.note)
     print(json.dumps(result) if arguments.json else poison.table(result))
     return 0
 
@@ -648,13 +237,13 @@ def _bench_arc(arguments) -> int:
     from selfedit.loop.journal import write_json
 
     train = _arc_train(arguments)
-    if arguments.split and "oracle" not in _listed(arguments.conditions):
+    if arguments.split and "oracle" not in listed(arguments.conditions):
         raise SelfeditError("--split needs the condition oracle")
     tasks = _arc_tasks(arguments.tasks, arguments, "--limit", arguments.limit)
     with Progress(quiet=arguments.json) as progress:
         result = arc.run(
-            arguments.model, tasks, arguments.out, conditions=_listed(arguments.conditions), samples=arguments.samples, seed=arguments.seed, editor=arguments.editor,
-            train=train, command=_command(arguments), progress=progress.stage, notify=progress.note,
+            arguments.model, tasks, arguments.out, conditions=listed(arguments.conditions), samples=arguments.samples, seed=arguments.seed, editor=arguments.editor,
+            train=train, command=typed(arguments), progress=progress.stage, notify=progress.note,
         )  # fmt: skip
     if arguments.split:
         write_json(arguments.split, arc.split_tasks(result))
@@ -665,7 +254,7 @@ def _bench_arc(arguments) -> int:
 def _arc_train(arguments):
     from selfedit.loop.fewshot import OF_RECIPE, TRAIN
 
-    settings = _settings(arguments.set)
+    settings = number_settings(arguments.set)
     if odd := [name for name in settings if name in OF_RECIPE]:
         raise SelfeditError(f"--set {odd[0]}: a recipe says that, or nothing does")
     return with_train_settings(TRAIN, settings)
@@ -713,7 +302,7 @@ def _adapt(arguments) -> int:
     task = read_task(arguments.examples, arguments.ask)
     recipes = [read_recipe(read_text(arguments.recipe, MAX_BYTES))] if arguments.recipe else [Recipe()]
     with Progress(quiet=arguments.json) as progress:
-        model = _model(arguments, progress.note)
+        model = open_model(arguments, progress.note)
         stack = load_recipe_editor(arguments.editor, model)[1] if arguments.editor else None
         found = adapt(model, task, recipes, drawn=drawn, editor=stack, progress=progress.stage)
     if arguments.json:
@@ -735,9 +324,9 @@ def _train_recipes(arguments) -> int:
     trial = _arc_train(arguments)
     tasks = _arc_tasks(arguments.data, arguments, "--contexts", arguments.contexts)
     with Progress(quiet=arguments.json) as progress:
-        summaries = train_recipes(_model(arguments, progress.note), tasks, arguments.out, arguments.rounds, config, trial, progress=progress.stage)
+        summaries = train_recipes(open_model(arguments, progress.note), tasks, arguments.out, arguments.rounds, config, trial, progress=progress.stage)
     if arguments.json:
-        print(json.dumps({"rounds": summaries, "command": _command(arguments)}))
+        print(json.dumps({"rounds": summaries, "command": typed(arguments)}))
     else:
         recipe_rounds_table(summaries)
     return 0
@@ -757,38 +346,23 @@ def _train_editor(arguments) -> int:
     from selfedit.tasks.load import load_tasks
 
     asked = {name: getattr(arguments, name) for name in ("contexts", "edits", "seeds") if getattr(arguments, name) is not None}
-    config = RestemConfig(**asked | ({"styles": tuple(_listed(arguments.styles))} if arguments.styles else {}))
+    config = RestemConfig(**asked | ({"styles": tuple(listed(arguments.styles))} if arguments.styles else {}))
     pyplot()
     tasks = load_tasks(arguments.data)
     with Progress(quiet=arguments.json) as progress:
-        model, judge = _model(arguments, progress.note), _judge(arguments)
+        model, judge = open_model(arguments, progress.note), _judge(arguments)
         summaries = train_editor(model, tasks, arguments.out, arguments.rounds, config, judge=judge, judge_name=_judge_name(arguments), progress=progress.stage)
     round_plots(summaries, arguments.out)
     if arguments.json:
-        print(json.dumps({"rounds": summaries, "command": _command(arguments)}))
+        print(json.dumps({"rounds": summaries, "command": typed(arguments)}))
     else:
         rounds_table(summaries)
     return 0
 
 
-def _command(arguments) -> str:
-    """What was typed, to stand beside the result."""
-    return shlex.join(["selfedit", *arguments.argv])
-
-
 def _judge_name(arguments) -> str:
     """Empty: the offline judge's own."""
     return "" if arguments.judge is None else f"{arguments.judge_model} at {arguments.judge}"
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _whole(name: str, text: str) -> int:
-    if not text.isdecimal():
-        raise SelfeditError(f"{name}: {text!r} is not a whole number")
-    return int(text)
 
 
 def _some(tasks: list, arguments, option: str, most: int | None) -> list:
@@ -798,12 +372,6 @@ def _some(tasks: list, arguments, option: str, most: int | None) -> list:
     if not some:
         raise SelfeditError(f"{arguments.data} has {len(tasks)} passages; --skip {arguments.skip} leaves none")
     return some
-
-
-def _store(arguments):
-    from selfedit.memory.store import MemoryStore, default_home
-
-    return MemoryStore(arguments.home or default_home())
 
 
 def _judge(arguments) -> Judge:
@@ -818,13 +386,3 @@ def _judge(arguments) -> Judge:
     judge = RemoteJudge(arguments.judge, arguments.judge_model, cache_folder().parent / "judge")
     judge.check()
     return judge
-
-
-def _model(arguments, notify):
-    from selfedit.model.load import load_model
-
-    return load_model(arguments.model, notify=notify)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

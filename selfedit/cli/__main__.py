@@ -1,0 +1,5 @@
+import sys
+
+from selfedit.cli import main
+
+sys.exit(main())
