@@ -95,3 +95,9 @@ def test_what_a_change_never_makes_is_not_undone():
     assert by_name["double"].back(((1, 2), (3, 4))) is None and by_name["repeat down"].back(((1,), (2,))) is None
     assert by_name["reflect right"].back(((1, 2, 3),)) is None and by_name["repeat right"].back(((1,),)) is None
     assert fits(((0,) * 30,) * 30) and not fits(by_name["double"](((0,) * 16,)))
+
+
+def test_the_example_mirrors_the_shape_and_recolours_it():
+    task = read_task(Path(__file__).parents[1] / "examples/mirror.json")
+    assert all(p.output == tuple(tuple(5 if c == 3 else c for c in row[::-1]) for row in p.input) for p in task.train)
+    assert [p.output for p in task.test] == [None]
