@@ -76,8 +76,8 @@ def ask(
         said = generate(model, [Request(p, rows.get(id), max_new_tokens) for p, (_, id, _) in zip(prompts, own)], stack, on_token=on_token)
         certain = _certainties(model, stack, prompts, said, [rows.get(id) for _, id, _ in own]) if tries > 1 else [0.0] * len(own)
         for (i, id, score), tokens, certainty in zip(own, said, certain):
-            disagreeing = _disagreeing(questions[i].question, id, router, store)
-            found[i].append((certainty, Answer(model.chat.decode(tokens).strip(), entries.get(id), score, disagreeing)))
+            disagrees = _disagreeing(questions[i].question, entries.get(id), router, store)
+            found[i].append((certainty, Answer(model.chat.decode(tokens).strip(), entries.get(id), score, disagrees)))
     return [max(own, key=lambda one: one[0])[1] for own in found]
 
 
@@ -97,11 +97,11 @@ def _certainties(model: Model, stack: Stack | None, prompts, said: Sequence[list
     return [certain.get(i, -math.inf) for i in range(len(said))]
 
 
-def _disagreeing(question: str, id: str | None, router: Router, store: MemoryStore) -> tuple[dict, ...]:
+def _disagreeing(question: str, entry: MemoryEntry | None, router: Router, store: MemoryStore) -> tuple[dict, ...]:
     """Where other memories that fit the question say otherwise than this one, of what is asked."""
-    fitting = [other for other, score in router.best(question, NEAR) if score >= router.threshold] if id else []
-    others = [store.get(other) for other in fitting if other != id]
-    found = [one for other in others for one in disagreeing(store.get(id).passage, other)]
+    fitting = [other for other, score in router.best(question, NEAR) if score >= router.threshold] if entry else []
+    others = [store.get(other) for other in fitting if other != entry.id]
+    found = [one for other in others for one in disagreeing(entry.passage, other)]
     return tuple(one for one in found if Router({"": f"{one['here']}\n{one['there']}"}).route(question)[0] is not None)
 
 
