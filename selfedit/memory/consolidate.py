@@ -17,6 +17,7 @@ from selfedit.errors import MemoryStoreError
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_abilities, general_changes
 from selfedit.loop.trial import joint_job, study_sequences, study_texts
+from selfedit.memory.gate import general_fault
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.model.train import Job, train
@@ -70,16 +71,14 @@ def consolidate(
         then, now = sum(map(bool, entry.scores["after"]["correct"])), sum(bool(next(verdicts)) for _ in entry.questions)
         rehearsed.append(Rehearsed(entry.id, len(entry.questions), then, now, then - now <= config.max_lost * then))
     held = [entry for entry, one in zip(entries, rehearsed) if one.holds]
-    shared = None
-    if change > config.max_general_change:
-        reason = f"changes general behaviour by {change:.2f} nats a token, over {config.max_general_change:.2f}"
-    elif untouched - ability > config.max_general_lost:
-        reason = f"ends {untouched - ability:.0%} fewer everyday sentences right, over {config.max_general_lost:.0%}"
+    shared, lost = None, untouched - ability
+    if fault := general_fault(change, lost, config):
+        reason = fault
     elif len(held) < 2:
         reason = f"{len(held)} of {len(entries)} memories hold; two at least are needed"
     else:
         reason = f"{len(held)} of {len(entries)} memories hold and share it"
-        scores = {"general_change": change, "general_lost": untouched - ability, "rehearsed": [asdict(one) for one in rehearsed]}
+        scores = {"general_change": change, "general_lost": lost, "rehearsed": [asdict(one) for one in rehearsed]}
         shared = store.share(lambda folder: stack.save(0, folder, model.name), held, scores, rehearsed=entries)
     return Consolidation(shared, reason, rehearsed, change, logs[0].tokens, round(time.perf_counter() - start, 1))
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from selfedit.config import GateConfig
+from selfedit.config import ConsolidateConfig, GateConfig
 from selfedit.types import Score, Trial
 
 
@@ -44,10 +44,15 @@ def _fault(trial: Trial, before: Score, config: GateConfig) -> str:
         return f"gained {gain:+.2f} ± {margin:.2f} nats a token, needs {config.min_gain:+.2f} beyond chance"
     if after.accuracy <= before.accuracy:
         return f"answers no more questions: {before.accuracy:.0%} → {after.accuracy:.0%}"
-    if trial.general_change is not None and trial.general_change > config.max_general_change:
-        return f"changes general behaviour by {trial.general_change:.2f} nats a token, over {config.max_general_change:.2f}"
-    if trial.general_lost is not None and trial.general_lost > config.max_general_lost:
-        return f"ends {trial.general_lost:.0%} fewer everyday sentences right, over {config.max_general_lost:.0%}"
+    return general_fault(trial.general_change, trial.general_lost, config)
+
+
+def general_fault(change: float | None, lost: float | None, config: GateConfig | ConsolidateConfig) -> str:
+    """Why an adapter harms what is not its business (None: not measured); empty if it does not."""
+    if change is not None and change > config.max_general_change:
+        return f"changes general behaviour by {change:.2f} nats a token, over {config.max_general_change:.2f}"
+    if lost is not None and lost > config.max_general_lost:
+        return f"ends {lost:.0%} fewer everyday sentences right, over {config.max_general_lost:.0%}"
     return ""
 
 
