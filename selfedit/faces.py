@@ -22,7 +22,6 @@ STAGES = {
     "contexts": "contexts",
     "trials": "trials",
     "finetune": "finetuning the editor",
-    "general": "general ability",
     "tasks": "tasks",
 }
 

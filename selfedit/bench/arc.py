@@ -98,7 +98,7 @@ class _Arc:
         if self.editor and (known := sum(task.key in self.editor.contexts for task in tasks)):
             raise SelfeditError(f"the editor was trained on {known} of these tasks; give others")
         config = text_hash(json.dumps(asdict(train)), str(samples), str(seed), *map(Recipe.to_json, (FIXED, *ORACLE)), *FIXED_HERE, *RECIPES_HERE)
-        claim(out, {"model": model_name, "weights": model.fingerprint, "precision": model.network.precision, "config": config})
+        claim(out, model.identity() | {"config": config})
         self.journal = Journal(out / "trials.jsonl")
         known = {task.id: task.key for task in tasks}
         self.done = {(r["condition"], r["task"]): r for r in self.journal.records if known.get(r["task"]) == r["key"] and r["editor"] == self.writer(r["condition"])}

@@ -108,7 +108,7 @@ class _Bench:
         self.done = {self.record_key(r): r for r in self.journal.records}
 
     def settings(self) -> dict:
-        return dict(model=self.name, weights=self.model.fingerprint, precision=self.model.network.precision, config=text_hash(json.dumps(asdict(self.train_config)), *FIXED))
+        return self.model.identity() | {"config": text_hash(json.dumps(asdict(self.train_config)), *FIXED)}
 
     def record_key(self, record: dict) -> tuple:
         return record["condition"], record["together"], record["seed"], record["task"], record["depends"]
@@ -182,8 +182,6 @@ class _Bench:
         epochs = made.epochs or self.train_config.epochs
         weights = finetune(self.model, made.sequences, made.seed, epochs)
         network = Network(self.model.network.shape, weights, {})
-        if self.model.network.precision == "mixed":
-            network.use_bf16()
         return replace(self.model, network=network), None, [epochs * sum(len(s.tokens) for s in made.sequences)]
 
     def ask(self, model, stack, units: list[Unit], adapters, tokens, seconds: float) -> None:

@@ -69,7 +69,7 @@ def run(
     chosen = documents() if given is None else list(given)
     model = load_model(model_name, notify=notify)
     config_hash = text_hash(json.dumps(asdict(config), sort_keys=True))
-    claim(out, {"model": model_name, "weights": model.fingerprint, "precision": model.network.precision, "documents": [d.passage.id for d in chosen], "config": config_hash})
+    claim(out, model.identity() | {"documents": [d.passage.id for d in chosen], "config": config_hash})
     store = MemoryStore(out / "home")
     for version in reversed(store.history()):  # approved by an earlier run: what it had learned must not be in the way
         if version["action"] != "approve":

@@ -109,7 +109,7 @@ class _Stream:
         self.model, self.out, self.setting, self.progress = load_model(model_name, notify=notify), out, setting, progress
         self.train_config, self.together = train, together
         config = [json.dumps(asdict(train)), json.dumps(asdict(together)), setting.study, str(setting.questions), str(setting.answer_tokens), str(setting.seed), offline_name()]
-        claim(out, {"model": model_name, "weights": self.model.fingerprint, "precision": self.model.network.precision, "documents": [t.key for t in tasks], "config": text_hash(*config)})
+        claim(out, self.model.identity() | {"documents": [t.key for t in tasks], "config": text_hash(*config)})
         self.journal = Journal(out / "trials.jsonl")
         self.done = {(r["method"], r["step"], r["document"]): r for r in self.journal.records}
         self.tasks = [self.judged(task) for task in tasks]
@@ -341,9 +341,8 @@ def merged(network, stack, adapter: int):
         weight = base.weight.clone()
         for j, (low, high) in enumerate(site.columns):
             weight[low:high] += stack.config.scale * (site.a[adapter][:, j * rank : (j + 1) * rank] @ site.b[j][adapter]).t()
-        made.layers[layer].linears[group] = Linear(weight, base.bias)
-    if network.precision == "mixed":
-        made.use_bf16()
+        made.layers[layer].linears[group] = own = Linear(weight, base.bias)
+        own.half = None if base.half is None else weight.bfloat16()  # the next document is trained on it
     return made
 
 

@@ -273,8 +273,8 @@ def _arc_tasks(named: str, arguments, option: str, most: int | None) -> list:
     if arguments.ids:
         file, _, of = arguments.ids.partition(":")
         content = read_json(file)
-        listed = expect(content, dict, file).get(of) if of else content
-        wanted = [expect(id, str, at) for at, id in numbered(expect(listed, list, f"{file}: {of!r}" if of else file), file)]
+        chosen = expect(content, dict, file).get(of) if of else content
+        wanted = [expect(id, str, at) for at, id in numbered(expect(chosen, list, f"{file}: {of!r}" if of else file), file)]
         known = {task.id: task for task in tasks}
         if unknown := [id for id in wanted if id not in known]:
             raise SelfeditError(f"{named} has no task {unknown[0]!r}, which {arguments.ids} names")

@@ -41,8 +41,7 @@ def train_recipes(
     if not tasks:
         raise SelfeditError("give at least 1 task")
     check(model, tasks)
-    settings = {"model": model.name, "weights": model.fingerprint, "precision": model.network.precision, "data": text_hash(*(t.key for t in tasks))}
-    claim(out, settings | {"config": asdict(config), "trial": asdict(trial), "fixed": text_hash(*FIXED_HERE, *RECIPES_HERE)})
+    claim(out, model.identity() | {"data": text_hash(*(t.key for t in tasks)), "config": asdict(config), "trial": asdict(trial), "fixed": text_hash(*FIXED_HERE, *RECIPES_HERE)})
     summaries = []
     for number in range(1, rounds + 1):
         progress("rounds", number - 1, rounds)

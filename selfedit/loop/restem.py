@@ -68,8 +68,7 @@ def train_editor(
     """
     check_styles(map(writing_style, config.styles))
     data = text_hash(*(task.key for task in tasks))
-    settings = {"model": model.name, "weights": model.fingerprint, "precision": model.network.precision, "data": data}
-    claim(out, settings | {"judge": judge_name or offline_name(), "config": asdict(config)})
+    claim(out, model.identity() | {"data": data, "judge": judge_name or offline_name(), "config": asdict(config)})
     summaries = []
     for number in range(1, rounds + 1):
         progress("rounds", number - 1, rounds)

@@ -30,6 +30,10 @@ class Model:
     fingerprint: str
     """Hex; equal for equal weights, wherever they lie. Adapters are bound to it."""
 
+    def identity(self) -> dict[str, str]:
+        """What results depend on, of a model: for a run folder's claim."""
+        return {"model": self.name, "weights": self.fingerprint, "precision": self.network.precision}
+
     @property
     def device(self) -> torch.device:
         return self.network.device
