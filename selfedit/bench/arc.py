@@ -8,7 +8,8 @@ line for each condition and task. Conditions:
 - `self-edit`: the untouched model chooses a recipe, a sample each; `seal`: a trained editor does;
 - `oracle`: recipes set by hand, ORACLE; a task counts as solved if one of them solves it, so it has more attempts than the
   others. It finds the tasks that the model can learn at all: `solvable` in the results, which `split_tasks` parts into
-  those that train an editor and those that test it, before any recipe is drawn.
+  those that train an editor and those that test it, before any recipe is drawn;
+- `peft`: what `fixed` does as others do it, one sample after another on `peft` and `transformers`: what a task costs there.
 
 A sample solves a task if each of its outputs is among the two attempts. Rate: the mean over tasks of the share of samples
 that do; intervals, 95 %: a bootstrap over tasks, and one over the samples of the same tasks. `seal` over `self-edit`:
@@ -22,7 +23,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from selfedit.bench.measure import paired_interval
@@ -30,14 +31,14 @@ from selfedit.config import TrainConfig
 from selfedit.edits.recipe import FIXED_HERE as RECIPES_HERE
 from selfedit.edits.recipe import Recipe, write_recipes
 from selfedit.errors import SelfeditError
-from selfedit.loop.fewshot import FIXED_HERE, TRAIN, check, dense, shown, solve, solved, try_recipes
+from selfedit.loop.fewshot import FIXED_HERE, TRAIN, Answer, check, dense, job, questions, shown, solve, solved, try_recipes, votes
 from selfedit.loop.journal import Journal, claim, software, write_json
 from selfedit.loop.recipes import load_recipe_editor
 from selfedit.model.load import load_model
 from selfedit.tasks.arc import ArcTask
 from selfedit.types import Progress, no_progress, stable_seed, text_hash
 
-CONDITIONS = ("in-context", "fixed", "self-edit", "seal", "oracle")
+CONDITIONS = ("in-context", "fixed", "self-edit", "seal", "oracle", "peft")
 FIXED = Recipe()
 ORACLE = (
     *(replace(FIXED, learning_rate=rate, epochs=epochs) for rate, epochs in ((3e-4, 2), (1e-3, 1), (1e-3, 3))),
@@ -108,10 +109,16 @@ class _Arc:
 
     def do(self, condition: str, task: ArcTask) -> None:
         """Every sample of a condition, as one stack."""
+        if condition == "peft":
+            self.peft_base  # loaded once, before the clock starts
         start = time.perf_counter()
         if condition == "in-context":
             recipes, answers = [], [solve(self.model, [(task, None)], on_token=partial(self.progress, "answer"))[0]]
             dense_, tokens = dense(self.model, [(task, None)]), [0]
+        elif condition == "peft":
+            recipes = [FIXED] * self.samples
+            answers, tokens = self.by_peft(task)
+            dense_ = [None] * self.samples
         else:
             seeds = [stable_seed(self.seed, task.id, k) for k in range(len(ORACLE) if condition == "oracle" else self.samples)]
             recipes = self.recipes(condition, task, seeds)
@@ -124,6 +131,27 @@ class _Arc:
         }  # fmt: skip
         self.journal.add(record)
         self.done[condition, task.id] = json.loads(json.dumps(record))
+
+    def by_peft(self, task: ArcTask) -> tuple[list[list[Answer]], list[int]]:
+        """Answers and tokens of each sample: the items, batches, rates and questions of `fixed`."""
+        from selfedit.bench.baselines import studied_and_asked
+        from selfedit.model.train import lora_config
+
+        jobs = [job(self.model, task, FIXED, stable_seed(self.seed, task.id, k)) for k in range(self.samples)]
+        asked = questions(self.model, task)
+        prompts, most, ends = [q.request.tokens for q in asked], asked[0].request.max_new_tokens, sorted(self.model.chat.ends)
+        answers = []
+        for k, own in enumerate(jobs):
+            self.progress("train", k, len(jobs))
+            said = studied_and_asked(self.peft_base, own, self.train_config, lora_config(self.model.network, self.train_config).layers, prompts, most, ends)
+            answers.append(votes(self.model, asked, said))
+        return answers, [own.epochs * sum(len(s.tokens) for s in own.sequences) for own in jobs]
+
+    @cached_property
+    def peft_base(self):
+        from selfedit.bench.baselines import load_base
+
+        return load_base(self.model.folder, self.model.device, self.model.network.dtype)
 
     def recipes(self, condition: str, task: ArcTask, seeds: Sequence[int]) -> list[Recipe]:
         if condition == "oracle":
@@ -158,11 +186,13 @@ class _Arc:
                 | {"ci95_samples": _over_samples(shares) if samples > 1 else None, "dense": sum(values) / len(values) if values else None}
                 | {"tokens": round(sum(sum(r["tokens"]) for r in own) / len(own) / trained), "seconds": round(sum(r["seconds"] for r in own) / len(own) / trained, 1)}
             )
-        pairs = [("seal", "self-edit"), ("seal", "fixed"), ("self-edit", "fixed"), ("fixed", "in-context")]
+        pairs = [("seal", "self-edit"), ("seal", "fixed"), ("self-edit", "fixed"), ("fixed", "in-context"), ("fixed", "peft")]
+        seconds = [[self.done[c, task.id]["seconds"] for task in self.tasks] for c in ("fixed", "peft") if c in rates]
         return {
             "model": self.name, "precision": self.model.network.precision, "samples": self.samples, "editor": self.editor.summary() if self.editor else None,
             "train_config": json.loads(json.dumps(asdict(self.train_config))), "fixed": json.loads(FIXED.to_json()), "oracle": [json.loads(r.to_json()) for r in ORACLE],
             "rows": rows, "compared": [{"condition": a, "with": b} | _compared(rates[a], rates[b]) for a, b in pairs if {a, b} <= rates.keys()],
+            "cost": _ratio(seconds[1], seconds[0]) if len(seconds) == 2 else None,
             "tasks": [{"id": t.id} | {c: rates[c][i] for c in self.conditions} for i, t in enumerate(self.tasks)],
             "solvable": [t.id for i, t in enumerate(self.tasks) if rates.get("oracle", [0] * len(self.tasks))[i]],
         }  # fmt: skip
@@ -175,19 +205,21 @@ def split_tasks(result: dict, seed: int = 0) -> dict[str, list[str]]:
 
 
 def _compared(ours: Sequence[float], theirs: Sequence[float]) -> dict:
-    """Difference and ratio of the mean rates, with 95 % bootstraps over tasks; no ratio to nothing, nor its interval where
-    2.5 % of the draws have none."""
+    """Difference and ratio of the mean rates, with 95 % bootstraps over tasks."""
+    ratio, low, high = _ratio(ours, theirs)
+    return {"difference": paired_interval(ours, theirs), "ratio": ratio, "ratio_ci95": None if low is None else [low, high]}
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float | None]:
+    """Of the means, and its interval; no ratio to nothing, and no interval where 2.5 % of the draws have none."""
     import numpy as np
 
     a, b = np.array(ours), np.array(theirs)
     picked = np.random.default_rng(0).integers(0, len(a), (RESAMPLES, len(a)))
     own, other = a[picked].mean(1), b[picked].mean(1)
     bounded = (other == 0).mean() < 0.025
-    return {
-        "difference": paired_interval(ours, theirs),
-        "ratio": float(a.mean() / b.mean()) if b.any() else None,
-        "ratio_ci95": [float(v) for v in np.percentile(own[other > 0] / other[other > 0], [2.5, 97.5])] if bounded else None,
-    }
+    span = [float(v) for v in np.percentile(own[other > 0] / other[other > 0], [2.5, 97.5])] if bounded else [None, None]
+    return [float(a.mean() / b.mean()) if b.any() else None, *span]
 
 
 def _over_samples(shares: Sequence[Sequence[float]]) -> list[float]:
@@ -227,6 +259,9 @@ def table(result: dict) -> str:
         mean, low, high = r["difference"]
         ratio = "–" if r["ratio"] is None else f"{r['ratio']:.2f} {span(r['ratio_ci95'])}"
         lines.append(f"| {r['condition']} over {r['with']} | {mean:+.3f} [{low:+.3f}, {high:+.3f}] | {ratio} |")
+    if result["cost"]:
+        ratio, low, high = result["cost"]
+        lines += ["", f"A task as `peft` and `transformers` do it takes {ratio:.1f} [{low:.1f}, {high:.1f}] times as long as `fixed`, whose samples train and answer together."]
     conditions = [r["condition"] for r in result["rows"]]
     lines += ["", f"| task | {' | '.join(conditions)} |", f"|---|{'--:|' * len(conditions)}"]
     lines += [f"| {t['id']} | {' | '.join(f'{t[c]:.2f}' for c in conditions)} |" for t in result["tasks"]]

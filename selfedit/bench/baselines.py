@@ -97,6 +97,36 @@ def fair(base, sequences: Sequence, seed: int, folder: Path | None, epochs: int 
     return seconds
 
 
+def studied_and_asked(base, job, config, layers: Sequence[int], prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int]) -> list[list[int]]:
+    """One adapter of these layers trained on a `model.train` Job as its TrainConfig says, then all prompts continued under
+    it, in one padded batch. → the tokens behind each prompt, without an end."""
+    import torch
+
+    torch.manual_seed(job.seed)
+    model = _adapted(base, config.modules, config.rank, config.alpha, layers)
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=job.learning_rate, weight_decay=config.weight_decay, fused=True)
+    _study(model, optimizer, job.sequences, job.seed, job.epochs, config.batch_size, config.clip)
+    model.eval()
+    said = continued(model, prompts, new_tokens, ends)
+    model.unload()
+    return said
+
+
+def continued(model, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int]) -> list[list[int]]:
+    """Greedy, by `transformers`' own generate, the shorter prompts padded in front. → the tokens behind each, without an end."""
+    import torch
+    from transformers import GenerationConfig
+
+    longest = max(map(len, prompts))
+    tokens = torch.tensor([[ends[0]] * (longest - len(p)) + [*p] for p in prompts], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    model.generation_config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=list(ends), pad_token_id=ends[0])
+    with torch.inference_mode():
+        out = model.generate(input_ids=tokens, attention_mask=mask)[:, longest:].tolist()
+    return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in out]
+
+
 def finetune(model, sequences: Sequence, seed: int, epochs: int) -> dict:
     """All weights trained on the sequences, in batches of one: what a model has learned without an adapter.
 
@@ -112,27 +142,35 @@ def finetune(model, sequences: Sequence, seed: int, epochs: int) -> dict:
     return {name: value.detach() for name, value in base.state_dict().items()}
 
 
-def _study(model, optimizer, sequences: Sequence, seed: int, epochs: int) -> None:
-    """One sequence a step, in an order drawn anew in every epoch, at a rate that falls to 0."""
+def _study(model, optimizer, sequences: Sequence, seed: int, epochs: int, batch: int = 1, clip: float = 0.0) -> None:
+    """In an order drawn anew in every epoch, at a rate that falls to 0. A batch is padded to its longest sequence."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    rate, total, done = optimizer.param_groups[0]["lr"], epochs * len(sequences), 0
+    rate, total, done = optimizer.param_groups[0]["lr"], epochs * -(-len(sequences) // batch), 0
     for _ in range(epochs):
-        for i in torch.randperm(len(sequences), generator=generator).tolist():
-            tokens = torch.tensor([sequences[i].tokens], device=model.device)
-            labels = tokens.clone()
-            labels[:, : sequences[i].label_start] = -100
-            model(input_ids=tokens, labels=labels, use_cache=False).loss.backward()
+        for picked in torch.randperm(len(sequences), generator=generator).split(batch):
+            own = [sequences[i] for i in picked.tolist()]
+            longest = max(len(s.tokens) for s in own)
+            gaps = [longest - len(s.tokens) for s in own]
+            tokens = torch.tensor([[*s.tokens, *[0] * gap] for s, gap in zip(own, gaps)], device=model.device)
+            mask = torch.tensor([[1] * len(s.tokens) + [0] * gap for s, gap in zip(own, gaps)], device=model.device)
+            labels = tokens.masked_fill(mask == 0, -100)
+            for row, sequence in zip(labels, own):
+                row[: sequence.label_start] = -100
+            model(input_ids=tokens, attention_mask=mask if any(gaps) else None, labels=labels, use_cache=False).loss.backward()
+            if clip:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.param_groups[0]["lr"] = rate * (1 - done / total)
             optimizer.step()
             optimizer.zero_grad()
             done += 1
 
 
-def _adapted(base, modules: tuple[str, ...]):
+def _adapted(base, modules: tuple[str, ...], rank: int = RANK, alpha: float = ALPHA, layers: Sequence[int] | None = None):
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(modules), task_type="CAUSAL_LM")
+    places = {"layers_to_transform": list(layers)} if layers else {}
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(modules), task_type="CAUSAL_LM", **places)
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # the two libraries' own affair
         return get_peft_model(base, config)

@@ -35,9 +35,8 @@ INSTRUCTIONS = (
 
 def run(model_name: str, rows: tuple[int, ...] = (1, 16), new_tokens: int = 64) -> dict:
     import torch
-    from transformers import GenerationConfig
 
-    from selfedit.bench.baselines import load_base
+    from selfedit.bench.baselines import continued, load_base
     from selfedit.model.generate import Request, generate
     from selfedit.model.load import load_model
 
@@ -45,19 +44,13 @@ def run(model_name: str, rows: tuple[int, ...] = (1, 16), new_tokens: int = 64) 
     model = load_model(model_name, dtype=torch.float32, precision="fp32")
     base = load_base(model.folder, model.device, torch.float32).eval()
     ends = sorted(model.chat.ends)
-    base.generation_config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=ends[0])
     prompts = [model.chat.ask(text) for text in INSTRUCTIONS]
 
     def ours(prompts: list[list[int]]) -> list[list[int]]:
         return generate(model, [Request(tuple(p), max_new_tokens=new_tokens) for p in prompts])
 
     def theirs(prompts: list[list[int]]) -> list[list[int]]:
-        longest = max(map(len, prompts))
-        tokens = torch.tensor([[ends[0]] * (longest - len(p)) + p for p in prompts], device=model.device)
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-        with torch.inference_mode():
-            out = base.generate(input_ids=tokens, attention_mask=mask)[:, longest:].tolist()
-        return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in out]
+        return continued(base, prompts, new_tokens, ends)
 
     table = []
     for count in rows:

@@ -178,22 +178,42 @@ def solve(
     model: Model, asked: Sequence[tuple[ArcTask, int | None]], stack: Stack | None = None, *, on_token: Callable[[int, int], None] = lambda done, total: None
 ) -> list[list[Answer]]:
     """For each (task, adapter) an Answer a test pair."""
-    requests, of, form = [], [], form_of(model)
-    for i, (task, adapter) in enumerate(asked):
-        most = _answer_tokens(model, form, task)
-        for reading in READINGS:
-            turned = changed(task, reading)
-            for seen in _contexts(turned.train):
-                for j, pair in enumerate(turned.test):
-                    requests.append(Request(tuple(_prompt(model, form, seen, pair.input)), adapter, most, allow=form.allow))
-                    of.append((i, j, reading))
-    found: dict[tuple[int, int], list[Grid]] = {}
-    for (i, j, reading), request, tokens in zip(of, requests, generate(model, requests, stack, on_token=on_token)):
-        own, ended = found.setdefault((i, j), []), len(tokens) < request.max_new_tokens
+    own = [questions(model, task, adapter) for task, adapter in asked]
+    written = iter(generate(model, [q.request for each in own for q in each], stack, on_token=on_token))
+    return [votes(model, each, [next(written) for _ in each]) for each in own]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A test pair's input, in one reading and with some of the examples in view."""
+
+    pair: int
+    reading: Transform
+    request: Request
+
+
+def questions(model: Model, task: ArcTask, adapter: int | None = None) -> list[Question]:
+    """All that are put about a task, test pair by test pair in each reading."""
+    form, found = form_of(model), []
+    most = _answer_tokens(model, form, task)
+    for reading in READINGS:
+        turned = changed(task, reading)
+        for seen in _contexts(turned.train):
+            for j, pair in enumerate(turned.test):
+                found.append(Question(j, reading, Request(tuple(_prompt(model, form, seen, pair.input)), adapter, most, allow=form.allow)))
+    return found
+
+
+def votes(model: Model, asked: Sequence[Question], written: Sequence[Sequence[int]]) -> list[Answer]:
+    """An Answer a test pair. `written`: the tokens behind each question, without an end."""
+    form = form_of(model)
+    found: list[list[Grid]] = [[] for _ in range(1 + max(q.pair for q in asked))]
+    for question, tokens in zip(asked, written):
+        ended = len(tokens) < question.request.max_new_tokens
         said = form.read(model.chat.decode(tokens)) if ended else None
-        if said and (back := reading.back(said)):
-            own.append(back)
-    return [[Answer(tuple(found[i, j]), len(READINGS) * len(_contexts(task.train))) for j in range(len(task.test))] for i, (task, _) in enumerate(asked)]
+        if said and (back := question.reading.back(said)):
+            found[question.pair].append(back)
+    return [Answer(tuple(own), len(asked) // len(found)) for own in found]
 
 
 def dense(model: Model, asked: Sequence[tuple[ArcTask, int | None]], stack: Stack | None = None) -> list[float | None]:
