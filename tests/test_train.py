@@ -20,7 +20,7 @@ from selfedit.model import train as train_module
 from selfedit.model.chat import Sequence
 from selfedit.model.frozen import FrozenBelow
 from selfedit.model.load import load_model
-from selfedit.model.network import PackedAttention
+from selfedit.model.network import Linear, PackedAttention
 from selfedit.model.stack import Gradients, Segment, Stack, _grouped_bmm, _grouped_loop
 from selfedit.model.train import HeadLoss, Job, _backward, _Run, _Work, lora_config, train
 
@@ -420,7 +420,7 @@ def test_the_head_loss_and_its_gradient_are_those_of_cross_entropy(labels):
     weights = torch.rand(labels, generator=generator)
     expected = cross_entropy(hidden @ head.t(), targets, reduction="none") * weights
     (gradient,) = torch.autograd.grad(expected.sum(), hidden)
-    losses = HeadLoss.apply(hidden, head, targets[:, None], torch.ones(labels, 1), weights)
+    losses = HeadLoss.apply(hidden, Linear(head), targets[:, None], torch.ones(labels, 1), weights)
     (ours,) = torch.autograd.grad(losses.sum(), hidden)
     torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours, gradient, atol=1e-5, rtol=1e-5)

@@ -190,18 +190,17 @@ class Network:
         )
 
     def use_bf16(self) -> None:
-        """From now on training takes products with the layers' weights in bf16, for a processor that has tiles for it.
+        """From now on training takes products with frozen weights in bf16, for a processor that has tiles for it.
 
-        The adapters, the output matrix and what stands between the products stay as they are, and so does all that is
-        answered and scored."""
-        for layer in self.layers:
-            for linear in layer.linears.values():
-                linear.half = linear.weight.bfloat16()
+        The adapters, the logits and what stands between the products stay as they are, and so does all that is answered
+        and scored."""
+        for linear in (self.head, *(own for layer in self.layers for own in layer.linears.values())):
+            linear.half = linear.weight.bfloat16()
 
     @property
     def precision(self) -> str:
         """`fp32`, `mixed` (after `use_bf16`), or another dtype of the weights."""
-        if any(linear.half is not None for layer in self.layers for linear in layer.linears.values()):
+        if self.head.half is not None:
             return "mixed"
         return {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}.get(self.dtype, str(self.dtype))
 

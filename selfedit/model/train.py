@@ -24,7 +24,7 @@ from torch import Tensor
 from selfedit.config import TrainConfig
 from selfedit.model.chat import Sequence
 from selfedit.model.frozen import FrozenBelow
-from selfedit.model.network import Network, PackedAttention, rms_norm
+from selfedit.model.network import Linear, Network, PackedAttention, rms_norm
 from selfedit.model.packing import pack, passes
 from selfedit.model.stack import Gradients, LoraConfig, Segment, Stack
 
@@ -262,7 +262,7 @@ def _backward(network: Network, stack: Stack, gradients: Gradients, frozen: Froz
     counts = [sum(s.labels for s in work.sequences) for work in part]
     weights = torch.cat([torch.full((n,), work.weight) for n, work in zip(counts, part)]).to(device)
     hidden = rms_norm(x[torch.tensor(packing.label_rows, device=device)], network.norm, network.shape.eps)
-    losses = HeadLoss.apply(hidden, network.head.weight, *_targets(studied, device), weights)
+    losses = HeadLoss.apply(hidden, network.head, *_targets(studied, device), weights)
     losses.sum().backward()
     for work, loss in zip(part, losses.detach().split(counts)):
         work.loss = loss.sum()
@@ -285,7 +285,7 @@ def _targets(studied: list[Sequence], device) -> tuple[Tensor, Tensor]:
 
 
 class HeadLoss(torch.autograd.Function):
-    """Weighted divergence [L] of soft labels from what hidden states [L, hidden] give through the output matrix [vocab, hidden].
+    """Weighted divergence [L] of soft labels from what hidden states [L, hidden] give through the output matrix.
 
     A label is K tokens with their odds, [L, K] each; with one token this is cross-entropy. The gradient is computed along
     with the loss, 128 labels at a time: the logits of all labels never stand in memory together, and are gone through once.
@@ -294,18 +294,18 @@ class HeadLoss(torch.autograd.Function):
     ROWS = 128  # 25 MB of logits with 49,152 tokens: larger blocks are given back to the system each time, and come back page by page
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor, odds: Tensor, weights: Tensor) -> Tensor:
+    def forward(ctx, hidden: Tensor, head: Linear, targets: Tensor, odds: Tensor, weights: Tensor) -> Tensor:
         losses, gradient = torch.empty_like(weights), torch.empty_like(hidden)
         for low in range(0, len(targets), HeadLoss.ROWS):
             rows = slice(low, low + HeadLoss.ROWS)
-            logits = (hidden[rows] @ head.t()).to(weights.dtype)
+            logits = (hidden[rows] @ head.weight.t()).to(weights.dtype)
             target, share, weight = targets[rows], odds[rows].to(weights.dtype), weights[rows, None]
             total = torch.logsumexp(logits, 1, keepdim=True)
             surprise = total - logits.gather(1, target) + torch.where(share > 0, share, 1.0).log()
             losses[rows] = (share * surprise).sum(1) * weight[:, 0]
             probabilities = logits.sub_(total).exp_()
             probabilities.scatter_add_(1, target, -share).mul_(weight)
-            torch.mm(probabilities.to(head.dtype), head, out=gradient[rows])
+            gradient[rows] = head.back(probabilities.to(head.weight.dtype))
         ctx.save_for_backward(gradient)
         return losses
 
