@@ -234,7 +234,7 @@ def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, s
         (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "magic"], "unknown condition 'magic'"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "seal"], "seal needs a trained editor"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--limit", "0"], "--limit is at least 1"), (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "epochs=3"], "--set epochs: a recipe says that"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--split", "x"], "--split needs the condition oracle"), (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--contexts", "0"], "--contexts is at least 1"),
-        (["train-editor", "--data", "{}/tasks.json", "--set", "rank=3"], "--set is for --domain arc"), (["adapt", "{}/one.json", "--editor", "{}", "--edits", "0"], "--edits 0: at least 1"),
+        (["train-editor", "--data", "{}/tasks.json", "--set", "rate=3"], "unknown setting 'rate'"), (["adapt", "{}/one.json", "--editor", "{}", "--edits", "0"], "--edits 0: at least 1"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--samples", "0"], "at least 1 sample"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", ","], "give conditions"),
         (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--seeds", "3"], "--seeds is for --domain text"), (["train-editor", "--data", "{}/tasks.json", "--max-side", "3"], "--max-side is for --domain arc"),
         (["adapt", "{}/nope.json"], "nope.json"), (["adapt", "{}/ids.json"], "'train' is missing"), (["adapt", "{}/one.json", "--ask", "{}/ids.json"], "'test' is missing"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from selfedit.cli.options import listed, number_settings, open_model, typed, whole
@@ -116,7 +117,7 @@ def add(commands, with_model: argparse.ArgumentParser) -> None:
     editor.add_argument("--contexts", type=int, metavar="N", help="passages a round (default: 50)")
     editor.add_argument("--edits", type=int, metavar="N", help="edits of a passage (default: 5)")
     editor.add_argument("--seeds", type=int, metavar="K", help="how often each edit is tried (default: 2)")
-    editor.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="for arc: a setting of the training that is a number, e.g. rank=32")
+    editor.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the trials' training that is a number, e.g. learning_rate=0.002")
     editor.add_argument("--styles", metavar="A,B", help="the styles that compete, each also with +questions")
     editor.add_argument("--json", action="store_true", help="print JSON for programs")
     editor.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
@@ -337,7 +338,7 @@ def _train_editor(arguments) -> int:
         raise SelfeditError(f"--rounds {arguments.rounds}: at least 1")
     if arguments.domain == "arc":
         return _train_recipes(arguments)
-    if odd := [name for name in ("ids", "max_side", "set") if getattr(arguments, name)]:
+    if odd := [name for name in ("ids", "max_side") if getattr(arguments, name)]:
         raise SelfeditError(f"--{odd[0].replace('_', '-')} is for --domain arc")
     from selfedit.bench.plots import pyplot, round_plots
     from selfedit.config import RestemConfig
@@ -347,6 +348,7 @@ def _train_editor(arguments) -> int:
 
     asked = {name: getattr(arguments, name) for name in ("contexts", "edits", "seeds") if getattr(arguments, name) is not None}
     config = RestemConfig(**asked | ({"styles": tuple(listed(arguments.styles))} if arguments.styles else {}))
+    config = replace(config, trial=with_train_settings(config.trial, number_settings(arguments.set)))
     pyplot()
     tasks = load_tasks(arguments.data)
     with Progress(quiet=arguments.json) as progress:
