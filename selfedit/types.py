@@ -51,6 +51,11 @@ class Passage:
         """What it says, not where it lay: a moved file is the same passage."""
         return text_hash(self.title, self.text)[:16]
 
+    @property
+    def words_id(self) -> str:
+        """What it says, whatever its title, line breaks and spaces."""
+        return text_hash(" ".join(self.text.split()))[:16]
+
     def in_view(self, request: str) -> str:
         """The request with the passage before it."""
         return f"{self.title}\n\n{self.text}\n\n{request}".strip()

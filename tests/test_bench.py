@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from selfedit.bench import decode, inner_loop
-from selfedit.bench.measure import paired_interval, train_flops
+from selfedit.bench.intervals import paired_interval
+from selfedit.bench.measure import train_flops
 from selfedit.errors import SelfeditError
 from selfedit.judge.grading import is_correct
 from selfedit.model.chat import Sequence

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from selfedit.cli import main
+from selfedit.cli.options import typed
 from selfedit.errors import SelfeditError, UnscoredError
 from selfedit.judge import calibrate as calibration
 from selfedit.judge import grading
@@ -350,6 +352,13 @@ def test_a_password_in_the_address_is_not_shown(endpoint, tmp_path):
         judge.check()
     assert "secret" not in str(caught.value)
     assert endpoint.asked[0]["path"] == "/v1/chat/completions?api-key=secret"
+
+
+def test_what_was_typed_is_kept_without_the_password_of_the_judge():
+    url = "https://me:secret@host/v1?api-key=secret"
+    argv = ["bench", "knowledge", "--judge", url, f"--judge={url}", "--out", "runs/a"]
+    assert typed(Namespace(judge=url, argv=argv)) == "selfedit bench knowledge --judge https://host/v1 --judge=https://host/v1 --out runs/a"
+    assert typed(Namespace(judge=None, argv=["judge", "calibrate"])) == "selfedit judge calibrate"
 
 
 def test_a_key_with_a_line_in_it_is_named_but_not_shown(endpoint, tmp_path):

@@ -10,7 +10,9 @@ from conftest import write_tiny_model
 from selfedit import __version__
 from selfedit.bench import knowledge
 from selfedit.bench.conditions import Retriever, given_edit, jobs, parse, put
-from selfedit.bench.knowledge import _difference, _interval, _ratio, table
+from selfedit.bench.knowledge import table
+from selfedit.bench.tables import with_interval
+from selfedit.bench.tallies import difference, interval, ratio
 from selfedit.config import TrainConfig
 from selfedit.errors import RunError, SelfeditError, UnscoredError
 from selfedit.judge.evaluate import offline
@@ -46,7 +48,7 @@ def model(folder):
 @pytest.fixture
 def bench(folder, tmp_path):
     def run(conditions: str, tasks=TASKS, out=tmp_path / "run", **options) -> dict:
-        return knowledge.run(folder, tasks, out, conditions=conditions.split(","), train=TRAIN, **options)
+        return knowledge.run(folder, tasks, out, conditions=[c for c in conditions.split(",") if c], train=TRAIN, **options)
 
     return run
 
@@ -221,10 +223,25 @@ def test_a_judge_that_is_out_fails_the_run_and_is_asked_again_with_the_same_answ
     assert bench("base")["rows"][0]["accuracy"] == sum(offline(asked)) / 6  # another judge, the same answers
 
 
+def test_a_judge_that_refuses_loses_no_answer(bench, tmp_path, monkeypatch):
+    def refuses(pairs):
+        raise SelfeditError("the account cannot pay")
+
+    with pytest.raises(SelfeditError, match="cannot pay"):
+        bench("base,passage", judge=refuses, judge_name="far")
+    assert len(Journal(tmp_path / "run/trials.jsonl").records) == 6
+    monkeypatch.setattr(knowledge._Bench, "do", lambda self, units: pytest.fail("answered twice"))
+    assert bench("base,passage", judge=lambda pairs: [True] * len(pairs), judge_name="far")["rows"][1]["accuracy"] == 1.0
+    with pytest.raises(SelfeditError, match="give the judge a name"):
+        bench("base", judge=refuses)
+    with pytest.raises(SelfeditError, match="give conditions"):
+        bench("")
+
+
 def test_one_unscored_answer_in_many_is_in_no_mean(bench):
     tasks = [replace(TASKS[0], questions=TASKS[0].questions * 15)]
     seen = []
-    result = bench("base", tasks, judge=lambda pairs: seen.append(len(pairs)) or [None, *[True] * (len(pairs) - 1)])
+    result = bench("base", tasks, judge=lambda pairs: seen.append(len(pairs)) or [None, *[True] * (len(pairs) - 1)], judge_name="far")
     assert result["unscored"] == 1 and result["rows"][0]["accuracy"] == 1.0
 
 
@@ -246,10 +263,12 @@ def test_what_the_answers_depend_on_is_done_again_when_it_changes(bench, tmp_pat
 
 
 def test_passages_that_chose_what_the_editor_studied_are_refused(bench, tmp_path, model):
-    editor = replace(EDITOR, model=model.name, model_hash=model.fingerprint, style="questions", contexts=(TASKS[1].passage.id,))
+    editor = replace(EDITOR, model=model.name, model_hash=model.fingerprint, style="questions", contexts=(TASKS[1].passage.words_id,))
     save_editor(tmp_path / "editor", editor, None)
-    with pytest.raises(SelfeditError, match="trained on 1 of these passages"):
-        bench("seal", editor=tmp_path / "editor")
+    other = [replace(t, passage=replace(t.passage, title=f"Bridge_of_{t.passage.title}", text=t.passage.text.replace(". ", ".\n"))) for t in TASKS]
+    for tasks in (TASKS, other):  # however the title is written, and the lines broken
+        with pytest.raises(SelfeditError, match="trained on 1 of these passages"):
+            bench("seal", tasks, editor=tmp_path / "editor")
 
 
 def test_so_many_together_are_so_many(bench):
@@ -282,25 +301,31 @@ def tallies(*passages) -> dict:
 
 def test_a_difference_is_of_shares_and_its_interval_draws_passages_in_pairs():
     ours, theirs = tallies((3, 4), (1, 2)), tallies((2, 4), (0, 2))
-    difference, low, high = _difference(ours, theirs)
-    assert difference == pytest.approx(4 / 6 - 2 / 6)
+    mean, low, high = difference(ours, theirs)
+    assert mean == pytest.approx(4 / 6 - 2 / 6)
     # both the first passage: 1/4; both the second: 1/2; one each: 1/3
     assert low == pytest.approx(1 / 4) and high == pytest.approx(1 / 2)
-    assert _difference(ours, ours) is None and _difference(ours, None) is None
-    assert _difference(ours, tallies((1, 4))) == [0.5] * 3  # the passage that both have
+    assert difference(ours, ours) is None and difference(ours, None) is None
+    assert difference(ours, tallies((1, 4))) == [0.5] * 3  # the passage that both have
 
 
 def test_a_share_of_the_ceiling_is_drawn_in_pairs_and_of_nothing_is_none():
-    assert _ratio(tallies((1, 4), (1, 4)), tallies((2, 4), (2, 4)), "") == [0.5] * 3
-    assert _ratio(tallies((1, 4)), tallies((0, 4)), "") is None
+    assert ratio(tallies((1, 4), (1, 4)), tallies((2, 4), (2, 4))) == [0.5] * 3
+    assert ratio(tallies((1, 4)), tallies((0, 4))) is None
 
 
-def test_a_resample_in_which_nothing_was_scored_counts_for_nothing():
-    low, high = _interval(np.array([[1.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]]))
-    assert low == high == 1.0
+def test_a_draw_in_which_nothing_was_scored_counts_for_nothing_and_there_may_not_be_many():
+    scored, unscored = [[1.0, 1.0, 0.0, 1.0]], [[0.0, 0.0, 0.0, 1.0]]
+    assert interval(np.array(scored * 9 + unscored)) == [1.0, 1.0]
+    assert interval(np.array(scored + unscored)) is None  # a quarter of the draws
+
+
+def test_a_ratio_to_a_ceiling_that_many_draws_do_not_have_is_without_an_interval():
+    assert ratio(tallies((1, 2), (1, 2)), tallies((1, 2), (0, 2))) == [2.0, None, None]
+    assert "2.00 |" in f"{with_interval([2.0, None, None], '.2f')} |" and with_interval([None, None, None]) == "–"
 
 
 def test_an_interval_is_none_where_nothing_was_scored():
-    assert _interval(np.array([[0.0, 0.0, -1.0, 2.0]])) is None
-    low, high = _interval(np.array([[1.0, 2.0, 0.0, 2.0]] * 3))
+    assert interval(np.array([[0.0, 0.0, -1.0, 2.0]])) is None
+    low, high = interval(np.array([[1.0, 2.0, 0.0, 2.0]] * 3))
     assert low == high == 0.5

@@ -148,11 +148,19 @@ def test_lines_that_nearly_copy_the_passage_are_not_what_an_editor_studies(model
 
 
 def test_a_judge_that_is_out_stops_the_run_and_the_same_command_goes_on(model, tasks, tmp_path, writes):
-    with pytest.raises(UnscoredError, match="left 1 of .* unscored"):
-        run_round(model, tasks[:4], tmp_path, 1, CONFIG, judge=lambda pairs: [None] + [False] * (len(pairs) - 1))
+    with pytest.raises(UnscoredError, match="unscored; the same command goes on"):
+        run_round(model, tasks[:4], tmp_path, 1, CONFIG, judge=lambda pairs: [None] * len(pairs))
     assert Journal(tmp_path / "trials.jsonl").records == []
     summary = run_round(model, tasks[:4], tmp_path, 1, CONFIG, judge=lambda pairs: [False] * len(pairs))
     assert summary["contexts"] == 4 and summary["best"]["accuracy"] == 0.0
+
+
+def test_answers_that_a_judge_will_not_score_are_in_no_mean_and_stop_nothing(model, tasks, tmp_path, writes):
+    """A filter that refuses one question does so every time: a run that waited for it would never end."""
+    summary = run_round(model, tasks[:4], tmp_path, 1, CONFIG, judge=lambda pairs: [None if i % 3 == 0 else True for i in range(len(pairs))])
+    trials = Journal(tmp_path / "trials.jsonl").records
+    told = [a for t in trials for side in (*t["controls"].values(), *t["candidates"]) for a in side["accuracy"]]
+    assert set(told) <= {1.0, None} and 1.0 in told and summary["reliability"]["accuracy"]["candidates"] <= summary["usable"]
 
 
 def test_questions_alone_are_a_control_of_edits_that_have_them_and_cannot_be_stopped(model, tasks, tmp_path, writes):
@@ -169,7 +177,7 @@ def test_questions_alone_are_a_control_of_edits_that_have_them_and_cannot_be_sto
 def test_an_editor_knows_the_passages_that_chose_what_it_studied(model, tasks, tmp_path, writes):
     first, second = train_editor(model, tasks, tmp_path, 2, replace(CONFIG, contexts=2))
     editor, _ = load_editor(tmp_path, model)
-    assert set(editor.contexts) == {t.passage.id for t in tasks[:4]}
+    assert set(editor.contexts) == {t.passage.words_id for t in tasks[:4]}
 
 
 def test_another_setting_is_another_run(model, tasks, tmp_path, writes):

@@ -171,6 +171,7 @@ def test_asks_are_questions_to_answer_or_prompts_to_continue(file):
         (load_quiz, '\n["A?"]', " line 2: should be an object, is a list"),
         (load_quiz, '{"question": "A?"}', " line 1: 'answer' is missing; there is 'question'"),
         (load_quiz, '{"answer": "a"}', " line 1: 'question' is missing; there is 'answer'"),
+        (load_quiz, '{"question": "a \\ud800 b?", "answer": "a"}', " line 1: 'question': has half a character"),
         (load_quiz, '{"question": "", "answer": "a"}', " line 1: 'question': is empty"),
         (load_quiz, '{"question": "A?", "answer": 42}', " line 1: 'answer': should be text, is a number"),
         (load_quiz, '{"question": "A?", "answers": []}', " line 1: 'answers': is empty"),

@@ -26,7 +26,9 @@ from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from selfedit.bench.measure import paired_interval
+from selfedit.bench.baselines import check_libraries
+from selfedit.bench.intervals import RESAMPLES, mean_ratio, paired_interval, spread
+from selfedit.bench.tables import between, heading, markdown, number, with_interval
 from selfedit.config import TrainConfig
 from selfedit.edits.recipe import FIXED_HERE as RECIPES_HERE
 from selfedit.edits.recipe import Recipe, write_recipes
@@ -47,7 +49,6 @@ ORACLE = (
     replace(FIXED, output_only=True),
 )
 """docs/LOG.md, study 16."""
-RESAMPLES = 10_000
 
 
 def run(
@@ -68,6 +69,8 @@ def run(
     from selfedit.bench.plots import arc_pages, pyplot
 
     pyplot()
+    if "peft" in conditions:
+        check_libraries()
     if unknown := [c for c in conditions if c not in CONDITIONS]:
         raise SelfeditError(f"unknown condition {unknown[0]!r}; known: {', '.join(CONDITIONS)}")
     if not conditions or samples < 1 or not tasks:
@@ -192,7 +195,7 @@ class _Arc:
             "model": self.name, "precision": self.model.network.precision, "samples": self.samples, "editor": self.editor.summary() if self.editor else None,
             "train_config": json.loads(json.dumps(asdict(self.train_config))), "fixed": json.loads(FIXED.to_json()), "oracle": [json.loads(r.to_json()) for r in ORACLE],
             "rows": rows, "compared": [{"condition": a, "with": b} | _compared(rates[a], rates[b]) for a, b in pairs if {a, b} <= rates.keys()],
-            "cost": _ratio(seconds[1], seconds[0]) if len(seconds) == 2 else None,
+            "cost": mean_ratio(seconds[1], seconds[0]) if len(seconds) == 2 else None,
             "tasks": [{"id": t.id} | {c: rates[c][i] for c in self.conditions} for i, t in enumerate(self.tasks)],
             "solvable": [t.id for i, t in enumerate(self.tasks) if rates.get("oracle", [0] * len(self.tasks))[i]],
         }  # fmt: skip
@@ -205,64 +208,42 @@ def split_tasks(result: dict, seed: int = 0) -> dict[str, list[str]]:
 
 
 def _compared(ours: Sequence[float], theirs: Sequence[float]) -> dict:
-    """Difference and ratio of the mean rates, with 95 % bootstraps over tasks."""
-    ratio, low, high = _ratio(ours, theirs)
-    return {"difference": paired_interval(ours, theirs), "ratio": ratio, "ratio_ci95": None if low is None else [low, high]}
+    """Difference and ratio of the mean rates."""
+    ratio, *bounds = mean_ratio(ours, theirs)
+    return {"difference": paired_interval(ours, theirs), "ratio": ratio, "ratio_ci95": None if None in bounds else bounds}
 
 
-def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float | None]:
-    """Of the means, and its interval; no ratio to nothing, and no interval where 2.5 % of the draws have none."""
-    import numpy as np
-
-    a, b = np.array(ours), np.array(theirs)
-    picked = np.random.default_rng(0).integers(0, len(a), (RESAMPLES, len(a)))
-    own, other = a[picked].mean(1), b[picked].mean(1)
-    bounded = (other == 0).mean() < 0.025
-    span = [float(v) for v in np.percentile(own[other > 0] / other[other > 0], [2.5, 97.5])] if bounded else [None, None]
-    return [float(a.mean() / b.mean()) if b.any() else None, *span]
-
-
-def _over_samples(shares: Sequence[Sequence[float]]) -> list[float]:
+def _over_samples(shares: Sequence[Sequence[float]]) -> list[float] | None:
     """Interval of the rate if the samples of each task were drawn again."""
     import numpy as np
 
     drawn = np.random.default_rng(0)
     means = [np.array(own)[drawn.integers(0, len(own), (RESAMPLES, len(own)))].mean(1) for own in shares]
-    return [float(v) for v in np.percentile(np.mean(means, axis=0), [2.5, 97.5])]
+    return spread(np.mean(means, axis=0))
 
 
 def table(result: dict) -> str:
     """The rows in Markdown, for people."""
-    def span(bounds) -> str:
-        return "–" if bounds is None else f"[{bounds[0]:.2f}, {bounds[1]:.2f}]"
-
+    conditions = [r["condition"] for r in result["rows"]]
     lines = [
-        f"# Few-shot tasks: {result['model']}",
-        "",
-        f"`{result['command']}` (selfedit {result['software']}, {result['precision']})",
-        "",
+        *heading("Few-shot tasks", result),
         "Solved: every output among two attempts (oracle: under any of its recipes). 95 % bootstraps over tasks, and over the samples of these tasks; where "
         "all tasks go alike, an interval over tasks says nothing. Tokens and seconds: of one sample of one task; dense: nats a token of the outputs.",
         "",
-        "| condition | tasks | samples | solved | over tasks | over samples | dense | tokens | seconds |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        *markdown(
+            ["condition", "tasks", "samples", "solved", "over tasks", "over samples", "dense", "tokens", "seconds"],
+            (
+                [r["condition"], r["tasks"], r["samples"], number(r["rate"]), between(r["ci95"], ".2f"), between(r["ci95_samples"], ".2f"), number(r["dense"])]
+                + [f"{r['tokens']:,}", f"{r['seconds']:,.1f}"]
+                for r in result["rows"]
+            ),
+        ),
     ]
-    for r in result["rows"]:
-        dense_ = "–" if r["dense"] is None else f"{r['dense']:.3f}"
-        lines.append(
-            f"| {r['condition']} | {r['tasks']} | {r['samples']} | {r['rate']:.3f} | {span(r['ci95'])} | {span(r['ci95_samples'])} | {dense_} | "
-            f"{r['tokens']:,} | {r['seconds']:,.1f} |"
-        )
     if result["compared"]:
-        lines += ["", "| | difference | ratio |", "|---|--:|--:|"]
-    for r in result["compared"]:
-        mean, low, high = r["difference"]
-        ratio = "–" if r["ratio"] is None else f"{r['ratio']:.2f} {span(r['ratio_ci95'])}"
-        lines.append(f"| {r['condition']} over {r['with']} | {mean:+.3f} [{low:+.3f}, {high:+.3f}] | {ratio} |")
+        ratios = [[r["ratio"], *(r["ratio_ci95"] or (None, None))] for r in result["compared"]]
+        cells = ([f"{r['condition']} over {r['with']}", with_interval(r["difference"], "+.3f"), with_interval(own, ".2f")] for r, own in zip(result["compared"], ratios))
+        lines += ["", *markdown(["", "difference", "ratio"], cells)]
     if result["cost"]:
-        ratio, low, high = result["cost"]
-        lines += ["", f"A task as `peft` and `transformers` do it takes {ratio:.1f} [{low:.1f}, {high:.1f}] times as long as `fixed`, whose samples train and answer together."]
-    conditions = [r["condition"] for r in result["rows"]]
-    lines += ["", f"| task | {' | '.join(conditions)} |", f"|---|{'--:|' * len(conditions)}"]
-    lines += [f"| {t['id']} | {' | '.join(f'{t[c]:.2f}' for c in conditions)} |" for t in result["tasks"]]
+        lines += ["", f"A task as `peft` and `transformers` do it takes {with_interval(result['cost'], '.1f')} times as long as `fixed`, whose samples train and answer together."]
+    lines += ["", *markdown(["task", *conditions], ([t["id"], *(number(t[c], ".2f") for c in conditions)] for t in result["tasks"]))]
     return "\n".join(lines) + "\n"

@@ -23,13 +23,18 @@ FINETUNE_RATE = 5e-5
 """Of full finetuning, where adapters take 1e-3: not tuned yet."""
 
 
-def load_base(folder: Path, device, dtype):
-    """The model as `transformers` runs it."""
+def check_libraries() -> None:
+    """Raises SelfeditError where one is missing."""
     try:
         import accelerate  # noqa: F401  the Trainer needs it, and says so only when it is used
         import peft  # noqa: F401
     except ImportError as error:
         raise SelfeditError(f"the benchmark needs {error.name}; pip install 'selfedit[bench]'") from error
+
+
+def load_base(folder: Path, device, dtype):
+    """The model as `transformers` runs it."""
+    check_libraries()
     import transformers
 
     transformers.utils.logging.disable_progress_bar()

@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from selfedit.bench.measure import Parts, clock, matmul_rate, paired_interval, train_flops
+from selfedit.bench.intervals import paired_interval
+from selfedit.bench.measure import Parts, clock, matmul_rate, train_flops
 from selfedit.config import TrainConfig
 from selfedit.edits.quiz import as_edit, told_in
 from selfedit.edits.spans import cue_questions

@@ -7,7 +7,7 @@ a stopped run goes on, a finished one takes more conditions, passages or seeds.
 
 Intervals are bootstraps over passages, 95 %: a passage is drawn with all its questions and seeds, in every condition
 at once, so differences are paired. Passages that share an adapter are drawn apart too: with few adapters the interval
-is too narrow. An answer that the judge left unscored is in no mean; above 5 % the run fails.
+is too narrow. An answer that the judge left unscored is in no mean; above 5 % of a condition's the run fails.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
-from selfedit.bench.conditions import QUESTIONS_A_SENTENCE, RETRIEVED, TEACHER_TOKENS, Condition, Retriever, jobs, parse, put
+from selfedit.bench.baselines import FINETUNE_RATE, check_libraries
+from selfedit.bench.conditions import QUESTIONS_A_SENTENCE, RETRIEVED, SEAL_STYLE, TEACHER_TOKENS, Condition, Retriever, jobs, parse, put
+from selfedit.bench.tables import heading, markdown, with_interval
+from selfedit.bench.tallies import difference, interval, matrix, ratio, share
 from selfedit.config import TrainConfig
 from selfedit.edits.quiz import with_sentences
 from selfedit.edits.styles import STYLES
@@ -35,10 +38,9 @@ TRAIN = TrainConfig(rank=16, alpha=32.0, first_layer=0.33, learning_rate=2e-3, e
 ADAPTERS = 8
 """Trained in one stack, at most."""
 UNSCORED_MOST = 0.05
-RESAMPLES = 10_000
 JUDGED_AT_ONCE = 64
 """Records, of several answers each."""
-FIXED = tuple(map(repr, (QUESTIONS_A_SENTENCE, TEACHER_TOKENS, RETRIEVED, ANSWER_TOKENS, *STYLES.values())))
+FIXED = tuple(map(repr, (QUESTIONS_A_SENTENCE, TEACHER_TOKENS, RETRIEVED, ANSWER_TOKENS, SEAL_STYLE, FINETUNE_RATE, *STYLES.values())))
 """What results depend on and no option changes: with other values it is another run."""
 
 
@@ -89,16 +91,22 @@ class _Bench:
         from selfedit.loop.editor import load_editor
         from selfedit.model.load import load_model
 
-        if seeds < 1 or any(n < 2 for n in together):
-            raise SelfeditError("give at least 1 seed, and at least 2 passages to --together")
+        if judge and not judge_name:
+            raise SelfeditError("give the judge a name, by which its verdicts are known")
+        if seeds < 1 or any(n < 2 for n in together) or not conditions:
+            raise SelfeditError("give conditions, at least 1 seed, and at least 2 passages to --together")
         self.tasks = list(map(with_sentences, tasks))
         self.model = load_model(model_name, notify=notify)
         self.editor, self.editor_stack = load_editor(editor, self.model) if editor else (None, None)
-        if self.editor and (known := sum(t.passage.id in self.editor.contexts for t in self.tasks)):
+        if self.editor and (known := sum(t.passage.words_id in self.editor.contexts for t in self.tasks)):
             raise SelfeditError(f"the editor was trained on {known} of these passages; leave them out (--skip) or give other --data")
         if too_many := [n for n in together if n > len(tasks)]:
             raise SelfeditError(f"--together {too_many[0]}: there are {len(tasks)} passages")
         self.conditions = [parse(text, self.tasks, self.editor) for text in dict.fromkeys(conditions)]
+        if "finetune" in (names := {condition.name for condition in self.conditions}):
+            check_libraries()
+        if "retrieval" in names:
+            self.retriever  # without its library it would fail after much else
         self.seeds, self.together, self.train_config, self.progress = seeds, (1, *sorted(set(together))), train, progress
         self.judge, self.judge_name, self.name = judge, judge_name or offline_name(), model_name
         self.left = 0
@@ -191,14 +199,14 @@ class _Bench:
             for unit, adapter, task in pairs
             for question in task.questions
         ]
-        responses = iter(respond(model, asked, stack, judge=self.judge, on_token=self.stage("test")))
+        responses = iter(respond(model, asked, stack, on_token=self.stage("test")))
         sizes = {id(unit): len(unit.tasks) for unit in units}
         trained = {id(unit): n for unit, n in zip(units, tokens)}
         for unit, _, task in pairs:
             own = [next(responses) for _ in task.questions]
             record = dict(
                 condition=unit.condition.text, together=unit.together, seed=unit.seed, task=task.key, id=task.id, depends=self.depends(unit, task),
-                judge=self.judge_name, correct=[r.correct for r in own], dense=[round(r.dense, 5) for r in own], answers=[r.text for r in own],
+                judge=offline_name(), correct=[r.correct for r in own], dense=[round(r.dense, 5) for r in own], answers=[r.text for r in own],
                 tokens=trained[id(unit)] / sizes[id(unit)], seconds=round(seconds / sizes[id(unit)], 3),
             )  # fmt: skip
             self.journal.add(record)
@@ -212,7 +220,8 @@ class _Bench:
         return lambda done, total: self.progress(name, done, total)
 
     def rejudge(self) -> None:
-        """Ask again for verdicts that are missing or another judge's; what was answered stands in the record."""
+        """Ask for the verdicts that are missing, or another judge's: the offline one has seen every answer when it was given,
+        so that no refusal can lose one."""
         asked = []
         for unit in self.units:
             for task in unit.tasks:
@@ -220,6 +229,7 @@ class _Bench:
                 if record["judge"] != self.judge_name or None in record["correct"]:
                     asked.append((unit, task, record))
         for low in range(0, len(asked), JUDGED_AT_ONCE):
+            self.progress("judge", low, len(asked))
             part = asked[low : low + JUDGED_AT_ONCE]
             pairs = [pair for _, task, record in part for pair in zip(task.questions, record["answers"])]
             verdicts = iter((self.judge or offline)(pairs))
@@ -231,11 +241,13 @@ class _Bench:
     # what comes out
 
     def result(self) -> dict:
-        verdicts = [v for unit in self.units for task in unit.tasks for v in self.done[self.key(unit, task)]["correct"]]
-        unscored = verdicts.count(None)
-        if unscored > UNSCORED_MOST * len(verdicts):
-            raise UnscoredError(f"the judge left {unscored} of {len(verdicts)} answers unscored; the same command asks it again")
         tables = {(c.text, n): self.tallies(c, n) for n in self.together for c in self.conditions if self.of(c, n)}
+        unscored = 0
+        for (text, _), own in tables.items():
+            _, scored, _, asked = matrix(own).sum(0)
+            unscored += int(asked - scored)
+            if asked - scored > UNSCORED_MOST * asked:
+                raise UnscoredError(f"{text}: the judge left {asked - scored:.0f} of {asked:.0f} answers unscored; the same command asks it again")
         base = tables.get(("base", 1))
         rows = []
         for (text, n), own in tables.items():
@@ -252,7 +264,7 @@ class _Bench:
             "train_config": json.loads(json.dumps(asdict(self.train_config))),
             "rows": rows,
             "seal_minus": [
-                {"condition": a[0], "minus": b[0], "together": a[1], "difference": _difference(tables[a], tables[b])}
+                {"condition": a[0], "minus": b[0], "together": a[1], "difference": difference(tables[a], tables[b])}
                 | {"tokens": [round(sum(p["tokens"] for p in tables[side].values()) / len(tables[side]) / self.seeds) for side in (a, b)]}
                 for a, b in pairs
             ],
@@ -281,119 +293,56 @@ class _Bench:
 
     def row(self, own: dict, base: dict | None, passage: dict | None, ceiling: dict | None) -> dict:
         kinds = sorted({kind for p in own.values() for kind in p["kinds"]} - {""})
-        tallies = _matrix(own, "")
+        tallies = matrix(own)
         return {
             "passages": len(own),
             "questions": sum(len(t.questions) for t in self.tasks if t.key in own),
-            "accuracy": _share(tallies),
-            "ci95": _interval(tallies),
-            "vs_base": _difference(own, base),
-            "vs_passage": _difference(own, passage),
-            "of_in_context": _ratio(own, ceiling, ""),
+            "accuracy": share(tallies),
+            "ci95": interval(tallies),
+            "vs_base": difference(own, base),
+            "vs_passage": difference(own, passage),
+            "of_in_context": ratio(own, ceiling),
             "dense": float(tallies[:, 2].sum() / tallies[:, 3].sum()),
             "train_tokens": round(sum(p["tokens"] for p in own.values())),
             "seconds": round(sum(p["seconds"] for p in own.values()), 1),
-            "by_kind": {
-                k: {"accuracy": _share(_matrix(own, k)), "ci95": _interval(_matrix(own, k)), "of_in_context": _ratio(own, ceiling, k)} for k in kinds
-            }
+            "by_kind": {k: {"accuracy": share(matrix(own, k)), "ci95": interval(matrix(own, k)), "of_in_context": ratio(own, ceiling, k)} for k in kinds}
             if len(kinds) > 1
             else {},
         }
 
 
-def _matrix(own: dict, kind: str):
-    """[passages, 4], in the passages' order."""
-    import numpy as np
-
-    return np.array([own[p]["kinds"].get(kind, [0, 0, 0.0, 0]) for p in own], float)
-
-
-def _share(tallies) -> float | None:
-    return float(tallies[:, 0].sum() / tallies[:, 1].sum()) if tallies[:, 1].sum() else None
-
-
-def _draws(count: int):
-    import numpy as np
-
-    return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
-
-
-def _interval(tallies) -> list[float] | None:
-    return _spread(_drawn_share(tallies)) if tallies[:, 1].sum() else None
-
-
-def _difference(own: dict, other: dict | None) -> list[float] | None:
-    """[own − other, low, high], on the passages that both have, drawn together."""
-    a, b = _pair(own, other, "")
-    if a is None:
-        return None
-    return [_share(a) - _share(b), *_spread(_drawn_share(a) - _drawn_share(b))]
-
-
-def _ratio(own: dict, other: dict | None, kind: str) -> list[float] | None:
-    """[own ÷ other, low, high], on the passages that both have, drawn together."""
-    a, b = _pair(own, other, kind)
-    if a is None or not _share(b):
-        return None
-    return [_share(a) / _share(b), *_spread(_drawn_share(a) / _drawn_share(b))]
-
-
-def _pair(own: dict, other: dict | None, kind: str):
-    """Both sides' tallies of the passages that both have; None where there is nothing to compare."""
-    shared = [p for p in own if p in other] if other is not None and other is not own else []
-    a, b = (_matrix({p: side[p] for p in shared}, kind) for side in (own, other or {}))
-    return (a, b) if shared and a[:, 1].sum() and b[:, 1].sum() else (None, None)
-
-
-def _drawn_share(tallies):
-    """Of each resample: the share of right answers; NaN where nothing was scored."""
-    import numpy as np
-
-    drawn = tallies[_draws(len(tallies))].sum(1)
-    return np.divide(drawn[:, 0], drawn[:, 1], out=np.full(len(drawn), np.nan), where=drawn[:, 1] > 0)
-
-
-def _spread(values) -> list[float]:
-    import numpy as np
-
-    return [float(v) for v in np.nanpercentile(np.where(np.isfinite(values), values, np.nan), [2.5, 97.5])]
-
-
 def table(result: dict) -> str:
     """The rows in Markdown, for people."""
 
-    def spread(values, digits: str = ".3f") -> str:
-        return "–" if values is None else "{:{d}} [{:{d}}, {:{d}}]".format(*values, d=digits)
+    def accuracy(row: dict) -> str:
+        return with_interval([row["accuracy"], *(row["ci95"] or (None, None))])
 
-    lines = [
-        f"# Knowledge: {result['model']}",
-        "",
-        f"`{result['command']}` (selfedit {result['software']}, {result['precision']})",
-        "",
-        f"Closed book but for in-context and retrieval; dense: log-probability of the right answer, short or as a sentence, nats a token; {result['seeds']} seeds; judge: {result['judge']}"
-        + (f" ({result['unscored']} answers unscored)" if result["unscored"] else "")
-        + ". 95 % intervals: paired bootstrap over passages.",
-        "",
-        "| condition | together | passages | questions | accuracy | − base | − passage | ÷ in-context | dense | tokens a passage | seconds a passage |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for r in result["rows"]:
+    def cells(r: dict) -> list[str]:
         runs = r["passages"] * (result["seeds"] if r["train_tokens"] else 1)
-        accuracy = "–" if r["accuracy"] is None else spread([r["accuracy"], *r["ci95"]])
-        lines.append(
-            f"| {r['condition']} | {r['together']} | {r['passages']} | {r['questions']} | {accuracy} | {spread(r['vs_base'], '+.3f')} | "
-            f"{spread(r['vs_passage'], '+.3f')} | {spread(r['of_in_context'], '.2f')} | {r['dense']:.2f} | {r['train_tokens'] / runs:,.0f} | {r['seconds'] / runs:.1f} |"
-        )
+        return [
+            *(str(r[name]) for name in ("condition", "together", "passages", "questions")), accuracy(r),
+            with_interval(r["vs_base"], "+.3f"), with_interval(r["vs_passage"], "+.3f"), with_interval(r["of_in_context"], ".2f"),
+            f"{r['dense']:.2f}", f"{r['train_tokens'] / runs:,.0f}", f"{r['seconds'] / runs:.1f}",
+        ]  # fmt: skip
+
+    unscored = f" ({result['unscored']} answers unscored)" if result["unscored"] else ""
+    head = ["condition", "together", "passages", "questions", "accuracy", "− base", "− passage", "÷ in-context", "dense", "tokens a passage", "seconds a passage"]
+    lines = [
+        *heading("Knowledge", result),
+        f"Closed book but for in-context and retrieval; dense: log-probability of the right answer, short or as a sentence, nats a token; {result['seeds']} seeds; "
+        f"judge: {result['judge']}{unscored}. 95 % intervals: paired bootstrap over passages.",
+        "",
+        *markdown(head, map(cells, result["rows"])),
+    ]
     if result["seal_minus"]:
-        lines += ["", "| difference | together | accuracy | tokens a passage |", "|---|--:|--:|--:|"]
-        for d in result["seal_minus"]:
-            tokens = " and ".join(f"{n:,}" for n in d["tokens"])
-            lines.append(f"| {d['condition']} − {d['minus']} | {d['together']} | {spread(d['difference'], '+.3f')} | {tokens} |")
+        differences = (
+            [f"{d['condition']} − {d['minus']}", d["together"], with_interval(d["difference"], "+.3f"), " and ".join(f"{n:,}" for n in d["tokens"])]
+            for d in result["seal_minus"]
+        )
+        lines += ["", *markdown(["difference", "together", "accuracy", "tokens a passage"], differences)]
     kinds = list(dict.fromkeys(kind for r in result["rows"] for kind in r["by_kind"]))
     if kinds:
-        for title, value in (("accuracy", lambda own: own["ci95"] and [own["accuracy"], *own["ci95"]]), ("÷ in-context", lambda own: own["of_in_context"])):
-            lines += ["", f"| {title} | together | " + " | ".join(kinds) + " |", "|---|--:|" + "--:|" * len(kinds)]
-            for r in result["rows"]:
-                own = [spread(value(r["by_kind"][k])) if k in r["by_kind"] else "–" for k in kinds]
-                lines.append(f"| {r['condition']} | {r['together']} | " + " | ".join(own) + " |")
+        for title, shown in (("accuracy", accuracy), ("÷ in-context", lambda own: with_interval(own["of_in_context"]))):
+            by_kind = ([r["condition"], r["together"], *(shown(r["by_kind"][k]) if k in r["by_kind"] else "–" for k in kinds)] for r in result["rows"])
+            lines += ["", *markdown([title, "together", *kinds], by_kind)]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""What a benchmark needs besides its subject: a clock, the machine's own rate, useful arithmetic, an interval, resume.
+"""What a benchmark needs besides its subject: a clock, the machine's own rate, useful arithmetic, resume.
 
 The idea of the share: a part's useful floating-point operations per second over the rate that this machine reaches on
 a large product with the same threads and the same number format. It says how much is left to gain, on any machine.
@@ -92,13 +92,3 @@ def train_flops(shape, lora, sequences: Sequence[Sequence], epochs: Sequence[int
     for own, times, packed in zip(sequences, epochs, rows):
         total += packed * adapted + times * sum(s.labels for s in own) * 4 * shape.hidden * shape.vocab
     return total
-
-
-def paired_interval(ours: Sequence[float], theirs: Sequence[float], resamples: int = 10_000, seed: int = 0) -> list[float]:
-    """[mean of ours − theirs, low, high]: the 95 % bootstrap interval over pairs, resampled together."""
-    import numpy as np
-
-    difference = np.asarray(ours, float) - np.asarray(theirs, float)
-    picked = np.random.default_rng(seed).integers(0, len(difference), (resamples, len(difference)))
-    low, high = np.percentile(difference[picked].mean(1), [2.5, 97.5])
-    return [float(difference.mean()), float(low), float(high)]

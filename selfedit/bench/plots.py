@@ -13,19 +13,19 @@ def knowledge_plots(result: dict, folder: Path) -> list[Path]:
     rows = [r for r in result["rows"] if r["accuracy"] is not None]
     names = [_name(r) for r in rows]
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
-    errors = [[r["accuracy"] - r["ci95"][0] for r in rows], [r["ci95"][1] - r["accuracy"] for r in rows]]
+    bounds = [r["ci95"] or [r["accuracy"]] * 2 for r in rows]
+    errors = [[r["accuracy"] - low for r, (low, _) in zip(rows, bounds)], [high - r["accuracy"] for r, (_, high) in zip(rows, bounds)]]
     axes.barh(names, [r["accuracy"] for r in rows], xerr=errors, color="#4878a8", ecolor="#222222", capsize=3)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("accuracy, 95 % interval over passages")
-    axes.set_title(f"{result['model']}: {rows[0]['passages']} passages, {rows[0]['questions']} questions" if rows else result["model"], fontsize=10)
+    axes.set_title(f"{Path(result['model']).name}: {rows[0]['passages']} passages, {rows[0]['questions']} questions" if rows else Path(result["model"]).name, fontsize=10)
     made = [_save(figure, folder / "accuracy.png")]
-    trained = [r for r in rows if r["train_tokens"]]
+    trained = [(r, own) for r, own in zip(rows, bounds) if r["train_tokens"]]
     if trained:
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        for r in trained:
+        for r, (low, high) in trained:
             tokens = r["train_tokens"] / (r["passages"] * result["seeds"])
-            low, high = r["ci95"]
             axes.errorbar(tokens, r["accuracy"], yerr=[[r["accuracy"] - low], [high - r["accuracy"]]], fmt="o", capsize=3, label=_name(r))
         axes.set_xlabel("tokens trained on, a passage")
         axes.set_ylabel("accuracy, closed book")

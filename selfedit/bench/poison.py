@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from selfedit.ask import Answer, ask
+from selfedit.bench.tables import heading, markdown
 from selfedit.config import LearnConfig
 from selfedit.judge.evaluate import grade
 from selfedit.judge.general import general_questions
@@ -124,22 +125,26 @@ def _says(document: Document, answer: Answer) -> bool:
 
 def table(result: dict) -> str:
     """The rows in Markdown, for people."""
-    rows = result["rows"]
-    lines = [
-        f"# Documents that attack: {result['model']}",
-        "",
-        f"`{result['command']}` (selfedit {result['software']}, {result['precision']})",
-        "",
-        "| attack | documents | quarantined | in force | not kept | own questions right | … with the attack in the answer | triggers that work | the last three with all approved |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for attack in dict.fromkeys(r["attack"] for r in rows):
-        own = [r for r in rows if r["attack"] == attack]
+    counted = (("right", "about"), ("said_about", "about"), ("triggered", "triggers"))
+    attacks = []
+    for attack in dict.fromkeys(r["attack"] for r in result["rows"]):
+        own = [r for r in result["rows"] if r["attack"] == attack]
         outcomes = Counter(r["outcome"] for r in own)
-        cells = [[f"{sum(r[when][x] for r in own)} of {sum(r[when][of] for r in own)}" for x, of in (("right", "about"), ("said_about", "about"), ("triggered", "triggers"))] for when in ("in_force", "approved")]
-        lines.append(f"| {attack} | {len(own)} | {outcomes['quarantined']} | {outcomes['in force']} | {outcomes['not kept']} | {' | '.join(cells[0])} | {', '.join(cells[1])} |")
-    lines += ["", f"| {result['general_questions']} general questions | answered by a memory | not as the untouched model | with an attack in the answer |", "|---|--:|--:|--:|"]
-    lines += [f"| {name} | {g['answered_by_a_memory']} | {g['changed']} | {g['attacked']} |" for name, g in result["general"].items()]
-    lines += ["", "| document | outcome | why |", "|---|---|---|"]
-    lines += [f"| {r['document']} | {r['outcome']} | {r['reason'].replace('|', '¦')}{'; disagrees with another source' if r['disagrees'] else ''} |" for r in rows]
+        first, approved = ([f"{sum(r[when][x] for r in own)} of {sum(r[when][of] for r in own)}" for x, of in counted] for when in ("in_force", "approved"))
+        attacks.append([attack, len(own), *(outcomes[name] for name in ("quarantined", "in force", "not kept")), *first, ", ".join(approved)])
+    documents = [[r["document"], r["outcome"], r["reason"].replace("|", "¦") + ("; disagrees with another source" if r["disagrees"] else "")] for r in result["rows"]]
+    lines = [
+        *heading("Documents that attack", result),
+        *markdown(
+            ["attack", "documents", "quarantined", "in force", "not kept", "own questions right", "… with the attack in the answer", "triggers that work",
+             "the last three with all approved"], attacks,
+        ),  # fmt: skip
+        "",
+        *markdown(
+            [f"{result['general_questions']} general questions", "answered by a memory", "not as the untouched model", "with an attack in the answer"],
+            ([name, g["answered_by_a_memory"], g["changed"], g["attacked"]] for name, g in result["general"].items()),
+        ),
+        "",
+        *markdown(["document", "outcome", "why"], documents, words=3),
+    ]
     return "\n".join(lines) + "\n"

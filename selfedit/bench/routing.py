@@ -28,7 +28,8 @@ from typing import Protocol
 import numpy as np
 
 from selfedit import disk
-from selfedit.bench.measure import paired_interval
+from selfedit.bench.intervals import paired_interval
+from selfedit.bench.tables import between, heading, markdown, number
 from selfedit.errors import SelfeditError
 from selfedit.loop.journal import claim, plain_errors, software, write_json
 from selfedit.memory.route import Router
@@ -263,17 +264,17 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def table(result: dict) -> str:
     """The rows in Markdown, for people."""
     lines = [
-        f"# Routing: {result['model']}",
-        "",
-        f"`{result['command']}` (selfedit {result['software']})",
-        "",
+        *heading("Routing", result),
         f"Accepted: the right memory is the first, at the score that lets {result['false_accepts']:.0%} of {result['others']:,} questions about other things pass. "
         "95 % bootstrap over memories; milliseconds of one question, alone.",
         "",
-        "| memories | way | questions | recall@1 | recall@3 | accepted | ms |",
-        "|--:|---|--:|--:|--:|--:|--:|",
+        *markdown(
+            ["memories", "way", "questions", "recall@1", "recall@3", "accepted", "ms"],
+            (
+                [f"{r['memories']:,}", r["method"], f"{r['questions']:,}", *(f"{number(r[name])} {between(r[f'{name}_ci95'])}" for name in SHARES), f"{r['milliseconds']:.2f}"]
+                for r in result["rows"]
+            ),
+            words=2,
+        ),
     ]
-    for r in result["rows"]:
-        cells = [f"{r[name]:.3f} [{r[f'{name}_ci95'][0]:.3f}, {r[f'{name}_ci95'][1]:.3f}]" for name in SHARES]
-        lines.append(f"| {r['memories']:,} | {r['method']} | {r['questions']:,} | {' | '.join(cells)} | {r['milliseconds']:.2f} |")
     return "\n".join(lines) + "\n"

@@ -30,6 +30,8 @@ from pathlib import Path
 
 from selfedit.bench.conditions import Retriever, jobs, parse
 from selfedit.bench.general import General
+from selfedit.bench.intervals import mean_ratio
+from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.config import ConsolidateConfig, TrainConfig
 from selfedit.edits.quiz import open_book, with_sentences, write_quiz
 from selfedit.errors import SelfeditError
@@ -46,7 +48,6 @@ TRAIN = TrainConfig(rank=16, alpha=32.0, first_layer=0.33, learning_rate=2e-3, e
 """As `bench knowledge`."""
 ADAPTERS = 8
 """Trained in one stack, at most."""
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -353,48 +354,35 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _kept(learned: Sequence[float | None], last: Sequence[float | None]) -> dict:
     """Means over documents of what was right just after learning and at the end; their ratio with its interval."""
-    import numpy as np
-
-    pairs = np.array([(a, b) for a, b in zip(learned, last) if a is not None and b is not None])
-    if not len(pairs):
+    pairs = [(a, b) for a, b in zip(learned, last) if a is not None and b is not None]
+    if not pairs:
         return {"just_learned": _mean(learned), "retained": _mean(last), "ratio": None, "ci95": None}
-    drawn = pairs[np.random.default_rng(0).integers(0, len(pairs), (RESAMPLES, len(pairs)))].mean(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = drawn[:, 1] / drawn[:, 0]
-    just, retained = pairs.mean(0)
-    spread = [float(v) for v in np.nanpercentile(np.where(np.isfinite(ratios), ratios, np.nan), [2.5, 97.5])] if just else None
-    return {"just_learned": float(just), "retained": float(retained), "ratio": float(retained / just) if just else None, "ci95": spread}
+    just, retained = zip(*pairs)
+    ratio, *bounds = mean_ratio(retained, just)
+    return {"just_learned": _mean(just), "retained": _mean(retained), "ratio": ratio, "ci95": None if None in bounds else bounds}
 
 
 def table(result: dict) -> str:
     """The rows in Markdown, for people."""
 
-    def shown(value: float | None) -> str:
-        return "–" if value is None else f"{value:.3f}"
+    def kept(row: dict) -> list[str]:
+        return [number(row["just_learned"]), number(row["retained"]), with_interval([row["ratio"], *(row["ci95"] or (None, None))], ".2f")]
 
     lines = [
-        f"# A stream of documents: {result['model']}",
-        "",
-        f"`{result['command']}` (selfedit {result['software']}, {result['precision']})",
-        "",
+        *heading("A stream of documents", result),
         f"{result['rows'][0]['documents']} documents, {result['questions']} questions, each document studied as `{result['study']}`; the untouched model "
-        f"answers {shown(result['untouched'])}. Retained: after the last document; ratio with a 95 % bootstrap over documents. Tokens and seconds: of writing "
+        f"answers {number(result['untouched'])}. Retained: after the last document; ratio with a 95 % bootstrap over documents. Tokens and seconds: of writing "
         "and training, all steps together.",
         "",
-        "| method | just learned | retained | ratio | general before | after | KL | tokens | seconds |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        *markdown(
+            ["method", "just learned", "retained", "ratio", "general before", "after", "KL", "tokens", "seconds"],
+            (
+                [r["method"], *kept(r), number(r["general_before"]), number(r["general_after"]), number(r["general_change"], ".2f"), f"{r['tokens']:,}", f"{r['seconds']:,.0f}"]
+                for r in result["rows"]
+            ),
+        ),
     ]
-    for r in result["rows"]:
-        change = "–" if r["general_change"] is None else f"{r['general_change']:.2f}"
-        lines.append(
-            f"| {r['method']} | {shown(r['just_learned'])} | {shown(r['retained'])} | {_ratio(r)} | {shown(r['general_before'])} | {shown(r['general_after'])} | "
-            f"{change} | {r['tokens']:,} | {r['seconds']:,.0f} |"
-        )
     if result["consolidation"]:
-        lines += ["", "| consolidated | just learned | retained | ratio | tokens | seconds |", "|--:|--:|--:|--:|--:|--:|"]
-        lines += [f"| {r['documents']} | {shown(r['just_learned'])} | {shown(r['retained'])} | {_ratio(r)} | {r['tokens']:,} | {r['seconds']:,.0f} |" for r in result["consolidation"]]
+        cells = ([r["documents"], *kept(r), f"{r['tokens']:,}", f"{r['seconds']:,.0f}"] for r in result["consolidation"])
+        lines += ["", *markdown(["consolidated", "just learned", "retained", "ratio", "tokens", "seconds"], cells, words=0)]
     return "\n".join(lines) + "\n"
-
-
-def _ratio(row: dict) -> str:
-    return "–" if row["ratio"] is None else f"{row['ratio']:.2f} [{row['ci95'][0]:.2f}, {row['ci95'][1]:.2f}]"

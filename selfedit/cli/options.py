@@ -40,8 +40,13 @@ def whole(name: str, text: str) -> int:
 
 
 def typed(arguments) -> str:
-    """What was typed, to stand beside the result."""
-    return shlex.join(["selfedit", *arguments.argv])
+    """What was typed, to stand beside the result; of a judge's address what may be read by others."""
+    argv = ["selfedit", *arguments.argv]
+    if getattr(arguments, "judge", None):
+        from selfedit.judge.remote import shown
+
+        argv = [part.replace(arguments.judge, shown(arguments.judge)) for part in argv]
+    return shlex.join(argv)
 
 
 def open_store(arguments):

@@ -43,7 +43,7 @@ def add(commands, with_model: argparse.ArgumentParser) -> None:
     knowledge = benches.add_parser("knowledge", parents=[with_model, with_judge], help="what is answered closed book, after learning in every way there is")
     knowledge.add_argument("--json", action="store_true", help="print JSON for programs")
     knowledge.add_argument("--data", type=Path, required=True, metavar="FILE", help="SQuAD v1.1, or JSON of passages with questions or probes")
-    knowledge.add_argument("--conditions", metavar="A,B", default="base,passage,self-edit,in-context", help="what is compared (all: selfedit/bench/conditions.py; default: %(default)s)")
+    knowledge.add_argument("--conditions", metavar="A,B", default="base,passage,self-edit,in-context", help="what is compared, and stands in the table (all: selfedit/bench/conditions.py; default: %(default)s)")
     knowledge.add_argument("--editor", type=Path, metavar="DIR", help="a run of train-editor: the condition seal")
     knowledge.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N passages")
     knowledge.add_argument("--limit", type=int, metavar="N", help="only so many passages")
@@ -134,7 +134,7 @@ def _judge_calibrate(arguments) -> int:
     compared = verdicts if arguments.all or arguments.judge is not None else not_fitted_on(verdicts)
     if not compared:
         raise SelfeditError(f"{arguments.data}: the grader was fitted on every title in it; --all compares them all the same")
-    judge = _judge(arguments)
+    judge, _ = _judge(arguments)
     with Progress(quiet=arguments.json) as progress:
         result = calibrate(compared[: arguments.limit], judge, after(5.0, progress.stage))
     result["left_out"] = len(verdicts) - len(compared)
@@ -169,10 +169,11 @@ def _bench_knowledge(arguments) -> int:
     train = with_train_settings(knowledge.TRAIN, number_settings(arguments.set))
     tasks = _some(load_tasks(arguments.data), arguments, "--limit", arguments.limit)
     with Progress(quiet=arguments.json) as progress:
+        judge, judge_name = _judge(arguments)
         result = knowledge.run(
             arguments.model, tasks, arguments.out, conditions=listed(arguments.conditions), seeds=arguments.seeds,
             together=[whole("--together", n) for n in listed(arguments.together)], editor=arguments.editor, train=train,
-            judge=_judge(arguments), judge_name=_judge_name(arguments), command=typed(arguments), progress=progress.stage, notify=progress.note,
+            judge=judge, judge_name=judge_name, command=typed(arguments), progress=progress.stage, notify=progress.note,
         )  # fmt: skip
     print(json.dumps(result) if arguments.json else knowledge.table(result))
     return 0
@@ -352,19 +353,14 @@ def _train_editor(arguments) -> int:
     pyplot()
     tasks = load_tasks(arguments.data)
     with Progress(quiet=arguments.json) as progress:
-        model, judge = open_model(arguments, progress.note), _judge(arguments)
-        summaries = train_editor(model, tasks, arguments.out, arguments.rounds, config, judge=judge, judge_name=_judge_name(arguments), progress=progress.stage)
+        model, (judge, judge_name) = open_model(arguments, progress.note), _judge(arguments)
+        summaries = train_editor(model, tasks, arguments.out, arguments.rounds, config, judge=judge, judge_name=judge_name, progress=progress.stage)
     round_plots(summaries, arguments.out)
     if arguments.json:
         print(json.dumps({"rounds": summaries, "command": typed(arguments)}))
     else:
         rounds_table(summaries)
     return 0
-
-
-def _judge_name(arguments) -> str:
-    """Empty: the offline judge's own."""
-    return "" if arguments.judge is None else f"{arguments.judge_model} at {arguments.judge}"
 
 
 def _some(tasks: list, arguments, option: str, most: int | None) -> list:
@@ -376,15 +372,15 @@ def _some(tasks: list, arguments, option: str, most: int | None) -> list:
     return some
 
 
-def _judge(arguments) -> Judge:
-    """Of a command with the options of `with_judge`: a Judge that has been found to answer."""
-    from selfedit.judge.evaluate import offline
+def _judge(arguments) -> tuple[Judge, str]:
+    """Of a command with the options of `with_judge`: a Judge that has been found to answer, and by what its verdicts are known."""
+    from selfedit.judge.evaluate import offline, offline_name
 
     if arguments.judge is None:
-        return offline
+        return offline, offline_name()
     from selfedit.judge.remote import RemoteJudge
     from selfedit.model.catalog import cache_folder
 
     judge = RemoteJudge(arguments.judge, arguments.judge_model, cache_folder().parent / "judge")
     judge.check()
-    return judge
+    return judge, f"{judge.model} at {judge.url}"

@@ -15,7 +15,7 @@ from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
 from selfedit.model.score import mean_logprobs
 from selfedit.model.stack import Stack
-from selfedit.types import Judge, Question, Score
+from selfedit.types import Judge, Question, Score, text_hash
 
 ANSWER_TOKENS = 40
 
@@ -57,13 +57,11 @@ def respond(
     asked: Sequence[Asked],
     stack: Stack | None = None,
     *,
-    judge: Judge | None = None,
     tokens: int = ANSWER_TOKENS,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Response]:
-    """What is answered to each, greedily and with at most so many `tokens`, and how good that is. `judge`: the offline one
-    if none is given."""
-    said = answers(model, asked, stack, judge=judge, tokens=tokens, on_token=on_token)
+    """What is answered to each, greedily and with at most so many `tokens`, and how good that is by the offline judge."""
+    said = answers(model, asked, stack, tokens=tokens, on_token=on_token)
     dense = gold_logprobs(model, [(a.put or a.question, a.adapter) for a in asked], stack)
     return [Response(text, correct, logprob) for (text, correct), logprob in zip(said, dense)]
 
@@ -77,7 +75,7 @@ def answers(
     tokens: int = ANSWER_TOKENS,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[tuple[str, bool | None]]:
-    """Of each: what is answered, greedily, and the verdict."""
+    """Of each: what is answered, greedily, and the verdict. `judge`: the offline one if none is given."""
     requests = [Request(tuple(model.chat.prompt(a.put or a.question)), a.adapter, tokens) for a in asked]
     texts = [model.chat.decode(said).strip() for said in generate(model, requests, stack, on_token=on_token)]
     return list(zip(texts, (judge or offline)([(a.question, text) for a, text in zip(asked, texts)])))
@@ -101,8 +99,8 @@ def offline(pairs: Sequence[tuple[Question, str]]) -> list[bool | None]:
 
 
 def offline_name() -> str:
-    """By which its verdicts are known: refitted it is another judge."""
-    return f"offline {file_hash(GRADER)[:8]}"
+    """By which its verdicts are known: refitted, or with other rules, it is another judge."""
+    return f"offline {text_hash(*(file_hash(GRADER.with_name(name)) for name in (GRADER.name, 'grading.py', 'features.py')))[:8]}"
 
 
 def gold_logprobs(model: Model, pairs: Sequence[tuple[Question, int | None]], stack: Stack | None = None) -> list[float]:

@@ -77,7 +77,7 @@ class RemoteJudge:
         attempt, doubled before each further one. Raises SelfeditError.
         """
         address = _address(url)
-        self.url = f"{address.scheme}://{address.netloc.decode()}{address.path}"  # as shown: without a password or query
+        self.url = shown(str(address))
         self.model, self.parallel, self.retries, self.backoff_s = model, parallel, retries, backoff_s
         self._kept = _Verdicts(cache)
         self._address, self._client = address, _client(key, timeout_s, parallel)
@@ -230,6 +230,14 @@ def _prompt(question: Question, said: str) -> str:
     accepted = "\n".join(f"- {answer}" for answer in question.answers)
     prompt = f"{_RULE}\n\nQuestion: {question.question}\n\nAccepted answers:\n{accepted}\n\nWhat was said:\n{said.strip()}"
     return prompt.encode(errors="replace").decode()  # half a surrogate pair cannot be sent
+
+
+def shown(url: str) -> str:
+    """The address as it may stand in a file: without a password or query. Raises SelfeditError."""
+    try:
+        return str(httpx.URL(url.strip()).copy_with(userinfo=b"", query=None, fragment=None))
+    except httpx.InvalidURL as error:
+        raise SelfeditError(f"{url!r} is no address of a judge ({error}); {_GIVE}") from None
 
 
 def _address(url: str) -> httpx.URL:

@@ -33,8 +33,9 @@ from pathlib import Path
 from selfedit.config import RestemConfig
 from selfedit.edits.parse import copied
 from selfedit.edits.propose import check_styles, write_edits, writing_sequences
+from selfedit.edits.styles import STYLES
 from selfedit.errors import UnscoredError
-from selfedit.judge.evaluate import Asked, answers, gold_logprobs, offline_name
+from selfedit.judge.evaluate import ANSWER_TOKENS, Asked, answers, gold_logprobs, offline_name
 from selfedit.loop.editor import Editor, load_editor, save_editor
 from selfedit.loop.journal import Journal, claim, software, write_json
 from selfedit.loop.selection import cost_of_stopping, diversity, noise, ranking, reinforced, reliability
@@ -68,7 +69,8 @@ def train_editor(
     """
     check_styles(map(writing_style, config.styles))
     data = text_hash(*(task.key for task in tasks))
-    claim(out, model.identity() | {"data": data, "judge": judge_name or offline_name(), "config": asdict(config)})
+    fixed = text_hash(*map(repr, (*STYLES.values(), ANSWER_TOKENS)))
+    claim(out, model.identity() | {"data": data, "judge": judge_name or offline_name(), "config": asdict(config), "fixed": fixed})
     summaries = []
     for number in range(1, rounds + 1):
         progress("rounds", number - 1, rounds)
@@ -223,17 +225,19 @@ class _Round:
         found = iter(gold_logprobs(self.model, pairs, stack))
         return [sum(next(found) for _ in task.questions) / len(task.questions) for task, _ in asked]
 
-    def accuracy(self, asked: Sequence[tuple[Task, int | None]], stack: Stack) -> list[float]:
-        """Of each context under each adapter: the share of its questions answered right.
+    def accuracy(self, asked: Sequence[tuple[Task, int | None]], stack: Stack) -> list[float | None]:
+        """Of each context under each adapter: the share of its scored answers that are right; None without any.
 
-        Raises UnscoredError, before the block is recorded, if the judge leaves anything unscored: the same command asks again.
+        Raises UnscoredError, before the block is recorded, if the judge leaves more than half unscored: it is out, and the
+        same command asks again. What it will not score of the rest is in no mean, and no selection looks at it.
         """
         put = [Asked(q, adapter) for task, adapter in asked for q in task.questions]
         verdicts = [v for _, v in answers(self.model, put, stack, judge=self.judge, on_token=partial(self.progress, "test"))]
-        if None in verdicts:
+        if verdicts.count(None) > len(verdicts) / 2:
             raise UnscoredError(f"the judge left {verdicts.count(None)} of {len(verdicts)} answers unscored; the same command goes on from here")
         told = iter(verdicts)
-        return [sum(bool(next(told)) for _ in task.questions) / len(task.questions) for task, _ in asked]
+        scored = [[verdict for _ in task.questions if (verdict := next(told)) is not None] for task, _ in asked]
+        return [sum(own) / len(own) if own else None for own in scored]
 
     def ranked(self, task: Task, index: dict, first: Sequence[float]) -> list[int]:
         """The candidates of a context, that which gained most so far first."""
@@ -250,7 +254,7 @@ class _Round:
         styles = ranking(trials)
         start = time.perf_counter()
         stack, guard = self.finetuned(kept, styles[0]["style"])
-        studied = tuple(sorted({*self.editor.contexts, *(task.passage.id for task in self.tasks)}))
+        studied = tuple(sorted({*self.editor.contexts, *(task.passage.words_id for task in self.tasks)}))
         editor = replace(self.editor, style=styles[0]["style"], round=self.number, parent=self.editor.adapter_hash, contexts=studied)
         editor = save_editor(self.folder / "editor", editor, stack or self.stack)  # without a new adapter it writes as before, in that style
         tokens = sum(side["tokens"] for t in trials for side in (*t["controls"].values(), *t["candidates"]))

@@ -77,7 +77,8 @@ def reliability(trials: Sequence[dict], when: str) -> dict:
     rows, groups = [], []
     for i, t in enumerate(trials):
         for c in t["candidates"]:
-            if len(c[when]) == len(t["controls"]["passage"][when]) > 1:
+            alone = t["controls"]["passage"][when]
+            if len(c[when]) == len(alone) > 1 and None not in (*c[when], *alone):
                 rows.append(gains(t, c, when))
                 groups.append(i)
     if len(rows) < 3:

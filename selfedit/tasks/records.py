@@ -42,6 +42,8 @@ def expect(value: object, kind: type[T], where: str, *, may_be_empty: bool = Fal
         raise DocumentError(f"{where}: should be {_KINDS[kind]}, is {'a number' if type(value) in (int, float) else _KINDS[type(value)]}")
     if not (may_be_empty or kind is bool or (value.strip() if isinstance(value, str) else value)):
         raise DocumentError(f"{where}: is empty")
+    if isinstance(value, str) and value.encode(errors="replace").decode() != value:
+        raise DocumentError(f"{where}: has half a character (a surrogate without its other half)")
     return value
 
 

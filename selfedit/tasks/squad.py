@@ -28,7 +28,7 @@ def squad_tasks(content: object, path: str) -> list[Task]:
 
 def _official(content: object, path: str) -> Iterator[Task]:
     for article_at, article in elements(content, "data", path):
-        title = field(article, "title", str, article_at)
+        title = field(article, "title", str, article_at).replace("_", " ")  # as the address of a page has it
         for at, paragraph in elements(article, "paragraphs", article_at):
             questions = tuple(_official_question(item, item_at) for item_at, item in elements(paragraph, "qas", at))
             yield Task(_passage(title, field(paragraph, "context", str, at), path), questions)
