@@ -10,7 +10,7 @@ import pytest
 
 from selfedit.judge import grading
 from selfedit.judge.features import FEATURES, features, words
-from selfedit.judge.grading import continues_with, exact_match, f1, is_correct, normalize
+from selfedit.judge.grading import continues_with, f1, is_correct, normalize
 
 VERDICTS = Path(__file__).parents[2] / "shared" / "data" / "squad" / "gpt41_verdicts.jsonl.gz"
 FITTED = Path(grading.__file__).parent / "grader.json"
@@ -157,9 +157,7 @@ def test_squad_normalisation_drops_case_punctuation_and_articles():
     assert normalize(" The  Cat's\n“hat”, a U.S. one! ") == "cats “hat” us one"
 
 
-def test_exact_match_and_f1_are_those_of_squad():
-    assert exact_match("The Oslo.", ["Bergen", "oslo"])
-    assert not exact_match("Oslo city", ["oslo"])
+def test_f1_is_that_of_squad():
     # "big red dog" and "red dog house": two of three words on either side.
     assert f1("the big red dog", ["red dog house"]) == pytest.approx(2 / 3)
     assert f1("Oslo", ["Bergen", "Oslo"]) == 1.0

@@ -48,7 +48,7 @@ def model(folder):
 @pytest.fixture
 def bench(folder, tmp_path):
     def run(conditions: str, tasks=TASKS, out=tmp_path / "run", **options) -> dict:
-        return knowledge.run(folder, tasks, out, conditions=[c for c in conditions.split(",") if c], train=TRAIN, **options)
+        return knowledge.run(folder, tasks, out, knowledge.Setting([c for c in conditions.split(",") if c], train=TRAIN, **options))
 
     return run
 
@@ -201,7 +201,7 @@ def test_a_run_stopped_between_passages_ends_as_one_that_was_not(bench, tmp_path
 def test_the_run_of_other_settings_is_refused(bench, folder, tmp_path):
     bench("base")
     with pytest.raises(RunError, match="another config"):
-        knowledge.run(folder, TASKS, tmp_path / "run", conditions=["base"])
+        knowledge.run(folder, TASKS, tmp_path / "run", knowledge.Setting(["base"]))
 
 
 def test_a_run_says_with_which_software_it_was_made_and_goes_on_with_another(tmp_path):
@@ -232,7 +232,7 @@ def test_a_judge_that_refuses_loses_no_answer(bench, tmp_path, monkeypatch):
     assert len(Journal(tmp_path / "run/trials.jsonl").records) == 6
     monkeypatch.setattr(knowledge._Bench, "do", lambda self, units: pytest.fail("answered twice"))
     assert bench("base,passage", judge=lambda pairs: [True] * len(pairs), judge_name="far")["rows"][1]["accuracy"] == 1.0
-    with pytest.raises(SelfeditError, match="give the judge a name"):
+    with pytest.raises(SelfeditError, match="give the judge a name of its own"):
         bench("base", judge=refuses)
     with pytest.raises(SelfeditError, match="give conditions"):
         bench("")

@@ -7,12 +7,23 @@ from pathlib import Path
 import pytest
 
 from selfedit.errors import DocumentError
-from selfedit.tasks.fictional import load_fictional
+from selfedit.tasks.fictional import fictional_tasks
 from selfedit.tasks.questions import load_asks, load_quiz
-from selfedit.tasks.squad import load_squad
+from selfedit.tasks.records import read_json
+from selfedit.tasks.squad import squad_tasks
 from selfedit.types import Question, text_hash
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def load_squad(path: str):
+    return squad_tasks(read_json(path), path)
+
+
+def load_fictional(path: str):
+    return fictional_tasks(read_json(path), path)
+
+
 LOADERS = [load_squad, load_fictional, load_quiz, load_asks]
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -54,28 +54,42 @@ class Unit:
     together: int
 
 
+@dataclass(frozen=True)
+class Setting:
+    conditions: Sequence[str]
+    seeds: int = 1
+    """How often each passage is learned."""
+    together: Sequence[int] = ()
+    """Also so many passages in one adapter."""
+    editor: Path | None = None
+    """A run of the outer loop, for `seal`."""
+    train: TrainConfig = TRAIN
+    judge: Judge = offline
+    judge_name: str = field(default_factory=offline_name)
+    """By which its verdicts are known."""
+
+    def __post_init__(self):
+        if (self.judge is offline) is not (self.judge_name == offline_name()):
+            raise SelfeditError("give the judge a name of its own, by which its verdicts are known")
+        if self.seeds < 1 or any(n < 2 for n in self.together) or not self.conditions:
+            raise SelfeditError("give conditions, at least 1 seed, and at least 2 passages to --together")
+
+
 def run(
     model_name: str,
     tasks: Sequence[Task],
     out: Path,
+    setting: Setting,
     *,
-    conditions: Sequence[str],
-    seeds: int = 1,
-    together: Sequence[int] = (),
-    editor: Path | None = None,
-    train: TrainConfig = TRAIN,
-    judge: Judge | None = None,
-    judge_name: str = "",
     command: str = "",
     progress: Progress = no_progress,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict:
-    """`together`: also so many passages in one adapter. `judge_name`: by which verdicts are known; the offline judge's own
-    if there is no other. Raises SelfeditError, before any work, on what cannot be run."""
+    """Raises SelfeditError, before any work, on what cannot be run."""
     from selfedit.bench.plots import knowledge_plots, pyplot
 
     pyplot()
-    bench = _Bench(model_name, tasks, out, conditions, seeds, together, editor, train, judge, judge_name, progress, notify)
+    bench = _Bench(model_name, tasks, out, setting, progress, notify)
     for unit_group in bench.todo():
         bench.do(unit_group)
     bench.rejudge()
@@ -87,28 +101,23 @@ def run(
 
 
 class _Bench:
-    def __init__(self, model_name, tasks, out: Path, conditions, seeds, together, editor, train, judge, judge_name, progress, notify):
+    def __init__(self, model_name: str, tasks: Sequence[Task], out: Path, setting: Setting, progress: Progress, notify):
         from selfedit.loop.editor import load_editor
         from selfedit.model.load import load_model
 
-        if judge and not judge_name:
-            raise SelfeditError("give the judge a name, by which its verdicts are known")
-        if seeds < 1 or any(n < 2 for n in together) or not conditions:
-            raise SelfeditError("give conditions, at least 1 seed, and at least 2 passages to --together")
-        self.tasks = list(map(with_sentences, tasks))
-        self.model = load_model(model_name, notify=notify)
-        self.editor, self.editor_stack = load_editor(editor, self.model) if editor else (None, None)
+        self.tasks, self.setting, self.progress = list(map(with_sentences, tasks)), setting, progress
+        self.name, self.model = model_name, load_model(model_name, notify=notify)
+        self.editor, self.editor_stack = load_editor(setting.editor, self.model) if setting.editor else (None, None)
         if self.editor and (known := sum(t.passage.words_id in self.editor.contexts for t in self.tasks)):
             raise SelfeditError(f"the editor was trained on {known} of these passages; leave them out (--skip) or give other --data")
-        if too_many := [n for n in together if n > len(tasks)]:
+        if too_many := [n for n in setting.together if n > len(tasks)]:
             raise SelfeditError(f"--together {too_many[0]}: there are {len(tasks)} passages")
-        self.conditions = [parse(text, self.tasks, self.editor) for text in dict.fromkeys(conditions)]
+        self.conditions = [parse(text, self.tasks, self.editor) for text in dict.fromkeys(setting.conditions)]
         if "finetune" in (names := {condition.name for condition in self.conditions}):
             check_libraries()
         if "retrieval" in names:
             self.retriever  # without its library it would fail after much else
-        self.seeds, self.together, self.train_config, self.progress = seeds, (1, *sorted(set(together))), train, progress
-        self.judge, self.judge_name, self.name = judge, judge_name or offline_name(), model_name
+        self.together = 1, *sorted(set(setting.together))
         self.left = 0
         """Units to be done still."""
         claim(out, self.settings())
@@ -116,7 +125,7 @@ class _Bench:
         self.done = {self.record_key(r): r for r in self.journal.records}
 
     def settings(self) -> dict:
-        return self.model.identity() | {"config": text_hash(json.dumps(asdict(self.train_config)), *FIXED)}
+        return self.model.identity() | {"config": text_hash(json.dumps(asdict(self.setting.train)), *FIXED)}
 
     def record_key(self, record: dict) -> tuple:
         return record["condition"], record["together"], record["seed"], record["task"], record["depends"]
@@ -143,7 +152,7 @@ class _Bench:
         return [
             Unit(condition, tuple(self.tasks[low : low + n]), seed, n)
             for n in self.together
-            for seed in range(self.seeds)
+            for seed in range(self.setting.seeds)
             for condition in sorted(self.conditions, key=lambda c: c.trains)
             if condition.trains or (n == 1 and seed == 0)  # the others are the same for every seed
             if not (n > 1 and condition.name == "finetune")
@@ -178,16 +187,16 @@ class _Bench:
     def adapted(self, units: list[Unit]):
         from selfedit.model.train import train
 
-        made = jobs(self.model, units[0].condition, [(u.tasks, u.seed) for u in units], self.train_config, self.editor_stack, self.stage("write"))
-        stack, logs = train(self.model.network, made, self.train_config, on_step=self.stage("train"))
+        made = jobs(self.model, units[0].condition, [(u.tasks, u.seed) for u in units], self.setting.train, self.editor_stack, self.stage("write"))
+        stack, logs = train(self.model.network, made, self.setting.train, on_step=self.stage("train"))
         return stack, [log.tokens for log in logs]
 
     def finetuned(self, unit: Unit):
         from selfedit.bench.baselines import finetune
         from selfedit.model.network import Network
 
-        (made,) = jobs(self.model, unit.condition, [(unit.tasks, unit.seed)], self.train_config)
-        epochs = made.epochs or self.train_config.epochs
+        (made,) = jobs(self.model, unit.condition, [(unit.tasks, unit.seed)], self.setting.train)
+        epochs = made.epochs or self.setting.train.epochs
         weights = finetune(self.model, made.sequences, made.seed, epochs)
         network = Network(self.model.network.shape, weights, {})
         return replace(self.model, network=network), None, [epochs * sum(len(s.tokens) for s in made.sequences)]
@@ -226,15 +235,15 @@ class _Bench:
         for unit in self.units:
             for task in unit.tasks:
                 record = self.done[self.key(unit, task)]
-                if record["judge"] != self.judge_name or None in record["correct"]:
+                if record["judge"] != self.setting.judge_name or None in record["correct"]:
                     asked.append((unit, task, record))
         for low in range(0, len(asked), JUDGED_AT_ONCE):
             self.progress("judge", low, len(asked))
             part = asked[low : low + JUDGED_AT_ONCE]
             pairs = [pair for _, task, record in part for pair in zip(task.questions, record["answers"])]
-            verdicts = iter((self.judge or offline)(pairs))
+            verdicts = iter(self.setting.judge(pairs))
             for unit, task, record in part:
-                renewed = record | {"correct": [next(verdicts) for _ in task.questions], "judge": self.judge_name}
+                renewed = record | {"correct": [next(verdicts) for _ in task.questions], "judge": self.setting.judge_name}
                 self.journal.add(renewed)
                 self.done[self.key(unit, task)] = renewed
 
@@ -257,15 +266,15 @@ class _Bench:
         pairs = [(a, b) for a in tables for b in tables if a[1] == b[1] and a != b and a[0].startswith("seal") and not b[0].startswith("seal")]
         return {
             "model": self.name,
-            "seeds": self.seeds,
-            "judge": self.judge_name,
+            "seeds": self.setting.seeds,
+            "judge": self.setting.judge_name,
             "unscored": unscored,
             "editor": self.editor.summary() if self.editor else None,
-            "train_config": json.loads(json.dumps(asdict(self.train_config))),
+            "train_config": json.loads(json.dumps(asdict(self.setting.train))),
             "rows": rows,
             "seal_minus": [
                 {"condition": a[0], "minus": b[0], "together": a[1], "difference": difference(tables[a], tables[b])}
-                | {"tokens": [round(sum(p["tokens"] for p in tables[side].values()) / len(tables[side]) / self.seeds) for side in (a, b)]}
+                | {"tokens": [round(sum(p["tokens"] for p in tables[side].values()) / len(tables[side]) / self.setting.seeds) for side in (a, b)]}
                 for a, b in pairs
             ],
         }

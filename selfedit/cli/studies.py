@@ -170,11 +170,9 @@ def _bench_knowledge(arguments) -> int:
     tasks = _some(load_tasks(arguments.data), arguments, "--limit", arguments.limit)
     with Progress(quiet=arguments.json) as progress:
         judge, judge_name = _judge(arguments)
-        result = knowledge.run(
-            arguments.model, tasks, arguments.out, conditions=listed(arguments.conditions), seeds=arguments.seeds,
-            together=[whole("--together", n) for n in listed(arguments.together)], editor=arguments.editor, train=train,
-            judge=judge, judge_name=judge_name, command=typed(arguments), progress=progress.stage, notify=progress.note,
-        )  # fmt: skip
+        together = [whole("--together", n) for n in listed(arguments.together)]
+        setting = knowledge.Setting(listed(arguments.conditions), arguments.seeds, together, arguments.editor, train, judge, judge_name)
+        result = knowledge.run(arguments.model, tasks, arguments.out, setting, command=typed(arguments), progress=progress.stage, notify=progress.note)
     print(json.dumps(result) if arguments.json else knowledge.table(result))
     return 0
 

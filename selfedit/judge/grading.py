@@ -70,11 +70,6 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
     return max((_f1(normalize(prediction).split(), normalize(gold).split()) for gold in answers), default=0.0)
 
 
-def exact_match(prediction: str, answers: Sequence[str]) -> bool:
-    """SQuAD's exact match: equal to a gold answer after normalisation."""
-    return normalize(prediction) in {normalize(gold) for gold in answers}
-
-
 def continues_with(prediction: str, answers: Sequence[str]) -> bool:
     """For cloze probes: the continuation says a target, word for word, with at most twelve words before it."""
     said = " ".join(words(prediction))

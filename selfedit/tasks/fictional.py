@@ -9,18 +9,12 @@ A probe is continued, not answered: a space belongs between prompt and target.
 
 from __future__ import annotations
 
-from pathlib import PurePath
-
-from selfedit.tasks.records import elements, field, numbered, optional_id, read_json
+from selfedit.tasks.records import elements, field, numbered, optional_id
 from selfedit.types import Passage, Question, Task, text_hash
 
 
-def load_fictional(path: str | PurePath) -> list[Task]:
-    """Raises DocumentError that says which item lacks what."""
-    return fictional_tasks(read_json(path), str(path))
-
-
 def fictional_tasks(content: object, path: str) -> list[Task]:
+    """Raises DocumentError that says which item lacks what."""
     tasks = []
     for at, item in numbered(content, path):
         context = field(item, "context", str, at)

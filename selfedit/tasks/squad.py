@@ -11,18 +11,13 @@ Left out: the unanswerable questions of SQuAD v2.0, which test reading and not k
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import PurePath
 
-from selfedit.tasks.records import elements, expect, field, gold_answers, numbered, optional_id, read_json
+from selfedit.tasks.records import elements, expect, field, gold_answers, numbered, optional_id
 from selfedit.types import Passage, Question, Task, text_hash
 
 
-def load_squad(path: str | PurePath) -> list[Task]:
-    """Raises DocumentError that says which item lacks what."""
-    return squad_tasks(read_json(path), str(path))
-
-
 def squad_tasks(content: object, path: str) -> list[Task]:
+    """Raises DocumentError that says which item lacks what."""
     return list(_official(content, path) if isinstance(content, dict) else _plain(content, path))
 
 
