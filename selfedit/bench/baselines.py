@@ -102,24 +102,28 @@ def fair(base, sequences: Sequence, seed: int, folder: Path | None, epochs: int 
     return seconds
 
 
-def studied_and_asked(base, job, config, layers: Sequence[int], prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int]) -> list[list[int]]:
+def studied_and_asked(
+    base, job, config, layers: Sequence[int], bf16: bool, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int], allow=None
+) -> list[list[int]]:
     """One adapter of these layers trained on a `model.train` Job as its TrainConfig says, then all prompts continued under
-    it, in one padded batch. → the tokens behind each prompt, without an end."""
+    it, in one padded batch. `bf16`: trained in mixed precision. `allow`: as `continued`. → the tokens behind each prompt,
+    without an end."""
     import torch
 
     torch.manual_seed(job.seed)
     model = _adapted(base, config.modules, config.rank, config.alpha, layers)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=job.learning_rate, weight_decay=config.weight_decay, fused=True)
-    _study(model, optimizer, job.sequences, job.seed, job.epochs, config.batch_size, config.clip)
+    _study(model, optimizer, job.sequences, job.seed, job.epochs, config.batch_size, config.clip, bf16)
     model.eval()
-    said = continued(model, prompts, new_tokens, ends)
+    said = continued(model, prompts, new_tokens, ends, allow)
     model.unload()
     return said
 
 
-def continued(model, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int]) -> list[list[int]]:
-    """Greedy, by `transformers`' own generate, the shorter prompts padded in front. → the tokens behind each, without an end."""
+def continued(model, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int], allow=None) -> list[list[int]]:
+    """Greedy, by `transformers`' own generate, the shorter prompts padded in front. `allow`: (prompt's place, tokens so far)
+    → those that may follow. → the tokens behind each, without an end."""
     import torch
     from transformers import GenerationConfig
 
@@ -128,7 +132,8 @@ def continued(model, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Se
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     model.generation_config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=list(ends), pad_token_id=ends[0])
     with torch.inference_mode():
-        out = model.generate(input_ids=tokens, attention_mask=mask)[:, longest:].tolist()
+        grammar = {"prefix_allowed_tokens_fn": lambda row, said: allow(row, said[longest:].tolist())} if allow else {}
+        out = model.generate(input_ids=tokens, attention_mask=mask, **grammar)[:, longest:].tolist()
     return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in out]
 
 
@@ -147,8 +152,9 @@ def finetune(model, sequences: Sequence, seed: int, epochs: int) -> dict:
     return {name: value.detach() for name, value in base.state_dict().items()}
 
 
-def _study(model, optimizer, sequences: Sequence, seed: int, epochs: int, batch: int = 1, clip: float = 0.0) -> None:
-    """In an order drawn anew in every epoch, at a rate that falls to 0. A batch is padded to its longest sequence."""
+def _study(model, optimizer, sequences: Sequence, seed: int, epochs: int, batch: int = 1, clip: float = 0.0, bf16: bool = False) -> None:
+    """In an order drawn anew in every epoch, at a rate that falls to 0. A batch is padded to its longest sequence. `bf16`:
+    products by torch's own mixed precision."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -160,10 +166,12 @@ def _study(model, optimizer, sequences: Sequence, seed: int, epochs: int, batch:
             gaps = [longest - len(s.tokens) for s in own]
             tokens = torch.tensor([[*s.tokens, *[0] * gap] for s, gap in zip(own, gaps)], device=model.device)
             mask = torch.tensor([[1] * len(s.tokens) + [0] * gap for s, gap in zip(own, gaps)], device=model.device)
-            labels = tokens.masked_fill(mask == 0, -100)
+            labels = torch.full_like(tokens, -100)
             for row, sequence in zip(labels, own):
-                row[: sequence.label_start] = -100
-            model(input_ids=tokens, attention_mask=mask if any(gaps) else None, labels=labels, use_cache=False).loss.backward()
+                row[list(sequence.places)] = torch.tensor(sequence.targets, device=row.device)
+            with torch.autocast(tokens.device.type, torch.bfloat16, enabled=bf16):
+                loss = model(input_ids=tokens, attention_mask=mask if any(gaps) else None, labels=labels, use_cache=False).loss
+            loss.backward()
             if clip:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.param_groups[0]["lr"] = rate * (1 - done / total)

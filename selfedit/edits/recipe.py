@@ -1,8 +1,8 @@
 """The self-edit of a few-shot task: how to study it, as JSON that the model writes.
 
-In: a task as text. Out: Recipes. SEAL's schema (SEAL.md, 2) and one field more, the number of items. It is written under
-a grammar, so what a model writes always parses; what a person or a file gives is checked: values out of range are
-refused, not tried again.
+In: a task as text. Out: Recipes. SEAL's schema (SEAL.md, 2) and two things more: the number of items, and a strategy that
+learns all outputs in view. It is written under a grammar, so what a model writes always parses; what a person or a file
+gives is checked: values out of range are refused, not tried again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from selfedit.model.load import Model
 from selfedit.model.stack import Stack
 from selfedit.tasks.augment import FAMILIES
 
-STRATEGIES = {"train_using_all_tokens": False, "train_using_output_tokens": True}
-RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+LOSSES = ("all_tokens", "all_outputs", "output_tokens")
+"""What is learned of an item: all that is read; every output in it; the last output, which its question asks for."""
+STRATEGY = "train_using_"
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 EPOCHS = (1, 2, 3, 4, 5)
 ITEMS = (16, 32, 48, 64)
 """What the grammar offers; a file may say anything in the bounds."""
@@ -34,8 +36,8 @@ class Recipe:
     size: bool = False
     chain: bool = False
     repeat: bool = False
-    output_only: bool = False
-    """Loss on the last output alone; else on all that is read."""
+    loss: str = "all_outputs"
+    """One of LOSSES."""
     learning_rate: float = 1e-3
     epochs: int = 2
     items: int = 48
@@ -48,12 +50,13 @@ class Recipe:
                 raise SelfeditError(f"{name} is {str(value)[:20]}: give {'a whole' if whole else 'a'} number above 0, at most {most}")
         if odd := [f.name for f in fields(self) if f.type == "bool" and type(getattr(self, f.name)) is not bool]:
             raise SelfeditError(f"{odd[0]} is {str(getattr(self, odd[0]))[:20]}: give true or false")
+        if self.loss not in LOSSES:
+            raise SelfeditError(f"loss is {str(self.loss)[:20]}; known: {', '.join(LOSSES)}")
 
     def to_json(self) -> str:
         """As a model writes it."""
-        strategy = next(name for name, only in STRATEGIES.items() if only == self.output_only)
         data = {f"use_{name}_augmentations": getattr(self, name) for name in FAMILIES} | {"num_items": self.items}
-        training = {"strategy": strategy, "learning_rate": self.learning_rate, "num_train_epochs": self.epochs}
+        training = {"strategy": STRATEGY + self.loss, "learning_rate": self.learning_rate, "num_train_epochs": self.epochs}
         return json.dumps({"data_generation": data, "training": training})
 
 
@@ -64,7 +67,7 @@ def read_recipe(text: str) -> Recipe:
     except (ValueError, RecursionError) as error:
         raise SelfeditError(f"a recipe is JSON: {str(error)[:80]}") from None
     known = {"data_generation": {f"use_{name}_augmentations": name for name in FAMILIES} | {"num_items": "items"}}
-    known["training"] = {"strategy": "output_only", "learning_rate": "learning_rate", "num_train_epochs": "epochs"}
+    known["training"] = {"strategy": "loss", "learning_rate": "learning_rate", "num_train_epochs": "epochs"}
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()) or content.keys() - known.keys():
         raise SelfeditError(f"a recipe is an object of {' and '.join(known)}, each an object")
     values = {}
@@ -73,9 +76,10 @@ def read_recipe(text: str) -> Recipe:
             if name not in known[part]:
                 raise SelfeditError(f"{part} has no {name[:40]!r}; known: {', '.join(known[part])}")
             if name == "strategy":
-                if not isinstance(value, str) or value not in STRATEGIES:
-                    raise SelfeditError(f"strategy is {str(value)[:40]}; known: {', '.join(STRATEGIES)}")
-                value = STRATEGIES[value]
+                known_here = {STRATEGY + loss: loss for loss in LOSSES}
+                if not isinstance(value, str) or value not in known_here:
+                    raise SelfeditError(f"strategy is {str(value)[:40]}; known: {', '.join(known_here)}")
+                value = known_here[value]
             values[known[part][name]] = value
     return Recipe(**values)
 
@@ -83,7 +87,7 @@ def read_recipe(text: str) -> Recipe:
 INSTRUCTION = (
     "Choose how to practise this task before the test: which augmented copies of its examples to make "
     "(basic: turned, flipped and moved; size: enlarged; chain: two changes in a row; repeat: set side by side), how many items, "
-    "whether to learn all tokens or only the outputs, the learning rate and the number of epochs. Answer with JSON."
+    "what to learn (all tokens, all outputs, or the last output's tokens), the learning rate and the number of epochs. Answer with JSON."
 )
 
 
@@ -103,9 +107,11 @@ def write_recipes(
 
 
 def writing_sequence(model: Model, text: str, recipe: Recipe) -> TokenSequence:
-    """What an editor studies to write this recipe for this task."""
-    prompt, parts = recipe_prompt(model, text), _spelled(recipe)
-    return TokenSequence((*prompt, *(t for part in parts for t in model.chat.encode(part)), *model.chat.end_of_turn), len(prompt))
+    """What an editor studies to write this recipe for this task: where the grammar leaves a choice is a label."""
+    prompt, allow = recipe_prompt(model, text), choices(model.chat, grammar())
+    written = [token for part in _spelled(recipe) for token in model.chat.encode(part)]
+    free = tuple(len(prompt) + i for i in range(len(written)) if len(allow(written[:i])) > 1)
+    return TokenSequence((*prompt, *written), free[0], chosen=free)
 
 
 def recipe_tokens(model: Model) -> int:
@@ -119,24 +125,23 @@ def recipe_prompt(model: Model, text: str) -> list[int]:
 
 def grammar() -> list[tuple[str, ...]]:
     """Every recipe that a model can write, as choices one after another."""
-    flag, options = ("true", "false"), {**dict.fromkeys(FAMILIES), "items": ITEMS, "epochs": EPOCHS, "learning_rate": RATES}
+    flag, options = ("true", "false"), {**dict.fromkeys(FAMILIES), "items": ITEMS, "epochs": EPOCHS, "learning_rate": RATES, "loss": [STRATEGY + loss for loss in LOSSES]}
     parts: list[tuple[str, ...]] = []
     for name, before in _fields().items():
         of = options.get(name)
-        parts += [(before,), tuple(f'"{s}"' for s in STRATEGIES) if name == "output_only" else flag if of is None else tuple(map(json.dumps, of))]
+        parts += [(before,), flag if of is None else tuple(map(json.dumps, of))]
     return [*parts, ("}}",)]
 
 
 def _fields() -> dict[str, str]:
     """Field → what stands before its value, as `to_json` writes it."""
     before = {name: f'"use_{name}_augmentations": ' for name in FAMILIES}
-    before |= {"items": '"num_items": ', "output_only": '"strategy": ', "learning_rate": '"learning_rate": ', "epochs": '"num_train_epochs": '}
-    starts = {"basic": '{"data_generation": {', "output_only": '}, "training": {'}
+    before |= {"items": '"num_items": ', "loss": '"strategy": ', "learning_rate": '"learning_rate": ', "epochs": '"num_train_epochs": '}
+    starts = {"basic": '{"data_generation": {', "loss": '}, "training": {'}
     return {name: starts.get(name, ", ") + text for name, text in before.items()}
 
 
 def _spelled(recipe: Recipe) -> list[str]:
     """The recipe's JSON in the grammar's pieces."""
-    strategy = {only: f'"{name}"' for name, only in STRATEGIES.items()}
-    values = {name: strategy[recipe.output_only] if name == "output_only" else json.dumps(getattr(recipe, name)) for name in _fields()}
+    values = {name: json.dumps(STRATEGY + recipe.loss if name == "loss" else getattr(recipe, name)) for name in _fields()}
     return [piece for name, before in _fields().items() for piece in (before, values[name])] + ["}}"]

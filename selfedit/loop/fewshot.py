@@ -2,10 +2,10 @@
 
 A task's examples make many small tasks: one or two examples are left out, one of them is asked, and the whole is turned,
 mirrored, enlarged or recoloured as a Recipe says. Each recipe of a task is one job with its own rate and epochs; all train
-in one stack. An answer is a vote: the question is put with all examples and with each one left out, in several readings
-(turned and mirrored), all decoded together under a grammar of grids; each answer is turned back; the two most frequent
-are the attempts.
-Source: test-time training for ARC (arXiv:2411.07279), SEAL section 4.2.
+in one stack. The question is put with all examples and with each one left out, in several readings (turned and mirrored),
+all decoded together under a grammar: a grid in the colours of the question and of the outputs in view, as large as they
+tell. Each answer is turned back; of the most frequent the two that are likeliest in all readings are the attempts.
+Source: test-time training for ARC (arXiv:2411.07279), SEAL section 4.2; answers rated in all readings: arXiv:2505.07859.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from selfedit.model.load import Model
 from selfedit.model.score import mean_logprobs
 from selfedit.model.stack import Stack
 from selfedit.model.train import Job, train
-from selfedit.tasks.arc import COLOURS, SIDE, ArcTask, Grid, Pair
+from selfedit.tasks.arc import COLOURS, SIDE, ArcTask, Grid, Pair, output_size
 from selfedit.tasks.augment import FAMILIES, IDENTITY, READINGS, Transform, fits
 from selfedit.types import Progress, no_progress, stable_seed
 
@@ -37,9 +37,12 @@ TRAIN = TrainConfig(rank=64, alpha=64.0, batch_size=2, steps_an_epoch=1)
 OF_RECIPE = ("learning_rate", "epochs", "distill")
 """Settings of the training that a recipe has, or nothing here uses."""
 ATTEMPTS = 2
+RATED = 8
+"""Answers, the most frequent, that are rated by how likely they are."""
+INPUT, OUTPUT = "Input:\n", "Output:\n"
 DRAWS = 20
 """Times, for each item wanted, that one is drawn before the task is said to have no more."""
-FIXED_HERE = tuple(map(repr, (ATTEMPTS, DRAWS, [t.name for own in (READINGS, *FAMILIES.values()) for t in own])))
+FIXED_HERE = tuple(map(repr, (ATTEMPTS, DRAWS, RATED, INPUT, OUTPUT, [t.name for own in (READINGS, *FAMILIES.values()) for t in own])))
 """What results depend on and no option changes."""
 
 
@@ -49,11 +52,14 @@ class Answer:
     """Every answer that was a grid, turned back; those with all examples in view and not turned first."""
     asked: int
     """How often the question was put."""
+    odds: tuple[tuple[Grid, float], ...] = ()
+    """Of the most frequent ones, how likely each is in all readings, as shares of 1."""
 
     @cached_property
     def best(self) -> list[tuple[Grid, int]]:
-        """The most frequent, of equals the first said, with their votes."""
-        return Counter(self.said).most_common(ATTEMPTS)
+        """The likeliest, of equals the most frequent, of these the first said; with their votes."""
+        odds = dict(self.odds)
+        return sorted(Counter(self.said).items(), key=lambda one: (-odds.get(one[0], 0.0), -one[1]))[:ATTEMPTS]
 
     @property
     def attempts(self) -> list[Grid]:
@@ -64,7 +70,16 @@ class Answer:
         return [n for _, n in self.best]
 
     def record(self) -> dict:
-        return {"attempts": self.attempts, "votes": self.votes, "asked": self.asked}
+        odds = dict(self.odds)
+        return {"attempts": self.attempts, "votes": self.votes, "odds": [round(odds.get(grid, 0.0), 4) for grid in self.attempts], "asked": self.asked}
+
+
+def joined(answers: Sequence[Answer]) -> Answer:
+    """Of several adapters as one: every vote counts, and each adapter's odds alike."""
+    odds: Counter = Counter()
+    for answer in answers:
+        odds.update({grid: share / len(answers) for grid, share in answer.odds})
+    return Answer(tuple(grid for a in answers for grid in a.said), sum(a.asked for a in answers), tuple(odds.items()))
 
 
 @dataclass(frozen=True)
@@ -99,15 +114,25 @@ def try_recipes(
 # what is put, and what is studied
 
 
-def put(form: GridForm, examples: Sequence[Pair], question: Grid) -> str:
-    """A question with its examples before it, as the model reads it."""
-    shown = [f"Input:\n{form.text(p.input)}Output:\n{form.text(p.output)}\n" for p in examples]
-    return "".join(shown) + f"Input:\n{form.text(question)}Output:"
+def laid(form: GridForm, pairs: Sequence[Pair]) -> tuple[list[int], list[range]]:
+    """Pairs as the model reads them, a blank line behind each; and where their outputs lie. A last pair without an output is
+    asked. Laid grid by grid: a cell, or the end of a row, is the same token wherever it stands."""
+    chat = form.chat
+    tokens, outputs = chat.continued(""), []
+    for pair in pairs:
+        tokens += [*chat.encode(INPUT), *form.tokens(pair.input), *chat.encode(OUTPUT)]
+        if pair.output:
+            start = len(tokens)
+            tokens += [*form.tokens(pair.output), *form.line]
+            outputs.append(range(start, len(tokens)))
+    return tokens, outputs
 
 
 def shown(model: Model, task: ArcTask) -> str:
     """The task as whoever chooses a recipe for it sees it: the examples, and the first question."""
-    return put(form_of(model), task.train, task.test[0].input)
+    form = form_of(model)
+    pairs = [f"{INPUT}{form.text(p.input)}{OUTPUT}{form.text(p.output)}\n" for p in task.train]
+    return "".join(pairs) + f"{INPUT}{form.text(task.test[0].input)}{OUTPUT}".rstrip()
 
 
 def form_of(model: Model) -> GridForm:
@@ -136,17 +161,24 @@ def check(model: Model, tasks: Iterable[ArcTask]) -> None:
         longest = len(recipe_prompt(model, shown(model, task))) + recipe_tokens(model)
         for turned in (changed(task, reading) for reading in READINGS):
             for pair in turned.test:
-                prompt = len(_prompt(model, form, turned.train, pair.input))
-                known = len(_labelled(model, form, turned.train, pair.input, pair.output).tokens) if pair.output else 0
-                longest = max(longest, prompt + _answer_tokens(model, form, task), known)
+                asked, _ = laid(form, [*turned.train, replace(pair, output=None)])
+                known, _ = laid(form, [*turned.train, pair])
+                longest = max(longest, len(asked) + _language(form, turned, pair.input)[1], len(known))
         if longest > limit:
             raise SelfeditError(f"task {task.id}: its examples and an answer take {longest} tokens; {model.name} reads {limit}")
+
+
+def check_known(tasks: Iterable[ArcTask]) -> None:
+    """Raises SelfeditError on a task whose answer nothing could be compared with."""
+    for task in tasks:
+        if any(pair.output is None for pair in task.test):
+            raise SelfeditError(f"task {task.id}: its test has no output to compare with; `selfedit adapt` answers it")
 
 
 def study_items(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> list[TokenSequence]:
     """At most `recipe.items` different ones; fewer where the task does not have so many that fit the model."""
     draw, form = random.Random(stable_seed("items", seed, task.id)), form_of(model)
-    families = [(IDENTITY,), *(FAMILIES[name] for name in FAMILIES if getattr(recipe, name))]
+    families = [(IDENTITY,), *(FAMILIES[name] for name in FAMILIES if getattr(recipe, name)), *([READINGS[1:]] if recipe.basic else [])]
     found: dict[tuple[int, ...], TokenSequence] = {}
     for _ in range(DRAWS * recipe.items):
         if len(found) == recipe.items:
@@ -157,9 +189,9 @@ def study_items(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> list[
         seen = seen[: len(seen) - 1] if len(seen) > 1 and draw.random() < 0.5 else seen  # leaves two out
         if not all(fits(grid) for pair in turned for grid in (pair.input, pair.output)):
             continue
-        item = _labelled(model, form, seen, asked.input, asked.output)
+        item = labelled(form, [*seen, asked], recipe.loss)
         if len(item.tokens) <= model.network.shape.max_positions:
-            found.setdefault(item.tokens, item if recipe.output_only else replace(item, label_start=1))
+            found.setdefault(item.tokens, item)
     return list(found.values())
 
 
@@ -171,6 +203,16 @@ def job(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> Job:
     return Job(tuple(items), stable_seed("fewshot", seed, task.id), recipe.learning_rate, recipe.epochs)
 
 
+def labelled(form: GridForm, pairs: Sequence[Pair], loss: str) -> TokenSequence:
+    """Pairs to study, of which so much is learned (`Recipe.loss`)."""
+    tokens, outputs = laid(form, pairs)
+    if loss == "all_tokens":
+        return TokenSequence(tuple(tokens), 1)
+    if loss == "output_tokens":
+        return TokenSequence(tuple(tokens), outputs[-1].start)
+    return TokenSequence(tuple(tokens), outputs[0].start, chosen=tuple(place for own in outputs for place in own))
+
+
 # what is answered
 
 
@@ -180,7 +222,9 @@ def solve(
     """For each (task, adapter) an Answer a test pair."""
     own = [questions(model, task, adapter) for task, adapter in asked]
     written = iter(generate(model, [q.request for each in own for q in each], stack, on_token=on_token))
-    return [votes(model, each, [next(written) for _ in each]) for each in own]
+    voted = [votes(model, each, [next(written) for _ in each]) for each in own]
+    odds = iter(rated(model, [(task, adapter, [[grid for grid, _ in Counter(a.said).most_common(RATED)] for a in each]) for (task, adapter), each in zip(asked, voted)], stack))
+    return [[replace(answer, odds=next(odds)) for answer in each] for each in voted]
 
 
 @dataclass(frozen=True)
@@ -195,12 +239,13 @@ class Question:
 def questions(model: Model, task: ArcTask, adapter: int | None = None) -> list[Question]:
     """All that are put about a task, test pair by test pair in each reading."""
     form, found = form_of(model), []
-    most = _answer_tokens(model, form, task)
     for reading in READINGS:
         turned = changed(task, reading)
         for seen in _contexts(turned.train):
             for j, pair in enumerate(turned.test):
-                found.append(Question(j, reading, Request(tuple(_prompt(model, form, seen, pair.input)), adapter, most, allow=form.allow)))
+                allow, most = _language(form, turned, pair.input)
+                prompt, _ = laid(form, [*seen, replace(pair, output=None)])
+                found.append(Question(j, reading, Request(tuple(prompt), adapter, most, allow=allow)))
     return found
 
 
@@ -216,11 +261,34 @@ def votes(model: Model, asked: Sequence[Question], written: Sequence[Sequence[in
     return [Answer(tuple(own), len(asked) // len(found)) for own in found]
 
 
+def rated(
+    model: Model, asked: Sequence[tuple[ArcTask, int | None, Sequence[Sequence[Grid]]]], stack: Stack | None = None
+) -> list[tuple[tuple[Grid, float], ...]]:
+    """For each (task, adapter, answers to each test pair), test pair by test pair: the answers with their odds, from the
+    log-probability of each as a whole, a mean over the readings. No odds under an adapter that diverged."""
+    form, items = form_of(model), [(task, adapter, j, grid) for task, adapter, own in asked for j, grids in enumerate(own) for grid in grids]
+    totals = [0.0] * len(items)
+    for reading in READINGS:  # apart, since a prompt is read once only for the answers that follow one another
+        golds = []
+        for task, adapter, j, grid in items:
+            turned = changed(replace(task, test=(Pair(task.test[j].input, grid),)), reading)
+            golds.append((labelled(form, [*turned.train, turned.test[0]], "output_tokens"), adapter))
+        for i, mean in enumerate(mean_logprobs(model.network, golds, stack)):
+            totals[i] += mean * golds[i][0].labels / len(READINGS)
+    left, found = iter(totals), []
+    for _, _, own in asked:
+        for grids in own:
+            values = [next(left) for _ in grids]
+            odds = [math.exp(value - max(values)) for value in values] if all(map(math.isfinite, values)) else []
+            found.append(tuple((grid, share / sum(odds)) for grid, share in zip(grids, odds)))
+    return found
+
+
 def dense(model: Model, asked: Sequence[tuple[ArcTask, int | None]], stack: Stack | None = None) -> list[float | None]:
     """For each (task, adapter): mean log-probability (nats a token) of its test outputs, with all examples in view; None
     under an adapter that diverged."""
     form = form_of(model)
-    golds = [(_labelled(model, form, task.train, p.input, p.output), adapter) for task, adapter in asked for p in task.test]
+    golds = [(labelled(form, [*task.train, pair], "output_tokens"), adapter) for task, adapter in asked for pair in task.test]
     values = iter(mean_logprobs(model.network, golds, stack))
     means = [sum(next(values) for _ in task.test) / len(task.test) for task, _ in asked]
     return [mean if math.isfinite(mean) else None for mean in means]
@@ -236,18 +304,15 @@ def _contexts(examples: Sequence[Pair]) -> list[Sequence[Pair]]:
     return [examples, *([*examples[:i], *examples[i + 1 :]] for i in range(len(examples)))]
 
 
-def _prompt(model: Model, form: GridForm, examples: Sequence[Pair], question: Grid) -> list[int]:
-    return model.chat.ask(put(form, examples, question))
-
-
-def _labelled(model: Model, form: GridForm, examples: Sequence[Pair], question: Grid, output: Grid) -> TokenSequence:
-    prompt = _prompt(model, form, examples, question)
-    return TokenSequence((*prompt, *model.chat.encode(form.text(output)), *model.chat.end_of_turn), len(prompt))
-
-
-def _answer_tokens(model: Model, form: GridForm, task: ArcTask) -> int:
-    """Twice those of the longest grid in view, at most of the largest there is, and the end; 3 of the 835 outputs of
-    ARC-AGI-1 are longer."""
-    seen = [g for p in task.train for g in (p.input, p.output)] + [p.input for p in task.test]
-    longest = max(len(model.chat.encode(form.text(grid))) for grid in seen)
-    return min(len(model.chat.encode(form.text(((0,) * SIDE,) * SIDE))), 2 * longest) + 1
+def _language(form: GridForm, task: ArcTask, question: Grid) -> tuple[Callable[[Sequence[int]], list[int]], int]:
+    """What an answer may be, and its tokens at most, with the end: in the colours of the question and of all outputs in view
+    (those of every test output of ARC-AGI-1 are), as large as `output_size` says; else no longer than twice the longest grid
+    in view (3 of the 835 are)."""
+    colours = sorted({cell for grid in (question, *(p.output for p in task.train)) for row in grid for cell in row})
+    size = output_size(task.train, question)
+    if size:
+        most = len(form.tokens(((0,) * size[1],) * size[0])) + 1
+    else:
+        longest = max(len(form.tokens(grid)) for grid in (question, *(g for p in task.train for g in (p.input, p.output))))
+        most = min(len(form.tokens(((0,) * SIDE,) * SIDE)), 2 * longest) + 2
+    return partial(form.allow, size=size, colours=colours), most

@@ -21,7 +21,7 @@ from selfedit.edits.recipe import FIXED_HERE as RECIPES_HERE
 from selfedit.edits.recipe import Recipe, read_recipe, write_recipes, writing_sequence
 from selfedit.errors import AdapterError, SelfeditError
 from selfedit.loop.editor import Editor, load_editor, save_editor
-from selfedit.loop.fewshot import FIXED_HERE, TRAIN, check, dense, shown, solved, try_recipes
+from selfedit.loop.fewshot import FIXED_HERE, TRAIN, check, check_known, dense, shown, solved, try_recipes
 from selfedit.loop.journal import Journal, claim, software, write_json
 from selfedit.model.load import Model
 from selfedit.model.stack import Stack
@@ -41,6 +41,7 @@ def train_recipes(
     if not tasks:
         raise SelfeditError("give at least 1 task")
     check(model, tasks)
+    check_known(tasks)
     claim(out, model.identity() | {"data": text_hash(*(t.key for t in tasks)), "config": asdict(config), "trial": asdict(trial), "fixed": text_hash(*FIXED_HERE, *RECIPES_HERE)})
     summaries = []
     for number in range(1, rounds + 1):
@@ -97,9 +98,9 @@ def _round(model: Model, tasks: Sequence[ArcTask], out: Path, number: int, confi
 
 
 def reinforced(trials: Sequence[dict], least: int) -> list[tuple[int, int]]:
-    """(task, recipe) places: every recipe that solved its task; while that is fewer than `least`, of the tasks that none
-    solved the recipe that gained most in log-probability, the greatest gains first."""
-    found = [(i, k) for i, t in enumerate(trials) for k, right in enumerate(t["solved"]) if right == 1]
+    """(task, recipe) places: every recipe that solved its task, unless all did, which tells nothing; while that is fewer
+    than `least`, of the tasks that none solved the recipe that gained most in log-probability, the greatest gains first."""
+    found = [(i, k) for i, t in enumerate(trials) if min(t["solved"]) < 1 for k, right in enumerate(t["solved"]) if right == 1]
     others = [max((gain, i, k) for k, gain in enumerate(_gains(t)) if gain is not None) for i, t in enumerate(trials) if max(t["solved"]) < 1 and any(_gains(t))]
     gained = [(i, k) for gain, i, k in sorted(others, reverse=True) if gain > 0]
     return found + gained[: max(0, least - len(found))]

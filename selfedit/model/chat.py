@@ -1,6 +1,6 @@
 """Text ↔ tokens: prompts, and what is trained on. The only place that says which tokens carry a label.
 
-In: an Example, a question or a prompt. Out: a Sequence (tokens, and from where on they are labels).
+In: an Example, a question or a prompt. Out: a Sequence (tokens, and which of them are labels).
 A document's text is trained on whole, behind the token that separates documents; of a question and its answer only the
 answer is a label, in the very chat form in which questions are later asked.
 """
@@ -8,6 +8,7 @@ answer is a label, in the very chat form in which questions are later asked.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,13 +35,24 @@ class SoftLabels:
 class Sequence:
     tokens: tuple[int, ...]
     label_start: int
-    """Tokens from here on are labels; at least 1, since the first token has nothing before it to predict it from."""
+    """The first label; at least 1, since the first token has nothing before it to predict it from."""
     soft: SoftLabels | None = field(default=None, compare=False)
     """What to learn instead of the labels' own tokens alone (`distill.soften`)."""
+    chosen: tuple[int, ...] = ()
+    """Where the labels are, if not all tokens from `label_start` on."""
+
+    @property
+    def places(self) -> SequenceOf[int]:
+        """Of the labels, rising."""
+        return self.chosen or range(self.label_start, len(self.tokens))
 
     @property
     def labels(self) -> int:
-        return len(self.tokens) - self.label_start
+        return len(self.places)
+
+    @property
+    def targets(self) -> list[int]:
+        return [self.tokens[place] for place in self.places]
 
 
 class Chat:

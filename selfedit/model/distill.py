@@ -32,7 +32,7 @@ def soften(network: Network, studied: SequenceOf[Sequence], seen: SequenceOf[Seq
     for part in passes(range(len(seen)), [len(s.tokens) for s in seen]):
         own = [seen[i] for i in part]
         hidden = label_states(network, own, [None] * len(own), None)
-        right = torch.tensor([t for s in own for t in s.tokens[s.label_start :]], device=network.device)
+        right = torch.tensor([t for s in own for t in s.targets], device=network.device)
         tokens, odds = zip(*(_mixed(network.logits(h).float(), t, share) for h, t in zip(hidden.split(LABELS_A_PASS), right.split(LABELS_A_PASS))))
         sizes = [s.labels for s in own]
         for i, own_tokens, own_odds in zip(part, torch.cat(tokens).split(sizes), torch.cat(odds).split(sizes)):

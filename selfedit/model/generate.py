@@ -26,6 +26,8 @@ from selfedit.model.stack import Segment, Stack
 
 SHARED_PREFIX = 16
 """Prompts that share at least this many tokens have them read once."""
+CACHE_BYTES = 3 * 2**30
+"""Of keys and values at once, about: longer prompts are answered fewer at a time."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ def generate(
     for request in requests:
         if len(request.tokens) + request.max_new_tokens > limit:
             raise ModelError(f"a prompt of {len(request.tokens)} tokens does not fit the model's {limit} positions")
+    longest = max((len(r.tokens) + r.max_new_tokens for r in requests), default=1)
+    rows = max(1, min(rows, CACHE_BYTES // (longest * _bytes_a_token(model.network))))
     order = sorted(range(len(requests)), key=lambda i: (-1 if requests[i].adapter is None else requests[i].adapter, requests[i].tokens))
     answers: list[list[int]] = [[] for _ in requests]
     total = left = sum(request.max_new_tokens for request in requests)
@@ -74,6 +78,12 @@ def generate(
         for i, tokens in zip(part, decoded):
             answers[i] = tokens
     return answers
+
+
+def _bytes_a_token(network) -> int:
+    """That a cache keeps."""
+    shape = network.shape
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * network.dtype.itemsize
 
 
 class _Decoder:

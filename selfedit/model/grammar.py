@@ -51,25 +51,35 @@ class GridForm:
     def text(self, grid: Sequence[Sequence[int]]) -> str:
         return "".join(self.between.join(map(str, row)) + "\n" for row in grid)
 
+    def tokens(self, grid: Sequence[Sequence[int]]) -> list[int]:
+        return self.chat.encode(self.text(grid))
+
     def read(self, text: str) -> tuple[tuple[int, ...], ...] | None:
-        """None for what is no grid."""
+        """None for what is no grid; a blank line may follow it."""
+        text = text.removesuffix("\n") if text.endswith("\n\n") else text
         rows = text.split("\n")[:-1] if text.endswith("\n") else text.split("\n")
         cells = [row.split(" ") if self.between else list(row) for row in rows]
         whole = all(len(own) == len(cells[0]) <= self.side and all(len(c) == 1 and c in "0123456789" for c in own) for own in cells)
         return tuple(tuple(map(int, own)) for own in cells) if whole and cells[0] and len(cells) <= self.side else None
 
-    def allow(self, written: Sequence[int]) -> list[int]:
-        """Rows of equal length, then the end."""
-        cells, line = [cell[0] for cell in self.cells], self.line[0]
-        row, whole = len(written), 0
-        """Tokens of the present row; rows before it."""
-        first = next((i for i, token in enumerate(written) if token == line), None)
-        if first is not None:
-            whole, row = divmod(len(written), first + 1)
+    def allow(self, written: Sequence[int], size: tuple[int, int] | None = None, colours: Sequence[int] = range(10)) -> list[int]:
+        """Rows of equal length in these colours, and the end: behind the last row if the size (rows, columns) is known, else
+        behind a blank line."""
+        cells, line = [self.cells[colour][0] for colour in colours], self.line[0]
+        width = next((i for i, token in enumerate(written) if token == line), None)
+        """Of a row, in tokens."""
+        if width is None and size:
+            width = (2 if self.gap else 1) * size[1] - bool(self.gap)
+        whole, row = (0, len(written)) if width is None else divmod(len(written), width + 1)
+        """Rows behind us; tokens of the present one."""
+        if row == 1 and written[-1] == line:  # the blank line
+            return self.ends
+        if row == 0 and size:
+            return cells if whole < size[0] else self.ends
         if row == 0:
-            return [*(cells if whole < self.side else ()), *(self.ends if whole else ())]
-        if first is not None:
-            return [line] if row == first else self.gap if self.gap and row % 2 else cells
+            return [*(cells if whole < self.side else ()), *([line] if whole else ())]
+        if width is not None:
+            return [line] if row == width else self.gap if self.gap and row % 2 else cells
         if self.gap:
             return [*(self.gap if row + 1 < 2 * self.side else ()), line] if row % 2 else cells
         return [*(cells if row < self.side else ()), line]

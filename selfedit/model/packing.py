@@ -39,7 +39,7 @@ def pack(sequences: SequenceOf[Sequence], owners: SequenceOf[Hashable]) -> Packi
         packing.lengths.append(len(sequence.tokens))
         packing.shared.append((leader, common))
         packing.rows.append((start, end))
-        packing.label_rows.extend(range(zero + sequence.label_start - 1, end - 1))
+        packing.label_rows.extend(zero + place - 1 for place in sequence.places)
         start = end
     return packing
 

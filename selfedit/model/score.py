@@ -30,7 +30,7 @@ def mean_logprobs(network: Network, items: SequenceOf[tuple[Sequence, int | None
     for part in passes(order, [len(s.tokens) for s, _ in items]):
         sequences = [items[i][0] for i in part]
         hidden = label_states(network, sequences, [items[i][1] for i in part], stack, frozen)
-        targets = torch.tensor([t for s in sequences for t in s.tokens[s.label_start :]], device=network.device)
+        targets = torch.tensor([t for s in sequences for t in s.targets], device=network.device)
         chunks = zip(hidden.split(LABELS_A_PASS), targets.split(LABELS_A_PASS))
         gold = torch.cat([network.logits(h).float().log_softmax(1).gather(1, t[:, None])[:, 0] for h, t in chunks])
         for i, values in zip(part, gold.split([s.labels for s in sequences])):

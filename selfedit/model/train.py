@@ -279,7 +279,7 @@ def _targets(studied: list[Sequence], device) -> tuple[Tensor, Tensor]:
         if s.soft:
             tokens[own, : s.soft.tokens.shape[1]], odds[own, : s.soft.odds.shape[1]] = s.soft.tokens, s.soft.odds
         else:
-            tokens[own, 0], odds[own, 0] = torch.tensor(s.tokens[s.label_start :]), 1.0
+            tokens[own, 0], odds[own, 0] = torch.tensor(s.targets), 1.0
         row = own.stop
     return tokens.to(device), odds.to(device)
 
