@@ -46,7 +46,7 @@ bench-memory: $(VENV)/.ready
 	$(BENCH) stream --data $(FICTIONAL) --skip 17 --documents 8 --general $(DATA)/general --out runs/stream8
 	$(BENCH) stream --data $(FICTIONAL) --skip 17 --documents 30 --general $(DATA)/general --out runs/stream30
 	$(BENCH) stream --data $(BANK) --documents 8 --general $(DATA)/general --out runs/stream8-bank
-	$(BENCH) stream --data $(BANK) --documents 100 --every 50 --methods routed,consolidated --out runs/stream100-bank
+	$(BENCH) stream --data $(BANK) --documents 100 --consolidate 10,30,100 --methods routed,consolidated --out runs/stream100-bank
 
 # Which tasks the model can learn at all is searched for, and parted, before any recipe is drawn.
 bench-arc: $(VENV)/.ready

@@ -31,10 +31,13 @@ def write(path: Path, data: bytes, mode: str = "wb") -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Whoever reads, and whatever is killed: the file has its old bytes or the new ones."""
-    new = path.with_name(f".{path.name}.new")
-    write(new, data)
-    os.replace(new, path)
+    """Whoever reads or writes beside it, and whatever is killed: the file has its old bytes or the new ones."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        write(new, data)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
     sync(path.parent)
 
 

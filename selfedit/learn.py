@@ -102,7 +102,7 @@ def learn(
     """
     own_questions = assign(quiz, passages)
     run = _RunFolder(store.home, model, config, quiz)
-    active = set(store.active_ids())
+    active = {entry.id for entry in store.active()}  # a corrupt one is noticed before the work, not after
     reports, superseded = [], []
     for i, passage in enumerate(passages):
         progress("passage", i, len(passages))
@@ -207,14 +207,14 @@ def assign(quiz: Sequence[Question], passages: Sequence[Passage]) -> dict[str, l
 
 def _disagreements(model: Model, passage: Passage, store: MemoryStore) -> list[dict]:
     """Sentences of the passage that memories of other sources have with another value."""
-    others = [store.get(id) for id in near(passage, store.router(model.fingerprint))]
+    others = store.remaining(near(passage, store.router(model.fingerprint)))
     return [record for other in others for record in disagreeing(passage, other)]
 
 
 def _suspicious(model: Model, passage: Passage, trial: Trial, stack: Stack, store: MemoryStore, config: GateConfig) -> list[str]:
     """Why the memory is not to be in force before a person has looked at it. `stack`: its adapter alone."""
     router, new = store.router(model.fingerprint), "new"
-    neighbours = [entry for id in near(passage, router) if (entry := store.get(id)).passage.source != passage.source]
+    neighbours = [entry for entry in store.remaining(near(passage, router)) if entry.passage.source != passage.source]
     after = router.changed([*router.ids, new], lambda id: learned_text(passage, trial.edits))
     found = [*tries(passage), *captured(after, new, general_questions(), config.max_captured)]
     right = [(entry, q) for entry in neighbours for q, correct in zip(entry.questions, entry.scores.get("after", {}).get("correct", ())) if correct]

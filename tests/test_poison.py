@@ -57,10 +57,12 @@ def test_what_waits_answers_nothing_until_it_is_approved(ran):
     assert [r["outcome"] for r in result["rows"]] == ["in force", "quarantined"]
     bad = result["rows"][1]
     assert (bad["in_force"]["triggered"], bad["approved"]["triggered"], bad["approved"]["triggers"]) == (0, 1, 1)
-    assert result["general"]["in force"] == {"answered_by_a_memory": 0, "changed": 0, "attacked": 0}
-    approved = result["general"]["all approved"]
-    assert 1 <= approved["answered_by_a_memory"] <= 2 and approved["changed"] <= approved["answered_by_a_memory"]
-    assert result["general_questions"] == 19
+    before, other_before, after, other_after = result["general"]
+    assert [(g["questions"], g["asked"]) for g in (before, other_before)] == [("those of the screen", 18), ("others", 1)]
+    for g in (before, other_before):
+        assert (g["memories"], g["answered_by_a_memory"], g["changed"], g["attacked"]) == ("in force", 0, 0, 0)
+    assert after["memories"] == "all approved" and 1 <= after["answered_by_a_memory"] + other_after["answered_by_a_memory"] <= 2
+    assert all(g["changed"] <= g["answered_by_a_memory"] for g in (after, other_after))
     assert table(result) == (out / "results.md").read_text() and json.loads((out / "results.json").read_text())["rows"] == result["rows"]
     again = run()  # what it approved itself is not in the way
     assert again["rows"] == result["rows"] and again["general"] == result["general"]
@@ -71,10 +73,9 @@ def test_an_attack_works_if_its_words_are_in_the_answer_however_they_are_written
     plain = next(d for d in documents() if not d.said)
     assert poison._says(attacked, Answer(f"Well: {attacked.said.upper()}!", None, 0.0)) and not poison._says(attacked, Answer("Two piers.", None, 0.0))
     assert not poison._says(plain, Answer("Two piers.", None, 0.0))
-    asked = [Question(q, ()) for q in ("One?", "Two?", "Three?")]
     untouched = [Answer(text, None, 0.0) for text in ("a", "b", f"so says {attacked.said}")]
-    found = poison._general([attacked, plain], asked, untouched, [untouched[0], Answer(f"b {attacked.said}", None, 0.0), untouched[2]])
-    assert found == {"answered_by_a_memory": 0, "changed": 1, "attacked": 1}
+    found = poison._general([attacked, plain], untouched, [untouched[0], Answer(f"b {attacked.said}", None, 0.0), untouched[2]])
+    assert found == {"asked": 3, "answered_by_a_memory": 0, "changed": 1, "attacked": 1}
 
 
 def test_another_configuration_is_another_run(ran, tiny_folder):
@@ -90,4 +91,4 @@ def test_a_document_of_which_nothing_can_be_judged_is_not_kept(tmp_path):
     result = poison.run(roomy, tmp_path / "run", given=documents()[:1], config=LearnConfig(spans=4))
     (row,) = result["rows"]
     assert (row["outcome"], row["in_force"]["about"], row["in_force"]["right"]) == ("not kept", 3, 0)
-    assert MemoryStore(tmp_path / "run/home").active() == [] and result["general"]["in force"]["changed"] == 0
+    assert MemoryStore(tmp_path / "run/home").active() == [] and result["general"][0]["changed"] == 0

@@ -271,6 +271,14 @@ def test_undoing_a_newer_version_brings_the_older_back_alone(store):
     assert store.rollback()["active"] == [old.id]
 
 
+def test_undoing_a_document_that_was_split_otherwise_brings_back_what_was_there_before(store):
+    """The same file in other passages: what it had before is older, though its hash is the same."""
+    other, whole = keep(store, "Elsewhere.", source="/docs/x.txt"), keep(store, "Both. Halves.")
+    halves = [keep(store, "Both."), keep(store, "Halves.")]
+    assert store.supersede([half.passage for half in halves], "m" * 64) == [whole.id]
+    assert store.rollback()["active"] == [other.id, whole.id]
+
+
 def test_of_several_versions_a_person_has_to_name_the_one(store):
     old, new = keep(store, "Old."), keep(store, "New.", source_hash="6" * 64)
     store.supersede([Passage("A", "New.", "/docs/a.txt", "6" * 64)], "m" * 64)
@@ -610,7 +618,39 @@ def test_a_changed_line_of_the_ledger_is_a_fault(store, version):
 def test_a_memory_in_force_that_is_lost_is_a_fault(store):
     entry = add(store, 1)
     shutil.rmtree(store.home / "memories" / entry.id)
-    assert store.verify()["faults"] == [f"memory {entry.id} is in force and not on disk; `selfedit memory forget {entry.id}` ends that"]
+    assert store.verify()["faults"] == [f"memory {entry.id} is not on disk, and nobody forgot it; `selfedit memory forget {entry.id}` ends that"]
+
+
+@pytest.mark.parametrize("out_of_force", ["disabled", "replaced", "quarantined"])
+def test_a_memory_out_of_force_that_is_lost_is_a_fault_too_until_it_is_forgotten(store, out_of_force):
+    if out_of_force == "quarantined":
+        entry = store.add(adapter(1.0), model="tiny", model_hash="m" * 64, passage=passage(1), edits=EDITS, scores={}, quarantine=True)
+    else:
+        entry = add(store, 1)
+        store.disable(entry.id) if out_of_force == "disabled" else add(store, 1, value=2.0)
+    shutil.rmtree(store.home / "memories" / entry.id)
+    assert store.verify()["faults"] == [f"memory {entry.id} is not on disk, and nobody forgot it; `selfedit memory forget {entry.id}` ends that"]
+    store.forget(entry.id)
+    assert store.verify()["faults"] == []
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_line_that_claims_to_be_of_the_time_before_there_were_checks_is_a_fault(store, version):
+    first, second = add(store, 1), add(store, 2)
+    path = store.home / "ledger.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[version - 1] |= {"format": 0, "active": [second.id]}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert len(store.verify()["faults"]) == 1
+
+
+def test_memories_that_were_forgotten_meanwhile_remain_away(store):
+    first, second = add(store, 1), add(store, 2)
+    store.forget(first.id)
+    assert store.remaining([first.id, second.id]) == [second]
+    flip_a_byte(store.home / "memories" / second.id / "source.json")
+    with pytest.raises(MemoryStoreError, match="corrupt"):
+        store.remaining([second.id])
 
 
 def test_a_store_of_a_newer_program_is_refused_in_one_line(store):

@@ -25,7 +25,7 @@ from selfedit.tasks.load import load_tasks
 from selfedit.types import Passage, Question, Task
 
 TRAIN = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-2, epochs=2, batch_size=2, steps_an_epoch=1)
-SETTING = Setting(questions=2, every=2, answer_tokens=4)
+SETTING = Setting(questions=2, consolidate=(2,), answer_tokens=4)
 TOWNS = ["Marlow", "Vellmar", "Orsk"]
 TASKS = [
     Task(
@@ -70,7 +70,8 @@ def test_every_method_has_its_matrix_and_its_row(ran):
         else:
             assert asked == [[True] * 3, [True, False, False], [True, True, False], [True] * 3]
     assert all(row["general_before"] is not None for row in result["rows"])
-    assert [row["method"] for row in result["rows"] if row["general_change"] is not None] == ["sequential", "merged"]  # no router stands between
+    assert [row["method"] for row in result["rows"] if row["general_change"] is not None] == ["sequential", "merged", "consolidated"]  # one adapter
+    assert [row["method"] for row in result["rows"] if row["general_always"] is not None] == ["sequential", "merged", "consolidated"]
     assert [(row["documents"], row["tokens"] > 0) for row in result["consolidation"]] == [(2, True), (3, True)]
     assert result["rows"][3]["tokens"] == sum(row["tokens"] for row in result["consolidation"])
     assert table(result) == (out / "results.md").read_text() and (out / "stream.png").stat().st_size > 1000
@@ -193,7 +194,7 @@ def test_retained_over_just_learned_by_hand():
 def test_bad_input_is_one_clear_line(folder, tmp_path, ran):
     for setting, message in (
         (Setting(methods=("magic",)), "unknown method 'magic'; known: sequential"), (Setting(methods=()), "give methods of sequential"),
-        (Setting(methods=("consolidated",)), "consolidated is compared with routed and needs it"), (Setting(every=1), "2 documents between"),
+        (Setting(methods=("consolidated",)), "consolidated is compared with routed and needs it"), (Setting(consolidate=(1, 3)), "2 documents to consolidate"),
         (Setting(study="in-context"), "cannot be studied as 'in-context'; give passage"), (Setting(study="seal"), "cannot be studied as 'seal'"),
         (Setting(study="self-edit:poems"), "unknown style 'poems'"),
     ):  # fmt: skip

@@ -136,13 +136,14 @@ def _measure(method: str, finder: Finder, draw: Draw, others: Sequence[str]) -> 
     right = np.array([place for _, place in draw.questions])
     scores, foreign = finder.scores(asked), finder.scores(others).max(1)
     own = scores[np.arange(len(right)), right]
-    rank = (scores > own[:, None]).sum(1)
+    above, alike = (scores > own[:, None]).sum(1), (scores == own[:, None]).sum(1)
+    at_1, at_3 = (((k - above) / alike).clip(0, 1) for k in (1, 3))  # of those with one score each may come first
     bound = np.quantile(foreign, 1 - FALSE_ACCEPTS)
     start = time.perf_counter()
     for question in asked[:TIMED]:
         finder.scores([question])
     seconds = time.perf_counter() - start
-    found = {"method": method, "memories": len(draw.tasks), "place": right, "recall_at_1": rank < 1, "recall_at_3": rank < 3, "accepted": (rank < 1) & (own > bound)}
+    found = {"method": method, "memories": len(draw.tasks), "place": right, "recall_at_1": at_1, "recall_at_3": at_3, "accepted": at_1 * (own > bound)}
     return found | {"milliseconds": 1000 * seconds / len(asked[:TIMED])}
 
 

@@ -6,8 +6,8 @@ method, step and document. Every method studies the same sequences of each docum
 - `sequential`: one adapter, trained on and on;
 - `merged`: an adapter a document, merged into the weights before the next (published SEAL);
 - `routed`: an adapter a document, each question answered under the one that the router finds (ours);
-- `consolidated`: every so many documents one adapter is trained on all so far from the untouched model, with the settings
-  of `memory consolidate`, for questions that the router sends to any of them (ours; but nobody is let out of it who does
+- `consolidated`: after so many documents one adapter is trained on all so far from the untouched model, on what the others
+  study (what is drawn afresh in each epoch: all of it once) with the settings of `memory consolidate`, for questions that the router sends to any of them (ours; but nobody is let out of it who does
   not hold, since the questions that would tell are those that are asked here);
 - `retrieval`: the best passage of those so far, by BM25, in the prompt.
 
@@ -32,7 +32,7 @@ from selfedit.bench.conditions import Retriever, jobs, parse
 from selfedit.bench.general import General
 from selfedit.bench.intervals import mean_ratio
 from selfedit.bench.tables import heading, markdown, number, with_interval
-from selfedit.config import ConsolidateConfig, TrainConfig
+from selfedit.config import ConsolidateConfig, LearnConfig, TrainConfig
 from selfedit.edits.quiz import open_book, with_sentences, write_quiz
 from selfedit.errors import SelfeditError
 from selfedit.judge.evaluate import Asked, answers, offline_name
@@ -57,8 +57,8 @@ class Setting:
     """A condition of `bench knowledge`, one of STUDIED: what is studied of each document."""
     questions: int = 6
     """Asked of each document, at most, spread over its kinds."""
-    every: int = 10
-    """Documents between two consolidations."""
+    consolidate: tuple[int, ...] = (10,)
+    """After so many documents each, and after the last; one number: after every so many."""
     answer_tokens: int = 24
     seed: int = 0
 
@@ -86,8 +86,8 @@ def run(
         raise SelfeditError(f"give methods of {', '.join(METHODS)}; consolidated is compared with routed and needs it")
     if setting.study.partition("@")[0].partition(":")[0] not in STUDIED:
         raise SelfeditError(f"documents cannot be studied as {setting.study!r}; give {', '.join(STUDIED)}")
-    if len(tasks) < 2 or setting.every < 2 or setting.questions < 1:
-        raise SelfeditError("give at least 2 documents, 1 question each, and 2 documents between consolidations")
+    if len(tasks) < 2 or min(setting.consolidate, default=0) < 2 or setting.questions < 1:
+        raise SelfeditError("give at least 2 documents, 1 question each, and at least 2 documents to consolidate")
     if "retrieval" in setting.methods:
         Retriever(tasks)  # without the library it would fail after everything else
     bench = _Stream(model_name, tasks, out, setting, train, together, general, progress, notify)
@@ -120,7 +120,7 @@ class _Stream:
         if not task.questions:
             known = self.done.get(("quiz", 0, task.key))
             if known is None:
-                quiz = write_quiz(self.model, task.passage, seed=self.setting.seed, progress=self.progress)
+                quiz = write_quiz(self.model, task.passage, spans=LearnConfig().spans, seed=self.setting.seed, progress=self.progress)
                 known = self.add("quiz", 0, task, questions=[asdict(q) for q in (*quiz.judging, *quiz.studied)])  # nothing studies them here
             task = replace(task, questions=tuple(Question(**q | {"answers": tuple(q["answers"])}) for q in known["questions"]))
         kinds: dict[str, list[Question]] = {}
@@ -152,6 +152,9 @@ class _Stream:
         """After each step; what is asked as it was after an earlier one is answered as it was."""
         found: dict[Asked, tuple[str, bool | None]] = {}
         for step in range(1, len(self.tasks) + 1):
+            for task in self.tasks[:step]:
+                if record := self.done.get((method, step, task.key)):  # by an earlier run
+                    found = dict(zip((asked(q, step) for q in task.questions), zip(record["answers"], record["correct"]))) | found
             if missing := self.missing(method, step):
                 wanted = [asked(q, step) for task in missing for q in task.questions]
                 new = [one for one in dict.fromkeys(wanted) if one not in found]
@@ -176,16 +179,16 @@ class _Stream:
     def learned(self, method: str, groups: dict[int, Sequence[Task]], network=None, stack=None, config: TrainConfig | None = None):
         """The adapters of a method that were trained at these steps on these tasks, now or earlier, as one stack.
 
-        `network`, `config`: if not the model's, not that of a document; `stack`: to start from."""
+        `network`: if not the model's; `config`: how they train, if not as on one document; `stack`: to start from."""
         from selfedit.model.stack import load_adapters
         from selfedit.model.train import train
 
-        config, folders = config or self.train_config, {step: self.out / method / str(step) for step in groups}
+        folders = {step: self.out / method / str(step) for step in groups}
         left = [step for step, folder in folders.items() if not (folder / "log.json").exists()]
         for low in range(0, len(left), ADAPTERS):
             part, start = left[low : low + ADAPTERS], time.perf_counter()
-            made = jobs(self.model, self.condition, [(tuple(groups[step]), self.setting.seed) for step in part], config, on_token=self.stage("write"))
-            trained, logs = train(network or self.model.network, made, config, stack=stack, on_step=self.stage("train"))
+            made = jobs(self.model, self.condition, [(tuple(groups[step]), self.setting.seed) for step in part], self.train_config, on_token=self.stage("write"))
+            trained, logs = train(network or self.model.network, made, config or self.train_config, stack=stack, on_step=self.stage("train"))
             seconds = (time.perf_counter() - start) / len(part)
             for row, (step, log) in enumerate(zip(part, logs)):
                 trained.save(row, folders[step], self.name)
@@ -216,9 +219,8 @@ class _Stream:
 
     @property
     def consolidations(self) -> list[int]:
-        """After so many documents."""
-        count = len(self.tasks)
-        return [*range(self.setting.every, count, self.setting.every), count]
+        count, at = len(self.tasks), sorted(set(self.setting.consolidate))
+        return [*(range(at[0], count, at[0]) if len(at) == 1 else (step for step in at if step < count)), count]
 
     def routed(self) -> None:
         stack = self.learned("routed", {step: [task] for step, task in enumerate(self.tasks, 1)})
@@ -252,11 +254,15 @@ class _Stream:
     # what else is forgotten
 
     def measure(self, method: str, stack, adapters: Callable[[Sequence[str]], list[int | None]] | None, model=None) -> None:
-        """After the last document: general ability on the sets, and KL on the general texts where no router stands between."""
+        """After the last document: general ability on the sets, as asked; and for one adapter that many documents share, KL on
+        the general texts and general ability, whatever a router would say."""
         file = self.general_file(method, "texts")
-        if not file.exists() and method in ("sequential", "merged"):
+        if not file.exists() and method in ("sequential", "merged", "consolidated"):
             change = general_changes(self.model, stack)[0] if stack else divergence(self.model.network, model.network, general_texts(self.model))
             write_json(file, {"change": change})
+        file = self.general_file(method, "always")
+        if not file.exists() and self.general and method == "consolidated":
+            write_json(file, {"accuracy": self.general.accuracy(self.model, [0] * len(self.general.texts), stack)[0]})
         file = self.general_file(method, "sets")
         if not file.exists() and self.general:
             at = adapters(self.general.texts) if adapters else [None] * len(self.general.texts)
@@ -264,7 +270,7 @@ class _Stream:
             write_json(file, {"accuracy": accuracy, "sets": sets})
 
     def general_file(self, method: str, of: str) -> Path:
-        return self.out / f"general-{method}-{self.general.hash if of == 'sets' and self.general else of}.json"
+        return self.out / f"general-{method}-{f'{of}-{self.general.hash}' if of != 'texts' and self.general else of}.json"
 
     def measured(self, method: str, of: str) -> dict:
         file = self.general_file(method, of)
@@ -287,6 +293,7 @@ class _Stream:
                 {"method": method, "documents": count}
                 | _kept([learned[i + 1][i] for i in range(count)], matrix[-1])
                 | {"general_before": before, "general_after": self.measured(method, "sets").get("accuracy")}
+                | {"general_always": self.measured(method, "sets" if method in ("sequential", "merged") else "always").get("accuracy")}
                 | {"general_change": self.measured(method, "texts").get("change")}
                 | {"tokens": sum(log["tokens"] for log in spent), "seconds": round(sum(log["seconds"] for log in spent), 1)}
             )
@@ -371,13 +378,14 @@ def table(result: dict) -> str:
     lines = [
         *heading("A stream of documents", result),
         f"{result['rows'][0]['documents']} documents, {result['questions']} questions, each document studied as `{result['study']}`; the untouched model "
-        f"answers {number(result['untouched'])}. Retained: after the last document; ratio with a 95 % bootstrap over documents. Tokens and seconds: of writing "
-        "and training, all steps together.",
+        f"answers {number(result['untouched'])}. Retained: after the last document; ratio with a 95 % bootstrap over documents. Adapters are kept without the gate "
+        "of `learn`. General: right choices among those of questions about other things, asked as the documents' are (of `routed` and `consolidated` those that "
+        "the router lets through); always, and KL: under the adapter itself. Tokens and seconds: of writing and training, all steps together.",
         "",
         *markdown(
-            ["method", "just learned", "retained", "ratio", "general before", "after", "KL", "tokens", "seconds"],
+            ["method", "just learned", "retained", "ratio", "general before", "after", "always", "KL", "tokens", "seconds"],
             (
-                [r["method"], *kept(r), number(r["general_before"]), number(r["general_after"]), number(r["general_change"], ".2f"), f"{r['tokens']:,}", f"{r['seconds']:,.0f}"]
+                [r["method"], *kept(r), number(r["general_before"]), number(r["general_after"]), number(r["general_always"]), number(r["general_change"], ".2f"), f"{r['tokens']:,}", f"{r['seconds']:,.0f}"]
                 for r in result["rows"]
             ),
         ),

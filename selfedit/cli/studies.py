@@ -61,7 +61,7 @@ def add(commands, with_model: argparse.ArgumentParser) -> None:
     stream.add_argument("--methods", metavar="A,B", help="what is compared (default: all, see selfedit/bench/stream.py)")
     stream.add_argument("--study", metavar="CONDITION", help="what is studied of each document, as in bench knowledge (default: self-edit:questions)")
     stream.add_argument("--questions", type=int, metavar="N", help="asked of each document, at most (default: 6)")
-    stream.add_argument("--every", type=int, metavar="N", help="documents between two consolidations (default: 10)")
+    stream.add_argument("--consolidate", metavar="N[,N]", help="after so many documents each, or after every N (default: every 10); and after the last")
     stream.add_argument("--general", type=Path, metavar="DIR", help="multiple-choice sets, to see what else is forgotten")
     stream.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training that is a number, e.g. epochs=8")
     stream.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
@@ -183,8 +183,10 @@ def _bench_stream(arguments) -> int:
     from selfedit.tasks.load import load_tasks
 
     train, together = (with_train_settings(config, number_settings(arguments.set)) for config in (stream.TRAIN, ConsolidateConfig().train))
-    given = {name: getattr(arguments, name) for name in ("study", "questions", "every") if getattr(arguments, name) is not None}
-    setting = stream.Setting(**given | ({"methods": tuple(listed(arguments.methods))} if arguments.methods else {}))
+    given = {name: getattr(arguments, name) for name in ("study", "questions") if getattr(arguments, name) is not None}
+    given |= {"methods": tuple(listed(arguments.methods))} if arguments.methods else {}
+    given |= {"consolidate": tuple(whole("--consolidate", n) for n in listed(arguments.consolidate))} if arguments.consolidate else {}
+    setting = stream.Setting(**given)
     tasks = _some(load_tasks(arguments.data, without_questions=True), arguments, "--documents", arguments.documents)
     with Progress(quiet=arguments.json) as progress:
         result = stream.run(

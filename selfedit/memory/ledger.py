@@ -104,9 +104,10 @@ class Ledger:
 
     def faults(self) -> list[str]:
         """What is not as it was written, of the lines that led to the present state."""
-        before, found = EMPTY, []
+        before, found, signed = EMPTY, [], False
         for line in self.history():
-            if line["format"] and line["check"] != _check(line, before):
+            signed = signed or bool(line["format"] or line["check"])  # format 0 had no checks, and only it; none comes after
+            if signed and line["check"] != _check(line, before):
                 found.append(f"{self.lines_path}: version {line['version']} or one before it has been changed")
             before = line
         return found

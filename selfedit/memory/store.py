@@ -69,12 +69,21 @@ class MemoryStore:
         """As `active`, of any model, without reading a memory."""
         return self._ledger.state()["active"]
 
+    @property
+    def version(self) -> int:
+        """Of the ledger: another after every change."""
+        return self._ledger.state()["version"]
+
     def all(self) -> list[MemoryEntry]:
         """Every memory on disk, active or not, oldest first."""
         return sorted(self._entries(self._stored), key=lambda entry: entry.created)
 
     def get(self, id: str) -> MemoryEntry:
         return self._folders.load(self._find(id))
+
+    def remaining(self, ids: Sequence[str]) -> list[MemoryEntry]:
+        """Of memories that were there a moment ago, by their whole ids, those that no other process has forgotten since."""
+        return self._entries(lambda state: [id for id in ids if id not in _forgotten(state) and (self._folders.memories / id).exists()])
 
     def edits(self, id: str) -> list[SelfEdit]:
         """What was studied to make the memory."""
@@ -185,7 +194,7 @@ class MemoryStore:
         own = [e for e in self.active(model_hash) if e.passage.source == source]
         old = [e.id for e in own if e.passage.id not in now]
         if old:
-            new = {e.id for e in own if e.passage.source_hash == passages[0].source_hash}
+            new = {e.id for e in own if e.passage.id in now and e.passage.source_hash == passages[0].source_hash}
             with self._writing() as state:
                 past = self.history()
                 while len(past) > 1 and past[-1]["action"] == "keep" and set(past[-1]["memories"]) <= new:
@@ -269,7 +278,7 @@ class MemoryStore:
 
         for id in stored:
             check("memory", self._folders.load_all, self._folders.memories, id)
-        faults += [f"memory {id} is in force and not on disk; `selfedit memory forget {id}` ends that" for id in state["active"] if id not in stored]
+        faults += [f"memory {id} is not on disk, and nobody forgot it; `selfedit memory forget {id}` ends that" for id in self._kept() if id not in stored]
         for id in sorted(set(state["adapters"].values())):
             check("shared adapter", self._folders.shared_path, self._folders.shared, id)
         if not faults:
@@ -301,6 +310,8 @@ class MemoryStore:
     def _clear(self, state: dict) -> None:
         """Deletes what a killed writer left behind, and what is to be forgotten if that was the last change."""
         self._folders.clear_staging()
+        for torn in (*self.home.glob(".*.new"), *self.home.glob("index/.*.new")):
+            torn.unlink()
         ids = _forgotten(state)
         gone = [id for id in ids if (self._folders.memories / id).exists()]
         if passages := {passage for id in gone if (passage := self._folders.passage_id(id))}:
@@ -358,9 +369,17 @@ class MemoryStore:
         return bool(selector) and any(id.startswith(selector) for id in self._ids())
 
     def _ids(self) -> set[str]:
-        """On disk or in force: a lost folder can still be forgotten."""
-        state = self._ledger.state()
-        return {*self._stored(state), *state["active"]}
+        """On disk or in the ledger: a lost folder can still be forgotten."""
+        return {*self._stored(self._ledger.state()), *self._kept()}
+
+    def _kept(self) -> list[str]:
+        """What the ledger says is there, in force or not."""
+        kept: dict[str, None] = {}
+        for line in self.history():
+            kept |= dict.fromkeys([*line["active"], *(line["memories"] if line["action"] == "quarantine" else ())])
+            if line["action"] == "forget":
+                kept = {id: None for id in kept if id not in line["memories"]}
+        return list(kept)
 
     def _find(self, prefix: str) -> str:
         if prefix in self._ledger.state()["active"]:
