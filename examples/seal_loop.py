@@ -1,4 +1,4 @@
-"""SEAL from end to end on three invented passages: python -m examples.seal_loop (about 6 minutes on two cores).
+"""SEAL from end to end on three invented passages: python -m examples.seal_loop (about two minutes on two cores).
 
 The model writes self-edits about each passage (in a style of its own choice of two), every edit is studied by an
 adapter of its own, all in one stack; what each adapter answers without the passage is the reward; the editor is
@@ -9,7 +9,7 @@ resume, early stops, a guard against collapse (selfedit/loop/restem.py).
 from dataclasses import replace
 
 from selfedit.bench.inner_loop import PASSAGES, read_entries
-from selfedit.config import TrainConfig
+from selfedit.config import RestemConfig, TrainConfig
 from selfedit.edits.parse import copied
 from selfedit.edits.propose import write_edits, writing_sequences
 from selfedit.judge.evaluate import gold_logprobs
@@ -20,7 +20,7 @@ from selfedit.types import Passage, SelfEdit, Task
 
 CONTEXTS, EDITS, ROUNDS = 3, 4, 2
 STYLES = ("paraphrase", "key-points")
-INNER = TrainConfig(rank=16, alpha=32.0, first_layer=0.5, learning_rate=3e-3, epochs=4, batch_size=2, steps_an_epoch=1)
+INNER = RestemConfig().trial
 OUTER = TrainConfig(rank=32, alpha=64.0, learning_rate=3e-4, epochs=2, batch_size=10, steps_an_epoch=1)
 
 
