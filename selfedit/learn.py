@@ -110,6 +110,8 @@ def learn(
         if report is None or (report.memory is None and again) or (report.memory and report.memory not in active):
             report = learn_passage(model, passage, store, config, quiz=own_questions.get(passage.id) if quiz else None, progress=progress)
             run.add(report)
+        elif memory := report.memory or report.quarantined:
+            store.also(memory, passage.source)
         reports.append(report)
         on_report(report)
         if i + 1 == len(passages) or passages[i + 1].source != passage.source:

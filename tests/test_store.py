@@ -279,6 +279,40 @@ def test_undoing_a_document_that_was_split_otherwise_brings_back_what_was_there_
     assert store.rollback()["active"] == [other.id, whole.id]
 
 
+def test_what_another_document_has_too_stays_until_that_has_it_no_more(store, tmp_path):
+    a, b = str(tmp_path / "a.txt"), str(tmp_path / "b.txt")
+    (tmp_path / "a.txt").touch(), (tmp_path / "b.txt").touch()
+    both = keep(store, "Both.", a)
+    store.also(both.id, b), store.also(both.id, b), store.also(both.id, a)
+    assert [line["action"] for line in store.history()] == ["keep", "source"] and store.history()[-1]["sources"] == [a, b]
+    new = keep(store, "New.", a, "6" * 64)
+    assert store.supersede([new.passage], "m" * 64) == [] and store.active() == [both, new]  # b still says it
+    assert store.supersede([Passage("A", "Other.", b, "7" * 64)], "m" * 64) == [both.id] and store.active() == [new]
+    assert store.verify()["faults"] == []
+
+
+def test_a_file_that_was_moved_supersedes_what_it_was(store):
+    kept = keep(store, "Both.", "/docs/gone.txt")
+    store.also(kept.id, "/docs/here.txt")
+    assert store.supersede([Passage("A", "New.", "/docs/here.txt", "6" * 64)], "m" * 64) == [kept.id]
+
+
+def test_a_memory_is_found_and_learned_again_by_every_source_that_has_it(store, tmp_path):
+    kept = keep(store, "Both.", "/docs/a.txt")
+    store.also(kept.id, "/docs/b.txt")
+    assert store.find("a.txt") == store.find("/docs/b.txt") == [kept.id]
+    again = store.add(adapter(3.0), model="tiny", model_hash="m" * 64, passage=kept.passage, edits=EDITS, scores={})
+    assert again.id != kept.id and store.find("b.txt") == [kept.id, again.id]
+    store.forget("b.txt")
+    assert store.all() == [] and store.rollback()["active"] == []
+
+
+def test_where_else_a_passage_stands_is_nothing_to_undo(store):
+    first, second = keep(store, "One.", "/docs/a.txt"), keep(store, "Two.", "/docs/c.txt")
+    store.also(first.id, "/docs/b.txt")
+    assert store.rollback()["active"] == [first.id]
+
+
 def test_of_several_versions_a_person_has_to_name_the_one(store):
     old, new = keep(store, "Old."), keep(store, "New.", source_hash="6" * 64)
     store.supersede([Passage("A", "New.", "/docs/a.txt", "6" * 64)], "m" * 64)

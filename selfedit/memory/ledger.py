@@ -143,12 +143,12 @@ class _Lines(dict):
 def _is_line(line: dict) -> bool:
     """Whether it has what a line of this format has, each of its kind."""
     ids = [*line["memories"], *line["active"], *line["adapters"], *line["adapters"].values()]
-    lists, numbers = (line["memories"], line["active"]), (line["format"], line["previous"], line["undo_to"] or 0)
+    lists, numbers = (line["memories"], line["active"], line.get("sources", [])), (line["format"], line["previous"], line["undo_to"] or 0)
     return (
         line.keys() >= EMPTY.keys()
         and all(isinstance(own, list) for own in lists)
         and all(isinstance(number, int) for number in numbers)
-        and all(isinstance(text, str) for text in (line["action"], line["check"], *ids))
+        and all(isinstance(text, str) for text in (line["action"], line["check"], *line.get("sources", ()), *ids))
     )
 
 

@@ -112,10 +112,11 @@ class MemoryStore:
         """
         if self._is_id(selector):
             return [self._find(selector)]
-        entries = self.all()
+        entries, of = self.all(), self._sources()
         of_day = [e.id for e in entries if e.created[:10] == selector]
-        named = [e for e in entries if selector in (e.passage.source, Path(e.passage.source).name) or os.path.abspath(selector) == e.passage.source]
-        sources = sorted({e.passage.source for e in named})
+        fits = {e.id: {s for s in of(e) if selector in (s, Path(s).name) or os.path.abspath(selector) == s} for e in entries}
+        named = [e for e in entries if fits[e.id]]
+        sources = sorted(set().union(*fits.values()))
         if len(sources) > 1:
             raise MemoryStoreError(f"{selector!r} fits {len(sources)} sources ({', '.join(sources)}); give the whole path")
         if not of_day and not named:
@@ -148,16 +149,27 @@ class MemoryStore:
         with the same weights is there already, it is made active again as it is.
         """
         with self._writing() as state:
-            replaced = [e.id for e in map(self._folders.load, state["active"]) if (e.passage.id, e.model_hash) == (passage.id, model_hash)]
+            same = [e for e in map(self._folders.load, state["active"]) if (e.passage.id, e.model_hash) == (passage.id, model_hash)]
+            replaced, of = [e.id for e in same], self._sources() if same else None
+            sources = {passage.source}.union(*(of(e) for e in same))
+            also = {"sources": sorted(sources)} if len(sources) > 1 else {}
             id = self._folders.keep(write_adapter, model, model_hash, passage, edits, scores)
             manifest = disk.file_hash(self._folders.memories / id / "manifest.json")
             active = list(dict.fromkeys(id if other in replaced else other for other in state["active"]))
             active = active if replaced else [*active, id]
             if quarantine and id not in state["active"]:
-                self._ledger.append("quarantine", [id], state["active"], manifest=manifest)
+                self._ledger.append("quarantine", [id], state["active"], manifest=manifest, **also)
             elif active != state["active"] or manifest != self._manifests().get(id):
-                self._ledger.append("keep", [id], active, manifest=manifest)
+                self._ledger.append("keep", [id], active, manifest=manifest, **also)
             return self._folders.load(id)
+
+    def also(self, id: str, source: str) -> None:
+        """Another source has the passage of this memory, too: word for word the same, a copy or the file where it lies now."""
+        entry = self.get(id)
+        if source == entry.passage.source or source in self._sources()(entry):
+            return
+        with self._writing() as state:
+            self._note_sources(state, entry, {*self._sources()(entry), source})
 
     def share(self, write_adapter: WriteAdapter, members: Sequence[MemoryEntry], scores: dict, rehearsed: Sequence[MemoryEntry] = ()) -> str:
         """Keeps an adapter that answers for all these memories from now on; their own stay. Returns its id.
@@ -188,16 +200,23 @@ class MemoryStore:
     def supersede(self, passages: Sequence[Passage], model_hash: str) -> list[str]:
         """`passages` are all that their source has now: takes the memories of what it had before out of force; their ids.
 
-        Undoing this undoes the keeping of what came instead, too: `rollback` brings the older version of the source back.
+        What another source has, too, stays, unless that is a file that is no more: then it was only moved. Undoing this undoes the keeping of what came instead, too: `rollback` brings the older version of the source back.
         """
         now, source = {p.id for p in passages}, passages[0].source
-        own = [e for e in self.active(model_hash) if e.passage.source == source]
-        old = [e.id for e in own if e.passage.id not in now]
+        of = self._sources()
+        own = [e for e in self.active(model_hash) if source in of(e)]
+        gone = {e.id: (e, {other for other in of(e) - {source} if _is_there(other)}) for e in own if e.passage.id not in now}
+        old = [id for id, (_, others) in gone.items() if not others]
+        if len(old) < len(gone):
+            with self._writing() as state:
+                for entry, others in gone.values():
+                    if others:
+                        state = self._note_sources(state, entry, others)
         if old:
             new = {e.id for e in own if e.passage.id in now and e.passage.source_hash == passages[0].source_hash}
             with self._writing() as state:
                 past = self.history()
-                while len(past) > 1 and past[-1]["action"] == "keep" and set(past[-1]["memories"]) <= new:
+                while len(past) > 1 and (past[-1]["action"] == "source" or past[-1]["action"] == "keep" and set(past[-1]["memories"]) <= new):
                     past.pop()
                 old = [id for id in old if id in state["active"]]
                 self._ledger.append("supersede", old, [id for id in state["active"] if id not in old], undo_to=past[-1]["version"])
@@ -349,6 +368,15 @@ class MemoryStore:
     def _known(self, id: str) -> str:
         return learned_text(self._folders.load(id).passage, self._folders.edits(id))
 
+    def _sources(self) -> Callable[[MemoryEntry], set[str]]:
+        """Of a memory: where its passage stands, as far as is known."""
+        noted = {id: line["sources"] for line in self.history() if "sources" in line for id in line["memories"]}
+        return lambda entry: set(noted.get(entry.id, (entry.passage.source,)))
+
+    def _note_sources(self, state: dict, entry: MemoryEntry, sources: set[str]) -> dict:
+        """Nothing that a person did: undoing goes on to what was before."""
+        return self._ledger.append("source", [entry.id], state["active"], undo_to=state["undo_to"], sources=sorted(sources))
+
     def _manifests(self) -> dict[str, str]:
         """Of each memory and shared adapter that was kept: the hash of its manifest."""
         return {id: line["manifest"] for line in self.history() if "manifest" in line for id in ([line["shared"]] if "shared" in line else line["memories"])}
@@ -404,6 +432,11 @@ class MemoryStore:
 
 def _forgotten(state: dict) -> list[str]:
     return state["memories"] if state["action"] == "forget" else []
+
+
+def _is_there(source: str) -> bool:
+    """Of what is no file nobody knows."""
+    return "://" in source or os.path.exists(source)
 
 
 def _named(state: dict) -> str:
