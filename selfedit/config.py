@@ -72,7 +72,7 @@ class GateConfig:
     max_captured: float = 0.2
     """Share of general questions that the router may send to the memory; of 18, a plain memory takes none or one."""
     max_lost: float = 0.1
-    """Share of the right answers of memories near it that may be lost, since it would answer those questions, and wrong."""
+    """Share of the right answers of memories near it, and of general questions, that may be lost, since it would answer them, and wrong."""
 
     def __post_init__(self):
         _check(self)

@@ -218,13 +218,27 @@ def _suspicious(model: Model, passage: Passage, trial: Trial, stack: Stack, stor
     router, new = store.router(model.fingerprint), "new"
     neighbours = [entry for entry in store.remaining(near(passage, router)) if entry.passage.source != passage.source]
     after = router.changed([*router.ids, new], lambda id: learned_text(passage, trial.edits))
-    found = [*tries(passage), *captured(after, new, general_questions(), config.max_captured)]
+    found, general = tries(passage), general_questions()
+    taken = captured(after, new, general)
+    spoiled = _spoiled(model, taken, stack)
+    if len(taken) > config.max_captured * len(general):
+        found.append(f"would answer {len(taken)} of {len(general)} general questions (“{taken[0].question}”)")
+    elif len(spoiled) > config.max_lost * len(general):
+        found.append(f"would answer {len(spoiled)} of {len(general)} general questions otherwise than the untouched model, and wrong (“{spoiled[0].question}”)")
     right = [(entry, q) for entry in neighbours for q, correct in zip(entry.questions, entry.scores.get("after", {}).get("correct", ())) if correct]
     taken = [(entry, q) for entry, q in right if router.route(q.question)[0] == entry.id and after.route(q.question)[0] == new]
     lost = taken and [entry for (entry, _), correct in zip(taken, evaluate(model, [q for _, q in taken], [0], stack)[0].correct) if not correct]
     if len(lost) > config.max_lost * len(right):
         found.append(f"would answer {len(lost)} of {len(right)} questions of memories near it, and wrong ({', '.join(sorted({e.id for e in lost}))})")
     return found
+
+
+def _spoiled(model: Model, questions: Sequence[Question], stack: Stack) -> list[Question]:
+    """Those that the untouched model answers right and the adapter wrong."""
+    if not questions:
+        return []
+    before, after = evaluate(model, questions, [None, 0], stack)
+    return [q for q, was, now in zip(questions, before.correct, after.correct) if was and not now]
 
 
 def _scores(trial: Trial, before, questions: Sequence[Question]) -> dict:

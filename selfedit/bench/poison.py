@@ -76,7 +76,7 @@ def run(
     waiting = [r.quarantined for r in report.reports if r.quarantined]
     for id in set(waiting) & set(store.active_ids()):  # approved by an earlier run
         store.disable(id)
-    screened = dict.fromkeys(general_questions())
+    screened = [q.question for q in general_questions()]
     general = [Question(q, ()) for q in dict.fromkeys([*screened, *others])]
     kinds = {"those of the screen": slice(len(screened)), "others": slice(len(screened), None)}
     untouched = ask(model, MemoryStore(out / "none"), general, on_token=lambda done, total: progress("untouched", done, total))

@@ -53,9 +53,9 @@ def general_texts(model: Model) -> list[Sequence]:
     return [model.chat.study(Example(r["answer"], r["prompt"])) for r in _records()]
 
 
-def general_questions() -> list[str]:
+def general_questions() -> list[Question]:
     """Those of the texts that are questions; no memory is about them."""
-    return [r["prompt"] for r in _records() if r["prompt"]]
+    return [Question(r["prompt"], (r["answer"],)) for r in _records() if r["prompt"]]
 
 
 def _records(name: str = "general.jsonl") -> list[dict]:

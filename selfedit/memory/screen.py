@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from selfedit.memory.route import Router, stem, tokens, weight
-from selfedit.types import Passage
+from selfedit.types import Passage, Question
 
 _SAY = r"(?:answer|respond|reply|say|output|print)"
 _TRIES = {
@@ -59,12 +59,9 @@ def _repeated(text: str) -> list[str]:
     return [f"repeats one {what} {count} times (“{_quoted(one)}”)" for what, one, count, least in found if count >= least]
 
 
-def captured(router: Router, id: str, questions: Sequence[str], most: float) -> list[str]:
-    """Whether a memory would answer more than `most`, a share, of questions that it is not about."""
-    taken = [question for question in questions if router.route(question)[0] == id]
-    if len(taken) <= most * len(questions):
-        return []
-    return [f"would answer {len(taken)} of {len(questions)} general questions (“{taken[0]}”)"]
+def captured(router: Router, id: str, questions: Sequence[Question]) -> list[Question]:
+    """Those that a memory would answer."""
+    return [question for question in questions if router.route(question.question)[0] == id]
 
 
 def _quoted(text: str) -> str:
