@@ -64,9 +64,10 @@ def test_the_precision_is_that_of_the_environment_else_of_the_machine(tiny_folde
 
     monkeypatch.setenv("SELFEDIT_PRECISION", "mixed")
     assert precision() == "mixed" and load_model(str(tiny_folder), device="cpu", dtype=torch.float64).network.precision == "fp64"
-    for tiles, expected in ((True, "mixed"), (False, "fp32")):
+    for tiles, vectors, expected in ((True, False, "mixed"), (False, True, "mixed"), (False, False, "fp32")):
         monkeypatch.setenv("SELFEDIT_PRECISION", "")
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda vectors=vectors: vectors)
         assert precision() == expected
     monkeypatch.setenv("SELFEDIT_PRECISION", "half")
     with pytest.raises(ModelError, match="SELFEDIT_PRECISION. is 'half'; give fp32 or mixed"):

@@ -1,6 +1,6 @@
 """A model's name → weights in memory, ready to run: fp32 on a CPU, bf16 on a GPU.
 
-A CPU with tiles for bf16 (AMX) takes large products four times as fast in bf16 (docs/LOG.md, study 15): there training
+A CPU that multiplies in bf16 takes large products twice (AVX-512 BF16) or four times (AMX) as fast (docs/LOG.md, study 15): there training
 does, unless SELFEDIT_PRECISION is fp32.
 """
 
@@ -76,7 +76,8 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
 
 def default_precision() -> str:
     """`mixed` where training on the CPU takes its large products in bf16, else `fp32`."""
-    return os.environ.get("SELFEDIT_PRECISION") or ("mixed" if torch.cpu._is_amx_tile_supported() else "fp32")
+    multiplies_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return os.environ.get("SELFEDIT_PRECISION") or ("mixed" if multiplies_bf16 else "fp32")
 
 
 def _checked(precision: str) -> str:

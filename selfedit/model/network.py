@@ -190,7 +190,7 @@ class Network:
         )
 
     def use_bf16(self) -> None:
-        """From now on training takes products with frozen weights in bf16, for a processor that has tiles for it.
+        """From now on training takes products with frozen weights in bf16, for a processor that multiplies it.
 
         The adapters, the logits and what stands between the products stay as they are, and so does all that is answered
         and scored."""
