@@ -63,21 +63,47 @@ def round_plots(summaries: list[dict], folder: Path) -> list[Path]:
 
 
 def stream_plots(result: dict, folder: Path) -> list[Path]:
-    """`stream.png`: a heat map a method, right answers of each document after each."""
+    """`stream.png`: a heat map a method, right answers of each document after each; with several sizes, `consolidation.png`."""
     import numpy as np
 
     plt = pyplot()
     matrices = result["matrices"]
     figure, axes = plt.subplots(1, len(matrices), figsize=(3.4 * len(matrices) + 0.8, 3.9), layout="constrained", squeeze=False)
     for own, (method, matrix) in zip(axes[0], matrices.items()):
-        shown = own.imshow(np.array([[np.nan if v is None else v for v in row] for row in matrix]), vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        rows, columns = len(matrix), len(matrix[0])
+        shown = own.imshow(
+            np.array([[np.nan if v is None else v for v in row] for row in matrix]),
+            vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest", extent=(0.5, columns + 0.5, rows - 0.5, -0.5),
+        )  # fmt: skip
         row = next(r for r in result["rows"] if r["method"] == method)
         ratio = "" if row["ratio"] is None else f": {row['just_learned']:.2f} → {row['retained']:.2f}"
         own.set_title(f"{method}{ratio}", fontsize=10)
         own.set_xlabel("document")
     axes[0][0].set_ylabel("documents learned")
     figure.colorbar(shown, ax=axes[0].tolist(), label="right answers, closed book", shrink=0.85)
-    return [_save(figure, folder / "stream.png")]
+    made = [_save(figure, folder / "stream.png")]
+    return made + ([_consolidation_plot(result["consolidation"], folder)] if len(result["consolidation"]) > 1 else [])
+
+
+def _consolidation_plot(curve: list[dict], folder: Path) -> Path:
+    """What one adapter for so many documents keeps of what each of theirs answers, and what it costs."""
+    plt = pyplot()
+    figure, (kept, cost) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    sizes = [row["documents"] for row in curve]
+    for name, label in (("just_learned", "an adapter each, just learned"), ("retained", "one adapter for all")):
+        kept.plot(sizes, [row[name] for row in curve], marker="o", label=label)
+    known = [row for row in curve if row["ci95"]]
+    errors = [[max(0, row["ratio"] - row["ci95"][0]) for row in known], [max(0, row["ci95"][1] - row["ratio"]) for row in known]]
+    kept.errorbar([row["documents"] for row in known], [row["ratio"] for row in known], yerr=errors, marker="o", capsize=3, linestyle="--", label="ratio")
+    kept.set_ylabel("right answers, closed book")
+    kept.set_ylim(bottom=0)
+    kept.legend(fontsize=8, loc="lower left")
+    cost.plot(sizes, [row["seconds"] for row in curve], marker="o")
+    cost.set_ylabel("seconds of training")
+    cost.set_ylim(bottom=0)
+    for axes in (kept, cost):
+        axes.set_xlabel("documents in one adapter")
+    return _save(figure, folder / "consolidation.png")
 
 
 def routing_plots(result: dict, folder: Path) -> list[Path]:
