@@ -44,9 +44,10 @@ bench-memory: $(VENV)/.ready
 	  --texts $(DATA)/general/wikitext2_valid.txt --others $(DATA)/general/nq_open_dev.jsonl $(DATA)/squad/seal_train199.json --out runs/routing
 	$(BENCH) poison --others $(DATA)/general/nq_open_dev.jsonl --out runs/poison
 	$(BENCH) stream --data $(FICTIONAL) --skip 17 --documents 8 --general $(DATA)/general --out runs/stream8
-	$(BENCH) stream --data $(FICTIONAL) --skip 17 --documents 30 --general $(DATA)/general --out runs/stream30
+	$(BENCH) stream --data $(FICTIONAL) --skip 17 --documents 30 --consolidate 30 --general $(DATA)/general --out runs/stream30
 	$(BENCH) stream --data $(BANK) --documents 8 --general $(DATA)/general --out runs/stream8-bank
-	$(BENCH) stream --data $(BANK) --documents 100 --consolidate 10,30,100 --methods routed,consolidated --out runs/stream100-bank
+	$(BENCH) stream --data $(SQUAD) --documents 100 --questions 4 --study self-edit:questions@2500 --general $(DATA)/general \
+	  --consolidate 10,30,100 --methods routed,consolidated --out runs/stream100-squad
 
 # Which tasks the model can learn at all is searched for, and parted, before any recipe is drawn.
 bench-arc: $(VENV)/.ready
