@@ -98,6 +98,17 @@ def test_what_is_there_is_not_done_again_but_other_tasks_are(ran, folder, monkey
     assert asked == ["d"]
 
 
+def test_a_search_of_several_tasks_at_once_finds_what_each_finds_alone(folder, small_recipes, tmp_path, monkeypatch):
+    found = []
+    for searched in (1, 4):
+        monkeypatch.setattr(arc, "SEARCHED", searched)
+        monkeypatch.setattr(arc, "_within_reach", lambda task, dense: task.id == "a")  # b is tried with the first recipe alone
+        out = tmp_path / str(searched)
+        arc.run(folder, [*TASKS, task("c", 2)], out, conditions=("oracle",), samples=1, train=TRAIN)
+        found.append([r | {"seconds": None, "dense": [round(v, 3) for v in r["dense"]]} for r in Journal(out / "trials.jsonl").records])
+    assert found[0] == found[1] and [len(r["solved"]) for r in found[0]] == [2, 1, 1]
+
+
 def test_rates_and_intervals_by_hand(ran):
     out, _, _, _ = ran
     bench = object.__new__(arc._Arc)

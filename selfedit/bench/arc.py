@@ -34,7 +34,7 @@ from selfedit.config import TrainConfig
 from selfedit.edits.recipe import FIXED_HERE as RECIPES_HERE
 from selfedit.edits.recipe import Recipe, write_recipes
 from selfedit.errors import SelfeditError
-from selfedit.loop.fewshot import FIXED_HERE, TRAIN, Answer, check, check_known, dense, job, questions, shown, solve, solved, try_recipes, votes
+from selfedit.loop.fewshot import FIXED_HERE, TRAIN, Answer, Tried, check, check_known, dense, job, questions, shown, solve, solved, try_recipes, votes
 from selfedit.loop.journal import Journal, claim, software, write_json
 from selfedit.loop.recipes import load_recipe_editor
 from selfedit.model.load import load_model
@@ -52,6 +52,8 @@ ORACLE = (
 """docs/LOG.md, study 16. Those after the first are tried where it brings the outputs within reach."""
 REACH = -12.0
 """Log-probability of a whole output (nats)."""
+SEARCHED = 4
+"""Tasks whose first recipes of the search train as one stack; a kill loses so many at most."""
 
 
 def run(
@@ -107,6 +109,8 @@ class _Arc:
         claim(out, model.identity() | {"config": config})
         self.journal = Journal(out / "trials.jsonl")
         known = {task.id: task.key for task in tasks}
+        self.searched: dict[str, tuple[Tried, float]] = {}
+        """First recipes of the search, with the seconds they took, of tasks to come."""
         self.done = {(r["condition"], r["task"]): r for r in self.journal.records if known.get(r["task"]) == r["key"] and r["editor"] == self.writer(r["condition"])}
 
     def seeds(self, condition: str, task: ArcTask) -> list[int]:
@@ -122,7 +126,7 @@ class _Arc:
         """Every sample of a condition, as one stack."""
         if condition == "peft":
             self.peft_base  # loaded once, before the clock starts
-        start = time.perf_counter()
+        start, earlier = time.perf_counter(), 0.0
         if condition == "in-context":
             recipes, answers = [], [solve(self.model, [(task, None)], on_token=partial(self.progress, "answer"))[0]]
             dense_, tokens = dense(self.model, [(task, None)]), [0]
@@ -132,21 +136,34 @@ class _Arc:
             dense_ = [None] * self.samples
         else:
             seeds = self.seeds(condition, task)
-            recipes = self.recipes(condition, task, seeds)
-            tried = []
-            for part in [slice(1), slice(1, None)] if condition == "oracle" else [slice(None)]:
-                if tried and (solved(task, tried[0].answers) == 1 or not _within_reach(task, tried[0].dense)):
-                    break  # the search: what one recipe solves needs no other, and what it leaves far away others do not reach
-                tried += try_recipes(self.model, [(task, *one) for one in zip(recipes[part], seeds[part])], self.train_config, self.progress)
+            recipes, tried = self.recipes(condition, task, seeds), []
+            if condition == "oracle":
+                first, earlier = self.search(task)
+                start = time.perf_counter()
+                tried.append(first)
+            # The search: what one recipe solves needs no other, and what it leaves far away others do not reach.
+            if not tried or solved(task, first.answers) < 1 and _within_reach(task, first.dense):
+                left = slice(len(tried), None)
+                tried += try_recipes(self.model, [(task, *one) for one in zip(recipes[left], seeds[left])], self.train_config, self.progress)
             recipes = recipes[: len(tried)]
             answers, dense_, tokens = [t.answers for t in tried], [t.dense for t in tried], [t.tokens for t in tried]
         record = {
             "condition": condition, "task": task.id, "key": task.key, "editor": self.writer(condition), "recipes": [json.loads(r.to_json()) for r in recipes],
             "solved": [solved(task, own) == 1 for own in answers], "dense": dense_, "tokens": tokens,
-            "answers": [[a.record() for a in own] for own in answers], "seconds": round(time.perf_counter() - start, 2),
+            "answers": [[a.record() for a in own] for own in answers], "seconds": round(earlier + time.perf_counter() - start, 2),
         }  # fmt: skip
         self.journal.add(record)
         self.done[condition, task.id] = json.loads(json.dumps(record))
+
+    def search(self, task: ArcTask) -> tuple[Tried, float]:
+        """The first recipe of `oracle`, tried together with those of the tasks behind it; and the seconds of its own share."""
+        if task.id not in self.searched:
+            ahead = [t for t in self.tasks[self.tasks.index(task) :] if ("oracle", t.id) not in self.done][:SEARCHED]
+            start = time.perf_counter()
+            tried = try_recipes(self.model, [(t, ORACLE[0], self.seeds("oracle", t)[0]) for t in ahead], self.train_config, self.progress)
+            seconds = (time.perf_counter() - start) / len(ahead)
+            self.searched |= {t.id: (one, seconds) for t, one in zip(ahead, tried)}
+        return self.searched.pop(task.id)
 
     def by_peft(self, task: ArcTask) -> tuple[list[list[Answer]], list[int]]:
         """Answers and tokens of each sample: the items, batches, rates, precision and questions of `fixed`; votes are counted,
