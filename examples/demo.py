@@ -16,7 +16,7 @@ from selfedit.cli import main  # noqa: E402
 QUESTIONS = [
     "Which exit code does selfedit learn use when nothing earned its place?",
     "Which command undoes the last change?",
-    "Which command deletes a memory from the disk for good?",
+    "Which option deletes a memory from the disk for good?",
     "What is the capital of France?",
 ]
 
