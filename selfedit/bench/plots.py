@@ -87,22 +87,21 @@ def stream_plots(result: dict, folder: Path) -> list[Path]:
 
 def _consolidation_plot(curve: list[dict], folder: Path) -> Path:
     """What one adapter for so many documents keeps of what each of theirs answers, and what it costs."""
-    plt = pyplot()
-    figure, (kept, cost) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, (kept, ratio, cost) = pyplot().subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     sizes = [row["documents"] for row in curve]
     for name, label in (("just_learned", "an adapter each, just learned"), ("retained", "one adapter for all")):
         kept.plot(sizes, [row[name] for row in curve], marker="o", label=label)
+    kept.set_title("right answers, closed book", fontsize=10)
+    kept.legend(fontsize=8)
     known = [row for row in curve if row["ci95"]]
     errors = [[max(0, row["ratio"] - row["ci95"][0]) for row in known], [max(0, row["ci95"][1] - row["ratio"]) for row in known]]
-    kept.errorbar([row["documents"] for row in known], [row["ratio"] for row in known], yerr=errors, marker="o", capsize=3, linestyle="--", label="ratio")
-    kept.set_ylabel("right answers, closed book")
-    kept.set_ylim(bottom=0)
-    kept.legend(fontsize=8, loc="lower left")
+    ratio.errorbar([row["documents"] for row in known], [row["ratio"] for row in known], yerr=errors, marker="o", capsize=3)
+    ratio.set_title("their ratio, 95 %", fontsize=10)
     cost.plot(sizes, [row["seconds"] for row in curve], marker="o")
-    cost.set_ylabel("seconds of training")
-    cost.set_ylim(bottom=0)
-    for axes in (kept, cost):
+    cost.set_title("seconds of training", fontsize=10)
+    for axes, top in ((kept, 1), (ratio, 1.5), (cost, None)):
         axes.set_xlabel("documents in one adapter")
+        axes.set_ylim(0, top)
     return _save(figure, folder / "consolidation.png")
 
 
