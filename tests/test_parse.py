@@ -152,8 +152,8 @@ def test_sentences_end_at_marks_but_not_after_initials_and_abbreviations():
         "Dr. J. R. Berg paid $2.50.",
         '"Really?" she asked.',
         "He left the U.S. army!",
-        "- One item",
-        "- No. 2 is here",
+        "One item",
+        "No. 2 is here",
     ]
 
 
@@ -176,3 +176,20 @@ def test_a_copy_is_told_by_its_triples_of_words():
     assert copied("the bridge over the tarn was built in 1931", passage) == 1.0
     assert copied("In 1931 they built the bridge over the Tarn", passage) == 3 / 7  # the bridge over, bridge over the, over the Tarn
     assert copied("Two words", passage) == 1.0  # nothing to tell it by
+
+
+def test_sentences_of_a_table_are_its_rows_and_of_a_list_its_items():
+    text = (
+        "Plans are:\n| Plan | Price | Users |\n|:-----|:--:|---|\n| Pro | $5 | 10 |\n| Team | | 3 \\| 4 |\nAll end in May.\n\n"
+        "## Fees\n| Fee | Value |\n| --- | --- |\n| Overdraft | $0.00 |\n\n## Steps\n- [x] Sign the form.\n* Send it\n  by post.\n1. Wait.\n\n"
+        "# add one\nx += 1\n\ncat notes |\n| sort |"
+    )
+    assert sentences(text) == [
+        "Plans are:", "Pro: Price $5, Users 10", "Team: Users 3 | 4", "All end in May.", "Overdraft: $0.00",
+        "Sign the form.", "Send it by post.", "1. Wait.", "# add one x += 1", "cat notes | | sort |",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["|---|", "| a |\n|---|", "|---|\n|---|\n| |", "||\n|--|\n||"], ids=repr)
+def test_tables_that_say_nothing_have_no_sentences(text):
+    assert all(sentences(text))

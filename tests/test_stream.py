@@ -12,6 +12,7 @@ from selfedit.bench import stream
 from selfedit.bench.general import General
 from selfedit.bench.stream import Setting, _kept, merged, table
 from selfedit.config import TrainConfig
+from selfedit.edits.propose import Proposal
 from selfedit.edits.quiz import Quiz, with_sentences
 from selfedit.errors import DocumentError, RunError, SelfeditError
 from selfedit.judge.evaluate import Asked, answers
@@ -22,7 +23,7 @@ from selfedit.model.load import load_model
 from selfedit.model.score import divergence, mean_logprobs
 from selfedit.model.stack import LoraConfig, Stack, load_adapters
 from selfedit.tasks.load import load_tasks
-from selfedit.types import Passage, Question, Task
+from selfedit.types import Example, Passage, Question, SelfEdit, Task
 
 TRAIN = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-2, epochs=2, batch_size=2, steps_an_epoch=1)
 SETTING = Setting(questions=2, consolidate=(2,), answer_tokens=4)
@@ -159,9 +160,16 @@ def test_documents_without_questions_are_asked_what_the_model_writes_itself(fold
         load_tasks(file)
     written = [Question("When was the bridge built?", ("1900",)), Question("What rings at noon?", ("a bell",)), Question("Who?", ("Its keeper",))]
     monkeypatch.setattr(stream, "write_quiz", lambda model, passage, **_: Quiz(tuple(written[1:]), tuple(written[:1]) * (passage.title != "Orsk"), Counter()))
+    proposal = Proposal([SelfEdit("paraphrase", "", (Example("At noon rings a bell"),))], ["In 1900 it was built"], Counter())
+    monkeypatch.setattr(stream, "propose", lambda model, passage, styles, **_: proposal)
+    rewording = lambda model, passage, lines, progress: ([Question(line, (line[-4:],), kind="cloze") for line in lines if passage.title == "Orsk"], Counter())
+    monkeypatch.setattr(stream, "reworded_questions", rewording)
     setting = replace(SETTING, methods=("routed",))
     result = stream.run(folder, tasks, tmp_path / "run", setting, train=TRAIN)
     assert result["questions"] == 6 and result["rows"][0]["general_before"] is None
+    asked = {r["id"]: [q["question"] for q in r["questions"]] for r in Journal(tmp_path / "run/trials.jsonl").records if r["method"] == "quiz"}
+    assert asked["marlow"] == [q.question for q in written] and len(asked) == 3
+    assert asked["orsk"] == [*(q.question for q in written[1:]), "In 1900 it was built", "At noon rings a bell"]
     monkeypatch.setattr(stream, "write_quiz", lambda *_, **options: pytest.fail("written twice"))
     stream.run(folder, tasks, tmp_path / "run", setting, train=TRAIN)
 

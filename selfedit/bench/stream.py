@@ -13,9 +13,9 @@ method, step and document. Every method studies the same sequences of each docum
 
 A matrix has K+1 rows, after so many documents, and K columns; row 0 is the untouched model, and after i documents the
 first i are asked. Just learned: the mean of its diagonal (for `consolidated`, that of `routed`: it is what goes in);
-retained: of its last row. Intervals are bootstraps over documents, 95 %. Documents without questions are asked what the
-model writes about them, which are only questions that it answers with the passage in view and not without. What is on
-disk is not done again.
+retained: of its last row. Intervals are bootstraps over documents, 95 %. Documents without questions are asked what
+judges a memory in `learn`: questions that the model writes, answers with the passage in view and not without, and its own
+rewordings of the passage, to be continued with a fact that it does not know. What is on disk is not done again.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ from selfedit.bench.general import General
 from selfedit.bench.intervals import mean_ratio
 from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.config import ConsolidateConfig, LearnConfig, TrainConfig
-from selfedit.edits.quiz import open_book, with_sentences, write_quiz
+from selfedit.edits.propose import propose
+from selfedit.edits.quiz import open_book, reworded_questions, with_sentences, write_quiz
 from selfedit.errors import SelfeditError
 from selfedit.judge.evaluate import Asked, answers, offline_name
 from selfedit.judge.general import general_changes, general_texts
 from selfedit.loop.journal import Journal, claim, software, write_json
 from selfedit.memory.route import Router
 from selfedit.model.score import divergence
-from selfedit.types import Progress, Question, Task, no_progress, text_hash
+from selfedit.types import Passage, Progress, Question, Task, no_progress, text_hash
 
 STUDIED = ("passage", "self-edit", "edits", "distill")
 METHODS = ("sequential", "merged", "routed", "consolidated", "retrieval")
@@ -120,8 +121,7 @@ class _Stream:
         if not task.questions:
             known = self.done.get(("quiz", 0, task.key))
             if known is None:
-                quiz = write_quiz(self.model, task.passage, spans=LearnConfig().spans, seed=self.setting.seed, progress=self.progress)
-                known = self.add("quiz", 0, task, questions=[asdict(q) for q in (*quiz.judging, *quiz.studied)])  # nothing studies them here
+                known = self.add("quiz", 0, task, questions=[asdict(q) for q in self.written(task.passage)])
             task = replace(task, questions=tuple(Question(**q | {"answers": tuple(q["answers"])}) for q in known["questions"]))
         kinds: dict[str, list[Question]] = {}
         for question in with_sentences(task).questions:
@@ -129,6 +129,13 @@ class _Stream:
         most = max(map(len, kinds.values()), default=0)
         in_turn = [own[i] for i in range(most) for own in kinds.values() if i < len(own)]
         return replace(task, questions=tuple(in_turn[: self.setting.questions]))
+
+    def written(self, passage: Passage) -> list[Question]:
+        """By the model, as in `learn`; nothing of them is studied here, so all of them can be asked."""
+        quiz = write_quiz(self.model, passage, spans=LearnConfig().spans, seed=self.setting.seed, progress=self.progress)
+        proposal = propose(self.model, passage, ["paraphrase"], seed=self.setting.seed, on_token=self.stage("write"))
+        lines = [*proposal.held_out, *(example.text for edit in proposal.edits for example in edit.examples)]
+        return [*quiz.judging, *quiz.studied, *reworded_questions(self.model, passage, lines, self.progress)[0]]
 
     def add(self, method: str, step: int, task: Task, **values) -> dict:
         record = {"method": method, "step": step, "document": task.key, "id": task.id} | values

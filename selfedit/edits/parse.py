@@ -17,6 +17,10 @@ from selfedit.types import Example, Passage, Question
 
 _MARKER = re.compile(r"(?:[-*+•◦▪–—]|#{1,6}|\(?\d{1,3}[.):](?!\d))(?:\s+|$)")
 _HEADING = re.compile(r"#{1,6}\s")
+_BULLET = re.compile(r"[-*+•◦▪–—]\s+(?:\[[ xX]\]\s+)?")
+_TABLE_RULE = re.compile(r"\|(?:\s*:?-+:?\s*\|)+")
+_NO_NAME = ("", "value")
+"""Headings of a column that say nothing about what stands in it."""
 _EMPHASIS = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*|(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=\S)\*(?![\w*])")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _RULE = re.compile(r"\s*[-*_=]{3,}\s*")
@@ -124,13 +128,14 @@ def copied(text: str, passage: Passage) -> float:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, in order; knows initials and common English abbreviations, breaks at list items, leaves headings out."""
+    """The sentences of a text, in order; knows initials and common English abbreviations, breaks at list items, and reads each
+    row of a table as one ("Pro: Price $5, Users 10"); leaves headings and bullets out."""
     found: list[str] = []
     for paragraph in _paragraphs(text):
         start = 0
         for end in re.finditer(r"[.!?…][\"'”’)\]]*\s+(?=[\"'“‘(\[]?[^\W_a-zß-öø-ÿ])", paragraph):
             sentence = paragraph[start : end.end()].strip()
-            if not _ABBREVIATION.search(sentence):
+            if not (_ABBREVIATION.search(sentence) or _MARKER.fullmatch(sentence)):
                 found.append(sentence)
                 start = end.end()
         if rest := paragraph[start:].strip():
@@ -139,16 +144,39 @@ def sentences(text: str) -> list[str]:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Runs of lines between blank lines and list items, each joined to one line."""
+    """Runs of lines between blank lines, list items and tables, each joined to one line; and the rows of tables."""
     lines: list[str] = []
-    own = [*text.splitlines(), ""]
+    header: list[str] | None = None  # of the table that this line belongs to
+    own = [line.strip() for line in text.splitlines()] + [""]
     for line, following in zip(own, [*own[1:], ""]):
-        line = line.strip()
-        if lines and (not line or _MARKER.match(line)):
+        if header is None and _TABLE_RULE.fullmatch(following) and _is_row(line):
             yield " ".join(lines)
-            lines = []
-        if line and not (_HEADING.match(line) and not following.strip()):  # a comment in code has code below it
-            lines.append(line)
+            lines, header = [], _cells(line)
+        elif header is not None and _is_row(line):
+            if not _TABLE_RULE.fullmatch(line):
+                yield _told(header, _cells(line))
+        else:
+            header = None
+            if lines and (not line or _MARKER.match(line)):
+                yield " ".join(lines)
+                lines = []
+            # a comment in code has code below it
+            if line and not (_HEADING.match(line) and (not following or _MARKER.match(following) or _is_row(following))):
+                lines.append(_BULLET.sub("", line))
+
+
+def _is_row(line: str) -> bool:
+    return line.startswith("|") and line.endswith("|") and len(line) > 2
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", row[1:-1])]
+
+
+def _told(header: Sequence[str], row: Sequence[str]) -> str:
+    """A table's row as a sentence: what it is about, and the other cells under their headings."""
+    told = (value if name.casefold() in _NO_NAME else f"{name} {value}" for name, value in zip(header[1:], row[1:]) if value)
+    return ": ".join(part for part in (row[0], ", ".join(told)) if part)
 
 
 def _pieces(text: str) -> list[str]:
