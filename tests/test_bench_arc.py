@@ -109,6 +109,23 @@ def test_a_search_of_several_tasks_at_once_finds_what_each_finds_alone(folder, s
     assert found[0] == found[1] and [len(r["solved"]) for r in found[0]] == [2, 1, 1]
 
 
+def test_a_search_ends_once_enough_is_found_and_looks_at_the_likeliest_first(folder, small_recipes, tmp_path, monkeypatch):
+    tasks, model = [*TASKS, task("c", 2)], load_model(folder, device="cpu")
+    whole = {t.id: 6 * mean for t, mean in zip(tasks, arc.dense(model, [(t, None) for t in tasks]))}  # two rows of two cells and an end
+    order = sorted(whole, key=whole.get, reverse=True)
+    done, real = [], arc._Arc.do
+    monkeypatch.setattr(arc._Arc, "do", lambda self, condition, task: done.append(condition) or real(self, condition, task))
+    monkeypatch.setattr(arc, "solved", lambda task, answers: float(done[-1] == "oracle" and task.id != order[0]))
+    run = lambda find: arc.run(folder, tasks, tmp_path, conditions=("in-context", "oracle"), samples=1, find=find, train=TRAIN)  # noqa: E731
+    result = run(1)
+    assert [t["id"] for t in result["tasks"]] == order[:2] and result["solvable"] == order[1:2] and result["rows"][0]["tasks"] == 2
+    assert run(1)["tasks"] == result["tasks"] and len(done) == 4
+    assert run(2)["solvable"] == order[1:] and len(done) == 6
+    assert run(9)["solvable"] == order[1:]
+    with pytest.raises(SelfeditError, match="at least 1 task, by the conditions in-context and oracle"):
+        arc.run(folder, tasks, tmp_path, conditions=("oracle",), samples=1, find=1, train=TRAIN)
+
+
 def test_rates_and_intervals_by_hand(ran):
     out, _, _, _ = ran
     bench = object.__new__(arc._Arc)

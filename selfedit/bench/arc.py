@@ -42,15 +42,12 @@ from selfedit.tasks.arc import ArcTask
 from selfedit.types import Progress, no_progress, stable_seed, text_hash
 
 CONDITIONS = ("in-context", "fixed", "self-edit", "seal", "oracle", "peft")
+SEARCH = {"in-context", "oracle"}
+"""Conditions that tell which tasks can be learned and are not known."""
 FIXED = Recipe()
-ORACLE = (
-    FIXED,
-    *(replace(FIXED, learning_rate=rate, epochs=epochs) for rate, epochs in ((3e-4, 2), (1e-3, 4), (3e-3, 2))),
-    replace(FIXED, items=64, chain=True),
-    replace(FIXED, loss="all_tokens"),
-)
+ORACLE = (FIXED, replace(FIXED, epochs=4), replace(FIXED, items=64, chain=True))
 """docs/LOG.md, study 16. Those after the first are tried where it brings the outputs within reach."""
-REACH = -12.0
+REACH = -2.0
 """Log-probability of a whole output (nats)."""
 SEARCHED = 4
 """Tasks whose first recipes of the search train as one stack; a kill loses so many at most."""
@@ -64,13 +61,15 @@ def run(
     conditions: Sequence[str],
     samples: int = 5,
     seed: int = 0,
+    find: int | None = None,
     editor: Path | None = None,
     train: TrainConfig = TRAIN,
     command: str = "",
     progress: Progress = no_progress,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict:
-    """Raises SelfeditError, before any work, on what cannot be run."""
+    """`find`: a search that ends once so many tasks are solvable, those first whose outputs the untouched model finds
+    likeliest; the results are of the tasks it came to. Raises SelfeditError, before any work, on what cannot be run."""
     from selfedit.bench.plots import arc_pages, pyplot
 
     pyplot()
@@ -82,13 +81,20 @@ def run(
         raise SelfeditError("give conditions, at least 1 sample, and tasks")
     if "seal" in conditions and editor is None:
         raise SelfeditError("seal needs a trained editor: give --editor DIR (`selfedit train-editor --domain arc` makes one)")
+    if find is not None and (find < 1 or not SEARCH <= set(conditions)):
+        raise SelfeditError(f"a search finds at least 1 task, by the conditions {' and '.join(sorted(SEARCH))}")
     check_known(tasks)
     bench = _Arc(model_name, tasks, out, conditions, samples, seed, editor, train, progress, notify)
-    left = [(c, task) for task in tasks for c in bench.conditions if (c, task.id) not in bench.done]
+    if find is not None:
+        bench.likeliest_first()
+    left = [(c, task) for task in bench.tasks for c in bench.conditions if (c, task.id) not in bench.done]
     for i, (condition, task) in enumerate(left):
         progress("tasks", i, len(left))
+        if find is not None and condition == bench.conditions[0] and len(bench.solvable()) >= find:
+            break
         bench.do(condition, task)
     progress("tasks", len(left), len(left))
+    bench.tasks = tasks = [t for t in bench.tasks if all((c, t.id) in bench.done for c in bench.conditions)]
     result = bench.result() | {"command": command, "software": software()}
     write_json(out / "results.json", result)
     (out / "results.md").write_text(table(result))
@@ -153,6 +159,17 @@ class _Arc:
         }  # fmt: skip
         self.journal.add(record)
         self.done[condition, task.id] = json.loads(json.dumps(record))
+
+    def likeliest_first(self) -> None:
+        """Orders the tasks by the log-probability of their whole outputs under the untouched model."""
+        means = dense(self.model, [(task, None) for task in self.tasks])
+        self.tasks = [task for _, _, task in sorted((-_whole(task, mean), i, task) for i, (task, mean) in enumerate(zip(self.tasks, means)))]
+
+    def solvable(self) -> list[str]:
+        """Of the tasks that every condition of the search had: those that oracle solves and in-context does not."""
+        solving = lambda condition, task: any(self.done[condition, task.id]["solved"])  # noqa: E731
+        had = [task for task in self.tasks if all((c, task.id) in self.done for c in SEARCH)]
+        return [task.id for task in had if solving("oracle", task) and not solving("in-context", task)]
 
     def search(self, task: ArcTask) -> tuple[Tried, float]:
         """The first recipe of `oracle`, tried together with those of the tasks behind it; and the seconds of its own share."""
@@ -229,7 +246,7 @@ class _Arc:
             "rows": rows, "compared": [{"condition": a, "with": b} | _compared(rates[a], rates[b]) for a, b in pairs if {a, b} <= rates.keys()],
             "cost": mean_ratio(seconds[1], seconds[0]) if len(seconds) == 2 else None,
             "tasks": [{"id": t.id} | {c: rates[c][i] for c in self.conditions} for i, t in enumerate(self.tasks)],
-            "solvable": [t.id for i, t in enumerate(self.tasks) if {"in-context", "oracle"} <= rates.keys() and rates["oracle"][i] > rates["in-context"][i]],
+            "solvable": self.solvable(),
         }  # fmt: skip
 
 
@@ -240,10 +257,13 @@ def split_tasks(result: dict, seed: int = 0) -> dict[str, list[str]]:
 
 
 def _within_reach(task: ArcTask, dense: float | None) -> bool:
-    """Whether its outputs, at so many nats a token, are as wholes no less likely than REACH; a cell and the end of a row are
-    a token each."""
-    tokens = sum(len(pair.output) * (len(pair.output[0]) + 1) for pair in task.test) / len(task.test)
-    return dense is not None and dense * tokens > REACH
+    return dense is not None and _whole(task, dense) > REACH
+
+
+def _whole(task: ArcTask, dense: float) -> float:
+    """Log-probability of its outputs as wholes, a mean over them, at so many nats a token; a cell and the end of a row are a
+    token each."""
+    return dense * sum(len(pair.output) * (len(pair.output[0]) + 1) for pair in task.test) / len(task.test)
 
 
 def _compared(ours: Sequence[float], theirs: Sequence[float]) -> dict:

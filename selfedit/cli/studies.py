@@ -95,6 +95,7 @@ def add(commands, with_model: argparse.ArgumentParser) -> None:
     arc.add_argument("--samples", type=int, default=5, metavar="N", help="recipes of a task (default: %(default)s)")
     arc.add_argument("--seed", type=int, default=0, metavar="N", help="other draws of recipes and items (default: %(default)s)")
     arc.add_argument("--split", type=Path, metavar="FILE", help="write the tasks that oracle solves and in-context does not, parted into train and test, for --ids")
+    arc.add_argument("--find", type=int, metavar="N", help="search until oracle solves N tasks that in-context does not, the likeliest first")
     arc.add_argument("--limit", type=int, metavar="N", help="only so many tasks")
     arc.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training that is a number, e.g. rank=32")
     arc.add_argument("--json", action="store_true", help="print JSON for programs")
@@ -239,14 +240,14 @@ def _bench_arc(arguments) -> int:
     from selfedit.loop.journal import write_json
 
     train, conditions = _arc_train(arguments), listed(arguments.conditions)
-    if arguments.split and not {"in-context", "oracle"} <= set(conditions):
+    if arguments.split and not arc.SEARCH <= set(conditions):
         raise SelfeditError("--split needs the conditions in-context and oracle")
     if "peft" in conditions:
         waiting.choose(idle=True)  # as for bench inner-loop
     tasks = _arc_tasks(arguments.tasks, arguments, "--limit", arguments.limit)
     with Progress(quiet=arguments.json) as progress:
         result = arc.run(
-            arguments.model, tasks, arguments.out, conditions=conditions, samples=arguments.samples, seed=arguments.seed, editor=arguments.editor,
+            arguments.model, tasks, arguments.out, conditions=conditions, samples=arguments.samples, seed=arguments.seed, find=arguments.find, editor=arguments.editor,
             train=train, command=typed(arguments), progress=progress.stage, notify=progress.note,
         )  # fmt: skip
     if arguments.split:

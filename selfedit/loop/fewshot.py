@@ -32,8 +32,9 @@ from selfedit.tasks.arc import COLOURS, SIDE, ArcTask, Grid, Pair, output_size
 from selfedit.tasks.augment import FAMILIES, IDENTITY, READINGS, Transform, fits
 from selfedit.types import Progress, no_progress, stable_seed
 
-TRAIN = TrainConfig(rank=64, alpha=64.0, batch_size=2, steps_an_epoch=1)
-"""Of every recipe, which has its own rate and epochs. Published: rank 128, alpha 16, batches of 2."""
+TRAIN = TrainConfig(rank=16, alpha=64.0, batch_size=1, steps_an_epoch=1)
+"""Of every recipe, which has its own rate and epochs. Published: rank 128, alpha 16, batches of 2. Twice the steps, each
+of which changes the weights more, solve more with the same tokens (docs/LOG.md, study 16)."""
 OF_RECIPE = ("learning_rate", "epochs", "distill")
 """Settings of the training that a recipe has, or nothing here uses."""
 ATTEMPTS = 2
