@@ -190,6 +190,11 @@ def test_sentences_of_a_table_are_its_rows_and_of_a_list_its_items():
     ]  # fmt: skip
 
 
+def test_the_rest_of_a_table_that_was_cut_in_two_is_rows_too():
+    assert sentences("| Pro | $5 | 10 |\n| Team | $9 |\nMore.") == ["Pro: $5, 10", "Team: $9", "More."]
+    assert sentences("| Plan | Price |\n|---|---|\n| Pro | $5 | 10 |") == ["Pro: Price $5, 10"]
+
+
 @pytest.mark.parametrize("text", ["|---|", "| a |\n|---|", "|---|\n|---|\n| |", "||\n|--|\n||"], ids=repr)
 def test_tables_that_say_nothing_have_no_sentences(text):
     assert all(sentences(text))

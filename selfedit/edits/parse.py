@@ -149,10 +149,13 @@ def _paragraphs(text: str) -> Iterator[str]:
     header: list[str] | None = None  # of the table that this line belongs to
     own = [line.strip() for line in text.splitlines()] + [""]
     for line, following in zip(own, [*own[1:], ""]):
-        if header is None and _TABLE_RULE.fullmatch(following) and _is_row(line):
+        if header is None and _is_row(line) and _is_row(following):
             yield " ".join(lines)
-            lines, header = [], _cells(line)
-        elif header is not None and _is_row(line):
+            named = _TABLE_RULE.fullmatch(following)
+            lines, header = [], _cells(line) if named else []  # without names: the rest of a table that was cut in two
+            if named:
+                continue
+        if header is not None and _is_row(line):
             if not _TABLE_RULE.fullmatch(line):
                 yield _told(header, _cells(line))
         else:
@@ -175,7 +178,8 @@ def _cells(row: str) -> list[str]:
 
 def _told(header: Sequence[str], row: Sequence[str]) -> str:
     """A table's row as a sentence: what it is about, and the other cells under their headings."""
-    told = (value if name.casefold() in _NO_NAME else f"{name} {value}" for name, value in zip(header[1:], row[1:]) if value)
+    names = [*header[1:], *[""] * len(row)]
+    told = (value if name.casefold() in _NO_NAME else f"{name} {value}" for name, value in zip(names, row[1:]) if value)
     return ": ".join(part for part in (row[0], ", ".join(told)) if part)
 
 
