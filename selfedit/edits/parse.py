@@ -163,8 +163,8 @@ def _paragraphs(text: str) -> Iterator[str]:
             if lines and (not line or _MARKER.match(line)):
                 yield " ".join(lines)
                 lines = []
-            # a comment in code has code below it
-            if line and not (_HEADING.match(line) and (not following or _MARKER.match(following) or _is_row(following))):
+            # under a single # may be the code that it comments on
+            if line and not (_HEADING.match(line) and (line.startswith("##") or not following or _MARKER.match(following) or _is_row(following))):
                 lines.append(_BULLET.sub("", line))
 
 
