@@ -162,7 +162,7 @@ def test_documents_without_questions_are_asked_what_the_model_writes_itself(fold
     monkeypatch.setattr(stream, "write_quiz", lambda model, passage, **_: Quiz(tuple(written[1:]), tuple(written[:1]) * (passage.title != "Orsk"), Counter()))
     proposal = Proposal([SelfEdit("paraphrase", "", (Example("At noon rings a bell"),))], ["In 1900 it was built"], Counter())
     monkeypatch.setattr(stream, "propose", lambda model, passage, styles, **_: proposal)
-    rewording = lambda model, passage, lines, progress: ([Question(line, (line[-4:],), kind="cloze") for line in lines if passage.title == "Orsk"], Counter())
+    rewording = lambda model, passage, lines, progress: ([Question(line, (line[-4:],), kind="cloze") for line in lines if passage.title == "Orsk"], Counter())  # noqa: E731
     monkeypatch.setattr(stream, "reworded_questions", rewording)
     setting = replace(SETTING, methods=("routed",))
     result = stream.run(folder, tasks, tmp_path / "run", setting, train=TRAIN)

@@ -89,12 +89,12 @@ def run(
         bench.likeliest_first()
     left = [(c, task) for task in bench.tasks for c in bench.conditions if (c, task.id) not in bench.done]
     for i, (condition, task) in enumerate(left):
-        progress("tasks", i, len(left))
-        if find is not None and condition == bench.conditions[0] and len(bench.solvable()) >= find:
+        if find is not None and len(bench.solvable()) >= find:
             break
+        progress("tasks", i, len(left))
         bench.do(condition, task)
     progress("tasks", len(left), len(left))
-    bench.tasks = tasks = [t for t in bench.tasks if all((c, t.id) in bench.done for c in bench.conditions)]
+    bench.tasks = tasks = bench.finished()
     result = bench.result() | {"command": command, "software": software()}
     write_json(out / "results.json", result)
     (out / "results.md").write_text(table(result))
@@ -163,13 +163,18 @@ class _Arc:
     def likeliest_first(self) -> None:
         """Orders the tasks by the log-probability of their whole outputs under the untouched model."""
         means = dense(self.model, [(task, None) for task in self.tasks])
-        self.tasks = [task for _, _, task in sorted((-_whole(task, mean), i, task) for i, (task, mean) in enumerate(zip(self.tasks, means)))]
+        whole = {task.id: _whole(task, mean) for task, mean in zip(self.tasks, means)}
+        self.tasks = sorted(self.tasks, key=lambda task: whole[task.id], reverse=True)
+
+    def finished(self) -> list[ArcTask]:
+        """Those that had every condition."""
+        return [task for task in self.tasks if all((c, task.id) in self.done for c in self.conditions)]
 
     def solvable(self) -> list[str]:
-        """Of the tasks that every condition of the search had: those that oracle solves and in-context does not."""
+        """The finished tasks that oracle solves and in-context does not; none without both."""
         solving = lambda condition, task: any(self.done[condition, task.id]["solved"])  # noqa: E731
-        had = [task for task in self.tasks if all((c, task.id) in self.done for c in SEARCH)]
-        return [task.id for task in had if solving("oracle", task) and not solving("in-context", task)]
+        searched = self.finished() if SEARCH <= set(self.conditions) else []
+        return [task.id for task in searched if solving("oracle", task) and not solving("in-context", task)]
 
     def search(self, task: ArcTask) -> tuple[Tried, float]:
         """The first recipe of `oracle`, tried together with those of the tasks behind it; and the seconds of its own share."""

@@ -132,8 +132,9 @@ class _Stream:
 
     def written(self, passage: Passage) -> list[Question]:
         """By the model, as in `learn`; nothing of them is studied here, so all of them can be asked."""
-        quiz = write_quiz(self.model, passage, spans=LearnConfig().spans, seed=self.setting.seed, progress=self.progress)
-        proposal = propose(self.model, passage, ["paraphrase"], seed=self.setting.seed, on_token=self.stage("write"))
+        learn = LearnConfig()
+        quiz = write_quiz(self.model, passage, spans=learn.spans, seed=self.setting.seed, progress=self.progress)
+        proposal = propose(self.model, passage, learn.styles, seed=self.setting.seed, on_token=self.stage("write"))
         lines = [*proposal.held_out, *(example.text for edit in proposal.edits for example in edit.examples)]
         return [*quiz.judging, *quiz.studied, *reworded_questions(self.model, passage, lines, self.progress)[0]]
 

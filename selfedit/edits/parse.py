@@ -15,9 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from selfedit.types import Example, Passage, Question
 
-_MARKER = re.compile(r"(?:[-*+•◦▪–—]|#{1,6}|\(?\d{1,3}[.):](?!\d))(?:\s+|$)")
+_BULLETS = "-*+•◦▪–—"
+_MARKER = re.compile(rf"(?:[{_BULLETS}]|#{{1,6}}|\(?\d{{1,3}}[.):](?!\d))(?:\s+|$)")
 _HEADING = re.compile(r"#{1,6}\s")
-_BULLET = re.compile(r"[-*+•◦▪–—]\s+(?:\[[ xX]\]\s+)?")
+_BULLET = re.compile(rf"[{_BULLETS}]\s+(?:\[[ xX]\]\s+)?")
 _TABLE_RULE = re.compile(r"\|(?:\s*:?-+:?\s*\|)+")
 _NO_NAME = ("", "value")
 """Headings of a column that say nothing about what stands in it."""
