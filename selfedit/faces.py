@@ -258,6 +258,8 @@ def show_grids(task, found) -> None:
         console.print(Columns([drawn("question", pair.input), *said]))
         if not said:
             console.print("no answer was a grid")
+    for recipe in found.recipes:
+        console.print(f"studied {recipe.brief()}", style="dim")
     console.print(f"{len(found.recipes)} recipe{'s' if len(found.recipes) > 1 else ''}, {found.tokens:,} tokens, {found.seconds:.0f} s", style="dim")
 
 

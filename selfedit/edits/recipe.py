@@ -53,6 +53,12 @@ class Recipe:
         if self.loss not in LOSSES:
             raise SelfeditError(f"loss is {str(self.loss)[:20]}; known: {', '.join(LOSSES)}")
 
+    def brief(self) -> str:
+        """For people."""
+        copies = ", ".join(name for name in FAMILIES if getattr(self, name))
+        kinds = f"with {copies} copies" if copies else "as they are"
+        return f"{self.items} items {kinds}, {self.loss.replace('_', ' ')}, rate {self.learning_rate:g}, {self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+
     def to_json(self) -> str:
         """As a model writes it."""
         data = {f"use_{name}_augmentations": getattr(self, name) for name in FAMILIES} | {"num_items": self.items}
