@@ -6,11 +6,12 @@ line for each condition and task. Conditions:
 - `in-context`: the untouched model, with the examples in view (as in every other condition);
 - `fixed`: one recipe for all tasks, each sample with another draw of items;
 - `self-edit`: the untouched model chooses a recipe, a sample each; `seal`: a trained editor does;
-- `oracle`: recipes set by hand, ORACLE; a task counts as solved if one of them solves it, so it has more attempts than the
-  others. With `in-context` beside it, it finds the tasks that the model can learn and does not know: `solvable` in the
-  results, which `split_tasks` parts into those that train an editor and those that test it, before any recipe is drawn;
-  its items are drawn apart from those of the other conditions, so that no luck is counted twice;
+- `oracle`: recipes set by hand, ORACLE; a task counts as solved if one of them solves it. With `in-context` beside it, it
+  finds the tasks that the model can learn and does not know: `solvable` in the results, which `split_tasks` parts into
+  those that train an editor and those that test it, before any recipe is drawn; its items are drawn apart from those of
+  the other conditions, so that no luck is counted twice. A search (`find`) leaves out recipes that it can do without;
 - `peft`: what `fixed` does as others do it, one sample after another on `peft` and `transformers`: what a task costs there.
+  Votes are counted there, not rated, so only the cost is compared.
 
 A sample solves a task if each of its outputs is among the two attempts. Rate: the mean over tasks of the share of samples
 that do; intervals, 95 %: a bootstrap over tasks, and one over the samples of the same tasks. `seal` over `self-edit`:
@@ -27,6 +28,8 @@ from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import torch
+
 from selfedit.bench.baselines import check_libraries
 from selfedit.bench.intervals import RESAMPLES, mean_ratio, paired_interval, spread
 from selfedit.bench.tables import between, heading, markdown, number, with_interval
@@ -34,7 +37,7 @@ from selfedit.config import TrainConfig
 from selfedit.edits.recipe import FIXED_HERE as RECIPES_HERE
 from selfedit.edits.recipe import Recipe, write_recipes
 from selfedit.errors import SelfeditError
-from selfedit.loop.fewshot import FIXED_HERE, TRAIN, Answer, Tried, check, check_known, dense, job, questions, shown, solve, solved, try_recipes, votes
+from selfedit.loop.fewshot import FIXED_HERE, TRAIN, Answer, Tried, check, check_known, dense, job, questions, readable, shown, solve, solved, try_recipes, votes
 from selfedit.loop.journal import Journal, claim, software, write_json
 from selfedit.loop.recipes import load_recipe_editor
 from selfedit.model.load import load_model
@@ -46,7 +49,7 @@ SEARCH = {"in-context", "oracle"}
 """Conditions that tell which tasks can be learned and are not known."""
 FIXED = Recipe()
 ORACLE = (FIXED, replace(FIXED, epochs=4), replace(FIXED, items=64, chain=True))
-"""docs/LOG.md, study 16. Those after the first are tried where it brings the outputs within reach."""
+"""docs/LOG.md, study 16. A search tries those after the first where it brings the outputs within reach."""
 REACH = -2.0
 """Log-probability of a whole output (nats)."""
 SEARCHED = 4
@@ -84,7 +87,7 @@ def run(
     if find is not None and (find < 1 or not SEARCH <= set(conditions)):
         raise SelfeditError(f"a search finds at least 1 task, by the conditions {' and '.join(sorted(SEARCH))}")
     check_known(tasks)
-    bench = _Arc(model_name, tasks, out, conditions, samples, seed, editor, train, progress, notify)
+    bench = _Arc(model_name, tasks, out, conditions, samples, seed, editor, train, progress, notify, searching=find is not None)
     if find is not None:
         bench.likeliest_first()
     left = [(c, task) for task in bench.tasks for c in bench.conditions if (c, task.id) not in bench.done]
@@ -98,16 +101,21 @@ def run(
     result = bench.result() | {"command": command, "software": software()}
     write_json(out / "results.json", result)
     (out / "results.md").write_text(table(result))
-    arc_pages(tasks, {(c, t.id): bench.shown(c, t.id) for c in bench.conditions for t in tasks}, out)
+    arc_pages(tasks, {(c, t.id): bench.attempts(c, t.id) for c in bench.conditions for t in tasks}, out)
     return result
 
 
 class _Arc:
-    def __init__(self, model_name, tasks, out: Path, conditions, samples: int, seed: int, editor, train: TrainConfig, progress, notify):
-        self.name, self.tasks, self.conditions = model_name, tasks, list(dict.fromkeys(conditions))
+    def __init__(self, model_name, tasks, out: Path, conditions, samples: int, seed: int, editor, train: TrainConfig, progress, notify, *, searching: bool):
+        self.name, self.conditions, self.searching = model_name, list(dict.fromkeys(conditions)), searching
         self.samples, self.seed, self.train_config, self.progress = samples, seed, train, progress
         self.model = model = load_model(model_name, notify=notify)
-        check(model, tasks)
+        self.tasks, self.left_out = readable(model, tasks)
+        if not self.tasks:
+            check(model, tasks)
+        if self.left_out:
+            notify(f"left out, as {model.name} does not read so much at once: {len(self.left_out)} of {len(tasks)} tasks")
+        tasks = self.tasks
         self.editor, self.editor_stack = load_recipe_editor(editor, model) if "seal" in conditions else (None, None)
         if self.editor and (known := sum(task.key in self.editor.contexts for task in tasks)):
             raise SelfeditError(f"the editor was trained on {known} of these tasks; give others")
@@ -117,7 +125,12 @@ class _Arc:
         self.searched: dict[str, tuple[Tried, float]] = {}
         """First recipes of the search, with the seconds they took, of tasks to come."""
         known = {task.id: task.key for task in tasks}
-        self.done = {(r["condition"], r["task"]): r for r in self.journal.records if known.get(r["task"]) == r["key"] and r["editor"] == self.writer(r["condition"])}
+        self.done = {(r["condition"], r["task"]): r for r in self.journal.records if known.get(r["task"]) == r["key"] and self.counts(r)}
+
+    def counts(self, record: dict) -> bool:
+        """Whether it is of this editor, and of every recipe unless a search may do without."""
+        whole = record["condition"] != "oracle" or self.searching or len(record["recipes"]) == len(ORACLE)
+        return whole and record["editor"] == self.writer(record["condition"])
 
     def seeds(self, condition: str, task: ArcTask) -> list[int]:
         """One a sample. Conditions but oracle have the same."""
@@ -143,10 +156,10 @@ class _Arc:
         else:
             seeds = self.seeds(condition, task)
             recipes, tried = self.recipes(condition, task, seeds), []
-            if condition == "oracle":
+            if condition == "oracle" and self.searching:
                 first, seconds = self.search(task)
                 start, tried = time.perf_counter() - seconds, [first]
-            # The search: what one recipe solves needs no other, and what it leaves far away others do not reach.
+            # A search: what one recipe solves needs no other, and what it leaves far away others do not reach.
             if not tried or solved(task, first.answers) < 1 and _within_reach(task, first.dense):
                 left = slice(len(tried), None)
                 tried += try_recipes(self.model, [(task, *one) for one in zip(recipes[left], seeds[left])], self.train_config, self.progress)
@@ -154,7 +167,7 @@ class _Arc:
             answers, dense_, tokens = [t.answers for t in tried], [t.dense for t in tried], [t.tokens for t in tried]
         record = {
             "condition": condition, "task": task.id, "key": task.key, "editor": self.writer(condition), "recipes": [json.loads(r.to_json()) for r in recipes],
-            "solved": [solved(task, own) == 1 for own in answers], "dense": dense_, "tokens": tokens,
+            "solved": [solved(task, own) == 1 for own in answers], "dense": dense_, "tokens": tokens, "threads": torch.get_num_threads(),
             "answers": [[a.record() for a in own] for own in answers], "seconds": round(time.perf_counter() - start, 2),
         }  # fmt: skip
         self.journal.add(record)
@@ -218,7 +231,7 @@ class _Arc:
         writer = self.editor_stack if condition == "seal" else None
         return write_recipes(self.model, [(shown(self.model, task), seed) for seed in seeds], writer, on_token=partial(self.progress, "write"))
 
-    def shown(self, condition: str, id: str) -> tuple[str, list[list]]:
+    def attempts(self, condition: str, id: str) -> tuple[str, list[list]]:
         """For the page: which sample, and its attempts at each test pair; the first that solved the task, if one did."""
         record = self.done[condition, id]
         place, n = record["solved"].index(True) if True in record["solved"] else 0, len(record["solved"])
@@ -243,16 +256,23 @@ class _Arc:
                 | {"ci95_samples": _over_samples(shares) if samples > 1 else None, "dense": sum(values) / len(values) if values else None}
                 | {"tokens": round(sum(sum(r["tokens"]) for r in own) / trained), "seconds": round(sum(r["seconds"] for r in own) / trained, 1)}
             )
-        pairs = [("seal", "self-edit"), ("seal", "fixed"), ("self-edit", "fixed"), ("fixed", "in-context"), ("fixed", "peft")]
-        seconds = [[self.done[c, task.id]["seconds"] for task in self.tasks] for c in ("fixed", "peft") if c in rates]
+        pairs = [("seal", "self-edit"), ("seal", "fixed"), ("self-edit", "fixed"), ("fixed", "in-context")]
         return {
             "model": self.name, "precision": self.model.network.precision, "samples": self.samples, "editor": self.editor.summary() if self.editor else None,
             "train_config": json.loads(json.dumps(asdict(self.train_config))), "fixed": json.loads(FIXED.to_json()), "oracle": [json.loads(r.to_json()) for r in ORACLE],
             "rows": rows, "compared": [{"condition": a, "with": b} | _compared(rates[a], rates[b]) for a, b in pairs if {a, b} <= rates.keys()],
-            "cost": mean_ratio(seconds[1], seconds[0]) if len(seconds) == 2 else None,
+            "cost": self.cost() if {"fixed", "peft"} <= rates.keys() else None,
             "tasks": [{"id": t.id} | {c: rates[c][i] for c in self.conditions} for i, t in enumerate(self.tasks)],
-            "solvable": self.solvable(),
+            "solvable": self.solvable(), "left_out": self.left_out,
         }  # fmt: skip
+
+    def cost(self) -> list[float | None] | None:
+        """Seconds of `peft` over those of `fixed`, with an interval if there are several tasks; None where they ran on other threads."""
+        fixed, peft = ([self.done[c, task.id] for task in self.tasks] for c in ("fixed", "peft"))
+        if len({r.get("threads") for r in (*fixed, *peft)}) > 1:
+            return None
+        ratio, *bounds = mean_ratio([r["seconds"] for r in peft], [r["seconds"] for r in fixed])
+        return [ratio, *(bounds if len(self.tasks) > 1 else (None, None))]
 
 
 def split_tasks(result: dict, seed: int = 0) -> dict[str, list[str]]:
@@ -288,11 +308,12 @@ def _over_samples(shares: Sequence[Sequence[float]]) -> list[float] | None:
 
 def table(result: dict) -> str:
     """The rows in Markdown, for people."""
-    conditions = [r["condition"] for r in result["rows"]]
+    conditions, left_out = [r["condition"] for r in result["rows"]], len(result["left_out"])
     lines = [
         *heading("Few-shot tasks", result),
         "Solved: every output among two attempts (oracle: under any of its recipes). 95 % bootstraps over tasks, and over the samples of these tasks; where "
         "all tasks go alike, an interval over tasks says nothing. Tokens and seconds: of one sample of one task; dense: nats a token of the outputs.",
+        *(["", f"Left out, as the model does not read so much at once: {left_out} of the tasks given."] if left_out else []),
         "",
         *markdown(
             ["condition", "tasks", "samples", "solved", "over tasks", "over samples", "dense", "tokens", "seconds"],

@@ -115,8 +115,8 @@ def add(commands, with_model: argparse.ArgumentParser) -> None:
     editor.add_argument("--domain", choices=("text", "arc"), default="text", help="what is studied: passages, or few-shot tasks (default: %(default)s)")
     editor.add_argument("--data", required=True, metavar="FILE", help="passages with questions, as for bench knowledge; for arc: tasks, as for bench arc")
     editor.add_argument("--rounds", type=int, default=2, metavar="N", help="(default: %(default)s)")
-    editor.add_argument("--contexts", type=int, metavar="N", help="passages a round (default: 50)")
-    editor.add_argument("--edits", type=int, metavar="N", help="edits of a passage (default: 5)")
+    editor.add_argument("--contexts", type=int, metavar="N", help="passages a round (default: 50), or few-shot tasks (default: all)")
+    editor.add_argument("--edits", type=int, metavar="N", help="edits of a passage, or recipes of a task (default: 5)")
     editor.add_argument("--seeds", type=int, metavar="K", help="how often each edit is tried (default: 2)")
     editor.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the trials' training that is a number, e.g. learning_rate=0.002")
     editor.add_argument("--styles", metavar="A,B", help="the styles that compete, each also with +questions")
@@ -235,15 +235,18 @@ def _bench_poison(arguments) -> int:
 
 
 def _bench_arc(arguments) -> int:
+    from selfedit.model import waiting
+
+    conditions = listed(arguments.conditions)
+    if "peft" in conditions:
+        waiting.choose(idle=True)  # as for bench inner-loop
     from selfedit.bench import arc
     from selfedit.faces import Progress
     from selfedit.loop.journal import write_json
 
-    train, conditions = _arc_train(arguments), listed(arguments.conditions)
+    train = _arc_train(arguments)
     if arguments.split and not arc.SEARCH <= set(conditions):
         raise SelfeditError("--split needs the conditions in-context and oracle")
-    if "peft" in conditions:
-        waiting.choose(idle=True)  # as for bench inner-loop
     tasks = _arc_tasks(arguments.tasks, arguments, "--limit", arguments.limit)
     with Progress(quiet=arguments.json) as progress:
         result = arc.run(

@@ -33,7 +33,7 @@ class Editor:
     parent: str = ""
     """The editor it was trained from, by its adapter_hash."""
     contexts: tuple[str, ...] = ()
-    """Passages, by their ids, whose questions chose what it studied: it is not to be judged on them."""
+    """Passages, by their ids, or few-shot tasks, by their keys, that chose what it studied: it is not to be judged on them."""
 
     @property
     def id(self) -> str:

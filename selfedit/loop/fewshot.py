@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -93,23 +92,19 @@ class Tried:
     """As `dense`; None where an output is not known."""
     tokens: int
     """Trained on."""
-    seconds: float
-    """Of training, its share of the stack's by tokens."""
 
 
 def try_recipes(
     model: Model, asked: Sequence[tuple[ArcTask, Recipe, int]], config: TrainConfig = TRAIN, progress: Progress = no_progress
 ) -> list[Tried]:
     """Each (task, recipe, seed) as an adapter, all trained and asked together."""
-    start = time.perf_counter()
     made = [job(model, task, recipe, seed) for task, recipe, seed in asked]
     stack, logs = train(model.network, made, config, on_step=partial(progress, "train"))
-    seconds = (time.perf_counter() - start) / sum(log.tokens for log in logs)
     own = [(task, row) for row, (task, _, _) in enumerate(asked)]
     answers = solve(model, own, stack, on_token=partial(progress, "answer"))
     known = [(task, row) for task, row in own if all(pair.output for pair in task.test)]
     logprobs = dict(zip((row for _, row in known), dense(model, known, stack)))
-    return [Tried(a, logprobs.get(row), log.tokens, seconds * log.tokens) for row, (a, log) in enumerate(zip(answers, logs))]
+    return [Tried(a, logprobs.get(row), log.tokens) for row, (a, log) in enumerate(zip(answers, logs))]
 
 
 # what is put, and what is studied
@@ -150,23 +145,36 @@ def changed(task: ArcTask, transform: Transform, colours: Sequence[int] = range(
     return replace(task, **{name: tuple(Pair(one(p.input), one(p.output)) for p in getattr(task, name)) for name in ("train", "test")})
 
 
-def check(model: Model, tasks: Iterable[ArcTask]) -> None:
+def check(model: Model, tasks: Sequence[ArcTask]) -> None:
     """Raises SelfeditError on a task that leaves nothing to study or does not fit the model, and on two of one name."""
-    form, names, limit = form_of(model), set(), model.network.shape.max_positions
+    for id, longest in readable(model, tasks)[1].items():
+        raise SelfeditError(f"task {id}: its examples and an answer take {longest} tokens; {model.name} reads {model.network.shape.max_positions}")
+
+
+def readable(model: Model, tasks: Sequence[ArcTask]) -> tuple[list[ArcTask], dict[str, int]]:
+    """Those that fit the model, and of the others the tokens that it would have to read at once. Raises SelfeditError on a
+    task that leaves nothing to study, and on two of one name."""
+    lengths: dict[str, int] = {}
     for task in tasks:
-        if task.id in names:
+        if task.id in lengths:
             raise SelfeditError(f"task {task.id} is there twice; name tasks differently, or give one set of them")
-        names.add(task.id)
         if len(task.train) < 2:
             raise SelfeditError(f"task {task.id}: {len(task.train)} example; at least 2 are needed, one to ask about and one to see")
-        longest = len(recipe_prompt(model, shown(model, task))) + recipe_tokens(model)
-        for turned in (changed(task, reading) for reading in READINGS):
-            for pair in turned.test:
-                asked, _ = laid(form, [*turned.train, replace(pair, output=None)])
-                known, _ = laid(form, [*turned.train, pair])
-                longest = max(longest, len(asked) + _language(form, turned, pair.input)[1], len(known))
-        if longest > limit:
-            raise SelfeditError(f"task {task.id}: its examples and an answer take {longest} tokens; {model.name} reads {limit}")
+        lengths[task.id] = _longest(model, task)
+    limit = model.network.shape.max_positions
+    return [task for task in tasks if lengths[task.id] <= limit], {id: longest for id, longest in lengths.items() if longest > limit}
+
+
+def _longest(model: Model, task: ArcTask) -> int:
+    """Tokens that the model has to read at once, at most, when it chooses a recipe and answers; an item is left out where it does not fit."""
+    form = form_of(model)
+    longest = len(recipe_prompt(model, shown(model, task))) + recipe_tokens(model)
+    for turned in (changed(task, reading) for reading in READINGS):
+        for pair in turned.test:
+            asked, _ = laid(form, [*turned.train, replace(pair, output=None)])
+            known, _ = laid(form, [*turned.train, pair])
+            longest = max(longest, len(asked) + _language(form, turned, pair.input)[1], len(known))
+    return longest
 
 
 def check_known(tasks: Iterable[ArcTask]) -> None:
