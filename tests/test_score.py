@@ -52,6 +52,19 @@ def test_the_mean_logprob_of_the_labels_is_the_one_worked_out_by_hand(tiny_model
     assert max(scores) < -1
 
 
+def test_labels_are_told_apart_from_some_tokens_alone(tiny_model, tiny_reference, adapted):
+    stack, references = adapted
+    items = [(s, adapter) for s in sequences(tiny_model.network.shape.vocab) for adapter in (None, 1)]
+    among = {token for s, _ in items for token in s.targets}
+    expected = []
+    for s, adapter in items:
+        odds = label_logprobs(references[1] if adapter else tiny_reference, s)
+        own = odds[range(s.labels), s.targets] - odds[:, sorted(among)].logsumexp(1)
+        expected.append(own.mean().item())
+    assert mean_logprobs(tiny_model.network, items, stack, among=among) == pytest.approx(expected, abs=1e-4)
+    assert len(among) < tiny_model.network.shape.vocab and max(expected) > max(mean_logprobs(tiny_model.network, items, stack))
+
+
 def test_adapters_and_the_untouched_model_are_scored_side_by_side(tiny_model, tiny_reference, adapted):
     stack, references = adapted
     under = {None: tiny_reference, 0: references[0], 1: references[1]}

@@ -20,7 +20,7 @@ from selfedit.model import train as train_module
 from selfedit.model.chat import Sequence
 from selfedit.model.frozen import FrozenBelow
 from selfedit.model.load import load_model
-from selfedit.model.network import Linear, PackedAttention
+from selfedit.model.network import Linear, PackedAttention, Vocabulary
 from selfedit.model.stack import Gradients, Segment, Stack, _grouped_bmm, _grouped_loop
 from selfedit.model.train import HeadLoss, Job, _backward, _Run, _Work, lora_config, train
 
@@ -76,8 +76,8 @@ def with_peft(reference, network, config: TrainConfig, start: dict[str, torch.Te
     return model
 
 
-def peft_loss(model, batch: list[Sequence]):
-    """Mean over the batch's labels, of sequences padded on the right."""
+def peft_loss(model, batch: list[Sequence], among: set[int] | None = None):
+    """Mean over the batch's labels, of sequences padded on the right; only these tokens have odds."""
     longest = max(len(s.tokens) for s in batch)
     tokens = torch.zeros(len(batch), longest, dtype=torch.long)
     labels, mask = torch.full_like(tokens, -100), torch.zeros_like(tokens)
@@ -86,10 +86,12 @@ def peft_loss(model, batch: list[Sequence]):
         labels[row, list(s.places)] = torch.tensor(s.targets)
         mask[row, : len(s.tokens)] = 1
     logits = model(input_ids=tokens, attention_mask=mask).logits
+    if among is not None:
+        logits[..., [token for token in range(logits.shape[-1]) if token not in among]] = -torch.inf
     return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
-def trained_alone(reference, network, job: Job, config: TrainConfig) -> dict[str, torch.Tensor]:
+def trained_alone(reference, network, job: Job, config: TrainConfig, among: set[int] | None = None) -> dict[str, torch.Tensor]:
     """What `peft` and plain PyTorch make of a job."""
     from peft import get_peft_model_state_dict
 
@@ -107,7 +109,7 @@ def trained_alone(reference, network, job: Job, config: TrainConfig) -> dict[str
         order = torch.randperm(len(job.sequences), generator=generator).tolist()
         for low in range(0, len(order), config.batch_size):
             optimizer.zero_grad()
-            peft_loss(model, [job.sequences[i] for i in order[low : low + config.batch_size]]).backward()
+            peft_loss(model, [job.sequences[i] for i in order[low : low + config.batch_size]], among).backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.clip)
             optimizer.param_groups[0]["lr"] = peak * (1 - step / total)
             optimizer.step()
@@ -158,6 +160,21 @@ def test_a_header_that_a_batch_computes_once_is_trained_as_in_peft(double_model,
     reference = double_reference(tiny_folder)
     for row, job in enumerate(jobs):
         assert differences(stack, row, trained_alone(reference, double_model.network, job, config)).max() < 1e-6
+
+
+def test_labels_that_are_told_apart_from_some_tokens_alone_train_as_in_peft(double_model, tiny_folder):
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, batch_size=1)
+    jobs = ragged_jobs(double_model.network.shape.vocab)[:2]
+    among = {token for job in jobs for s in job.sequences for token in s.targets}
+    assert len(among) < double_model.network.shape.vocab / 2
+    stack, _ = train(double_model.network, jobs, config, among=among)
+    of_all, _ = train(double_model.network, jobs, config)
+    reference = double_reference(tiny_folder)
+    for row, job in enumerate(jobs):
+        expected = trained_alone(reference, double_model.network, job, config, among)
+        assert differences(stack, row, expected).max() < 1e-6 and differences(of_all, row, expected).max() > 1e-3
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        train(double_model.network, jobs, config, among=among - {jobs[0].sequences[0].targets[0]})
 
 
 @pytest.mark.parametrize("modules", [("q_proj", "v_proj"), ("k_proj", "o_proj", "up_proj"), ("down_proj",)])
@@ -218,7 +235,7 @@ def test_gradients_of_a_stack_are_those_of_peft_in_single_precision(tiny_model, 
     runs = [_Run(i, job, config, stack) for i, job in enumerate(jobs)]
     frozen = FrozenBelow(network, 0, (s.tokens for job in jobs for s in job.sequences))
     found = Gradients(stack)
-    _backward(network, stack, found, frozen, [_Work(r, list(r.job.sequences[:3]), 1 / sum(s.labels for s in r.job.sequences[:3])) for r in runs])
+    _backward(network, stack, found, frozen, Vocabulary(network), [_Work(r, list(r.job.sequences[:3]), 1 / sum(s.labels for s in r.job.sequences[:3])) for r in runs])
     gradients = Stack(network.shape, stack.config, len(jobs))
     gradients.flat.copy_(found.flat)
     reference = reference_model(tiny_folder)

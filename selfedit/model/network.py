@@ -12,7 +12,7 @@ Axes: T packed tokens, S sequences, H heads, K key-value heads, D head size, I i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -112,6 +112,12 @@ class Linear:
         self.half: Tensor | None = None
         """The weight in bf16, for training: what goes in and comes out is rounded to bf16, summed in fp32."""
         self._packed = None
+
+    def among(self, outputs: Tensor) -> Linear:
+        """These outputs alone."""
+        some = Linear(self.weight[outputs], None if self.bias is None else self.bias[outputs])
+        some.half = None if self.half is None else self.half[outputs]
+        return some
 
     def back(self, dy: Tensor) -> Tensor:
         """The gradient [T, I] of what went in, from that of what came out [T, O]."""
@@ -239,9 +245,26 @@ class Network:
             x = x + linear(i, "down", Gated.apply(gate_up) if torch.is_grad_enabled() else _gated(gate_up))
         return x
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Hidden states [T, hidden] of the last layer → [T, vocab]."""
-        return self.head(rms_norm(x, self.norm, self.shape.eps))
+    def logits(self, x: Tensor, head: Linear | None = None) -> Tensor:
+        """Hidden states [T, hidden] of the last layer → [T, vocab]. `head`: that of a Vocabulary."""
+        return (head or self.head)(rms_norm(x, self.norm, self.shape.eps))
+
+
+class Vocabulary:
+    """What a label is told apart from: all tokens of the model, or these alone (the cells of a grid, which a grammar would
+    keep to anyway). Of few tokens the logits cost next to nothing."""
+
+    def __init__(self, network: Network, tokens: Sequence[int] | None = None):
+        self.head, self._places = network.head, None
+        if tokens is not None:
+            some = torch.tensor(sorted(set(tokens)), device=network.device)
+            self.head = network.head.among(some)
+            self._places = torch.full((network.shape.vocab,), -1, device=network.device)  # of a token that is not among them: out of bounds
+            self._places[some] = torch.arange(len(some), device=network.device)
+
+    def places(self, tokens: Tensor) -> Tensor:
+        """Of these tokens, among the logits."""
+        return tokens if self._places is None else self._places[tokens]
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selfedit.model.chat import Sequence
 from selfedit.model.frozen import FrozenBelow
-from selfedit.model.network import Network, PackedAttention
+from selfedit.model.network import Network, PackedAttention, Vocabulary
 from selfedit.model.packing import pack, passes
 from selfedit.model.stack import Segment, Stack
 
@@ -20,8 +20,12 @@ LABELS_A_PASS = 128  # 25 MB of logits with 49,152 tokens: larger blocks are giv
 
 
 @torch.inference_mode()
-def mean_logprobs(network: Network, items: SequenceOf[tuple[Sequence, int | None]], stack: Stack | None = None) -> list[float]:
-    """Mean log-probability (nats a token, at most 0) of each sequence's labels under its adapter (None: untouched)."""
+def mean_logprobs(
+    network: Network, items: SequenceOf[tuple[Sequence, int | None]], stack: Stack | None = None, *, among: SequenceOf[int] | None = None
+) -> list[float]:
+    """Mean log-probability (nats a token, at most 0) of each sequence's labels under its adapter (None: untouched). `among`: as
+    in `train`."""
+    vocabulary = Vocabulary(network, among)
     order = sorted(range(len(items)), key=lambda i: (-1 if items[i][1] is None else items[i][1], len(items[i][0].tokens)))
     out = [0.0] * len(items)
     distinct = {s.tokens for s, _ in items}
@@ -30,9 +34,9 @@ def mean_logprobs(network: Network, items: SequenceOf[tuple[Sequence, int | None
     for part in passes(order, [len(s.tokens) for s, _ in items]):
         sequences = [items[i][0] for i in part]
         hidden = label_states(network, sequences, [items[i][1] for i in part], stack, frozen)
-        targets = torch.tensor([t for s in sequences for t in s.targets], device=network.device)
+        targets = vocabulary.places(torch.tensor([t for s in sequences for t in s.targets], device=network.device))
         chunks = zip(hidden.split(LABELS_A_PASS), targets.split(LABELS_A_PASS))
-        gold = torch.cat([network.logits(h).float().log_softmax(1).gather(1, t[:, None])[:, 0] for h, t in chunks])
+        gold = torch.cat([network.logits(h, vocabulary.head).float().log_softmax(1).gather(1, t[:, None])[:, 0] for h, t in chunks])
         for i, values in zip(part, gold.split([s.labels for s in sequences])):
             out[i] = values.mean().item()
     return out

@@ -24,7 +24,7 @@ from torch import Tensor
 from selfedit.config import TrainConfig
 from selfedit.model.chat import Sequence
 from selfedit.model.frozen import FrozenBelow
-from selfedit.model.network import Linear, Network, PackedAttention, rms_norm
+from selfedit.model.network import Linear, Network, PackedAttention, Vocabulary, rms_norm
 from selfedit.model.packing import pack, passes
 from selfedit.model.stack import Gradients, LoraConfig, Segment, Stack
 
@@ -75,10 +75,11 @@ def train(
     *,
     stack: Stack | None = None,
     cut: Cut | None = None,
+    among: SequenceOf[int] | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Stack, list[TrainLog]]:
     """Train one adapter a job, together. `stack`: start from these adapters (in the jobs' order) instead of afresh.
-    `cut`: stop some of them early.
+    `cut`: stop some of them early. `among`: tokens that every label is one of; it is told apart from these alone.
 
     `on_step(done, total)` is called after each step with labelled sequences done and to do, over all jobs.
     """
@@ -89,6 +90,7 @@ def train(
             stack.init_(i, job.seed)
     runs = [_Run(i, job, config, stack) for i, job in enumerate(jobs)]
     frozen = FrozenBelow(network, stack.config.layers[0], (s.tokens for job in jobs for s in job.sequences + job.once))
+    vocabulary = Vocabulary(network, among)
     total = sum(run.total for run in runs)
     with _Workers(stack, sum(run.tokens_a_step for run in runs)) as workers:
         while going := [run for run in runs if not run.finished]:
@@ -104,7 +106,7 @@ def train(
             def study(share: list[_Work], gradients: Gradients) -> None:
                 sizes = [sum(len(s.tokens) for s in work.sequences) for work in share]
                 for part in passes(range(len(share)), sizes):  # never inside an adapter
-                    _backward(network, stack, gradients, frozen, [share[i] for i in part])
+                    _backward(network, stack, gradients, frozen, vocabulary, [share[i] for i in part])
 
             workers.map(study, shares, workers.gradients)
             done: dict[int, list] = {run.row: [] for run in active}
@@ -245,7 +247,7 @@ def _shares(works: list[_Work], count: int) -> list[list[_Work]]:
     return shares
 
 
-def _backward(network: Network, stack: Stack, gradients: Gradients, frozen: FrozenBelow, part: list[_Work]) -> None:
+def _backward(network: Network, stack: Stack, gradients: Gradients, frozen: FrozenBelow, vocabulary: Vocabulary, part: list[_Work]) -> None:
     """The works' losses, and their gradients into the rows of their adapters."""
     studied = [sequence for work in part for sequence in work.sequences]
     packing = pack(studied, [work.run.row for work in part for _ in work.sequences])
@@ -262,7 +264,8 @@ def _backward(network: Network, stack: Stack, gradients: Gradients, frozen: Froz
     counts = [sum(s.labels for s in work.sequences) for work in part]
     weights = torch.cat([torch.full((n,), work.weight) for n, work in zip(counts, part)]).to(device)
     hidden = rms_norm(x[torch.tensor(packing.label_rows, device=device)], network.norm, network.shape.eps)
-    losses = HeadLoss.apply(hidden, network.head, *_targets(studied, device), weights)
+    tokens, odds = _targets(studied, device)
+    losses = HeadLoss.apply(hidden, vocabulary.head, vocabulary.places(tokens), odds, weights)
     losses.sum().backward()
     for work, loss in zip(part, losses.detach().split(counts)):
         work.loss = loss.sum()
