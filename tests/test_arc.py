@@ -129,7 +129,7 @@ def test_what_a_change_never_makes_is_not_undone():
     assert fits(((0,) * 30,) * 30) and not fits(by_name["double"](((0,) * 16,)))
 
 
-def test_the_example_mirrors_the_shape_and_recolours_it():
-    task = read_task(Path(__file__).parents[1] / "examples/mirror.json")
-    assert all(p.output == tuple(tuple(5 if c == 3 else c for c in row[::-1]) for row in p.input) for p in task.train)
-    assert [p.output for p in task.test] == [None]
+def test_in_the_example_the_shape_falls_a_row_and_is_recoloured():
+    task = read_task(Path(__file__).parents[1] / "examples/falls.json")
+    assert all(p.output == ((0,) * 3, *(tuple(5 if cell else 0 for cell in row) for row in p.input[:-1])) for p in task.train)
+    assert len(task.train) == 5 and [p.output for p in task.test] == [None]
