@@ -11,7 +11,7 @@ line for each condition and task. Conditions:
   those that train an editor and those that test it, before any recipe is drawn; its items are drawn apart from those of
   the other conditions, so that no luck is counted twice. A search (`find`) leaves out recipes that it can do without;
 - `peft`: what `fixed` does as others do it, one sample after another on `peft` and `transformers`: what a task costs there.
-  Votes are counted there, not rated, so only the cost is compared.
+  Labels are told apart from all tokens there and votes counted, not rated, so only the cost is compared.
 
 A sample solves a task if each of its outputs is among the two attempts. Rate: the mean over tasks of the share of samples
 that do; intervals, 95 %: a bootstrap over tasks, and one over the samples of the same tasks. `seal` over `self-edit`:
@@ -200,8 +200,8 @@ class _Arc:
         return self.searched.pop(task.id)
 
     def by_peft(self, task: ArcTask) -> tuple[list[list[Answer]], list[int]]:
-        """Answers and tokens of each sample: the items, batches, rates, precision and questions of `fixed`; votes are counted,
-        not rated."""
+        """Answers and tokens of each sample: the items, layers, batches, rates, precision and questions of `fixed`; labels are
+        told apart from all tokens, as the library does it, and votes are counted, not rated."""
         from selfedit.bench.baselines import studied_and_asked
         from selfedit.model.train import lora_config
 
