@@ -288,7 +288,7 @@ def test_answers_are_rated_by_their_likelihood_in_all_readings(model, form):
     for grid in grids:
         turned = [changed(replace(MIRROR, test=(Pair(MIRROR.test[0].input, grid),)), reading) for reading in READINGS]
         golds = [labelled(form, [*t.train, *t.test], "output_tokens") for t in turned]
-        values.append(sum(m * g.labels for m, g in zip(mean_logprobs(model.network, [(g, None) for g in golds], among=alphabet(model)), golds)) / len(READINGS))
+        values.append(sum(m * g.labels for m, g in zip(mean_logprobs(model.network, [(g, None) for g in golds], among=alphabet(form)), golds)) / len(READINGS))
     assert none == () and [grid for grid, _ in odds] == grids
     assert [share for _, share in odds] == pytest.approx([math.exp(v) / sum(map(math.exp, values)) for v in values], abs=1e-4)
     broken = Stack(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
@@ -299,7 +299,7 @@ def test_answers_are_rated_by_their_likelihood_in_all_readings(model, form):
 def test_the_dense_score_is_that_of_the_output_with_all_examples_in_view(model, form):
     two = replace(MIRROR, test=(*MIRROR.test, Pair(((1, 1), (1, 1)), ((1, 1), (1, 1)))))
     golds = [labelled(form, [*two.train, p], "output_tokens") for p in two.test]
-    assert dense(model, [(two, None)]) == pytest.approx([sum(mean_logprobs(model.network, [(g, None) for g in golds], among=alphabet(model))) / 2], abs=1e-5)
+    assert dense(model, [(two, None)]) == pytest.approx([sum(mean_logprobs(model.network, [(g, None) for g in golds], among=alphabet(form))) / 2], abs=1e-5)
 
 
 def test_a_changed_task_is_the_same_task_changed_back():

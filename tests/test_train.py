@@ -77,7 +77,7 @@ def with_peft(reference, network, config: TrainConfig, start: dict[str, torch.Te
 
 
 def peft_loss(model, batch: list[Sequence], among: set[int] | None = None):
-    """Mean over the batch's labels, of sequences padded on the right; only these tokens have odds."""
+    """Mean over the batch's labels, of sequences padded on the right. `among`: the tokens that have odds, if not all."""
     longest = max(len(s.tokens) for s in batch)
     tokens = torch.zeros(len(batch), longest, dtype=torch.long)
     labels, mask = torch.full_like(tokens, -100), torch.zeros_like(tokens)

@@ -100,7 +100,7 @@ def try_recipes(
 ) -> list[Tried]:
     """Each (task, recipe, seed) as an adapter, all trained and asked together."""
     made = [job(model, task, recipe, seed) for task, recipe, seed in asked]
-    stack, logs = train(model.network, made, config, among=alphabet(model), on_step=partial(progress, "train"))
+    stack, logs = train(model.network, made, config, among=alphabet(form_of(model)), on_step=partial(progress, "train"))
     own = [(task, row) for row, (task, _, _) in enumerate(asked)]
     answers = solve(model, own, stack, on_token=partial(progress, "answer"))
     known = [(task, row) for task, row in own if all(pair.output for pair in task.test)]
@@ -137,10 +137,9 @@ def form_of(model: Model) -> GridForm:
     return GridForm(model.chat, SIDE)
 
 
-def alphabet(model: Model) -> set[int]:
+def alphabet(form: GridForm) -> set[int]:
     """All tokens of what is laid: any of it is learned and rated as a choice among these."""
-    form = form_of(model)
-    return {token for own in (*form.cells, form.line, form.gap, *map(model.chat.encode, (INPUT, OUTPUT))) for token in own}
+    return {token for own in (*form.cells, form.line, form.gap, *map(form.chat.encode, (INPUT, OUTPUT))) for token in own}
 
 
 def changed(task: ArcTask, transform: Transform, colours: Sequence[int] = range(COLOURS)) -> ArcTask:
@@ -289,7 +288,7 @@ def rated(
         for task, adapter, j, grid in items:
             turned = changed(replace(task, test=(Pair(task.test[j].input, grid),)), reading)
             golds.append((labelled(form, [*turned.train, turned.test[0]], "output_tokens"), adapter))
-        for i, mean in enumerate(mean_logprobs(model.network, golds, stack, among=alphabet(model))):
+        for i, mean in enumerate(mean_logprobs(model.network, golds, stack, among=alphabet(form))):
             totals[i] += mean * golds[i][0].labels / len(READINGS)
     left, found = iter(totals), []
     for _, _, own in asked:
@@ -305,7 +304,7 @@ def dense(model: Model, asked: Sequence[tuple[ArcTask, int | None]], stack: Stac
     under an adapter that diverged."""
     form = form_of(model)
     golds = [(labelled(form, [*task.train, pair], "output_tokens"), adapter) for task, adapter in asked for pair in task.test]
-    values = iter(mean_logprobs(model.network, golds, stack, among=alphabet(model)))
+    values = iter(mean_logprobs(model.network, golds, stack, among=alphabet(form)))
     means = [sum(next(values) for _ in task.test) / len(task.test) for task, _ in asked]
     return [mean if math.isfinite(mean) else None for mean in means]
 

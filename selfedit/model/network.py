@@ -12,7 +12,7 @@ Axes: T packed tokens, S sequences, H heads, K key-value heads, D head size, I i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -254,7 +254,7 @@ class Vocabulary:
     """What a label is told apart from: all tokens of the model, or these alone (the cells of a grid, which a grammar would
     keep to anyway). Of few tokens the logits cost next to nothing."""
 
-    def __init__(self, network: Network, tokens: Sequence[int] | None = None):
+    def __init__(self, network: Network, tokens: Iterable[int] | None = None):
         self.head, self._places = network.head, None
         if tokens is not None:
             some = torch.tensor(sorted(set(tokens)), device=network.device)

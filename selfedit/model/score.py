@@ -5,7 +5,7 @@ In: sequences with labels, and whose adapter each is scored under. Out: one numb
 
 from __future__ import annotations
 
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Iterable, Sequence as SequenceOf
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ LABELS_A_PASS = 128  # 25 MB of logits with 49,152 tokens: larger blocks are giv
 
 @torch.inference_mode()
 def mean_logprobs(
-    network: Network, items: SequenceOf[tuple[Sequence, int | None]], stack: Stack | None = None, *, among: SequenceOf[int] | None = None
+    network: Network, items: SequenceOf[tuple[Sequence, int | None]], stack: Stack | None = None, *, among: Iterable[int] | None = None
 ) -> list[float]:
     """Mean log-probability (nats a token, at most 0) of each sequence's labels under its adapter (None: untouched). `among`: as
     in `train`."""

@@ -75,7 +75,7 @@ def train(
     *,
     stack: Stack | None = None,
     cut: Cut | None = None,
-    among: SequenceOf[int] | None = None,
+    among: Iterable[int] | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Stack, list[TrainLog]]:
     """Train one adapter a job, together. `stack`: start from these adapters (in the jobs' order) instead of afresh.
