@@ -56,6 +56,12 @@ def test_in_mixed_precision_what_is_trained_on_is_near_and_what_is_answered_is_t
     x = mixed.embed(torch.tensor([t for s in sequences for t in s])).requires_grad_()
     found = mixed.logits(mixed.run(x, packed.positions, packed))
     assert 0 < (found - expected).std() < 0.02 * expected.std() and found.dtype == torch.float32
+    assert torch.equal(packed_logits(exact.in_bf16, sequences), expected)
+    rounded = packed_logits(mixed.in_bf16, sequences)
+    assert 0 < (rounded - expected).std() < 0.02 * expected.std() and rounded.dtype == torch.float32
+    assert len(rounded.unique()) > 0.9 * rounded.numel()  # the logits themselves are not rounded
+    assert torch.equal(packed_logits(mixed.in_bf16.in_bf16, sequences), rounded)
+    assert torch.equal(packed_logits(mixed, sequences), expected)
 
 
 def test_the_precision_is_that_of_the_environment_else_of_the_machine(tiny_folder, monkeypatch):

@@ -43,8 +43,8 @@ RATED = 8
 INPUT, OUTPUT = "Input:\n", "Output:\n"
 DRAWS = 20
 """Times, for each item wanted, that one is drawn before the task is said to have no more."""
-FIXED_HERE = tuple(map(repr, (ATTEMPTS, DRAWS, RATED, INPUT, OUTPUT, [t.name for own in (READINGS, *FAMILIES.values()) for t in own])))
-"""What results depend on and no option changes."""
+FIXED_HERE = tuple(map(repr, (ATTEMPTS, DRAWS, RATED, INPUT, OUTPUT, [t.name for own in (READINGS, *FAMILIES.values()) for t in own], "bf16")))
+"""What results depend on and no option changes; the last: where training is in bf16, so are answers (`Network.in_bf16`)."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def try_recipes(
 ) -> list[Tried]:
     """Each (task, recipe, seed) as an adapter, all trained and asked together."""
     made = [job(model, task, recipe, seed) for task, recipe, seed in asked]
-    stack, logs = train(model.network, made, config, among=alphabet(form_of(model)), on_step=partial(progress, "train"))
+    stack, logs = train(model.network.in_bf16, made, config, among=alphabet(form_of(model)), on_step=partial(progress, "train"))
     own = [(task, row) for row, (task, _, _) in enumerate(asked)]
     answers = solve(model, own, stack, on_token=partial(progress, "answer"))
     known = [(task, row) for task, row in own if all(pair.output for pair in task.test)]
@@ -236,7 +236,7 @@ def solve(
 ) -> list[list[Answer]]:
     """For each (task, adapter) an Answer a test pair."""
     own = [questions(model, task, adapter) for task, adapter in asked]
-    written = iter(generate(model, [q.request for each in own for q in each], stack, on_token=on_token))
+    written = iter(generate(replace(model, network=model.network.in_bf16), [q.request for each in own for q in each], stack, on_token=on_token))
     voted = [votes(model, each, [next(written) for _ in each]) for each in own]
     odds = iter(rated(model, [(task, adapter, [[grid for grid, _ in Counter(a.said).most_common(RATED)] for a in each]) for (task, adapter), each in zip(asked, voted)], stack))
     return [[replace(answer, odds=next(odds)) for answer in each] for each in voted]
@@ -288,7 +288,7 @@ def rated(
         for task, adapter, j, grid in items:
             turned = changed(replace(task, test=(Pair(task.test[j].input, grid),)), reading)
             golds.append((labelled(form, [*turned.train, turned.test[0]], "output_tokens"), adapter))
-        for i, mean in enumerate(mean_logprobs(model.network, golds, stack, among=alphabet(form))):
+        for i, mean in enumerate(mean_logprobs(model.network.in_bf16, golds, stack, among=alphabet(form))):
             totals[i] += mean * golds[i][0].labels / len(READINGS)
     left, found = iter(totals), []
     for _, _, own in asked:
@@ -304,7 +304,7 @@ def dense(model: Model, asked: Sequence[tuple[ArcTask, int | None]], stack: Stac
     under an adapter that diverged."""
     form = form_of(model)
     golds = [(labelled(form, [*task.train, pair], "output_tokens"), adapter) for task, adapter in asked for pair in task.test]
-    values = iter(mean_logprobs(model.network, golds, stack, among=alphabet(form)))
+    values = iter(mean_logprobs(model.network.in_bf16, golds, stack, among=alphabet(form)))
     means = [sum(next(values) for _ in task.test) / len(task.test) for task, _ in asked]
     return [mean if math.isfinite(mean) else None for mean in means]
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cache
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 from selfedit.model import waiting
 
@@ -111,6 +112,8 @@ class Linear:
         self.weight, self.bias, self.quantized = weight, bias, quantized
         self.half: Tensor | None = None
         """The weight in bf16, for training: what goes in and comes out is rounded to bf16, summed in fp32."""
+        self.always_half = False
+        """Not only for training."""
         self._packed = None
 
     def among(self, outputs: Tensor) -> Linear:
@@ -118,6 +121,12 @@ class Linear:
         some = Linear(self.weight[outputs], None if self.bias is None else self.bias[outputs])
         some.half = None if self.half is None else self.half[outputs]
         return some
+
+    def in_bf16(self) -> Linear:
+        """The same, never in fp32 where there is a form in bf16."""
+        other = copy(self)
+        other.always_half = True
+        return other
 
     def back(self, dy: Tensor) -> Tensor:
         """The gradient [T, I] of what went in, from that of what came out [T, O]."""
@@ -132,8 +141,10 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
-        if x.requires_grad and torch.is_grad_enabled():  # the forms for few rows have no gradient
-            return F.linear(x, self.weight, self.bias) if self.half is None else self.trained(x)
+        if self.half is not None and (self.always_half or _needs_gradient(x)):
+            return self.trained(x)
+        if _needs_gradient(x):  # the forms for few rows have none
+            return F.linear(x, self.weight, self.bias)
         if self.quantized is not None and rows <= FEW_ROWS:
             y = self.quantized(x)
             return y if self.bias is None else y.add_(self.bias)
@@ -203,6 +214,15 @@ class Network:
         for linear in (self.head, *(own for layer in self.layers for own in layer.linears.values())):
             linear.half = linear.weight.bfloat16()
 
+    @cached_property
+    def in_bf16(self) -> Network:
+        """This network, where `use_bf16` was called with the products of answers and scores in bf16 too. Not the logits: of
+        near equals bf16 would make equals."""
+        other = copy(self)
+        other.in_bf16 = other
+        other.layers = [replace(layer, linears={group: linear.in_bf16() for group, linear in layer.linears.items()}) for layer in self.layers]
+        return other
+
     @property
     def precision(self) -> str:
         """`fp32`, `mixed` (after `use_bf16`), or another dtype of the weights."""
@@ -267,8 +287,12 @@ class Vocabulary:
         return tokens if self._places is None else self._places[tokens]
 
 
+def _needs_gradient(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    if x.requires_grad and torch.is_grad_enabled() and not x.is_cuda:
+    if _needs_gradient(x) and not x.is_cuda:
         return RMSNorm.apply(x, weight, eps)
     if not torch.is_inference_mode_enabled() or x.dtype != torch.float32 or x.shape[0] > FEW_ROWS:
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
