@@ -180,18 +180,20 @@ def test_what_prompts_begin_with_alike_is_laid_once():
     assert [common for _, common in pack(sequences, [0, 1, 0]).shared] == [0, 0, 0]  # each owner has its own
 
 
-def test_shared_rows_change_no_state_and_no_gradient(tiny_folder):
+@pytest.mark.parametrize("start", [6, PackedAttention.LONG + 6])
+def test_shared_rows_change_no_state_and_no_gradient(tiny_folder, start):
     network = load_model(str(tiny_folder), device="cpu", dtype=torch.float64).network  # in fp32 rounding is 2e-4 of a gradient on some processors
-    tokens = random_sequences(network.shape.vocab, [6, 9, 3, 20])
-    sequences = [Sequence((*tokens[0], *own), 8) for own in tokens[1:]]
+    tokens = random_sequences(network.shape.vocab, [start, 9, 3, 20])
+    sequences = [Sequence((*tokens[0], *own), start + 2) for own in tokens[1:]]
     results = []
     for owners in ([0, 0, 0], [0, 1, 2]):
         packing = pack(sequences, owners)
         inputs = network.embed(torch.tensor(tokens[0] + tokens[1] + tokens[2] + tokens[3]))
         parts = inputs.clone().requires_grad_()
-        header, *own = parts.split([6, 9, 3, 20])
+        header, *own = parts.split([start, 9, 3, 20])
         laid = [torch.cat((header, o))[common:] for o, (_, common) in zip(own, packing.shared)]
         attention = PackedAttention(packing.lengths, shared=packing.shared)
+        assert any(silent for *_, silent in attention.buckets) == (owners == [0, 0, 0] and start > PackedAttention.LONG)
         out = network.run(torch.cat(laid), attention.positions, attention)[torch.tensor(packing.label_rows)]
         out.square().sum().backward()
         results.append((out.detach(), parts.grad))

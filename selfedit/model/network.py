@@ -378,8 +378,12 @@ class PackedAttention:
     Sequences are handled in buckets of similar length (up to the next power of two), padded on the right inside the
     bucket: a causal mask alone then hides the padding, since it lies after every real token. What stands in a padding
     slot does not matter, so it is a copy of some row: nothing has to be cleared. What sequences share at their start (a
-    chat header) has its rows once, for every product but attention itself.
+    chat header) has its rows once, for every product but attention itself; a long start (the examples of a task) has its
+    keys alone in every sequence, and its queries in the first.
     """
+
+    LONG = 64
+    """Tokens of a start whose queries are worth a bucket of their own."""
 
     def __init__(self, lengths: list[int], device="cpu", shared: list[tuple[int, int]] | None = None):
         """`shared[s]` = (leader, n): the first n tokens of s are those of an earlier sequence and have no rows of their own."""
@@ -391,38 +395,60 @@ class PackedAttention:
             rows.append(torch.cat((rows[leader][:common], own)) if common else own)
             count += len(own)
         self.positions = torch.cat([torch.arange(common, n) for n, (_, common) in zip(lengths, shared)]).to(device)
-        members: dict[int, list[int]] = {}
+        members: dict[tuple[int, int], list[int]] = {}
         for s, n in enumerate(lengths):
-            members.setdefault(max(16, 1 << (n - 1).bit_length()), []).append(s)
-        self.buckets: list[tuple[int, int]] = []
-        """(sequences, slots for each)"""
-        row_of_slot, is_home, is_copy = [], [], []  # a row's one home slot; padding is neither
-        for own in members.values():
+            common = shared[s][1]
+            members.setdefault((max(16, 1 << (n - 1).bit_length()), common if common >= self.LONG else 0), []).append(s)
+        self.buckets: list[tuple[int, int, int]] = []
+        """(sequences, slots for each, slots at the start that ask nothing)"""
+        queries, keys = _Slots(), _Slots()
+        for (_, silent), own in members.items():
             longest = max(lengths[s] for s in own)
-            self.buckets.append((len(own), longest))
+            self.buckets.append((len(own), longest, silent))
             for s in own:
-                place = torch.arange(longest)
-                row_of_slot.append(rows[s][place.clamp(max=lengths[s] - 1)])
-                is_copy.append(place < shared[s][1])
-                is_home.append(~is_copy[-1] & (place < lengths[s]))
-        row, home, copy = (torch.cat(parts) for parts in (row_of_slot, is_home, is_copy))
-        slot_of_row = torch.empty(count, dtype=torch.long)
-        slot_of_row[row[home]] = home.nonzero()[:, 0]
-        copies = copy.nonzero()[:, 0]
-        self._dense = len(row) == count and len(members) == 1
-        indices = row, slot_of_row, (~home).nonzero()[:, 0], copies, row[copies]
-        self._rows, self._slots, self._other, self._copies, self._copied = (index.to(device) for index in indices)
+                keys.add(rows[s], range(longest), shared[s][1])
+                queries.add(rows[s], range(silent, longest), shared[s][1])
+        self._dense = keys.count == count and len(members) == 1
+        self._queries, self._keys = queries.indices(device), keys.indices(device)
+        self._masks = [None if not silent else torch.ones(longest - silent, longest, dtype=torch.bool, device=device).tril(silent) for _, longest, silent in self.buckets]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if not self._dense:
-            q, k, v = (Spread.apply(x, self._rows, self._slots, self._copies, self._copied) for x in (q, k, v))
-        sizes = [count * longest for count, longest in self.buckets]
+            q, k, v = Spread.apply(q, *self._queries), Spread.apply(k, *self._keys), Spread.apply(v, *self._keys)
+        asking, sizes = [n * (longest - silent) for n, longest, silent in self.buckets], [n * longest for n, longest, _ in self.buckets]
         parts = []
-        for (count, longest), *qkv in zip(self.buckets, q.split(sizes), k.split(sizes), v.split(sizes)):
-            o = causal_attention(*(x.unflatten(0, (count, longest)).transpose(1, 2) for x in qkv))
+        for (n, _, _), mask, *qkv in zip(self.buckets, self._masks, q.split(asking), k.split(sizes), v.split(sizes)):
+            o = causal_attention(*(x.unflatten(0, (n, -1)).transpose(1, 2) for x in qkv), mask)
             parts.append(o.transpose(1, 2).flatten(2).flatten(0, 1))
         o = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return o if self._dense else Collect.apply(o, self._rows, self._slots, self._other)
+        return o if self._dense else Collect.apply(o, *self._queries[:3])
+
+
+class _Slots:
+    """Where rows stand, sequence by sequence, padded: a row has one home, copies where others share it; padding is neither."""
+
+    def __init__(self):
+        self.rows, self.homes, self.copies = [], [], []
+
+    def add(self, rows: Tensor, places: range, common: int) -> None:
+        """Of a sequence's rows those at these places, `common` of them shared; beyond its end the last one's, as padding."""
+        place = torch.arange(places.start, places.stop)
+        self.rows.append(rows[place.clamp(max=len(rows) - 1)])
+        self.copies.append(place < common)
+        self.homes.append((place >= common) & (place < len(rows)))
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.rows))
+
+    def indices(self, device) -> tuple[Tensor, ...]:
+        """What Spread and Collect take."""
+        row, home, copy = (torch.cat(parts) for parts in (self.rows, self.homes, self.copies))
+        slots = home.nonzero()[:, 0]
+        slot_of_row = torch.empty(len(slots), dtype=torch.long)
+        slot_of_row[row[slots]] = slots
+        copies = copy.nonzero()[:, 0]
+        return tuple(index.to(device) for index in (row, slot_of_row, (~home).nonzero()[:, 0], copies, row[copies]))
 
 
 class Spread(torch.autograd.Function):
@@ -433,7 +459,7 @@ class Spread(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, rows: Tensor, slots: Tensor, copies: Tensor, copied: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, rows: Tensor, slots: Tensor, other: Tensor, copies: Tensor, copied: Tensor) -> Tensor:
         ctx.save_for_backward(slots, copies, copied)
         return x.index_select(0, rows)
 
@@ -443,7 +469,7 @@ class Spread(torch.autograd.Function):
         dx = grad.index_select(0, slots)
         if len(copies):
             dx.index_add_(0, copied, grad.index_select(0, copies))
-        return dx, None, None, None, None
+        return dx, None, None, None, None, None
 
 
 class Collect(torch.autograd.Function):
@@ -460,10 +486,9 @@ class Collect(torch.autograd.Function):
         return grad.index_select(0, rows).index_fill_(0, other, 0), None, None, None
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """[S, H, L, D] with [S, K, L, D] → [S, H, L, D]."""
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """[S, H, Q, D] with [S, K, L, D] → [S, H, Q, D]. `mask` [Q, L]: who sees whom, where there are fewer queries than keys."""
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
         k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
