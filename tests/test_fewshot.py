@@ -302,6 +302,18 @@ def test_the_dense_score_is_that_of_the_output_with_all_examples_in_view(model, 
     assert dense(model, [(two, None)]) == pytest.approx([sum(mean_logprobs(model.network, [(g, None) for g in golds], among=alphabet(form))) / 2], abs=1e-5)
 
 
+def test_where_training_is_in_bf16_so_is_all_of_a_task(model, monkeypatch):
+    mixed = load_model(str(model.folder), device="cpu", precision="mixed")
+    seen = []
+    for name in ("train", "generate", "mean_logprobs"):
+        own = getattr(fewshot, name)
+        monkeypatch.setattr(fewshot, name, lambda first, *rest, own=own, **named: seen.append(getattr(first, "network", first)) or own(first, *rest, **named))
+    fewshot.try_recipes(mixed, [(MIRROR, Recipe(items=2, epochs=1), 0)])
+    assert len(seen) == 2 + len(READINGS) + 1 and all(own.layers[0].linears["down"].always_half for own in seen)
+    assert not mixed.network.layers[0].linears["down"].always_half
+    assert dense(mixed, [(MIRROR, None)]) != dense(model, [(MIRROR, None)])
+
+
 def test_a_changed_task_is_the_same_task_changed_back():
     colours = [0, 2, 1, *range(3, 10)]
     assert changed(changed(MIRROR, TRANSPOSE, colours), TRANSPOSE, colours) == changed(MIRROR, IDENTITY) == MIRROR

@@ -99,6 +99,33 @@ def test_scores_do_not_depend_on_how_much_goes_into_a_pass(tiny_model, adapted, 
     assert parts[0] == pytest.approx(whole[0], abs=1e-5) and parts[1] == pytest.approx(whole[1], abs=1e-5)
 
 
+def test_answers_to_a_long_prompt_read_it_once_an_adapter_and_are_scored_as_alone(tiny_model, adapted, monkeypatch):
+    stack, _ = adapted
+    prompt, *answers = (s.tokens for s in sequences(tiny_model.network.shape.vocab, [(200, 1), *[(n, 1) for n in range(3, 19)]]))
+    items = [(Sequence((*prompt, *answer), 200), i % 2) for i, answer in enumerate(answers)]
+    each = [mean_logprobs(tiny_model.network, [item], stack)[0] for item in items]
+    ran = []
+    run = type(tiny_model.network).run
+    monkeypatch.setattr(type(tiny_model.network), "run", lambda self, x, *rest, **named: ran.append(len(x)) or run(self, x, *rest, **named))
+    monkeypatch.setattr(packing, "TOKENS_A_PASS", 150)
+    assert mean_logprobs(tiny_model.network, items, stack) == pytest.approx(each, abs=1e-5)
+    assert ran == [199 + sum(len(answer) + 1 for answer in answers[i::2]) for i in (0, 1)]  # the row that predicts a first label is each one's own
+
+
+def test_a_pass_counts_what_is_laid_with_its_own_first(monkeypatch):
+    monkeypatch.setattr(packing, "TOKENS_A_PASS", 100)
+    asked = [Sequence((*range(80), 100 + i, 200 + i), 81) for i in range(6)]
+    other = [Sequence((*range(300, 380), 100 + i), 81) for i in range(2)]
+    texts = [Sequence(tuple(range(82)), 1) for _ in range(2)]
+    assert list(packing.passes_sharing(range(6), asked, "aaaaaa")) == [[0, 1, 2, 3, 4, 5]]
+    assert list(packing.passes_sharing(range(6), asked, "aaabbb")) == [[0, 1, 2], [3, 4, 5]]
+    assert list(packing.passes_sharing([0, 6, 1, 7], asked + other, "aaaaaaaa")) == [[0], [6], [1], [7]]
+    assert list(packing.passes_sharing(range(2), texts, "aa")) == [[0], [1]]
+    many = [asked[0]] * 100
+    sizes = [len(part) for part in packing.passes_sharing(range(100), many, "a" * 100)]
+    assert sizes == [27, 27, 27, 19]  # 82, and 3 + 9 for each other, of 400
+
+
 def test_nothing_to_score_is_nothing_scored(tiny_model):
     assert mean_logprobs(tiny_model.network, []) == []
 

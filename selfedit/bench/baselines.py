@@ -106,7 +106,7 @@ def studied_and_asked(
     base, job, config, layers: Sequence[int], bf16: bool, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int], allow=None
 ) -> list[list[int]]:
     """One adapter of these layers trained on a `model.train` Job as its TrainConfig says, then all prompts continued under
-    it, in one padded batch. `bf16`: trained in mixed precision. `allow`: as `continued`. → the tokens behind each prompt,
+    it, in one padded batch. `bf16`: both in mixed precision. `allow`: as `continued`. → the tokens behind each prompt,
     without an end."""
     import torch
 
@@ -116,7 +116,8 @@ def studied_and_asked(
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=job.learning_rate, weight_decay=config.weight_decay, fused=True)
     _study(model, optimizer, job.sequences, job.seed, job.epochs, config.batch_size, config.clip, bf16)
     model.eval()
-    said = continued(model, prompts, new_tokens, ends, allow)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+        said = continued(model, prompts, new_tokens, ends, allow)
     model.unload()
     return said
 

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 
 from selfedit.model import waiting
 
@@ -122,8 +122,8 @@ class Linear:
         some.half = None if self.half is None else self.half[outputs]
         return some
 
-    def in_bf16(self) -> Linear:
-        """The same, never in fp32 where there is a form in bf16."""
+    def rounded(self) -> Linear:
+        """This layer in bf16 whatever it is used for."""
         other = copy(self)
         other.always_half = True
         return other
@@ -210,17 +210,18 @@ class Network:
         """From now on training takes products with frozen weights in bf16, for a processor that multiplies it.
 
         The adapters, the logits and what stands between the products stay as they are, and so does all that is answered
-        and scored."""
+        and scored (but see `in_bf16`)."""
         for linear in (self.head, *(own for layer in self.layers for own in layer.linears.values())):
             linear.half = linear.weight.bfloat16()
 
-    @cached_property
+    @property
     def in_bf16(self) -> Network:
-        """This network, where `use_bf16` was called with the products of answers and scores in bf16 too. Not the logits: of
-        near equals bf16 would make equals."""
+        """After `use_bf16` a view of this network with the products of answers and scores in bf16 too; else itself. The logits
+        stay in fp32: rounding would tie near equals."""
+        if self.head.half is None:
+            return self
         other = copy(self)
-        other.in_bf16 = other
-        other.layers = [replace(layer, linears={group: linear.in_bf16() for group, linear in layer.linears.items()}) for layer in self.layers]
+        other.layers = [replace(layer, linears={group: linear.rounded() for group, linear in layer.linears.items()}) for layer in self.layers]
         return other
 
     @property
@@ -378,12 +379,12 @@ class PackedAttention:
     Sequences are handled in buckets of similar length (up to the next power of two), padded on the right inside the
     bucket: a causal mask alone then hides the padding, since it lies after every real token. What stands in a padding
     slot does not matter, so it is a copy of some row: nothing has to be cleared. What sequences share at their start (a
-    chat header) has its rows once, for every product but attention itself; a long start (the examples of a task) has its
-    keys alone in every sequence, and its queries in the first.
+    chat header) has its rows once, for every product but attention itself; of a start that is long and most of a sequence
+    (the examples of a task) only the first to have it asks with its queries.
     """
 
     LONG = 64
-    """Tokens of a start whose queries are worth a bucket of their own."""
+    """Tokens; sequences that share about as many of these lengths leave the queries of these out, in a bucket of their own."""
 
     def __init__(self, lengths: list[int], device="cpu", shared: list[tuple[int, int]] | None = None):
         """`shared[s]` = (leader, n): the first n tokens of s are those of an earlier sequence and have no rows of their own."""
@@ -396,9 +397,9 @@ class PackedAttention:
             count += len(own)
         self.positions = torch.cat([torch.arange(common, n) for n, (_, common) in zip(lengths, shared)]).to(device)
         members: dict[tuple[int, int], list[int]] = {}
-        for s, n in enumerate(lengths):
-            common = shared[s][1]
-            members.setdefault((max(16, 1 << (n - 1).bit_length()), common if common >= self.LONG else 0), []).append(s)
+        for s, (n, (_, common)) in enumerate(zip(lengths, shared)):
+            silent = common // self.LONG * self.LONG if 2 * common >= n else 0
+            members.setdefault((max(16, 1 << (n - 1).bit_length()), silent), []).append(s)
         self.buckets: list[tuple[int, int, int]] = []
         """(sequences, slots for each, slots at the start that ask nothing)"""
         queries, keys = _Slots(), _Slots()
@@ -410,18 +411,18 @@ class PackedAttention:
                 queries.add(rows[s], range(silent, longest), shared[s][1])
         self._dense = keys.count == count and len(members) == 1
         self._queries, self._keys = queries.indices(device), keys.indices(device)
-        self._masks = [None if not silent else torch.ones(longest - silent, longest, dtype=torch.bool, device=device).tril(silent) for _, longest, silent in self.buckets]
+        self._masks = [torch.full((longest - silent, longest), float("-inf"), device=device).triu(silent + 1) if silent else None for _, longest, silent in self.buckets]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if not self._dense:
-            q, k, v = Spread.apply(q, *self._queries), Spread.apply(k, *self._keys), Spread.apply(v, *self._keys)
+            q, k, v = Spread.apply(q, *self._queries[:4]), Spread.apply(k, *self._keys[:4]), Spread.apply(v, *self._keys[:4])
         asking, sizes = [n * (longest - silent) for n, longest, silent in self.buckets], [n * longest for n, longest, _ in self.buckets]
         parts = []
         for (n, _, _), mask, *qkv in zip(self.buckets, self._masks, q.split(asking), k.split(sizes), v.split(sizes)):
             o = causal_attention(*(x.unflatten(0, (n, -1)).transpose(1, 2) for x in qkv), mask)
             parts.append(o.transpose(1, 2).flatten(2).flatten(0, 1))
         o = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return o if self._dense else Collect.apply(o, *self._queries[:3])
+        return o if self._dense else Collect.apply(o, self._queries[0], self._queries[1], self._queries[4])
 
 
 class _Slots:
@@ -431,7 +432,7 @@ class _Slots:
         self.rows, self.homes, self.copies = [], [], []
 
     def add(self, rows: Tensor, places: range, common: int) -> None:
-        """Of a sequence's rows those at these places, `common` of them shared; beyond its end the last one's, as padding."""
+        """Of a sequence's rows, of which the first `common` are shared, those at these places; beyond its end the last, as padding."""
         place = torch.arange(places.start, places.stop)
         self.rows.append(rows[place.clamp(max=len(rows) - 1)])
         self.copies.append(place < common)
@@ -442,13 +443,13 @@ class _Slots:
         return sum(map(len, self.rows))
 
     def indices(self, device) -> tuple[Tensor, ...]:
-        """What Spread and Collect take."""
+        """Of each slot its row; of each row its slot; the copies, and the row of each; the slots that are no home."""
         row, home, copy = (torch.cat(parts) for parts in (self.rows, self.homes, self.copies))
         slots = home.nonzero()[:, 0]
         slot_of_row = torch.empty(len(slots), dtype=torch.long)
         slot_of_row[row[slots]] = slots
         copies = copy.nonzero()[:, 0]
-        return tuple(index.to(device) for index in (row, slot_of_row, (~home).nonzero()[:, 0], copies, row[copies]))
+        return tuple(index.to(device) for index in (row, slot_of_row, copies, row[copies], (~home).nonzero()[:, 0]))
 
 
 class Spread(torch.autograd.Function):
@@ -459,7 +460,7 @@ class Spread(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, rows: Tensor, slots: Tensor, other: Tensor, copies: Tensor, copied: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, rows: Tensor, slots: Tensor, copies: Tensor, copied: Tensor) -> Tensor:
         ctx.save_for_backward(slots, copies, copied)
         return x.index_select(0, rows)
 
@@ -469,7 +470,7 @@ class Spread(torch.autograd.Function):
         dx = grad.index_select(0, slots)
         if len(copies):
             dx.index_add_(0, copied, grad.index_select(0, copies))
-        return dx, None, None, None, None, None
+        return dx, None, None, None, None
 
 
 class Collect(torch.autograd.Function):
@@ -487,8 +488,9 @@ class Collect(torch.autograd.Function):
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[S, H, Q, D] with [S, K, L, D] → [S, H, Q, D]. `mask` [Q, L]: who sees whom, where there are fewer queries than keys."""
+    """[S, H, Q, D] with [S, K, L, D] → [S, H, Q, D]. `mask` [Q, L], where there are fewer queries than keys: 0 where one sees
+    the other, else −inf."""
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
         k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
+    return F.scaled_dot_product_attention(q, k, v, None if mask is None else mask.to(q.dtype), is_causal=mask is None)

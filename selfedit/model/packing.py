@@ -32,8 +32,7 @@ def pack(sequences: SequenceOf[Sequence], owners: SequenceOf[Hashable]) -> Packi
     packing, leaders, start = Packing(), {}, 0
     for i, (sequence, owner) in enumerate(zip(sequences, owners)):
         leader = leaders.setdefault(owner, i) if sequence.label_start > 1 else i
-        most = min(sequences[leader].label_start, sequence.label_start) - 1  # short of the row that predicts a first label
-        common = alike(sequences[leader].tokens, sequence.tokens, most) if leader < i else 0
+        common = _shared(sequences[leader], sequence) if leader < i else 0
         zero = start - common  # where its first token would lie
         end = zero + len(sequence.tokens)
         packing.lengths.append(len(sequence.tokens))
@@ -42,6 +41,11 @@ def pack(sequences: SequenceOf[Sequence], owners: SequenceOf[Hashable]) -> Packi
         packing.label_rows.extend(zero + place - 1 for place in sequence.places)
         start = end
     return packing
+
+
+def _shared(leader: Sequence, sequence: Sequence) -> int:
+    """Tokens, short of the row that predicts a first label."""
+    return alike(leader.tokens, sequence.tokens, min(leader.label_start, sequence.label_start) - 1)
 
 
 def alike(a: SequenceOf[int], b: SequenceOf[int], most: int) -> int:
@@ -58,5 +62,25 @@ def passes(order: SequenceOf[int], sizes: SequenceOf[int]) -> Iterator[list[int]
             part, tokens = [], 0
         part.append(i)
         tokens += sizes[i]
+    if part:
+        yield part
+
+
+def passes_sharing(order: SequenceOf[int], sequences: SequenceOf[Sequence], owners: SequenceOf[Hashable]) -> Iterator[list[int]]:
+    """As `passes`, of what is packed and not trained on: what `pack` lays once counts once, and an eighth in each other
+    sequence (keys and values, where a row of its own takes all of a layer's room). A pass is up to four times as large for
+    sequences that share three quarters of themselves: apart they would be read in full."""
+    part, tokens, leaders = [], 0, {}
+    for i in order:
+        sequence, owner = sequences[i], owners[i]
+        shared = _shared(leaders[owner], sequence) if owner in leaders else 0
+        size = len(sequence.tokens) - shared + shared // 8
+        if part and tokens + size > TOKENS_A_PASS * (4 if 4 * shared >= 3 * len(sequence.tokens) else 1):
+            yield part
+            part, tokens, leaders, size = [], 0, {}, len(sequence.tokens)
+        if sequence.label_start > 1:
+            leaders.setdefault(owner, sequence)
+        part.append(i)
+        tokens += size
     if part:
         yield part

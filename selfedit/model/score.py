@@ -13,7 +13,7 @@ from torch import Tensor
 from selfedit.model.chat import Sequence
 from selfedit.model.frozen import FrozenBelow
 from selfedit.model.network import Network, PackedAttention, Vocabulary
-from selfedit.model.packing import alike, pack, passes
+from selfedit.model.packing import pack, passes, passes_sharing
 from selfedit.model.stack import Segment, Stack
 
 LABELS_A_PASS = 128  # 25 MB of logits with 49,152 tokens: larger blocks are given back to the system each time, and come back page by page
@@ -31,7 +31,7 @@ def mean_logprobs(
     distinct = {s.tokens for s, _ in items}
     often = stack is not None and 2 * len(distinct) <= len(items)  # else a header that packing shares costs less
     frozen = FrozenBelow(network, stack.config.layers[0], distinct) if often else None
-    for part in passes(order, _sizes(items, order)):
+    for part in passes_sharing(order, [s for s, _ in items], [adapter for _, adapter in items]):
         sequences = [items[i][0] for i in part]
         hidden = label_states(network, sequences, [items[i][1] for i in part], stack, frozen)
         targets = vocabulary.places(torch.tensor([t for s in sequences for t in s.targets], device=network.device))
@@ -40,18 +40,6 @@ def mean_logprobs(
         for i, values in zip(part, gold.split([s.labels for s in sequences])):
             out[i] = values.mean().item()
     return out
-
-
-def _sizes(items: SequenceOf[tuple[Sequence, int | None]], order: SequenceOf[int]) -> list[int]:
-    """About the tokens that each adds to a pass: a start that it shares with its adapter's first costs attention alone."""
-    sizes, first = [len(s.tokens) for s, _ in items], {}
-    for i in order:
-        sequence, adapter = items[i]
-        leader = first.setdefault(adapter, sequence)
-        if leader is not sequence:
-            common = alike(leader.tokens, sequence.tokens, min(leader.label_start, sequence.label_start) - 1)
-            sizes[i] -= common - common // 4
-    return sizes
 
 
 @torch.inference_mode()
