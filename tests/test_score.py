@@ -113,16 +113,19 @@ def test_answers_to_a_long_prompt_read_it_once_an_adapter_and_are_scored_as_alon
 
 
 def test_a_pass_counts_what_is_laid_with_its_own_first(monkeypatch):
+    def passes(order, own, owners):
+        return list(packing.passes(order, [len(s.tokens) for s in own], packing.sharing(own, owners)))
+
     monkeypatch.setattr(packing, "TOKENS_A_PASS", 100)
     asked = [Sequence((*range(80), 100 + i, 200 + i), 81) for i in range(6)]
     other = [Sequence((*range(300, 380), 100 + i), 81) for i in range(2)]
     texts = [Sequence(tuple(range(82)), 1) for _ in range(2)]
-    assert list(packing.passes_sharing(range(6), asked, "aaaaaa")) == [[0, 1, 2, 3, 4, 5]]
-    assert list(packing.passes_sharing(range(6), asked, "aaabbb")) == [[0, 1, 2], [3, 4, 5]]
-    assert list(packing.passes_sharing([0, 6, 1, 7], asked + other, "aaaaaaaa")) == [[0], [6], [1], [7]]
-    assert list(packing.passes_sharing(range(2), texts, "aa")) == [[0], [1]]
+    assert passes(range(6), asked, "aaaaaa") == [[0, 1, 2, 3, 4, 5]]
+    assert passes(range(6), asked, "aaabbb") == [[0, 1, 2], [3, 4, 5]]
+    assert passes([0, 6, 1, 7], asked + other, "aaaaaaaa") == [[0], [6], [1], [7]]
+    assert passes(range(2), texts, "aa") == [[0], [1]]
     many = [asked[0]] * 100
-    sizes = [len(part) for part in packing.passes_sharing(range(100), many, "a" * 100)]
+    sizes = [len(part) for part in passes(range(100), many, "a" * 100)]
     assert sizes == [27, 27, 27, 19]  # 82, and 3 + 9 for each other, of 400
 
 

@@ -281,14 +281,16 @@ def rated(
 ) -> list[tuple[tuple[Grid, float], ...]]:
     """For each (task, adapter, answers to each test pair), test pair by test pair: the answers with their odds, from the
     log-probability of each as a whole, a mean over the readings. No odds under an adapter that diverged."""
-    form, items = form_of(model), [(task, adapter, j, grid) for task, adapter, own in asked for j, grids in enumerate(own) for grid in grids]
+    network, form = model.network.in_bf16, form_of(model)
+    among = alphabet(form)
+    items = [(task, adapter, j, grid) for task, adapter, own in asked for j, grids in enumerate(own) for grid in grids]
     totals = [0.0] * len(items)
     for reading in READINGS:  # apart, since a prompt is read once only for the answers that follow one another
         golds = []
         for task, adapter, j, grid in items:
             turned = changed(replace(task, test=(Pair(task.test[j].input, grid),)), reading)
             golds.append((labelled(form, [*turned.train, turned.test[0]], "output_tokens"), adapter))
-        for i, mean in enumerate(mean_logprobs(model.network.in_bf16, golds, stack, among=alphabet(form))):
+        for i, mean in enumerate(mean_logprobs(network, golds, stack, among=among)):
             totals[i] += mean * golds[i][0].labels / len(READINGS)
     left, found = iter(totals), []
     for _, _, own in asked:

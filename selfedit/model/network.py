@@ -141,10 +141,8 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
-        if self.half is not None and (self.always_half or _needs_gradient(x)):
-            return self.trained(x)
-        if _needs_gradient(x):  # the forms for few rows have none
-            return F.linear(x, self.weight, self.bias)
+        if self.always_half or _needs_gradient(x):  # the forms for few rows have no gradient
+            return F.linear(x, self.weight, self.bias) if self.half is None else self.trained(x)
         if self.quantized is not None and rows <= FEW_ROWS:
             y = self.quantized(x)
             return y if self.bias is None else y.add_(self.bias)

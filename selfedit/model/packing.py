@@ -6,7 +6,7 @@ with the weights need them once; only attention sees them in each sequence (see 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence as SequenceOf
+from collections.abc import Callable, Hashable, Iterator, Sequence as SequenceOf
 from dataclasses import dataclass, field
 
 from selfedit.model.chat import Sequence
@@ -53,34 +53,30 @@ def alike(a: SequenceOf[int], b: SequenceOf[int], most: int) -> int:
     return next((i for i in range(most) if a[i] != b[i]), most)
 
 
-def passes(order: SequenceOf[int], sizes: SequenceOf[int]) -> Iterator[list[int]]:
-    """What to run together, up to about TOKENS_A_PASS tokens a time: the indices of `order`, item i having `sizes[i]` tokens."""
+def passes(order: SequenceOf[int], sizes: SequenceOf[int], shared: Callable[[list[int], int], int] = lambda part, i: 0) -> Iterator[list[int]]:
+    """What to run together, up to about TOKENS_A_PASS tokens a time: the indices of `order`, item i having `sizes[i]` tokens.
+
+    `shared(part, i)` of them are laid already in its part (`sharing`) and count an eighth: keys and values, where a row of
+    its own takes all of a layer's room. A pass is up to four times as large for those that share three quarters of
+    themselves: apart they would be read in full."""
     part, tokens = [], 0
     for i in order:
-        if part and tokens + sizes[i] > TOKENS_A_PASS:
+        common = shared(part, i)
+        size = sizes[i] - common + common // 8
+        if part and tokens + size > TOKENS_A_PASS * (4 if 4 * common >= 3 * sizes[i] else 1):
             yield part
-            part, tokens = [], 0
-        part.append(i)
-        tokens += sizes[i]
-    if part:
-        yield part
-
-
-def passes_sharing(order: SequenceOf[int], sequences: SequenceOf[Sequence], owners: SequenceOf[Hashable]) -> Iterator[list[int]]:
-    """As `passes`, of what is packed and not trained on: what `pack` lays once counts once, and an eighth in each other
-    sequence (keys and values, where a row of its own takes all of a layer's room). A pass is up to four times as large for
-    sequences that share three quarters of themselves: apart they would be read in full."""
-    part, tokens, leaders = [], 0, {}
-    for i in order:
-        sequence, owner = sequences[i], owners[i]
-        shared = _shared(leaders[owner], sequence) if owner in leaders else 0
-        size = len(sequence.tokens) - shared + shared // 8
-        if part and tokens + size > TOKENS_A_PASS * (4 if 4 * shared >= 3 * len(sequence.tokens) else 1):
-            yield part
-            part, tokens, leaders, size = [], 0, {}, len(sequence.tokens)
-        if sequence.label_start > 1:
-            leaders.setdefault(owner, sequence)
+            part, tokens, size = [], 0, sizes[i]
         part.append(i)
         tokens += size
     if part:
         yield part
+
+
+def sharing(sequences: SequenceOf[Sequence], owners: SequenceOf[Hashable]) -> Callable[[list[int], int], int]:
+    """What `pack` will lay once, for `passes`; not for training, where every layer keeps what attention saw."""
+
+    def shared(part: list[int], i: int) -> int:
+        leader = next((j for j in part if owners[j] == owners[i] and sequences[j].label_start > 1), None)
+        return 0 if leader is None else _shared(sequences[leader], sequences[i])
+
+    return shared

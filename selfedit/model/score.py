@@ -13,7 +13,7 @@ from torch import Tensor
 from selfedit.model.chat import Sequence
 from selfedit.model.frozen import FrozenBelow
 from selfedit.model.network import Network, PackedAttention, Vocabulary
-from selfedit.model.packing import pack, passes, passes_sharing
+from selfedit.model.packing import pack, passes, sharing
 from selfedit.model.stack import Segment, Stack
 
 LABELS_A_PASS = 128  # 25 MB of logits with 49,152 tokens: larger blocks are given back to the system each time, and come back page by page
@@ -31,7 +31,8 @@ def mean_logprobs(
     distinct = {s.tokens for s, _ in items}
     often = stack is not None and 2 * len(distinct) <= len(items)  # else a header that packing shares costs less
     frozen = FrozenBelow(network, stack.config.layers[0], distinct) if often else None
-    for part in passes_sharing(order, [s for s, _ in items], [adapter for _, adapter in items]):
+    shared = sharing([s for s, _ in items], [adapter for _, adapter in items])
+    for part in passes(order, [len(s.tokens) for s, _ in items], shared):
         sequences = [items[i][0] for i in part]
         hidden = label_states(network, sequences, [items[i][1] for i in part], stack, frozen)
         targets = vocabulary.places(torch.tensor([t for s in sequences for t in s.targets], device=network.device))
