@@ -430,6 +430,13 @@ def test_a_memory_of_another_model_does_not_answer(kept, answer, tiny, other_fol
     assert answer("ask", ABOUT_IT, "--model", other_folder, "--tokens", 4)["memory"] is None
 
 
+def test_people_are_told_where_every_memory_is_of_another_model(kept, output, tiny, other_folder):
+    note = f"no memory in force is of {other_folder}: they are of tiny; give --model\n"
+    assert output("ask", ABOUT_IT, "--model", other_folder, "--tokens", 4)[1] == note
+    assert output("memory", "test", "--model", other_folder)[1] == note
+    assert output("ask", ABOUT_IT, *tiny, "--tokens", 4)[1] == ""
+
+
 # Memories
 
 

@@ -135,6 +135,7 @@ def _ask(arguments) -> int:
     store = open_store(arguments)
     with Progress(quiet=arguments.json or not arguments.file) as progress:
         model = open_model(arguments, progress.note)
+        _note_other_models(arguments, store, model)
         on_token = lambda done, total: progress.stage("answer", done, total)  # noqa: E731
         answers = ask(model, store, questions, max_new_tokens=arguments.tokens, tries=arguments.tries, on_token=on_token)
     for question, answer in zip(questions, answers):
@@ -148,6 +149,13 @@ def _ask(arguments) -> int:
         for name, value in why.items():
             print(f"  {name}: {value}", file=sys.stderr)
     return 0
+
+
+def _note_other_models(arguments, store, model) -> None:
+    """One line for people where every memory in force is of another model, so that none can answer."""
+    if not arguments.json and store.active_ids() and not store.router(model.fingerprint).ids:
+        names = sorted({entry.model for entry in store.active()})
+        print(f"no memory in force is of {model.name}: they are of {', '.join(names)}; give --model", file=sys.stderr)
 
 
 def _why(store, question: str, answer) -> dict:
@@ -265,6 +273,7 @@ def _memory_test(arguments) -> int:
     store = open_store(arguments)
     with Progress(quiet=arguments.json) as progress:
         model = open_model(arguments, progress.note)
+        _note_other_models(arguments, store, model)
         entries = store.active(model.fingerprint)
         if arguments.memories:
             chosen = store.find(arguments.memories)
