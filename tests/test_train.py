@@ -328,6 +328,18 @@ def test_activations_computed_once_are_those_of_a_full_pass(double_model):
     assert (reused.flat - recomputed.flat).abs().max() < 1e-6
 
 
+def test_activations_that_do_not_fit_are_computed_anew(double_model, monkeypatch):
+    network, config = double_model.network, TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=2, batch_size=2, steps_an_epoch=1)
+    jobs = ragged_jobs(network.shape.vocab)[:2]
+    kept, _ = train(network, [Job(j.sequences, j.seed) for j in jobs], config)
+    sequences = sorted({s.tokens for job in jobs for s in job.sequences}, key=len)
+    monkeypatch.setattr("selfedit.model.frozen.KEPT_BYTES", sum(map(len, sequences[:3])) * network.shape.hidden * 8)
+    frozen = FrozenBelow(network, 2, sequences)
+    assert list(frozen.states) == sequences[:3] and frozen[sequences[-1]].shape == (len(sequences[-1]), network.shape.hidden)
+    some, _ = train(network, [Job(j.sequences, j.seed) for j in jobs], config)
+    assert (kept.flat - some.flat).abs().max() < 1e-6
+
+
 def recomputing_every_layer(network, jobs, config) -> Stack:
     """`train`, with layers below the first adapted one run anew for every step."""
     from selfedit.model import train as train_module

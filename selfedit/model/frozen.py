@@ -1,11 +1,13 @@
 """Token sequences → the hidden states that enter the first adapted layer: no adapter changes them.
 
-Training reuses them in every epoch, scoring for every adapter that is asked the same.
+Training reuses them in every epoch, scoring for every adapter that is asked the same. So many are kept as fit; those of
+the longest sequences are computed anew each time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -14,23 +16,31 @@ from selfedit.model.network import Network, PackedAttention
 from selfedit.model.packing import passes
 
 
+KEPT_BYTES = 4 * 2**30
+"""Of states, at most."""
+
+
 class FrozenBelow:
     def __init__(self, network: Network, first_layer: int, sequences: Iterable[tuple[int, ...]]):
         """Of every distinct sequence of tokens; `first_layer` of them are below."""
-        self.first_layer = first_layer
+        self.network, self.first_layer = network, first_layer
         self.states: dict[tuple[int, ...], Tensor] = {}
         distinct = sorted(set(sequences), key=len)
-        for part in passes(range(len(distinct)), [len(tokens) for tokens in distinct]):
-            self._compute(network, [distinct[i] for i in part])
+        lengths = [len(tokens) for tokens in distinct]
+        room = KEPT_BYTES // (network.shape.hidden * network.dtype.itemsize)
+        kept = sum(total <= room for total in accumulate(lengths))
+        for part in passes(range(kept), lengths):
+            own = [distinct[i] for i in part]
+            self.states |= zip(own, self._computed(own))
 
     @torch.no_grad()
-    def _compute(self, network: Network, sequences: list[tuple[int, ...]]) -> None:
+    def _computed(self, sequences: list[tuple[int, ...]]) -> tuple[Tensor, ...]:
         lengths = [len(tokens) for tokens in sequences]
-        attention = PackedAttention(lengths, network.device)
-        tokens = torch.tensor([t for own in sequences for t in own], device=network.device)
-        x = network.run(network.embed(tokens), attention.positions, attention, layers=range(self.first_layer))
-        self.states |= zip(sequences, x.split(lengths))
+        attention = PackedAttention(lengths, self.network.device)
+        tokens = torch.tensor([t for own in sequences for t in own], device=self.network.device)
+        x = self.network.run(self.network.embed(tokens), attention.positions, attention, layers=range(self.first_layer))
+        return x.split(lengths)
 
     def __getitem__(self, tokens: tuple[int, ...]) -> Tensor:
         """[T, hidden]"""
-        return self.states[tokens]
+        return self.states[tokens] if tokens in self.states else self._computed([tokens])[0]
