@@ -112,7 +112,8 @@ def routing_plots(result: dict, folder: Path) -> list[Path]:
     for axes, (name, title) in zip(panels, (("recall_at_1", "recall@1"), ("recall_at_3", "recall@3"), ("accepted", "first, and accepted"))):
         for method in dict.fromkeys(r["method"] for r in result["rows"]):
             own = [r for r in result["rows"] if r["method"] == method]
-            errors = [[r[name] - r[f"{name}_ci95"][0] for r in own], [r[f"{name}_ci95"][1] - r[name] for r in own]]
+            bounds = [r[f"{name}_ci95"] or [r[name]] * 2 for r in own]
+            errors = [[r[name] - low for r, (low, _) in zip(own, bounds)], [high - r[name] for r, (_, high) in zip(own, bounds)]]
             axes.errorbar([r["memories"] for r in own], [r[name] for r in own], yerr=errors, marker="o", capsize=3, label=method)
         axes.set_xscale("log")
         axes.set_ylim(0, 1)

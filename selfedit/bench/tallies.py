@@ -44,6 +44,6 @@ def _pair(side: dict, other: dict | None, kind: str):
 
 
 def _drawn_share(tallies):
-    """Of each draw: the share of right answers; NaN where nothing was scored."""
+    """Of each draw: the share of right answers; NaN where nothing was scored, and of one passage alone, which has no interval."""
     drawn = tallies[draws(len(tallies))].sum(1)
-    return divided(drawn[:, 0], drawn[:, 1])
+    return divided(drawn[:, 0], drawn[:, 1] * (len(tallies) > 1))
