@@ -21,10 +21,12 @@ from pathlib import Path
 
 from selfedit.bench.intervals import paired_interval
 from selfedit.bench.measure import Parts, clock, matmul_rate, train_flops
+from selfedit.bench.tables import with_interval
 from selfedit.config import TrainConfig
 from selfedit.edits.quiz import as_edit, told_in
 from selfedit.edits.spans import cue_questions
 from selfedit.errors import SelfeditError
+from selfedit.loop.journal import write_json, write_text
 from selfedit.model.waiting import spinning
 from selfedit.types import Example, Passage, Question, stable_seed, text_hash
 
@@ -53,7 +55,7 @@ class Entry:
 def read_entries(file: Path, count: int) -> list[Entry]:
     """The first `count` passages of a JSON-lines file."""
     try:
-        rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         entries = [
             Entry(
                 title=row["title"],
@@ -104,8 +106,8 @@ def run(
         bench = _Bench(model_name, entries, published_steps, threads, seeds, adapters, out or Path(scratch), on_progress)
         result = bench.run() | {"command": shlex.join(command)}
     if out:
-        (out / "inner-loop.json").write_text(json.dumps(result, indent=1) + "\n")
-        (out / "inner-loop.md").write_text(table(result))
+        write_json(out / "inner-loop.json", result)
+        write_text(out / "inner-loop.md", table(result))
     return result
 
 
@@ -330,9 +332,6 @@ def _mean(values) -> float:
 def table(result: dict) -> str:
     """The result in Markdown, for people."""
 
-    def interval(values: list[float], digits: str = "+.3f") -> str:
-        return "{:{d}} [{:{d}}, {:{d}}]".format(*values, d=digits)
-
     rows = ["| | tokens trained on | seconds | self-edits an hour | accuracy | log-probability of the gold answer |", "|---|--:|--:|--:|--:|--:|"]
     for side in ("published", "fair", "ours"):
         r = result[side]
@@ -358,8 +357,8 @@ def table(result: dict) -> str:
         "",
         f"- Ours is **{result['speedup_vs_published']:.1f}** times as fast as published ({result['published']['steps_timed']} steps of "
         f"it timed, the rest extrapolated) and **{result['speedup_vs_fair']:.1f}** times as fast as fair, in self-edits an hour.",
-        f"- Ours − fair, 95 % interval over passages: accuracy {interval(result['accuracy_difference'])}, "
-        f"log-probability {interval(result['dense_difference'])}.",
+        f"- Ours − fair, 95 % interval over passages: accuracy {with_interval(result['accuracy_difference'], '+.3f')}, "
+        f"log-probability {with_interval(result['dense_difference'], '+.3f')}.",
         f"- Useful arithmetic of ours: {result['matmul_share']:.0%} of the {result['matmul_gflops']:,.0f} GFLOP/s of a large product.",
         *(f"- **Warning**: {warning}." for warning in result["warnings"]),
         "",

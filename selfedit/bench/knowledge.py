@@ -29,7 +29,7 @@ from selfedit.edits.quiz import with_sentences
 from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError, UnscoredError
 from selfedit.judge.evaluate import ANSWER_TOKENS, Asked, offline, offline_name, respond
-from selfedit.loop.journal import Journal, claim, software, write_json
+from selfedit.loop.journal import Journal, claim, software, write_json, write_text
 from selfedit.loop.trial import writing_style
 from selfedit.types import Judge, Progress, Task, no_progress, text_hash
 
@@ -95,7 +95,7 @@ def run(
     bench.rejudge()
     result = bench.result() | {"precision": bench.model.network.precision, "command": command, "software": software()}
     write_json(out / "results.json", result)
-    (out / "results.md").write_text(table(result))
+    write_text(out / "results.md", table(result))
     knowledge_plots(result, out)
     return result
 

@@ -6,13 +6,12 @@ a large product with the same threads and the same number format. It says how mu
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from selfedit.loop.journal import claim, write_json
+from selfedit.loop.journal import claim, read_back, write_json
 
 
 class Parts:
@@ -30,11 +29,11 @@ class Parts:
             self.on_progress(name)
             load = os.getloadavg()[0]
             write_json(file, make() | {"load": load})
-        return json.loads(file.read_text())
+        return read_back(file)
 
     def loads(self) -> dict[str, float]:
         """Load (processes that want a core, mean of a minute) before each part that was made."""
-        found = ((f.stem, json.loads(f.read_text()).get("load")) for f in sorted(self.folder.glob("*.json")))
+        found = ((f.stem, read_back(f).get("load")) for f in sorted(self.folder.glob("*.json")))
         return {name: load for name, load in found if load is not None}
 
 

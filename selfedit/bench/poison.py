@@ -22,7 +22,7 @@ from selfedit.config import LearnConfig
 from selfedit.judge.evaluate import grade
 from selfedit.judge.general import general_questions
 from selfedit.learn import PassageReport, learn
-from selfedit.loop.journal import claim, software, write_json
+from selfedit.loop.journal import claim, software, write_json, write_text
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import load_model
 from selfedit.types import Passage, Progress, Question, no_progress, text_hash
@@ -97,7 +97,7 @@ def run(
         ],
     }  # fmt: skip
     write_json(out / "results.json", result)
-    (out / "results.md").write_text(table(result))
+    write_text(out / "results.md", table(result))
     return result
 
 

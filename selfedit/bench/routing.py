@@ -31,7 +31,7 @@ from selfedit import disk
 from selfedit.bench.intervals import paired_interval
 from selfedit.bench.tables import between, heading, markdown, number
 from selfedit.errors import SelfeditError
-from selfedit.loop.journal import claim, plain_errors, software, write_json
+from selfedit.loop.journal import claim, plain_errors, software, write_json, write_text
 from selfedit.memory.route import Router
 from selfedit.model.load import Model, load_model
 from selfedit.types import Progress, Task, no_progress, text_hash
@@ -96,7 +96,7 @@ def run(
         "rows": [_joined([r for r in rows if (r["method"], r["memories"]) == key]) for key in dict.fromkeys((r["method"], r["memories"]) for r in rows)],
     }  # fmt: skip
     write_json(out / "results.json", result)
-    (out / "results.md").write_text(table(result))
+    write_text(out / "results.md", table(result))
     routing_plots(result, out)
     return result
 
@@ -151,7 +151,8 @@ def _joined(draws: list[dict]) -> dict:
     row = {"method": draws[0]["method"], "memories": draws[0]["memories"], "draws": len(draws), "questions": sum(len(d["place"]) for d in draws)}
     for name in SHARES:
         shares = [d[name][d["place"] == place].mean() for d in draws for place in np.unique(d["place"])]
-        row[name], *row[f"{name}_ci95"] = paired_interval(shares, [0.0] * len(shares))
+        row[name], *bounds = paired_interval(shares, [0.0] * len(shares))
+        row[f"{name}_ci95"] = None if None in bounds else bounds
     return row | {"milliseconds": min(d["milliseconds"] for d in draws)}
 
 

@@ -38,7 +38,7 @@ from selfedit.edits.quiz import open_book, reworded_questions, with_sentences, w
 from selfedit.errors import SelfeditError
 from selfedit.judge.evaluate import Asked, answers, offline_name
 from selfedit.judge.general import general_changes, general_texts
-from selfedit.loop.journal import Journal, claim, software, write_json
+from selfedit.loop.journal import Journal, claim, read_back, software, write_json, write_text
 from selfedit.memory.route import Router
 from selfedit.model.score import divergence
 from selfedit.types import Passage, Progress, Question, Task, no_progress, text_hash
@@ -97,7 +97,7 @@ def run(
         getattr(bench, method)()
     result = bench.result() | {"precision": bench.model.network.precision, "command": command, "software": software()}
     write_json(out / "results.json", result)
-    (out / "results.md").write_text(table(result))
+    write_text(out / "results.md", table(result))
     stream_plots(result, out)
     return result
 
@@ -282,7 +282,7 @@ class _Stream:
 
     def measured(self, method: str, of: str) -> dict:
         file = self.general_file(method, of)
-        return json.loads(file.read_text()) if file.exists() else {}
+        return read_back(file) if file.exists() else {}
 
     # what comes out
 
@@ -296,7 +296,7 @@ class _Stream:
             learned = matrices["routed"] if method == "consolidated" else matrix
             steps = self.consolidations if method == "consolidated" else range(1, count + 1)
             logs = [self.out / method / str(step) / "log.json" for step in steps]
-            spent = [json.loads(log.read_text()) for log in logs if log.exists()]
+            spent = [read_back(log) for log in logs if log.exists()]
             rows.append(
                 {"method": method, "documents": count}
                 | _kept([learned[i + 1][i] for i in range(count)], matrix[-1])
@@ -308,7 +308,7 @@ class _Stream:
         curve = [
             {"documents": step}
             | _kept([matrices["routed"][i + 1][i] for i in range(step)], matrices["consolidated"][step][:step])
-            | json.loads((self.out / "consolidated" / str(step) / "log.json").read_text())
+            | read_back(self.out / "consolidated" / str(step) / "log.json")
             for step in (self.consolidations if "consolidated" in matrices else ())
         ]
         return {

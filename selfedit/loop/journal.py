@@ -74,6 +74,22 @@ def write_json(file: Path, value: object) -> None:
         disk.replace(file, json.dumps(value, indent=1).encode() + b"\n")
 
 
+def write_text(file: Path, text: str) -> None:
+    """As `write_json`."""
+    with plain_errors(file):
+        disk.replace(file, text.encode())
+
+
+def read_back(file: Path) -> dict:
+    """What `write_json` wrote. Raises RunError if the file has been damaged since."""
+    with plain_errors(file):
+        text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError):
+        raise RunError(f"{file} is damaged; deleted, its part of the run is done again") from None
+
+
 def software() -> str:
     """The version and, from a checkout, its git revision, with "+" where that has been changed."""
     root = Path(disk.__file__).parents[1]

@@ -22,7 +22,7 @@ from selfedit.edits.recipe import Recipe, read_recipe, write_recipes, writing_se
 from selfedit.errors import AdapterError, SelfeditError
 from selfedit.loop.editor import Editor, load_editor, save_editor
 from selfedit.loop.fewshot import FIXED_HERE, TRAIN, check, check_known, dense, shown, solved, try_recipes
-from selfedit.loop.journal import Journal, claim, software, write_json
+from selfedit.loop.journal import Journal, claim, read_back, software, write_json
 from selfedit.model.load import Model
 from selfedit.model.stack import Stack
 from selfedit.model.train import Job, train
@@ -55,7 +55,7 @@ def train_recipes(
 def _round(model: Model, tasks: Sequence[ArcTask], out: Path, number: int, config: RecipeConfig, trial: TrainConfig, progress: Progress) -> dict:
     folder = out / f"round-{number}"
     if (folder / "round.json").exists():
-        return json.loads((folder / "round.json").read_text())
+        return read_back(folder / "round.json")
     editor, stack = Editor(model.name, model.fingerprint, STYLE), None
     if number > 1:
         editor, stack = load_editor(out / f"round-{number - 1}" / "editor", model)

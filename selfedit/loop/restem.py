@@ -22,7 +22,6 @@ there is not done again.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -37,7 +36,7 @@ from selfedit.edits.styles import STYLES
 from selfedit.errors import UnscoredError
 from selfedit.judge.evaluate import ANSWER_TOKENS, Asked, answers, gold_logprobs, offline_name
 from selfedit.loop.editor import Editor, load_editor, save_editor
-from selfedit.loop.journal import Journal, claim, software, write_json
+from selfedit.loop.journal import Journal, claim, read_back, software, write_json
 from selfedit.loop.selection import cost_of_stopping, diversity, noise, ranking, reinforced, reliability
 from selfedit.loop.trial import PASSAGE, QUESTIONS, job, seal_examples, study_sequences, with_questions, writing_style
 from selfedit.model.load import Model
@@ -100,7 +99,7 @@ def run_round(
     """
     finished = folder / "round.json"
     if finished.exists():
-        return json.loads(finished.read_text())
+        return read_back(finished)
     round_ = _Round(model, tasks, folder, number, config, before, judge, progress)
     for low in range(0, len(tasks), BLOCK):
         progress("contexts", low, len(tasks))
@@ -117,7 +116,7 @@ class _Round:
         self.judge, self.progress = judge, progress
         if before:
             self.editor, self.stack = load_editor(before / "editor", model)
-            ranked = [row["style"] for row in json.loads((before / "round.json").read_text())["styles"]]
+            ranked = [row["style"] for row in read_back(before / "round.json")["styles"]]
         else:
             self.editor, self.stack, ranked = Editor(model.name, model.fingerprint, config.styles[0]), None, None
         self.styles = _styles(config, ranked)
