@@ -290,6 +290,14 @@ def test_a_broken_line_of_questions_is_named(tmp_path, refusal, tiny, lines, rea
     assert line.startswith(file) and reason in line
 
 
+def test_too_little_memory_is_one_line(refusal, tiny, monkeypatch):
+    monkeypatch.setattr("selfedit.ask.ask", lambda *arguments, **options: torch.empty(1 << 60))
+    assert refusal("ask", "Who?", *tiny).startswith("the memory of this machine is not enough")
+    monkeypatch.setattr("selfedit.ask.ask", lambda *arguments, **options: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        main(["ask", "Who?", *tiny])
+
+
 def test_ask_needs_one_question_or_one_file(tmp_path, refusal, tiny):
     file = write(tmp_path / "asks.jsonl", '{"question": "Who?"}')
     assert refusal("ask", *tiny) == "give one question, or --file with many"

@@ -32,8 +32,13 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        resumes = {"out", "home"} & vars(arguments).keys()
+        print("stopped" + ("; what is finished is kept, the same command goes on from there" if resumes else ""), file=sys.stderr)
         return STOPPED
+    except (MemoryError, RuntimeError) as error:  # as torch says it, of a processor and of a GPU
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        return _fail("the memory of this machine is not enough; fewer adapters at once, shorter texts or a smaller --model need less")
     except OSError as error:
         if error.errno is None:
             raise
