@@ -17,14 +17,16 @@ def _numbers(kind: type) -> set[str]:
     return {field.name for field in fields(kind) if field.type in ("int", "float")}
 
 
-def _check(config, **least: int) -> None:
-    """Every number is finite, whole where it counts something, and at least `least` (0 where that says nothing)."""
+def _check(config, *, most: dict[str, float] | None = None, **least: int) -> None:
+    """Every number is finite, whole where it counts something, at least `least` (0 where that says nothing) and at most `most`."""
     for name in _numbers(type(config)):
         value, low = getattr(config, name), least.get(name, 0)
         if type(config).__annotations__[name] == "int" and not isinstance(value, int):
             raise SelfeditError(f"{name} is {value}: give a whole number")
         if not low <= value < inf:
             raise SelfeditError(f"{name} is {value}: give at least {low}, and no infinity")
+        if most and value > most.get(name, inf):
+            raise SelfeditError(f"{name} is {value}: give at most {most[name]:g}")
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,8 @@ class TrainConfig:
     """An adapter stops when an epoch's mean loss (nats a label) is below this; 0: never."""
 
     def __post_init__(self):
-        _check(self, rank=1, epochs=1, batch_size=1, steps_an_epoch=1)
-        if self.distill > 1:
-            raise SelfeditError(f"distill is {self.distill}: give a share from 0 to 1")
+        most = {"rank": 4096, "alpha": 1e6, "first_layer": 1, "learning_rate": 10, "distill": 1}
+        _check(self, most=most, rank=1, epochs=1, batch_size=1, steps_an_epoch=1)
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class RecipeConfig:
     with ten recipes to learn that is 16 steps, too few (docs/LOG.md, study 16)."""
 
     edits: int = 5
-    """Recipes of a task."""
+    """Recipes of a task; where all solve it, or there is only one, nothing is told apart."""
     temperature: float = 1.0
     min_kept: int = 4
     """Where fewer recipes solve their task, the best of tasks that none solved fill up the number, if they gained anything."""
@@ -175,7 +176,7 @@ class RecipeConfig:
     finetune: TrainConfig = TrainConfig(rank=16, alpha=32.0, first_layer=0.67, learning_rate=1e-3, epochs=12, batch_size=2, steps_an_epoch=1)
 
     def __post_init__(self):
-        _check(self, edits=1, min_kept=1)
+        _check(self, edits=2, min_kept=1)
 
 
 Learning = TypeVar("Learning", LearnConfig, ConsolidateConfig)

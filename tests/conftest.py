@@ -64,6 +64,11 @@ def write_tokenizer(folder: Path) -> int:
     return tokenizer.get_vocab_size()
 
 
+def arc_json(task) -> dict:
+    """A few-shot task in ARC's form."""
+    return {name: [{"input": p.input} | ({} if p.output is None else {"output": p.output}) for p in getattr(task, name)] for name in ("train", "test")}
+
+
 def write_tiny_model(folder: Path, kind: str = "llama", **settings) -> Path:
     """A random model of a few layers, written by transformers; norms and biases are random too, so that none can be
     left out unnoticed."""

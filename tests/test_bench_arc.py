@@ -2,10 +2,11 @@
 
 import json
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
-from conftest import write_tiny_model
+from conftest import arc_json, write_tiny_model
 
 from selfedit import adapt as adapt_module
 from selfedit.adapt import adapt
@@ -20,7 +21,7 @@ from selfedit.loop.fewshot import Answer, Tried
 from selfedit.loop.journal import Journal
 from selfedit.loop.recipes import reinforced, train_recipes
 from selfedit.model.load import load_model
-from selfedit.tasks.arc import ArcTask, Pair, arc_json
+from selfedit.tasks.arc import ArcTask, Pair
 
 TRAIN = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, epochs=1, batch_size=4, steps_an_epoch=1)
 CONFIG = RecipeConfig(edits=2, finetune=replace(TRAIN, epochs=2))
@@ -79,9 +80,28 @@ def test_peft_studies_and_is_asked_the_same(ran):
     out, _, _, result = ran
     records = {(r["condition"], r["task"]): r for r in Journal(out / "run/trials.jsonl").records}
     for t in TASKS:
-        fixed, peft = records["fixed", t.id], records["peft", t.id]
+        fixed, peft, oracle = (records[condition, t.id] for condition in ("fixed", "peft", "oracle"))
         assert (fixed["recipes"], fixed["tokens"]) == (peft["recipes"], peft["tokens"]) and [[a["asked"] for a in own] for own in peft["answers"]] == [[15], [15]]
+        assert fixed["recipes"][0] == oracle["recipes"][0] and fixed["dense"][0] != oracle["dense"][0]  # whose items are other draws
     assert result["cost"][0] > 0 and "times as long as `fixed`" in (out / "run/results.md").read_text()
+
+
+def test_peft_trains_as_it_is_told(ran, folder, tmp_path, monkeypatch):
+    """What it is given to study: the very items of `fixed`, so many epochs of them, in batches as large."""
+    given = []
+    from selfedit.bench import baselines
+
+    real = baselines._study
+    monkeypatch.setattr(baselines, "_study", lambda model, optimizer, *rest: given.append(rest) or real(model, optimizer, *rest))
+    train = replace(TRAIN, batch_size=2)
+    arc.run(folder, TASKS[:1], tmp_path, conditions=("peft",), samples=2, train=train)
+    bench = load_model(folder, device="cpu")
+    for (sequences, seed, epochs, batch, clip, bf16), k in zip(given, range(2), strict=True):
+        own = arc.job(bench, TASKS[0], arc.FIXED, arc.stable_seed(0, "a", k))
+        assert (sequences, seed, epochs, batch, clip) == (own.sequences, own.seed, arc.FIXED.epochs, 2, train.clip)
+    for setting in ({"stop_loss": 1.0}, {"steps_an_epoch": 4}):
+        with pytest.raises(SelfeditError, match="leave stop_loss and steps_an_epoch"):
+            arc.run(folder, TASKS, tmp_path / "other", conditions=("peft",), samples=1, train=replace(TRAIN, **setting))
 
 
 def test_peft_learns_and_answers_the_same(folder, tmp_path, monkeypatch):
@@ -185,7 +205,10 @@ def test_rates_and_intervals_by_hand(ran):
     _, fixed, oracle = bench.result()["rows"]
     assert fixed["rate"] == 0.75 and fixed["ci95"] == [0.5, 1.0] and fixed["ci95_samples"] == [0.5, 1.0]
     assert oracle["rate"] == 0.5 and oracle["samples"] == 1 and bench.result()["solvable"] == ["a"]
+    assert (oracle["tokens"], oracle["seconds"], oracle["dense"]) == (7, 1.0, -1.0)  # its recipes are one sample, together
     assert [t["oracle"] for t in bench.result()["tasks"]] == [1.0, 0.0] and fixed["dense"] == -1.5 and fixed["tokens"] == 4 and fixed["seconds"] == 0.5
+    bench.tasks = TASKS[:1]
+    assert bench.result()["rows"][1]["ci95"] is None and "| fixed | 1 | 2 | 1.000 | – |" in table(bench.result() | {"command": "", "software": ""})
 
 
 def test_a_ratio_to_nothing_is_none_and_others_have_an_interval():
@@ -275,6 +298,7 @@ def test_an_adapted_task_is_answered_without_its_output(folder, small_recipes):
 @pytest.fixture
 def files(tmp_path) -> Path:
     (tmp_path / "tasks.json").write_text(json.dumps({"train": {t.id: arc_json(t) for t in TASKS}, "test": {"c": arc_json(task("c", 2))}}))
+    (tmp_path / "twice.json").write_text(json.dumps({name: {t.id: arc_json(t) for t in TASKS} for name in ("train", "test")}))
     (tmp_path / "ids.json").write_text(json.dumps({"first": ["b"], "odd": ["nope"], "bad": [3]}))
     (tmp_path / "one.json").write_text(json.dumps(arc_json(TASKS[0])))
     (tmp_path / "recipe.json").write_text(Recipe(items=3, epochs=1).to_json())
@@ -292,14 +316,17 @@ def test_the_command_line_adapts_and_answers_programs_and_people(files, folder, 
     assert out.count("question") == 2 and "1 recipe, " in out and "studied 3 items with basic copies, all outputs, rate 0.001, 1 epoch\n" in out
 
 
-def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, small_recipes, capsys):
+def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, small_recipes, capsys, monkeypatch):
     of = ["--model", folder, "--json"]
-    assert main(["train-editor", "--domain", "arc", "--data", f"{files}/tasks.json:test", "--rounds", "1", "--edits", "1", "--out", str(files / "editor"), *of]) == 0
+    assert main(["train-editor", "--domain", "arc", "--data", f"{files}/tasks.json:test", "--rounds", "1", "--edits", "2", "--out", str(files / "editor"), *of]) == 0
     assert json.loads(capsys.readouterr().out)["rounds"][0]["tasks"] == 1
-    bench = ["bench", "arc", "--tasks", f"{files}/tasks.json:train", "--ids", f"{files}/ids.json:first", "--editor", str(files / "editor"), "--samples", "1", "--out", str(files / "run")]
-    assert main([*bench[:-1], str(files / "search"), "--conditions", "in-context,oracle", "--split", str(files / "split.json"), *of]) == 0
-    assert json.loads(capsys.readouterr().out)["solvable"] == sum(json.loads((files / "split.json").read_text()).values(), [])
-    assert main([*bench, "--conditions", "in-context,seal", "--set", "rank=2", *of]) == 0
+    bench = ["bench", "arc", "--tasks", f"{files}/tasks.json:train", "--ids", f"{files}/ids.json:first", "--samples", "1", "--out"]
+    with monkeypatch.context() as patch:
+        verdicts = chain([0.0], repeat(1.0))  # not in context, but by oracle
+        patch.setattr(arc, "solved", lambda task, answers: next(verdicts))
+        assert main([*bench, str(files / "search"), "--conditions", "in-context,oracle", "--split", str(files / "split.json"), *of]) == 0
+    assert json.loads(capsys.readouterr().out)["solvable"] == ["b"] and json.loads((files / "split.json").read_text()) == {"train": [], "test": ["b"]}
+    assert main([*bench, str(files / "run"), "--editor", str(files / "editor"), "--conditions", "in-context,seal", "--set", "rank=2", *of]) == 0
     result = json.loads(capsys.readouterr().out)
     assert [(r["condition"], r["tasks"]) for r in result["rows"]] == [("in-context", 1), ("seal", 1)] and result["command"].startswith("selfedit bench arc --tasks")
 
@@ -311,7 +338,12 @@ def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, s
         (["bench", "arc", "--ids", "{}/ids.json:odd"], "has no task 'nope'"), (["bench", "arc", "--ids", "{}/ids.json:bad"], "should be text, is a number"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "magic"], "unknown condition 'magic'"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "seal"], "seal needs a trained editor"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--limit", "0"], "--limit is at least 1"), (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "epochs=3"], "--set epochs: a recipe says that"),
-        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "oracle", "--split", "x"], "--split needs the conditions in-context and oracle"), (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--contexts", "0"], "--contexts is at least 1"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "oracle", "--split", "x"], "--split needs the conditions in-context and oracle"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "in-context,oracle", "--split", "{}/none/x.json"], "none/x.json: give a file in a folder that exists"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "in-context,oracle", "--split", "/"], "--split /: give a file"), (["bench", "arc", "--tasks", "{}/tasks.json", "--editor", "{}"], "an editor is for the condition seal"),
+        (["bench", "arc", "--tasks", "{}/twice.json"], "has tasks of one name; name one of its sets: train, test"), (["bench", "arc", "--tasks", "{}/twice.json", "--ids", "{}/ids.json:first"], "has tasks of one name"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--samples", "1000000"], "at most 64"), (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "first_layer=1e308"], "first_layer is 1e+308: give at most 1"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "rank=1000000000"], "rank is 1000000000: give at most 4096"), (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--edits", "1"], "edits is 1: give at least 2"),
+        (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--contexts", "0"], "--contexts is at least 1"),
         (["train-editor", "--data", "{}/tasks.json", "--set", "rate=3"], "unknown setting 'rate'"), (["adapt", "{}/one.json", "--editor", "{}", "--edits", "0"], "--edits 0: at least 1"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--samples", "0"], "at least 1 sample"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", ","], "give conditions"),
         (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--seeds", "3"], "--seeds is for --domain text"), (["train-editor", "--data", "{}/tasks.json", "--max-side", "3"], "--max-side is for --domain arc"),

@@ -38,7 +38,7 @@ from selfedit.edits.recipe import FIXED_HERE as RECIPES_HERE
 from selfedit.edits.recipe import Recipe, write_recipes
 from selfedit.errors import SelfeditError
 from selfedit.loop.fewshot import FIXED_HERE, TRAIN, Answer, Tried, check, check_known, dense, job, questions, readable, shown, solve, solved, try_recipes, votes
-from selfedit.loop.journal import Journal, claim, software, write_json
+from selfedit.loop.journal import Journal, claim, software, write_json, write_text
 from selfedit.loop.recipes import load_recipe_editor
 from selfedit.model.load import load_model
 from selfedit.tasks.arc import ArcTask
@@ -52,6 +52,8 @@ ORACLE = (FIXED, replace(FIXED, epochs=4), replace(FIXED, items=64, chain=True))
 """docs/LOG.md, study 16. A search tries those after the first where it brings the outputs within reach."""
 REACH = -2.0
 """Log-probability of a whole output (nats)."""
+SAMPLES = 64
+"""Of a task, at most."""
 SEARCHED = 4
 """Tasks whose first recipes of the search train as one stack; a kill loses so many at most."""
 
@@ -78,12 +80,18 @@ def run(
     pyplot()
     if "peft" in conditions:
         check_libraries()
+        if train.stop_loss or train.steps_an_epoch > 1:
+            raise SelfeditError("peft trains every epoch whole, in batches of batch_size: leave stop_loss and steps_an_epoch as they are")
     if unknown := [c for c in conditions if c not in CONDITIONS]:
         raise SelfeditError(f"unknown condition {unknown[0]!r}; known: {', '.join(CONDITIONS)}")
     if not conditions or samples < 1 or not tasks:
         raise SelfeditError("give conditions, at least 1 sample, and tasks")
     if "seal" in conditions and editor is None:
         raise SelfeditError("seal needs a trained editor: give --editor DIR (`selfedit train-editor --domain arc` makes one)")
+    if editor is not None and "seal" not in conditions:
+        raise SelfeditError("an editor is for the condition seal: name it in --conditions")
+    if samples > SAMPLES:
+        raise SelfeditError(f"{samples} samples; at most {SAMPLES}, which train as one stack")
     if find is not None and (find < 1 or not SEARCH <= set(conditions)):
         raise SelfeditError(f"a search finds at least 1 task, by the conditions {' and '.join(sorted(SEARCH))}")
     check_known(tasks)
@@ -100,7 +108,7 @@ def run(
     bench.tasks = tasks = bench.finished()
     result = bench.result() | {"command": command, "software": software()}
     write_json(out / "results.json", result)
-    (out / "results.md").write_text(table(result))
+    write_text(out / "results.md", table(result))
     arc_pages(tasks, {(c, t.id): bench.attempts(c, t.id) for c in bench.conditions for t in tasks}, out)
     return result
 
@@ -247,14 +255,14 @@ class _Arc:
         rows, rates = [], {}
         for condition in self.conditions:
             own, shares = [self.done[condition, task.id] for task in self.tasks], self.shares(condition)
-            samples, trained = len(shares[0]), sum(len(r["solved"]) for r in own)
+            samples, done = len(shares[0]), sum(map(len, shares))
             rates[condition] = [sum(s) / len(s) for s in shares]
             rate, low, high = paired_interval(rates[condition], [0.0] * len(shares))
-            values = [v for r in own for v in r["dense"] if v is not None]
+            values = [v for r in own for v in _of_samples(condition, r["dense"])]
             rows.append(
-                {"condition": condition, "tasks": len(own), "samples": samples, "rate": rate, "ci95": [low, high]}
+                {"condition": condition, "tasks": len(own), "samples": samples, "rate": rate, "ci95": None if low is None else [low, high]}
                 | {"ci95_samples": _over_samples(shares) if samples > 1 else None, "dense": sum(values) / len(values) if values else None}
-                | {"tokens": round(sum(sum(r["tokens"]) for r in own) / trained), "seconds": round(sum(r["seconds"] for r in own) / trained, 1)}
+                | {"tokens": round(sum(sum(r["tokens"]) for r in own) / done), "seconds": round(sum(r["seconds"] for r in own) / done, 1)}
             )
         pairs = [("seal", "self-edit"), ("seal", "fixed"), ("self-edit", "fixed"), ("fixed", "in-context")]
         return {
@@ -267,12 +275,11 @@ class _Arc:
         }  # fmt: skip
 
     def cost(self) -> list[float | None] | None:
-        """Seconds of `peft` over those of `fixed`, with an interval if there are several tasks; None where they ran on other threads."""
+        """Seconds of `peft` over those of `fixed`; None where they ran on other threads."""
         fixed, peft = ([self.done[c, task.id] for task in self.tasks] for c in ("fixed", "peft"))
         if len({r.get("threads") for r in (*fixed, *peft)}) > 1:
             return None
-        ratio, *bounds = mean_ratio([r["seconds"] for r in peft], [r["seconds"] for r in fixed])
-        return [ratio, *(bounds if len(self.tasks) > 1 else (None, None))]
+        return mean_ratio([r["seconds"] for r in peft], [r["seconds"] for r in fixed])
 
 
 def split_tasks(result: dict, seed: int = 0) -> dict[str, list[str]]:
@@ -289,6 +296,12 @@ def _whole(task: ArcTask, dense: float) -> float:
     """Log-probability of its outputs as wholes, a mean over them, at so many nats a token; a cell and the end of a row are a
     token each."""
     return dense * sum(len(pair.output) * (len(pair.output[0]) + 1) for pair in task.test) / len(task.test)
+
+
+def _of_samples(condition: str, dense: Sequence[float | None]) -> list[float]:
+    """Of each sample that did not diverge; of `oracle`, whose recipes are one sample, the likeliest."""
+    values = [v for v in dense if v is not None]
+    return [max(values)] if condition == "oracle" and values else values
 
 
 def _compared(ours: Sequence[float], theirs: Sequence[float]) -> dict:
@@ -311,8 +324,9 @@ def table(result: dict) -> str:
     conditions, left_out = [r["condition"] for r in result["rows"]], len(result["left_out"])
     lines = [
         *heading("Few-shot tasks", result),
-        "Solved: every output among two attempts (oracle: under any of its recipes). 95 % bootstraps over tasks, and over the samples of these tasks; where "
-        "all tasks go alike, an interval over tasks says nothing. Tokens and seconds: of one sample of one task; dense: nats a token of the outputs.",
+        "Solved: every output among two attempts (oracle: under any of its recipes, which are one sample). 95 % bootstraps over tasks, and over the samples of "
+        "these tasks; with five or six of them a tenth too narrow, and where all tasks go alike, an interval over tasks says nothing. Tokens and seconds: of one "
+        "sample of one task; dense: nats a token of the outputs.",
         *(["", f"Left out, as the model does not read so much at once: {left_out} of the tasks given."] if left_out else []),
         "",
         *markdown(

@@ -247,6 +247,8 @@ def _bench_arc(arguments) -> int:
     train = _arc_train(arguments)
     if arguments.split and not arc.SEARCH <= set(conditions):
         raise SelfeditError("--split needs the conditions in-context and oracle")
+    if arguments.split and (arguments.split.is_dir() or not arguments.split.parent.is_dir()):
+        raise SelfeditError(f"--split {arguments.split}: give a file in a folder that exists")
     tasks = _arc_tasks(arguments.tasks, arguments, "--limit", arguments.limit)
     with Progress(quiet=arguments.json) as progress:
         result = arc.run(
@@ -278,12 +280,14 @@ def _arc_tasks(named: str, arguments, option: str, most: int | None) -> list:
     if name and name not in sets:
         raise SelfeditError(f"{file} has no set {name!r}; there: {', '.join(filter(None, sets)) or 'no sets'}")
     tasks = sets[name] if name else [task for own in sets.values() for task in own]
+    known = {task.id: task for task in tasks}
+    if len(known) < len(tasks):
+        raise SelfeditError(f"{named} has tasks of one name; name one of its sets: {', '.join(sets)}")
     if arguments.ids:
         file, _, of = arguments.ids.partition(":")
         content = read_json(file)
         chosen = expect(content, dict, file).get(of) if of else content
         wanted = [expect(id, str, at) for at, id in numbered(expect(chosen, list, f"{file}: {of!r}" if of else file), file)]
-        known = {task.id: task for task in tasks}
         if unknown := [id for id in wanted if id not in known]:
             raise SelfeditError(f"{named} has no task {unknown[0]!r}, which {arguments.ids} names")
         tasks = [known[id] for id in wanted]

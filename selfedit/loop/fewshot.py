@@ -3,8 +3,7 @@
 A task's examples make many small tasks: one or two examples are left out, one of them is asked, and the whole is turned,
 mirrored, enlarged or recoloured as a Recipe says. Each recipe of a task is one job with its own rate and epochs; all train
 in one stack. The question is put with all examples and with each one left out, in several readings (turned and mirrored),
-all decoded together under a grammar: a grid in the colours of the question and of the outputs in view, as large as they
-tell. Each answer is turned back; of the most frequent the two that are likeliest in all readings are the attempts.
+all decoded together under a grammar: a grid in the colours of the question and of the known outputs, as large as they tell. Each answer is turned back; of the most frequent the two that are likeliest in all readings are the attempts.
 Source: test-time training for ARC (arXiv:2411.07279), SEAL section 4.2; answers rated in all readings: arXiv:2505.07859.
 """
 
@@ -179,7 +178,7 @@ def _longest(model: Model, task: ArcTask) -> int:
         for pair in turned.test:
             asked, _ = laid(form, [*turned.train, replace(pair, output=None)])
             known, _ = laid(form, [*turned.train, pair])
-            longest = max(longest, len(asked) + _language(form, turned, pair.input)[1], len(known))
+            longest = max(longest, len(asked) + _language(form, turned, pair.input)[1] + SIDE, len(known))  # in another reading an answer may have more rows
     return longest
 
 
@@ -322,9 +321,9 @@ def _contexts(examples: Sequence[Pair]) -> list[Sequence[Pair]]:
 
 
 def _language(form: GridForm, task: ArcTask, question: Grid) -> tuple[Callable[[Sequence[int]], list[int]], int]:
-    """What an answer may be, and its tokens at most, with the end: in the colours of the question and of all outputs in view
-    (those of every test output of ARC-AGI-1 are), as large as `output_size` says; else no longer than twice the longest grid
-    in view (3 of the 835 are)."""
+    """What an answer may be, and its tokens at most, with the end: in the colours of the question and of all known outputs
+    (those of every test output of ARC-AGI-1 are), as large as `output_size` says; else no longer than twice the longest
+    known grid (3 of the 835 are longer)."""
     colours = sorted({cell for grid in (question, *(p.output for p in task.train)) for row in grid for cell in row})
     size = output_size(task.train, question)
     if size:

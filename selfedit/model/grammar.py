@@ -41,12 +41,19 @@ class GridForm:
         self.chat, self.side, self.ends = chat, side, sorted(chat.ends)
         self.cells = [chat.encode(str(colour)) for colour in range(10)]
         self.line = chat.encode("\n")
+        grid = [[colour for other in range(10) for colour in (other, last)] for last in range(10)]
+        """Every colour before every other, and at the end of a row."""
         for self.between in ("", " "):
             self.gap = chat.encode(self.between) if self.between else []
-            row = self.cells[1] + self.gap + self.cells[2] + self.gap + self.cells[3] + self.line
-            if self.ends and max(map(len, (self.line, self.gap, *self.cells))) == 1 and chat.encode(self.text(((1, 2, 3), (1, 2, 3)))) == 2 * row:
+            apart = [token for row in grid for token in self._apart(row)]
+            if self.ends and max(map(len, (self.line, self.gap, *self.cells))) == 1 and self.tokens(grid) == apart:
                 return
         raise ModelError("this model's tokenizer does not have a token for each cell of a grid; take another --model")
+
+    def _apart(self, row: Sequence[int]) -> list[int]:
+        """Its tokens, each cell written alone."""
+        tokens = [token for colour in row for token in self.cells[colour] + self.gap]
+        return tokens[: len(tokens) - len(self.gap)] + self.line
 
     def text(self, grid: Sequence[Sequence[int]]) -> str:
         return "".join(self.between.join(map(str, row)) + "\n" for row in grid)

@@ -1,7 +1,7 @@
 """A model's name → weights in memory, ready to run: fp32 on a CPU, bf16 on a GPU.
 
 A CPU that multiplies in bf16 takes large products twice (AVX-512 BF16) or four times (AMX) as fast (docs/LOG.md, study 15): there training
-does, and all of a few-shot task, unless SELFEDIT_PRECISION is fp32.
+does, and a few-shot task's answers with their rating, unless SELFEDIT_PRECISION is fp32.
 """
 
 from __future__ import annotations

