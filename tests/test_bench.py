@@ -1,10 +1,12 @@
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from selfedit.bench import decode, inner_loop
-from selfedit.bench.intervals import mean_ratio, paired_interval
+from selfedit.bench.intervals import divided, mean_ratio, paired_interval, spread
 from selfedit.bench.measure import train_flops
 from selfedit.errors import SelfeditError
 from selfedit.judge.grading import is_correct
@@ -103,11 +105,10 @@ def test_the_paired_interval_is_that_of_the_differences():
     assert paired_interval([1.0], [0.5]) == [0.5, None, None]
 
 
-def test_a_ratio_is_infinite_in_a_draw_without_a_denominator():
-    """Of eight tasks five have one: 2.3 % of the draws have none of them, all on the upper side, and the bound is the highest finite place."""
-    theirs = [0.0] * 5 + [1.0] * 3
-    ratio, low, high = mean_ratio([1.0] * 8, theirs)
-    assert ratio == pytest.approx(8 / 3) and 1.0 <= low < 2 and high == 8.0
+def test_what_is_divided_by_nothing_is_above_every_bound():
+    assert divided(np.array([1.0, 0.0, 2.0]), np.array([0.0, 0.0, 4.0])).tolist() == [math.inf, pytest.approx(math.nan, nan_ok=True), 0.5]
+    assert spread([*range(9800), *[math.inf] * 200]) == pytest.approx([250, 9749], abs=1)  # of the finite ones alone it would be 9554
+    assert spread([*range(9700), *[math.inf] * 300]) is None
     assert mean_ratio([1.0] * 8, [0.0] * 6 + [1.0] * 2)[1:] == [None, None]
     assert mean_ratio([1.0], [2.0]) == [0.5, None, None]
 

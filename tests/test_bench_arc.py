@@ -251,6 +251,12 @@ def test_the_outer_loop_goes_on_where_it_was_stopped(ran, folder, small_recipes,
     assert tried == ["d"] and summary["tasks"] == 2 and json.loads((tmp_path / "run/rounds.json").read_text()) == [summary]
     (whole,) = train_recipes(model, tasks, tmp_path / "whole", 1, CONFIG, TRAIN)
     assert {k: v for k, v in whole.items() if "seconds" not in k} == {k: v for k, v in summary.items() if "seconds" not in k}
+    (tmp_path / "run/round-1/round.json").write_text("{")
+    with pytest.raises(SelfeditError, match="round.json is damaged"):
+        train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
+    (tmp_path / "run/round-1/round.json").unlink()
+    (again,) = train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
+    assert (again["solved"], again["tasks"]) == (summary["solved"], 2) and tried == ["d", "c", "d"]  # the last by the whole run above
     with pytest.raises(SelfeditError, match="another config"):
         train_recipes(model, tasks, tmp_path / "run", 1, replace(CONFIG, edits=3), TRAIN)
     with pytest.raises(SelfeditError, match="at least 1 task"):
@@ -324,8 +330,8 @@ def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, s
     with monkeypatch.context() as patch:
         verdicts = chain([0.0], repeat(1.0))  # not in context, but by oracle
         patch.setattr(arc, "solved", lambda task, answers: next(verdicts))
-        assert main([*bench, str(files / "search"), "--conditions", "in-context,oracle", "--split", str(files / "split.json"), *of]) == 0
-    assert json.loads(capsys.readouterr().out)["solvable"] == ["b"] and json.loads((files / "split.json").read_text()) == {"train": [], "test": ["b"]}
+        assert main([*bench, str(files / "search"), "--conditions", "in-context,oracle", "--split", str(files / "new/split.json"), *of]) == 0
+    assert json.loads(capsys.readouterr().out)["solvable"] == ["b"] and json.loads((files / "new/split.json").read_text()) == {"train": [], "test": ["b"]}
     assert main([*bench, str(files / "run"), "--editor", str(files / "editor"), "--conditions", "in-context,seal", "--set", "rank=2", *of]) == 0
     result = json.loads(capsys.readouterr().out)
     assert [(r["condition"], r["tasks"]) for r in result["rows"]] == [("in-context", 1), ("seal", 1)] and result["command"].startswith("selfedit bench arc --tasks")
@@ -338,8 +344,8 @@ def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, s
         (["bench", "arc", "--ids", "{}/ids.json:odd"], "has no task 'nope'"), (["bench", "arc", "--ids", "{}/ids.json:bad"], "should be text, is a number"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "magic"], "unknown condition 'magic'"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "seal"], "seal needs a trained editor"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--limit", "0"], "--limit is at least 1"), (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "epochs=3"], "--set epochs: a recipe says that"),
-        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "oracle", "--split", "x"], "--split needs the conditions in-context and oracle"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "in-context,oracle", "--split", "{}/none/x.json"], "none/x.json: give a file in a folder that exists"),
-        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "in-context,oracle", "--split", "/"], "--split /: give a file"), (["bench", "arc", "--tasks", "{}/tasks.json", "--editor", "{}"], "an editor is for the condition seal"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "oracle", "--split", "x"], "--split needs the conditions in-context and oracle"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "in-context,oracle", "--split", "{}/one.json/x.json"], "cannot use --split"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "in-context,oracle", "--split", "/"], "--split / is a folder; give a file"), (["bench", "arc", "--tasks", "{}/tasks.json", "--editor", "{}"], "an editor is for the condition seal"),
         (["bench", "arc", "--tasks", "{}/twice.json"], "has tasks of one name; name one of its sets: train, test"), (["bench", "arc", "--tasks", "{}/twice.json", "--ids", "{}/ids.json:first"], "has tasks of one name"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--samples", "1000000"], "at most 64"), (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "first_layer=1e308"], "first_layer is 1e+308: give at most 1"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "rank=1000000000"], "rank is 1000000000: give at most 4096"), (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--edits", "1"], "edits is 1: give at least 2"),

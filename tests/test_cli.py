@@ -439,7 +439,7 @@ def test_a_memory_of_another_model_does_not_answer(kept, answer, tiny, other_fol
 
 
 def test_people_are_told_where_every_memory_is_of_another_model(kept, output, tiny, other_folder):
-    note = f"no memory in force is of {other_folder}: they are of tiny; give --model\n"
+    note = f"no memory in force is of these weights of {other_folder}: they are of tiny; give --model\n"
     assert output("ask", ABOUT_IT, "--model", other_folder, "--tokens", 4)[1] == note
     assert output("memory", "test", "--model", other_folder)[1] == note
     assert output("ask", ABOUT_IT, *tiny, "--tokens", 4)[1] == ""
@@ -604,6 +604,9 @@ def test_ctrl_c_ends_with_130_and_the_way_on(monkeypatch, document, tiny, capsys
     monkeypatch.setattr("selfedit.learn.learn", interrupted)
     assert main(["learn", document, *tiny]) == 130
     assert capsys.readouterr().err.strip() == "stopped; what is finished is kept, the same command goes on from there"
+    monkeypatch.setattr("selfedit.ask.ask", interrupted)
+    assert main(["ask", "Who?", *tiny]) == 130
+    assert capsys.readouterr().err.strip() == "stopped"
 
 
 def test_a_reader_that_has_gone_is_no_error():

@@ -25,8 +25,7 @@ def spread(values) -> list[float] | None:
     values = np.asarray(values, float)
     if np.isfinite(values).mean() <= 0.975:
         return None
-    bounds = [float(v) for v in np.percentile(values[~np.isnan(values)], [2.5, 97.5])]
-    return bounds if np.isfinite(bounds).all() else None
+    return [float(v) for v in np.percentile(values[~np.isnan(values)], [2.5, 97.5])]
 
 
 def paired_interval(ours: Sequence[float], theirs: Sequence[float]) -> list[float | None]:

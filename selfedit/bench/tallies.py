@@ -45,5 +45,5 @@ def _pair(side: dict, other: dict | None, kind: str):
 
 def _drawn_share(tallies):
     """Of each draw: the share of right answers; NaN where nothing was scored, and of one passage alone, which has no interval."""
-    drawn = tallies[draws(len(tallies))].sum(1)
-    return divided(drawn[:, 0], drawn[:, 1] * (len(tallies) > 1))
+    drawn = tallies[draws(len(tallies))].sum(1) * (len(tallies) > 1)
+    return divided(drawn[:, 0], drawn[:, 1])

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        resumes = {"out", "home"} & vars(arguments).keys()
+        resumes = {"out", "sources"} & vars(arguments).keys()
         print("stopped" + ("; what is finished is kept, the same command goes on from there" if resumes else ""), file=sys.stderr)
         return STOPPED
     except (MemoryError, RuntimeError) as error:  # as torch says it, of a processor and of a GPU

@@ -155,7 +155,7 @@ def _note_other_models(arguments, store, model) -> None:
     """One line for people where every memory in force is of another model, so that none can answer."""
     if not arguments.json and store.active_ids() and not store.router(model.fingerprint).ids:
         names = sorted({entry.model for entry in store.active()})
-        print(f"no memory in force is of {model.name}: they are of {', '.join(names)}; give --model", file=sys.stderr)
+        print(f"no memory in force is of these weights of {model.name}: they are of {', '.join(names)}; give --model", file=sys.stderr)
 
 
 def _why(store, question: str, answer) -> dict:

@@ -241,14 +241,18 @@ def _bench_arc(arguments) -> int:
     if "peft" in conditions:
         waiting.choose(idle=True)  # as for bench inner-loop
     from selfedit.bench import arc
+    from selfedit.disk import plain_errors
     from selfedit.faces import Progress
     from selfedit.loop.journal import write_json
 
     train = _arc_train(arguments)
     if arguments.split and not arc.SEARCH <= set(conditions):
         raise SelfeditError("--split needs the conditions in-context and oracle")
-    if arguments.split and (arguments.split.is_dir() or not arguments.split.parent.is_dir()):
-        raise SelfeditError(f"--split {arguments.split}: give a file in a folder that exists")
+    if arguments.split:
+        with plain_errors(f"use --split {arguments.split}", SelfeditError):
+            arguments.split.parent.mkdir(parents=True, exist_ok=True)
+        if arguments.split.is_dir():
+            raise SelfeditError(f"--split {arguments.split} is a folder; give a file")
     tasks = _arc_tasks(arguments.tasks, arguments, "--limit", arguments.limit)
     with Progress(quiet=arguments.json) as progress:
         result = arc.run(

@@ -3,7 +3,8 @@
 A task's examples make many small tasks: one or two examples are left out, one of them is asked, and the whole is turned,
 mirrored, enlarged or recoloured as a Recipe says. Each recipe of a task is one job with its own rate and epochs; all train
 in one stack. The question is put with all examples and with each one left out, in several readings (turned and mirrored),
-all decoded together under a grammar: a grid in the colours of the question and of the known outputs, as large as they tell. Each answer is turned back; of the most frequent the two that are likeliest in all readings are the attempts.
+all decoded together under a grammar: a grid in the colours of the question and of the known outputs, as large as they
+tell. Each answer is turned back; of the most frequent the two that are likeliest in all readings are the attempts.
 Source: test-time training for ARC (arXiv:2411.07279), SEAL section 4.2; answers rated in all readings: arXiv:2505.07859.
 """
 
@@ -178,7 +179,8 @@ def _longest(model: Model, task: ArcTask) -> int:
         for pair in turned.test:
             asked, _ = laid(form, [*turned.train, replace(pair, output=None)])
             known, _ = laid(form, [*turned.train, pair])
-            longest = max(longest, len(asked) + _language(form, turned, pair.input)[1] + SIDE, len(known))  # in another reading an answer may have more rows
+            # SIDE: in another reading an answer may have more rows, and their ends.
+            longest = max(longest, len(asked) + _language(form, turned, pair.input)[1] + SIDE, len(known))
     return longest
 
 
