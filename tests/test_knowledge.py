@@ -306,7 +306,7 @@ def test_a_difference_is_of_shares_and_its_interval_draws_passages_in_pairs():
     # both the first passage: 1/4; both the second: 1/2; one each: 1/3
     assert low == pytest.approx(1 / 4) and high == pytest.approx(1 / 2)
     assert difference(ours, ours) is None and difference(ours, None) is None
-    assert difference(ours, tallies((1, 4))) == [0.5] * 3  # the passage that both have
+    assert difference(ours, tallies((1, 4))) == [0.5, None, None]  # the one passage that both have has no interval
 
 
 def test_a_share_of_the_ceiling_is_drawn_in_pairs_and_of_nothing_is_none():
