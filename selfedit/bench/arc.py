@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 
 from selfedit.bench.baselines import check_libraries
-from selfedit.bench.intervals import RESAMPLES, mean_ratio, paired_interval, spread
+from selfedit.bench.intervals import RESAMPLES, mean_interval, mean_ratio, paired_interval, spread
 from selfedit.bench.tables import between, heading, markdown, number, with_interval
 from selfedit.config import TrainConfig
 from selfedit.edits.recipe import FIXED_HERE as RECIPES_HERE
@@ -257,10 +257,10 @@ class _Arc:
             own, shares = [self.done[condition, task.id] for task in self.tasks], self.shares(condition)
             samples, done = len(shares[0]), sum(map(len, shares))
             rates[condition] = [sum(s) / len(s) for s in shares]
-            rate, low, high = paired_interval(rates[condition], [0.0] * len(shares))
+            rate, ci95 = mean_interval(rates[condition])
             values = [v for r in own for v in _of_samples(condition, r["dense"])]
             rows.append(
-                {"condition": condition, "tasks": len(own), "samples": samples, "rate": rate, "ci95": None if low is None else [low, high]}
+                {"condition": condition, "tasks": len(own), "samples": samples, "rate": rate, "ci95": ci95}
                 | {"ci95_samples": _over_samples(shares) if samples > 1 else None, "dense": sum(values) / len(values) if values else None}
                 | {"tokens": round(sum(sum(r["tokens"]) for r in own) / done), "seconds": round(sum(r["seconds"] for r in own) / done, 1)}
             )

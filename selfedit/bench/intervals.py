@@ -6,7 +6,7 @@ with five or six. One alone has no interval.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 RESAMPLES = 10_000
 
@@ -28,13 +28,25 @@ def spread(values) -> list[float] | None:
     return [float(v) for v in np.percentile(values[~np.isnan(values)], [2.5, 97.5])]
 
 
+def bounds(count: int, of: Callable) -> list[float] | None:
+    """[low, high] of what `of` makes of the draws from so many tasks; None of one alone, and as `spread`."""
+    return spread(of(draws(count))) if count > 1 else None
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, list[float] | None]:
+    """The mean, and its [low, high]; of one task alone None."""
+    import numpy as np
+
+    values = np.asarray(values, float)
+    return float(values.mean()), bounds(len(values), lambda picked: values[picked].mean(1))
+
+
 def paired_interval(ours: Sequence[float], theirs: Sequence[float]) -> list[float | None]:
     """[mean of ours − theirs, low, high], resampled together; of one task alone no bounds."""
     import numpy as np
 
-    difference = np.asarray(ours, float) - np.asarray(theirs, float)
-    bounds = spread(difference[draws(len(difference))].mean(1)) if len(difference) > 1 else (None, None)
-    return [float(difference.mean()), *bounds]
+    mean, own = mean_interval(np.asarray(ours, float) - np.asarray(theirs, float))
+    return [mean, *(own or (None, None))]
 
 
 def mean_ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float | None]:
@@ -45,9 +57,8 @@ def mean_ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float | N
     a, b = np.asarray(ours, float), np.asarray(theirs, float)
     if not b.mean():
         return [None, None, None]
-    picked = draws(len(a))
-    bounds = spread(divided(a[picked].mean(1), b[picked].mean(1))) if len(a) > 1 else None
-    return [float(a.mean() / b.mean()), *(bounds or (None, None))]
+    own = bounds(len(a), lambda picked: divided(a[picked].mean(1), b[picked].mean(1)))
+    return [float(a.mean() / b.mean()), *(own or (None, None))]
 
 
 def divided(above, below):

@@ -13,26 +13,30 @@ def knowledge_plots(result: dict, folder: Path) -> list[Path]:
     rows = [r for r in result["rows"] if r["accuracy"] is not None]
     names = [_name(r) for r in rows]
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
-    bounds = [r["ci95"] or [r["accuracy"]] * 2 for r in rows]
-    errors = [[r["accuracy"] - low for r, (low, _) in zip(rows, bounds)], [high - r["accuracy"] for r, (_, high) in zip(rows, bounds)]]
-    axes.barh(names, [r["accuracy"] for r in rows], xerr=errors, color="#4878a8", ecolor="#222222", capsize=3)
+    axes.barh(names, [r["accuracy"] for r in rows], xerr=_errors(rows, "accuracy", "ci95"), color="#4878a8", ecolor="#222222", capsize=3)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("accuracy, 95 % interval over passages")
     axes.set_title(f"{Path(result['model']).name}: {rows[0]['passages']} passages, {rows[0]['questions']} questions" if rows else Path(result["model"]).name, fontsize=10)
     made = [_save(figure, folder / "accuracy.png")]
-    trained = [(r, own) for r, own in zip(rows, bounds) if r["train_tokens"]]
+    trained = [r for r in rows if r["train_tokens"]]
     if trained:
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        for r, (low, high) in trained:
+        for r in trained:
             tokens = r["train_tokens"] / (r["passages"] * result["seeds"])
-            axes.errorbar(tokens, r["accuracy"], yerr=[[r["accuracy"] - low], [high - r["accuracy"]]], fmt="o", capsize=3, label=_name(r))
+            axes.errorbar(tokens, r["accuracy"], yerr=_errors([r], "accuracy", "ci95"), fmt="o", capsize=3, label=_name(r))
         axes.set_xlabel("tokens trained on, a passage")
         axes.set_ylabel("accuracy, closed book")
         axes.set_ylim(0, 1)
         axes.legend(fontsize=8)
         made.append(_save(figure, folder / "budget.png"))
     return made
+
+
+def _errors(rows: list[dict], value: str, interval: str) -> list[list[float]]:
+    """How far each row's interval reaches below and above its value; 0 where it has none."""
+    bounds = [row[interval] or [row[value]] * 2 for row in rows]
+    return [[row[value] - low for row, (low, _) in zip(rows, bounds)], [high - row[value] for row, (_, high) in zip(rows, bounds)]]
 
 
 def round_plots(summaries: list[dict], folder: Path) -> list[Path]:
@@ -112,9 +116,7 @@ def routing_plots(result: dict, folder: Path) -> list[Path]:
     for axes, (name, title) in zip(panels, (("recall_at_1", "recall@1"), ("recall_at_3", "recall@3"), ("accepted", "first, and accepted"))):
         for method in dict.fromkeys(r["method"] for r in result["rows"]):
             own = [r for r in result["rows"] if r["method"] == method]
-            bounds = [r[f"{name}_ci95"] or [r[name]] * 2 for r in own]
-            errors = [[r[name] - low for r, (low, _) in zip(own, bounds)], [high - r[name] for r, (_, high) in zip(own, bounds)]]
-            axes.errorbar([r["memories"] for r in own], [r[name] for r in own], yerr=errors, marker="o", capsize=3, label=method)
+            axes.errorbar([r["memories"] for r in own], [r[name] for r in own], yerr=_errors(own, name, f"{name}_ci95"), marker="o", capsize=3, label=method)
         axes.set_xscale("log")
         axes.set_ylim(0, 1)
         axes.set_xlabel("memories")

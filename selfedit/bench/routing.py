@@ -28,7 +28,7 @@ from typing import Protocol
 import numpy as np
 
 from selfedit import disk
-from selfedit.bench.intervals import paired_interval
+from selfedit.bench.intervals import mean_interval
 from selfedit.bench.tables import between, heading, markdown, number
 from selfedit.errors import SelfeditError
 from selfedit.loop.journal import claim, plain_errors, software, write_json, write_text
@@ -151,8 +151,7 @@ def _joined(draws: list[dict]) -> dict:
     row = {"method": draws[0]["method"], "memories": draws[0]["memories"], "draws": len(draws), "questions": sum(len(d["place"]) for d in draws)}
     for name in SHARES:
         shares = [d[name][d["place"] == place].mean() for d in draws for place in np.unique(d["place"])]
-        row[name], *bounds = paired_interval(shares, [0.0] * len(shares))
-        row[f"{name}_ci95"] = None if None in bounds else bounds
+        row[name], row[f"{name}_ci95"] = mean_interval(shares)
     return row | {"milliseconds": min(d["milliseconds"] for d in draws)}
 
 

@@ -6,7 +6,9 @@ on the passages that both have, drawn together.
 
 from __future__ import annotations
 
-from selfedit.bench.intervals import divided, draws, spread
+from functools import partial
+
+from selfedit.bench.intervals import bounds, divided
 
 
 def matrix(side: dict, kind: str = ""):
@@ -21,19 +23,25 @@ def share(tallies) -> float | None:
 
 
 def interval(tallies) -> list[float] | None:
-    return spread(_drawn_share(tallies)) if tallies[:, 1].sum() else None
+    return bounds(len(tallies), partial(_drawn_share, tallies)) if tallies[:, 1].sum() else None
 
 
 def difference(side: dict, other: dict | None) -> list[float | None] | None:
     """[side − other, low, high]."""
     a, b = _pair(side, other, "")
-    return None if a is None else [share(a) - share(b), *(spread(_drawn_share(a) - _drawn_share(b)) or (None, None))]
+    if a is None:
+        return None
+    own = bounds(len(a), lambda picked: _drawn_share(a, picked) - _drawn_share(b, picked))
+    return [share(a) - share(b), *(own or (None, None))]
 
 
 def ratio(side: dict, other: dict | None, kind: str = "") -> list[float | None] | None:
     """[side ÷ other, low, high]."""
     a, b = _pair(side, other, kind)
-    return None if a is None or not share(b) else [share(a) / share(b), *(spread(divided(_drawn_share(a), _drawn_share(b))) or (None, None))]
+    if a is None or not share(b):
+        return None
+    own = bounds(len(a), lambda picked: divided(_drawn_share(a, picked), _drawn_share(b, picked)))
+    return [share(a) / share(b), *(own or (None, None))]
 
 
 def _pair(side: dict, other: dict | None, kind: str):
@@ -43,7 +51,7 @@ def _pair(side: dict, other: dict | None, kind: str):
     return (a, b) if shared and a[:, 1].sum() and b[:, 1].sum() else (None, None)
 
 
-def _drawn_share(tallies):
-    """Of each draw: the share of right answers; NaN where nothing was scored, and of one passage alone, which has no interval."""
-    drawn = tallies[draws(len(tallies))].sum(1) * (len(tallies) > 1)
+def _drawn_share(tallies, picked):
+    """Of each draw: the share of right answers; NaN where nothing was scored."""
+    drawn = tallies[picked].sum(1)
     return divided(drawn[:, 0], drawn[:, 1])
