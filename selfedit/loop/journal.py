@@ -59,10 +59,7 @@ def claim(folder: Path, settings: dict) -> None:
             write_json(file, settings | {"software": software()})
             return
         text = file.read_text(encoding="utf-8", errors="replace")
-    try:
-        earlier = dict(json.loads(text))
-    except (ValueError, TypeError):
-        raise RunError(f"{file} is not a run's settings; give another --out") from None
+    earlier = _object(text, f"{file} is not a run's settings; give another --out")
     odd = sorted(key for key in (earlier.keys() | settings.keys()) - {"software"} if earlier.get(key) != settings.get(key))
     if odd:
         raise RunError(f"{folder} holds a run with another {', '.join(odd)}; give another --out")
@@ -70,12 +67,11 @@ def claim(folder: Path, settings: dict) -> None:
 
 def write_json(file: Path, value: object) -> None:
     """Whole or not at all."""
-    with plain_errors(file):
-        disk.replace(file, json.dumps(value, indent=1).encode() + b"\n")
+    write_text(file, json.dumps(value, indent=1) + "\n")
 
 
 def write_text(file: Path, text: str) -> None:
-    """As `write_json`."""
+    """Whole or not at all."""
     with plain_errors(file):
         disk.replace(file, text.encode())
 
@@ -84,10 +80,15 @@ def read_back(file: Path) -> dict:
     """What `write_json` wrote. Raises RunError if the file has been damaged since."""
     with plain_errors(file):
         text = file.read_text(encoding="utf-8", errors="replace")
+    return _object(text, f"{file} is damaged; deleted, its part of the run is done again")
+
+
+def _object(text: str, fault: str) -> dict:
+    """Raises RunError with that fault on what is no JSON object."""
     try:
         return dict(json.loads(text))
     except (ValueError, TypeError):
-        raise RunError(f"{file} is damaged; deleted, its part of the run is done again") from None
+        raise RunError(fault) from None
 
 
 def software() -> str:
