@@ -135,9 +135,10 @@ def _ask(arguments) -> int:
     store = open_store(arguments)
     with Progress(quiet=arguments.json or not arguments.file) as progress:
         model = open_model(arguments, progress.note)
-        _note_other_models(arguments, store, model)
         on_token = lambda done, total: progress.stage("answer", done, total)  # noqa: E731
         answers = ask(model, store, questions, max_new_tokens=arguments.tokens, tries=arguments.tries, on_token=on_token)
+    if not any(answer.memory for answer in answers):
+        _note_other_models(arguments, store, model)
     for question, answer in zip(questions, answers):
         why = _why(store, question.question, answer) if arguments.why else {}
         if arguments.json:
@@ -273,8 +274,9 @@ def _memory_test(arguments) -> int:
     store = open_store(arguments)
     with Progress(quiet=arguments.json) as progress:
         model = open_model(arguments, progress.note)
-        _note_other_models(arguments, store, model)
         entries = store.active(model.fingerprint)
+        if not entries:
+            _note_other_models(arguments, store, model)
         if arguments.memories:
             chosen = store.find(arguments.memories)
             entries = [entry for entry in entries if entry.id in chosen]
