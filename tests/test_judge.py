@@ -23,7 +23,7 @@ from selfedit.judge import calibrate as calibration
 from selfedit.judge import grading
 from selfedit.judge.calibrate import Verdict, calibrate, kappa, read_verdicts
 from selfedit.judge.evaluate import offline
-from selfedit.judge.remote import FILE, RemoteJudge
+from selfedit.judge.remote import FILE, RemoteJudge, _Verdicts
 from selfedit.types import Question
 
 VERDICTS = Path(__file__).parents[2] / "shared" / "data" / "squad" / "gpt41_verdicts.jsonl.gz"
@@ -417,6 +417,25 @@ def test_runs_at_the_same_time_keep_all_their_verdicts(endpoint, tmp_path):
         thread.join()
     lines = [json.loads(line) for line in (tmp_path / "cache" / FILE).read_text().splitlines()]
     assert len({line["key"] for line in lines}) == len(lines) == 60
+
+
+def test_a_file_just_begun_by_another_run_is_not_taken_for_torn(tmp_path):
+    for attempt in range(50):
+        kept = [_Verdicts(tmp_path / str(attempt)) for _ in range(3)]
+        start = threading.Barrier(3)
+
+        def write(verdicts, name, start=start):
+            start.wait()
+            for i in range(3):
+                verdicts.add(f"{name} {i}", True)
+
+        threads = [threading.Thread(target=write, args=(verdicts, name)) for name, verdicts in enumerate(kept)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        lines = (tmp_path / str(attempt) / FILE).read_bytes().splitlines()
+        assert len({json.loads(line)["key"] for line in lines}) == len(lines) == 9
 
 
 def test_a_cache_that_cannot_be_written_is_found_before_anything_is_asked(endpoint, tmp_path):

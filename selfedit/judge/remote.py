@@ -27,6 +27,7 @@ from pathlib import Path
 from threading import Event, Lock
 
 import httpx
+from filelock import FileLock
 
 from selfedit.errors import SelfeditError
 from selfedit.judge.evaluate import grade
@@ -180,10 +181,11 @@ class _Verdicts:
     """Verdicts by key, each also a line of a file that several runs may append to at once."""
 
     def __init__(self, folder: Path):
-        self._path, self._lock = folder / FILE, Lock()
+        self._path, self._threads = folder / FILE, Lock()
+        self._runs = FileLock(folder / f"{FILE}.lock", poll_interval=0.01)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "a+b") as file:  # also finds out whether it can be written
+            with self._runs, open(self._path, "a+b") as file:  # also finds out whether it can be written
                 file.seek(0)
                 self._by_key = dict(filter(None, map(_line, file)))
         except OSError as error:
@@ -195,8 +197,7 @@ class _Verdicts:
     def add(self, key: str, verdict: bool) -> None:
         line = json.dumps({"key": key, "verdict": verdict}).encode() + b"\n"
         try:
-            # One unbuffered write in append mode: lines of several runs may alternate, but never mix.
-            with self._lock, open(self._path, "a+b", buffering=0) as file:
+            with self._threads, self._runs, open(self._path, "a+b", buffering=0) as file:
                 end = file.seek(0, os.SEEK_END)
                 file.seek(max(end - 1, 0))
                 file.write(b"\n" * (file.read(1) not in (b"", b"\n")) + line)  # a kill tore the last line
