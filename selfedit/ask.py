@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from selfedit.edits.parse import sentences
-from selfedit.errors import MemoryStoreError
+from selfedit.errors import AdapterError, MemoryStoreError
 from selfedit.memory.contradict import disagreeing
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
@@ -70,7 +70,7 @@ def ask(
         version = store.version
         try:
             return _ask(model, store, questions, max_new_tokens, tries, on_token)
-        except MemoryStoreError:
+        except (MemoryStoreError, AdapterError):
             if store.version == version:
                 raise
             # Another process forgot a memory that was to answer: look again.

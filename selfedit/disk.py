@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ def write(path: Path, data: bytes, mode: str = "wb") -> None:
 
 def replace(path: Path, data: bytes) -> None:
     """Whoever reads or writes beside it, and whatever is killed: the file has its old bytes or the new ones."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
         write(new, data)
         os.replace(new, path)

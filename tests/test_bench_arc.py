@@ -1,6 +1,9 @@
 """`bench arc`, its outer loop and `adapt`, whole, on a model of random weights."""
 
 import json
+import subprocess
+import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -232,6 +235,23 @@ def load_model_stub():
     return Stub
 
 
+@contextmanager
+def another_process_in(run: Path):
+    holds = "import sys; from pathlib import Path; from selfedit.loop.journal import claim; _ = claim(Path(sys.argv[1]), {}); print(flush=True); sys.stdin.read()"
+    (run / "settings.json").rename(run / "aside.json")
+    with subprocess.Popen([sys.executable, "-c", holds, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        (run / "aside.json").replace(run / "settings.json")
+        yield
+        other.kill()
+
+
+def test_fewer_rounds_than_there_are_take_none_away(ran, folder):
+    out, rounds, _, _ = ran
+    assert train_recipes(load_model(folder, device="cpu"), [task("c", 2)], out / "editor", 1, CONFIG, TRAIN) == rounds
+    assert json.loads((out / "editor/rounds.json").read_text()) == rounds
+
+
 def test_the_outer_loop_goes_on_where_it_was_stopped(ran, folder, small_recipes, tmp_path, monkeypatch):
     _, rounds, _, _ = ran
     assert [s["round"] for s in rounds] == [1, 2] and rounds[0]["recipes"] == 2 and rounds[1]["editor"]["round"] == 2
@@ -249,6 +269,8 @@ def test_the_outer_loop_goes_on_where_it_was_stopped(ran, folder, small_recipes,
     monkeypatch.setattr(recipes_module, "try_recipes", lambda model, asked, *rest: tried.append(asked[0][0].id) or real(model, asked, *rest))
     (summary,) = train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
     assert tried == ["d"] and summary["tasks"] == 2 and json.loads((tmp_path / "run/rounds.json").read_text()) == [summary]
+    with another_process_in(tmp_path / "run"), pytest.raises(SelfeditError, match="another process is at work in .*run; wait for it, or give another --out"):
+        train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
     (whole,) = train_recipes(model, tasks, tmp_path / "whole", 1, CONFIG, TRAIN)
     assert {k: v for k, v in whole.items() if "seconds" not in k} == {k: v for k, v in summary.items() if "seconds" not in k}
     (tmp_path / "run/round-1/round.json").write_text("{")
@@ -305,6 +327,7 @@ def test_an_adapted_task_is_answered_without_its_output(folder, small_recipes):
 def files(tmp_path) -> Path:
     (tmp_path / "tasks.json").write_text(json.dumps({"train": {t.id: arc_json(t) for t in TASKS}, "test": {"c": arc_json(task("c", 2))}}))
     (tmp_path / "twice.json").write_text(json.dumps({name: {t.id: arc_json(t) for t in TASKS} for name in ("train", "test")}))
+    (tmp_path / "empty.json").write_text(json.dumps({"train": {}}))
     (tmp_path / "ids.json").write_text(json.dumps({"first": ["b"], "odd": ["nope"], "bad": [3]}))
     (tmp_path / "one.json").write_text(json.dumps(arc_json(TASKS[0])))
     (tmp_path / "recipe.json").write_text(Recipe(items=3, epochs=1).to_json())
@@ -341,6 +364,7 @@ def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, s
     "arguments, message",
     [
         (["bench", "arc", "--tasks", "{}/tasks.json:nope"], "has no set 'nope'; there: train, test"), (["bench", "arc", "--max-side", "1"], "leave no task"),
+        (["bench", "arc", "--ids", "{}/ids.json:none"], "has no list 'none'; there: first"), (["bench", "arc", "--tasks", "{}/empty.json"], "empty.json has no tasks"),
         (["bench", "arc", "--ids", "{}/ids.json:odd"], "has no task 'nope'"), (["bench", "arc", "--ids", "{}/ids.json:bad"], "should be text, is a number"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "magic"], "unknown condition 'magic'"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "seal"], "seal needs a trained editor"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--limit", "0"], "--limit is at least 1"), (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "epochs=3"], "--set epochs: a recipe says that"),

@@ -250,6 +250,9 @@ def test_waits_grow_and_differ(endpoint, tmp_path, monkeypatch):
 def test_a_server_that_takes_too_long_is_asked_again_and_then_given_up(endpoint, tmp_path):
     endpoint.slow_s = 0.5
     assert make_judge(endpoint.url, tmp_path, timeout_s=0.1, retries=1)(said("Oslo")) == [None]
+    until = time.monotonic() + 5
+    while len(endpoint.asked) < 2 and time.monotonic() < until:  # what was sent may be read late
+        time.sleep(0.01)
     assert len(endpoint.asked) == 2
 
 
@@ -446,10 +449,10 @@ def test_a_cache_that_cannot_be_written_is_found_before_anything_is_asked(endpoi
 
 
 def test_requests_overlap_as_many_as_was_said(endpoint, tmp_path):
-    endpoint.slow_s = 0.1
+    endpoint.slow_s = 0.3
     start = time.monotonic()
     assert make_judge(endpoint.url, tmp_path, parallel=5)(said(*(f"Oslo {i}" for i in range(20)))) == [True] * 20
-    assert endpoint.most == 5 and time.monotonic() - start < 1.5  # one after another: 2 s
+    assert endpoint.most == 5 and time.monotonic() - start < 4  # one after another: 6 s
 
 
 # How far a judge agrees
@@ -625,7 +628,7 @@ def test_a_file_that_is_none_of_verdicts_is_one_line(tmp_path, capsys, reason):
 
 def test_a_file_that_is_not_there_or_not_zipped_as_it_says_is_one_line(tmp_path, capsys, monkeypatch):
     assert "no such file" in refusal(capsys, "--data", tmp_path / "none.jsonl")
-    assert "neither a file" in refusal(capsys, "--data", tmp_path)
+    assert "a folder; name a file in it" in refusal(capsys, "--data", tmp_path)
     file, whole = tmp_path / "verdicts.jsonl.gz", gzip.compress(LINES.encode())
     for content in (LINES.encode(), whole[:-20], whole[:5], whole[:15] + b"\0\0\0\0" + whole[19:]):
         file.write_bytes(content)

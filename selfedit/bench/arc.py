@@ -128,7 +128,7 @@ class _Arc:
         if self.editor and (known := sum(task.key in self.editor.contexts for task in tasks)):
             raise SelfeditError(f"the editor was trained on {known} of these tasks; give others")
         config = text_hash(json.dumps(asdict(train)), str(samples), str(seed), *map(Recipe.to_json, (FIXED, *ORACLE)), *FIXED_HERE, *RECIPES_HERE)
-        claim(out, model.identity() | {"config": config})
+        self._alone = claim(out, model.identity() | {"config": config})
         self.journal = Journal(out / "trials.jsonl")
         self.searched: dict[str, tuple[Tried, float]] = {}
         """First recipes of the search, with the seconds they took, of tasks to come."""

@@ -120,7 +120,7 @@ class _Bench:
         self.together = 1, *sorted(set(setting.together))
         self.left = 0
         """Units to be done still."""
-        claim(out, self.settings())
+        self._alone = claim(out, self.settings())
         self.journal = Journal(out / "trials.jsonl")
         self.done = {self.record_key(r): r for r in self.journal.records}
 

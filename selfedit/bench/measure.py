@@ -20,7 +20,7 @@ class Parts:
     def __init__(self, folder: Path, settings: dict, on_progress: Callable[[str], None]):
         """Raises RunError if the folder holds the parts of a run with other settings."""
         self.folder, self.on_progress = folder, on_progress
-        claim(folder, settings)
+        self._alone = claim(folder, settings)
 
     def __call__(self, name: str, make: Callable[[], dict]) -> dict:
         """The part of that name, made now or earlier, with the machine's `load` just before it was made."""

@@ -70,7 +70,7 @@ def run(
     chosen = documents() if given is None else list(given)
     model = load_model(model_name, notify=notify)
     config_hash = text_hash(json.dumps(asdict(config), sort_keys=True))
-    claim(out, model.identity() | {"documents": [d.passage.id for d in chosen], "config": config_hash})
+    _alone = claim(out, model.identity() | {"documents": [d.passage.id for d in chosen], "config": config_hash})
     store = MemoryStore(out / "home")
     report = learn(model, [d.passage for d in chosen], store, config, progress=progress)
     waiting = [r.quarantined for r in report.reports if r.quarantined]

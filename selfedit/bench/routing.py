@@ -76,7 +76,7 @@ def run(
         raise SelfeditError(f"unknown method {unknown[0]!r}; known: {', '.join(METHODS)}")
     if not memories or min(memories) < 2 or not others or not any(task.questions for task in tasks):
         raise SelfeditError("give sizes of at least 2 memories, passages with questions, and questions about other things")
-    claim(out, {"model": model_name, "tasks": text_hash(*(task.key for task in tasks)), "others": text_hash(*others), "seed": seed})
+    _alone = claim(out, {"model": model_name, "tasks": text_hash(*(task.key for task in tasks)), "others": text_hash(*others), "seed": seed})
     encoders = {}
     if "hidden" in methods:
         model = load_model(model_name, notify=notify)

@@ -111,7 +111,7 @@ class _Stream:
         self.model, self.out, self.setting, self.progress = load_model(model_name, notify=notify), out, setting, progress
         self.train_config, self.together = train, together
         config = [json.dumps(asdict(train)), json.dumps(asdict(together)), setting.study, str(setting.questions), str(setting.answer_tokens), str(setting.seed), offline_name()]
-        claim(out, self.model.identity() | {"documents": [t.key for t in tasks], "config": text_hash(*config)})
+        self._alone = claim(out, self.model.identity() | {"documents": [t.key for t in tasks], "config": text_hash(*config)})
         self.journal = Journal(out / "trials.jsonl")
         self.done = {(r["method"], r["step"], r["document"]): r for r in self.journal.records}
         self.tasks = [self.judged(task) for task in tasks]

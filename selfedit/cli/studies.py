@@ -209,7 +209,8 @@ def _bench_routing(arguments) -> int:
     sizes = [whole("--memories", n) for n in listed(arguments.memories)]
     methods = listed(arguments.methods) if arguments.methods else routing.METHODS
     tasks = [task for file in arguments.data for task in load_tasks(file, without_questions=True)]
-    tasks += [Task(passage, ()) for passage in (read_documents(arguments.texts) if arguments.texts else [])]
+    texts = {passage.id: passage for passage in (read_documents(arguments.texts) if arguments.texts else [])}
+    tasks += [Task(passage, ()) for passage in texts.values()]
     asks = [load_asks(file) if file.suffix == ".jsonl" else [q for task in load_tasks(file) for q in task.questions] for file in arguments.others]
     others = [question.question for own in asks for question in own]
     with Progress(quiet=arguments.json) as progress:
@@ -290,7 +291,9 @@ def _arc_tasks(named: str, arguments, option: str, most: int | None) -> list:
     if arguments.ids:
         file, _, of = arguments.ids.partition(":")
         content = read_json(file)
-        chosen = expect(content, dict, file).get(of) if of else content
+        if of and of not in expect(content, dict, file):
+            raise SelfeditError(f"{file} has no list {of!r}; there: {', '.join(content) or 'none'}")
+        chosen = content[of] if of else content
         wanted = [expect(id, str, at) for at, id in numbered(expect(chosen, list, f"{file}: {of!r}" if of else file), file)]
         if unknown := [id for id in wanted if id not in known]:
             raise SelfeditError(f"{named} has no task {unknown[0]!r}, which {arguments.ids} names")
@@ -299,7 +302,7 @@ def _arc_tasks(named: str, arguments, option: str, most: int | None) -> list:
     if most is not None and most < 1:
         raise SelfeditError(f"{option} is at least 1")
     if not tasks:
-        raise SelfeditError(f"{named}: --ids and --max-side leave no task")
+        raise SelfeditError(f"{named}: --ids and --max-side leave no task" if known else f"{named} has no tasks")
     return tasks[:most]
 
 

@@ -76,6 +76,11 @@ def load_editor(folder: Path, model: Model) -> tuple[Editor, Stack | None]:
 
 def last_editor(run: Path) -> Path | None:
     """The editor's folder of the last finished round of a run."""
+    last = last_round(run)
+    return run / f"round-{last}" / "editor" if last else None
+
+
+def last_round(run: Path) -> int:
+    """The number of a run's last finished round; 0: none."""
     names = (f.parent.name.removeprefix("round-") for f in run.glob("round-*/round.json"))
-    rounds = [int(name) for name in names if name.isdecimal()]
-    return run / f"round-{max(rounds)}" / "editor" if rounds else None
+    return max((int(name) for name in names if name.isdecimal()), default=0)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from selfedit import __version__, disk
 from selfedit.errors import RunError
 
@@ -20,49 +22,61 @@ class Journal:
     def __init__(self, file: Path):
         """Reads what is there; makes the folder, so that a disk that cannot be written is noticed before the work."""
         self.file = file
-        self.records: list[dict] = []
+        self._lock = FileLock(file.with_name(f".{file.name}.lock"), poll_interval=0.01)
         with plain_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-            lines = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.exists() else []
+        self.records = self._read()
+
+    def _read(self) -> list[dict]:
+        with plain_errors(self.file):
+            lines = self.file.read_text(encoding="utf-8", errors="replace").split("\n") if self.file.exists() else []
+        records = []
         for line in lines:
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
             if isinstance(record, dict):
-                self.records.append(record)
+                records.append(record)
+        return records
 
     def drop(self, unwanted: Callable[[dict], bool]) -> None:
-        """The file without such records."""
-        left = [record for record in self.records if not unwanted(record)]
-        if len(left) < len(self.records):
-            with plain_errors(self.file):
-                disk.replace(self.file, b"".join(json.dumps(record).encode() + b"\n" for record in left))
-            self.records = left
+        """The file without such records, also where another process adds to it."""
+        with plain_errors(self.file), self._lock:
+            found = self._read()
+            self.records = [record for record in found if not unwanted(record)]
+            if len(self.records) < len(found):
+                disk.replace(self.file, b"".join(json.dumps(record).encode() + b"\n" for record in self.records))
 
     def add(self, record: dict) -> None:
-        with plain_errors(self.file), self.file.open("a+b") as file:
+        with plain_errors(self.file), self._lock, self.file.open("a+b") as file:
             torn = file.seek(0, 2) > 0 and not _ends_a_line(file)
             file.write((b"\n" if torn else b"") + json.dumps(record).encode() + b"\n")
         self.records.append(record)
 
 
-def claim(folder: Path, settings: dict) -> None:
-    """The folder is this run's, now or from before. Raises RunError if it holds one with other settings.
+def claim(folder: Path, settings: dict) -> FileLock:
+    """The folder is this run's, now or from before, and of no other process as long as what is returned is there. Raises
+    RunError if another is at work in it, or if it holds a run with other settings.
 
     `settings.json` also says with which software the run was begun."""
     settings = json.loads(json.dumps(settings, default=str))
-    file = folder / "settings.json"
+    file, lock = folder / "settings.json", FileLock(folder.resolve() / ".lock", timeout=0, is_singleton=True, thread_local=False)
     with plain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(f"another process is at work in {folder}; wait for it, or give another --out") from None
         if not file.exists():
             write_json(file, settings | {"software": software()})
-            return
+            return lock
         text = file.read_text(encoding="utf-8", errors="replace")
     earlier = _object(text, f"{file} is not a run's settings; give another --out")
     odd = sorted(key for key in (earlier.keys() | settings.keys()) - {"software"} if earlier.get(key) != settings.get(key))
     if odd:
         raise RunError(f"{folder} holds a run with another {', '.join(odd)}; give another --out")
+    return lock
 
 
 def write_json(file: Path, value: object) -> None:

@@ -35,7 +35,7 @@ from selfedit.edits.propose import check_styles, write_edits, writing_sequences
 from selfedit.edits.styles import STYLES
 from selfedit.errors import UnscoredError
 from selfedit.judge.evaluate import ANSWER_TOKENS, Asked, answers, gold_logprobs, offline_name
-from selfedit.loop.editor import Editor, load_editor, save_editor
+from selfedit.loop.editor import Editor, last_round, load_editor, save_editor
 from selfedit.loop.journal import Journal, claim, read_back, software, write_json
 from selfedit.loop.selection import cost_of_stopping, diversity, noise, ranking, reinforced, reliability
 from selfedit.loop.trial import PASSAGE, QUESTIONS, job, seal_examples, study_sequences, with_questions, writing_style
@@ -69,8 +69,8 @@ def train_editor(
     check_styles(map(writing_style, config.styles))
     data = text_hash(*(task.key for task in tasks))
     fixed = text_hash(*map(repr, (*STYLES.values(), ANSWER_TOKENS)))
-    claim(out, model.identity() | {"data": data, "judge": judge_name or offline_name(), "config": asdict(config), "fixed": fixed})
-    summaries = []
+    _alone = claim(out, model.identity() | {"data": data, "judge": judge_name or offline_name(), "config": asdict(config), "fixed": fixed})
+    rounds, summaries = max(rounds, last_round(out)), []
     for number in range(1, rounds + 1):
         progress("rounds", number - 1, rounds)
         low = (number - 1) * config.contexts

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from selfedit import disk
 from selfedit.errors import ModelError
 
 
@@ -64,8 +65,6 @@ HUB_IDS = {  # short names of models that a hub serves
     "qwen2.5-coder-0.5b": "Qwen/Qwen2.5-Coder-0.5B-Instruct",
     "qwen2.5-coder-1.5b": "Qwen/Qwen2.5-Coder-1.5B-Instruct",
 }
-
-DEFAULT = "smollm2-135m"
 
 Notify = Callable[[str], None]
 
@@ -122,6 +121,8 @@ def _cached(key: str, fill: Callable[[Path], None]) -> Path:
                 folder = Path(part) / "model"
                 folder.mkdir()
                 fill(folder)
+                for file in folder.iterdir():
+                    disk.sync(file)
                 os.replace(folder, target)
     except OSError as error:
         raise ModelError(f"cannot write the model cache {target.parent} ({error.strerror or error}); free space or set SELFEDIT_CACHE") from error
