@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from selfedit.config import GateConfig, LearnConfig
@@ -91,36 +91,49 @@ def learn(
     quiz: Sequence[Question] = (),
     again: bool = False,
     progress: Progress = no_progress,
+    notify: Callable[[str], None] = lambda message: None,
     on_report: Callable[[PassageReport], None] = lambda report: None,
 ) -> LearnReport:
-    """Learn each passage; `quiz`: a person's own questions, which then judge instead of written ones.
+    """Learn each passage; `quiz`: a person's own questions, which judge the passages that they are about instead of written ones.
 
     `again`: also redo passages that an earlier run finished without keeping anything. `progress`: with stage `passage`
-    a new one begins. A document that was learned before in another version is answered from the new one: once all its
-    passages are done, memories of passages that it has no more are superseded; but not while one of the new ones waits in
-    quarantine, or if none was kept.
+    a new one begins. `notify`: for a line to a person. A passage that several documents have is learned once. A document
+    that was learned before in another version is answered from the new one: once all its passages are done, memories of
+    passages that it has no more are superseded; but not while one of the new ones waits in quarantine, or if none was kept.
     """
     own_questions = assign(quiz, passages)
+    if idle := [q for q in quiz if not any(q in own for own in own_questions.values())]:
+        notify(f"{len(idle)} of {len(quiz)} own questions fit none of these passages and judge nothing (“{idle[0].question}”)")
     run = _RunFolder(store.home, model, config, quiz)
     active = {entry.id for entry in store.active()}  # a corrupt one is noticed before the work, not after
-    reports, superseded = [], []
+    reports = {p.id: report for p in passages if (report := run.report(p, active)) and (report.memory or not again)}
+    superseded: list[str] = []
+    told: dict[str, None] = {}
+
+    def note_source(passage: Passage) -> None:
+        report = reports[passage.id]
+        if memory := report.memory or report.quarantined:
+            store.also(memory, passage.source)
+
+    for passage in passages:  # before anything is superseded: its file may only have been moved
+        if passage.id in reports:
+            note_source(passage)
     for i, passage in enumerate(passages):
         progress("passage", i, len(passages))
-        report = run.finished.get(passage.id)
-        if report is None or (report.memory is None and again) or (report.memory and report.memory not in active):
-            report = learn_passage(model, passage, store, config, quiz=own_questions.get(passage.id) if quiz else None, progress=progress)
-            run.add(report)
-        elif memory := report.memory or report.quarantined:
-            store.also(memory, passage.source)
-        reports.append(report)
-        on_report(report)
+        if passage.id not in reports:
+            reports[passage.id] = learn_passage(model, passage, store, config, quiz=own_questions.get(passage.id) if quiz else None, progress=progress)
+            run.add(reports[passage.id])
+        else:
+            note_source(passage)
+        if passage.id not in told:
+            told[passage.id] = None
+            on_report(reports[passage.id])
         if i + 1 == len(passages) or passages[i + 1].source != passage.source:
-            own = [(p, r) for p, r in zip(passages, reports) if p.source == passage.source]
-            kept, waiting = {r.memory for _, r in own} - {None}, {r.quarantined for _, r in own} - {None}
-            if (kept or waiting) and waiting <= {*store.active_ids()}:  # as soon as it was approved it is like any other
-                superseded += store.supersede([p for p, _ in own], model.fingerprint)
+            own = [p for p in passages if p.source == passage.source]
+            if any(reports[p.id].memory for p in own) and not any(reports[p.id].quarantined for p in own):
+                superseded += store.supersede(own, model.fingerprint)
     progress("passage", len(passages), len(passages))
-    return LearnReport(reports, superseded)
+    return LearnReport([reports[id] for id in told], superseded)
 
 
 def learn_passage(
@@ -276,7 +289,7 @@ class _RunFolder:
 
     def __init__(self, home: Path, model: Model, config: LearnConfig, quiz: Sequence[Question]):
         settings = json.dumps(asdict(config), sort_keys=True, default=str)
-        name = text_hash(model.fingerprint, settings, *(f"{q.question}\n{q.answers[0]}" for q in quiz))[:12]
+        name = text_hash(model.fingerprint, settings, *("\n".join((q.question, *q.answers)) for q in quiz))[:12]
         self.folder = home / "runs" / f"learn-{name}"
         self.journal = Journal(self.folder / "trials.jsonl")
         self.finished: dict[str, PassageReport] = {}
@@ -289,6 +302,13 @@ class _RunFolder:
         settings = {"model": model.name, "model_hash": model.fingerprint, "config": asdict(config)}
         if not (self.folder / "config.json").exists():  # a disk that cannot be written: before hours of work, not after
             write_json(self.folder / "config.json", settings)
+
+    def report(self, passage: Passage, active: set[str]) -> PassageReport | None:
+        """Of an earlier run, unless its memory is in force no more; a memory that a person approved meanwhile counts as kept."""
+        report = self.finished.get(passage.id)
+        if report and report.quarantined in active:
+            report = replace(report, memory=report.quarantined, quarantined=None, reason="approved by a person")
+        return None if report and report.memory and report.memory not in active else report
 
     def add(self, report: PassageReport) -> None:
         self.journal.add(asdict(report) | {"disagrees": []})

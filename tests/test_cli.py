@@ -517,6 +517,23 @@ def test_what_shared_an_adapter_with_a_forgotten_memory_is_consolidated_anew(kep
     assert "consolidated" not in answer("memory", "forget", "1.txt", *tiny)
 
 
+def test_a_memory_is_forgotten_where_one_that_shared_its_adapter_is_corrupt(kept, home, output, tiny, tiny_model):
+    store = MemoryStore(home)
+    save = lambda folder: shutil.copytree(home / "memories" / kept.id, folder, dirs_exist_ok=True, ignore=lambda _, names: set(names) - {WEIGHTS_FILE, CONFIG_FILE})  # noqa: E731
+    fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [EDIT], "scores": SCORES}
+    others = [store.add(save, passage=replace(PASSAGE, text=f"Tower {i} was built by Ada Quill."), **fields) for i in range(2)]
+    store.share(save, [kept, *others], {})
+    (home / "memories" / others[0].id / "source.json").write_text("{")
+    said = output("memory", "forget", kept.id, *tiny)[0]
+    assert said.startswith("version 5: forget; in force: ") and f"not consolidated anew: memory {others[0].id} is corrupt" in said
+    assert kept.id not in store.active_ids()
+
+
+@pytest.mark.parametrize("arguments", [["ask", "caf\udce9"], ["memory", "export", "a", "--to", "caf\udce9"]])
+def test_what_is_not_utf8_is_refused(refusal, arguments):
+    assert refusal(*arguments) == "'caf\\udce9': not UTF-8; give it in UTF-8, rename a file of such a name"
+
+
 def test_a_memory_is_tested_with_its_judging_questions_as_a_person_would_ask_them(kept, answer, output, tiny, tiny_model, home):
     (record,) = answer("memory", "test", *tiny)
     said = [a.answer for a in ask(tiny_model, MemoryStore(home), kept.questions, max_new_tokens=ANSWER_TOKENS)]

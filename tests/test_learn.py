@@ -6,6 +6,7 @@ those by hand looks at what that left behind.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,8 +62,9 @@ def learned(embedded_model, tmp_path_factory):
     home, sources = folder / "home", [str(folder / name) for name in DOCUMENTS]
     command = [sys.executable, "-m", "selfedit.cli", "learn", *sources, "--home", str(home), "--quiz", str(quiz), *SETTINGS, "--json"]
 
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not any(home.glob("runs/*/trials.jsonl")):
+    as_here = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # other sums, other rounding
+    process = subprocess.Popen(command, cwd=ROOT, env=as_here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not any(file.read_bytes().endswith(b"\n") for file in home.glob("runs/*/trials.jsonl")):
         time.sleep(0.01)
     assert process.poll() is None, process.stderr.read()
     process.kill()
@@ -71,7 +73,7 @@ def learned(embedded_model, tmp_path_factory):
     (records,) = home.glob("runs/*/trials.jsonl")
     first, at_kill = lines_of(records), [(e.id, e.created) for e in MemoryStore(home).active()]
 
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=as_here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(
         home=home, store=MemoryStore(home), sources=sources, quiz=load_quiz(quiz), passages=read_documents(sources),
@@ -386,6 +388,84 @@ def test_a_newer_version_that_waits_in_quarantine_leaves_the_older_in_force(monk
     assert learn(tiny_model, read_documents([str(file)]), store, CONFIG).superseded == [old.id]
 
 
+def test_a_file_that_was_moved_aside_for_another_of_its_name_stays_in_force(monkeypatch, tiny_model, tmp_path):
+    monkeypatch.setattr("selfedit.learn.learn_passage", keep_it)
+    store, file, docs = MemoryStore(tmp_path / "home"), tmp_path / "docs/notes.md", str(tmp_path / "docs")
+    file.parent.mkdir()
+    file.write_text("# Gate\n\nThe gate is red.")
+    (kept,) = learn(tiny_model, read_documents([docs]), store, CONFIG).summary()["memories"]
+    file.rename(tmp_path / "docs/old.md")
+    file.write_text("# Gate\n\nThe gate is green.")
+    summary = learn(tiny_model, read_documents([docs]), store, CONFIG).summary()
+    assert summary["superseded"] == [] and summary["memories"] == [store.find("notes.md")[0], kept] and {*store.active_ids()} == {*summary["memories"]}
+    monkeypatch.setattr("selfedit.learn.learn_passage", None)  # nothing is left to learn
+    assert learn(tiny_model, read_documents([docs]), store, CONFIG).summary() == summary
+
+
+def test_what_two_files_have_is_learned_once_and_stays_as_long_as_one_of_them_has_it(monkeypatch, tiny_model, tmp_path):
+    monkeypatch.setattr("selfedit.learn.learn_passage", keep_it)
+    store, first, second, told = MemoryStore(tmp_path / "home"), tmp_path / "docs/a.md", tmp_path / "docs/b.md", []
+    first.parent.mkdir()
+    for file in (first, second):
+        file.write_text("# Gate\n\nThe gate is red.")
+    summary = learn(tiny_model, read_documents([str(first.parent)]), store, CONFIG, on_report=told.append).summary()
+    (kept,) = summary["memories"]
+    assert summary["passages"] == len(told) == 1 and store.find("a.md") == store.find("b.md") == [kept]
+    first.write_text("# Gate\n\nThe gate is green.")
+    for sources in ([first], [first.parent]):
+        assert learn(tiny_model, read_documents([*map(str, sources)]), store, CONFIG).superseded == []
+    assert kept in store.active_ids() and len(store.active_ids()) == 2
+    second.write_text("# Gate\n\nThe gate is blue.")
+    assert learn(tiny_model, read_documents([str(second)]), store, CONFIG).superseded == [kept]
+
+
+def test_a_text_that_came_back_in_another_file_goes_with_that_file(monkeypatch, tiny_model, tmp_path):
+    monkeypatch.setattr("selfedit.learn.learn_passage", keep_it)
+    store, first, second = MemoryStore(tmp_path / "home"), tmp_path / "a.md", tmp_path / "b.md"
+
+    def learned(file: Path, text: str) -> dict:
+        file.write_text(f"# Gate\n\n{text}")
+        return learn(tiny_model, read_documents([str(file)]), store, CONFIG).summary()
+
+    (kept,) = learned(first, "It opens in March.")["memories"]
+    assert learned(first, "It is red.")["superseded"] == [kept]
+    assert learned(second, "It opens in March.")["memories"] == [kept]
+    assert learned(second, "It opens in May.")["superseded"] == [kept]
+
+
+def test_own_questions_that_fit_no_passage_are_named(monkeypatch, tiny_model, tmp_path):
+    monkeypatch.setattr("selfedit.learn.learn_passage", keep_it)
+    said, passage = [], Passage("Gate", "The gate is red.", "/docs/gate.md", "5" * 64)
+    quiz = [Question("What colour is the gate?", ("red",)), Question("Who is it?", ("Lima",))]
+    learn(tiny_model, [passage], MemoryStore(tmp_path), CONFIG, quiz=quiz, notify=said.append)
+    assert said == ["1 of 2 own questions fit none of these passages and judge nothing (“Who is it?”)"]
+
+
+def test_a_memory_that_waited_and_was_lost_can_be_forgotten_and_learned_again(monkeypatch, tiny_model, tmp_path):
+    store, passage = MemoryStore(tmp_path / "home"), Passage("Gate", "The gate is red.", "/docs/gate.md", "5" * 64)
+
+    def waits(*given, **options):
+        kept = keep_it(*given, **options)
+        store.disable(kept.memory)
+        return replace(kept, memory=None, quarantined=kept.memory)
+
+    monkeypatch.setattr("selfedit.learn.learn_passage", waits)
+    (waiting,) = learn(tiny_model, [passage], store, CONFIG).summary()["quarantined"]
+    store.approve(waiting)
+    assert [(r.memory, r.quarantined) for r in learn(tiny_model, [passage], store, CONFIG).reports] == [(waiting, None)]
+    store.disable(waiting)
+    shutil.rmtree(tmp_path / "home/memories" / waiting)
+    store.forget(waiting)
+    assert learn(tiny_model, [passage], store, CONFIG).summary()["quarantined"] == [waiting]  # made anew
+
+
+def test_a_memory_that_is_forgotten_while_others_are_learned_does_not_end_the_run(monkeypatch, tiny_model, tmp_path):
+    monkeypatch.setattr("selfedit.learn.learn_passage", keep_it)
+    store, passages = MemoryStore(tmp_path), [Passage("Gate", text, f"/docs/{i}.md", "5" * 64) for i, text in enumerate(("It is red.", "It is old.", "It is red."))]
+    report = learn(tiny_model, passages, store, CONFIG, on_report=lambda one: one.memory in store.active_ids()[:1] and store.forget(one.memory))
+    assert len(report.reports) == 2
+
+
 def test_a_record_that_a_kill_cut_short_is_done_again_and_harms_no_other(tmp_path, tiny_model):
     whole, torn = report("a", "m1", (4, 1, 3), 0.2), report("b", None, (2, 1, 1), None)
     run = _RunFolder(tmp_path, tiny_model, CONFIG, [])
@@ -403,5 +483,6 @@ def test_a_run_of_other_settings_questions_or_home_knows_nothing_of_this_one(tmp
     _RunFolder(tmp_path, tiny_model, CONFIG, []).add(report("a", "m1", (4, 1, 3), 0.2))
     assert set(_RunFolder(tmp_path, tiny_model, replace(CONFIG), []).finished) == {"a"}
     others = [(tmp_path, replace(CONFIG, seed=1), []), (tmp_path, CONFIG, [Question("Who?", ("Ada",))]), (tmp_path / "x", CONFIG, [])]
+    _RunFolder(tmp_path, tiny_model, CONFIG, [Question("Who?", ("Ada", "Bea"))]).add(report("a", "m1", (4, 1, 3), 0.2))
     for home, config, quiz in others:
         assert _RunFolder(home, tiny_model, config, quiz).finished == {}

@@ -17,7 +17,7 @@ from selfedit import disk
 from selfedit.errors import MemoryStoreError
 from selfedit.loop.journal import Journal
 from selfedit.memory.route import Router
-from selfedit.memory.folders import ADAPTER_FILES
+from selfedit.memory.folders import ADAPTER_FILES, Folders
 from selfedit.memory.store import MemoryStore, default_home
 from selfedit.types import Example, Passage, SelfEdit
 
@@ -311,6 +311,50 @@ def test_where_else_a_passage_stands_is_nothing_to_undo(store):
     first, second = keep(store, "One.", "/docs/a.txt"), keep(store, "Two.", "/docs/c.txt")
     store.also(first.id, "/docs/b.txt")
     assert store.rollback()["active"] == [first.id]
+
+
+def test_where_a_forgotten_memory_stands_is_not_noted(store):
+    first, second = keep(store, "One.", "/docs/a.txt"), keep(store, "Two.", "/docs/c.txt")
+    store.forget(first.id)
+    store.also(first.id, "/docs/b.txt")
+    assert store.history()[-1]["action"] == "forget" and store.active() == [second]
+
+
+def test_what_was_put_in_quarantine_is_nothing_to_undo(store):
+    first = keep(store, "One.", "/docs/a.txt")
+    store.add(adapter(2.0), model="tiny", model_hash="m" * 64, passage=Passage("B", "Two.", "/docs/b.txt", "6" * 64), edits=EDITS, scores={}, quarantine=True)
+    assert store.active() == [first] and store.rollback()["active"] == []
+
+
+def test_a_source_does_not_put_a_memory_in_the_place_of_a_newer_one(store):
+    old, new = keep(store, "One."), store.add(adapter(2.0), model="tiny", model_hash="m" * 64, passage=Passage("A", "One.", "/docs/a.txt", "5" * 64), edits=EDITS, scores={})
+    waiting = store.add(adapter(3.0), model="tiny", model_hash="m" * 64, passage=Passage("A", "Two.", "/docs/a.txt", "5" * 64), edits=EDITS, scores={}, quarantine=True)
+    with pytest.raises(MemoryStoreError, match="a.txt: there are several versions"):
+        store.approve("a.txt")
+    assert store.active() == [new] and store.approve(waiting.id)["active"] == [new.id, waiting.id] and old.id != new.id
+
+
+def test_what_was_taken_out_of_force_meanwhile_is_not_superseded(store, monkeypatch):
+    old = keep(store, "Old.")
+    keep(store, "New.", source_hash="6" * 64)
+    real = MemoryStore.active
+    monkeypatch.setattr(MemoryStore, "active", lambda self, *given: (real(self, *given), old.id in self.active_ids() and self.disable(old.id))[0])
+    store.supersede([Passage("A", "New.", "/docs/a.txt", "6" * 64)], "m" * 64)
+    assert store.history()[-1]["action"] == "disable"
+
+
+def test_what_changes_while_hashes_are_checked_is_no_fault(store, monkeypatch):
+    first, real = add(store, 0), Folders.load_all
+
+    def meanwhile(folders, id):
+        monkeypatch.setattr(Folders, "load_all", real)
+        other = MemoryStore(store.home)
+        other.forget(first.id)
+        add(other, 1)
+        return real(folders, id)
+
+    monkeypatch.setattr(Folders, "load_all", meanwhile)
+    assert store.verify() == {"memories": 1, "versions": 3, "faults": []}
 
 
 def test_of_several_versions_a_person_has_to_name_the_one(store):
@@ -890,12 +934,27 @@ def test_killed_at_any_write_the_state_is_the_old_or_the_new_and_the_next_add_wo
 
 def test_two_processes_adding_at_once_both_land(store):
     def adds(numbers):
-        return lambda: [add(MemoryStore(store.home), number) for number in numbers]
+        return lambda: [add(MemoryStore(store.home, lock_timeout_s=120), number) for number in numbers]
 
     children = [in_another_process(adds(range(start, start + 5))) for start in (0, 5)]
     assert [exit_code(child) for child in children] == [0, 0]
     assert {entry.passage.title for entry in store.active()} == {f"Title {number}" for number in range(10)}
     assert [line["version"] for line in store.history()] == list(range(1, 11))
+
+
+def test_what_is_added_to_a_journal_while_others_drop_from_it_is_kept(tmp_path):
+    file = tmp_path / "trials.jsonl"
+
+    def drops():
+        for _ in range(200):
+            Journal(file).drop(lambda record: record["even"])
+
+    child, own = in_another_process(drops), Journal(file)
+    for number in range(200):
+        own.add({"number": number, "even": number % 2 == 0})
+    assert exit_code(child) == 0
+    Journal(file).drop(lambda record: record["even"])
+    assert [record["number"] for record in Journal(file).records] == list(range(1, 200, 2))
 
 
 def test_a_reader_beside_a_busy_writer_sees_whole_states_only(store):

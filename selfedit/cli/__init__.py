@@ -22,6 +22,8 @@ DEFAULT_MODEL = "smollm2-135m"
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     arguments.argv = sys.argv[1:] if argv is None else list(map(str, argv))
+    if odd := [part for part in arguments.argv if not _is_utf8(part) and part not in getattr(arguments, "sources", ())]:
+        return _fail(f"{odd[0]!r}: not UTF-8; give it in UTF-8, rename a file of such a name")
     try:
         code = arguments.run(arguments)
         sys.stdout.flush()  # a reader that has gone is noticed here, not while Python shuts down
@@ -43,6 +45,14 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno is None:
             raise
         return _fail(f"{error.filename or 'the system'}: {error.strerror}")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _fail(message: str) -> int:

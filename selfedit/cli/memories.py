@@ -93,7 +93,7 @@ def _learn(arguments) -> int:
     with Progress(quiet=arguments.json) as progress:
         passages = read_documents(arguments.sources, passage_words=config.passage_words, on_skip=progress.note)
         store, model = open_store(arguments), open_model(arguments, progress.note)
-        report = learn(model, passages, store, config, quiz=quiz, again=arguments.again, progress=progress.stage, on_report=progress.report)
+        report = learn(model, passages, store, config, quiz=quiz, again=arguments.again, progress=progress.stage, notify=progress.note, on_report=progress.report)
     summary = report.summary()
     if arguments.json:
         print(json.dumps(summary))
@@ -102,7 +102,7 @@ def _learn(arguments) -> int:
     if summary["memories"]:
         return 0
     if not arguments.json:
-        print("nothing earned its place; the reasons stand above", file=sys.stderr)
+        print("what earned its place waits for approval" if summary["quarantined"] else "nothing earned its place; the reasons stand above", file=sys.stderr)
     return NOTHING_KEPT
 
 
@@ -236,15 +236,16 @@ def _memory_forget(arguments) -> int:
 
     store = open_store(arguments)
     line = store.forget(arguments.memories)
-    left = [store.get(id) for id in line.get("apart", ())]
-    if arguments.apart or len(left) < 2:
+    if arguments.apart or len(line.get("apart", ())) < 2:
         return _changed(arguments, line)
     if not arguments.json:
         _changed(arguments, line)
-    arguments.model = arguments.model or left[0].model
-    report, why = None, f"of another model than {arguments.model}"
+    report = None
     with Progress(quiet=arguments.json) as progress:
         try:
+            left = [store.get(id) for id in line["apart"]]
+            arguments.model = arguments.model or left[0].model
+            why = f"of another model than {arguments.model}"
             model = open_model(arguments, progress.note)
             entries = [entry for entry in left if entry.model_hash == model.fingerprint]
             report = consolidate(model, store, entries, ConsolidateConfig(), progress=progress.stage) if len(entries) > 1 else None

@@ -22,6 +22,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from platformdirs import user_data_path
@@ -33,6 +34,9 @@ from selfedit.memory.folders import ADAPTER_FILES, Folders, WriteAdapter
 from selfedit.memory.ledger import EMPTY, Ledger
 from selfedit.memory.route import FORMAT, Router
 from selfedit.types import MemoryEntry, Passage, SelfEdit, text_hash
+
+
+T = TypeVar("T")
 
 
 def default_home() -> Path:
@@ -125,10 +129,13 @@ class MemoryStore:
 
     def router(self, model_hash: str) -> Router:
         """Over the memories in force for a model: as the last writer left it, else built now."""
-        router = self._indexes().get(model_hash[:16])
-        if router is None or router.of != _named(self._ledger.state()):
-            router = Router({entry.id: self._known(entry.id) for entry in self.active(model_hash)})
-        return router
+        def read(state: dict) -> Router:
+            router = self._indexes().get(model_hash[:16])
+            if router and router.of == _named(state):
+                return router
+            return Router({entry.id: self._known(entry.id) for entry in self.active(model_hash)})
+
+        return self._steadily(read)
 
     # changing what is in force
 
@@ -150,26 +157,27 @@ class MemoryStore:
         """
         with self._writing() as state:
             same = [e for e in map(self._folders.load, state["active"]) if (e.passage.id, e.model_hash) == (passage.id, model_hash)]
-            replaced, of = [e.id for e in same], self._sources() if same else None
+            replaced, of = [e.id for e in same], self._sources()
             sources = {passage.source}.union(*(of(e) for e in same))
-            also = {"sources": sorted(sources)} if len(sources) > 1 else {}
             id = self._folders.keep(write_adapter, model, model_hash, passage, edits, scores)
+            also = {"sources": sorted(sources)} if sources != of(entry := self._folders.load(id)) else {}
             manifest = disk.file_hash(self._folders.memories / id / "manifest.json")
             active = list(dict.fromkeys(id if other in replaced else other for other in state["active"]))
             active = active if replaced else [*active, id]
             if quarantine and id not in state["active"]:
-                self._ledger.append("quarantine", [id], state["active"], manifest=manifest, **also)
+                self._ledger.append("quarantine", [id], state["active"], manifest=manifest, undo_to=state["undo_to"], **also)
             elif active != state["active"] or manifest != self._manifests().get(id):
                 self._ledger.append("keep", [id], active, manifest=manifest, **also)
-            return self._folders.load(id)
+            elif also:
+                self._note_sources(state, entry, sources)
+            return entry
 
     def also(self, id: str, source: str) -> None:
         """Another source has the passage of this memory, too: word for word the same, a copy or the file where it lies now."""
-        entry = self.get(id)
-        if source == entry.passage.source or source in self._sources()(entry):
-            return
-        with self._writing() as state:
-            self._note_sources(state, entry, {*self._sources()(entry), source})
+        for entry in self.remaining([id]):
+            if source not in self._sources()(entry):
+                with self._writing() as state:
+                    self._note_sources(state, entry, {*self._sources()(entry), source})
 
     def share(self, write_adapter: WriteAdapter, members: Sequence[MemoryEntry], scores: dict, rehearsed: Sequence[MemoryEntry] = ()) -> str:
         """Keeps an adapter that answers for all these memories from now on; their own stay. Returns its id.
@@ -219,7 +227,8 @@ class MemoryStore:
                 while len(past) > 1 and (past[-1]["action"] == "source" or past[-1]["action"] == "keep" and set(past[-1]["memories"]) <= new):
                     past.pop()
                 old = [id for id in old if id in state["active"]]
-                self._ledger.append("supersede", old, [id for id in state["active"] if id not in old], undo_to=past[-1]["version"])
+                if old:
+                    self._ledger.append("supersede", old, [id for id in state["active"] if id not in old], undo_to=past[-1]["version"])
         return old
 
     def approve(self, selector: str) -> dict:
@@ -234,7 +243,8 @@ class MemoryStore:
             approved = [self._folders.load_all(id) for id in ids]
             same = {(e.passage.id, e.model_hash) for e in approved}
             documents = {(e.passage.source, e.model_hash) for e in entries}
-            several = len(same) < len(ids) or len({(e.passage.source, e.model_hash, e.passage.source_hash) for e in entries}) > len(documents)
+            passages = {(e.passage.id, e.model_hash) for e in entries}
+            several = len(passages) < len(found) or len({(e.passage.source, e.model_hash, e.passage.source_hash) for e in entries}) > len(documents)
             if several and not self._is_id(selector):
                 raise MemoryStoreError(f"{selector}: there are several versions; give ids from `selfedit memory list --all`")
             others = [id for id in state["active"] if ((e := self._folders.load(id)).passage.id, e.model_hash) not in same]
@@ -244,7 +254,8 @@ class MemoryStore:
         """Deletes memories from the disk for good: weights, what was studied, questions, records of the runs that made
         them, and shared adapters that were trained on them.
 
-        Returns the new ledger line; what remains in the ledger is that something with this id was there.
+        Returns the new ledger line. What remains in the ledger is that something with this id was there, and the paths where
+        its passage was found again.
         """
         ids = self.find(selector)
         with self._writing() as state:
@@ -284,6 +295,13 @@ class MemoryStore:
 
     def verify(self) -> dict:
         """Recomputes every hash. `faults`: what is not as it was kept, in words; `memories`, `versions`: so many were looked at."""
+        while True:
+            version, found = self.version, self._verify()
+            if not found["faults"] or self.version == version:
+                return found
+            # Another process changed something while we read: look again.
+
+    def _verify(self) -> dict:
         state, faults, history = self._ledger.state(), self._ledger.faults(), self.history()
         stored, manifests = self._stored(state), self._manifests()
 
@@ -333,9 +351,9 @@ class MemoryStore:
             torn.unlink()
         ids = _forgotten(state)
         gone = [id for id in ids if (self._folders.memories / id).exists()]
-        if passages := {passage for id in gone if (passage := self._folders.passage_id(id))}:
-            for file in self.home.glob("runs/*/trials.jsonl"):
-                Journal(file).drop(lambda record: record.get("passage") in passages)
+        passages = {passage for id in gone if (passage := self._folders.passage_id(id))}
+        for file in self.home.glob("runs/*/trials.jsonl") if ids else ():
+            Journal(file).drop(lambda r: r.get("passage") in passages or r.get("memory") in ids or r.get("quarantined") in ids)
         for shared in self._folders.knowing(ids) if ids else ():
             shutil.rmtree(self._folders.shared / shared)
         for id in gone:
@@ -420,14 +438,18 @@ class MemoryStore:
         return found[0]
 
     def _entries(self, ids: Callable[[dict], list[str]]) -> list[MemoryEntry]:
+        return self._steadily(lambda state: [self._folders.load(id) for id in ids(state)])
+
+    def _steadily(self, read: Callable[[dict], T]) -> T:
+        """What is read of a state that stays while it is read."""
         while True:
             state = self._ledger.state()
             try:
-                return [self._folders.load(id) for id in ids(state)]
+                return read(state)
             except MemoryStoreError:
                 if self._ledger.state()["version"] == state["version"]:
                     raise
-                # Another process forgot one while we read: look again.
+                # Another process forgot a memory meanwhile: look again.
 
 
 def _forgotten(state: dict) -> list[str]:

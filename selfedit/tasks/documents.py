@@ -34,16 +34,17 @@ def read_documents(
     timeout_s: float = 20.0,
     on_skip: Callable[[str], None] = lambda reason: None,
 ) -> list[Passage]:
-    """Passages of at most `passage_words` words (a document of up to 1.25 times that stays whole), in the order given.
+    """Passages of at most `passage_words` words (a document of up to 1.25 times that stays whole), in the order given; of
+    documents that have the same, one for each.
 
     `max_bytes` bounds every file and download, `timeout_s` a whole download. Raises DocumentError.
     """
-    passages: dict[str, Passage] = {}
+    passages: dict[tuple[str, str], Passage] = {}
     for source in sources:
         for document in _read(source, max_bytes, timeout_s, on_skip):
             where = document.source if "://" in document.source else os.path.abspath(document.source)
             for passage in split_passages(document.title, document.text, where, passage_words=passage_words, is_code=document.is_code):
-                passages.setdefault(passage.id, passage)
+                passages.setdefault((passage.id, where), passage)
     return list(passages.values())
 
 
@@ -102,6 +103,8 @@ def _file_bytes(path: str, max_bytes: int) -> bytes:
         ) from None
     except OSError as error:
         raise DocumentError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise DocumentError(f"{path}: a folder; name a file in it")
     if not stat.S_ISREG(status.st_mode):
         raise DocumentError(f"{path}: neither a file nor a folder; save what it gives to a file")
     if status.st_size > max_bytes:
