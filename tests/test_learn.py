@@ -77,7 +77,7 @@ def learned(embedded_model, tmp_path_factory):
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(
         home=home, store=MemoryStore(home), sources=sources, quiz=load_quiz(quiz), passages=read_documents(sources),
-        first=first, at_kill=at_kill, summary=json.loads(done.stdout), stderr=done.stderr, records=lines_of(records),
+        first=first, at_kill=at_kill, history=MemoryStore(home).history(), summary=json.loads(done.stdout), stderr=done.stderr, records=lines_of(records),
     )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_a_killed_run_goes_on_where_it_was_and_redoes_nothing_that_was_finished(
     ((id, created),) = learned.at_kill
     assert id == learned.first[0]["memory"] == learned.summary["memories"][0]
     assert learned.store.get(id).created == created
-    assert [line["action"] for line in learned.store.history()] == ["keep", "keep"]
+    assert [line["action"] for line in learned.history] == ["keep", "keep"]
     assert not list(learned.home.glob("memories/.staging-*"))
 
 
