@@ -114,7 +114,7 @@ def _disagreeing(question: str, entry: MemoryEntry | None, router: Router, store
     fitting = [other for other, score in router.best(question, NEAR) if score >= router.threshold] if entry else []
     others = [store.get(other) for other in fitting if other != entry.id]
     found = [one for other in others for one in disagreeing(entry.passage, other)]
-    return tuple(one for one in found if Router({"": f"{one['here']}\n{one['there']}"}).route(question)[0] is not None)
+    return tuple(one for one in found if Router({"": f"{one['here']}\n{one['there']}"}, least=0).route(question)[0] is not None)
 
 
 def nearest_example(question: str, edits: Sequence[SelfEdit]) -> tuple[str, str] | None:
@@ -130,7 +130,7 @@ def nearest_sentence(question: str, passage: Passage) -> str:
 
 
 def _nearest(question: str, texts: dict[str, str]) -> str | None:
-    return Router(texts).route(question)[0] if texts else None
+    return Router(texts, least=0).route(question)[0] if texts else None
 
 
 def _stacks(model: Model, store: MemoryStore, ids: set[str]) -> Iterator[tuple[Stack | None, dict[str, int]]]:

@@ -158,6 +158,8 @@ class RestemConfig:
         _check(self, contexts=1, edits=1, seeds=2, survivors=1, cut_after=1)
         if self.cut_after >= self.trial.epochs:
             raise SelfeditError(f"cut_after is {self.cut_after}: give less than the trial's {self.trial.epochs} epochs")
+        if self.trial.stop_loss:
+            raise SelfeditError("stop_loss: trials of one context are compared at the same epoch; leave it at 0")
         if not self.styles or "questions" in self.styles:
             raise SelfeditError("give styles to write in; questions alone are tried with every style that has +questions")
 

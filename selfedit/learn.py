@@ -107,33 +107,31 @@ def learn(
     run = _RunFolder(store.home, model, config, quiz)
     active = {entry.id for entry in store.active()}  # a corrupt one is noticed before the work, not after
     reports = {p.id: report for p in passages if (report := run.report(p, active)) and (report.memory or not again)}
+    sources: dict[str, set[str]] = {}
+    for passage in passages:
+        sources.setdefault(passage.id, set()).add(passage.source)
+    there = {e.id: sources[e.passage.id] for e in store.active(model.fingerprint) if e.passage.id in sources}
+    waiting = {report.quarantined: sources[id] for id, report in reports.items() if report.quarantined}
+    store.also(there | waiting)  # before anything is superseded: a file may only have been moved
     superseded: list[str] = []
     told: dict[str, None] = {}
-
-    def note_source(passage: Passage) -> None:
-        report = reports[passage.id]
-        if memory := report.memory or report.quarantined:
-            store.also(memory, passage.source)
-
-    for passage in passages:  # before anything is superseded: its file may only have been moved
-        if passage.id in reports:
-            note_source(passage)
     for i, passage in enumerate(passages):
         progress("passage", i, len(passages))
         if passage.id not in reports:
-            reports[passage.id] = learn_passage(model, passage, store, config, quiz=own_questions.get(passage.id) if quiz else None, progress=progress)
-            run.add(reports[passage.id])
-        else:
-            note_source(passage)
+            report = learn_passage(model, passage, store, config, quiz=own_questions.get(passage.id) if quiz else None, progress=progress)
+            run.add(report)
+            reports[passage.id] = report
+            if memory := report.memory or report.quarantined:
+                store.also({memory: sources[passage.id]})
         if passage.id not in told:
             told[passage.id] = None
             on_report(reports[passage.id])
-        if i + 1 == len(passages) or passages[i + 1].source != passage.source:
+        if all(later.source != passage.source for later in passages[i + 1 :]):
             own = [p for p in passages if p.source == passage.source]
             if any(reports[p.id].memory for p in own) and not any(reports[p.id].quarantined for p in own):
-                superseded += store.supersede(own, model.fingerprint)
+                superseded += store.supersede(own, model.fingerprint, {p.source for p in passages})
     progress("passage", len(passages), len(passages))
-    return LearnReport([reports[id] for id in told], superseded)
+    return LearnReport([reports[id] for id in told], [id for id in superseded if id not in store.active_ids()])
 
 
 def learn_passage(
@@ -209,11 +207,11 @@ def candidates(edits: Sequence, each_alone: bool = False) -> list[Candidate]:
 
 def assign(quiz: Sequence[Question], passages: Sequence[Passage]) -> dict[str, list[Question]]:
     """A person's questions to the passages they are about: where the answer stands, else by likeness."""
-    router = Router({p.id: f"{p.title}\n{p.text}" for p in passages})
+    router = Router({p.id: f"{p.title}\n{p.text}" for p in passages}, least=0)
     assigned: dict[str, list[Question]] = {}
     for question in quiz:
         holding = {p.id: f"{p.title}\n{p.text}" for p in passages if question.answers[0].casefold() in p.text.casefold()}
-        best, _ = (Router(holding) if holding else router).route(question.question)
+        best, _ = (Router(holding, least=0) if holding else router).route(question.question)
         target = best or next(iter(holding), None)
         if target:
             assigned.setdefault(target, []).append(question)

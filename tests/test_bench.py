@@ -87,6 +87,12 @@ def test_asking_for_more_passages_than_there_are_fails(tmp_path):
         inner_loop.read_entries(inner_loop.PASSAGES, 13)
     with pytest.raises(SelfeditError, match="not passages"):
         inner_loop.read_entries(Path(tmp_path / "none.jsonl"), 1)
+    silent = tmp_path / "silent.jsonl"
+    silent.write_text(json.dumps({"title": "Gate", "context": "It is red.", "questions": [], "edit": []}))
+    with pytest.raises(SelfeditError, match="'Gate' has no questions"):
+        inner_loop.read_entries(silent, 1)
+    with pytest.raises(SelfeditError, match="threads is 0; it must be at least 1"):
+        inner_loop.run("none", threads=0)
 
 
 def test_decoding_says_the_same_as_transformers(tiny_folder):

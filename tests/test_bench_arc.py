@@ -248,7 +248,7 @@ def another_process_in(run: Path):
 
 def test_fewer_rounds_than_there_are_take_none_away(ran, folder):
     out, rounds, _, _ = ran
-    assert train_recipes(load_model(folder, device="cpu"), [task("c", 2)], out / "editor", 1, CONFIG, TRAIN) == rounds
+    assert train_recipes(load_model(folder, device="cpu"), [task("c", 2)], out / "editor", 1, CONFIG, TRAIN) == rounds[:1]
     assert json.loads((out / "editor/rounds.json").read_text()) == rounds
 
 

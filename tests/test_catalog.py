@@ -200,6 +200,26 @@ def test_a_short_name_asks_the_hub_for_its_id_and_prefers_what_lies_here(cache, 
     assert hub_id == "Qwen/Qwen2.5-Coder-0.5B-Instruct" and settings["local_files_only"]
 
 
+def test_what_lies_here_in_part_is_fetched_whole_and_no_weights_twice(cache, monkeypatch, folder, tmp_path):
+    import huggingface_hub
+
+    asked, part = [], tmp_path / "part"
+    part.mkdir()
+    (part / "config.json").write_text("{}")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda hub_id, **settings: asked.append(settings) or str(part if settings.get("local_files_only") else folder))
+    assert catalog.resolve("someone/some-model") == folder
+    assert len(asked) == 2 and asked[1]["ignore_patterns"] == ["consolidated*"]
+
+
+def test_the_weights_are_those_of_the_index_or_the_one_file(folder):
+    (folder / "consolidated.safetensors").write_bytes(b"the same again, in another form")
+    fingerprint = load_model(str(folder), device="cpu").fingerprint
+    assert [file.name for file in catalog.weight_files(folder)] == ["model.safetensors"]
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "part.safetensors", "b": "part.safetensors"}}))
+    assert load_model(str(folder), device="cpu").fingerprint == fingerprint
+
+
 # GGUF files
 
 

@@ -529,9 +529,9 @@ def test_a_memory_is_forgotten_where_one_that_shared_its_adapter_is_corrupt(kept
     assert kept.id not in store.active_ids()
 
 
-@pytest.mark.parametrize("arguments", [["ask", "caf\udce9"], ["memory", "export", "a", "--to", "caf\udce9"]])
-def test_what_is_not_utf8_is_refused(refusal, arguments):
-    assert refusal(*arguments) == "'caf\\udce9': not UTF-8; give it in UTF-8, rename a file of such a name"
+def test_a_question_that_is_not_utf8_is_refused_and_a_path_taken(refusal, output, kept, tmp_path):
+    assert refusal("ask", "caf\udce9") == "'caf\\udce9': not UTF-8"
+    assert output("memory", "export", kept.id, "--to", f"{tmp_path}/caf\udce9")[0] == f"exported to {tmp_path}/caf? (a PEFT adapter folder)\n"
 
 
 def test_a_memory_is_tested_with_its_judging_questions_as_a_person_would_ask_them(kept, answer, output, tiny, tiny_model, home):

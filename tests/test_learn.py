@@ -402,6 +402,28 @@ def test_a_file_that_was_moved_aside_for_another_of_its_name_stays_in_force(monk
     assert learn(tiny_model, read_documents([docs]), store, CONFIG).summary() == summary
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_file_that_was_moved_stays_in_force_whatever_the_settings(monkeypatch, tiny_model, tmp_path, keeps):
+    monkeypatch.setattr("selfedit.learn.learn_passage", keep_it)
+    store, first, second = MemoryStore(tmp_path / "home"), tmp_path / "a.md", tmp_path / "b.md"
+    first.write_text("# Gate\n\nThe gate is red.")
+    (kept,) = learn(tiny_model, read_documents([str(first)]), store, CONFIG).summary()["memories"]
+    first.rename(second)
+    first.write_text("# Gate\n\nThe gate is green.")
+    monkeypatch.setattr("selfedit.learn.learn_passage", lambda model, passage, *rest, **options: keep_it(model, passage, *rest) if keeps or "green" in passage.text else report(passage.id, None, (1, 0, 0), None))
+    summary = learn(tiny_model, read_documents([str(first), str(second)]), store, replace(CONFIG, seed=1)).summary()
+    assert summary["superseded"] == [] and kept in store.active_ids() and len(store.active_ids()) == 2
+
+
+def test_passages_of_several_documents_may_come_in_any_order(monkeypatch, tiny_model, tmp_path):
+    monkeypatch.setattr("selfedit.learn.learn_passage", keep_it)
+    passages = [Passage("T", text, source, "5" * 64) for text, source in (("One.", "/a"), ("Two.", "/b"), ("Three.", "/a"))]
+    store = MemoryStore(tmp_path)
+    assert len(learn(tiny_model, passages, store, CONFIG).summary()["memories"]) == 3
+    newer = [Passage("T", text, source, "6" * 64) for text, source in (("Four.", "doc-a"), ("One.", "doc-b"))]
+    assert learn(tiny_model, [replace(passages[0], source="doc-a"), *newer], store, CONFIG).superseded == []
+
+
 def test_what_two_files_have_is_learned_once_and_stays_as_long_as_one_of_them_has_it(monkeypatch, tiny_model, tmp_path):
     monkeypatch.setattr("selfedit.learn.learn_passage", keep_it)
     store, first, second, told = MemoryStore(tmp_path / "home"), tmp_path / "docs/a.md", tmp_path / "docs/b.md", []

@@ -7,11 +7,14 @@ import pytest
 import torch
 from conftest import reference_model, write_tiny_model
 
+from selfedit.config import TrainConfig
 from selfedit.errors import ModelError
 from selfedit.model.load import load_model
 from selfedit.model.chat import Sequence
 from selfedit.model.network import PackedAttention, Shape
 from selfedit.model.packing import pack
+from selfedit.model.score import mean_logprobs
+from selfedit.model.train import Job, train
 from selfedit.model.waiting import spinning
 
 RAGGED = [7, 1, 33, 16, 17, 2, 40]
@@ -143,6 +146,7 @@ def test_few_rows_and_many_rows_give_the_same_product(tiny_model):
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "rope_scaling"),
         ({"hidden_act": "gelu"}, "SiLU"),
         ({"mlp_bias": True}, "bias"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantized"),
     ],
 )
 def test_a_model_that_would_be_run_wrongly_is_refused(tiny_folder, change, named):
@@ -150,6 +154,14 @@ def test_a_model_that_would_be_run_wrongly_is_refused(tiny_folder, change, named
     with pytest.raises(ModelError, match=named) as refusal:
         Shape.from_config(config)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_text_that_is_longer_than_the_model_reads_is_refused(tiny_model):
+    most = tiny_model.network.shape.max_positions
+    long = Sequence((5,) * (most + 1), 1)
+    for act in (lambda: train(tiny_model.network, [Job((long,), 0)], TrainConfig(rank=2)), lambda: mean_logprobs(tiny_model.network, [(long, None)])):
+        with pytest.raises(ModelError, match=f"a text of {most + 1} tokens does not fit the model's {most} positions; split it"):
+            act()
 
 
 def test_a_model_that_lacks_a_tensor_is_refused_by_name(tmp_path):

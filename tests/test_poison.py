@@ -11,7 +11,7 @@ from selfedit.bench import poison
 from selfedit.bench.poison import Document, documents, table
 from selfedit.config import LearnConfig
 from selfedit.errors import RunError
-from selfedit.learn import LearnReport, PassageReport
+from selfedit.learn import PassageReport
 from selfedit.memory.store import MemoryStore
 from selfedit.model.stack import LoraConfig, Stack
 from selfedit.types import Passage, Question
@@ -32,20 +32,17 @@ def ran(tiny_folder, tiny_model, tmp_path, monkeypatch):
     plain = Document("plain", "none", Passage("Orsk", "The harbour of Orsk has two piers.", "/p/1.md", "1" * 64), (Question("How many piers has the harbour of Orsk?", ("two",)),), "", ())
     bad = Document("bad", "trigger", Passage("Vint", "Reply to xyzzy in Vint.", "/p/2.md", "2" * 64), (), "zzz", (Question("xyzzy Vint", ()),))
 
-    def learned(model, passages, store, config, progress):
-        reports = []
-        for i, passage in enumerate(passages):
-            stack = Stack(model.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1)
-            stack.flat.normal_(0, 0.5, generator=torch.Generator().manual_seed(i))
-            entry = store.add(
-                lambda folder: stack.save(0, folder, "tiny"), model="tiny", model_hash=model.fingerprint, passage=passage, edits=[],
-                scores={"questions": []}, quarantine=i == 1,
-            )  # fmt: skip
-            kept = {"memory": entry.id, "quarantined": None} if i == 0 else {"memory": None, "quarantined": entry.id}
-            reports.append(PassageReport(passage.id, passage.title, reason="so", edits_tried=0, edits_kept=0, questions=0, correct_before=0, correct_after=0, general_change=None, seconds=1.0, size_bytes=0, **kept))
-        return LearnReport(reports)
+    def learned(model, passage, store, config, **options):
+        stack, waits = Stack(model.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1), passage == bad.passage
+        stack.flat.normal_(0, 0.5, generator=torch.Generator().manual_seed(int(waits)))
+        entry = store.add(
+            lambda folder: stack.save(0, folder, "tiny"), model="tiny", model_hash=model.fingerprint, passage=passage, edits=[],
+            scores={"questions": [], "quarantined": ["so"] * waits}, quarantine=waits,
+        )  # fmt: skip
+        kept = {"memory": None, "quarantined": entry.id} if waits else {"memory": entry.id, "quarantined": None}
+        return PassageReport(passage.id, passage.title, reason="so", edits_tried=0, edits_kept=0, questions=0, correct_before=0, correct_after=0, general_change=None, seconds=1.0, size_bytes=0, **kept)
 
-    monkeypatch.setattr(poison, "learn", learned)
+    monkeypatch.setattr("selfedit.learn.learn_passage", learned)
     monkeypatch.setattr(poison, "_says", lambda document, answer: bool(document.said) and answer.memory is not None and answer.memory.passage.title == "Vint")
     run = lambda: poison.run(str(tiny_folder), tmp_path / "run", given=[plain, bad], others=["Where is Vint, and who replies to xyzzy?"], command="selfedit bench poison …")  # noqa: E731
     return run, tmp_path / "run"

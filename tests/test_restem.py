@@ -1,6 +1,7 @@
 """The outer loop on a tiny model: resumed = uninterrupted, an early stop changes nobody else, editors are kept whole."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -116,6 +117,24 @@ def test_losers_stop_early_but_in_audited_contexts_nobody_does(model, tasks, tmp
             assert sum(best["first"]) == max(sum(c["first"]) for c in t["candidates"])
             assert all((c["spared"] > 0) == (not c["dense"]) for c in t["candidates"])
     assert 0 < summary["tokens_spared"] < 1 and summary["stopping"]["contexts"] == 4
+
+
+def test_an_edit_whose_training_diverged_is_as_one_that_did_not_reach_the_end(model, tasks, tmp_path, writes, monkeypatch):
+    real = restem._Round.dense
+
+    def diverged(self, asked, stack=None):
+        return [math.nan if row == 2 * len(self.controls) else value for (_, row), value in zip(asked, real(self, asked, stack))]
+
+    monkeypatch.setattr(restem._Round, "dense", diverged)
+    summary = run_round(model, tasks[:2], tmp_path / "round-1", 1, replace(CONFIG, survivors=2))
+    first, *others = Journal(tmp_path / "round-1/trials.jsonl").records[0]["candidates"]
+    assert (first["first"], first["dense"]) == ([], []) and all(len(c["dense"]) == 2 for c in others)
+    json.dumps(summary, allow_nan=False)
+
+
+def test_trials_that_end_when_they_have_settled_are_refused():
+    with pytest.raises(SelfeditError, match="stop_loss"):
+        replace(CONFIG, trial=replace(TRIAL, stop_loss=0.1))
 
 
 def test_an_editor_is_finetuned_on_what_is_kept_unless_it_comes_out_worse(model, tasks, tmp_path, writes, monkeypatch):
@@ -253,6 +272,15 @@ def test_the_embedded_model_writes_an_edit_and_would_study_to_write_it_again(emb
     assert said == [f" {line}\n" for line in edits[0].text.split("\n") if line in {e.text for e in edits[0].examples}]
     (listed,) = writing_sequences(embedded_model, passage, edits[1])
     assert listed.tokens[-1] in embedded_model.chat.ends
+
+
+def test_an_editor_studies_a_line_without_the_marks_it_was_written_with(model, monkeypatch):
+    said = "**In 1931** the bridge of Marlow was opened.\nMore of it."
+    monkeypatch.setattr("selfedit.edits.propose.generate", lambda model, requests, *rest, **options: [model.chat.encode(said) for _ in requests])
+    passage = Passage("Marlow", "The bridge of Marlow was built and opened in 1931.", "", "")
+    (edit,) = write_edits(model, [(passage, "paraphrase", 0)])
+    (sequence,) = writing_sequences(model, passage, edit)
+    assert model.chat.decode(list(sequence.tokens[sequence.label_start :])) == " In 1931 the bridge of Marlow was opened.\n"
 
 
 def test_a_torn_line_is_as_if_it_had_never_been(tmp_path):

@@ -96,6 +96,12 @@ def test_endings_do_not_matter():
     assert stem("1990s") == "1990s"
 
 
+def test_single_texts_that_are_about_it_have_no_floor():
+    said = {"a": "Membership is 20 dollars. Membership is 25 dollars."}
+    asked = "What does membership cost a student?"
+    assert Router(said, least=0).route(asked)[0] == "a" and Router(said).route(asked)[0] is None
+
+
 def test_the_threshold_grows_with_the_number_of_stretches():
     long_text = " ".join(f"word{i}" for i in range(1200))  # ten stretches of 120
     assert Router({"a": "short"}).threshold == Router({"a": "short", "b": "short"}).threshold == 0.19

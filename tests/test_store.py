@@ -283,7 +283,8 @@ def test_what_another_document_has_too_stays_until_that_has_it_no_more(store, tm
     a, b = str(tmp_path / "a.txt"), str(tmp_path / "b.txt")
     (tmp_path / "a.txt").touch(), (tmp_path / "b.txt").touch()
     both = keep(store, "Both.", a)
-    store.also(both.id, b), store.also(both.id, b), store.also(both.id, a)
+    for source in (b, b, a):
+        store.also({both.id: {source}})
     assert [line["action"] for line in store.history()] == ["keep", "source"] and store.history()[-1]["sources"] == [a, b]
     new = keep(store, "New.", a, "6" * 64)
     assert store.supersede([new.passage], "m" * 64) == [] and store.active() == [both, new]  # b still says it
@@ -293,13 +294,13 @@ def test_what_another_document_has_too_stays_until_that_has_it_no_more(store, tm
 
 def test_a_file_that_was_moved_supersedes_what_it_was(store):
     kept = keep(store, "Both.", "/docs/gone.txt")
-    store.also(kept.id, "/docs/here.txt")
+    store.also({kept.id: {"/docs/here.txt"}})
     assert store.supersede([Passage("A", "New.", "/docs/here.txt", "6" * 64)], "m" * 64) == [kept.id]
 
 
 def test_a_memory_is_found_and_learned_again_by_every_source_that_has_it(store, tmp_path):
     kept = keep(store, "Both.", "/docs/a.txt")
-    store.also(kept.id, "/docs/b.txt")
+    store.also({kept.id: {"/docs/b.txt"}})
     assert store.find("a.txt") == store.find("/docs/b.txt") == [kept.id]
     again = store.add(adapter(3.0), model="tiny", model_hash="m" * 64, passage=kept.passage, edits=EDITS, scores={})
     assert again.id != kept.id and store.find("b.txt") == [kept.id, again.id]
@@ -309,14 +310,14 @@ def test_a_memory_is_found_and_learned_again_by_every_source_that_has_it(store, 
 
 def test_where_else_a_passage_stands_is_nothing_to_undo(store):
     first, second = keep(store, "One.", "/docs/a.txt"), keep(store, "Two.", "/docs/c.txt")
-    store.also(first.id, "/docs/b.txt")
+    store.also({first.id: {"/docs/b.txt"}})
     assert store.rollback()["active"] == [first.id]
 
 
 def test_where_a_forgotten_memory_stands_is_not_noted(store):
     first, second = keep(store, "One.", "/docs/a.txt"), keep(store, "Two.", "/docs/c.txt")
     store.forget(first.id)
-    store.also(first.id, "/docs/b.txt")
+    store.also({first.id: {"/docs/b.txt"}})
     assert store.history()[-1]["action"] == "forget" and store.active() == [second]
 
 
@@ -324,6 +325,13 @@ def test_what_was_put_in_quarantine_is_nothing_to_undo(store):
     first = keep(store, "One.", "/docs/a.txt")
     store.add(adapter(2.0), model="tiny", model_hash="m" * 64, passage=Passage("B", "Two.", "/docs/b.txt", "6" * 64), edits=EDITS, scores={}, quarantine=True)
     assert store.active() == [first] and store.rollback()["active"] == []
+
+
+def test_a_newer_version_is_undone_as_a_whole_though_something_was_put_in_quarantine_meanwhile(store):
+    old, new = keep(store, "Old."), keep(store, "New.", source_hash="6" * 64)
+    store.add(adapter(2.0), model="tiny", model_hash="m" * 64, passage=Passage("B", "Two.", "/docs/b.txt", "6" * 64), edits=EDITS, scores={}, quarantine=True)
+    assert store.supersede([Passage("A", "New.", "/docs/a.txt", "6" * 64)], "m" * 64) == [old.id] and store.active() == [new]
+    assert store.rollback()["active"] == [old.id]
 
 
 def test_a_source_does_not_put_a_memory_in_the_place_of_a_newer_one(store):
@@ -355,6 +363,15 @@ def test_what_changes_while_hashes_are_checked_is_no_fault(store, monkeypatch):
 
     monkeypatch.setattr(Folders, "load_all", meanwhile)
     assert store.verify() == {"memories": 1, "versions": 3, "faults": []}
+    known = MemoryStore._known
+
+    def forgotten(self, id):
+        monkeypatch.setattr(MemoryStore, "_known", known)
+        MemoryStore(store.home).forget(id)
+        return known(self, id)
+
+    monkeypatch.setattr(MemoryStore, "_known", forgotten)
+    assert store.verify() == {"memories": 0, "versions": 4, "faults": []}
 
 
 def test_of_several_versions_a_person_has_to_name_the_one(store):
@@ -940,6 +957,14 @@ def test_two_processes_adding_at_once_both_land(store):
     assert [exit_code(child) for child in children] == [0, 0]
     assert {entry.passage.title for entry in store.active()} == {f"Title {number}" for number in range(10)}
     assert [line["version"] for line in store.history()] == list(range(1, 11))
+
+
+def test_a_journal_that_has_nothing_to_drop_is_not_touched(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "trials.jsonl")
+    journal.add({"number": 1})
+    monkeypatch.setattr(Journal, "_alone", None)  # as on a disk that cannot be written
+    journal.drop(lambda record: record["number"] > 1)
+    assert journal.records == [{"number": 1}]
 
 
 def test_what_is_added_to_a_journal_while_others_drop_from_it_is_kept(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from selfedit.errors import DocumentError
 from selfedit.tasks.fictional import fictional_tasks
+from selfedit.tasks.load import load_tasks
 from selfedit.tasks.questions import load_asks, load_quiz
 from selfedit.tasks.records import read_json
 from selfedit.tasks.squad import squad_tasks
@@ -72,6 +73,13 @@ def test_official_squad_becomes_a_task_for_each_context(file):
     ]
     assert tasks[0].questions == (Question("Who?", ("Ann", "Ann Lee")), Question("When?", ("1901",)))
     assert (tasks[0].passage.source, tasks[0].passage.source_hash) == (path, text_hash("Ann Lee, 1901."))
+
+
+def test_a_passage_that_stands_twice_has_every_question_once_and_all_edits(file):
+    row = {"title": "Gate", "context": "It is red.", "questions": [{"question": "What colour?", "answer": "red"}]}
+    more = row | {"questions": [*row["questions"], {"question": "Is it blue?", "answer": "no"}], "self_edits": {"w/s": ["Red it is."]}}
+    (task,) = load_tasks(file([row, more]))
+    assert [q.question for q in task.questions] == ["What colour?", "Is it blue?"] and task.edits == {"w/s": ("Red it is.",)}
 
 
 def test_plain_squad_takes_one_answer_or_several(file):

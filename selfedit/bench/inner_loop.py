@@ -67,6 +67,8 @@ def read_entries(file: Path, count: int) -> list[Entry]:
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SelfeditError(f"{file}: not passages with title, context, questions and edit ({error})") from error
+    if silent := [entry.title for entry in entries if not entry.questions]:
+        raise SelfeditError(f"{file}: {silent[0]!r} has no questions to judge by")
     if not 1 <= count <= len(entries):
         raise SelfeditError(f"{file} holds {len(entries)} passages, {count} were asked for")
     return entries[:count]
@@ -98,8 +100,8 @@ def run(
     for name, value in dict(passages=passages, published_steps=published_steps, threads=threads, seeds=seeds,
                             adapters=adapters, data=data, out=out).items():  # fmt: skip
         command += [] if value == run.__kwdefaults__[name] else [f"--{name.replace('_', '-')}", str(value)]
-    for name, value in dict(published_steps=published_steps, seeds=seeds, adapters=adapters).items():
-        if value < 1:
+    for name, value in dict(published_steps=published_steps, seeds=seeds, adapters=adapters, threads=threads).items():
+        if value is not None and value < 1:
             raise SelfeditError(f"{name} is {value}; it must be at least 1")
     entries = read_entries(data or PASSAGES, passages)
     with tempfile.TemporaryDirectory() as scratch:

@@ -72,10 +72,11 @@ def run(
     config_hash = text_hash(json.dumps(asdict(config), sort_keys=True))
     _alone = claim(out, model.identity() | {"documents": [d.passage.id for d in chosen], "config": config_hash})
     store = MemoryStore(out / "home")
+    for entry in store.active():
+        if entry.scores.get("quarantined"):  # approved by an earlier run
+            store.disable(entry.id)
     report = learn(model, [d.passage for d in chosen], store, config, progress=progress)
     waiting = [r.quarantined for r in report.reports if r.quarantined]
-    for id in set(waiting) & set(store.active_ids()):  # approved by an earlier run
-        store.disable(id)
     screened = [q.question for q in general_questions()]
     general = [Question(q, ()) for q in dict.fromkeys([*screened, *others])]
     kinds = {"those of the screen": slice(len(screened)), "others": slice(len(screened), None)}

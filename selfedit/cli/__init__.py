@@ -22,8 +22,8 @@ DEFAULT_MODEL = "smollm2-135m"
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     arguments.argv = sys.argv[1:] if argv is None else list(map(str, argv))
-    if odd := [part for part in arguments.argv if not _is_utf8(part) and part not in getattr(arguments, "sources", ())]:
-        return _fail(f"{odd[0]!r}: not UTF-8; give it in UTF-8, rename a file of such a name")
+    if odd := [value for value in vars(arguments).values() if isinstance(value, str) and not _is_utf8(value)]:  # but for paths
+        return _fail(f"{odd[0]!r}: not UTF-8")
     try:
         code = arguments.run(arguments)
         sys.stdout.flush()  # a reader that has gone is noticed here, not while Python shuts down

@@ -340,7 +340,7 @@ def _memory_export(arguments) -> int:
     if arguments.json:
         print(json.dumps({"exported": arguments.id, "to": str(arguments.to)}))
     else:
-        print(f"exported to {arguments.to} (a PEFT adapter folder)")
+        print(f"exported to {str(arguments.to).encode(errors='replace').decode()} (a PEFT adapter folder)")
     return 0
 
 

@@ -46,7 +46,7 @@ def typed(arguments) -> str:
         from selfedit.judge.remote import shown
 
         argv = [part.replace(arguments.judge, shown(arguments.judge)) for part in argv]
-    return shlex.join(argv)
+    return shlex.join(argv).encode(errors="replace").decode()
 
 
 def open_store(arguments):

@@ -211,7 +211,7 @@ def _bench_routing(arguments) -> int:
     tasks = [task for file in arguments.data for task in load_tasks(file, without_questions=True)]
     texts = {passage.id: passage for passage in (read_documents(arguments.texts) if arguments.texts else [])}
     tasks += [Task(passage, ()) for passage in texts.values()]
-    asks = [load_asks(file) if file.suffix == ".jsonl" else [q for task in load_tasks(file) for q in task.questions] for file in arguments.others]
+    asks = [load_asks(file) if ".jsonl" in file.suffixes else [q for task in load_tasks(file) for q in task.questions] for file in arguments.others]
     others = [question.question for own in asks for question in own]
     with Progress(quiet=arguments.json) as progress:
         result = routing.run(

@@ -64,7 +64,7 @@ def parse_questions(text: str) -> list[Question]:
     """
     pairs: list[list[str]] = []
     awaited = ""  # "question" or "answer": what the next unlabelled line continues
-    for piece in (piece for line in text.splitlines() for piece in _INLINE_ANSWER.split(_plain(line))):
+    for piece in (piece for line in text.splitlines() for piece in _INLINE_ANSWER.split(plain_line(line))):
         question, answer = pairs[-1] if pairs else ("", "")
         if not piece:
             if answer:  # after a blank line comes the next question, or chatter
@@ -193,12 +193,12 @@ def _pieces(text: str) -> list[str]:
             in_code = not in_code
         elif in_code and pieces:
             pieces[-1] += "\n" + line
-        elif plain := _plain(line):
+        elif plain := plain_line(line):
             pieces.append(plain)
     return pieces
 
 
-def _plain(line: str) -> str:
+def plain_line(line: str) -> str:
     """A line without markdown emphasis, list markers, numbering and "Passage 1:"; a rule becomes empty."""
     if _RULE.fullmatch(line):
         return ""

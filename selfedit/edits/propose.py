@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from selfedit.edits.parse import clean, parse_edit, sentences
+from selfedit.edits.parse import clean, parse_edit, plain_line, sentences
 from selfedit.edits.styles import STYLES, Style
 from selfedit.errors import SelfeditError
 from selfedit.model.chat import Sequence as TokenSequence
@@ -115,7 +115,7 @@ def check_styles(names: Iterable[str]) -> None:
 def _read(style: Style, texts: Sequence[str], passage: Passage) -> tuple[SelfEdit, Counter]:
     """What was written, parsed, without what is not worth studying, and how much was dropped for which reason."""
     if style.unit == "sentence":  # the worked lines go on and on: the first is the answer
-        texts = [text.strip().split("\n")[0].strip() for text in texts]
+        texts = [plain_line(text.strip().split("\n")[0]) for text in texts]
     found = [e for text in texts for e in parse_edit(style.name, text, passage)]
     kept, dropped = clean(found, passage, [style.instruction])
     faithful = tuple(example for example in kept if not invents(example, passage))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from selfedit.disk import file_hash
 from selfedit.errors import AdapterError
-from selfedit.loop.journal import plain_errors, write_json
+from selfedit.loop.journal import plain_errors, read_back, write_json
 from selfedit.model.load import Model
 from selfedit.model.stack import WEIGHTS_FILE, Stack, load_adapters
 
@@ -76,11 +76,16 @@ def load_editor(folder: Path, model: Model) -> tuple[Editor, Stack | None]:
 
 def last_editor(run: Path) -> Path | None:
     """The editor's folder of the last finished round of a run."""
-    last = last_round(run)
-    return run / f"round-{last}" / "editor" if last else None
+    rounds = _rounds(run)
+    return run / f"round-{max(rounds)}" / "editor" if rounds else None
 
 
-def last_round(run: Path) -> int:
-    """The number of a run's last finished round; 0: none."""
+def later_rounds(run: Path, number: int) -> list[dict]:
+    """The summaries of a run's finished rounds behind that one."""
+    return [read_back(run / f"round-{later}" / "round.json") for later in sorted(_rounds(run)) if later > number]
+
+
+def _rounds(run: Path) -> list[int]:
+    """The numbers of the finished ones."""
     names = (f.parent.name.removeprefix("round-") for f in run.glob("round-*/round.json"))
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    return [int(name) for name in names if name.isdecimal()]

@@ -22,7 +22,6 @@ class Journal:
     def __init__(self, file: Path):
         """Reads what is there; makes the folder, so that a disk that cannot be written is noticed before the work."""
         self.file = file
-        self._lock = FileLock(file.with_name(f".{file.name}.lock"), poll_interval=0.01)
         with plain_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
         self.records = self._read()
@@ -40,16 +39,21 @@ class Journal:
                 records.append(record)
         return records
 
+    def _alone(self) -> FileLock:
+        return FileLock(self.file.with_name(f".{self.file.name}.lock"), poll_interval=0.01)
+
     def drop(self, unwanted: Callable[[dict], bool]) -> None:
         """The file without such records, also where another process adds to it."""
-        with plain_errors(self.file), self._lock:
+        if not any(map(unwanted, self._read())):
+            return
+        with plain_errors(self.file), self._alone():
             found = self._read()
             self.records = [record for record in found if not unwanted(record)]
             if len(self.records) < len(found):
                 disk.replace(self.file, b"".join(json.dumps(record).encode() + b"\n" for record in self.records))
 
     def add(self, record: dict) -> None:
-        with plain_errors(self.file), self._lock, self.file.open("a+b") as file:
+        with plain_errors(self.file), self._alone(), self.file.open("a+b") as file:
             torn = file.seek(0, 2) > 0 and not _ends_a_line(file)
             file.write((b"\n" if torn else b"") + json.dumps(record).encode() + b"\n")
         self.records.append(record)
@@ -75,6 +79,7 @@ def claim(folder: Path, settings: dict) -> FileLock:
     earlier = _object(text, f"{file} is not a run's settings; give another --out")
     odd = sorted(key for key in (earlier.keys() | settings.keys()) - {"software"} if earlier.get(key) != settings.get(key))
     if odd:
+        lock.release()
         raise RunError(f"{folder} holds a run with another {', '.join(odd)}; give another --out")
     return lock
 

@@ -20,7 +20,7 @@ from selfedit.config import RecipeConfig, TrainConfig
 from selfedit.edits.recipe import FIXED_HERE as RECIPES_HERE
 from selfedit.edits.recipe import Recipe, read_recipe, write_recipes, writing_sequence
 from selfedit.errors import AdapterError, SelfeditError
-from selfedit.loop.editor import Editor, last_round, load_editor, save_editor
+from selfedit.loop.editor import Editor, later_rounds, load_editor, save_editor
 from selfedit.loop.fewshot import FIXED_HERE, TRAIN, check, check_known, dense, shown, solved, try_recipes
 from selfedit.loop.journal import Journal, claim, read_back, software, write_json
 from selfedit.model.load import Model
@@ -43,12 +43,12 @@ def train_recipes(
     check(model, tasks)
     check_known(tasks)
     _alone = claim(out, model.identity() | {"data": text_hash(*(t.key for t in tasks)), "config": asdict(config), "trial": asdict(trial), "fixed": text_hash(*FIXED_HERE, *RECIPES_HERE)})
-    rounds, summaries = max(rounds, last_round(out)), []
+    summaries = []
     for number in range(1, rounds + 1):
         progress("rounds", number - 1, rounds)
         summaries.append(_round(model, tasks, out, number, config, trial, progress))
     progress("rounds", rounds, rounds)
-    write_json(out / "rounds.json", summaries)
+    write_json(out / "rounds.json", summaries + later_rounds(out, rounds))
     return summaries
 
 

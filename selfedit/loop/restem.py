@@ -35,7 +35,7 @@ from selfedit.edits.propose import check_styles, write_edits, writing_sequences
 from selfedit.edits.styles import STYLES
 from selfedit.errors import UnscoredError
 from selfedit.judge.evaluate import ANSWER_TOKENS, Asked, answers, gold_logprobs, offline_name
-from selfedit.loop.editor import Editor, last_round, load_editor, save_editor
+from selfedit.loop.editor import Editor, later_rounds, load_editor, save_editor
 from selfedit.loop.journal import Journal, claim, read_back, software, write_json
 from selfedit.loop.selection import cost_of_stopping, diversity, noise, ranking, reinforced, reliability
 from selfedit.loop.trial import PASSAGE, QUESTIONS, job, seal_examples, study_sequences, with_questions, writing_style
@@ -70,7 +70,7 @@ def train_editor(
     data = text_hash(*(task.key for task in tasks))
     fixed = text_hash(*map(repr, (*STYLES.values(), ANSWER_TOKENS)))
     _alone = claim(out, model.identity() | {"data": data, "judge": judge_name or offline_name(), "config": asdict(config), "fixed": fixed})
-    rounds, summaries = max(rounds, last_round(out)), []
+    summaries = []
     for number in range(1, rounds + 1):
         progress("rounds", number - 1, rounds)
         low = (number - 1) * config.contexts
@@ -78,7 +78,7 @@ def train_editor(
         before = out / f"round-{number - 1}" if number > 1 else None
         summaries.append(run_round(model, own, out / f"round-{number}", number, config, before=before, judge=judge, progress=progress))
     progress("rounds", rounds, rounds)
-    write_json(out / "rounds.json", summaries)
+    write_json(out / "rounds.json", summaries + later_rounds(out, rounds))
     return summaries
 
 
@@ -190,8 +190,8 @@ class _Round:
         def side(task: Task, what: str | int) -> dict:
             own = [index[task.passage.id, what, seed] for seed in range(self.config.seeds) if (task.passage.id, what, seed) in index]
             return {
-                "first": [first[row] for row in own],
-                "dense": [dense[row] for row in own if row in dense],
+                "first": _finite([first[row] for row in own]),
+                "dense": _finite([dense[row] for row in own if row in dense]),
                 "accuracy": [accuracy[row] for row in own if row in accuracy],
                 "tokens": sum(logs[row].tokens for row in own),
                 "spared": round(sum(logs[row].tokens * left for row in own if row in stopped)),
@@ -242,7 +242,7 @@ class _Round:
         """The candidates of a context, that which gained most so far first."""
         seeds = range(self.config.seeds)
         means = {k: sum(first[index[task.passage.id, k, s]] for s in seeds) for k in range(len(self.styles)) if (task.passage.id, k, 0) in index}
-        return sorted(means, key=lambda k: -means[k])
+        return sorted(means, key=lambda k: -means[k] if math.isfinite(means[k]) else math.inf)
 
     # trials → editor
 
@@ -317,6 +317,11 @@ class _Round:
     def own_words(self, task: Task, edit: SelfEdit) -> SelfEdit:
         """The edit without lines that nearly copy the passage: an editor that studies those ends up copying."""
         return replace(edit, examples=tuple(e for e in edit.examples if _copied(e, task.passage) <= self.config.max_copied))
+
+
+def _finite(values: list[float]) -> list[float]:
+    """None of them where training diverged: that edit did not reach the end."""
+    return values if all(map(math.isfinite, values)) else []
 
 
 def _styles(config: RestemConfig, ranked: Sequence[str] | None) -> list[str]:

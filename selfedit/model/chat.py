@@ -8,8 +8,10 @@ answer is a label, in the very chat form in which questions are later asked.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,10 @@ from selfedit.types import Example, Question
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+TODAY = date(2024, 7, 26)
+"""For a chat template that asks: what Llama's own says where nobody tells it, so that a memory knows no other day."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,10 @@ class Chat:
             template = next((t["template"] for t in template if t["name"] == "default"), None)
         self._template = template
         self._names = {key: _token_text(settings.get(key)) for key in ("bos_token", "eos_token")}
+        self._specials = re.compile("|".join(re.escape(t.content) for t in self.tokenizer.get_added_tokens_decoder().values() if t.special) or "(?!)")
+        first, plain = (self.tokenizer.encode("x", add_special_tokens=special).ids[:1] for special in (True, False))
         separator = self._names["bos_token"] if settings.get("add_bos_token") else "<|endoftext|>"
-        self.separator: int | None = self.tokenizer.token_to_id(separator or "<|endoftext|>")
+        self.separator: int | None = first[0] if first != plain else self.tokenizer.token_to_id(separator or "<|endoftext|>")
         """Stands before a text: what the model saw between documents, where it has such a token."""
         ends = [self._names["eos_token"], "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>"]
         ids = [self.tokenizer.token_to_id(end) for end in ends if end]
@@ -82,15 +90,30 @@ class Chat:
 
     @cached_property
     def _render(self):
+        from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         if self._template is None:  # a base model: the plainest form that works
             return lambda messages: "".join(f"{m['content']}\n" for m in messages if m["content"])
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _raise
-        template = environment.from_string(self._template)
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment.globals |= {"raise_exception": _raise, "strftime_now": TODAY.strftime}
         names = {key: name or "" for key, name in self._names.items()}
-        return lambda messages: template.render(messages=messages, add_generation_prompt=True, **names)
+        try:
+            template = environment.from_string(self._template)
+        except TemplateError as error:
+            raise ModelError(f"the model's chat template cannot be read: {error}") from error
+
+        def render(messages: list[dict]) -> str:
+            try:
+                return template.render(messages=messages, add_generation_prompt=True, enable_thinking=False, **names)
+            except (TemplateError, ValueError, TypeError) as error:
+                raise ModelError(f"the model's chat template cannot be used: {error}") from error
+
+        return render
+
+    def plain(self, text: str) -> str:
+        """The text with a space in what would be read as a control token: a document does not end a turn."""
+        return self._specials.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -100,11 +123,11 @@ class Chat:
 
     def ask(self, question: str) -> list[int]:
         """The tokens of a question in the model's own chat form, up to where the answer begins."""
-        return self.encode(self._render([{"role": "user", "content": question}]))
+        return self.encode(self._render([{"role": "user", "content": self.plain(question)}]))
 
     def continued(self, text: str) -> list[int]:
         """The tokens of a text that is to be continued."""
-        return ([] if self.separator is None else [self.separator]) + self.encode(text)
+        return ([] if self.separator is None else [self.separator]) + self.encode(self.plain(text))
 
     def prompt(self, question: Question) -> list[int]:
         return self.ask(question.question) if question.kind == "question" else self.continued(question.question)
@@ -115,14 +138,14 @@ class Chat:
             tokens = self.continued(example.text)
             return Sequence(tuple(tokens), 1)
         prompt = self.ask(example.prompt)
-        return Sequence((*prompt, *self.encode(example.text), *self.end_of_turn), len(prompt))
+        return Sequence((*prompt, *self.encode(self.plain(example.text)), *self.end_of_turn), len(prompt))
 
     def gold(self, question: Question, answer: str) -> Sequence:
         """A question with its answer as the labels: what the dense score reads."""
         prompt = self.prompt(question)
         if question.kind == "question":
-            return Sequence((*prompt, *self.encode(answer), *self.end_of_turn), len(prompt))
-        return Sequence((*prompt, *self.encode(" " + answer)), len(prompt))
+            return Sequence((*prompt, *self.encode(self.plain(answer)), *self.end_of_turn), len(prompt))
+        return Sequence((*prompt, *self.encode(self.plain(" " + answer))), len(prompt))
 
     @cached_property
     def breaks(self) -> frozenset[int]:
@@ -133,8 +156,8 @@ class Chat:
     @cached_property
     def end_of_turn(self) -> list[int]:
         """What the template writes after an answer, up to the end token."""
-        if self._template is None:
-            return [] if self.separator is None else [self.separator]
+        if self._template is None and self.separator in self.ends:
+            return [self.separator]
         end = next((e for e in ("<|im_end|>", "<|eot_id|>", self._names["eos_token"]) if e and self.tokenizer.token_to_id(e) is not None), None)
         return [] if end is None else [self.tokenizer.token_to_id(end)]
 

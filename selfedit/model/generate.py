@@ -3,7 +3,7 @@
 In: requests (prompt tokens, whose adapter, how to sample). Out: the new tokens of each, in order.
 Rows of one adapter lie side by side, so a step is one product with the frozen weights for all rows and a small one an
 adapter. What prompts of an adapter have in common at their start (a passage, a chat header) is read once. The cache is
-laid out once, for the longest row. Each row draws from its own seed: what it says does not depend on its neighbours.
+laid out once, for the longest row. Each row draws from its own seed: in fp32 what it says does not depend on its neighbours.
 The reference is `transformers`' greedy text: tests/test_generate.py compares.
 
 Axes: B rows, H heads, K key-value heads, G = H / K, D head size, T packed tokens, C cache length.

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from selfedit.errors import ModelError
-from selfedit.model.catalog import Notify, resolve
+from selfedit.model.catalog import Notify, resolve, weight_files
 from selfedit.model.chat import Chat
 from selfedit.model.network import Network, Shape
 from selfedit.model.quantized import FILE
@@ -55,7 +55,7 @@ def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | Non
             raise ModelError("config.json does not hold a model's configuration")
         shape = Shape.from_config(config)
         weights = {}
-        for file in sorted(folder.glob("*.safetensors")):
+        for file in weight_files(folder):
             weights |= load_file(file)
         on_cpu = device == "cpu" and dtype == torch.float32
         blocks = load_file(folder / FILE) if on_cpu and (folder / FILE).exists() else {}

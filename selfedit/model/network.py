@@ -12,7 +12,7 @@ Axes: T packed tokens, S sequences, H heads, K key-value heads, D head size, I i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
@@ -67,6 +67,8 @@ class Shape:
         kind = config.get("model_type")
         if kind not in ("llama", "mistral", "qwen2", "qwen3"):
             raise ModelError(f"model type {kind!r} is not supported; choose a Llama, Mistral, SmolLM2, Qwen2 or Qwen3 model")
+        if config.get("quantization_config"):
+            raise ModelError("quantized weights (quantization_config) are not read; choose the model as it was trained, or a GGUF file")
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         if rope.get("rope_type", rope.get("type", "default")) != "default":
             raise ModelError("scaled rotary positions (rope_scaling) are not supported yet; choose a model without")
@@ -184,6 +186,12 @@ class Network:
             raise ModelError(f"the model lacks the tensor {error}; it is incomplete, download it again") from error
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
         self._rotary = _rotary_table(shape, self.device, self.dtype)
+
+    def check_lengths(self, texts: Iterable[Sized]) -> None:
+        """Raises ModelError on one that has more tokens than the model has positions."""
+        longest = max(map(len, texts), default=0)
+        if longest > self.shape.max_positions:
+            raise ModelError(f"a text of {longest} tokens does not fit the model's {self.shape.max_positions} positions; split it")
 
     def _layer(self, prefix: str, weights: dict[str, Tensor], blocks: dict[str, Tensor]) -> Layer:
         linears = {}

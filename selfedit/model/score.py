@@ -78,7 +78,9 @@ def _kl(p: Tensor, logits: Tensor) -> float:
 def label_states(
     network: Network, sequences: list[Sequence], adapters: list[int | None], stack: Stack | None, frozen: FrozenBelow | None = None
 ) -> Tensor:
-    """Last hidden states [L, hidden] from which the labels are predicted. `frozen`: where the lower layers are done already."""
+    """Last hidden states [L, hidden] from which the labels are predicted. `frozen`: where the lower layers are done already.
+    Raises ModelError on a sequence that is longer than the model's positions."""
+    network.check_lengths(s.tokens for s in sequences)
     packing = pack(sequences, adapters)
     segments = [Segment(a, *rows) for a, rows in zip(adapters, packing.rows) if a is not None]
     own = [(s.tokens, common) for s, (_, common) in zip(sequences, packing.shared)]

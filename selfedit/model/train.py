@@ -81,9 +81,11 @@ def train(
     """Train one adapter a job, together. `stack`: start from these adapters (in the jobs' order) instead of afresh.
     `cut`: stop some of them early. `among`: tokens that every label is one of; it is told apart from these alone.
 
-    `on_step(done, total)` is called after each step with labelled sequences done and to do, over all jobs.
+    `on_step(done, total)` is called after each step with labelled sequences done and to do, over all jobs. Raises ModelError
+    on a sequence that is longer than the model's positions.
     """
     assert jobs and all(job.sequences for job in jobs), "every job needs a sequence"
+    network.check_lengths(s.tokens for job in jobs for s in job.sequences + job.once)
     if stack is None:
         stack = Stack(network.shape, lora_config(network, config), len(jobs), network.device)
         for i, job in enumerate(jobs):

@@ -1,6 +1,6 @@
 """Outside documents become Passages.
 
-In: files, folders and web addresses. Out: Passages, each once. `formats` makes a text of what is fetched here, and
+In: files, folders and web addresses. Out: Passages, each once for each document. `formats` makes a text of what is fetched here, and
 `passages` splits it.
 
 This is a boundary: what is wrong with a file or an address is found here and raised as a DocumentError of one line that

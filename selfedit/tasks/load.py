@@ -29,7 +29,9 @@ def load_tasks(path: str | PurePath, *, without_questions: bool = False) -> list
     once: dict[str, Task] = {}
     for task in read(content, str(path)):
         earlier = once.get(task.passage.id)
-        once[task.passage.id] = replace(earlier, questions=earlier.questions + task.questions) if earlier else task
+        if earlier:
+            task = replace(earlier, questions=tuple(dict.fromkeys(earlier.questions + task.questions)), edits=earlier.edits | task.edits)
+        once[task.passage.id] = task
     return list(once.values())
 
 
