@@ -228,7 +228,7 @@ def permuted(weight: torch.Tensor, heads: int) -> torch.Tensor:
     return weight.view(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write_gguf(path: Path, source: Path, quantized: bool = False, arch: str = "llama") -> Path:
+def write_gguf(path: Path, source: Path, quantized: bool = False, arch: str = "llama", pre: str = "gpt-2") -> Path:
     """The model folder `source` as a GGUF file, written by the format's own library; optionally with Q8_0 matrices."""
     from gguf import GGMLQuantizationType, GGUFWriter, quants
     from safetensors.torch import load_file
@@ -248,7 +248,7 @@ def write_gguf(path: Path, source: Path, quantized: bool = False, arch: str = "l
     vocab = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
     special = {token["content"] for token in tokenizer["added_tokens"]}
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(vocab)
     writer.add_token_types([3 if token in special else 1 for token in vocab])
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]])
@@ -290,6 +290,12 @@ def test_a_converted_gguf_file_is_the_model_it_was_made_from(cache, tiny_gguf, t
     for text in ("Where does the river rise?", "  Größe: 5 µm\n\n<|im_end|>"):
         assert ours.chat.ask(text) == tiny_model.chat.ask(text)
     assert (ours.chat.separator, ours.chat.ends) == (tiny_model.chat.separator, tiny_model.chat.ends)
+
+
+def test_a_converted_tokenizer_is_that_of_its_family(cache, tmp_path, tiny_folder):
+    llama, qwen, plain = (load_model(str(write_gguf(tmp_path / f"{pre}.gguf", tiny_folder, pre=pre)), device="cpu").chat for pre in ("llama-bpe", "qwen2", "gpt-2"))
+    assert qwen.encode("cafe\u0301") == qwen.encode("café") and plain.encode("cafe\u0301") != plain.encode("café")
+    assert json.loads(llama.tokenizer.to_str())["model"]["ignore_merges"] and not json.loads(plain.tokenizer.to_str())["model"]["ignore_merges"]
 
 
 def test_a_quantized_gguf_file_is_near_the_model_it_was_made_from(cache, tmp_path, tiny_folder, tiny_model):

@@ -163,14 +163,16 @@ def _retie(tensors: dict, blocks: dict, bits: dict) -> None:
 
 
 def _write_tokenizer(value, gguf_file: Path, folder: Path) -> None:
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     kind, pre = value("tokenizer.ggml.model"), value("tokenizer.ggml.pre", "gpt-2")
     if kind != "gpt2" or pre not in SPLIT_PATTERNS:
         raise ModelError(f"{gguf_file}: tokenizer {kind!r}/{pre!r} is not supported; use the model's safetensors folder instead")
     tokens, types = value("tokenizer.ggml.tokens"), value("tokenizer.ggml.token_type")
     merges = [tuple(merge.split(" ")) for merge in value("tokenizer.ggml.merges")]
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, ignore_merges=pre == "llama-bpe"))
+    if pre == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
     if pre == "smollm":
         steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     elif SPLIT_PATTERNS[pre] is None:
