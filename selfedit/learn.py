@@ -105,12 +105,13 @@ def learn(
     if idle := [q for q in quiz if not any(q in own for own in own_questions.values())]:
         notify(f"{len(idle)} of {len(quiz)} own questions fit none of these passages and judge nothing (“{idle[0].question}”)")
     run = _RunFolder(store.home, model, config, quiz)
-    active = {entry.id for entry in store.active()}  # a corrupt one is noticed before the work, not after
+    entries = store.active()  # a corrupt one is noticed before the work, not after
+    active = {entry.id for entry in entries}
     reports = {p.id: report for p in passages if (report := run.report(p, active)) and (report.memory or not again)}
     sources: dict[str, set[str]] = {}
     for passage in passages:
         sources.setdefault(passage.id, set()).add(passage.source)
-    there = {e.id: sources[e.passage.id] for e in store.active(model.fingerprint) if e.passage.id in sources}
+    there = {e.id: sources[e.passage.id] for e in entries if e.passage.id in sources and e.model_hash == model.fingerprint}
     waiting = {report.quarantined: sources[id] for id, report in reports.items() if report.quarantined}
     store.also(there | waiting)  # before anything is superseded: a file may only have been moved
     superseded: list[str] = []
@@ -131,7 +132,8 @@ def learn(
             if any(reports[p.id].memory for p in own) and not any(reports[p.id].quarantined for p in own):
                 superseded += store.supersede(own, model.fingerprint, {p.source for p in passages})
     progress("passage", len(passages), len(passages))
-    return LearnReport([reports[id] for id in told], [id for id in superseded if id not in store.active_ids()])
+    in_force = set(store.active_ids())  # what one document has no more another one may have kept since
+    return LearnReport([reports[id] for id in told], [id for id in superseded if id not in in_force])
 
 
 def learn_passage(
