@@ -16,7 +16,6 @@ from pathlib import Path
 from torch import Tensor
 
 from selfedit.edits.parse import sentences
-from selfedit.errors import AdapterError, MemoryStoreError
 from selfedit.memory.contradict import disagreeing
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
@@ -66,14 +65,7 @@ def ask(
     """Answers in the questions' order. A question of another kind than `question` is a text that is continued.
 
     `tries`: so many memories, at most, answer a question that they fit nearly alike."""
-    while True:
-        version = store.version
-        try:
-            return _ask(model, store, questions, max_new_tokens, tries, on_token)
-        except (MemoryStoreError, AdapterError):
-            if store.version == version:
-                raise
-            # Another process forgot a memory that was to answer: look again.
+    return store.steadily(lambda state: _ask(model, store, questions, max_new_tokens, tries, on_token))
 
 
 def _ask(model: Model, store: MemoryStore, questions: Sequence[Question], max_new_tokens: int, tries: int, on_token) -> list[Answer]:

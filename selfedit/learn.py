@@ -114,8 +114,9 @@ def learn(
     there = {e.id: sources[e.passage.id] for e in entries if e.passage.id in sources and e.model_hash == model.fingerprint}
     waiting = {report.quarantined: sources[id] for id, report in reports.items() if report.quarantined}
     store.also(there | waiting)  # before anything is superseded: a file may only have been moved
+    last = {passage.source: i for i, passage in enumerate(passages)}
     superseded: list[str] = []
-    told: dict[str, None] = {}
+    told: set[str] = set()
     for i, passage in enumerate(passages):
         progress("passage", i, len(passages))
         if passage.id not in reports:
@@ -125,15 +126,15 @@ def learn(
             if memory := report.memory or report.quarantined:
                 store.also({memory: sources[passage.id]})
         if passage.id not in told:
-            told[passage.id] = None
+            told.add(passage.id)
             on_report(reports[passage.id])
-        if all(later.source != passage.source for later in passages[i + 1 :]):
+        if last[passage.source] == i:
             own = [p for p in passages if p.source == passage.source]
             if any(reports[p.id].memory for p in own) and not any(reports[p.id].quarantined for p in own):
-                superseded += store.supersede(own, model.fingerprint, {p.source for p in passages})
+                superseded += store.supersede(own, model.fingerprint, last.keys())
     progress("passage", len(passages), len(passages))
     in_force = set(store.active_ids())  # what one document has no more another one may have kept since
-    return LearnReport([reports[id] for id in told], [id for id in superseded if id not in in_force])
+    return LearnReport([reports[id] for id in sources], [id for id in superseded if id not in in_force])
 
 
 def learn_passage(

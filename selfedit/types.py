@@ -19,6 +19,11 @@ def text_hash(*parts: str) -> str:
     return digest.hexdigest()
 
 
+def as_utf8(text: str) -> str:
+    """The text as it can be written: "?" for half a surrogate pair, as a name that is not UTF-8 has it."""
+    return text.encode(errors="replace").decode()
+
+
 def stable_seed(*parts: object) -> int:
     """A seed in [0, 2**63) that depends on the parts alone, the same in every process and on every machine."""
     return int(text_hash(*map(str, parts))[:16], 16) >> 1

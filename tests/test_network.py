@@ -9,6 +9,7 @@ from conftest import reference_model, write_tiny_model
 
 from selfedit.config import TrainConfig
 from selfedit.errors import ModelError
+from selfedit.model.frozen import FrozenBelow
 from selfedit.model.load import load_model
 from selfedit.model.chat import Sequence
 from selfedit.model.network import PackedAttention, Shape
@@ -159,7 +160,7 @@ def test_a_model_that_would_be_run_wrongly_is_refused(tiny_folder, change, named
 def test_a_text_that_is_longer_than_the_model_reads_is_refused(tiny_model):
     most = tiny_model.network.shape.max_positions
     long = Sequence((5,) * (most + 1), 1)
-    for act in (lambda: train(tiny_model.network, [Job((long,), 0)], TrainConfig(rank=2)), lambda: mean_logprobs(tiny_model.network, [(long, None)])):
+    for act in (lambda: train(tiny_model.network, [Job((long,), 0)], TrainConfig(rank=2)), lambda: mean_logprobs(tiny_model.network, [(long, None)]), lambda: FrozenBelow(tiny_model.network, 2, [long.tokens])):
         with pytest.raises(ModelError, match=f"a text of {most + 1} tokens does not fit the model's {most} positions; split it"):
             act()
 

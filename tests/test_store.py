@@ -962,7 +962,7 @@ def test_two_processes_adding_at_once_both_land(store):
 def test_a_journal_that_has_nothing_to_drop_is_not_touched(tmp_path, monkeypatch):
     journal = Journal(tmp_path / "trials.jsonl")
     journal.add({"number": 1})
-    monkeypatch.setattr(Journal, "_alone", None)  # as on a disk that cannot be written
+    monkeypatch.setattr(disk, "alone", None)  # as on a disk that cannot be written
     journal.drop(lambda record: record["number"] > 1)
     assert journal.records == [{"number": 1}]
 

@@ -15,6 +15,7 @@ from selfedit import __version__
 from selfedit.cli import memories, studies
 from selfedit.cli.options import BAD_INPUT, STOPPED
 from selfedit.errors import SelfeditError
+from selfedit.types import as_utf8
 
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -22,7 +23,7 @@ DEFAULT_MODEL = "smollm2-135m"
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     arguments.argv = sys.argv[1:] if argv is None else list(map(str, argv))
-    if odd := [value for value in vars(arguments).values() if isinstance(value, str) and not _is_utf8(value)]:  # but for paths
+    if odd := [value for value in vars(arguments).values() if isinstance(value, str) and as_utf8(value) != value]:  # but for paths
         return _fail(f"{odd[0]!r}: not UTF-8")
     try:
         code = arguments.run(arguments)
@@ -45,14 +46,6 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno is None:
             raise
         return _fail(f"{error.filename or 'the system'}: {error.strerror}")
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _fail(message: str) -> int:

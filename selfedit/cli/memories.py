@@ -11,6 +11,7 @@ from pathlib import Path
 from selfedit.cli.options import BAD_INPUT, NOTHING_KEPT, number_settings, open_model, open_store
 from selfedit.config import ConsolidateConfig, LearnConfig, with_settings
 from selfedit.errors import SelfeditError
+from selfedit.types import as_utf8
 
 
 def add(commands, common: argparse.ArgumentParser, with_model: argparse.ArgumentParser) -> None:
@@ -340,7 +341,7 @@ def _memory_export(arguments) -> int:
     if arguments.json:
         print(json.dumps({"exported": arguments.id, "to": str(arguments.to)}))
     else:
-        print(f"exported to {str(arguments.to).encode(errors='replace').decode()} (a PEFT adapter folder)")
+        print(f"exported to {as_utf8(str(arguments.to))} (a PEFT adapter folder)")
     return 0
 
 

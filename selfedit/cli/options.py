@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from selfedit.errors import SelfeditError
+from selfedit.types import as_utf8
 
 BAD_INPUT, NOTHING_KEPT, STOPPED = 2, 3, 130
 """Exit codes besides 0."""
@@ -46,7 +47,7 @@ def typed(arguments) -> str:
         from selfedit.judge.remote import shown
 
         argv = [part.replace(arguments.judge, shown(arguments.judge)) for part in argv]
-    return shlex.join(argv).encode(errors="replace").decode()
+    return as_utf8(shlex.join(argv))
 
 
 def open_store(arguments):

@@ -27,11 +27,11 @@ from pathlib import Path
 from threading import Event, Lock
 
 import httpx
-from filelock import FileLock
 
+from selfedit import disk
 from selfedit.errors import SelfeditError
 from selfedit.judge.evaluate import grade
-from selfedit.types import Question, text_hash
+from selfedit.types import Question, as_utf8, text_hash
 
 REPLY_TOKENS = 16
 MAX_WAIT_S = 60.0
@@ -181,11 +181,10 @@ class _Verdicts:
     """Verdicts by key, each also a line of a file that several runs may append to at once."""
 
     def __init__(self, folder: Path):
-        self._path, self._threads = folder / FILE, Lock()
-        self._runs = FileLock(folder / f"{FILE}.lock", poll_interval=0.01)
+        self._path, self._lock = folder / FILE, Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with self._runs, open(self._path, "a+b") as file:  # also finds out whether it can be written
+            with disk.alone(self._path), open(self._path, "a+b") as file:  # also finds out whether it can be written
                 file.seek(0)
                 self._by_key = dict(filter(None, map(_line, file)))
         except OSError as error:
@@ -197,10 +196,8 @@ class _Verdicts:
     def add(self, key: str, verdict: bool) -> None:
         line = json.dumps({"key": key, "verdict": verdict}).encode() + b"\n"
         try:
-            with self._threads, self._runs, open(self._path, "a+b", buffering=0) as file:
-                end = file.seek(0, os.SEEK_END)
-                file.seek(max(end - 1, 0))
-                file.write(b"\n" * (file.read(1) not in (b"", b"\n")) + line)  # a kill tore the last line
+            with self._lock:  # else the threads of one run wait for the file's lock, which is slower
+                disk.add_line(self._path, line)
         except OSError as error:
             raise self._error(error) from None
         self._by_key[key] = verdict
@@ -230,7 +227,7 @@ def _own_verdict(question: Question, said: str) -> bool:
 def _prompt(question: Question, said: str) -> str:
     accepted = "\n".join(f"- {answer}" for answer in question.answers)
     prompt = f"{_RULE}\n\nQuestion: {question.question}\n\nAccepted answers:\n{accepted}\n\nWhat was said:\n{said.strip()}"
-    return prompt.encode(errors="replace").decode()  # half a surrogate pair cannot be sent
+    return as_utf8(prompt)
 
 
 def shown(url: str) -> str:

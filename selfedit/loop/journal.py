@@ -39,23 +39,19 @@ class Journal:
                 records.append(record)
         return records
 
-    def _alone(self) -> FileLock:
-        return FileLock(self.file.with_name(f".{self.file.name}.lock"), poll_interval=0.01)
-
     def drop(self, unwanted: Callable[[dict], bool]) -> None:
         """The file without such records, also where another process adds to it."""
         if not any(map(unwanted, self._read())):
             return
-        with plain_errors(self.file), self._alone():
+        with plain_errors(self.file), disk.alone(self.file):
             found = self._read()
             self.records = [record for record in found if not unwanted(record)]
             if len(self.records) < len(found):
                 disk.replace(self.file, b"".join(json.dumps(record).encode() + b"\n" for record in self.records))
 
     def add(self, record: dict) -> None:
-        with plain_errors(self.file), self._alone(), self.file.open("a+b") as file:
-            torn = file.seek(0, 2) > 0 and not _ends_a_line(file)
-            file.write((b"\n" if torn else b"") + json.dumps(record).encode() + b"\n")
+        with plain_errors(self.file):
+            disk.add_line(self.file, json.dumps(record).encode() + b"\n")
         self.records.append(record)
 
 
@@ -124,8 +120,3 @@ def software() -> str:
 def plain_errors(path: Path) -> AbstractContextManager:
     """What the disk objects to in a run's folder, as a RunError."""
     return disk.plain_errors(f"use {path} (--out or --home)", RunError)
-
-
-def _ends_a_line(file) -> bool:
-    file.seek(-1, 2)
-    return file.read(1) == b"\n"

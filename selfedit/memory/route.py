@@ -102,9 +102,9 @@ class Router:
         new[1:] = owners[1:] != owners[:-1]
         new[starts] = True
         self._memories_with = np.add.reduceat(new, starts, dtype=np.int32) if len(starts) else np.zeros(0, np.int32)
-        self.threshold = self._threshold()
 
-    def _threshold(self) -> float:
+    @property
+    def threshold(self) -> float:
         return max(self._least, _THRESHOLD + _PER_STRETCH * log(max(1, len(self._owners))))
 
     def route(self, query: str) -> tuple[str | None, float]:
@@ -165,7 +165,6 @@ class Router:
                     return None
         except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
             return None
-        router.threshold = router._threshold()
         return router
 
     def _is_whole(self) -> bool:

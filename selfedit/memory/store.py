@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_data_path
 
 from selfedit import disk
-from selfedit.errors import MemoryStoreError
+from selfedit.errors import AdapterError, MemoryStoreError
 from selfedit.loop.journal import Journal
 from selfedit.memory.folders import ADAPTER_FILES, Folders, WriteAdapter
 from selfedit.memory.ledger import EMPTY, Ledger
@@ -129,13 +129,24 @@ class MemoryStore:
 
     def router(self, model_hash: str) -> Router:
         """Over the memories in force for a model: as the last writer left it, else built now."""
+
         def read(state: dict) -> Router:
             router = self._indexes().get(model_hash[:16])
             if router and router.of == _named(state):
                 return router
             return Router({entry.id: self._known(entry.id) for entry in self.active(model_hash)})
 
-        return self._steadily(read)
+        return self.steadily(read)
+
+    def steadily(self, read: Callable[[dict], T]) -> T:
+        """What `read` makes of the present state; again, where another process forgot a memory meanwhile."""
+        while True:
+            state = self._ledger.state()
+            try:
+                return read(state)
+            except (MemoryStoreError, AdapterError):
+                if self.version == state["version"]:
+                    raise
 
     # changing what is in force
 
@@ -299,19 +310,13 @@ class MemoryStore:
     def verify(self) -> dict:
         """Recomputes every hash. `faults`: what is not as it was kept, in words; `memories`, `versions`: so many were looked at."""
         while True:
-            version = self.version
-            try:
-                found = self._verify()
-            except MemoryStoreError:
-                if self.version == version:
-                    raise
-            else:
-                if not found["faults"] or self.version == version:
-                    return found
+            version, found = self.version, self.steadily(self._verify)
+            if not found["faults"] or self.version == version:
+                return found
             # Another process changed something while we read: look again.
 
-    def _verify(self) -> dict:
-        state, faults, history = self._ledger.state(), self._ledger.faults(), self.history()
+    def _verify(self, state: dict) -> dict:
+        faults, history = self._ledger.faults(), self.history()
         stored, manifests = self._stored(state), self._manifests()
 
         def check(what: str, load: Callable[[str], object], folder: Path, id: str) -> None:
@@ -447,18 +452,7 @@ class MemoryStore:
         return found[0]
 
     def _entries(self, ids: Callable[[dict], list[str]]) -> list[MemoryEntry]:
-        return self._steadily(lambda state: [self._folders.load(id) for id in ids(state)])
-
-    def _steadily(self, read: Callable[[dict], T]) -> T:
-        """What is read of a state that stays while it is read."""
-        while True:
-            state = self._ledger.state()
-            try:
-                return read(state)
-            except MemoryStoreError:
-                if self._ledger.state()["version"] == state["version"]:
-                    raise
-                # Another process forgot a memory meanwhile: look again.
+        return self.steadily(lambda state: [self._folders.load(id) for id in ids(state)])
 
 
 def _forgotten(state: dict) -> list[str]:

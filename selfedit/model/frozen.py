@@ -22,10 +22,12 @@ KEPT_BYTES = 4 * 2**30
 
 class FrozenBelow:
     def __init__(self, network: Network, first_layer: int, sequences: Iterable[tuple[int, ...]]):
-        """Of every distinct sequence of tokens; `first_layer` of them are below."""
+        """Of every distinct sequence of tokens; `first_layer` of them are below. Raises ModelError on one that is longer than
+        the model's positions."""
         self.network, self.first_layer = network, first_layer
         self.states: dict[tuple[int, ...], Tensor] = {}
         distinct = sorted(set(sequences), key=len)
+        network.check_lengths(distinct)
         lengths = [len(tokens) for tokens in distinct]
         room = KEPT_BYTES // (network.shape.hidden * network.dtype.itemsize)
         kept = sum(total <= room for total in accumulate(lengths))

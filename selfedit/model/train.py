@@ -85,7 +85,6 @@ def train(
     on a sequence that is longer than the model's positions.
     """
     assert jobs and all(job.sequences for job in jobs), "every job needs a sequence"
-    network.check_lengths(s.tokens for job in jobs for s in job.sequences + job.once)
     if stack is None:
         stack = Stack(network.shape, lora_config(network, config), len(jobs), network.device)
         for i, job in enumerate(jobs):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from selfedit.errors import DocumentError
 from selfedit.tasks.passages import heading_text
+from selfedit.types import as_utf8
 
 HTML = frozenset({".html", ".htm", ".xhtml"})
 PROSE = frozenset({"", ".txt", ".text", ".md", ".markdown", ".mdx", ".rst", ".adoc", ".org", ".tex", ".log"})
@@ -58,7 +59,7 @@ def parse_document(source: str, name: str, data: bytes, charset: str | None = No
         raise DocumentError(f"{source}: holds nothing but white space or markup; give a document with text in it")
     title = title or re.sub(r"[-_\s]+", " ", path.stem).strip()
     # A file name need not be valid Unicode; a record must be.
-    return Document(_valid(source), _valid(title), text, suffix in CODE)
+    return Document(as_utf8(source), as_utf8(title), text, suffix in CODE)
 
 
 def decode(source: str, data: bytes, charset: str | None = None) -> str:
@@ -76,10 +77,6 @@ def decode(source: str, data: bytes, charset: str | None = None) -> str:
 def _declared_charset(html: bytes) -> str | None:
     match = re.search(rb"""<meta[^>]{0,200}charset=["']?([\w-]+)""", html[:4096], re.IGNORECASE)
     return match[1].decode("ascii", "replace") if match else None
-
-
-def _valid(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
 
 
 def _normalise(text: str) -> str:
@@ -119,7 +116,7 @@ def _pdf(source: str, data: bytes) -> tuple[str, str]:
         raise DocumentError(f"{source}: a damaged PDF ({type(error).__name__}); save or download it again") from None
     if not text.strip():
         raise DocumentError(f"{source}: a PDF without text, perhaps scanned pages; run OCR on it first (e.g. ocrmypdf)")
-    return " ".join(title.split()), _valid(text.replace("\0", ""))
+    return " ".join(title.split()), as_utf8(text.replace("\0", ""))
 
 
 _HTML_NOISE = frozenset({"script", "style", "noscript", "template", "title", "nav", "header", "footer", "aside"})

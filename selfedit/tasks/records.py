@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from selfedit.errors import DocumentError
 from selfedit.tasks.documents import read_text
+from selfedit.types import as_utf8
 
 T = TypeVar("T", str, int, list, dict, bool)
 
@@ -42,7 +43,7 @@ def expect(value: object, kind: type[T], where: str, *, may_be_empty: bool = Fal
         raise DocumentError(f"{where}: should be {_KINDS[kind]}, is {'a number' if type(value) in (int, float) else _KINDS[type(value)]}")
     if not (may_be_empty or kind is bool or (value.strip() if isinstance(value, str) else value)):
         raise DocumentError(f"{where}: is empty")
-    if isinstance(value, str) and value.encode(errors="replace").decode() != value:
+    if isinstance(value, str) and as_utf8(value) != value:
         raise DocumentError(f"{where}: has half a character (a surrogate without its other half)")
     return value
 
