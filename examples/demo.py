@@ -27,7 +27,14 @@ def show(*arguments: str) -> int:
 
 
 if __name__ == "__main__":
-    code = show("learn", str((HERE / "release-notes.md").relative_to(Path.cwd()) if HERE.is_relative_to(Path.cwd()) else HERE / "release-notes.md"))
+    code = show(
+        "learn",
+        str(
+            (HERE / "release-notes.md").relative_to(Path.cwd())
+            if HERE.is_relative_to(Path.cwd())
+            else HERE / "release-notes.md"
+        ),
+    )
     if code not in (0, 3):
         sys.exit(code)
     show("memory", "list")

@@ -15,7 +15,7 @@ from selfedit.edits.propose import write_edits, writing_sequences
 from selfedit.judge.evaluate import gold_logprobs
 from selfedit.loop.trial import job, seal_examples, study_sequences
 from selfedit.model.load import load_model
-from selfedit.model.train import Job, train
+from selfedit.model.packed.train import Job, train
 from selfedit.types import Passage, SelfEdit, Task
 
 CONTEXTS, EDITS, ROUNDS = 3, 4, 2
@@ -26,7 +26,10 @@ OUTER = TrainConfig(rank=32, alpha=64.0, learning_rate=3e-4, epochs=2, batch_siz
 
 def main() -> None:
     model = load_model("smollm2-135m")
-    tasks = [Task(Passage(e.title, e.context, source="", source_hash=""), e.questions) for e in read_entries(PASSAGES, CONTEXTS)]
+    tasks = [
+        Task(Passage(e.title, e.context, source="", source_hash=""), e.questions)
+        for e in read_entries(PASSAGES, CONTEXTS)
+    ]
     editor = None  # the untouched model writes at first
     for round_number in range(1, ROUNDS + 1):
         kept, rewards = [], []
@@ -34,10 +37,15 @@ def main() -> None:
             edits, (alone, *others) = inner_loop(model, task, editor, round_number)
             best = max(range(len(edits)), key=lambda k: others[k])
             rewards.append(others[best] - alone)
-            print(f"  {task.passage.title}: passage alone {alone:.2f}; " + ", ".join(f"{e.style} {r:.2f}" for e, r in zip(edits, others)))
+            print(
+                f"  {task.passage.title}: passage alone {alone:.2f}; "
+                + ", ".join(f"{e.style} {r:.2f}" for e, r in zip(edits, others))
+            )
             if others[best] > alone and edits[best].examples:  # an edit that does not beat the passage teaches nothing
                 kept.append((task, edits[best]))
-        print(f"round {round_number}: {len(kept)} of {len(tasks)} contexts reinforced, mean gain of the best edit {sum(rewards) / len(rewards):+.2f}")
+        print(
+            f"round {round_number}: {len(kept)} of {len(tasks)} contexts reinforced, mean gain of the best edit {sum(rewards) / len(rewards):+.2f}"
+        )
         if kept:
             editor = outer_loop(model, kept, editor, round_number)
     print("\nwhat the editor writes now:\n" + write_edits(model, [(tasks[0].passage, STYLES[0], 0)], editor)[0].text)
@@ -52,7 +60,9 @@ def inner_loop(model, task, editor, round_number):
         examples = seal_examples(task.passage, [edit])
         jobs.append(job(study_sequences(model, task.passage, examples), examples, seed=round_number))
     stack, _ = train(model.network, jobs, INNER)
-    short = [replace(q, sentence="") for q in task.questions]  # whole sentences also pay for knowing the passage by heart
+    short = [
+        replace(q, sentence="") for q in task.questions
+    ]  # whole sentences also pay for knowing the passage by heart
     asked = iter(gold_logprobs(model, [(q, adapter) for adapter in range(len(jobs)) for q in short], stack))
     return edits, [sum(next(asked) for _ in short) / len(short) for _ in jobs]
 
@@ -61,7 +71,9 @@ def outer_loop(model, kept, editor, round_number):
     """The best edits → an editor that writes more like them (ReST-EM: rejection sampling, then finetuning)."""
     sequences = []
     for task, edit in kept:
-        own = tuple(e for e in edit.examples if copied(e.text, task.passage) <= 0.6)  # who studies copies ends up copying
+        own = tuple(
+            e for e in edit.examples if copied(e.text, task.passage) <= 0.6
+        )  # who studies copies ends up copying
         sequences += writing_sequences(model, task.passage, replace(edit, examples=own)) if own else []
     if not sequences:
         return editor

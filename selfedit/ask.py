@@ -19,12 +19,12 @@ from selfedit.edits.parse import sentences
 from selfedit.memory.contradict import disagreeing
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
-from selfedit.model.chat import Sequence as Labelled
-from selfedit.model.generate import Request, generate
+from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
-from selfedit.model.network import Network
-from selfedit.model.score import mean_logprobs
-from selfedit.model.stack import Stack, load_adapters, read_config
+from selfedit.model.packed.generate import Request, generate
+from selfedit.model.packed.lora import LoraBatch, load_adapters, read_config
+from selfedit.model.packed.network import Network
+from selfedit.model.packed.score import mean_logprobs
 from selfedit.types import MemoryEntry, Passage, Question, SelfEdit
 
 ADAPTERS = 32
@@ -65,20 +65,36 @@ def ask(
     """Answers in the questions' order. A question of another kind than `question` is a text that is continued.
 
     `tries`: so many memories, at most, answer a question that they fit nearly alike."""
-    return store.steadily(lambda state: _ask(model, store, questions, max_new_tokens, tries, on_token))
+    return store.read_consistently(lambda state: _ask(model, store, questions, max_new_tokens, tries, on_token))
 
 
-def _ask(model: Model, store: MemoryStore, questions: Sequence[Question], max_new_tokens: int, tries: int, on_token) -> list[Answer]:
+def _ask(
+    model: Model, store: MemoryStore, questions: Sequence[Question], max_new_tokens: int, tries: int, on_token
+) -> list[Answer]:
     router = store.router(model.fingerprint)
     fitting = [_fitting(router, question.question, tries) for question in questions]
     ids = {id for own in fitting for id, _ in own if id}
     entries = {id: store.get(id) for id in ids}
     found: list[list[tuple[float, Answer]]] = [[] for _ in questions]
     for stack, rows in _stacks(model, store, ids):
-        own = [(i, id, score) for i, fit in enumerate(fitting) for id, score in fit if (id in rows if id else stack is None)]
+        own = [
+            (i, id, score)
+            for i, fit in enumerate(fitting)
+            for id, score in fit
+            if (id in rows if id else stack is None)
+        ]
         prompts = [tuple(model.chat.prompt(questions[i])) for i, _, _ in own]
-        said = generate(model, [Request(p, rows.get(id), max_new_tokens) for p, (_, id, _) in zip(prompts, own)], stack, on_token=on_token)
-        certain = _certainties(model, stack, prompts, said, [rows.get(id) for _, id, _ in own]) if tries > 1 else [0.0] * len(own)
+        said = generate(
+            model,
+            [Request(p, rows.get(id), max_new_tokens) for p, (_, id, _) in zip(prompts, own)],
+            stack,
+            on_token=on_token,
+        )
+        certain = (
+            _certainties(model, stack, prompts, said, [rows.get(id) for _, id, _ in own])
+            if tries > 1
+            else [0.0] * len(own)
+        )
         for (i, id, score), tokens, certainty in zip(own, said, certain):
             disagrees = _disagreeing(questions[i].question, entries.get(id), router, store)
             found[i].append((certainty, Answer(model.chat.decode(tokens).strip(), entries.get(id), score, disagrees)))
@@ -93,10 +109,16 @@ def _fitting(router: Router, question: str, tries: int) -> list[tuple[str | None
     return [(other, own) for other, own in router.best(question, tries) if own >= max(router.threshold, NEARLY * score)]
 
 
-def _certainties(model: Model, stack: Stack | None, prompts, said: Sequence[list[int]], rows: Sequence[int | None]) -> list[float]:
+def _certainties(
+    model: Model, stack: LoraBatch | None, prompts, said: Sequence[list[int]], rows: Sequence[int | None]
+) -> list[float]:
     """Of each answer: its mean log-probability (nats a token) under the adapter that gave it; of an empty one, the least."""
     scored = [i for i, tokens in enumerate(said) if tokens]
-    found = mean_logprobs(model.network, [(Labelled(prompts[i] + tuple(said[i]), len(prompts[i])), rows[i]) for i in scored], stack)
+    found = mean_logprobs(
+        model.network,
+        [(TokenizedExample(prompts[i] + tuple(said[i]), len(prompts[i])), rows[i]) for i in scored],
+        stack,
+    )
     certain = dict(zip(scored, found))
     return [certain.get(i, -math.inf) for i in range(len(said))]
 
@@ -106,12 +128,18 @@ def _disagreeing(question: str, entry: MemoryEntry | None, router: Router, store
     fitting = [other for other, score in router.best(question, NEAR) if score >= router.threshold] if entry else []
     others = [store.get(other) for other in fitting if other != entry.id]
     found = [one for other in others for one in disagreeing(entry.passage, other)]
-    return tuple(one for one in found if Router({"": f"{one['here']}\n{one['there']}"}, least=0).route(question)[0] is not None)
+    return tuple(
+        one for one in found if Router({"": f"{one['here']}\n{one['there']}"}, least=0).route(question)[0] is not None
+    )
 
 
 def nearest_example(question: str, edits: Sequence[SelfEdit]) -> tuple[str, str] | None:
     """(style, text) of the studied line that is most like the question: what `--why` shows."""
-    lines = {f"{i}.{j}": (edit.style, f"{e.prompt} {e.text}".strip()) for i, edit in enumerate(edits) for j, e in enumerate(edit.examples)}
+    lines = {
+        f"{i}.{j}": (edit.style, f"{e.prompt} {e.text}".strip())
+        for i, edit in enumerate(edits)
+        for j, e in enumerate(edit.examples)
+    }
     return lines.get(_nearest(question, {key: text for key, (_, text) in lines.items()}))
 
 
@@ -125,7 +153,7 @@ def _nearest(question: str, texts: dict[str, str]) -> str | None:
     return Router(texts, least=0).route(question)[0] if texts else None
 
 
-def _stacks(model: Model, store: MemoryStore, ids: set[str]) -> Iterator[tuple[Stack | None, dict[str, int]]]:
+def _stacks(model: Model, store: MemoryStore, ids: set[str]) -> Iterator[tuple[LoraBatch | None, dict[str, int]]]:
     """The adapters needed, in stacks of one LoRA configuration, and which row is whose; first the untouched model."""
     yield None, {}
     paths = {id: store.answering_path(id) for id in sorted(ids)}
@@ -135,7 +163,7 @@ def _stacks(model: Model, store: MemoryStore, ids: set[str]) -> Iterator[tuple[S
     for config, own in groups.items():
         for low in range(0, len(own), ADAPTERS):
             rows = {path: row for row, path in enumerate(own[low : low + ADAPTERS])}
-            stack = Stack(model.network.shape, config, len(rows), model.device)
+            stack = LoraBatch(model.network.shape, config, len(rows), model.device)
             for path, row in rows.items():
                 stack.flat[row] = _weights(model.network, path)
             yield stack, {id: rows[path] for id, path in paths.items() if path in rows}

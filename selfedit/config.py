@@ -94,7 +94,9 @@ class LearnConfig:
     spans: int = 12
     """Questions to write a passage, before those that do not hold are dropped."""
     seed: int = 0
-    train: TrainConfig = TrainConfig(rank=16, alpha=32.0, first_layer=0.33, learning_rate=3e-3, epochs=3, steps_an_epoch=1)
+    train: TrainConfig = TrainConfig(
+        rank=16, alpha=32.0, first_layer=0.33, learning_rate=3e-3, epochs=3, steps_an_epoch=1
+    )
     """Questions that are new in every epoch need fewer of them, and learn as well in the upper two thirds. A note of two sentences gives few sequences; many small
     steps on them move behaviour furthest."""
     gate: GateConfig = GateConfig()
@@ -113,7 +115,9 @@ class ConsolidateConfig:
     """Nats a token, as for a single memory."""
     max_general_lost: float = 0.15
     seed: int = 0
-    train: TrainConfig = TrainConfig(rank=32, alpha=64.0, first_layer=0.33, learning_rate=2e-3, epochs=3, steps_an_epoch=1)
+    train: TrainConfig = TrainConfig(
+        rank=32, alpha=64.0, first_layer=0.33, learning_rate=2e-3, epochs=3, steps_an_epoch=1
+    )
 
     def __post_init__(self):
         _check(self)
@@ -123,7 +127,13 @@ class ConsolidateConfig:
 class RestemConfig:
     """A round of the outer loop. Defaults: docs/LOG.md, studies 11 and 12; published: 50 contexts, 5 edits, 3 seeds, 2 rounds."""
 
-    styles: tuple[str, ...] = ("implications", "rewrite", "paraphrase", "implications+questions", "paraphrase+questions")
+    styles: tuple[str, ...] = (
+        "implications",
+        "rewrite",
+        "paraphrase",
+        "implications+questions",
+        "paraphrase+questions",
+    )
     """They compete: each context gets edits in several. `+questions`: with questions by rule beside what is written."""
     contexts: int = 50
     edits: int = 5
@@ -149,9 +159,13 @@ class RestemConfig:
     min_kept: int = 5
     """Edits to finetune on, at least."""
     seed: int = 0
-    trial: TrainConfig = TrainConfig(rank=8, alpha=16.0, first_layer=0.75, learning_rate=4e-3, epochs=2, batch_size=2, steps_an_epoch=1)
+    trial: TrainConfig = TrainConfig(
+        rank=8, alpha=16.0, first_layer=0.75, learning_rate=4e-3, epochs=2, batch_size=2, steps_an_epoch=1
+    )
     """Cheap: it has to rank edits, not to make memories."""
-    finetune: TrainConfig = TrainConfig(rank=32, alpha=64.0, learning_rate=3e-4, epochs=2, batch_size=10, steps_an_epoch=1)
+    finetune: TrainConfig = TrainConfig(
+        rank=32, alpha=64.0, learning_rate=3e-4, epochs=2, batch_size=10, steps_an_epoch=1
+    )
     """Of the editor. Published: rank 64, alpha 128, 3e-4, 2 epochs, batches of 10."""
 
     def __post_init__(self):
@@ -161,7 +175,9 @@ class RestemConfig:
         if self.trial.stop_loss:
             raise SelfeditError("stop_loss: trials of one context are compared at the same epoch; leave it at 0")
         if not self.styles or "questions" in self.styles:
-            raise SelfeditError("give styles to write in; questions alone are tried with every style that has +questions")
+            raise SelfeditError(
+                "give styles to write in; questions alone are tried with every style that has +questions"
+            )
 
 
 @dataclass(frozen=True)
@@ -175,7 +191,9 @@ class RecipeConfig:
     min_kept: int = 4
     """Where fewer recipes solve their task, the best of tasks that none solved fill up the number, if they gained anything."""
     seed: int = 0
-    finetune: TrainConfig = TrainConfig(rank=16, alpha=32.0, first_layer=0.67, learning_rate=1e-3, epochs=12, batch_size=2, steps_an_epoch=1)
+    finetune: TrainConfig = TrainConfig(
+        rank=16, alpha=32.0, first_layer=0.67, learning_rate=1e-3, epochs=12, batch_size=2, steps_an_epoch=1
+    )
 
     def __post_init__(self):
         _check(self, edits=2, min_kept=1)
@@ -189,7 +207,10 @@ def with_settings(config: Learning, values: dict[str, int | float]) -> Learning:
     parts = {field.name: part for field in fields(config) if is_dataclass(part := getattr(config, field.name))}
     own = _numbers(type(config))
     _refuse_unknown(values, own.union(*(_numbers(type(part)) for part in parts.values())))
-    changed = {name: replace(part, **{n: v for n, v in values.items() if n in _numbers(type(part))}) for name, part in parts.items()}
+    changed = {
+        name: replace(part, **{n: v for n, v in values.items() if n in _numbers(type(part))})
+        for name, part in parts.items()
+    }
     return replace(config, **changed, **{name: value for name, value in values.items() if name in own})
 
 

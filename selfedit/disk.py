@@ -43,14 +43,14 @@ def replace(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
-def alone(path: Path) -> FileLock:
+def file_lock(path: Path) -> FileLock:
     """While it is held, no other thread or process that asks for it writes the file; a kill frees it."""
     return FileLock(path.with_name(f".{path.name}.lock"), poll_interval=0.01)
 
 
 def add_line(path: Path, line: bytes) -> None:
     """Appends `line`, which ends with a newline, where others may append, too; a last line that a kill tore is ended first."""
-    with alone(path), path.open("a+b") as file:
+    with file_lock(path), path.open("a+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 1, 0))
         file.write(b"\n" * (file.read(1) not in (b"", b"\n")) + line)

@@ -23,11 +23,12 @@ from selfedit.loop.trial import PASSAGE, Candidate, run_trials
 from selfedit.memory.contradict import disagreeing, near
 from selfedit.memory.gate import decide
 from selfedit.memory.route import Router
-from selfedit.memory.screen import captured, tries
+from selfedit.memory.screen import captured, find_suspicious_patterns
 from selfedit.memory.store import MemoryStore, learned_text
 from selfedit.model.load import Model
-from selfedit.model.stack import Stack
+from selfedit.model.packed.lora import LoraBatch
 from selfedit.types import Passage, Progress, Question, Trial, no_progress, stable_seed, text_hash
+
 
 @dataclass(frozen=True)
 class PassageReport:
@@ -103,7 +104,9 @@ def learn(
     """
     own_questions = assign(quiz, passages)
     if idle := [q for q in quiz if not any(q in own for own in own_questions.values())]:
-        notify(f"{len(idle)} of {len(quiz)} own questions fit none of these passages and judge nothing (“{idle[0].question}”)")
+        notify(
+            f"{len(idle)} of {len(quiz)} own questions fit none of these passages and judge nothing (“{idle[0].question}”)"
+        )
     run = _RunFolder(store.home, model, config, quiz)
     entries = store.active()  # a corrupt one is noticed before the work, not after
     active = {entry.id for entry in entries}
@@ -111,20 +114,24 @@ def learn(
     sources: dict[str, set[str]] = {}
     for passage in passages:
         sources.setdefault(passage.id, set()).add(passage.source)
-    there = {e.id: sources[e.passage.id] for e in entries if e.passage.id in sources and e.model_hash == model.fingerprint}
+    there = {
+        e.id: sources[e.passage.id] for e in entries if e.passage.id in sources and e.model_hash == model.fingerprint
+    }
     waiting = {report.quarantined: sources[id] for id, report in reports.items() if report.quarantined}
-    store.also(there | waiting)  # before anything is superseded: a file may only have been moved
+    store.add_sources(there | waiting)  # before anything is superseded: a file may only have been moved
     last = {passage.source: i for i, passage in enumerate(passages)}
     superseded: list[str] = []
     told: set[str] = set()
     for i, passage in enumerate(passages):
         progress("passage", i, len(passages))
         if passage.id not in reports:
-            report = learn_passage(model, passage, store, config, quiz=own_questions.get(passage.id) if quiz else None, progress=progress)
+            report = learn_passage(
+                model, passage, store, config, quiz=own_questions.get(passage.id) if quiz else None, progress=progress
+            )
             run.add(report)
             reports[passage.id] = report
             if memory := report.memory or report.quarantined:
-                store.also({memory: sources[passage.id]})
+                store.add_sources({memory: sources[passage.id]})
         if passage.id not in told:
             told.add(passage.id)
             on_report(reports[passage.id])
@@ -159,13 +166,21 @@ def learn_passage(
         judging, reasons = check(model, passage, quiz, progress)
         free = written.studied + written.judging
     draws = config.questions_a_sentence * config.train.epochs
-    asked, drawn = study_questions(passage, free, [*judging, *(quiz or ())], draws, stable_seed(config.seed, passage.id, "cues"))
+    asked, drawn = study_questions(
+        passage, free, [*judging, *(quiz or ())], draws, stable_seed(config.seed, passage.id, "cues")
+    )
     edits = proposal.edits + ([as_edit(asked, drawn)] if asked or drawn else [])
     trials: list[Trial] = []
     entry, disagrees, suspicious = None, [], []
     if judging:
         stack, trials, before = run_trials(
-            model, passage, candidates(edits, config.each_alone), judging, config.train, seed=config.seed, progress=progress
+            model,
+            passage,
+            candidates(edits, config.each_alone),
+            judging,
+            config.train,
+            seed=config.seed,
+            progress=progress,
         )
         trials, best = decide(trials, before, config.gate)
         if best is not None:
@@ -213,7 +228,9 @@ def assign(quiz: Sequence[Question], passages: Sequence[Passage]) -> dict[str, l
     router = Router({p.id: f"{p.title}\n{p.text}" for p in passages}, least=0)
     assigned: dict[str, list[Question]] = {}
     for question in quiz:
-        holding = {p.id: f"{p.title}\n{p.text}" for p in passages if question.answers[0].casefold() in p.text.casefold()}
+        holding = {
+            p.id: f"{p.title}\n{p.text}" for p in passages if question.answers[0].casefold() in p.text.casefold()
+        }
         best, _ = (Router(holding, least=0) if holding else router).route(question.question)
         target = best or next(iter(holding), None)
         if target:
@@ -227,27 +244,46 @@ def _disagreements(model: Model, passage: Passage, store: MemoryStore) -> list[d
     return [record for other in others for record in disagreeing(passage, other)]
 
 
-def _suspicious(model: Model, passage: Passage, trial: Trial, stack: Stack, store: MemoryStore, config: GateConfig) -> list[str]:
+def _suspicious(
+    model: Model, passage: Passage, trial: Trial, stack: LoraBatch, store: MemoryStore, config: GateConfig
+) -> list[str]:
     """Why the memory is not to be in force before a person has looked at it. `stack`: its adapter alone."""
     router, new = store.router(model.fingerprint), "new"
     neighbours = [entry for entry in store.remaining(near(passage, router)) if entry.passage.source != passage.source]
     after = router.changed([*router.ids, new], lambda id: learned_text(passage, trial.edits))
-    found, general = tries(passage), general_questions()
+    found, general = find_suspicious_patterns(passage), general_questions()
     taken = captured(after, new, general)
     spoiled = _spoiled(model, taken, stack)
     if len(taken) > config.max_captured * len(general):
         found.append(f"would answer {len(taken)} of {len(general)} general questions (“{taken[0].question}”)")
     elif len(spoiled) > config.max_lost * len(general):
-        found.append(f"would answer {len(spoiled)} of {len(general)} general questions otherwise than the untouched model, and wrong (“{spoiled[0].question}”)")
-    right = [(entry, q) for entry in neighbours for q, correct in zip(entry.questions, entry.scores.get("after", {}).get("correct", ())) if correct]
-    taken = [(entry, q) for entry, q in right if router.route(q.question)[0] == entry.id and after.route(q.question)[0] == new]
-    lost = taken and [entry for (entry, _), correct in zip(taken, evaluate(model, [q for _, q in taken], [0], stack)[0].correct) if not correct]
+        found.append(
+            f"would answer {len(spoiled)} of {len(general)} general questions otherwise than the untouched model, and wrong (“{spoiled[0].question}”)"
+        )
+    right = [
+        (entry, q)
+        for entry in neighbours
+        for q, correct in zip(entry.questions, entry.scores.get("after", {}).get("correct", ()))
+        if correct
+    ]
+    taken = [
+        (entry, q)
+        for entry, q in right
+        if router.route(q.question)[0] == entry.id and after.route(q.question)[0] == new
+    ]
+    lost = taken and [
+        entry
+        for (entry, _), correct in zip(taken, evaluate(model, [q for _, q in taken], [0], stack)[0].correct)
+        if not correct
+    ]
     if len(lost) > config.max_lost * len(right):
-        found.append(f"would answer {len(lost)} of {len(right)} questions of memories near it, and wrong ({', '.join(sorted({e.id for e in lost}))})")
+        found.append(
+            f"would answer {len(lost)} of {len(right)} questions of memories near it, and wrong ({', '.join(sorted({e.id for e in lost}))})"
+        )
     return found
 
 
-def _spoiled(model: Model, questions: Sequence[Question], stack: Stack) -> list[Question]:
+def _spoiled(model: Model, questions: Sequence[Question], stack: LoraBatch) -> list[Question]:
     """Those that the untouched model answers right and the adapter wrong."""
     if not questions:
         return []
@@ -270,7 +306,7 @@ def _trial_record(trial: Trial) -> dict:
     return {
         "name": trial.name,
         "accuracy": trial.score.accuracy,
-        "dense": trial.score.dense,
+        "gold_logprob": trial.score.gold_logprob,
         "general_change": trial.general_change,
         "general_lost": trial.general_lost,
         "tokens": trial.tokens,
@@ -281,7 +317,7 @@ def _trial_record(trial: Trial) -> dict:
 
 
 def _why_not(trials: Sequence[Trial]) -> str:
-    nearest = max(trials, key=lambda t: t.score.dense)
+    nearest = max(trials, key=lambda t: t.score.gold_logprob)
     return f"{nearest.name}: {nearest.reason}"
 
 

@@ -125,7 +125,7 @@ class Score:
 
     accuracy: float | None
     """Share of questions answered correctly, in [0, 1]."""
-    dense: float | None
+    gold_logprob: float | None
     """Mean over questions of the mean log-probability (nats a token) of the gold answer, bare or as a sentence; at most 0."""
     correct: tuple[bool | None, ...] = ()
     """A verdict a question, in their order; None: unscored."""

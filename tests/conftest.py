@@ -15,7 +15,9 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-TINY_TEXT = "The river rises in the hills and reaches the sea. A system user asks; the assistant answers. Who, what, where?"
+TINY_TEXT = (
+    "The river rises in the hills and reaches the sea. A system user asks; the assistant answers. Who, what, where?"
+)
 TINY_SIZES = dict(
     hidden_size=64,
     num_hidden_layers=4,
@@ -66,7 +68,10 @@ def write_tokenizer(folder: Path) -> int:
 
 def arc_json(task) -> dict:
     """A few-shot task in ARC's form."""
-    return {name: [{"input": p.input} | ({} if p.output is None else {"output": p.output}) for p in getattr(task, name)] for name in ("train", "test")}
+    return {
+        name: [{"input": p.input} | ({} if p.output is None else {"output": p.output}) for p in getattr(task, name)]
+        for name in ("train", "test")
+    }
 
 
 def write_tiny_model(folder: Path, kind: str = "llama", **settings) -> Path:
@@ -77,8 +82,7 @@ def write_tiny_model(folder: Path, kind: str = "llama", **settings) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     name = kind.capitalize()
     config = getattr(transformers, f"{name}Config")(
-        vocab_size=write_tokenizer(folder),
-        **(TINY_SIZES | ({"head_dim": 16} if kind == "qwen3" else {}) | settings),
+        vocab_size=write_tokenizer(folder), **(TINY_SIZES | ({"head_dim": 16} if kind == "qwen3" else {}) | settings)
     )
     torch.manual_seed(0)
     model = getattr(transformers, f"{name}ForCausalLM")(config)

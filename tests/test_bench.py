@@ -10,9 +10,9 @@ from selfedit.bench.intervals import divided, mean_ratio, paired_interval, sprea
 from selfedit.bench.measure import train_flops
 from selfedit.errors import SelfeditError
 from selfedit.judge.grading import is_correct
-from selfedit.model.chat import Sequence
-from selfedit.model.network import Shape
-from selfedit.model.stack import LoraConfig
+from selfedit.model.chat import TokenizedExample
+from selfedit.model.packed.lora import LoraConfig
+from selfedit.model.packed.network import Shape
 
 ENTRIES = [
     {
@@ -57,8 +57,8 @@ def test_a_run_compares_the_three_ways_on_the_same_sequences(finished):
     assert result["speedup_vs_published"] == pytest.approx(ours["edits_per_hour"] / published["edits_per_hour"])
     assert result["questions"] == 2 and result["threads"] == 2
     for side in ("fair", "ours"):
-        assert result[side]["dense"] > result["untouched"]["dense"]  # both learned something
-    assert result["dense_difference"][0] == pytest.approx(ours["dense"] - fair["dense"])
+        assert result[side]["gold_logprob"] > result["untouched"]["gold_logprob"]  # both learned something
+    assert result["gold_logprob_difference"][0] == pytest.approx(ours["gold_logprob"] - fair["gold_logprob"])
     assert 0 < result["matmul_share"] < 1
     assert len(result["stages"]) == 5 and all(row["tokens_per_s"] > 0 for row in result["stages"])
     assert result["command"].startswith("selfedit bench inner-loop --model")
@@ -112,26 +112,51 @@ def test_the_paired_interval_is_that_of_the_differences():
 
 
 def test_what_is_divided_by_nothing_is_above_every_bound():
-    assert divided(np.array([1.0, 0.0, 2.0]), np.array([0.0, 0.0, 4.0])).tolist() == [math.inf, pytest.approx(math.nan, nan_ok=True), 0.5]
-    assert spread([*range(9800), *[math.inf] * 200]) == pytest.approx([250, 9749], abs=1)  # of the finite ones alone it would be 9554
+    assert divided(np.array([1.0, 0.0, 2.0]), np.array([0.0, 0.0, 4.0])).tolist() == [
+        math.inf,
+        pytest.approx(math.nan, nan_ok=True),
+        0.5,
+    ]
+    assert spread([*range(9800), *[math.inf] * 200]) == pytest.approx(
+        [250, 9749], abs=1
+    )  # of the finite ones alone it would be 9554
     assert spread([*range(9700), *[math.inf] * 300]) is None
     assert mean_ratio([1.0] * 8, [0.0] * 6 + [1.0] * 2)[1:] == [None, None]
     assert mean_ratio([1.0], [2.0]) == [0.5, None, None]
 
 
 def test_the_operations_of_a_tiny_training_are_those_counted_by_hand():
-    shape = Shape(layers=2, hidden=4, heads=2, kv_heads=1, head_dim=2, ffn=8, vocab=10, eps=1e-6, rope_theta=1e4, max_positions=64, tied=True)
+    shape = Shape(
+        layers=2,
+        hidden=4,
+        heads=2,
+        kv_heads=1,
+        head_dim=2,
+        ffn=8,
+        vocab=10,
+        eps=1e-6,
+        rope_theta=1e4,
+        max_positions=64,
+        tied=True,
+    )
     modules = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    studied = (Sequence((1, 2, 3), 1), Sequence((1, 2, 3, 4, 5), 1))
+    studied = (TokenizedExample((1, 2, 3), 1), TokenizedExample((1, 2, 3, 4, 5), 1))
     # Weights a layer: 16 + 8 + 8 + 16 + 32 + 32 + 32 = 144, of which q, k, v 32. Widths I + O: 8 + 6 + 6 + 8 + 12 + 12 + 12 = 64.
     below = 2 * 144 * 8
     a_token = 2 * 144 + 2 * (144 - 32) + 6 * 2 * 64 - 2 * 2 * 12  # forward, backward, LoRA
     a_label = 4 * 4 * 10
-    assert train_flops(shape, LoraConfig(2, 4.0, modules, (1,)), [studied], [3], [24]) == below + 3 * (8 * a_token + 6 * a_label)
+    assert train_flops(shape, LoraConfig(2, 4.0, modules, (1,)), [studied], [3], [24]) == below + 3 * (
+        8 * a_token + 6 * a_label
+    )
     # Two adapters with the same sequences share what lies below; with all layers adapted nothing does.
-    assert train_flops(shape, LoraConfig(2, 4.0, modules, (1,)), [studied] * 2, [3, 1], [24, 8]) == below + 4 * (8 * a_token + 6 * a_label)
+    assert train_flops(shape, LoraConfig(2, 4.0, modules, (1,)), [studied] * 2, [3, 1], [24, 8]) == below + 4 * (
+        8 * a_token + 6 * a_label
+    )
     both = a_token + 2 * 144 + 2 * 144 + 6 * 2 * 64
     assert train_flops(shape, LoraConfig(2, 4.0, modules, (0, 1)), [studied], [1], [8]) == 8 * both + 6 * a_label
     # Only down: nothing before it in its layer has a gradient.
     only_down = 2 * 144 + 6 * 2 * 12 - 2 * 2 * 8
-    assert train_flops(shape, LoraConfig(2, 4.0, ("down_proj",), (1,)), [studied], [1], [8]) == below + 8 * only_down + 6 * a_label
+    assert (
+        train_flops(shape, LoraConfig(2, 4.0, ("down_proj",), (1,)), [studied], [1], [8])
+        == below + 8 * only_down + 6 * a_label
+    )

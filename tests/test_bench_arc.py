@@ -53,7 +53,11 @@ def small_recipes():
     patch.setattr(arc, "FIXED", few[0])
     patch.setattr(arc, "ORACLE", tuple(few))
     for module in (arc, recipes_module, adapt_module):
-        patch.setattr(module, "write_recipes", lambda model, asked, *rest, **options: [replace(few[seed % 2], loss=LOSSES[seed % 3]) for _, seed in asked])
+        patch.setattr(
+            module,
+            "write_recipes",
+            lambda model, asked, *rest, **options: [replace(few[seed % 2], loss=LOSSES[seed % 3]) for _, seed in asked],
+        )
     yield
     patch.undo()
 
@@ -62,21 +66,56 @@ def small_recipes():
 def ran(folder, small_recipes, tmp_path_factory):
     out = tmp_path_factory.mktemp("arc")
     rounds = train_recipes(load_model(folder, device="cpu"), [task("c", 2)], out / "editor", 2, CONFIG, TRAIN)
-    run = lambda: arc.run(folder, TASKS, out / "run", conditions=arc.CONDITIONS, samples=2, editor=out / "editor", train=TRAIN, command="selfedit bench arc …")  # noqa: E731
+    run = lambda: arc.run(
+        folder,
+        TASKS,
+        out / "run",
+        conditions=arc.CONDITIONS,
+        samples=2,
+        editor=out / "editor",
+        train=TRAIN,
+        command="selfedit bench arc …",
+    )  # noqa: E731
     return out, rounds, run, run()
 
 
 def test_every_condition_has_its_row_and_every_task_its_page(ran):
     out, _, _, result = ran
-    assert [(r["condition"], r["tasks"], r["samples"]) for r in result["rows"]] == [("in-context", 2, 1), ("fixed", 2, 2), ("self-edit", 2, 2), ("seal", 2, 2), ("oracle", 2, 1), ("peft", 2, 2)]
-    assert result["rows"][0]["tokens"] == 0 < result["rows"][1]["tokens"] and [t["id"] for t in result["tasks"]] == ["a", "b"]
-    assert table(result) == (out / "run/results.md").read_text() and json.loads((out / "run/results.json").read_text()) == result
-    assert sorted(p.name for p in (out / "run/tasks").iterdir()) == ["a.png", "b.png"] and (out / "run/tasks/a.png").stat().st_size > 3000
+    assert [(r["condition"], r["tasks"], r["samples"]) for r in result["rows"]] == [
+        ("in-context", 2, 1),
+        ("fixed", 2, 2),
+        ("self-edit", 2, 2),
+        ("seal", 2, 2),
+        ("oracle", 2, 1),
+        ("peft", 2, 2),
+    ]
+    assert result["rows"][0]["tokens"] == 0 < result["rows"][1]["tokens"] and [t["id"] for t in result["tasks"]] == [
+        "a",
+        "b",
+    ]
+    assert (
+        table(result) == (out / "run/results.md").read_text()
+        and json.loads((out / "run/results.json").read_text()) == result
+    )
+    assert (
+        sorted(p.name for p in (out / "run/tasks").iterdir()) == ["a.png", "b.png"]
+        and (out / "run/tasks/a.png").stat().st_size > 3000
+    )
     records = Journal(out / "run/trials.jsonl").records
     assert {(r["condition"], r["task"]): len(r["answers"]) for r in records}["oracle", "a"] == 2
     assert [r["ci95_samples"] is None for r in result["rows"]] == [True, False, False, False, True, False]
-    assert [(c["condition"], c["with"]) for c in result["compared"]] == [("seal", "self-edit"), ("seal", "fixed"), ("self-edit", "fixed"), ("fixed", "in-context")]
-    assert all(len(a["attempts"]) <= 2 and sum(a["votes"]) <= a["asked"] == 15 for r in records for own in r["answers"] for a in own)
+    assert [(c["condition"], c["with"]) for c in result["compared"]] == [
+        ("seal", "self-edit"),
+        ("seal", "fixed"),
+        ("self-edit", "fixed"),
+        ("fixed", "in-context"),
+    ]
+    assert all(
+        len(a["attempts"]) <= 2 and sum(a["votes"]) <= a["asked"] == 15
+        for r in records
+        for own in r["answers"]
+        for a in own
+    )
 
 
 def test_peft_studies_and_is_asked_the_same(ran):
@@ -84,8 +123,12 @@ def test_peft_studies_and_is_asked_the_same(ran):
     records = {(r["condition"], r["task"]): r for r in Journal(out / "run/trials.jsonl").records}
     for t in TASKS:
         fixed, peft, oracle = (records[condition, t.id] for condition in ("fixed", "peft", "oracle"))
-        assert (fixed["recipes"], fixed["tokens"]) == (peft["recipes"], peft["tokens"]) and [[a["asked"] for a in own] for own in peft["answers"]] == [[15], [15]]
-        assert fixed["recipes"][0] == oracle["recipes"][0] and fixed["dense"][0] != oracle["dense"][0]  # whose items are other draws
+        assert (fixed["recipes"], fixed["tokens"]) == (peft["recipes"], peft["tokens"]) and [
+            [a["asked"] for a in own] for own in peft["answers"]
+        ] == [[15], [15]]
+        assert (
+            fixed["recipes"][0] == oracle["recipes"][0] and fixed["gold_logprob"][0] != oracle["gold_logprob"][0]
+        )  # whose items are other draws
     assert result["cost"][0] > 0 and "times as long as `fixed`" in (out / "run/results.md").read_text()
 
 
@@ -95,7 +138,9 @@ def test_peft_trains_as_it_is_told(ran, folder, tmp_path, monkeypatch):
     from selfedit.bench import baselines
 
     real = baselines._study
-    monkeypatch.setattr(baselines, "_study", lambda model, optimizer, *rest: given.append(rest) or real(model, optimizer, *rest))
+    monkeypatch.setattr(
+        baselines, "_study", lambda model, optimizer, *rest: given.append(rest) or real(model, optimizer, *rest)
+    )
     train = replace(TRAIN, batch_size=2)
     arc.run(folder, TASKS[:1], tmp_path, conditions=("peft",), samples=2, train=train)
     bench = load_model(folder, device="cpu")
@@ -110,7 +155,11 @@ def test_peft_trains_as_it_is_told(ran, folder, tmp_path, monkeypatch):
 def test_peft_learns_and_answers_the_same(folder, tmp_path, monkeypatch):
     """The reference of the whole: training, decoding, votes. Nothing that the untouched model says, so it has to be learned."""
     seven = ((7, 7), (7, 7))
-    one = ArcTask("seven", tuple(Pair(((a, 7), (b, a)), seven) for a, b in ((1, 2), (3, 4), (5, 6))), (Pair(((2, 8), (9, 2)), seven),))
+    one = ArcTask(
+        "seven",
+        tuple(Pair(((a, 7), (b, a)), seven) for a, b in ((1, 2), (3, 4), (5, 6))),
+        (Pair(((2, 8), (9, 2)), seven),),
+    )
     monkeypatch.setattr(arc, "FIXED", Recipe(basic=False, items=12, epochs=12, learning_rate=1e-2))
     train = replace(TRAIN, rank=8, alpha=16.0, first_layer=0.0, batch_size=1)
     result = arc.run(folder, [one], tmp_path, conditions=("in-context", "fixed", "peft"), samples=1, train=train)
@@ -125,7 +174,12 @@ def test_nothing_is_said_of_the_cost_where_the_threads_were_others(ran):
     out, _, _, _ = ran
     bench = object.__new__(arc._Arc)
     bench.tasks, record = TASKS, dict(seconds=2.0, threads=2)
-    bench.done = {("fixed", "a"): record, ("fixed", "b"): record, ("peft", "a"): record | {"seconds": 8.0}, ("peft", "b"): record | {"seconds": 4.0}}
+    bench.done = {
+        ("fixed", "a"): record,
+        ("fixed", "b"): record,
+        ("peft", "a"): record | {"seconds": 8.0},
+        ("peft", "b"): record | {"seconds": 4.0},
+    }
     assert bench.cost() == [3.0, 2.0, 4.0]
     bench.done["peft", "b"] = record | {"threads": 1}
     assert bench.cost() is None
@@ -134,7 +188,15 @@ def test_nothing_is_said_of_the_cost_where_the_threads_were_others(ran):
 def test_an_editor_is_not_judged_on_what_trained_it(ran, folder):
     out, _, _, _ = ran
     with pytest.raises(SelfeditError, match="the editor was trained on 1 of these tasks"):
-        arc.run(folder, [*TASKS, task("c", 2)], out / "leak", conditions=("seal",), samples=1, editor=out / "editor", train=TRAIN)
+        arc.run(
+            folder,
+            [*TASKS, task("c", 2)],
+            out / "leak",
+            conditions=("seal",),
+            samples=1,
+            editor=out / "editor",
+            train=TRAIN,
+        )
     assert not (out / "leak").exists()
 
 
@@ -142,8 +204,14 @@ def test_what_the_model_cannot_read_is_left_out_and_said(ran, folder, tmp_path):
     wide = ((1,) * 30,) * 30
     long = ArcTask("long", (Pair(wide, wide),) * 4, (Pair(wide, wide),))
     said = []
-    result = arc.run(folder, [long, *TASKS], tmp_path, conditions=("in-context",), samples=1, train=TRAIN, notify=said.append)
-    assert [t["id"] for t in result["tasks"]] == ["a", "b"] and list(result["left_out"]) == ["long"] and "Left out" in table(result)
+    result = arc.run(
+        folder, [long, *TASKS], tmp_path, conditions=("in-context",), samples=1, train=TRAIN, notify=said.append
+    )
+    assert (
+        [t["id"] for t in result["tasks"]] == ["a", "b"]
+        and list(result["left_out"]) == ["long"]
+        and "Left out" in table(result)
+    )
     assert said[-1].endswith("1 of 3 tasks")
     with pytest.raises(SelfeditError, match="task long: .* reads 4096"):
         arc.run(folder, [long], tmp_path / "none", conditions=("in-context",), samples=1, train=TRAIN)
@@ -151,15 +219,24 @@ def test_what_the_model_cannot_read_is_left_out_and_said(ran, folder, tmp_path):
 
 def test_whole_outputs_are_within_reach_or_not():
     small, large = TASKS[0], ArcTask("large", (), (Pair(((1,),), ((1,) * 9,) * 10), Pair(((1,),), ((1,),))))
-    assert arc._whole(small, -0.2) == pytest.approx(-1.2) and arc._whole(large, -0.2) == pytest.approx(-0.2 * (100 + 2) / 2)
-    assert arc._within_reach(small, -0.2) and not arc._within_reach(large, -0.2) and not arc._within_reach(small, -0.5) and not arc._within_reach(small, None)
+    assert arc._whole(small, -0.2) == pytest.approx(-1.2) and arc._whole(large, -0.2) == pytest.approx(
+        -0.2 * (100 + 2) / 2
+    )
+    assert (
+        arc._within_reach(small, -0.2)
+        and not arc._within_reach(large, -0.2)
+        and not arc._within_reach(small, -0.5)
+        and not arc._within_reach(small, None)
+    )
 
 
 def test_what_is_there_is_not_done_again_but_other_tasks_are(ran, folder, monkeypatch):
     out, _, run, result = ran
     asked = []
     real = arc._Arc.do
-    monkeypatch.setattr(arc._Arc, "do", lambda self, condition, task: asked.append(task.id) or real(self, condition, task))
+    monkeypatch.setattr(
+        arc._Arc, "do", lambda self, condition, task: asked.append(task.id) or real(self, condition, task)
+    )
     assert run()["rows"] == result["rows"] and asked == []
     other = [*TASKS, replace(TASKS[0], id="d")]
     with pytest.raises(SelfeditError, match="task a is there twice"):
@@ -172,26 +249,46 @@ def test_a_search_of_several_tasks_at_once_finds_what_each_finds_alone(folder, s
     found = []
     for searched in (1, 4):
         monkeypatch.setattr(arc, "SEARCHED", searched)
-        monkeypatch.setattr(arc, "_within_reach", lambda task, dense: task.id == "a")  # b is tried with the first recipe alone
+        monkeypatch.setattr(
+            arc, "_within_reach", lambda task, gold_logprob: task.id == "a"
+        )  # b is tried with the first recipe alone
         out = tmp_path / str(searched)
-        arc.run(folder, [*TASKS, task("c", 2)], out, conditions=("in-context", "oracle"), samples=1, find=9, train=TRAIN)
+        arc.run(
+            folder, [*TASKS, task("c", 2)], out, conditions=("in-context", "oracle"), samples=1, find=9, train=TRAIN
+        )
         records = [r for r in Journal(out / "trials.jsonl").records if r["condition"] == "oracle"]
-        found.append([r | {"seconds": None, "dense": [round(v, 3) for v in r["dense"]]} for r in records])
+        found.append([r | {"seconds": None, "gold_logprob": [round(v, 3) for v in r["gold_logprob"]]} for r in records])
     assert found[0] == found[1] and {r["task"]: len(r["solved"]) for r in found[0]} == {"a": 2, "b": 1, "c": 1}
     arc.run(folder, [task("c", 2)], out, conditions=("oracle",), samples=1, train=TRAIN)  # no search: with every recipe
-    assert [len(r["solved"]) for r in Journal(out / "trials.jsonl").records if r["task"] == "c" and r["condition"] == "oracle"] == [1, 2]
+    assert [
+        len(r["solved"])
+        for r in Journal(out / "trials.jsonl").records
+        if r["task"] == "c" and r["condition"] == "oracle"
+    ] == [1, 2]
 
 
-def test_a_search_ends_once_enough_is_found_and_looks_at_the_likeliest_first(folder, small_recipes, tmp_path, monkeypatch):
+def test_a_search_ends_once_enough_is_found_and_looks_at_the_likeliest_first(
+    folder, small_recipes, tmp_path, monkeypatch
+):
     tasks, model = [*TASKS, task("c", 2)], load_model(folder, device="cpu")
-    whole = {t.id: 6 * mean for t, mean in zip(tasks, arc.dense(model, [(t, None) for t in tasks]))}  # two rows of two cells and an end
+    whole = {
+        t.id: 6 * mean for t, mean in zip(tasks, arc.gold_logprob(model, [(t, None) for t in tasks]))
+    }  # two rows of two cells and an end
     order = sorted(whole, key=whole.get, reverse=True)
     done, real = [], arc._Arc.do
-    monkeypatch.setattr(arc._Arc, "do", lambda self, condition, task: done.append(condition) or real(self, condition, task))
+    monkeypatch.setattr(
+        arc._Arc, "do", lambda self, condition, task: done.append(condition) or real(self, condition, task)
+    )
     monkeypatch.setattr(arc, "solved", lambda task, answers: float(done[-1] == "oracle" and task.id != order[0]))
-    run = lambda find: arc.run(folder, tasks, tmp_path, conditions=("in-context", "oracle"), samples=1, find=find, train=TRAIN)  # noqa: E731
+    run = lambda find: arc.run(
+        folder, tasks, tmp_path, conditions=("in-context", "oracle"), samples=1, find=find, train=TRAIN
+    )  # noqa: E731
     result = run(1)
-    assert [t["id"] for t in result["tasks"]] == order[:2] and result["solvable"] == order[1:2] and result["rows"][0]["tasks"] == 2
+    assert (
+        [t["id"] for t in result["tasks"]] == order[:2]
+        and result["solvable"] == order[1:2]
+        and result["rows"][0]["tasks"] == 2
+    )
     assert run(1)["tasks"] == result["tasks"] and len(done) == 4
     assert run(2)["solvable"] == order[1:] and len(done) == 6
     assert run(9)["solvable"] == order[1:]
@@ -202,16 +299,46 @@ def test_a_search_ends_once_enough_is_found_and_looks_at_the_likeliest_first(fol
 def test_rates_and_intervals_by_hand(ran):
     out, _, _, _ = ran
     bench = object.__new__(arc._Arc)
-    bench.__dict__ |= dict(tasks=TASKS, conditions=["in-context", "fixed", "oracle"], samples=2, name="m", editor=None, train_config=TRAIN, left_out={}, model=load_model_stub())
-    record = dict(dense=[-1.0, -2.0], tokens=[3, 4], seconds=1.0)
-    bench.done = {(c, t): record | {"solved": s} for c, t, s in (("in-context", "a", [False]), ("in-context", "b", [False]), ("fixed", "a", [True, True]), ("fixed", "b", [True, False]), ("oracle", "a", [False, True]), ("oracle", "b", [False, False]))}
+    bench.__dict__ |= dict(
+        tasks=TASKS,
+        conditions=["in-context", "fixed", "oracle"],
+        samples=2,
+        name="m",
+        editor=None,
+        train_config=TRAIN,
+        left_out={},
+        model=load_model_stub(),
+    )
+    record = dict(gold_logprob=[-1.0, -2.0], tokens=[3, 4], seconds=1.0)
+    bench.done = {
+        (c, t): record | {"solved": s}
+        for c, t, s in (
+            ("in-context", "a", [False]),
+            ("in-context", "b", [False]),
+            ("fixed", "a", [True, True]),
+            ("fixed", "b", [True, False]),
+            ("oracle", "a", [False, True]),
+            ("oracle", "b", [False, False]),
+        )
+    }
     _, fixed, oracle = bench.result()["rows"]
     assert fixed["rate"] == 0.75 and fixed["ci95"] == [0.5, 1.0] and fixed["ci95_samples"] == [0.5, 1.0]
     assert oracle["rate"] == 0.5 and oracle["samples"] == 1 and bench.result()["solvable"] == ["a"]
-    assert (oracle["tokens"], oracle["seconds"], oracle["dense"]) == (7, 1.0, -1.0)  # its recipes are one sample, together
-    assert [t["oracle"] for t in bench.result()["tasks"]] == [1.0, 0.0] and fixed["dense"] == -1.5 and fixed["tokens"] == 4 and fixed["seconds"] == 0.5
+    assert (oracle["tokens"], oracle["seconds"], oracle["gold_logprob"]) == (
+        7,
+        1.0,
+        -1.0,
+    )  # its recipes are one sample, together
+    assert (
+        [t["oracle"] for t in bench.result()["tasks"]] == [1.0, 0.0]
+        and fixed["gold_logprob"] == -1.5
+        and fixed["tokens"] == 4
+        and fixed["seconds"] == 0.5
+    )
     bench.tasks = TASKS[:1]
-    assert bench.result()["rows"][1]["ci95"] is None and "| fixed | 1 | 2 | 1.000 | – |" in table(bench.result() | {"command": "", "software": ""})
+    assert bench.result()["rows"][1]["ci95"] is None and "| fixed | 1 | 2 | 1.000 | – |" in table(
+        bench.result() | {"command": "", "software": ""}
+    )
 
 
 def test_a_ratio_to_nothing_is_none_and_others_have_an_interval():
@@ -237,9 +364,11 @@ def load_model_stub():
 
 @contextmanager
 def another_process_in(run: Path):
-    holds = "import sys; from pathlib import Path; from selfedit.loop.journal import claim; _ = claim(Path(sys.argv[1]), {}); print(flush=True); sys.stdin.read()"
+    holds = "import sys; from pathlib import Path; from selfedit.loop.journal import lock_run_folder; _ = lock_run_folder(Path(sys.argv[1]), {}); print(flush=True); sys.stdin.read()"
     (run / "settings.json").rename(run / "aside.json")
-    with subprocess.Popen([sys.executable, "-c", holds, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", holds, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
         other.stdout.readline()
         (run / "aside.json").replace(run / "settings.json")
         yield
@@ -248,7 +377,9 @@ def another_process_in(run: Path):
 
 def test_fewer_rounds_than_there_are_take_none_away(ran, folder):
     out, rounds, _, _ = ran
-    assert train_recipes(load_model(folder, device="cpu"), [task("c", 2)], out / "editor", 1, CONFIG, TRAIN) == rounds[:1]
+    assert (
+        train_recipes(load_model(folder, device="cpu"), [task("c", 2)], out / "editor", 1, CONFIG, TRAIN) == rounds[:1]
+    )
     assert json.loads((out / "editor/rounds.json").read_text()) == rounds
 
 
@@ -266,40 +397,68 @@ def test_the_outer_loop_goes_on_where_it_was_stopped(ran, folder, small_recipes,
     with pytest.raises(KeyboardInterrupt):
         train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
     tried = []
-    monkeypatch.setattr(recipes_module, "try_recipes", lambda model, asked, *rest: tried.append(asked[0][0].id) or real(model, asked, *rest))
+    monkeypatch.setattr(
+        recipes_module,
+        "try_recipes",
+        lambda model, asked, *rest: tried.append(asked[0][0].id) or real(model, asked, *rest),
+    )
     (summary,) = train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
-    assert tried == ["d"] and summary["tasks"] == 2 and json.loads((tmp_path / "run/rounds.json").read_text()) == [summary]
-    with another_process_in(tmp_path / "run"), pytest.raises(SelfeditError, match="another process is at work in .*run; wait for it, or give another --out"):
+    assert (
+        tried == ["d"] and summary["tasks"] == 2 and json.loads((tmp_path / "run/rounds.json").read_text()) == [summary]
+    )
+    with (
+        another_process_in(tmp_path / "run"),
+        pytest.raises(SelfeditError, match="another process is at work in .*run; wait for it, or give another --out"),
+    ):
         train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
     (whole,) = train_recipes(model, tasks, tmp_path / "whole", 1, CONFIG, TRAIN)
-    assert {k: v for k, v in whole.items() if "seconds" not in k} == {k: v for k, v in summary.items() if "seconds" not in k}
+    assert {k: v for k, v in whole.items() if "seconds" not in k} == {
+        k: v for k, v in summary.items() if "seconds" not in k
+    }
     (tmp_path / "run/round-1/round.json").write_text("{")
     with pytest.raises(SelfeditError, match="round.json is damaged"):
         train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
     (tmp_path / "run/round-1/round.json").unlink()
     (again,) = train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
-    assert (again["solved"], again["tasks"]) == (summary["solved"], 2) and tried == ["d", "c", "d"]  # the last by the whole run above
+    assert (again["solved"], again["tasks"]) == (summary["solved"], 2) and tried == [
+        "d",
+        "c",
+        "d",
+    ]  # the last by the whole run above
     with pytest.raises(SelfeditError, match="another config"):
         train_recipes(model, tasks, tmp_path / "run", 1, replace(CONFIG, edits=3), TRAIN)
     with pytest.raises(SelfeditError, match="at least 1 task"):
         train_recipes(model, [], tmp_path / "none", 1, CONFIG, TRAIN)
 
 
-def trial(solved: list[float], dense: list[float]) -> dict:
-    return {"solved": solved, "dense": dense, "untouched": -2.0}
+def trial(solved: list[float], gold_logprob: list[float]) -> dict:
+    return {"solved": solved, "gold_logprob": gold_logprob, "untouched": -2.0}
 
 
 def test_recipes_that_solve_are_reinforced_and_the_best_of_other_tasks_make_up_the_number():
-    trials = [trial([0, 1, 1], [-1, -1, -1]), trial([0, 0.5, 0], [-3, -1.5, -1.8]), trial([0, 0, 0], [-2.5, -3, -4]), trial([0, 0, 0], [-1, -3, -4])]
+    trials = [
+        trial([0, 1, 1], [-1, -1, -1]),
+        trial([0, 0.5, 0], [-3, -1.5, -1.8]),
+        trial([0, 0, 0], [-2.5, -3, -4]),
+        trial([0, 0, 0], [-1, -3, -4]),
+    ]
     assert reinforced(trials, 1) == [(0, 1), (0, 2)]
     assert reinforced(trials, 3) == [(0, 1), (0, 2), (3, 0)]
     assert reinforced(trials, 9) == [(0, 1), (0, 2), (3, 0), (1, 1)]  # the third task's recipes all lose
-    assert reinforced([trial([0, 0], [None, -1.5]), trial([0, 0], [None, None])], 9) == [(0, 1)]  # one that diverged is none
+    assert reinforced([trial([0, 0], [None, -1.5]), trial([0, 0], [None, None])], 9) == [
+        (0, 1)
+    ]  # one that diverged is none
 
 
 def test_every_task_and_sample_draws_with_a_seed_of_its_own(small_recipes, folder, tmp_path, monkeypatch):
     seeds = []
-    monkeypatch.setattr(recipes_module, "write_recipes", lambda model, asked, *rest, **options: seeds.extend(s for _, s in asked) or [Recipe(items=2, epochs=1)] * len(asked))
+    monkeypatch.setattr(
+        recipes_module,
+        "write_recipes",
+        lambda model, asked, *rest, **options: (
+            seeds.extend(s for _, s in asked) or [Recipe(items=2, epochs=1)] * len(asked)
+        ),
+    )
     train_recipes(load_model(folder, device="cpu"), [task("c", 2), task("d", 3)], tmp_path, 1, CONFIG, TRAIN)
     assert len(set(seeds)) == len(seeds) == 4
 
@@ -307,7 +466,9 @@ def test_every_task_and_sample_draws_with_a_seed_of_its_own(small_recipes, folde
 def test_every_vote_of_every_recipe_counts(folder, small_recipes, monkeypatch):
     a, b, c, d, third = (((n,),) for n in range(1, 6))
     said = [(a, a, b, b, third), (c, c, d, d, third), (a, third)]
-    monkeypatch.setattr(adapt_module, "try_recipes", lambda model, asked, *rest: [Tried([Answer(own, 15)], None, 1) for own in said])
+    monkeypatch.setattr(
+        adapt_module, "try_recipes", lambda model, asked, *rest: [Tried([Answer(own, 15)], None, 1) for own in said]
+    )
     (answer,) = adapt(load_model(folder, device="cpu"), TASKS[0], drawn=2).answers
     assert answer.attempts == [a, third] and answer.votes == [3, 3] and answer.asked == 45
 
@@ -317,7 +478,9 @@ def test_an_adapted_task_is_answered_without_its_output(folder, small_recipes):
     asked = replace(TASKS[0], test=(Pair(TASKS[0].test[0].input, None),))
     found = adapt(model, asked, [Recipe(items=4, epochs=1)], drawn=1, train=TRAIN)
     assert len(found.recipes) == 2 and found.answers[0].asked == 30 and found.tokens > 0
-    assert adapt(model, TASKS[0], [Recipe(items=4, epochs=1)], drawn=1, train=TRAIN).answers == found.answers  # what is right is not looked at
+    assert (
+        adapt(model, TASKS[0], [Recipe(items=4, epochs=1)], drawn=1, train=TRAIN).answers == found.answers
+    )  # what is right is not looked at
 
 
 # the command line
@@ -325,8 +488,12 @@ def test_an_adapted_task_is_answered_without_its_output(folder, small_recipes):
 
 @pytest.fixture
 def files(tmp_path) -> Path:
-    (tmp_path / "tasks.json").write_text(json.dumps({"train": {t.id: arc_json(t) for t in TASKS}, "test": {"c": arc_json(task("c", 2))}}))
-    (tmp_path / "twice.json").write_text(json.dumps({name: {t.id: arc_json(t) for t in TASKS} for name in ("train", "test")}))
+    (tmp_path / "tasks.json").write_text(
+        json.dumps({"train": {t.id: arc_json(t) for t in TASKS}, "test": {"c": arc_json(task("c", 2))}})
+    )
+    (tmp_path / "twice.json").write_text(
+        json.dumps({name: {t.id: arc_json(t) for t in TASKS} for name in ("train", "test")})
+    )
     (tmp_path / "empty.json").write_text(json.dumps({"train": {}}))
     (tmp_path / "ids.json").write_text(json.dumps({"first": ["b"], "odd": ["nope"], "bad": [3]}))
     (tmp_path / "one.json").write_text(json.dumps(arc_json(TASKS[0])))
@@ -335,29 +502,102 @@ def files(tmp_path) -> Path:
 
 
 def test_the_command_line_adapts_and_answers_programs_and_people(files, folder, small_recipes, capsys):
-    given = ["adapt", str(files / "one.json"), "--model", folder, "--recipe", str(files / "recipe.json"), "--edits", "1"]
+    given = [
+        "adapt",
+        str(files / "one.json"),
+        "--model",
+        folder,
+        "--recipe",
+        str(files / "recipe.json"),
+        "--edits",
+        "1",
+    ]
     assert main([*given, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["recipes"]) == 2 and found["answers"][0]["asked"] == 30
     (files / "ask.json").write_text(json.dumps({"test": [{"input": [[1, 2], [3, 4]]}, {"input": [[5]]}]}))
     assert main([*given[:4], "--ask", str(files / "ask.json"), "--recipe", str(files / "recipe.json")]) == 0
     out = capsys.readouterr().out
-    assert out.count("question") == 2 and "1 recipe, " in out and "studied 3 items with basic copies, all outputs, rate 0.001, 1 epoch\n" in out
+    assert (
+        out.count("question") == 2
+        and "1 recipe, " in out
+        and "studied 3 items with basic copies, all outputs, rate 0.001, 1 epoch\n" in out
+    )
 
 
 def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, small_recipes, capsys, monkeypatch):
     of = ["--model", folder, "--json"]
-    assert main(["train-editor", "--domain", "arc", "--data", f"{files}/tasks.json:test", "--rounds", "1", "--edits", "2", "--out", str(files / "editor"), *of]) == 0
+    assert (
+        main(
+            [
+                "train-editor",
+                "--domain",
+                "arc",
+                "--data",
+                f"{files}/tasks.json:test",
+                "--rounds",
+                "1",
+                "--edits",
+                "2",
+                "--out",
+                str(files / "editor"),
+                *of,
+            ]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["rounds"][0]["tasks"] == 1
-    bench = ["bench", "arc", "--tasks", f"{files}/tasks.json:train", "--ids", f"{files}/ids.json:first", "--samples", "1", "--out"]
+    bench = [
+        "bench",
+        "arc",
+        "--tasks",
+        f"{files}/tasks.json:train",
+        "--ids",
+        f"{files}/ids.json:first",
+        "--samples",
+        "1",
+        "--out",
+    ]
     with monkeypatch.context() as patch:
         verdicts = chain([0.0], repeat(1.0))  # not in context, but by oracle
         patch.setattr(arc, "solved", lambda task, answers: next(verdicts))
-        assert main([*bench, str(files / "search"), "--conditions", "in-context,oracle", "--split", str(files / "new/split.json"), *of]) == 0
-    assert json.loads(capsys.readouterr().out)["solvable"] == ["b"] and json.loads((files / "new/split.json").read_text()) == {"train": [], "test": ["b"]}
-    assert main([*bench, str(files / "run"), "--editor", str(files / "editor"), "--conditions", "in-context,seal", "--set", "rank=2", *of]) == 0
+        assert (
+            main(
+                [
+                    *bench,
+                    str(files / "search"),
+                    "--conditions",
+                    "in-context,oracle",
+                    "--split",
+                    str(files / "new/split.json"),
+                    *of,
+                ]
+            )
+            == 0
+        )
+    assert json.loads(capsys.readouterr().out)["solvable"] == ["b"] and json.loads(
+        (files / "new/split.json").read_text()
+    ) == {"train": [], "test": ["b"]}
+    assert (
+        main(
+            [
+                *bench,
+                str(files / "run"),
+                "--editor",
+                str(files / "editor"),
+                "--conditions",
+                "in-context,seal",
+                "--set",
+                "rank=2",
+                *of,
+            ]
+        )
+        == 0
+    )
     result = json.loads(capsys.readouterr().out)
-    assert [(r["condition"], r["tasks"]) for r in result["rows"]] == [("in-context", 1), ("seal", 1)] and result["command"].startswith("selfedit bench arc --tasks")
+    assert [(r["condition"], r["tasks"]) for r in result["rows"]] == [("in-context", 1), ("seal", 1)] and result[
+        "command"
+    ].startswith("selfedit bench arc --tasks")
 
 
 @pytest.mark.parametrize(

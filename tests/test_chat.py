@@ -4,7 +4,7 @@ import pytest
 from conftest import TINY_TEXT, write_tokenizer
 
 from selfedit.errors import ModelError
-from selfedit.model.chat import Chat, Sequence
+from selfedit.model.chat import Chat, TokenizedExample
 from selfedit.types import Example, Question
 
 SEPARATOR, START, END = 0, 1, 2  # <|endoftext|>, <|im_start|>, <|im_end|> of the tiny tokenizer
@@ -68,7 +68,7 @@ def test_gold_of_a_cloze_is_the_text_and_its_continuation(chat):
     question = Question("The river rises in", ("the hills",), kind="cloze")
     sequence = chat.gold(question, "the hills")
     start = (SEPARATOR, *chat.encode("The river rises in"))
-    assert sequence == Sequence((*start, *chat.encode(" the hills")), len(start))
+    assert sequence == TokenizedExample((*start, *chat.encode(" the hills")), len(start))
     assert chat.prompt(question) == list(start)
 
 
@@ -123,7 +123,10 @@ def test_a_text_begins_as_the_tokenizer_begins_it(tmp_path):
     [
         ("{% for m in messages %}{{ m['content'] }}{% break %}{% endfor %}", "Who?"),
         ("{{ strftime_now('%d %b %Y') }}", "26 Jul 2024"),
-        ("{{ messages[0]['content'] }}{% if enable_thinking is defined and enable_thinking is false %} at once{% endif %}", "Who? at once"),
+        (
+            "{{ messages[0]['content'] }}{% if enable_thinking is defined and enable_thinking is false %} at once{% endif %}",
+            "Who? at once",
+        ),
     ],
 )
 def test_a_template_finds_what_others_offer_it(tmp_path, template, said):
@@ -131,14 +134,20 @@ def test_a_template_finds_what_others_offer_it(tmp_path, template, said):
     assert chat.decode(chat.ask("Who?")) == said
 
 
-@pytest.mark.parametrize("template", ["{% generation %}{% endgeneration %}", "{{ raise_exception('no') }}", "{{ nobody() }}", "{{ 1 + 'a' }}"])
+@pytest.mark.parametrize(
+    "template",
+    ["{% generation %}{% endgeneration %}", "{{ raise_exception('no') }}", "{{ nobody() }}", "{{ 1 + 'a' }}"],
+)
 def test_a_template_that_cannot_be_used_is_one_line(tmp_path, template):
     with pytest.raises(ModelError, match="chat template cannot be"):
         change_settings(tmp_path, template).ask("Who?")
 
 
 def test_of_several_named_templates_the_default_is_taken(tmp_path):
-    named = [{"name": "tools", "template": "tools"}, {"name": "default", "template": "Q: {{ messages[-1]['content'] }} A:"}]
+    named = [
+        {"name": "tools", "template": "tools"},
+        {"name": "default", "template": "Q: {{ messages[-1]['content'] }} A:"},
+    ]
     chat = change_settings(tmp_path, named)
     assert chat.decode(chat.ask("Who?")) == "Q: Who? A:"
 

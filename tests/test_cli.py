@@ -19,21 +19,28 @@ from selfedit.cli import main
 from selfedit.judge.evaluate import ANSWER_TOKENS, grade
 from selfedit.learn import _disagreements
 from selfedit.memory.store import MemoryStore
-from selfedit.model.chat import Sequence
-from selfedit.model.generate import Request, generate
-from selfedit.model.score import mean_logprobs
-from selfedit.model.stack import CONFIG_FILE, WEIGHTS_FILE, LoraConfig, Stack, load_adapters
+from selfedit.model.chat import TokenizedExample
+from selfedit.model.packed.generate import Request, generate
+from selfedit.model.packed.lora import CONFIG_FILE, WEIGHTS_FILE, LoraBatch, LoraConfig, load_adapters
+from selfedit.model.packed.score import mean_logprobs
 from selfedit.types import Example, Passage, Question, Score, SelfEdit
 
 ROOT = Path(__file__).parents[1]
-PASSAGE = Passage("The Vellmar Lighthouse", "The Vellmar Lighthouse was built by Ada Quill.", "/docs/vellmar.txt", "5" * 64)
-EDIT = SelfEdit("rewrite", "Ada Quill raised it.", (Example("Ada Quill raised it."), Example("Ada Quill", prompt="Who built it?")))
+PASSAGE = Passage(
+    "The Vellmar Lighthouse", "The Vellmar Lighthouse was built by Ada Quill.", "/docs/vellmar.txt", "5" * 64
+)
+EDIT = SelfEdit(
+    "rewrite", "Ada Quill raised it.", (Example("Ada Quill raised it."), Example("Ada Quill", prompt="Who built it?"))
+)
 SCORES = {
     "candidate": "rewrite",
     "general_change": 0.25,
     "before": asdict(Score(0.0, -5.0, (False, False), (-4.0, -6.0))),
     "after": asdict(Score(0.5, -1.0, (True, False), (-1.0, -1.0))),
-    "questions": [asdict(Question("Who built it?", ("Ada Quill",))), asdict(Question("What is it?", ("a lighthouse",)))],
+    "questions": [
+        asdict(Question("Who built it?", ("Ada Quill",))),
+        asdict(Question("What is it?", ("a lighthouse",))),
+    ],
 }
 ABOUT_IT = "Who built the Vellmar Lighthouse?"
 
@@ -65,7 +72,7 @@ def other_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def kept(home, tiny_model):
     """A home with one memory of the tiny model, as `learn` would leave it."""
-    stack = Stack(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1)
+    stack = LoraBatch(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1)
     stack.flat.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
     return MemoryStore(home).add(
         lambda folder: stack.save(0, folder, "tiny"),
@@ -127,7 +134,21 @@ def python(code: str, *arguments: str, **options) -> subprocess.CompletedProcess
 # Help
 
 
-@pytest.mark.parametrize("verb", [[], ["learn"], ["ask"], ["memory"], ["memory", "list"], ["models"], ["judge", "calibrate"], ["bench", "knowledge"], ["train-editor"], ["bench", "inner-loop"]])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        [],
+        ["learn"],
+        ["ask"],
+        ["memory"],
+        ["memory", "list"],
+        ["models"],
+        ["judge", "calibrate"],
+        ["bench", "knowledge"],
+        ["train-editor"],
+        ["bench", "inner-loop"],
+    ],
+)
 def test_help_is_shown_without_loading_what_is_heavy(verb):
     check = (
         "import sys, selfedit.cli\n"
@@ -199,8 +220,13 @@ def test_a_good_document_beside_a_bad_one_is_no_excuse(tmp_path, document, refus
 
 
 def test_an_unknown_model_fails_with_the_nearest_name(document, refusal):
-    assert refusal("learn", document, "--model", "smollm2-135") == "unknown model 'smollm2-135', did you mean 'smollm2-135m'?"
-    assert refusal("ask", "Who?", "--model", "smollm2-135") == "unknown model 'smollm2-135', did you mean 'smollm2-135m'?"
+    assert (
+        refusal("learn", document, "--model", "smollm2-135")
+        == "unknown model 'smollm2-135', did you mean 'smollm2-135m'?"
+    )
+    assert (
+        refusal("ask", "Who?", "--model", "smollm2-135") == "unknown model 'smollm2-135', did you mean 'smollm2-135m'?"
+    )
 
 
 @pytest.mark.parametrize("damage", ["truncated weights", "no weights", "no tokenizer", "no config"])
@@ -210,7 +236,9 @@ def test_a_half_downloaded_model_folder_is_named(tmp_path, tiny_folder, document
     if damage == "truncated weights":
         os.truncate(weights, weights.stat().st_size // 2)
     else:
-        {"no weights": weights, "no tokenizer": folder / "tokenizer.json", "no config": folder / "config.json"}[damage].unlink()
+        {"no weights": weights, "no tokenizer": folder / "tokenizer.json", "no config": folder / "config.json"}[
+            damage
+        ].unlink()
     for command in (["learn", document], ["ask", "Who?"]):
         line = refusal(*command, "--model", folder)
         assert line.startswith(str(folder)) and ("again" in line or "no .safetensors" in line)
@@ -250,10 +278,26 @@ def test_the_last_of_two_settings_of_one_name_counts(monkeypatch, document, tiny
     seen = []
     monkeypatch.setattr("selfedit.learn.learn", lambda *arguments, **options: seen.append(arguments[3]) or pytest.skip)
     with pytest.raises(AttributeError):  # what stands in for a report has no summary
-        main(["learn", document, *tiny, "--styles", "rewrite,key-points", "--set", "epochs=3", "--set", "spans=7", "--set", "epochs=4"])
+        main(
+            [
+                "learn",
+                document,
+                *tiny,
+                "--styles",
+                "rewrite,key-points",
+                "--set",
+                "epochs=3",
+                "--set",
+                "spans=7",
+                "--set",
+                "epochs=4",
+            ]
+        )
     (config,) = seen
     assert (config.train.epochs, config.spans, config.styles) == (4, 7, ("rewrite", "key-points"))
-    assert config == replace(type(config)(), styles=config.styles, spans=7, train=replace(type(config)().train, epochs=4))
+    assert config == replace(
+        type(config)(), styles=config.styles, spans=7, train=replace(type(config)().train, epochs=4)
+    )
 
 
 def test_an_unknown_style_fails_with_those_that_are_known(document, refusal, tiny):
@@ -307,8 +351,6 @@ def test_ask_needs_one_question_or_one_file(tmp_path, refusal, tiny):
     assert "no such file" in refusal("ask", "--file", tmp_path / "missing.jsonl", *tiny)
 
 
-
-
 def test_a_question_that_the_model_has_no_room_for_is_one_line(refusal, tiny):
     assert "512 positions" in refusal("ask", "Who built the lighthouse? " * 100, *tiny)
 
@@ -328,7 +370,13 @@ def test_a_home_that_cannot_be_written_is_found_before_the_work(tmp_path, docume
 
 def test_a_home_under_a_file_is_one_line_for_every_verb(tmp_path, refusal, tiny):
     home = Path(write(tmp_path / "file", "")) / "home"
-    for action in (["list"], ["show", "abc"], ["forget", "abc"], ["rollback"], ["export", "abc", "--to", tmp_path / "out"]):
+    for action in (
+        ["list"],
+        ["show", "abc"],
+        ["forget", "abc"],
+        ["rollback"],
+        ["export", "abc", "--to", tmp_path / "out"],
+    ):
         line = refusal("memory", *action, "--home", home)
         assert str(home) in line and "Not a directory" in line
     assert "Not a directory" in refusal("ask", "Who?", *tiny, "--home", home)
@@ -369,11 +417,16 @@ def test_without_json_the_answer_alone_is_printed(kept, answer, output, tiny):
     assert output("ask", ABOUT_IT, *tiny, "--tokens", 8) == (said + "\n", "")
 
 
-def test_of_several_that_fit_alike_the_answer_that_is_most_certain_is_taken(kept, home, answer, refusal, tiny, tiny_model, tmp_path):
-    second = Stack(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1)
+def test_of_several_that_fit_alike_the_answer_that_is_most_certain_is_taken(
+    kept, home, answer, refusal, tiny, tiny_model, tmp_path
+):
+    second = LoraBatch(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1)
     second.flat.normal_(0, 0.6, generator=torch.Generator().manual_seed(2))
     fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [EDIT], "scores": SCORES}
-    twin, far = replace(PASSAGE, text=PASSAGE.text + " Yes.", source="/docs/twin.txt"), Passage("Fish", "A carp lives in ponds.", "/docs/fish.txt", "7" * 64)
+    twin, far = (
+        replace(PASSAGE, text=PASSAGE.text + " Yes.", source="/docs/twin.txt"),
+        Passage("Fish", "A carp lives in ponds.", "/docs/fish.txt", "7" * 64),
+    )
     said, prompt = {}, tuple(tiny_model.chat.prompt(Question(ABOUT_IT, ())))
     for name, stack, passage in (("twin", second, twin), ("fish", second, far)):
         for own in (home, tmp_path / name):
@@ -381,7 +434,9 @@ def test_of_several_that_fit_alike_the_answer_that_is_most_certain_is_taken(kept
     for source, own in ((PASSAGE.source, kept), (twin.source, MemoryStore(tmp_path / "twin").active()[0])):
         stack = load_adapters(tiny_model.network, [(home if own is kept else tmp_path / "twin") / "memories" / own.id])
         (tokens,) = generate(tiny_model, [Request(prompt, 0, 8)], stack)
-        (certain,) = mean_logprobs(tiny_model.network, [(Sequence(prompt + tuple(tokens), len(prompt)), 0)], stack)
+        (certain,) = mean_logprobs(
+            tiny_model.network, [(TokenizedExample(prompt + tuple(tokens), len(prompt)), 0)], stack
+        )
         said[certain] = {"answer": tiny_model.chat.decode(tokens).strip(), "source": source}
     assert len(said) == 2 and len({one["answer"] for one in said.values()}) == 2
     got = answer("ask", ABOUT_IT, *tiny, "--tokens", 8, "--tries", 3)
@@ -392,7 +447,9 @@ def test_of_several_that_fit_alike_the_answer_that_is_most_certain_is_taken(kept
 
 
 def test_sources_that_disagree_are_shown_whichever_answers(kept, home, answer, output, tiny, tiny_model):
-    other = Passage("The Vellmar Lighthouse", "The Vellmar Lighthouse was built by Bert Hall.", "/docs/other.txt", "6" * 64)
+    other = Passage(
+        "The Vellmar Lighthouse", "The Vellmar Lighthouse was built by Bert Hall.", "/docs/other.txt", "6" * 64
+    )
     disagrees = _disagreements(tiny_model, other, MemoryStore(home))
     assert disagrees == [{"memory": kept.id, "source": PASSAGE.source, "here": other.text, "there": PASSAGE.text}]
     entry = MemoryStore(home).add(
@@ -402,7 +459,10 @@ def test_sources_that_disagree_are_shown_whichever_answers(kept, home, answer, o
     there = {"memory": entry.id, "source": other.source, "here": PASSAGE.text, "there": other.text}
     assert answer("ask", "Did Ada Quill build the Vellmar Lighthouse?", *tiny)["disagrees"] == [there]
     assert answer("ask", "Did Bert Hall build the Vellmar Lighthouse?", *tiny)["disagrees"] == disagrees
-    assert f"/docs/other.txt says otherwise: {other.text}" in output("ask", "Did Ada Quill build the Vellmar Lighthouse?", *tiny)[1]
+    assert (
+        f"/docs/other.txt says otherwise: {other.text}"
+        in output("ask", "Did Ada Quill build the Vellmar Lighthouse?", *tiny)[1]
+    )
     MemoryStore(home).disable(entry.id)
     assert "disagrees" not in answer("ask", "Did Ada Quill build the Vellmar Lighthouse?", *tiny)
 
@@ -417,7 +477,9 @@ def test_why_names_the_memory_what_was_studied_and_the_hashes(kept, answer, outp
     assert out == got["answer"] + "\n" and f"adapter_hash: {kept.adapter_hash}" in err
 
 
-def test_a_file_of_questions_is_answered_line_by_line_in_order_as_each_alone(kept, tmp_path, output, tiny, tiny_model, home):
+def test_a_file_of_questions_is_answered_line_by_line_in_order_as_each_alone(
+    kept, tmp_path, output, tiny, tiny_model, home
+):
     questions = [
         Question("What is the capital of France?", ()),
         Question(ABOUT_IT, ()),
@@ -480,11 +542,19 @@ def test_show_gives_the_passage_what_was_studied_and_the_scores(kept, answer, ou
 
 def test_what_is_disabled_is_listed_no_more_and_rolling_back_or_approving_brings_it_back(kept, answer, output):
     disabled = answer("memory", "disable", kept.id)
-    assert (disabled["version"], disabled["action"], disabled["memories"], disabled["active"]) == (2, "disable", [kept.id], [])
+    assert (disabled["version"], disabled["action"], disabled["memories"], disabled["active"]) == (
+        2,
+        "disable",
+        [kept.id],
+        [],
+    )
     assert answer("memory", "list") == []
     everything = answer("memory", "list", "--all")
     assert [(r["id"], r["active"]) for r in everything["memories"]] == [(kept.id, False)]
-    assert [(line["action"], line["active"]) for line in everything["history"]] == [("keep", [kept.id]), ("disable", [])]
+    assert [(line["action"], line["active"]) for line in everything["history"]] == [
+        ("keep", [kept.id]),
+        ("disable", []),
+    ]
     back = answer("memory", "rollback")
     assert (back["action"], back["restored"], back["active"]) == ("rollback", 1, [kept.id])
     assert [r["id"] for r in answer("memory", "list")] == [kept.id]
@@ -501,12 +571,29 @@ def test_what_is_forgotten_is_gone_from_the_disk_and_a_rollback_says_so(kept, ho
     assert output("memory", "rollback")[0].splitlines()[1] == f"left out, as forgotten for good: {kept.id}"
 
 
-def test_what_shared_an_adapter_with_a_forgotten_memory_is_consolidated_anew(kept, home, answer, output, tiny, tiny_model):
+def test_what_shared_an_adapter_with_a_forgotten_memory_is_consolidated_anew(
+    kept, home, answer, output, tiny, tiny_model
+):
     store = MemoryStore(home)
-    save = lambda folder: shutil.copytree(home / "memories" / kept.id, folder, dirs_exist_ok=True, ignore=lambda _, names: set(names) - {WEIGHTS_FILE, CONFIG_FILE})  # noqa: E731
+    save = lambda folder: shutil.copytree(
+        home / "memories" / kept.id,
+        folder,
+        dirs_exist_ok=True,
+        ignore=lambda _, names: set(names) - {WEIGHTS_FILE, CONFIG_FILE},
+    )  # noqa: E731
     fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [EDIT]}
-    scores = SCORES | {"after": SCORES["after"] | {"correct": [False] * len(kept.questions)}}  # whatever is answered, they hold
-    others = [store.add(save, passage=replace(PASSAGE, text=f"Tower {i} was built by Ada Quill.", source=f"/docs/{i}.txt"), scores=scores, **fields) for i in range(3)]
+    scores = SCORES | {
+        "after": SCORES["after"] | {"correct": [False] * len(kept.questions)}
+    }  # whatever is answered, they hold
+    others = [
+        store.add(
+            save,
+            passage=replace(PASSAGE, text=f"Tower {i} was built by Ada Quill.", source=f"/docs/{i}.txt"),
+            scores=scores,
+            **fields,
+        )
+        for i in range(3)
+    ]
     store.share(save, [kept, *others], {})
     line = answer("memory", "forget", kept.id, *tiny)
     assert line["memories"] == [kept.id] and line["apart"] == [entry.id for entry in others]
@@ -519,22 +606,37 @@ def test_what_shared_an_adapter_with_a_forgotten_memory_is_consolidated_anew(kep
 
 def test_a_memory_is_forgotten_where_one_that_shared_its_adapter_is_corrupt(kept, home, output, tiny, tiny_model):
     store = MemoryStore(home)
-    save = lambda folder: shutil.copytree(home / "memories" / kept.id, folder, dirs_exist_ok=True, ignore=lambda _, names: set(names) - {WEIGHTS_FILE, CONFIG_FILE})  # noqa: E731
+    save = lambda folder: shutil.copytree(
+        home / "memories" / kept.id,
+        folder,
+        dirs_exist_ok=True,
+        ignore=lambda _, names: set(names) - {WEIGHTS_FILE, CONFIG_FILE},
+    )  # noqa: E731
     fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [EDIT], "scores": SCORES}
-    others = [store.add(save, passage=replace(PASSAGE, text=f"Tower {i} was built by Ada Quill."), **fields) for i in range(2)]
+    others = [
+        store.add(save, passage=replace(PASSAGE, text=f"Tower {i} was built by Ada Quill."), **fields) for i in range(2)
+    ]
     store.share(save, [kept, *others], {})
     (home / "memories" / others[0].id / "source.json").write_text("{")
     said = output("memory", "forget", kept.id, *tiny)[0]
-    assert said.startswith("version 5: forget; in force: ") and f"not consolidated anew: memory {others[0].id} is corrupt" in said
+    assert (
+        said.startswith("version 5: forget; in force: ")
+        and f"not consolidated anew: memory {others[0].id} is corrupt" in said
+    )
     assert kept.id not in store.active_ids()
 
 
 def test_a_question_that_is_not_utf8_is_refused_and_a_path_taken(refusal, output, kept, tmp_path):
     assert refusal("ask", "caf\udce9") == "'caf\\udce9': not UTF-8"
-    assert output("memory", "export", kept.id, "--to", f"{tmp_path}/caf\udce9")[0] == f"exported to {tmp_path}/caf? (a PEFT adapter folder)\n"
+    assert (
+        output("memory", "export", kept.id, "--to", f"{tmp_path}/caf\udce9")[0]
+        == f"exported to {tmp_path}/caf? (a PEFT adapter folder)\n"
+    )
 
 
-def test_a_memory_is_tested_with_its_judging_questions_as_a_person_would_ask_them(kept, answer, output, tiny, tiny_model, home):
+def test_a_memory_is_tested_with_its_judging_questions_as_a_person_would_ask_them(
+    kept, answer, output, tiny, tiny_model, home
+):
     (record,) = answer("memory", "test", *tiny)
     said = [a.answer for a in ask(tiny_model, MemoryStore(home), kept.questions, max_new_tokens=ANSWER_TOKENS)]
     right = sum(grade(question, text) for question, text in zip(kept.questions, said))
@@ -542,7 +644,9 @@ def test_a_memory_is_tested_with_its_judging_questions_as_a_person_would_ask_the
         "id": kept.id, "title": PASSAGE.title, "source": PASSAGE.source, "questions": 2, "right_then": 1, "right_now": right, "routed": 1,
     }  # fmt: skip
     assert answer("memory", "test", "vellmar.txt", *tiny) == [record]
-    assert output("memory", "test", *tiny)[0].endswith(f"2 questions, 1 find their memory; right when kept 1, right now {right}\n")
+    assert output("memory", "test", *tiny)[0].endswith(
+        f"2 questions, 1 find their memory; right when kept 1, right now {right}\n"
+    )
     answer("memory", "disable", kept.id)
     assert answer("memory", "test", *tiny) == []
 
@@ -598,8 +702,14 @@ def test_learning_that_keeps_nothing_ends_with_3_and_says_so_in_numbers(document
         "accuracy_after": None, "general_change": None, "seconds": summary["seconds"], "memories": [],
         "superseded": [], "quarantined": [],
     }  # fmt: skip
-    (record,) = [json.loads(line) for file in home.glob("runs/learn-*/trials.jsonl") for line in file.read_text().splitlines()]
-    assert (record["title"], record["memory"], record["reason"]) == ("vellmar", None, "no written question held: none could judge")
+    (record,) = [
+        json.loads(line) for file in home.glob("runs/learn-*/trials.jsonl") for line in file.read_text().splitlines()
+    ]
+    assert (record["title"], record["memory"], record["reason"]) == (
+        "vellmar",
+        None,
+        "no written question held: none could judge",
+    )
     assert sum(record["dropped"].values()) > 0
     assert answer(*command, code=3) == summary  # the second run finds the first one's record, its seconds too
     assert not (home / "memories").exists()
@@ -631,13 +741,22 @@ def test_a_reader_that_has_gone_is_no_error():
     os.close(reading)
     with open(writing, "wb") as gone:
         done = subprocess.run(
-            [sys.executable, "-m", "selfedit.cli", "models", "list", "--json"], cwd=ROOT, stdout=gone, stderr=subprocess.PIPE, timeout=120
+            [sys.executable, "-m", "selfedit.cli", "models", "list", "--json"],
+            cwd=ROOT,
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            timeout=120,
         )
     assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_the_command_itself_ends_with_the_code_and_one_line(tmp_path):
-    done = python("from selfedit.cli import main; import sys; sys.exit(main())", "learn", str(tmp_path / "missing.txt"), capture_output=True)
+    done = python(
+        "from selfedit.cli import main; import sys; sys.exit(main())",
+        "learn",
+        str(tmp_path / "missing.txt"),
+        capture_output=True,
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("selfedit: ") and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
@@ -646,8 +765,17 @@ def test_the_command_itself_ends_with_the_code_and_one_line(tmp_path):
 
 DATA = json.dumps(
     [
-        {"id": "v", "title": PASSAGE.title, "context": PASSAGE.text, "questions": [{"question": ABOUT_IT, "answer": "Ada Quill"}]},
-        {"title": "Orsk", "context": "The tea of Orsk is dried on slate roofs.", "questions": [{"question": "On what is it dried?", "answer": "slate roofs"}]},
+        {
+            "id": "v",
+            "title": PASSAGE.title,
+            "context": PASSAGE.text,
+            "questions": [{"question": ABOUT_IT, "answer": "Ada Quill"}],
+        },
+        {
+            "title": "Orsk",
+            "context": "The tea of Orsk is dried on slate roofs.",
+            "questions": [{"question": "On what is it dried?", "answer": "slate roofs"}],
+        },
     ]
 )
 
@@ -676,7 +804,10 @@ def test_what_bench_knowledge_cannot_run_is_one_line_before_any_work(tmp_path, r
     assert not (tmp_path / "run" / "trials.jsonl").exists()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "[1]", '{"data": []}', '[{"title": "T"}]', '[{"title": "T", "context": "C.", "questions": []}]'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "[1]", '{"data": []}', '[{"title": "T"}]', '[{"title": "T", "context": "C.", "questions": []}]'],
+)
 @pytest.mark.parametrize("verb", [["bench", "knowledge"], ["train-editor"]])
 def test_data_that_is_not_tasks_is_one_line(tmp_path, refusal, tiny, content, verb):
     data = write(tmp_path / "data.json", content)
@@ -685,7 +816,14 @@ def test_data_that_is_not_tasks_is_one_line(tmp_path, refusal, tiny, content, ve
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--rounds", "0"], "--rounds 0"), (["--contexts", "0"], "contexts is 0"), (["--seeds", "1"], "seeds is 1"), (["--edits", "0"], "edits is 0"), (["--styles", "poem"], "unknown style 'poem'"), (["--styles", ","], "give styles to write in")],
+    [
+        (["--rounds", "0"], "--rounds 0"),
+        (["--contexts", "0"], "contexts is 0"),
+        (["--seeds", "1"], "seeds is 1"),
+        (["--edits", "0"], "edits is 0"),
+        (["--styles", "poem"], "unknown style 'poem'"),
+        (["--styles", ","], "give styles to write in"),
+    ],
 )
 def test_what_train_editor_cannot_run_is_one_line(tmp_path, refusal, tiny, options, message):
     data = write(tmp_path / "data.json", DATA)
@@ -694,17 +832,63 @@ def test_what_train_editor_cannot_run_is_one_line(tmp_path, refusal, tiny, optio
 
 def test_bench_knowledge_and_train_editor_answer_programs_and_people(tmp_path, answer, output, refusal, roomy_folder):
     data, model = write(tmp_path / "data.json", DATA), ["--model", str(roomy_folder)]
-    rounds = answer("train-editor", "--data", data, "--out", tmp_path / "editor", *model, "--rounds", "1", "--styles", "paraphrase", "--edits", "1")
+    rounds = answer(
+        "train-editor",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "editor",
+        *model,
+        "--rounds",
+        "1",
+        "--styles",
+        "paraphrase",
+        "--edits",
+        "1",
+    )
     assert rounds["rounds"][0]["contexts"] == 2 and rounds["command"].startswith("selfedit train-editor --data")
     assert (tmp_path / "editor/rounds.png").exists()
-    other = write(tmp_path / "other.json", DATA.replace(PASSAGE.text, "Vellmar lies on the Tarn.").replace("roofs", "walls"))
-    assert "trained on 2 of these passages" in refusal("bench", "knowledge", "--data", data, "--out", tmp_path / "run", *model, "--editor", tmp_path / "editor")
-    asked = ["bench", "knowledge", "--data", other, "--out", tmp_path / "run", *model, "--conditions", "base,seal", "--editor", tmp_path / "editor", "--set", "epochs=1"]
+    other = write(
+        tmp_path / "other.json", DATA.replace(PASSAGE.text, "Vellmar lies on the Tarn.").replace("roofs", "walls")
+    )
+    assert "trained on 2 of these passages" in refusal(
+        "bench", "knowledge", "--data", data, "--out", tmp_path / "run", *model, "--editor", tmp_path / "editor"
+    )
+    asked = [
+        "bench",
+        "knowledge",
+        "--data",
+        other,
+        "--out",
+        tmp_path / "run",
+        *model,
+        "--conditions",
+        "base,seal",
+        "--editor",
+        tmp_path / "editor",
+        "--set",
+        "epochs=1",
+    ]
     result = answer(*asked)
-    assert [row["condition"] for row in result["rows"]] == ["base", "seal"] and result["command"].startswith("selfedit bench knowledge")
+    assert [row["condition"] for row in result["rows"]] == ["base", "seal"] and result["command"].startswith(
+        "selfedit bench knowledge"
+    )
     out, _ = output(*asked)
     assert "| seal | 1 | 2 | 2 |" in out
-    out, _ = output("train-editor", "--data", data, "--out", tmp_path / "editor", *model, "--rounds", "1", "--styles", "paraphrase", "--edits", "1")
+    out, _ = output(
+        "train-editor",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "editor",
+        *model,
+        "--rounds",
+        "1",
+        "--styles",
+        "paraphrase",
+        "--edits",
+        "1",
+    )
     assert "the outer loop" in out
 
 
@@ -727,20 +911,52 @@ def test_what_the_benchmarks_of_memory_cannot_run_is_one_line(tmp_path, refusal,
     write(tmp_path / "copa.jsonl", "{")
     places = {"{folder}": tmp_path, "{data}": tmp_path / "data.json"}
     data = write(tmp_path / "data.json", DATA)
-    assert message in refusal("bench", options[0], "--data", data, "--out", tmp_path / "run", *tiny, *[places.get(o, o) for o in options[1:]])
+    assert message in refusal(
+        "bench", options[0], "--data", data, "--out", tmp_path / "run", *tiny, *[places.get(o, o) for o in options[1:]]
+    )
 
 
 def test_what_bench_poison_cannot_run_is_one_line(tmp_path, refusal, tiny):
     assert "unknown setting 'span'" in refusal("bench", "poison", "--out", tmp_path / "run", *tiny, "--set", "span=4")
-    assert "nowhere.jsonl" in refusal("bench", "poison", "--out", tmp_path / "run", *tiny, "--others", tmp_path / "nowhere.jsonl")
+    assert "nowhere.jsonl" in refusal(
+        "bench", "poison", "--out", tmp_path / "run", *tiny, "--others", tmp_path / "nowhere.jsonl"
+    )
 
 
 def test_bench_stream_and_routing_answer_programs_and_people(tmp_path, answer, output, roomy_folder):
     data, model = write(tmp_path / "data.json", DATA), ["--model", str(roomy_folder)]
-    asked = ["bench", "stream", "--data", data, "--out", tmp_path / "stream", *model, "--methods", "routed,consolidated", "--set", "epochs=1"]
+    asked = [
+        "bench",
+        "stream",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "stream",
+        *model,
+        "--methods",
+        "routed,consolidated",
+        "--set",
+        "epochs=1",
+    ]
     result = answer(*asked)
-    assert [row["method"] for row in result["rows"]] == ["routed", "consolidated"] and result["consolidate_config"]["epochs"] == 1
+    assert [row["method"] for row in result["rows"]] == ["routed", "consolidated"] and result["consolidate_config"][
+        "epochs"
+    ] == 1
     assert "| routed | " in output(*asked)[0]
-    asked = ["bench", "routing", "--data", data, "--others", data, "--out", tmp_path / "routing", *model, "--memories", "2", "--methods", "lexical"]
+    asked = [
+        "bench",
+        "routing",
+        "--data",
+        data,
+        "--others",
+        data,
+        "--out",
+        tmp_path / "routing",
+        *model,
+        "--memories",
+        "2",
+        "--methods",
+        "lexical",
+    ]
     assert [row["memories"] for row in answer(*asked)["rows"]] == [2]
     assert "| 2 | lexical | 2 |" in output(*asked)[0]

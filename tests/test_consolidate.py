@@ -11,12 +11,16 @@ from selfedit.errors import MemoryStoreError
 from selfedit.memory import consolidate as module
 from selfedit.memory.consolidate import _rehearsal, consolidate
 from selfedit.memory.store import MemoryStore
-from selfedit.model.generate import Request, generate
-from selfedit.model.network import PackedAttention
-from selfedit.model.stack import LoraConfig, Segment, Stack, load_adapters
+from selfedit.model.packed.generate import Request, generate
+from selfedit.model.packed.lora import LoraBatch, LoraConfig, TokenRange, load_adapters
+from selfedit.model.packed.network import PackedAttention
 from selfedit.types import Example, Passage, Question, Score, SelfEdit
 
-CONFIG = ConsolidateConfig(max_general_change=50.0, max_general_lost=1.0, train=TrainConfig(rank=2, alpha=4.0, first_layer=0.5, epochs=2, batch_size=2, steps_an_epoch=1))
+CONFIG = ConsolidateConfig(
+    max_general_change=50.0,
+    max_general_lost=1.0,
+    train=TrainConfig(rank=2, alpha=4.0, first_layer=0.5, epochs=2, batch_size=2, steps_an_epoch=1),
+)
 TOWNS = ["Marlow", "Vellmar", "Orsk"]
 
 
@@ -30,11 +34,19 @@ def filled(tiny_model, home, towns) -> MemoryStore:
     store = MemoryStore(home)
     for town in towns:
         i = TOWNS.index(town)
-        passage = Passage(town, f"The bridge of {town} was built in {1900 + i}. Its keeper rings a bell.", f"/docs/{town}.txt", "5" * 64)
+        passage = Passage(
+            town,
+            f"The bridge of {town} was built in {1900 + i}. Its keeper rings a bell.",
+            f"/docs/{town}.txt",
+            "5" * 64,
+        )
         drawn = tuple(Example(passage.text, f"bridge {k}?", once=True) for k in range(6))
-        asked = [Question(f"When was the bridge of {town} built?", (str(1900 + i),)), Question(f"Who rings in {town}?", ("its keeper",))]
+        asked = [
+            Question(f"When was the bridge of {town} built?", (str(1900 + i),)),
+            Question(f"Who rings in {town}?", ("its keeper",)),
+        ]
         store.add(
-            lambda folder: Stack(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(0, folder, "tiny"),
+            lambda folder: LoraBatch(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(0, folder, "tiny"),
             model="tiny", model_hash=tiny_model.fingerprint, passage=passage, edits=[SelfEdit("questions", "", drawn)],
             scores={"questions": [asdict(q) for q in asked], "after": {"correct": [True, True]}},
         )  # fmt: skip
@@ -81,7 +93,9 @@ def test_what_does_not_hold_or_moves_behaviour_too_far_is_not_shared(store, tiny
 def test_the_judging_questions_are_asked_under_the_new_adapter(store, tiny_model):
     report = consolidate(tiny_model, store, store.active(), replace(CONFIG, max_lost=1.0))
     assert report.shared and all(one.questions == 2 and 0 <= one.right_now <= 2 for one in report.rehearsed)
-    assert consolidate(tiny_model, store, store.active(), replace(CONFIG, max_lost=1.0)).shared == report.shared  # the same again
+    assert (
+        consolidate(tiny_model, store, store.active(), replace(CONFIG, max_lost=1.0)).shared == report.shared
+    )  # the same again
 
 
 @torch.inference_mode()
@@ -89,13 +103,19 @@ def logits(model, store: MemoryStore, town: str) -> torch.Tensor:
     """Of a question about the town, under what answers for its memory."""
     (id,) = store.find(f"{town}.txt")
     tokens = model.chat.prompt(store.get(id).questions[0])
-    linear = load_adapters(model.network, [store.answering_path(id)]).linear(model.network, [Segment(0, 0, len(tokens))])
+    linear = load_adapters(model.network, [store.answering_path(id)]).linear(
+        model.network, [TokenRange(0, 0, len(tokens))]
+    )
     packed = PackedAttention([len(tokens)])
-    return model.network.logits(model.network.run(model.network.embed(torch.tensor(tokens)), packed.positions, packed, linear))
+    return model.network.logits(
+        model.network.run(model.network.embed(torch.tensor(tokens)), packed.positions, packed, linear)
+    )
 
 
 @pytest.mark.parametrize("shares", [True, False], ids=["one that shares", "one that was only rehearsed"])
-def test_after_forgetting_everything_is_as_in_a_store_that_never_learned_it(store, tiny_model, tmp_path, monkeypatch, shares):
+def test_after_forgetting_everything_is_as_in_a_store_that_never_learned_it(
+    store, tiny_model, tmp_path, monkeypatch, shares
+):
     def all_hold(store, but=()):
         verdicts(monkeypatch, *(e.passage.title not in but for e in store.active() for _ in e.questions))
         return consolidate(tiny_model, store, store.active(), CONFIG)
@@ -112,14 +132,20 @@ def test_after_forgetting_everything_is_as_in_a_store_that_never_learned_it(stor
     again = [logits(tiny_model, store, town) for town in towns]
     assert all(map(torch.equal, again, [logits(tiny_model, never, town) for town in towns]))
     assert not any(map(torch.equal, again, together)) and not any(map(torch.equal, again, apart))
-    questions = [q for entry in never.active() for q in entry.questions] + [Question("When was the bridge of Marlow built?", ())]
-    assert [a.record() for a in ask(tiny_model, store, questions, max_new_tokens=3)] == [a.record() for a in ask(tiny_model, never, questions, max_new_tokens=3)]
+    questions = [q for entry in never.active() for q in entry.questions] + [
+        Question("When was the bridge of Marlow built?", ())
+    ]
+    assert [a.record() for a in ask(tiny_model, store, questions, max_new_tokens=3)] == [
+        a.record() for a in ask(tiny_model, never, questions, max_new_tokens=3)
+    ]
 
 
 def test_everything_is_rehearsed_and_what_was_drawn_once_has_a_share_in_every_epoch(store, tiny_model):
     entries = store.active()
     job = _rehearsal(tiny_model, store, entries, CONFIG)
-    assert len(job.sequences) == 3 * 3 and len(job.once) == 3 * 6  # the passage and its two sentences; six questions each
+    assert (
+        len(job.sequences) == 3 * 3 and len(job.once) == 3 * 6
+    )  # the passage and its two sentences; six questions each
     (first, second) = job.once[:9], job.once[9:]
     for entry in entries:
         own = {tiny_model.chat.study(e).tokens for edit in store.edits(entry.id) for e in edit.examples}

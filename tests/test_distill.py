@@ -6,18 +6,20 @@ from torch.nn.functional import kl_div
 from selfedit.config import TrainConfig
 from selfedit.errors import SelfeditError
 from selfedit.loop.trial import study_sequences
-from selfedit.model.chat import Sequence
-from selfedit.model.distill import WIDTH, soften
-from selfedit.model.network import Linear
-from selfedit.model.train import HeadLoss, Job, train
+from selfedit.model.chat import TokenizedExample
+from selfedit.model.packed.distill import WIDTH, soften
+from selfedit.model.packed.network import Linear
+from selfedit.model.packed.train import HeadLoss, Job, train
 from selfedit.types import Example, Passage
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_soft_labels_are_the_right_token_and_the_odds_of_transformers_on_the_seen_text(tiny_model, tiny_reference, share):
+def test_soft_labels_are_the_right_token_and_the_odds_of_transformers_on_the_seen_text(
+    tiny_model, tiny_reference, share
+):
     studied = sequences(tiny_model.network.shape.vocab)
     view = (5, 9, 11, 30, 7)
-    seen = [Sequence((*view, *s.tokens), len(view) + s.label_start) for s in studied]
+    seen = [TokenizedExample((*view, *s.tokens), len(view) + s.label_start) for s in studied]
     for sequence, teacher, own in zip(studied, seen, soften(tiny_model.network, studied, seen, share)):
         right = torch.tensor(sequence.tokens[sequence.label_start :])
         mixed = label_logprobs(tiny_reference, teacher).exp() * share

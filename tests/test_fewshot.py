@@ -11,25 +11,55 @@ import pytest
 from conftest import write_tiny_model
 
 from selfedit.config import TrainConfig
-from selfedit.edits.recipe import FAMILIES, Recipe, grammar, read_recipe, recipe_prompt, recipe_tokens, write_recipes, writing_sequence
+from selfedit.edits.recipe import (
+    FAMILIES,
+    Recipe,
+    grammar,
+    read_recipe,
+    recipe_prompt,
+    recipe_tokens,
+    write_recipes,
+    writing_sequence,
+)
 from selfedit.errors import ModelError, SelfeditError
 from selfedit.loop import fewshot
-from selfedit.loop.fewshot import Answer, alphabet, changed, check, dense, form_of, job, joined, labelled, rated, shown, solve, solved, study_items
-from selfedit.model.generate import Request, generate
+from selfedit.loop.fewshot import (
+    Answer,
+    alphabet,
+    changed,
+    check,
+    form_of,
+    gold_logprob,
+    job,
+    joined,
+    labelled,
+    rated,
+    shown,
+    solve,
+    solved,
+    study_items,
+)
 from selfedit.model.grammar import GridForm, choices
 from selfedit.model.load import load_model
-from selfedit.model.score import mean_logprobs
-from selfedit.model.stack import LoraConfig, Stack
-from selfedit.model.train import Job, train
+from selfedit.model.packed.generate import Request, generate
+from selfedit.model.packed.lora import LoraBatch, LoraConfig
+from selfedit.model.packed.score import mean_logprobs
+from selfedit.model.packed.train import Job, train
 from selfedit.tasks.arc import ArcTask, Pair
 from selfedit.tasks.augment import IDENTITY, READINGS, TRANSPOSE
 
-MIRROR = ArcTask("mirror", tuple(Pair(((a, b), (c, 0)), ((b, a), (0, c))) for a, b, c in ((1, 2, 3), (4, 5, 6), (7, 8, 9))), (Pair(((2, 4), (6, 0)), ((4, 2), (0, 6))),))
+MIRROR = ArcTask(
+    "mirror",
+    tuple(Pair(((a, b), (c, 0)), ((b, a), (0, c))) for a, b, c in ((1, 2, 3), (4, 5, 6), (7, 8, 9))),
+    (Pair(((2, 4), (6, 0)), ((4, 2), (0, 6))),),
+)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return load_model(str(write_tiny_model(tmp_path_factory.mktemp("roomy") / "model", max_position_embeddings=4096)), device="cpu")
+    return load_model(
+        str(write_tiny_model(tmp_path_factory.mktemp("roomy") / "model", max_position_embeddings=4096)), device="cpu"
+    )
 
 
 # grammars
@@ -78,7 +108,9 @@ def test_whatever_the_grammar_lets_through_is_a_recipe_that_it_would_write_again
         assert all(token in allow(written[:i]) for i, token in enumerate(written))
         assert set(allow(written)) == set(model.chat.ends)
         free = [start + i for i in range(len(written)) if len(allow(written[:i])) > 1]
-        assert list(sequence.places) == free and len(free) < len(written) / 3  # what the grammar forces needs no learning
+        assert (
+            list(sequence.label_positions) == free and len(free) < len(written) / 3
+        )  # what the grammar forces needs no learning
 
 
 def test_a_choice_that_begins_another_can_be_written_whole(model):
@@ -103,7 +135,9 @@ def test_whatever_the_grammar_of_grids_lets_through_is_a_grid_and_every_grid_is_
     assert len(sizes) > 8
     for rows, columns in ((1, 1), (5, 5), (2, 5), (5, 1)):
         tokens = chat.encode(form.text([[draw.randrange(10) for _ in range(columns)] for _ in range(rows)]))
-        assert all(token in form.allow(tokens[:i]) for i, token in enumerate(tokens)) and form.line[0] in form.allow(tokens)
+        assert all(token in form.allow(tokens[:i]) for i, token in enumerate(tokens)) and form.line[0] in form.allow(
+            tokens
+        )
         assert set(form.allow([*tokens, *form.line])) == set(chat.ends)
         sized = partial(form.allow, size=(rows, columns), colours=(2, 7))
         said = form.read(chat.decode(random_walk(sized, chat.ends, draw)))
@@ -120,7 +154,9 @@ def test_decoding_keeps_to_the_grammar_greedy_and_drawn(model):
     prompt = tuple(model.chat.ask("A grid?"))
     form = GridForm(model.chat, 3)
     allow = form.allow
-    asked = [Request(prompt, None, 13, temperature, seed=i, allow=allow) for i, temperature in enumerate((0.0, 1.0, 1.5))]
+    asked = [
+        Request(prompt, None, 13, temperature, seed=i, allow=allow) for i, temperature in enumerate((0.0, 1.0, 1.5))
+    ]
     free, *found = generate(model, [Request(prompt, None, 13), *asked])
     assert form.read(model.chat.decode(free)) is None  # a random model does not by itself
     for tokens in found:
@@ -129,7 +165,9 @@ def test_decoding_keeps_to_the_grammar_greedy_and_drawn(model):
 
 
 def test_only_what_is_a_grid_is_read_as_one(form):
-    assert form.read("12\n34\n") == form.read("12\n34") == ((1, 2), (3, 4)) and form.text(((1, 2), (3, 4))) == "12\n34\n"
+    assert (
+        form.read("12\n34\n") == form.read("12\n34") == ((1, 2), (3, 4)) and form.text(((1, 2), (3, 4))) == "12\n34\n"
+    )
     assert form.read("12\n34\n\n") == ((1, 2), (3, 4))
     for text in ("", "\n", "12\n3\n", "12\n34\n\n\n", "1a\n", "²\n", "1\n" * 31, "1" * 31, "12\n\n34"):
         assert form.read(text) is None, text
@@ -147,8 +185,16 @@ def test_recipes_are_written_by_their_seed_and_always_parse(model):
 def test_an_editor_writes_what_it_has_learned_to_write(model):
     wanted = Recipe(basic=False, repeat=True, learning_rate=3e-5, epochs=5, items=16)
     sequence = writing_sequence(model, "a task", wanted)
-    editor, _ = train(model.network, [Job((sequence,) * 4)], TrainConfig(rank=8, alpha=16.0, learning_rate=1e-2, epochs=150, batch_size=4, steps_an_epoch=1))
-    assert write_recipes(model, [("a task", 0)], editor, temperature=0.0) == [wanted] != write_recipes(model, [("a task", 0)], temperature=0.0)
+    editor, _ = train(
+        model.network,
+        [Job((sequence,) * 4)],
+        TrainConfig(rank=8, alpha=16.0, learning_rate=1e-2, epochs=150, batch_size=4, steps_an_epoch=1),
+    )
+    assert (
+        write_recipes(model, [("a task", 0)], editor, temperature=0.0)
+        == [wanted]
+        != write_recipes(model, [("a task", 0)], temperature=0.0)
+    )
     assert len(sequence.tokens) - len(recipe_prompt(model, "a task")) < recipe_tokens(model)
 
 
@@ -193,16 +239,23 @@ def test_items_are_tasks_with_examples_left_out_in_the_ways_the_recipe_allows(mo
     assert all(form.read(model.chat.decode(item.targets)) for item in outputs)
     every = study_items(model, MIRROR, replace(plain, loss="all_outputs"), seed=0)
     for one, last, text in zip(every, outputs, (model.chat.decode(list(item.tokens)) for item in items)):
-        assert model.chat.decode(one.targets) == "".join(part.split("Input:")[0] for part in text.split("Output:\n")[1:])
+        assert model.chat.decode(one.targets) == "".join(
+            part.split("Input:")[0] for part in text.split("Output:\n")[1:]
+        )
         assert one.targets[-last.labels :] == last.targets and one.tokens == last.tokens
-    wide = [model.chat.decode(list(item.tokens)) for item in study_items(model, MIRROR, Recipe(basic=False, size=True, items=40), seed=0)]
+    wide = [
+        model.chat.decode(list(item.tokens))
+        for item in study_items(model, MIRROR, Recipe(basic=False, size=True, items=40), seed=0)
+    ]
     assert any("1122\n" in text or len(text.split("Input:\n")[1].split("\n")[0]) == 4 for text in wide)
 
 
 def test_the_question_of_the_test_is_never_studied(model):
     secret = replace(MIRROR, test=(Pair(((5, 5), (5, 5)), ((6, 6), (6, 6))),))
     for family in FAMILIES:
-        assert study_items(model, secret, Recipe(**{family: True}), 0) == study_items(model, MIRROR, Recipe(**{family: True}), 0)
+        assert study_items(model, secret, Recipe(**{family: True}), 0) == study_items(
+            model, MIRROR, Recipe(**{family: True}), 0
+        )
 
 
 def test_too_few_items_are_taken_as_they_are(model):
@@ -226,21 +279,27 @@ def test_what_does_not_fit_the_model_is_said_before_any_work(model):
 
 def test_candidates_of_other_rates_and_epochs_train_in_one_stack_as_alone(model):
     config = replace(fewshot.TRAIN, rank=2)
-    recipes = [Recipe(basic=False, items=3, epochs=1, learning_rate=1e-2), Recipe(items=5, epochs=2, loss="output_tokens")]
+    recipes = [
+        Recipe(basic=False, items=3, epochs=1, learning_rate=1e-2),
+        Recipe(items=5, epochs=2, loss="output_tokens"),
+    ]
     jobs = [job(model, MIRROR, recipe, 0) for recipe in recipes]
     stack, logs = train(model.network, jobs, config)
     assert [len(log.losses) for log in logs] == [1, 2]
     for row, one in enumerate(jobs):
         alone, _ = train(model.network, [one], config)
-        start = Stack(model.network.shape, stack.config, 1)
+        start = LoraBatch(model.network.shape, stack.config, 1)
         start.init_(0, one.seed)
         assert (stack.flat[row] - alone.flat[0]).norm() < 0.1 * (alone.flat[0] - start.flat[0]).norm()
 
 
 def test_studying_a_rule_makes_its_answer_likelier(model):
     recipe = Recipe(basic=False, items=32, epochs=6, learning_rate=1e-2, loss="output_tokens")
-    (tried,), (before,) = fewshot.try_recipes(model, [(MIRROR, recipe, 0)], replace(fewshot.TRAIN, rank=8)), dense(model, [(MIRROR, None)])
-    assert tried.dense > before + 0.5 and tried.tokens > 0
+    (tried,), (before,) = (
+        fewshot.try_recipes(model, [(MIRROR, recipe, 0)], replace(fewshot.TRAIN, rank=8)),
+        gold_logprob(model, [(MIRROR, None)]),
+    )
+    assert tried.gold_logprob > before + 0.5 and tried.tokens > 0
 
 
 # answers
@@ -248,7 +307,13 @@ def test_studying_a_rule_makes_its_answer_likelier(model):
 
 def test_the_question_is_put_in_every_reading_and_with_each_example_left_out(model, form, monkeypatch):
     asked = []
-    monkeypatch.setattr(fewshot, "generate", lambda model, requests, stack=None, **_: asked.extend(requests) or [model.chat.encode("42\n06\n")] * len(requests))
+    monkeypatch.setattr(
+        fewshot,
+        "generate",
+        lambda model, requests, stack=None, **_: (
+            asked.extend(requests) or [model.chat.encode("42\n06\n")] * len(requests)
+        ),
+    )
     monkeypatch.setattr(fewshot, "rated", lambda model, asked, stack=None: [()] * len(asked))
     ((answer,),) = solve(model, [(MIRROR, None)])
     assert len(asked) == answer.asked == len(READINGS) * 4 and len({r.tokens for r in asked}) == len(asked)
@@ -257,20 +322,25 @@ def test_the_question_is_put_in_every_reading_and_with_each_example_left_out(mod
     assert model.chat.decode(list(asked[4].tokens)) == f"{shown(model, changed(MIRROR, TRANSPOSE))}\n"
     # as it is, and under each reading turned back: 42/06 transposed, flipped down, flipped right, and turned round
     assert answer.votes == [4, 4] and answer.attempts == [((4, 2), (0, 6)), ((4, 0), (2, 6))]
-    assert solved(MIRROR, [answer]) == 1.0 and solved(replace(MIRROR, test=MIRROR.test * 2), [answer, Answer((), 1)]) == 0.5
+    assert (
+        solved(MIRROR, [answer]) == 1.0
+        and solved(replace(MIRROR, test=MIRROR.test * 2), [answer, Answer((), 1)]) == 0.5
+    )
 
 
 def test_an_answer_that_was_cut_off_has_no_vote(model, form, monkeypatch):
     cut = model.chat.encode("42\n" * 100)
-    monkeypatch.setattr(fewshot, "generate", lambda model, requests, stack=None, **_: [cut[: r.max_new_tokens] for r in requests])
+    monkeypatch.setattr(
+        fewshot, "generate", lambda model, requests, stack=None, **_: [cut[: r.max_new_tokens] for r in requests]
+    )
     ((answer,),) = solve(model, [(MIRROR, None)])
     assert answer.said == () and answer.asked == 20
 
 
 def test_an_adapter_that_diverged_has_no_score(model):
-    stack = Stack(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
+    stack = LoraBatch(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
     stack.flat.fill_(float("nan"))
-    assert dense(model, [(MIRROR, 0)], stack) == [None]
+    assert gold_logprob(model, [(MIRROR, 0)], stack) == [None]
 
 
 def test_the_likeliest_then_the_most_frequent_then_the_first_said_is_the_best():
@@ -288,10 +358,18 @@ def test_answers_are_rated_by_their_likelihood_in_all_readings(model, form):
     for grid in grids:
         turned = [changed(replace(MIRROR, test=(Pair(MIRROR.test[0].input, grid),)), reading) for reading in READINGS]
         golds = [labelled(form, [*t.train, *t.test], "output_tokens") for t in turned]
-        values.append(sum(m * g.labels for m, g in zip(mean_logprobs(model.network, [(g, None) for g in golds], among=alphabet(form)), golds)) / len(READINGS))
+        values.append(
+            sum(
+                m * g.labels
+                for m, g in zip(mean_logprobs(model.network, [(g, None) for g in golds], among=alphabet(form)), golds)
+            )
+            / len(READINGS)
+        )
     assert none == () and [grid for grid, _ in odds] == grids
-    assert [share for _, share in odds] == pytest.approx([math.exp(v) / sum(map(math.exp, values)) for v in values], abs=1e-4)
-    broken = Stack(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
+    assert [share for _, share in odds] == pytest.approx(
+        [math.exp(v) / sum(map(math.exp, values)) for v in values], abs=1e-4
+    )
+    broken = LoraBatch(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
     broken.flat.fill_(float("nan"))
     assert rated(model, [(MIRROR, 0, [grids])], broken) == [()]
 
@@ -299,7 +377,9 @@ def test_answers_are_rated_by_their_likelihood_in_all_readings(model, form):
 def test_the_dense_score_is_that_of_the_output_with_all_examples_in_view(model, form):
     two = replace(MIRROR, test=(*MIRROR.test, Pair(((1, 1), (1, 1)), ((1, 1), (1, 1)))))
     golds = [labelled(form, [*two.train, p], "output_tokens") for p in two.test]
-    assert dense(model, [(two, None)]) == pytest.approx([sum(mean_logprobs(model.network, [(g, None) for g in golds], among=alphabet(form))) / 2], abs=1e-5)
+    assert gold_logprob(model, [(two, None)]) == pytest.approx(
+        [sum(mean_logprobs(model.network, [(g, None) for g in golds], among=alphabet(form))) / 2], abs=1e-5
+    )
 
 
 def test_where_training_is_in_bf16_so_is_all_of_a_task(model, monkeypatch):
@@ -307,11 +387,17 @@ def test_where_training_is_in_bf16_so_is_all_of_a_task(model, monkeypatch):
     seen = []
     for name in ("train", "generate", "mean_logprobs"):
         own = getattr(fewshot, name)
-        monkeypatch.setattr(fewshot, name, lambda first, *rest, own=own, **named: seen.append(getattr(first, "network", first)) or own(first, *rest, **named))
+        monkeypatch.setattr(
+            fewshot,
+            name,
+            lambda first, *rest, own=own, **named: (
+                seen.append(getattr(first, "network", first)) or own(first, *rest, **named)
+            ),
+        )
     fewshot.try_recipes(mixed, [(MIRROR, Recipe(items=2, epochs=1), 0)])
     assert len(seen) == 2 + len(READINGS) + 1 and all(own.layers[0].linears["down"].always_half for own in seen)
     assert not mixed.network.layers[0].linears["down"].always_half
-    assert dense(mixed, [(MIRROR, None)]) != dense(model, [(MIRROR, None)])
+    assert gold_logprob(mixed, [(MIRROR, None)]) != gold_logprob(model, [(MIRROR, None)])
 
 
 def test_a_changed_task_is_the_same_task_changed_back():

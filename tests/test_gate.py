@@ -114,7 +114,9 @@ def test_too_much_general_change_is_dropped_and_the_next_best_is_kept():
 
 def test_an_edit_that_is_no_better_than_the_passage_is_not_kept_over_it():
     same = [-1.0, -1.2, -0.8, -1.0]
-    kept, reasons = decided(trial("passage", same), trial("rewrite", same), trial("implications", [-1.1, -1.3, -0.9, -1.1]))
+    kept, reasons = decided(
+        trial("passage", same), trial("rewrite", same), trial("implications", [-1.1, -1.3, -0.9, -1.1])
+    )
     assert kept == "passage"
     assert reasons["rewrite"] == reasons["implications"] == "passage gained more"
 

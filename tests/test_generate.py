@@ -3,24 +3,31 @@ import pytest
 import torch
 from conftest import reference_model
 
-from selfedit.model.generate import Request, _groups, generate
-from selfedit.model.network import FEW_ROWS, MODULES
-from selfedit.model.quantized import QuantizedWeight, joined
-from selfedit.model.stack import LoraConfig, Stack
+from selfedit.model.packed.generate import Request, _groups, generate
+from selfedit.model.packed.lora import LoraBatch, LoraConfig
+from selfedit.model.packed.network import FEW_ROWS, MODULES
+from selfedit.model.packed.quantized import QuantizedWeight, joined
 
-QUESTIONS = ["Write a short story about a lighthouse.", "Name the largest planet.", "Explain how rain forms, briefly.", "Who are you?"]
+QUESTIONS = [
+    "Write a short story about a lighthouse.",
+    "Name the largest planet.",
+    "Explain how rain forms, briefly.",
+    "Who are you?",
+]
 
 
 def random_prompts(model, lengths=(5, 17, 30, 9), shared=0) -> list[tuple[int, ...]]:
     generator = torch.Generator().manual_seed(3)
     start = torch.randint(model.network.shape.vocab, (shared,), generator=generator).tolist()
-    return [tuple(start + torch.randint(model.network.shape.vocab, (n,), generator=generator).tolist()) for n in lengths]
+    return [
+        tuple(start + torch.randint(model.network.shape.vocab, (n,), generator=generator).tolist()) for n in lengths
+    ]
 
 
-def random_stack(model, count: int) -> Stack:
+def random_stack(model, count: int) -> LoraBatch:
     """Adapters that change what is said."""
     config = LoraConfig(rank=4, alpha=8, modules=tuple(MODULES), layers=tuple(range(model.network.shape.layers)))
-    stack = Stack(model.network.shape, config, count)
+    stack = LoraBatch(model.network.shape, config, count)
     stack.flat.normal_(generator=torch.Generator().manual_seed(5)).mul_(0.15)
     return stack
 
@@ -65,17 +72,21 @@ def test_an_adapter_of_zeros_says_what_the_untouched_model_says(tiny_model):
     stack = random_stack(tiny_model, 1)
     stack.flat.zero_()
     prompts = random_prompts(tiny_model)
-    assert generate(tiny_model, [Request(p, 0, 12) for p in prompts], stack) == generate(tiny_model, [Request(p, None, 12) for p in prompts])
+    assert generate(tiny_model, [Request(p, 0, 12) for p in prompts], stack) == generate(
+        tiny_model, [Request(p, None, 12) for p in prompts]
+    )
 
 
 def test_a_shared_prefix_is_read_once_and_changes_nothing(tiny_model, monkeypatch):
     stack = random_stack(tiny_model, 1)
     requests = [Request(p, adapter, 12) for p in random_prompts(tiny_model, shared=40) for adapter in (None, 0)]
     read, run = [], type(tiny_model.network).run
-    monkeypatch.setattr(type(tiny_model.network), "run", lambda self, x, *rest: read.append(len(x)) or run(self, x, *rest))
+    monkeypatch.setattr(
+        type(tiny_model.network), "run", lambda self, x, *rest: read.append(len(x)) or run(self, x, *rest)
+    )
     shared = generate(tiny_model, requests, stack)
     assert read[:2] == [2 * 40, 2 * (5 + 17 + 30 + 9)]
-    monkeypatch.setattr("selfedit.model.generate.SHARED_PREFIX", 10**9)
+    monkeypatch.setattr("selfedit.model.packed.generate.SHARED_PREFIX", 10**9)
     assert generate(tiny_model, requests, stack) == shared
 
 
@@ -90,7 +101,9 @@ def test_prompts_are_grouped_so_that_the_fewest_tokens_are_read(tiny_model, monk
     for order in (prompts, prompts[::-1]):
         read, run = [], type(tiny_model.network).run
         with monkeypatch.context() as patch:
-            patch.setattr(type(tiny_model.network), "run", lambda self, x, *rest: read.append(len(x)) or run(self, x, *rest))
+            patch.setattr(
+                type(tiny_model.network), "run", lambda self, x, *rest: read.append(len(x)) or run(self, x, *rest)
+            )
             together = generate(tiny_model, [Request(p, None, 8) for p in order])
         assert sum(read[:2]) == needed < 300
         assert together == [generate(tiny_model, [Request(p, None, 8)])[0] for p in order]

@@ -123,7 +123,9 @@ def test_the_fitted_numbers_name_the_features_and_move_the_verdict_the_agreed_wa
 
 def test_features_are_those_worked_out_by_hand():
     common = {"law": 0.5}
-    found = dict(zip(FEATURES, features("He went to Harvard Law.", "Columbia Law School", "Where does he work?", common)))
+    found = dict(
+        zip(FEATURES, features("He went to Harvard Law.", "Columbia Law School", "Where does he work?", common))
+    )
     # New words of the gold: Columbia, law, school; law is found, the others resemble nothing. Weights .15 + (1, .5, 1).
     assert found["words"] == found["words_anywhere"] == 0.333
     assert found["weight"] == pytest.approx(0.65 / 2.95, abs=1e-3)
@@ -140,7 +142,17 @@ def test_features_are_those_worked_out_by_hand():
 
 
 def test_words_are_folded():
-    assert words("The U.S. didn't pay 1,200 % of Zoë's twenty-one") == ("us", "did", "not", "pay", "1200", "percent", "of", "zoe", "21")
+    assert words("The U.S. didn't pay 1,200 % of Zoë's twenty-one") == (
+        "us",
+        "did",
+        "not",
+        "pay",
+        "1200",
+        "percent",
+        "of",
+        "zoe",
+        "21",
+    )
 
 
 def test_any_of_several_gold_answers_will_do_and_no_gold_answer_never_does():

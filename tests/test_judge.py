@@ -7,7 +7,7 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,7 +32,11 @@ NOW = {"retry-after": "0"}
 
 
 def reply(text: object, status: int = 200, headers: dict | None = None) -> tuple[int, dict, bytes]:
-    return status, headers or {}, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+    return (
+        status,
+        headers or {},
+        json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode(),
+    )
 
 
 def refused(status: int, message: str, code: str = "", headers: dict | None = None) -> tuple[int, dict, bytes]:
@@ -77,7 +81,12 @@ class Endpoint:
 
     def take(self, path, headers, body) -> tuple[int, dict, bytes]:
         prompt = body["messages"][-1]["content"]
-        asked = {"path": path, "key": headers["authorization"], "body": body, "said": prompt.rpartition("What was said:\n")[2]}
+        asked = {
+            "path": path,
+            "key": headers["authorization"],
+            "body": body,
+            "said": prompt.rpartition("What was said:\n")[2],
+        }
         with self._lock:
             self.asked.append(asked)
             answer = self.script.pop(0) if self.script else None
@@ -176,7 +185,9 @@ def test_a_reply_is_yes_or_no_or_unscored(judge, endpoint, text, verdict):
     assert len(endpoint.asked) == 1
 
 
-@pytest.mark.parametrize("body", [b"<html>Welcome</html>", b"[]", b"{}", b'{"choices": []}', b'{"choices": [null]}', b"[" * 5000, b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"<html>Welcome</html>", b"[]", b"{}", b'{"choices": []}', b'{"choices": [null]}', b"[" * 5000, b"\xff"]
+)
 def test_a_reply_of_another_form_is_unscored_and_no_judge_when_checked(judge, endpoint, body):
     endpoint.rule = lambda asked: (200, {}, body)
     assert judge(said("Oslo")) == [None]
@@ -206,7 +217,13 @@ def test_half_a_character_can_be_asked_about(judge, endpoint):
 
 @pytest.mark.parametrize(
     "first",
-    [refused(500, "oops"), refused(503, "loading"), refused(429, "slow down", headers=NOW), refused(408, "late"), refused(529, "overloaded")],
+    [
+        refused(500, "oops"),
+        refused(503, "loading"),
+        refused(429, "slow down", headers=NOW),
+        refused(408, "late"),
+        refused(529, "overloaded"),
+    ],
     ids=lambda first: str(first[0]),
 )
 def test_what_passes_is_asked_again(judge, endpoint, first):
@@ -226,7 +243,7 @@ def test_what_does_not_pass_is_unscored_after_all_attempts_and_the_next_run_asks
 
 def test_the_server_says_how_long_to_wait(endpoint, tmp_path):
     judge = make_judge(endpoint.url, tmp_path, backoff_s=30.0)  # would outlast the test
-    date = format_datetime(datetime.now(timezone.utc) - timedelta(minutes=1), usegmt=True)
+    date = format_datetime(datetime.now(UTC) - timedelta(minutes=1), usegmt=True)
     waits = [NOW, {"retry-after": date}, {"retry-after": "0.3"}]
     endpoint.script = [refused(429, "wait", headers=headers) for headers in waits]
     start = time.monotonic()
@@ -290,11 +307,20 @@ def test_a_check_is_one_small_request_that_leaves_no_verdict(judge, endpoint, tm
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (refused(401, "Incorrect API key\nprovided"), "(401: Incorrect API key provided); check the key in OPENAI_API_KEY"),
+        (
+            refused(401, "Incorrect API key\nprovided"),
+            "(401: Incorrect API key provided); check the key in OPENAI_API_KEY",
+        ),
         (refused(403, "not yours"), "(403: not yours); this key may not use the model"),
-        (refused(404, "The model does not exist"), "(404: The model does not exist); check the model's name, and give a base address"),
+        (
+            refused(404, "The model does not exist"),
+            "(404: The model does not exist); check the model's name, and give a base address",
+        ),
         (refused(400, "temperature"), "(400: temperature)"),
-        (refused(429, "You exceeded your quota", code="insufficient_quota"), "(429: You exceeded your quota); the account cannot pay"),
+        (
+            refused(429, "You exceeded your quota", code="insufficient_quota"),
+            "(429: You exceeded your quota); the account cannot pay",
+        ),
         ((404, {}, b"404 page not found"), "(404: 404 page not found)"),
         ((401, {}, b'{"error": "no key"}'), "(401: no key)"),
         ((401, {}, b'{"detail": "no key"}'), "(401: no key)"),
@@ -336,7 +362,9 @@ def test_a_refusal_ends_the_waiting_of_others(endpoint, tmp_path):
     assert time.monotonic() - start < 3
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000/v1", "ftp://host/v1", "http://", "http://[::1", "http://host:port/v1", "file:///v1"])
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8000/v1", "ftp://host/v1", "http://", "http://[::1", "http://host:port/v1", "file:///v1"]
+)
 def test_what_is_no_address_is_named(tmp_path, url):
     with pytest.raises(SelfeditError) as caught:
         make_judge(url, tmp_path)
@@ -360,7 +388,10 @@ def test_a_password_in_the_address_is_not_shown(endpoint, tmp_path):
 def test_what_was_typed_is_kept_without_the_password_of_the_judge():
     url = "https://me:secret@host/v1?api-key=secret"
     argv = ["bench", "knowledge", "--judge", url, f"--judge={url}", "--out", "runs/a"]
-    assert typed(Namespace(judge=url, argv=argv)) == "selfedit bench knowledge --judge https://host/v1 --judge=https://host/v1 --out runs/a"
+    assert (
+        typed(Namespace(judge=url, argv=argv))
+        == "selfedit bench knowledge --judge https://host/v1 --judge=https://host/v1 --out runs/a"
+    )
     assert typed(Namespace(judge=None, argv=["judge", "calibrate"])) == "selfedit judge calibrate"
 
 
@@ -413,7 +444,10 @@ def test_lines_of_another_kind_are_left_alone(endpoint, tmp_path):
 
 def test_runs_at_the_same_time_keep_all_their_verdicts(endpoint, tmp_path):
     judges = [make_judge(endpoint.url, tmp_path) for _ in range(3)]
-    threads = [threading.Thread(target=judge, args=(said(*(f"Oslo {i} {j}" for i in range(20))),)) for j, judge in enumerate(judges)]
+    threads = [
+        threading.Thread(target=judge, args=(said(*(f"Oslo {i} {j}" for i in range(20))),))
+        for j, judge in enumerate(judges)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -508,7 +542,10 @@ def test_the_same_verdicts_give_the_same_interval_and_progress_ends_at_all():
 # On the command line
 
 
-RECORDS = [{"title": v.title, "question": CAPITAL.question, "gold": "Oslo", "prediction": v.prediction, "correct": v.correct} for v in TEN]
+RECORDS = [
+    {"title": v.title, "question": CAPITAL.question, "gold": "Oslo", "prediction": v.prediction, "correct": v.correct}
+    for v in TEN
+]
 LINES = "\n".join(map(json.dumps, RECORDS)) + "\n"
 
 
@@ -569,11 +606,17 @@ def test_titles_that_the_grader_was_fitted_on_are_left_out_unless_all_are_asked_
     own_grader.write_text(json.dumps({"fitted_titles": short[:1], "weights": []}))
     result = calibrated(capsys, "--data", data)
     assert (result["n"], result["titles"], result["left_out"]) == (5, 1, 5)
-    assert (calibrated(capsys, "--data", data, "--all")["n"], calibrated(capsys, "--data", data, "--all")["left_out"]) == (10, 0)
+    assert (
+        calibrated(capsys, "--data", data, "--all")["n"],
+        calibrated(capsys, "--data", data, "--all")["left_out"],
+    ) == (10, 0)
     assert main(["judge", "calibrate", "--data", str(data)]) == 0
     assert "5, on titles that the grader was fitted on" in " ".join(capsys.readouterr().out.split())
     own_grader.write_text(json.dumps({"fitted_titles": short}))
-    assert refusal(capsys, "--data", data) == f"{data}: the grader was fitted on every title in it; --all compares them all the same"
+    assert (
+        refusal(capsys, "--data", data)
+        == f"{data}: the grader was fitted on every title in it; --all compares them all the same"
+    )
     own_grader.write_text("{}")
     assert calibrated(capsys, "--data", data)["left_out"] == 0
 
@@ -595,7 +638,9 @@ def test_a_judge_that_cannot_be_used_is_one_line(data, capsys, endpoint, dead_ur
     endpoint.rule = lambda asked: refused(401, "wrong key")
     assert "(401: wrong key); check the key" in refusal(capsys, "--data", data, "--judge", endpoint.url)
     endpoint.rule = lambda asked: reply("well")
-    assert refusal(capsys, "--data", data, "--judge", endpoint.url).startswith("the judge gave no verdict on any of 10 answers")
+    assert refusal(capsys, "--data", data, "--judge", endpoint.url).startswith(
+        "the judge gave no verdict on any of 10 answers"
+    )
 
 
 def changed(**fields) -> str:
@@ -643,7 +688,12 @@ def test_a_file_that_is_not_there_or_not_zipped_as_it_says_is_one_line(tmp_path,
 def test_a_blank_answer_is_no_mistake_of_the_file(tmp_path, capsys):
     file = tmp_path / "verdicts.jsonl"
     file.write_text(f"{changed(prediction='', correct=False)}\n{changed()}\n")
-    assert calibrated(capsys, "--data", file)["confusion"] == {"true_positive": 1, "false_positive": 0, "false_negative": 0, "true_negative": 1}
+    assert calibrated(capsys, "--data", file)["confusion"] == {
+        "true_positive": 1,
+        "false_positive": 0,
+        "false_negative": 0,
+        "true_negative": 1,
+    }
 
 
 def test_the_real_verdicts_are_read_and_agreed_with(capsys):

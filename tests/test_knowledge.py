@@ -9,7 +9,7 @@ from conftest import write_tiny_model
 
 from selfedit import __version__
 from selfedit.bench import knowledge
-from selfedit.bench.conditions import Retriever, given_edit, jobs, parse, put
+from selfedit.bench.conditions import Retriever, given_edit, jobs, parse, prompt_override
 from selfedit.bench.knowledge import table
 from selfedit.bench.tables import with_interval
 from selfedit.bench.tallies import difference, interval, ratio
@@ -17,7 +17,7 @@ from selfedit.config import TrainConfig
 from selfedit.errors import RunError, SelfeditError, UnscoredError
 from selfedit.judge.evaluate import offline
 from selfedit.loop.editor import Editor, save_editor
-from selfedit.loop.journal import Journal, claim, software
+from selfedit.loop.journal import Journal, lock_run_folder, software
 from selfedit.model.load import load_model
 from selfedit.types import Passage, Question, Task
 
@@ -26,7 +26,10 @@ TOWNS = ["Marlow", "Vellmar", "Orsk"]
 TASKS = [
     Task(
         Passage(town, f"The bridge of {town} was built in {1900 + i}. Its keeper rings a bell at noon.", "", ""),
-        (Question(f"When was the bridge of {town} built?", (str(1900 + i),)), Question("When does its keeper ring?", ("at noon",))),
+        (
+            Question(f"When was the bridge of {town} built?", (str(1900 + i),)),
+            Question("When does its keeper ring?", ("at noon",)),
+        ),
         id=town.lower(),
         edits={"wise/implications": (f"1. {town} has a bridge.\n2. Somebody keeps it.", f"{town} is old.")},
     )
@@ -48,7 +51,9 @@ def model(folder):
 @pytest.fixture
 def bench(folder, tmp_path):
     def run(conditions: str, tasks=TASKS, out=tmp_path / "run", **options) -> dict:
-        return knowledge.run(folder, tasks, out, knowledge.Setting([c for c in conditions.split(",") if c], train=TRAIN, **options))
+        return knowledge.run(
+            folder, tasks, out, knowledge.Setting([c for c in conditions.split(",") if c], train=TRAIN, **options)
+        )
 
     return run
 
@@ -139,20 +144,30 @@ def test_a_condition_that_cannot_be_run_is_one_clear_line(text, message):
 
 def test_in_context_has_the_passage_in_view_and_retrieval_the_likeliest_last():
     question = TASKS[2].questions[0]
-    seen = put(parse("in-context", TASKS, None), TASKS[2], question, None)
-    assert TASKS[2].passage.text in seen.question and seen.question.endswith(question.question) and seen.answers == question.answers
-    found = put(parse("retrieval", TASKS, None), TASKS[2], question, Retriever(TASKS))
+    seen = prompt_override(parse("in-context", TASKS, None), TASKS[2], question, None)
+    assert (
+        TASKS[2].passage.text in seen.question
+        and seen.question.endswith(question.question)
+        and seen.answers == question.answers
+    )
+    found = prompt_override(parse("retrieval", TASKS, None), TASKS[2], question, Retriever(TASKS))
     places = [found.question.index(t.passage.text) for t in TASKS]
     assert max(places) == places[2]
     probe = replace(question, kind="composition")
-    assert put(parse("in-context", TASKS, None), TASKS[2], probe, None).question.endswith(f"noon.\n\n{question.question}")
+    assert prompt_override(parse("in-context", TASKS, None), TASKS[2], probe, None).question.endswith(
+        f"noon.\n\n{question.question}"
+    )
 
 
 # the run
 
 
-def test_every_condition_runs_and_a_finished_run_takes_more_without_doing_anything_twice(bench, tmp_path, model, monkeypatch):
-    save_editor(tmp_path / "editor", replace(EDITOR, model=model.name, model_hash=model.fingerprint, style="questions"), None)
+def test_every_condition_runs_and_a_finished_run_takes_more_without_doing_anything_twice(
+    bench, tmp_path, model, monkeypatch
+):
+    save_editor(
+        tmp_path / "editor", replace(EDITOR, model=model.name, model_hash=model.fingerprint, style="questions"), None
+    )
     options = dict(editor=tmp_path / "editor", together=[3])
     first = bench("base,passage,in-context", **options)
     lines = Journal(tmp_path / "run/trials.jsonl").records
@@ -160,10 +175,12 @@ def test_every_condition_runs_and_a_finished_run_takes_more_without_doing_anythi
     second = bench(everything, seeds=2, **options)
     assert Journal(tmp_path / "run/trials.jsonl").records[: len(lines)] == lines  # none of them done again
     rows = {(r["condition"], r["together"]): r for r in second["rows"]}
-    assert set(rows) == {(c, 1) for c in everything.split(",")} | {(c, 3) for c in ("passage", "self-edit", "seal", "edits:wise/implications", "distill", "passage@200")}
+    assert set(rows) == {(c, 1) for c in everything.split(",")} | {
+        (c, 3) for c in ("passage", "self-edit", "seal", "edits:wise/implications", "distill", "passage@200")
+    }
     for row in rows.values():
         assert row["passages"] == 3 and row["questions"] == 6
-        assert row["ci95"][0] <= row["accuracy"] <= row["ci95"][1] and row["dense"] < 0
+        assert row["ci95"][0] <= row["accuracy"] <= row["ci95"][1] and row["gold_logprob"] < 0
         assert (row["train_tokens"] > 0) == (row["condition"] not in ("base", "in-context", "retrieval"))
         assert (row["vs_base"] is None) == (row["condition"] == "base")
         assert (row["vs_passage"] is None) == (row["condition"] == "passage")
@@ -195,7 +212,11 @@ def test_a_run_stopped_between_passages_ends_as_one_that_was_not(bench, tmp_path
         bench("base,passage", out=tmp_path / "halves", seeds=2)
     resumed = bench("base,passage", out=tmp_path / "halves", seeds=2)
     for a, b in zip(resumed["rows"], whole["rows"], strict=True):
-        assert a["accuracy"] == b["accuracy"] and a["dense"] == pytest.approx(b["dense"], abs=1e-3) and a["train_tokens"] == b["train_tokens"]
+        assert (
+            a["accuracy"] == b["accuracy"]
+            and a["gold_logprob"] == pytest.approx(b["gold_logprob"], abs=1e-3)
+            and a["train_tokens"] == b["train_tokens"]
+        )
 
 
 def test_the_run_of_other_settings_is_refused(bench, folder, tmp_path):
@@ -205,11 +226,11 @@ def test_the_run_of_other_settings_is_refused(bench, folder, tmp_path):
 
 
 def test_a_run_says_with_which_software_it_was_made_and_goes_on_with_another(tmp_path):
-    claim(tmp_path, {"model": "a"})
+    lock_run_folder(tmp_path, {"model": "a"})
     settings = json.loads((tmp_path / "settings.json").read_text())
     assert settings == {"model": "a", "software": software()} and software().startswith(__version__)
     (tmp_path / "settings.json").write_text(json.dumps(settings | {"software": "an older one"}))
-    claim(tmp_path, {"model": "a"})
+    lock_run_folder(tmp_path, {"model": "a"})
 
 
 def test_a_judge_that_is_out_fails_the_run_and_is_asked_again_with_the_same_answers(bench, tmp_path, monkeypatch):
@@ -231,7 +252,9 @@ def test_a_judge_that_refuses_loses_no_answer(bench, tmp_path, monkeypatch):
         bench("base,passage", judge=refuses, judge_name="far")
     assert len(Journal(tmp_path / "run/trials.jsonl").records) == 6
     monkeypatch.setattr(knowledge._Bench, "do", lambda self, units: pytest.fail("answered twice"))
-    assert bench("base,passage", judge=lambda pairs: [True] * len(pairs), judge_name="far")["rows"][1]["accuracy"] == 1.0
+    assert (
+        bench("base,passage", judge=lambda pairs: [True] * len(pairs), judge_name="far")["rows"][1]["accuracy"] == 1.0
+    )
     with pytest.raises(SelfeditError, match="give the judge a name of its own"):
         bench("base", judge=refuses)
     with pytest.raises(SelfeditError, match="give conditions"):
@@ -241,13 +264,20 @@ def test_a_judge_that_refuses_loses_no_answer(bench, tmp_path, monkeypatch):
 def test_one_unscored_answer_in_many_is_in_no_mean(bench):
     tasks = [replace(TASKS[0], questions=TASKS[0].questions * 15)]
     seen = []
-    result = bench("base", tasks, judge=lambda pairs: seen.append(len(pairs)) or [None, *[True] * (len(pairs) - 1)], judge_name="far")
+    result = bench(
+        "base",
+        tasks,
+        judge=lambda pairs: seen.append(len(pairs)) or [None, *[True] * (len(pairs) - 1)],
+        judge_name="far",
+    )
     assert result["unscored"] == 1 and result["rows"][0]["accuracy"] == 1.0
 
 
 def test_what_the_answers_depend_on_is_done_again_when_it_changes(bench, tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr(knowledge._Bench, "do", lambda self, units, own=knowledge._Bench.do: done.extend(units) or own(self, units))
+    monkeypatch.setattr(
+        knowledge._Bench, "do", lambda self, units, own=knowledge._Bench.do: done.extend(units) or own(self, units)
+    )
 
     def redone(tasks) -> set[tuple[str, str]]:
         done.clear()
@@ -256,16 +286,30 @@ def test_what_the_answers_depend_on_is_done_again_when_it_changes(bench, tmp_pat
 
     assert len(redone(TASKS[:2])) == 6
     more = redone(TASKS)
-    assert more == {("base", "orsk"), ("edits", "orsk"), *(("retrieval", town.lower()) for town in TOWNS)}  # it may find another passage now
+    assert more == {
+        ("base", "orsk"),
+        ("edits", "orsk"),
+        *(("retrieval", town.lower()) for town in TOWNS),
+    }  # it may find another passage now
     asked = replace(TASKS[0], questions=TASKS[0].questions[:1])
     assert redone([asked, *TASKS[1:]]) == {("base", "marlow"), ("edits", "marlow"), ("retrieval", "marlow")}
-    assert redone([replace(asked, edits={"wise/implications": ("Marlow is new.",)}), *TASKS[1:]]) == {("edits", "marlow")}
+    assert redone([replace(asked, edits={"wise/implications": ("Marlow is new.",)}), *TASKS[1:]]) == {
+        ("edits", "marlow")
+    }
 
 
 def test_passages_that_chose_what_the_editor_studied_are_refused(bench, tmp_path, model):
-    editor = replace(EDITOR, model=model.name, model_hash=model.fingerprint, style="questions", contexts=(TASKS[1].passage.words_id,))
+    editor = replace(
+        EDITOR, model=model.name, model_hash=model.fingerprint, style="questions", contexts=(TASKS[1].passage.words_id,)
+    )
     save_editor(tmp_path / "editor", editor, None)
-    other = [replace(t, passage=replace(t.passage, title=f"Bridge_of_{t.passage.title}", text=t.passage.text.replace(". ", ".\n"))) for t in TASKS]
+    other = [
+        replace(
+            t,
+            passage=replace(t.passage, title=f"Bridge_of_{t.passage.title}", text=t.passage.text.replace(". ", ".\n")),
+        )
+        for t in TASKS
+    ]
     for tasks in (TASKS, other):  # however the title is written, and the lines broken
         with pytest.raises(SelfeditError, match="trained on 1 of these passages"):
             bench("seal", tasks, editor=tmp_path / "editor")
@@ -286,7 +330,10 @@ def test_a_budget_is_compared_with_the_passage_at_the_same_budget(bench):
 
 
 def test_probes_are_also_told_apart_by_kind(bench):
-    probes = (Question("The bridge of Marlow was built in", ("1900",), "memorization"), Question("Its keeper rings a", ("bell",), "paraphrase"))
+    probes = (
+        Question("The bridge of Marlow was built in", ("1900",), "memorization"),
+        Question("Its keeper rings a", ("bell",), "paraphrase"),
+    )
     result = bench("base,passage", [replace(TASKS[0], questions=probes)])
     assert set(result["rows"][1]["by_kind"]) == {"memorization", "paraphrase"}
     assert "memorization | paraphrase" in table(result)

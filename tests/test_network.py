@@ -9,14 +9,14 @@ from conftest import reference_model, write_tiny_model
 
 from selfedit.config import TrainConfig
 from selfedit.errors import ModelError
-from selfedit.model.frozen import FrozenBelow
+from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
-from selfedit.model.chat import Sequence
-from selfedit.model.network import PackedAttention, Shape
-from selfedit.model.packing import pack
-from selfedit.model.score import mean_logprobs
-from selfedit.model.train import Job, train
-from selfedit.model.waiting import spinning
+from selfedit.model.packed.frozen import FrozenBelow
+from selfedit.model.packed.network import PackedAttention, Shape
+from selfedit.model.packed.packing import pack
+from selfedit.model.packed.score import mean_logprobs
+from selfedit.model.packed.train import Job, train
+from selfedit.model.packed.waiting import spinning
 
 RAGGED = [7, 1, 33, 16, 17, 2, 40]
 
@@ -71,7 +71,10 @@ def test_seen_in_bf16_answers_are_rounded_and_logits_are_not(tiny_folder, length
     assert 0 < (found - expected).std() < 0.02 * expected.std() and found.dtype == torch.float32
     assert (found != found.bfloat16()).float().mean() > 0.9
     assert torch.equal(packed_logits(mixed, sequences), expected)  # a view: the network itself stays as it was
-    assert exact.in_bf16 is exact and load_model(str(tiny_folder), device="cpu", dtype=torch.float64).network.in_bf16.precision == "fp64"
+    assert (
+        exact.in_bf16 is exact
+        and load_model(str(tiny_folder), device="cpu", dtype=torch.float64).network.in_bf16.precision == "fp64"
+    )
 
 
 def test_the_precision_is_that_of_the_environment_else_of_the_machine(tiny_folder, monkeypatch):
@@ -79,7 +82,10 @@ def test_the_precision_is_that_of_the_environment_else_of_the_machine(tiny_folde
         return load_model(str(tiny_folder), device="cpu").network.precision
 
     monkeypatch.setenv("SELFEDIT_PRECISION", "mixed")
-    assert precision() == "mixed" and load_model(str(tiny_folder), device="cpu", dtype=torch.float64).network.precision == "fp64"
+    assert (
+        precision() == "mixed"
+        and load_model(str(tiny_folder), device="cpu", dtype=torch.float64).network.precision == "fp64"
+    )
     for tiles, vectors, expected in ((True, False, "mixed"), (False, True, "mixed"), (False, False, "fp32")):
         monkeypatch.setenv("SELFEDIT_PRECISION", "")
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles)
@@ -92,12 +98,16 @@ def test_the_precision_is_that_of_the_environment_else_of_the_machine(tiny_folde
         load_model(str(tiny_folder), device="cpu", precision="bf16")
 
 
-@pytest.mark.parametrize("settings", [{"tie_word_embeddings": False}, {"head_dim": 32}, {"num_key_value_heads": 4}, {"rope_theta": 500.0}])
+@pytest.mark.parametrize(
+    "settings", [{"tie_word_embeddings": False}, {"head_dim": 32}, {"num_key_value_heads": 4}, {"rope_theta": 500.0}]
+)
 def test_variants_of_the_llama_shape_give_the_logits_of_transformers(tmp_path, settings):
     folder = write_tiny_model(tmp_path, "llama", **settings)
     model, reference = load_model(str(folder), device="cpu"), reference_model(folder)
     sequences = random_sequences(model.network.shape.vocab)
-    torch.testing.assert_close(packed_logits(model.network, sequences), one_at_a_time(reference, sequences), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        packed_logits(model.network, sequences), one_at_a_time(reference, sequences), atol=1e-4, rtol=0
+    )
 
 
 def test_qwen_tensors_that_a_plain_llama_lacks_are_there_and_matter(tmp_path):
@@ -119,7 +129,10 @@ def test_many_buckets_are_one_bucket(tiny_model):
     apart = [packed_logits(tiny_model.network, [s]) for s in sequences]
     together = packed_logits(tiny_model.network, sequences)
     mixed = packed_logits(tiny_model.network, [*sequences, *random_sequences(tiny_model.network.shape.vocab, [3, 100])])
-    assert len(PackedAttention([20, 25, 32, 17]).buckets) == 1 and len(PackedAttention([20, 25, 32, 17, 3, 100]).buckets) == 3
+    assert (
+        len(PackedAttention([20, 25, 32, 17]).buckets) == 1
+        and len(PackedAttention([20, 25, 32, 17, 3, 100]).buckets) == 3
+    )
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=0)
     torch.testing.assert_close(mixed[: len(together)], together, atol=1e-5, rtol=0)
 
@@ -159,9 +172,15 @@ def test_a_model_that_would_be_run_wrongly_is_refused(tiny_folder, change, named
 
 def test_a_text_that_is_longer_than_the_model_reads_is_refused(tiny_model):
     most = tiny_model.network.shape.max_positions
-    long = Sequence((5,) * (most + 1), 1)
-    for act in (lambda: train(tiny_model.network, [Job((long,), 0)], TrainConfig(rank=2)), lambda: mean_logprobs(tiny_model.network, [(long, None)]), lambda: FrozenBelow(tiny_model.network, 2, [long.tokens])):
-        with pytest.raises(ModelError, match=f"a text of {most + 1} tokens does not fit the model's {most} positions; split it"):
+    long = TokenizedExample((5,) * (most + 1), 1)
+    for act in (
+        lambda: train(tiny_model.network, [Job((long,), 0)], TrainConfig(rank=2)),
+        lambda: mean_logprobs(tiny_model.network, [(long, None)]),
+        lambda: FrozenBelow(tiny_model.network, 2, [long.tokens]),
+    ):
+        with pytest.raises(
+            ModelError, match=f"a text of {most + 1} tokens does not fit the model's {most} positions; split it"
+        ):
             act()
 
 
@@ -191,7 +210,11 @@ def test_the_fingerprint_follows_the_weights_and_not_the_place(tmp_path, tiny_fo
 
 def test_what_prompts_begin_with_alike_is_laid_once():
     header = (5, 6, 7, 8)
-    sequences = [Sequence((*header, 9, 10, 11), 5), Sequence((*header, 12, 13), 5), Sequence((*header, 9), 1)]
+    sequences = [
+        TokenizedExample((*header, 9, 10, 11), 5),
+        TokenizedExample((*header, 12, 13), 5),
+        TokenizedExample((*header, 9), 1),
+    ]
     packing = pack(sequences, [0, 0, 0])
     assert [common for _, common in packing.shared] == [0, 4, 0]  # the third is a text: all of it is labels
     assert packing.rows == [(0, 7), (7, 9), (9, 14)]
@@ -199,12 +222,22 @@ def test_what_prompts_begin_with_alike_is_laid_once():
     assert [common for _, common in pack(sequences, [0, 1, 0]).shared] == [0, 0, 0]  # each owner has its own
 
 
-@pytest.mark.parametrize("starts, silent", [((6, 6, 6, 6), {0}), ((64, 64, 64, 64), {0, 64}), ((150, 70, 20, 135), {0, 64, 128}), ((150, 100, 100, 100), {0, 64})])
+@pytest.mark.parametrize(
+    "starts, silent",
+    [
+        ((6, 6, 6, 6), {0}),
+        ((64, 64, 64, 64), {0, 64}),
+        ((150, 70, 20, 135), {0, 64, 128}),
+        ((150, 100, 100, 100), {0, 64}),
+    ],
+)
 def test_shared_rows_change_no_state_and_no_gradient(tiny_folder, starts, silent):
     """Sequences that begin with so many tokens of one header; of some only the first asks with its queries."""
-    network = load_model(str(tiny_folder), device="cpu", dtype=torch.float64).network  # in fp32 rounding is 2e-4 of a gradient on some processors
+    network = load_model(
+        str(tiny_folder), device="cpu", dtype=torch.float64
+    ).network  # in fp32 rounding is 2e-4 of a gradient on some processors
     header, *rest = random_sequences(network.shape.vocab, [150, 9, 3, 20, 12])
-    sequences = [Sequence((*header[:n], *own), n + 2) for n, own in zip(starts, rest)]
+    sequences = [TokenizedExample((*header[:n], *own), n + 2) for n, own in zip(starts, rest)]
     results = []
     for owners in ([0, 0, 0, 0], [0, 1, 2, 3]):
         packing = pack(sequences, owners)
@@ -222,18 +255,31 @@ def test_shared_rows_change_no_state_and_no_gradient(tiny_folder, starts, silent
 
 @pytest.mark.parametrize(
     "load, environment, spins",
-    [(0.0, {}, "20000"), (50.0, {}, "0"), (0.0, {"OMP_WAIT_POLICY": "passive"}, None), (50.0, {"GOMP_SPINCOUNT": "7"}, "7")],
+    [
+        (0.0, {}, "20000"),
+        (50.0, {}, "0"),
+        (0.0, {"OMP_WAIT_POLICY": "passive"}, None),
+        (50.0, {"GOMP_SPINCOUNT": "7"}, "7"),
+    ],
 )
 def test_waiting_threads_spin_on_idle_cores_only_and_the_environment_comes_first(load, environment, spins):
-    code = f"import os; os.getloadavg = lambda: ({load}, 0, 0); import selfedit.model.network; print(os.environ.get('GOMP_SPINCOUNT'))"
+    code = f"import os; os.getloadavg = lambda: ({load}, 0, 0); import selfedit.model.packed.network; print(os.environ.get('GOMP_SPINCOUNT'))"
     own = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    done = subprocess.run([sys.executable, "-c", code], env=own | environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=own | environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == str(spins)
 
 
 @pytest.mark.parametrize(
     "environment, spins",
-    [({}, False), ({"GOMP_SPINCOUNT": "7"}, True), ({"OMP_WAIT_POLICY": "active"}, True), ({"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "0"}, False), ({"OMP_WAIT_POLICY": "passive"}, False)],
+    [
+        ({}, False),
+        ({"GOMP_SPINCOUNT": "7"}, True),
+        ({"OMP_WAIT_POLICY": "active"}, True),
+        ({"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "0"}, False),
+        ({"OMP_WAIT_POLICY": "passive"}, False),
+    ],
 )
 def test_how_threads_wait_is_told_as_the_environment_has_it(environment, spins, monkeypatch):
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):

@@ -174,7 +174,9 @@ def test_real_edits_lose_their_frame_and_little_else():
 def test_a_copy_is_told_by_its_triples_of_words():
     passage = Passage("Tarn", "The bridge over the Tarn was built in 1931.", "", "")
     assert copied("the bridge over the tarn was built in 1931", passage) == 1.0
-    assert copied("In 1931 they built the bridge over the Tarn", passage) == 3 / 7  # the bridge over, bridge over the, over the Tarn
+    assert (
+        copied("In 1931 they built the bridge over the Tarn", passage) == 3 / 7
+    )  # the bridge over, bridge over the, over the Tarn
     assert copied("Two words", passage) == 1.0  # nothing to tell it by
 
 

@@ -15,10 +15,10 @@ from selfedit.loop import restem
 from selfedit.loop.editor import Editor, load_editor, save_editor
 from selfedit.loop.journal import Journal
 from selfedit.loop.restem import _styles, run_round, train_editor
-from selfedit.model.chat import Sequence
+from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
-from selfedit.model.stack import WEIGHTS_FILE, LoraConfig, Stack
-from selfedit.model.train import Cut, Job, train
+from selfedit.model.packed.lora import WEIGHTS_FILE, LoraBatch, LoraConfig
+from selfedit.model.packed.train import Cut, Job, train
 from selfedit.types import Example, Passage, Question, SelfEdit, Task
 
 TRIAL = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-3, epochs=2, batch_size=2, steps_an_epoch=1)
@@ -30,7 +30,9 @@ CONFIG = RestemConfig(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return load_model(str(write_tiny_model(tmp_path_factory.mktemp("roomy") / "model", max_position_embeddings=8192)), device="cpu")
+    return load_model(
+        str(write_tiny_model(tmp_path_factory.mktemp("roomy") / "model", max_position_embeddings=8192)), device="cpu"
+    )
 
 
 @pytest.fixture
@@ -39,7 +41,10 @@ def tasks() -> list[Task]:
     return [
         Task(
             Passage(town, f"The bridge of {town} was built in {1900 + i}. Its keeper rings a bell at noon.", "", ""),
-            (Question(f"When was the bridge of {town} built?", (str(1900 + i),)), Question("When does its keeper ring?", ("at noon",))),
+            (
+                Question(f"When was the bridge of {town} built?", (str(1900 + i),)),
+                Question("When does its keeper ring?", ("at noon",)),
+            ),
             id=f"task-{i}",
         )
         for i, town in enumerate(towns)
@@ -83,7 +88,11 @@ def test_a_round_that_is_stopped_goes_on_and_ends_as_one_that_was_not(model, tas
         train_editor(model, tasks, tmp_path / "halves", 1, CONFIG)
     assert len(Journal(tmp_path / "halves/round-1/trials.jsonl").records) == 4  # the first block stands
     calls.clear()
-    monkeypatch.setattr(restem._Round, "trial", lambda self, block, audited, own=restem._Round.trial: calls.append(len(block)) or own(self, block, audited))
+    monkeypatch.setattr(
+        restem._Round,
+        "trial",
+        lambda self, block, audited, own=restem._Round.trial: calls.append(len(block)) or own(self, block, audited),
+    )
     resumed = train_editor(model, tasks, tmp_path / "halves", 1, CONFIG)
     assert calls == [2]  # only the second
     assert [without_times(s) for s in resumed] == [without_times(s) for s in whole]
@@ -108,27 +117,34 @@ def test_losers_stop_early_but_in_audited_contexts_nobody_does(model, tasks, tmp
     trials = Journal(tmp_path / "round-1/trials.jsonl").records
     assert [t["audited"] for t in trials] == [True] * 4 + [False] * 2  # a block is audited whole
     for t in trials:
-        best, *others = sorted((c for c in t["candidates"] if c["dense"]), key=lambda c: -sum(c["first"]))
+        best, *others = sorted((c for c in t["candidates"] if c["gold_logprob"]), key=lambda c: -sum(c["first"]))
         assert len(others) == (2 if t["audited"] else 1)
-        assert {len(c["dense"]) for c in (*t["controls"].values(), best, *others)} == {2}
-        assert {len(c["accuracy"]) for c in (*t["controls"].values(), best)} == {2 if t["audited"] else 1}  # one seed answers, else all
+        assert {len(c["gold_logprob"]) for c in (*t["controls"].values(), best, *others)} == {2}
+        assert {len(c["accuracy"]) for c in (*t["controls"].values(), best)} == {
+            2 if t["audited"] else 1
+        }  # one seed answers, else all
         assert {len(c["accuracy"]) for c in others} == {2 if t["audited"] else 0}
         if not t["audited"]:
             assert sum(best["first"]) == max(sum(c["first"]) for c in t["candidates"])
-            assert all((c["spared"] > 0) == (not c["dense"]) for c in t["candidates"])
+            assert all((c["spared"] > 0) == (not c["gold_logprob"]) for c in t["candidates"])
     assert 0 < summary["tokens_spared"] < 1 and summary["stopping"]["contexts"] == 4
 
 
-def test_an_edit_whose_training_diverged_is_as_one_that_did_not_reach_the_end(model, tasks, tmp_path, writes, monkeypatch):
-    real = restem._Round.dense
+def test_an_edit_whose_training_diverged_is_as_one_that_did_not_reach_the_end(
+    model, tasks, tmp_path, writes, monkeypatch
+):
+    real = restem._Round.gold_logprob
 
     def diverged(self, asked, stack=None):
-        return [math.nan if row == 2 * len(self.controls) else value for (_, row), value in zip(asked, real(self, asked, stack))]
+        return [
+            math.nan if row == 2 * len(self.controls) else value
+            for (_, row), value in zip(asked, real(self, asked, stack))
+        ]
 
-    monkeypatch.setattr(restem._Round, "dense", diverged)
+    monkeypatch.setattr(restem._Round, "gold_logprob", diverged)
     summary = run_round(model, tasks[:2], tmp_path / "round-1", 1, replace(CONFIG, survivors=2))
     first, *others = Journal(tmp_path / "round-1/trials.jsonl").records[0]["candidates"]
-    assert (first["first"], first["dense"]) == ([], []) and all(len(c["dense"]) == 2 for c in others)
+    assert (first["first"], first["gold_logprob"]) == ([], []) and all(len(c["gold_logprob"]) == 2 for c in others)
     json.dumps(summary, allow_nan=False)
 
 
@@ -143,7 +159,9 @@ def test_an_editor_is_finetuned_on_what_is_kept_unless_it_comes_out_worse(model,
     assert taken["finetuned"] and taken["guard"]["sequences"] == 8
     _, stack = load_editor(tmp_path / "a/round-1/editor", model)
     assert stack.flat.abs().sum() > 0
-    monkeypatch.setattr(restem._Round, "as_writer", lambda self, stack, style: {"diversity": 0.6 if stack else 1.0, "usable lines": 1.0})
+    monkeypatch.setattr(
+        restem._Round, "as_writer", lambda self, stack, style: {"diversity": 0.6 if stack else 1.0, "usable lines": 1.0}
+    )
     refused = run_round(model, tasks[:4], tmp_path / "b/round-1", 1, CONFIG)
     assert not refused["finetuned"] and refused["guard"]["why"] == "much less diversity than before"
     assert load_editor(tmp_path / "b/round-1/editor", model)[1] is None
@@ -157,13 +175,23 @@ def test_lines_that_nearly_copy_the_passage_are_not_what_an_editor_studies(model
 
     studied = []
     monkeypatch.setattr(restem, "write_edits", write)
-    monkeypatch.setattr(restem, "writing_sequences", lambda m, p, edit: studied.extend(e.text for e in edit.examples) or writing_sequences(m, p, edit))
+    monkeypatch.setattr(
+        restem,
+        "writing_sequences",
+        lambda m, p, edit: studied.extend(e.text for e in edit.examples) or writing_sequences(m, p, edit),
+    )
     monkeypatch.setattr(restem, "reinforced", lambda trial, error, beyond: [1])
     summary = run_round(model, tasks[:4], tmp_path / "round-1", 1, CONFIG)
     assert studied == ["At noon you can hear a bell."] * 4
-    assert summary["guard"]["after"]["own words"] == pytest.approx(0.5, abs=0.1) and summary["guard"]["after"]["usable lines"] == 2
+    assert (
+        summary["guard"]["after"]["own words"] == pytest.approx(0.5, abs=0.1)
+        and summary["guard"]["after"]["usable lines"] == 2
+    )
     monkeypatch.setattr(restem._Round, "as_writer", lambda self, stack, style: {"own words": 0.3 if stack else 0.5})
-    assert run_round(model, tasks[:4], tmp_path / "other/round-1", 1, CONFIG)["guard"]["why"] == "much less own words than before"
+    assert (
+        run_round(model, tasks[:4], tmp_path / "other/round-1", 1, CONFIG)["guard"]["why"]
+        == "much less own words than before"
+    )
 
 
 def test_a_judge_that_is_out_stops_the_run_and_the_same_command_goes_on(model, tasks, tmp_path, writes):
@@ -176,16 +204,29 @@ def test_a_judge_that_is_out_stops_the_run_and_the_same_command_goes_on(model, t
 
 def test_answers_that_a_judge_will_not_score_are_in_no_mean_and_stop_nothing(model, tasks, tmp_path, writes):
     """A filter that refuses one question does so every time: a run that waited for it would never end."""
-    summary = run_round(model, tasks[:4], tmp_path, 1, CONFIG, judge=lambda pairs: [None if i % 3 == 0 else True for i in range(len(pairs))])
+    summary = run_round(
+        model,
+        tasks[:4],
+        tmp_path,
+        1,
+        CONFIG,
+        judge=lambda pairs: [None if i % 3 == 0 else True for i in range(len(pairs))],
+    )
     trials = Journal(tmp_path / "trials.jsonl").records
     told = [a for t in trials for side in (*t["controls"].values(), *t["candidates"]) for a in side["accuracy"]]
-    assert set(told) <= {1.0, None} and 1.0 in told and summary["reliability"]["accuracy"]["candidates"] <= summary["usable"]
+    assert (
+        set(told) <= {1.0, None}
+        and 1.0 in told
+        and summary["reliability"]["accuracy"]["candidates"] <= summary["usable"]
+    )
 
 
 def test_questions_alone_are_a_control_of_edits_that_have_them_and_cannot_be_stopped(model, tasks, tmp_path, writes):
     run_round(model, tasks[:6], tmp_path / "a", 1, CONFIG)
     for t in Journal(tmp_path / "a/trials.jsonl").records:
-        assert list(t["controls"]) == ["passage", "questions"] and all(len(side["dense"]) == 2 for side in t["controls"].values())
+        assert list(t["controls"]) == ["passage", "questions"] and all(
+            len(side["gold_logprob"]) == 2 for side in t["controls"].values()
+        )
         assert t["controls"]["questions"]["tokens"] > t["controls"]["passage"]["tokens"]
     summary = run_round(model, tasks[:2], tmp_path / "b", 1, replace(CONFIG, styles=("paraphrase",)))
     assert list(summary["controls"]) == ["passage"]
@@ -218,8 +259,9 @@ def test_styles_take_turns_then_the_best_has_half():
 
 def test_stopping_some_early_changes_no_weight_of_the_others(model):
     chance = torch.Generator().manual_seed(0)
+
     def sequence(n):
-        return Sequence(tuple(torch.randint(3, 250, (n,), generator=chance).tolist()), 1)
+        return TokenizedExample(tuple(torch.randint(3, 250, (n,), generator=chance).tolist()), 1)
 
     jobs = [Job(tuple(sequence(5 + i + j) for j in range(2 + i)), seed=i) for i in range(3)]
     seen = []
@@ -238,7 +280,7 @@ def test_stopping_some_early_changes_no_weight_of_the_others(model):
 
 
 def test_an_editor_is_read_back_as_it_was_and_refused_if_touched(model, tmp_path):
-    stack = Stack(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (0,)), 1)
+    stack = LoraBatch(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (0,)), 1)
     stack.flat.normal_(generator=torch.Generator().manual_seed(0))
     saved = save_editor(tmp_path / "e", Editor(model.name, model.fingerprint, "rewrite", 3), stack)
     editor, read = load_editor(tmp_path / "e", model)
@@ -265,7 +307,9 @@ def test_what_is_no_editor_is_one_clear_line(model, tmp_path):
 def test_the_embedded_model_writes_an_edit_and_would_study_to_write_it_again(embedded_model):
     text = "Marlow Bridge was designed by the engineer Ada Quill. It was opened in 1931 and carries two rails."
     passage = Passage("Marlow Bridge", text, "", "")
-    edits = write_edits(embedded_model, [(passage, "paraphrase", 1), (passage, "key-points", 1), (passage, "paraphrase", 1)])
+    edits = write_edits(
+        embedded_model, [(passage, "paraphrase", 1), (passage, "key-points", 1), (passage, "paraphrase", 1)]
+    )
     assert edits[0] == edits[2] and edits[0].examples
     sequences = writing_sequences(embedded_model, passage, edits[0])
     said = [embedded_model.chat.decode(list(s.tokens[s.label_start :])) for s in sequences]
@@ -276,11 +320,17 @@ def test_the_embedded_model_writes_an_edit_and_would_study_to_write_it_again(emb
 
 def test_an_editor_studies_a_line_without_the_marks_it_was_written_with(model, monkeypatch):
     said = "**In 1931** the bridge of Marlow was opened.\nMore of it."
-    monkeypatch.setattr("selfedit.edits.propose.generate", lambda model, requests, *rest, **options: [model.chat.encode(said) for _ in requests])
+    monkeypatch.setattr(
+        "selfedit.edits.propose.generate",
+        lambda model, requests, *rest, **options: [model.chat.encode(said) for _ in requests],
+    )
     passage = Passage("Marlow", "The bridge of Marlow was built and opened in 1931.", "", "")
     (edit,) = write_edits(model, [(passage, "paraphrase", 0)])
     (sequence,) = writing_sequences(model, passage, edit)
-    assert model.chat.decode(list(sequence.tokens[sequence.label_start :])) == " In 1931 the bridge of Marlow was opened.\n"
+    assert (
+        model.chat.decode(list(sequence.tokens[sequence.label_start :]))
+        == " In 1931 the bridge of Marlow was opened.\n"
+    )
 
 
 def test_a_torn_line_is_as_if_it_had_never_been(tmp_path):

@@ -61,12 +61,16 @@ def test_the_best_come_in_order_and_are_different_memories():
     texts = MEMORIES | {"long": " ".join(["tram"] * 300), "none": "nothing of it"}
     found = Router(texts).best("Who opened the tram line to Holmenkollen in Oslo?", 3)
     assert [id for id, _ in found] == ["oslo", "long", "tesla"] and found == sorted(found, key=lambda one: -one[1])
-    assert Router(texts).best("tram", 9)[0] == Router(texts).best("tram", 1)[0] and len(Router(texts).best("tram", 9)) == 4
+    assert (
+        Router(texts).best("tram", 9)[0] == Router(texts).best("tram", 1)[0] and len(Router(texts).best("tram", 9)) == 4
+    )
 
 
 def test_an_index_that_was_changed_is_that_of_what_is_there_now():
     draw = random.Random(0)
-    texts = {str(i): " ".join(draw.choices([f"w{k}" for k in range(400)], k=draw.randrange(500))) for i in range(30)} | {"empty": ""}
+    texts = {
+        str(i): " ".join(draw.choices([f"w{k}" for k in range(400)], k=draw.randrange(500))) for i in range(30)
+    } | {"empty": ""}
     router, asked = Router(texts), []
     for _ in range(5):
         texts |= {f"new {len(asked)}": f"zebra {draw.random()} w1 w2"}
@@ -79,16 +83,26 @@ def test_an_index_that_was_changed_is_that_of_what_is_there_now():
 def test_a_saved_index_routes_alike_and_anything_else_is_none():
     router = Router(MEMORIES)
     again = Router.from_bytes(router.to_bytes())
-    assert again.best("the patents of Tesla", 2) == router.best("the patents of Tesla", 2) and again.threshold == router.threshold
+    assert (
+        again.best("the patents of Tesla", 2) == router.best("the patents of Tesla", 2)
+        and again.threshold == router.threshold
+    )
     for data in (b"", b"PK", router.to_bytes()[:-30]):
         assert Router.from_bytes(data) is None
     with np.load(io.BytesIO(router.to_bytes())) as arrays:
         whole = dict(arrays)
-    for name, other in (("format", np.array(route.FORMAT + 1)), ("owners", whole["owners"] + 99), ("starts", whole["starts"][:-1]), ("words", whole["words"][:0])):
+    for name, other in (
+        ("format", np.array(route.FORMAT + 1)),
+        ("owners", whole["owners"] + 99),
+        ("starts", whole["starts"][:-1]),
+        ("words", whole["words"][:0]),
+    ):
         file = io.BytesIO()
         np.savez(file, **whole | {name: other})
         assert Router.from_bytes(file.getvalue()) is None, name
-    assert b"tesla" not in router.to_bytes().replace("tesla".encode("utf-32-le"), b"")  # but for the ids there are no words in it
+    assert b"tesla" not in router.to_bytes().replace(
+        "tesla".encode("utf-32-le"), b""
+    )  # but for the ids there are no words in it
 
 
 def test_endings_do_not_matter():

@@ -6,26 +6,28 @@ from test_stack import ALL, random_stack
 
 from selfedit.config import ALL_LINEAR
 from selfedit.judge.general import chosen, general_abilities
-from selfedit.model import packing, score
-from selfedit.model.chat import Sequence
-from selfedit.model.score import divergences, mean_logprobs
-from selfedit.model.stack import LoraConfig, Stack
+from selfedit.model.chat import TokenizedExample
+from selfedit.model.packed import packing, score
+from selfedit.model.packed.lora import LoraBatch, LoraConfig
+from selfedit.model.packed.score import divergences, mean_logprobs
 from selfedit.types import Question
 
 
-def sequences(vocab: int, shapes=((12, 1), (30, 9), (5, 4), (18, 17), (44, 2))) -> list[Sequence]:
+def sequences(vocab: int, shapes=((12, 1), (30, 9), (5, 4), (18, 17), (44, 2))) -> list[TokenizedExample]:
     generator = torch.Generator().manual_seed(2)
-    return [Sequence(tuple(torch.randint(vocab, (n,), generator=generator).tolist()), start) for n, start in shapes]
+    return [
+        TokenizedExample(tuple(torch.randint(vocab, (n,), generator=generator).tolist()), start) for n, start in shapes
+    ]
 
 
 @torch.inference_mode()
-def label_logprobs(reference, sequence: Sequence) -> torch.Tensor:
+def label_logprobs(reference, sequence: TokenizedExample) -> torch.Tensor:
     """Log-probabilities [labels, vocab] that transformers gives where labels are predicted."""
     logits = reference(torch.tensor([sequence.tokens])).logits[0]
-    return logits[[place - 1 for place in sequence.places]].log_softmax(1)
+    return logits[[place - 1 for place in sequence.label_positions]].log_softmax(1)
 
 
-def by_hand(reference, sequence: Sequence) -> float:
+def by_hand(reference, sequence: TokenizedExample) -> float:
     targets = torch.tensor(sequence.targets)
     return label_logprobs(reference, sequence).gather(1, targets[:, None]).mean().item()
 
@@ -45,7 +47,7 @@ def adapted(tiny_model, tiny_reference, tmp_path):
 
 def test_the_mean_logprob_of_the_labels_is_the_one_worked_out_by_hand(tiny_model, tiny_reference):
     items = sequences(tiny_model.network.shape.vocab)
-    items.append(Sequence(items[1].tokens, 4, chosen=(4, 5, 11, 28)))  # labels here and there
+    items.append(TokenizedExample(items[1].tokens, 4, chosen=(4, 5, 11, 28)))  # labels here and there
     assert items[-1].labels == 4 and items[-1].targets == [items[1].tokens[i] for i in (4, 5, 11, 28)]
     scores = mean_logprobs(tiny_model.network, [(s, None) for s in items])
     assert scores == pytest.approx([by_hand(tiny_reference, s) for s in items], abs=1e-4)
@@ -62,7 +64,9 @@ def test_labels_are_told_apart_from_some_tokens_alone(tiny_model, tiny_reference
         own = odds[range(s.labels), s.targets] - odds[:, sorted(among)].logsumexp(1)
         expected.append(own.mean().item())
     assert mean_logprobs(tiny_model.network, items, stack, among=among) == pytest.approx(expected, abs=1e-4)
-    assert len(among) < tiny_model.network.shape.vocab and max(expected) > max(mean_logprobs(tiny_model.network, items, stack))
+    assert len(among) < tiny_model.network.shape.vocab and max(expected) > max(
+        mean_logprobs(tiny_model.network, items, stack)
+    )
 
 
 def test_adapters_and_the_untouched_model_are_scored_side_by_side(tiny_model, tiny_reference, adapted):
@@ -76,14 +80,18 @@ def test_adapters_and_the_untouched_model_are_scored_side_by_side(tiny_model, ti
 
 def test_layers_below_the_adapters_run_once_for_all_who_are_asked_the_same(tiny_model, monkeypatch):
     """The fast path, one call for all, is the reference, one call each, in which every layer runs."""
-    stack = Stack(tiny_model.network.shape, LoraConfig(2, 4.0, ALL_LINEAR, (2, 3)), 3)
+    stack = LoraBatch(tiny_model.network.shape, LoraConfig(2, 4.0, ALL_LINEAR, (2, 3)), 3)
     stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
     own = sequences(tiny_model.network.shape.vocab)
     items = [(s, adapter) for s in own for adapter in (None, 0, 1, 2)]
     each = [mean_logprobs(tiny_model.network, [item], stack)[0] for item in items]
     ran = []
     run = type(tiny_model.network).run
-    monkeypatch.setattr(type(tiny_model.network), "run", lambda self, x, *rest, **named: ran.append(len(x)) or run(self, x, *rest, **named))
+    monkeypatch.setattr(
+        type(tiny_model.network),
+        "run",
+        lambda self, x, *rest, **named: ran.append(len(x)) or run(self, x, *rest, **named),
+    )
     assert mean_logprobs(tiny_model.network, items, stack) == pytest.approx(each, abs=1e-5)
     tokens = sum(len(s.tokens) for s in own)
     assert ran[0] == tokens and sum(ran) <= 5 * tokens  # below once, above for each of the four
@@ -92,24 +100,38 @@ def test_layers_below_the_adapters_run_once_for_all_who_are_asked_the_same(tiny_
 def test_scores_do_not_depend_on_how_much_goes_into_a_pass(tiny_model, adapted, monkeypatch):
     stack, _ = adapted
     items = [(s, i % 2) for i, s in enumerate(sequences(tiny_model.network.shape.vocab))]
-    whole = mean_logprobs(tiny_model.network, items, stack), divergences(tiny_model.network, [s for s, _ in items], stack)
+    whole = (
+        mean_logprobs(tiny_model.network, items, stack),
+        divergences(tiny_model.network, [s for s, _ in items], stack),
+    )
     monkeypatch.setattr(packing, "TOKENS_A_PASS", 20)
     monkeypatch.setattr(score, "LABELS_A_PASS", 3)
-    parts = mean_logprobs(tiny_model.network, items, stack), divergences(tiny_model.network, [s for s, _ in items], stack)
+    parts = (
+        mean_logprobs(tiny_model.network, items, stack),
+        divergences(tiny_model.network, [s for s, _ in items], stack),
+    )
     assert parts[0] == pytest.approx(whole[0], abs=1e-5) and parts[1] == pytest.approx(whole[1], abs=1e-5)
 
 
 def test_answers_to_a_long_prompt_read_it_once_an_adapter_and_are_scored_as_alone(tiny_model, adapted, monkeypatch):
     stack, _ = adapted
-    prompt, *answers = (s.tokens for s in sequences(tiny_model.network.shape.vocab, [(200, 1), *[(n, 1) for n in range(3, 19)]]))
-    items = [(Sequence((*prompt, *answer), 200), i % 2) for i, answer in enumerate(answers)]
+    prompt, *answers = (
+        s.tokens for s in sequences(tiny_model.network.shape.vocab, [(200, 1), *[(n, 1) for n in range(3, 19)]])
+    )
+    items = [(TokenizedExample((*prompt, *answer), 200), i % 2) for i, answer in enumerate(answers)]
     each = [mean_logprobs(tiny_model.network, [item], stack)[0] for item in items]
     ran = []
     run = type(tiny_model.network).run
-    monkeypatch.setattr(type(tiny_model.network), "run", lambda self, x, *rest, **named: ran.append(len(x)) or run(self, x, *rest, **named))
+    monkeypatch.setattr(
+        type(tiny_model.network),
+        "run",
+        lambda self, x, *rest, **named: ran.append(len(x)) or run(self, x, *rest, **named),
+    )
     monkeypatch.setattr(packing, "TOKENS_A_PASS", 150)
     assert mean_logprobs(tiny_model.network, items, stack) == pytest.approx(each, abs=1e-5)
-    assert ran == [199 + sum(len(answer) + 1 for answer in answers[i::2]) for i in (0, 1)]  # the row that predicts a first label is each one's own
+    assert ran == [
+        199 + sum(len(answer) + 1 for answer in answers[i::2]) for i in (0, 1)
+    ]  # the row that predicts a first label is each one's own
 
 
 def test_a_pass_counts_what_is_laid_with_its_own_first(monkeypatch):
@@ -117,9 +139,9 @@ def test_a_pass_counts_what_is_laid_with_its_own_first(monkeypatch):
         return list(packing.passes(order, [len(s.tokens) for s in own], packing.sharing(own, owners)))
 
     monkeypatch.setattr(packing, "TOKENS_A_PASS", 100)
-    asked = [Sequence((*range(80), 100 + i, 200 + i), 81) for i in range(6)]
-    other = [Sequence((*range(300, 380), 100 + i), 81) for i in range(2)]
-    texts = [Sequence(tuple(range(82)), 1) for _ in range(2)]
+    asked = [TokenizedExample((*range(80), 100 + i, 200 + i), 81) for i in range(6)]
+    other = [TokenizedExample((*range(300, 380), 100 + i), 81) for i in range(2)]
+    texts = [TokenizedExample(tuple(range(82)), 1) for _ in range(2)]
     assert passes(range(6), asked, "aaaaaa") == [[0, 1, 2, 3, 4, 5]]
     assert passes(range(6), asked, "aaabbb") == [[0, 1, 2], [3, 4, 5]]
     assert passes([0, 6, 1, 7], asked + other, "aaaaaaaa") == [[0], [6], [1], [7]]
@@ -134,10 +156,12 @@ def test_nothing_to_score_is_nothing_scored(tiny_model):
 
 
 def test_an_untrained_adapter_diverges_by_nothing(tiny_model):
-    stack = Stack(tiny_model.network.shape, ALL, 2)
+    stack = LoraBatch(tiny_model.network.shape, ALL, 2)
     stack.init_(0, 1)
     stack.init_(1, 2)
-    assert divergences(tiny_model.network, sequences(tiny_model.network.shape.vocab), stack) == pytest.approx([0, 0], abs=1e-6)
+    assert divergences(tiny_model.network, sequences(tiny_model.network.shape.vocab), stack) == pytest.approx(
+        [0, 0], abs=1e-6
+    )
 
 
 def test_divergence_is_the_mean_kl_of_the_labels_worked_out_by_hand(tiny_model, tiny_reference, adapted):
@@ -153,10 +177,18 @@ def test_divergence_is_the_mean_kl_of_the_labels_worked_out_by_hand(tiny_model, 
 
 
 def test_the_choice_is_the_likeliest_ending_and_abilities_are_shares_of_right_ones(tiny_model):
-    stack = Stack(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 2)
+    stack = LoraBatch(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 2)
     stack.flat[1].normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
-    items = [{"query": "The river rises in the", "choices": ["hills", "sea and the hills", "x"], "gold": gold} for gold in range(3)]
-    values = mean_logprobs(tiny_model.network, [(tiny_model.chat.gold(Question(items[0]["query"], (), kind="choice"), c), None) for c in items[0]["choices"]])
-    assert chosen(tiny_model, [(item, None) for item in items]) == [gold == values.index(max(values)) for gold in range(3)]
+    items = [
+        {"query": "The river rises in the", "choices": ["hills", "sea and the hills", "x"], "gold": gold}
+        for gold in range(3)
+    ]
+    values = mean_logprobs(
+        tiny_model.network,
+        [(tiny_model.chat.gold(Question(items[0]["query"], (), kind="choice"), c), None) for c in items[0]["choices"]],
+    )
+    assert chosen(tiny_model, [(item, None) for item in items]) == [
+        gold == values.index(max(values)) for gold in range(3)
+    ]
     untouched, same, other = general_abilities(tiny_model, stack)
     assert untouched == same and 0 <= other <= 1  # the first adapter changes nothing

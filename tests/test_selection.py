@@ -7,40 +7,65 @@ import pytest
 from selfedit.loop.selection import cost_of_stopping, diversity, gains, merits, noise, ranking, reinforced, reliability
 
 
-def candidate(style="a", first=(-3.0, -3.0), dense=(-2.0, -2.0), accuracy=(0.5, 0.5)) -> dict:
-    return {"style": style, "first": list(first), "dense": list(dense), "accuracy": list(accuracy)}
+def candidate(style="a", first=(-3.0, -3.0), gold_logprob=(-2.0, -2.0), accuracy=(0.5, 0.5)) -> dict:
+    return {"style": style, "first": list(first), "gold_logprob": list(gold_logprob), "accuracy": list(accuracy)}
 
 
 def trial(*candidates, untouched=-5.0, passage=(-4.0, -4.0), questions=(-3.0, -3.0), audited=False) -> dict:
-    controls = {name: candidate(name, own, own, (0.5, 0.0)) for name, own in (("passage", passage), ("questions", questions))}
-    return {"untouched": {"dense": untouched, "accuracy": 0.0}, "controls": controls, "candidates": list(candidates), "audited": audited}
+    controls = {
+        name: candidate(name, own, own, (0.5, 0.0)) for name, own in (("passage", passage), ("questions", questions))
+    }
+    return {
+        "untouched": {"gold_logprob": untouched, "accuracy": 0.0},
+        "controls": controls,
+        "candidates": list(candidates),
+        "audited": audited,
+    }
 
 
 def test_a_gain_is_over_the_passage_alone_and_a_merit_over_what_stands_beside_seed_by_seed():
-    t = trial(candidate("a+questions", dense=(-2.0, -3.5)), candidate("a", dense=(-2.0, -3.5)), passage=(-4.0, -3.0), questions=(-2.5, -2.5))
+    t = trial(
+        candidate("a+questions", gold_logprob=(-2.0, -3.5)),
+        candidate("a", gold_logprob=(-2.0, -3.5)),
+        passage=(-4.0, -3.0),
+        questions=(-2.5, -2.5),
+    )
     both, alone = t["candidates"]
-    assert gains(t, both, "dense") == gains(t, alone, "dense") == merits(t, alone, "dense") == [2.0, -0.5]
-    assert merits(t, both, "dense") == [0.5, -1.0]
+    assert (
+        gains(t, both, "gold_logprob")
+        == gains(t, alone, "gold_logprob")
+        == merits(t, alone, "gold_logprob")
+        == [2.0, -0.5]
+    )
+    assert merits(t, both, "gold_logprob") == [0.5, -1.0]
 
 
 def test_noise_is_the_error_of_a_mean_over_seeds_pooled_over_a_style():
     # merits of a (2, 0) and (1, 1): variances 2 and 0, pooled 1; of a mean of two seeds 1/2
-    trials = [trial(candidate(dense=(-2.0, -4.0)), candidate("b", dense=())), trial(candidate(dense=(-3.0, -3.0)))]
+    trials = [
+        trial(candidate(gold_logprob=(-2.0, -4.0)), candidate("b", gold_logprob=())),
+        trial(candidate(gold_logprob=(-3.0, -3.0))),
+    ]
     assert noise(trials) == {"a": pytest.approx(math.sqrt(0.5)), "b": math.inf}
 
 
 def test_edits_that_gain_more_than_noise_are_reinforced():
-    t = trial(candidate(dense=(-3.5, -3.5)), candidate(dense=(-2.5, -2.5)), candidate(dense=(-2.0, -2.0)), candidate(dense=()))
+    t = trial(
+        candidate(gold_logprob=(-3.5, -3.5)),
+        candidate(gold_logprob=(-2.5, -2.5)),
+        candidate(gold_logprob=(-2.0, -2.0)),
+        candidate(gold_logprob=()),
+    )
     assert reinforced(t, {"a": 0.5}, beyond=1.0) == [1, 2]
     assert reinforced(t, {"a": 1.0}, beyond=1.645) == [2]  # +1.5, but 1.645 are noise
     assert reinforced(t, {"a": math.inf}, beyond=1.0) == []
 
 
 def test_what_stands_beside_an_edit_is_not_its_merit():
-    t = trial(candidate("a+questions", dense=(-2.0, -2.0)), questions=(-2.2, -2.2))
+    t = trial(candidate("a+questions", gold_logprob=(-2.0, -2.0)), questions=(-2.2, -2.2))
     assert reinforced(t, {"a+questions": 0.3}, beyond=1.0) == []
     assert reinforced(t, {"a+questions": 0.1}, beyond=1.0) == [0]
-    t = trial(candidate("a+questions", dense=(-2.0, -2.0)), questions=(-9.0, -9.0))
+    t = trial(candidate("a+questions", gold_logprob=(-2.0, -2.0)), questions=(-9.0, -9.0))
     assert reinforced(t, {"a+questions": 2.1}, beyond=1.0) == []  # the passage alone counts still
 
 
@@ -49,8 +74,8 @@ def test_what_does_not_beat_the_untouched_model_is_not_reinforced():
 
 
 def test_styles_are_ranked_where_all_were_compared_and_what_was_unusable_gained_nothing():
-    first = trial(candidate("a", first=(-3.0, -3.0), dense=()), candidate("b", first=(-2.0, -3.0)))
-    second = trial(candidate("a", first=(-1.0, -1.0)), candidate("b", first=(), dense=()))
+    first = trial(candidate("a", first=(-3.0, -3.0), gold_logprob=()), candidate("b", first=(-2.0, -3.0)))
+    second = trial(candidate("a", first=(-1.0, -1.0)), candidate("b", first=(), gold_logprob=()))
     rows = ranking([first, second])
     assert [(r["style"], r["edits"], r["gain"]) for r in rows] == [("a", 2, 2.0), ("b", 2, 0.75)]
     (row,) = ranking([trial(candidate("a+questions", first=(-2.0, -2.5)))])
@@ -86,9 +111,13 @@ def test_reliability_where_runs_disagree_or_a_side_is_missing_is_not_told():
 
 
 def test_the_cost_of_stopping_is_what_the_stopped_would_have_gained_more():
-    late = candidate(first=(-3.0, -3.0), dense=(-1.0, -1.0))
-    early = candidate(first=(-2.0, -2.0), dense=(-2.0, -2.0))
-    assert cost_of_stopping([trial(late, early, audited=True)], survivors=1) == {"contexts": 1, "best_survives": 0.0, "gain_lost": 1.0}
+    late = candidate(first=(-3.0, -3.0), gold_logprob=(-1.0, -1.0))
+    early = candidate(first=(-2.0, -2.0), gold_logprob=(-2.0, -2.0))
+    assert cost_of_stopping([trial(late, early, audited=True)], survivors=1) == {
+        "contexts": 1,
+        "best_survives": 0.0,
+        "gain_lost": 1.0,
+    }
     assert cost_of_stopping([trial(late, early)], survivors=1)["contexts"] == 0
 
 

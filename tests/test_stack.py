@@ -6,17 +6,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from selfedit.errors import AdapterError
-from selfedit.model.network import PackedAttention
-from selfedit.model.stack import CONFIG_FILE, WEIGHTS_FILE, LoraConfig, Segment, Stack, load_adapters
+from selfedit.model.packed.lora import CONFIG_FILE, WEIGHTS_FILE, LoraBatch, LoraConfig, TokenRange, load_adapters
+from selfedit.model.packed.network import PackedAttention
 
 ALL = LoraConfig(4, 8.0, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), (0, 1, 2, 3))
 SOME = LoraConfig(2, 16.0, ("q_proj", "v_proj", "down_proj"), (1, 3))
 TOKENS = [5, 200, 31, 7, 90, 12, 250, 44, 8, 19]
 
 
-def random_stack(model, config=ALL, count=2, seed=0) -> Stack:
+def random_stack(model, config=ALL, count=2, seed=0) -> LoraBatch:
     """Adapters as after training: B is not zero."""
-    stack = Stack(model.network.shape, config, count)
+    stack = LoraBatch(model.network.shape, config, count)
     stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(seed))
     return stack
 
@@ -24,7 +24,7 @@ def random_stack(model, config=ALL, count=2, seed=0) -> Stack:
 @torch.inference_mode()
 def logits_under(model, stack=None, adapter=None, tokens=TOKENS):
     attention = PackedAttention([len(tokens)])
-    linear = None if stack is None else stack.linear(model.network, [Segment(adapter, 0, len(tokens))])
+    linear = None if stack is None else stack.linear(model.network, [TokenRange(adapter, 0, len(tokens))])
     network = model.network
     return network.logits(network.run(network.embed(torch.tensor(tokens)), attention.positions, attention, linear))
 
@@ -65,7 +65,10 @@ def test_a_saved_adapter_does_the_same_in_peft(tiny_model, tiny_reference, tmp_p
 
 @pytest.mark.parametrize(
     "modules, layers",
-    [*((m, l) for m in (["q_proj", "v_proj"], list(ALL.modules)) for l in (None, [1, 3], 2)), ("all-linear", None)],  # peft: no layers with a name
+    [
+        *((m, l) for m in (["q_proj", "v_proj"], list(ALL.modules)) for l in (None, [1, 3], 2)),
+        ("all-linear", None),
+    ],  # peft: no layers with a name
 )
 def test_an_adapter_made_by_peft_does_the_same_here(tiny_model, tiny_reference, tmp_path, layers, modules):
     import peft
@@ -73,7 +76,14 @@ def test_an_adapter_made_by_peft_does_the_same_here(tiny_model, tiny_reference, 
     torch.manual_seed(3)
     made = peft.get_peft_model(
         copy.deepcopy(tiny_reference),
-        peft.LoraConfig(r=3, lora_alpha=5, target_modules=modules, layers_to_transform=layers, init_lora_weights=False, task_type="CAUSAL_LM"),
+        peft.LoraConfig(
+            r=3,
+            lora_alpha=5,
+            target_modules=modules,
+            layers_to_transform=layers,
+            init_lora_weights=False,
+            task_type="CAUSAL_LM",
+        ),
     ).eval()
     made.save_pretrained(tmp_path)
     stack = load_adapters(tiny_model.network, [tmp_path])
@@ -82,7 +92,7 @@ def test_an_adapter_made_by_peft_does_the_same_here(tiny_model, tiny_reference, 
 
 
 def test_an_untrained_adapter_changes_nothing(tiny_model):
-    stack = Stack(tiny_model.network.shape, ALL, 1)
+    stack = LoraBatch(tiny_model.network.shape, ALL, 1)
     stack.init_(0, 7)
     assert stack.flat.abs().max() > 0.1  # A is not zero, B is
     assert torch.equal(logits_under(tiny_model, stack, 0), logits_under(tiny_model))
@@ -90,7 +100,7 @@ def test_an_untrained_adapter_changes_nothing(tiny_model):
 
 def test_the_start_is_that_of_peft_in_range_and_spread(tiny_model):
     """A uniform in ±1/sqrt(in), B zero."""
-    stack = Stack(tiny_model.network.shape, ALL, 1)
+    stack = LoraBatch(tiny_model.network.shape, ALL, 1)
     stack.init_(0, 7)
     for name, tensor in stack.tensors(0).items():
         if "lora_B" in name:
@@ -107,8 +117,10 @@ def test_rows_without_an_adapter_see_the_untouched_model(tiny_model):
     tokens = torch.tensor(TOKENS * 3)
     network = tiny_model.network
     with torch.inference_mode():
-        linear = stack.linear(network, [Segment(1, 0, 10), Segment(0, 20, 30)])
-        first, middle, last = network.logits(network.run(network.embed(tokens), attention.positions, attention, linear)).split(10)
+        linear = stack.linear(network, [TokenRange(1, 0, 10), TokenRange(0, 20, 30)])
+        first, middle, last = network.logits(
+            network.run(network.embed(tokens), attention.positions, attention, linear)
+        ).split(10)
     torch.testing.assert_close(first, logits_under(tiny_model, stack, 1), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(middle, logits_under(tiny_model), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(last, logits_under(tiny_model, stack, 0), atol=1e-4, rtol=1e-5)

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save
 from selfedit import disk
 from selfedit.errors import MemoryStoreError
 from selfedit.loop.journal import Journal
-from selfedit.memory.route import Router
 from selfedit.memory.folders import ADAPTER_FILES, Folders
+from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore, default_home
 from selfedit.types import Example, Passage, SelfEdit
 
@@ -47,7 +47,7 @@ def add(store: MemoryStore, number: int, value: float = 1.0, model_hash: str = "
         model_hash=model_hash,
         passage=passage(number),
         edits=EDITS,
-        scores={"before": {"accuracy": 0.0, "dense": None}, "after": {"accuracy": 0.5}},
+        scores={"before": {"accuracy": 0.0, "gold_logprob": None}, "after": {"accuracy": 0.5}},
     )
 
 
@@ -80,7 +80,7 @@ def test_everything_that_is_kept_can_be_read_back(store):
     assert reopened.get(entry.id) == entry and reopened.active() == reopened.all() == [entry]
     assert reopened.edits(entry.id) == list(EDITS)
     assert (entry.model, entry.model_hash, entry.passage) == ("tiny", "m" * 64, passage(7))
-    assert entry.scores == {"before": {"accuracy": 0.0, "dense": None}, "after": {"accuracy": 0.5}}
+    assert entry.scores == {"before": {"accuracy": 0.0, "gold_logprob": None}, "after": {"accuracy": 0.5}}
     folder = reopened.adapter_path(entry.id)
     assert load_file(folder / "adapter_model.safetensors")["a"].tolist() == [1.0, 1.0, 1.0]
     assert entry.size_bytes == sum(p.stat().st_size for p in folder.iterdir() if p.name != "manifest.json")
@@ -209,7 +209,9 @@ def test_going_to_an_unknown_version_says_which_there_are(store):
 
 def test_what_is_quarantined_is_in_force_only_once_it_is_approved(store):
     first = add(store, 1)
-    entry = store.add(adapter(2.0), model="tiny", model_hash="m" * 64, passage=passage(1), edits=EDITS, scores={}, quarantine=True)
+    entry = store.add(
+        adapter(2.0), model="tiny", model_hash="m" * 64, passage=passage(1), edits=EDITS, scores={}, quarantine=True
+    )
     assert store.active() == [first] and set(ids(store.all())) == {first.id, entry.id}
     assert store.history()[-1]["action"] == "quarantine" and store.router("m" * 64).ids == [first.id]
     assert store.approve(entry.id)["active"] == [entry.id]  # in the place of the other one of that passage
@@ -235,7 +237,10 @@ def test_what_is_not_in_force_can_be_forgotten(store):
 
 def test_a_source_is_forgotten_with_everything_that_came_from_it_and_nothing_else(store):
     one, other = (Passage(f"Part {i}", f"Secret {i}.", "/docs/report.pdf", "5" * 64, i) for i in range(2))
-    kept = [store.add(adapter(1.0), model="tiny", model_hash="m" * 64, passage=p, edits=EDITS, scores={}) for p in (one, other)]
+    kept = [
+        store.add(adapter(1.0), model="tiny", model_hash="m" * 64, passage=p, edits=EDITS, scores={})
+        for p in (one, other)
+    ]
     stays = add(store, 3)
     run = Journal(store.home / "runs/learn-x/trials.jsonl")
     for p in (one, other, stays.passage):
@@ -284,8 +289,11 @@ def test_what_another_document_has_too_stays_until_that_has_it_no_more(store, tm
     (tmp_path / "a.txt").touch(), (tmp_path / "b.txt").touch()
     both = keep(store, "Both.", a)
     for source in (b, b, a):
-        store.also({both.id: {source}})
-    assert [line["action"] for line in store.history()] == ["keep", "source"] and store.history()[-1]["sources"] == [a, b]
+        store.add_sources({both.id: {source}})
+    assert [line["action"] for line in store.history()] == ["keep", "source"] and store.history()[-1]["sources"] == [
+        a,
+        b,
+    ]
     new = keep(store, "New.", a, "6" * 64)
     assert store.supersede([new.passage], "m" * 64) == [] and store.active() == [both, new]  # b still says it
     assert store.supersede([Passage("A", "Other.", b, "7" * 64)], "m" * 64) == [both.id] and store.active() == [new]
@@ -294,13 +302,13 @@ def test_what_another_document_has_too_stays_until_that_has_it_no_more(store, tm
 
 def test_a_file_that_was_moved_supersedes_what_it_was(store):
     kept = keep(store, "Both.", "/docs/gone.txt")
-    store.also({kept.id: {"/docs/here.txt"}})
+    store.add_sources({kept.id: {"/docs/here.txt"}})
     assert store.supersede([Passage("A", "New.", "/docs/here.txt", "6" * 64)], "m" * 64) == [kept.id]
 
 
 def test_a_memory_is_found_and_learned_again_by_every_source_that_has_it(store, tmp_path):
     kept = keep(store, "Both.", "/docs/a.txt")
-    store.also({kept.id: {"/docs/b.txt"}})
+    store.add_sources({kept.id: {"/docs/b.txt"}})
     assert store.find("a.txt") == store.find("/docs/b.txt") == [kept.id]
     again = store.add(adapter(3.0), model="tiny", model_hash="m" * 64, passage=kept.passage, edits=EDITS, scores={})
     assert again.id != kept.id and store.find("b.txt") == [kept.id, again.id]
@@ -310,33 +318,69 @@ def test_a_memory_is_found_and_learned_again_by_every_source_that_has_it(store, 
 
 def test_where_else_a_passage_stands_is_nothing_to_undo(store):
     first, second = keep(store, "One.", "/docs/a.txt"), keep(store, "Two.", "/docs/c.txt")
-    store.also({first.id: {"/docs/b.txt"}})
+    store.add_sources({first.id: {"/docs/b.txt"}})
     assert store.rollback()["active"] == [first.id]
 
 
 def test_where_a_forgotten_memory_stands_is_not_noted(store):
     first, second = keep(store, "One.", "/docs/a.txt"), keep(store, "Two.", "/docs/c.txt")
     store.forget(first.id)
-    store.also({first.id: {"/docs/b.txt"}})
+    store.add_sources({first.id: {"/docs/b.txt"}})
     assert store.history()[-1]["action"] == "forget" and store.active() == [second]
 
 
 def test_what_was_put_in_quarantine_is_nothing_to_undo(store):
     first = keep(store, "One.", "/docs/a.txt")
-    store.add(adapter(2.0), model="tiny", model_hash="m" * 64, passage=Passage("B", "Two.", "/docs/b.txt", "6" * 64), edits=EDITS, scores={}, quarantine=True)
+    store.add(
+        adapter(2.0),
+        model="tiny",
+        model_hash="m" * 64,
+        passage=Passage("B", "Two.", "/docs/b.txt", "6" * 64),
+        edits=EDITS,
+        scores={},
+        quarantine=True,
+    )
     assert store.active() == [first] and store.rollback()["active"] == []
 
 
 def test_a_newer_version_is_undone_as_a_whole_though_something_was_put_in_quarantine_meanwhile(store):
     old, new = keep(store, "Old."), keep(store, "New.", source_hash="6" * 64)
-    store.add(adapter(2.0), model="tiny", model_hash="m" * 64, passage=Passage("B", "Two.", "/docs/b.txt", "6" * 64), edits=EDITS, scores={}, quarantine=True)
-    assert store.supersede([Passage("A", "New.", "/docs/a.txt", "6" * 64)], "m" * 64) == [old.id] and store.active() == [new]
+    store.add(
+        adapter(2.0),
+        model="tiny",
+        model_hash="m" * 64,
+        passage=Passage("B", "Two.", "/docs/b.txt", "6" * 64),
+        edits=EDITS,
+        scores={},
+        quarantine=True,
+    )
+    assert store.supersede([Passage("A", "New.", "/docs/a.txt", "6" * 64)], "m" * 64) == [
+        old.id
+    ] and store.active() == [new]
     assert store.rollback()["active"] == [old.id]
 
 
 def test_a_source_does_not_put_a_memory_in_the_place_of_a_newer_one(store):
-    old, new = keep(store, "One."), store.add(adapter(2.0), model="tiny", model_hash="m" * 64, passage=Passage("A", "One.", "/docs/a.txt", "5" * 64), edits=EDITS, scores={})
-    waiting = store.add(adapter(3.0), model="tiny", model_hash="m" * 64, passage=Passage("A", "Two.", "/docs/a.txt", "5" * 64), edits=EDITS, scores={}, quarantine=True)
+    old, new = (
+        keep(store, "One."),
+        store.add(
+            adapter(2.0),
+            model="tiny",
+            model_hash="m" * 64,
+            passage=Passage("A", "One.", "/docs/a.txt", "5" * 64),
+            edits=EDITS,
+            scores={},
+        ),
+    )
+    waiting = store.add(
+        adapter(3.0),
+        model="tiny",
+        model_hash="m" * 64,
+        passage=Passage("A", "Two.", "/docs/a.txt", "5" * 64),
+        edits=EDITS,
+        scores={},
+        quarantine=True,
+    )
     with pytest.raises(MemoryStoreError, match="a.txt: there are several versions"):
         store.approve("a.txt")
     assert store.active() == [new] and store.approve(waiting.id)["active"] == [new.id, waiting.id] and old.id != new.id
@@ -346,7 +390,11 @@ def test_what_was_taken_out_of_force_meanwhile_is_not_superseded(store, monkeypa
     old = keep(store, "Old.")
     keep(store, "New.", source_hash="6" * 64)
     real = MemoryStore.active
-    monkeypatch.setattr(MemoryStore, "active", lambda self, *given: (real(self, *given), old.id in self.active_ids() and self.disable(old.id))[0])
+    monkeypatch.setattr(
+        MemoryStore,
+        "active",
+        lambda self, *given: (real(self, *given), old.id in self.active_ids() and self.disable(old.id))[0],
+    )
     store.supersede([Passage("A", "New.", "/docs/a.txt", "6" * 64)], "m" * 64)
     assert store.history()[-1]["action"] == "disable"
 
@@ -377,7 +425,9 @@ def test_what_changes_while_hashes_are_checked_is_no_fault(store, monkeypatch):
 def test_of_several_versions_a_person_has_to_name_the_one(store):
     old, new = keep(store, "Old."), keep(store, "New.", source_hash="6" * 64)
     store.supersede([Passage("A", "New.", "/docs/a.txt", "6" * 64)], "m" * 64)
-    with pytest.raises(MemoryStoreError, match="a.txt: there are several versions; give ids from `selfedit memory list --all`"):
+    with pytest.raises(
+        MemoryStoreError, match="a.txt: there are several versions; give ids from `selfedit memory list --all`"
+    ):
         store.approve("a.txt")
     assert store.active() == [new] and store.approve(old.id)["active"] == [new.id, old.id]
 
@@ -388,7 +438,9 @@ def test_memories_are_found_by_source_path_name_or_day(store):
     assert store.find(first.created[:10]) == ids([first, second])
     elsewhere = Passage("Other", "Other text.", "/archive/1.txt", "6" * 64)
     store.add(adapter(1.0), model="tiny", model_hash="m" * 64, passage=elsewhere, edits=EDITS, scores={})
-    with pytest.raises(MemoryStoreError, match=r"'1.txt' fits 2 sources \(/archive/1.txt, /docs/1.txt\); give the whole path"):
+    with pytest.raises(
+        MemoryStoreError, match=r"'1.txt' fits 2 sources \(/archive/1.txt, /docs/1.txt\); give the whole path"
+    ):
         store.forget("1.txt")
     with pytest.raises(MemoryStoreError, match="an id, a source or a day 'nothing.txt'"):
         store.forget("nothing.txt")
@@ -515,7 +567,18 @@ def test_a_gap_in_the_ledger_is_an_error_where_the_history_is_needed(store):
         store.rollback()
 
 
-@pytest.mark.parametrize("field, value", [("active", "abc"), ("active", [1]), ("memories", None), ("adapters", []), ("previous", "1"), ("check", 5), ("version", 7)])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("active", "abc"),
+        ("active", [1]),
+        ("memories", None),
+        ("adapters", []),
+        ("previous", "1"),
+        ("check", 5),
+        ("version", 7),
+    ],
+)
 def test_a_line_whose_fields_are_of_another_kind_is_no_version(store, field, value):
     add(store, 1)
     path = store.home / "ledger.jsonl"
@@ -588,7 +651,9 @@ def test_what_is_in_force_is_routed_to_without_reading_every_memory(store):
 
 def test_an_index_that_cannot_be_written_stops_nothing(store, monkeypatch):
     first = add(store, 1)
-    monkeypatch.setattr(Router, "to_bytes", lambda router: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+    monkeypatch.setattr(
+        Router, "to_bytes", lambda router: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left"))
+    )
     second = add(store, 2)
     assert store.active() == [first, second] and not (store.home / "index").exists()
     assert store.router("m" * 64).ids == [first.id, second.id]
@@ -598,7 +663,11 @@ def test_an_index_that_was_tampered_with_is_a_fault(store):
     add(store, 1), add(store, 2)
     (index,) = (store.home / "index").iterdir()
     router = Router.from_bytes(index.read_bytes())
-    index.write_bytes(router.changed(router.ids, lambda id: "", of=router.of).changed(router.ids[::-1], lambda id: "", of=router.of).to_bytes())
+    index.write_bytes(
+        router.changed(router.ids, lambda id: "", of=router.of)
+        .changed(router.ids[::-1], lambda id: "", of=router.of)
+        .to_bytes()
+    )
     (fault,) = store.verify()["faults"]
     assert "is not that of the memories in force; delete it" in fault
 
@@ -612,7 +681,10 @@ def share(store: MemoryStore, *entries) -> str:
 
 def answering(store: MemoryStore) -> list[str]:
     """The folder that answers for each memory in force: `own` or the shared adapter's id."""
-    return ["own" if store.answering_path(id).parent.name == "memories" else store.answering_path(id).name for id in store.active_ids()]
+    return [
+        "own" if store.answering_path(id).parent.name == "memories" else store.answering_path(id).name
+        for id in store.active_ids()
+    ]
 
 
 def test_memories_that_share_an_adapter_answer_from_it_and_keep_their_own(store):
@@ -713,18 +785,24 @@ def test_a_changed_line_of_the_ledger_is_a_fault(store, version):
 def test_a_memory_in_force_that_is_lost_is_a_fault(store):
     entry = add(store, 1)
     shutil.rmtree(store.home / "memories" / entry.id)
-    assert store.verify()["faults"] == [f"memory {entry.id} is not on disk, and nobody forgot it; `selfedit memory forget {entry.id}` ends that"]
+    assert store.verify()["faults"] == [
+        f"memory {entry.id} is not on disk, and nobody forgot it; `selfedit memory forget {entry.id}` ends that"
+    ]
 
 
 @pytest.mark.parametrize("out_of_force", ["disabled", "replaced", "quarantined"])
 def test_a_memory_out_of_force_that_is_lost_is_a_fault_too_until_it_is_forgotten(store, out_of_force):
     if out_of_force == "quarantined":
-        entry = store.add(adapter(1.0), model="tiny", model_hash="m" * 64, passage=passage(1), edits=EDITS, scores={}, quarantine=True)
+        entry = store.add(
+            adapter(1.0), model="tiny", model_hash="m" * 64, passage=passage(1), edits=EDITS, scores={}, quarantine=True
+        )
     else:
         entry = add(store, 1)
         store.disable(entry.id) if out_of_force == "disabled" else add(store, 1, value=2.0)
     shutil.rmtree(store.home / "memories" / entry.id)
-    assert store.verify()["faults"] == [f"memory {entry.id} is not on disk, and nobody forgot it; `selfedit memory forget {entry.id}` ends that"]
+    assert store.verify()["faults"] == [
+        f"memory {entry.id} is not on disk, and nobody forgot it; `selfedit memory forget {entry.id}` ends that"
+    ]
     store.forget(entry.id)
     assert store.verify()["faults"] == []
 
@@ -753,16 +831,42 @@ def test_a_store_of_a_newer_program_is_refused_in_one_line(store):
     path = store.home / "ledger.jsonl"
     path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
     for use in (store.active, store.rollback, lambda: add(store, 2)):
-        with pytest.raises(MemoryStoreError, match="written by a newer selfedit .format 2, this one knows 1.; update selfedit"):
+        with pytest.raises(
+            MemoryStoreError, match="written by a newer selfedit .format 2, this one knows 1.; update selfedit"
+        ):
             use()
 
 
 def test_a_store_of_an_older_program_goes_on(store):
     first, second = add(store, 1), add(store, 2)
     old = [
-        {"version": 1, "time": "t", "action": "keep", "memory": first.id, "active": [first.id], "previous": 0, "undo_to": 0},
-        {"version": 2, "time": "t", "action": "keep", "memory": second.id, "active": [first.id, second.id], "previous": 1, "undo_to": 1},
-        {"version": 3, "time": "t", "action": "forget", "memory": first.id, "active": [second.id], "previous": 2, "undo_to": 2},
+        {
+            "version": 1,
+            "time": "t",
+            "action": "keep",
+            "memory": first.id,
+            "active": [first.id],
+            "previous": 0,
+            "undo_to": 0,
+        },
+        {
+            "version": 2,
+            "time": "t",
+            "action": "keep",
+            "memory": second.id,
+            "active": [first.id, second.id],
+            "previous": 1,
+            "undo_to": 1,
+        },
+        {
+            "version": 3,
+            "time": "t",
+            "action": "forget",
+            "memory": first.id,
+            "active": [second.id],
+            "previous": 2,
+            "undo_to": 2,
+        },
     ]
     (store.home / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
     (store.home / "HEAD").write_text("3\n")
@@ -962,7 +1066,7 @@ def test_two_processes_adding_at_once_both_land(store):
 def test_a_journal_that_has_nothing_to_drop_is_not_touched(tmp_path, monkeypatch):
     journal = Journal(tmp_path / "trials.jsonl")
     journal.add({"number": 1})
-    monkeypatch.setattr(disk, "alone", None)  # as on a disk that cannot be written
+    monkeypatch.setattr(disk, "file_lock", None)  # as on a disk that cannot be written
     journal.drop(lambda record: record["number"] > 1)
     assert journal.records == [{"number": 1}]
 

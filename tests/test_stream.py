@@ -18,10 +18,10 @@ from selfedit.errors import DocumentError, RunError, SelfeditError
 from selfedit.judge.evaluate import Asked, answers
 from selfedit.judge.general import general_changes, general_texts
 from selfedit.loop.journal import Journal
-from selfedit.model.chat import Sequence
+from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
-from selfedit.model.score import divergence, mean_logprobs
-from selfedit.model.stack import LoraConfig, Stack, load_adapters
+from selfedit.model.packed.lora import LoraBatch, LoraConfig, load_adapters
+from selfedit.model.packed.score import divergence, mean_logprobs
 from selfedit.tasks.load import load_tasks
 from selfedit.types import Example, Passage, Question, SelfEdit, Task
 
@@ -71,11 +71,21 @@ def test_every_method_has_its_matrix_and_its_row(ran):
         else:
             assert asked == [[True] * 3, [True, False, False], [True, True, False], [True] * 3]
     assert all(row["general_before"] is not None for row in result["rows"])
-    assert [row["method"] for row in result["rows"] if row["general_change"] is not None] == ["sequential", "merged", "consolidated"]  # one adapter
-    assert [row["method"] for row in result["rows"] if row["general_always"] is not None] == ["sequential", "merged", "consolidated"]
+    assert [row["method"] for row in result["rows"] if row["general_change"] is not None] == [
+        "sequential",
+        "merged",
+        "consolidated",
+    ]  # one adapter
+    assert [row["method"] for row in result["rows"] if row["general_always"] is not None] == [
+        "sequential",
+        "merged",
+        "consolidated",
+    ]
     assert [(row["documents"], row["tokens"] > 0) for row in result["consolidation"]] == [(2, True), (3, True)]
     assert result["rows"][3]["tokens"] == sum(row["tokens"] for row in result["consolidation"])
-    assert table(result) == (out / "results.md").read_text() and all((out / name).stat().st_size > 1000 for name in ("stream.png", "consolidation.png"))
+    assert table(result) == (out / "results.md").read_text() and all(
+        (out / name).stat().st_size > 1000 for name in ("stream.png", "consolidation.png")
+    )
 
 
 def test_questions_are_of_every_kind_in_turn(ran):
@@ -87,9 +97,12 @@ def test_questions_are_of_every_kind_in_turn(ran):
 def test_the_sequential_adapter_goes_on_and_the_routed_ones_start_afresh(ran, folder):
     out, _ = ran
     model = load_model(folder, device="cpu")
-    sequential, routed = (load_adapters(model.network, [out / method / str(step) for step in (1, 2, 3)]).flat for method in ("sequential", "routed"))
+    sequential, routed = (
+        load_adapters(model.network, [out / method / str(step) for step in (1, 2, 3)]).flat
+        for method in ("sequential", "routed")
+    )
     assert torch.allclose(sequential[0], routed[0], atol=1e-3)  # the first document, learned alike
-    start = Stack(model.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (2, 3)), 3)
+    start = LoraBatch(model.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (2, 3)), 3)
     assert (sequential[2] - sequential[1]).norm() < (routed[2] - routed[1]).norm() and start.flat.shape == routed.shape
 
 
@@ -110,25 +123,33 @@ def test_what_was_answered_is_what_the_adapter_answers(ran, folder):
 
 def test_a_question_is_asked_again_only_where_another_adapter_or_passage_answers(folder, tmp_path, monkeypatch):
     asked, real = [], stream.answers
-    monkeypatch.setattr(stream, "answers", lambda model, wanted, *rest, **options: asked.extend(wanted) or real(model, wanted, *rest, **options))
+    monkeypatch.setattr(
+        stream,
+        "answers",
+        lambda model, wanted, *rest, **options: asked.extend(wanted) or real(model, wanted, *rest, **options),
+    )
     result = stream.run(folder, TASKS, tmp_path / "run", replace(SETTING, methods=("retrieval",)), train=TRAIN)
-    assert len(set(asked)) == len(asked) and 12 <= len(asked) < 6 + 12  # the untouched model's six, then two a step and few of the 2 + 4 + 6
+    assert (
+        len(set(asked)) == len(asked) and 12 <= len(asked) < 6 + 12
+    )  # the untouched model's six, then two a step and few of the 2 + 4 + 6
     last = [r for r in Journal(tmp_path / "run/trials.jsonl").records if (r["method"], r["step"]) == ("retrieval", 3)]
     assert [sum(r["correct"]) / 2 for r in last] == result["matrices"]["retrieval"][3]
 
 
 def test_merged_weights_say_what_the_adapter_says(folder):
     model = load_model(folder, device="cpu")
-    stack = Stack(model.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (1, 3)), 2)
+    stack = LoraBatch(model.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (1, 3)), 2)
     stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
-    sequence = Sequence((1, 5, 9, 13, 17), 1)
+    sequence = TokenizedExample((1, 5, 9, 13, 17), 1)
     (adapted,) = mean_logprobs(model.network, [(sequence, 1)], stack)
     (untouched,) = mean_logprobs(model.network, [(sequence, None)])
     assert mean_logprobs(merged(model.network, stack, 1), [(sequence, None)]) == pytest.approx([adapted], abs=1e-4)
     assert mean_logprobs(model.network, [(sequence, None)]) == [untouched] != [adapted]
 
 
-def test_a_finished_run_does_nothing_twice_and_one_that_was_stopped_ends_alike(ran, folder, general, tmp_path, monkeypatch):
+def test_a_finished_run_does_nothing_twice_and_one_that_was_stopped_ends_alike(
+    ran, folder, general, tmp_path, monkeypatch
+):
     out, result = ran
     calls = []
     real = stream._Stream.record
@@ -158,16 +179,33 @@ def test_documents_without_questions_are_asked_what_the_model_writes_itself(fold
     assert [t.questions for t in tasks] == [()] * 3
     with pytest.raises(DocumentError, match="neither SQuAD"):
         load_tasks(file)
-    written = [Question("When was the bridge built?", ("1900",)), Question("What rings at noon?", ("a bell",)), Question("Who?", ("Its keeper",))]
-    monkeypatch.setattr(stream, "write_quiz", lambda model, passage, **_: Quiz(tuple(written[1:]), tuple(written[:1]) * (passage.title != "Orsk"), Counter()))
-    proposal = Proposal([SelfEdit("paraphrase", "", (Example("At noon rings a bell"),))], ["In 1900 it was built"], Counter())
+    written = [
+        Question("When was the bridge built?", ("1900",)),
+        Question("What rings at noon?", ("a bell",)),
+        Question("Who?", ("Its keeper",)),
+    ]
+    monkeypatch.setattr(
+        stream,
+        "write_quiz",
+        lambda model, passage, **_: Quiz(tuple(written[1:]), tuple(written[:1]) * (passage.title != "Orsk"), Counter()),
+    )
+    proposal = Proposal(
+        [SelfEdit("paraphrase", "", (Example("At noon rings a bell"),))], ["In 1900 it was built"], Counter()
+    )
     monkeypatch.setattr(stream, "propose", lambda model, passage, styles, **_: proposal)
-    rewording = lambda model, passage, lines, progress: ([Question(line, (line[-4:],), kind="cloze") for line in lines if passage.title == "Orsk"], Counter())  # noqa: E731
+    rewording = lambda model, passage, lines, progress: (
+        [Question(line, (line[-4:],), kind="cloze") for line in lines if passage.title == "Orsk"],
+        Counter(),
+    )  # noqa: E731
     monkeypatch.setattr(stream, "reworded_questions", rewording)
     setting = replace(SETTING, methods=("routed",))
     result = stream.run(folder, tasks, tmp_path / "run", setting, train=TRAIN)
     assert result["questions"] == 6 and result["rows"][0]["general_before"] is None
-    asked = {r["id"]: [q["question"] for q in r["questions"]] for r in Journal(tmp_path / "run/trials.jsonl").records if r["method"] == "quiz"}
+    asked = {
+        r["id"]: [q["question"] for q in r["questions"]]
+        for r in Journal(tmp_path / "run/trials.jsonl").records
+        if r["method"] == "quiz"
+    }
     assert asked["marlow"] == [q.question for q in written] and len(asked) == 3
     assert asked["orsk"] == [*(q.question for q in written[1:]), "In 1900 it was built", "At noon rings a bell"]
     monkeypatch.setattr(stream, "write_quiz", lambda *_, **options: pytest.fail("written twice"))
@@ -184,7 +222,7 @@ def test_other_sets_given_later_are_measured_too(ran, folder, tmp_path):
 
 def test_the_divergence_of_merged_weights_is_that_of_the_adapter(folder):
     model = load_model(folder, device="cpu")
-    stack = Stack(model.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (1, 3)), 2)
+    stack = LoraBatch(model.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (1, 3)), 2)
     stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
     texts = general_texts(model)
     found = [divergence(model.network, merged(model.network, stack, row), texts) for row in (0, 1)]
@@ -213,7 +251,10 @@ def test_bad_input_is_one_clear_line(folder, tmp_path, ran):
     assert not (tmp_path / "settings.json").exists()
     with pytest.raises(DocumentError, match="give another --general"):
         General(tmp_path)
-    for line, message in (("{", "copa.jsonl line 1: not JSON"), ('{"query": "Why?", "choices": ["a", "b"], "gold": 2}', "'gold' is 2; there are choices 0 to 1")):
+    for line, message in (
+        ("{", "copa.jsonl line 1: not JSON"),
+        ('{"query": "Why?", "choices": ["a", "b"], "gold": 2}', "'gold' is 2; there are choices 0 to 1"),
+    ):
         (tmp_path / "copa.jsonl").write_text(line)
         with pytest.raises(DocumentError, match=message):
             General(tmp_path)

@@ -77,9 +77,14 @@ def test_official_squad_becomes_a_task_for_each_context(file):
 
 def test_a_passage_that_stands_twice_has_every_question_once_and_all_edits(file):
     row = {"title": "Gate", "context": "It is red.", "questions": [{"question": "What colour?", "answer": "red"}]}
-    more = row | {"questions": [*row["questions"], {"question": "Is it blue?", "answer": "no"}], "self_edits": {"w/s": ["Red it is."]}}
+    more = row | {
+        "questions": [*row["questions"], {"question": "Is it blue?", "answer": "no"}],
+        "self_edits": {"w/s": ["Red it is."]},
+    }
     (task,) = load_tasks(file([row, more]))
-    assert [q.question for q in task.questions] == ["What colour?", "Is it blue?"] and task.edits == {"w/s": ("Red it is.",)}
+    assert [q.question for q in task.questions] == ["What colour?", "Is it blue?"] and task.edits == {
+        "w/s": ("Red it is.",)
+    }
 
 
 def test_plain_squad_takes_one_answer_or_several(file):

@@ -15,14 +15,14 @@ from conftest import double_reference, reference_model
 from torch.nn.functional import cross_entropy
 
 from selfedit.config import TrainConfig
-from selfedit.model import stack as stack_module
-from selfedit.model import train as train_module
-from selfedit.model.chat import Sequence
-from selfedit.model.frozen import FrozenBelow
+from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
-from selfedit.model.network import Linear, PackedAttention, Vocabulary
-from selfedit.model.stack import Gradients, Segment, Stack, _grouped_bmm, _grouped_loop
-from selfedit.model.train import HeadLoss, Job, _backward, _Run, _Work, lora_config, train
+from selfedit.model.packed import lora as stack_module
+from selfedit.model.packed import train as train_module
+from selfedit.model.packed.frozen import FrozenBelow
+from selfedit.model.packed.lora import Gradients, LoraBatch, TokenRange, _grouped_bmm, _grouped_loop
+from selfedit.model.packed.network import Linear, PackedAttention, Vocabulary
+from selfedit.model.packed.train import HeadLoss, Job, _backward, _Run, _Work, lora_config, train
 
 TINY = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, learning_rate=1e-3, epochs=10, batch_size=1)
 
@@ -40,11 +40,13 @@ def double_model(in_double, tiny_folder):
     return load_model(str(tiny_folder), device="cpu", dtype=torch.float64)
 
 
-def random_sequences(vocab: int, lengths: list[int], seed: int) -> tuple[Sequence, ...]:
+def random_sequences(vocab: int, lengths: list[int], seed: int) -> tuple[TokenizedExample, ...]:
     """Every second one has a prompt of a third of its length."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(
-        Sequence(tuple(torch.randint(3, vocab, (n,), generator=generator).tolist()), 1 if i % 2 else max(1, n // 3))
+        TokenizedExample(
+            tuple(torch.randint(3, vocab, (n,), generator=generator).tolist()), 1 if i % 2 else max(1, n // 3)
+        )
         for i, n in enumerate(lengths)
     )
 
@@ -55,7 +57,13 @@ def ragged_jobs(vocab: int) -> list[Job]:
         Job(random_sequences(vocab, [9, 21, 5, 14, 30], 1), seed=11, learning_rate=2e-3, epochs=9),
         Job(random_sequences(vocab, [12, 3, 17, 8, 26, 11, 6], 2), seed=12, learning_rate=5e-4, epochs=7),
         Job(random_sequences(vocab, [40, 2, 13], 3), seed=13, learning_rate=1e-3, epochs=14),
-        Job((*random_sequences(vocab, [19, 7, 10], 4), replace(random_sequences(vocab, [19], 5)[0], label_start=3, chosen=(3, 4, 9, 18))), seed=14),
+        Job(
+            (
+                *random_sequences(vocab, [19, 7, 10], 4),
+                replace(random_sequences(vocab, [19], 5)[0], label_start=3, chosen=(3, 4, 9, 18)),
+            ),
+            seed=14,
+        ),
     ]
 
 
@@ -76,14 +84,14 @@ def with_peft(reference, network, config: TrainConfig, start: dict[str, torch.Te
     return model
 
 
-def peft_loss(model, batch: list[Sequence], among: set[int] | None = None):
+def peft_loss(model, batch: list[TokenizedExample], among: set[int] | None = None):
     """Mean over the batch's labels, of sequences padded on the right. `among`: the tokens that have odds, if not all."""
     longest = max(len(s.tokens) for s in batch)
     tokens = torch.zeros(len(batch), longest, dtype=torch.long)
     labels, mask = torch.full_like(tokens, -100), torch.zeros_like(tokens)
     for row, s in enumerate(batch):
         tokens[row, : len(s.tokens)] = torch.tensor(s.tokens)
-        labels[row, list(s.places)] = torch.tensor(s.targets)
+        labels[row, list(s.label_positions)] = torch.tensor(s.targets)
         mask[row, : len(s.tokens)] = 1
     logits = model(input_ids=tokens, attention_mask=mask).logits
     if among is not None:
@@ -91,11 +99,13 @@ def peft_loss(model, batch: list[Sequence], among: set[int] | None = None):
     return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
-def trained_alone(reference, network, job: Job, config: TrainConfig, among: set[int] | None = None) -> dict[str, torch.Tensor]:
+def trained_alone(
+    reference, network, job: Job, config: TrainConfig, among: set[int] | None = None
+) -> dict[str, torch.Tensor]:
     """What `peft` and plain PyTorch make of a job."""
     from peft import get_peft_model_state_dict
 
-    start = Stack(network.shape, lora_config(network, config), 1)
+    start = LoraBatch(network.shape, lora_config(network, config), 1)
     start.init_(0, job.seed)
     model = with_peft(reference, network, config, start.tensors(0))
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -120,7 +130,7 @@ def trained_alone(reference, network, job: Job, config: TrainConfig, among: set[
     return tensors
 
 
-def differences(stack: Stack, row: int, expected: dict[str, torch.Tensor]) -> torch.Tensor:
+def differences(stack: LoraBatch, row: int, expected: dict[str, torch.Tensor]) -> torch.Tensor:
     """Of every weight of an adapter, to what it should be."""
     ours = stack.tensors(row)
     assert ours.keys() == expected.keys()
@@ -144,7 +154,9 @@ def test_each_adapter_of_a_stack_ends_where_peft_takes_it_alone(double_model, ti
     for row, job in enumerate(jobs):
         difference = differences(stack, row, trained_alone(reference, double_model.network, job, config)).max()
         print(f"first_layer {first_layer}, batch {batch_size}, adapter {row}: largest difference {difference:.1e}")
-        assert difference < 1e-6  # about 1e-15; 3e-8 with a text of two tokens, where q and k get no gradient but rounding
+        assert (
+            difference < 1e-6
+        )  # about 1e-15; 3e-8 with a text of two tokens, where q and k get no gradient but rounding
 
 
 @pytest.mark.parametrize("first_layer", [0.0, 0.5])
@@ -152,9 +164,15 @@ def test_a_header_that_a_batch_computes_once_is_trained_as_in_peft(double_model,
     config = TrainConfig(rank=4, alpha=8.0, first_layer=first_layer, batch_size=3, steps_an_epoch=1, epochs=15)
     vocab = double_model.network.shape.vocab
     header = random_sequences(vocab, [8], 5)[0].tokens
-    asked = [Sequence(header + s.tokens, 8 + s.label_start) for s in random_sequences(vocab, [9, 4, 14, 9, 21, 6], 6)]
-    texts = [Sequence(s.tokens, 1) for s in random_sequences(vocab, [12, 30], 9)]
-    jobs = [Job((*asked, *texts), seed=1), Job(tuple(asked[:4]), seed=2, epochs=30), Job(tuple(texts), seed=3, epochs=40)]
+    asked = [
+        TokenizedExample(header + s.tokens, 8 + s.label_start) for s in random_sequences(vocab, [9, 4, 14, 9, 21, 6], 6)
+    ]
+    texts = [TokenizedExample(s.tokens, 1) for s in random_sequences(vocab, [12, 30], 9)]
+    jobs = [
+        Job((*asked, *texts), seed=1),
+        Job(tuple(asked[:4]), seed=2, epochs=30),
+        Job(tuple(texts), seed=3, epochs=40),
+    ]
     stack, logs = train(double_model.network, jobs, config)
     assert logs[0].rows < logs[0].tokens and logs[1].rows < logs[1].tokens and logs[2].rows == logs[2].tokens
     reference = double_reference(tiny_folder)
@@ -179,7 +197,9 @@ def test_labels_that_are_told_apart_from_some_tokens_alone_train_as_in_peft(doub
 
 @pytest.mark.parametrize("modules", [("q_proj", "v_proj"), ("k_proj", "o_proj", "up_proj"), ("down_proj",)])
 def test_any_choice_of_modules_trains_as_in_peft(double_model, tiny_folder, modules):
-    config = TrainConfig(rank=2, alpha=4.0, modules=modules, first_layer=0.25, epochs=20, batch_size=2, steps_an_epoch=1)
+    config = TrainConfig(
+        rank=2, alpha=4.0, modules=modules, first_layer=0.25, epochs=20, batch_size=2, steps_an_epoch=1
+    )
     jobs = [Job(j.sequences[:4], j.seed) for j in ragged_jobs(double_model.network.shape.vocab)[:2]]
     stack, _ = train(double_model.network, jobs, config)
     reference = double_reference(tiny_folder)
@@ -222,7 +242,9 @@ def test_in_single_precision_all_but_a_few_weights_end_where_peft_takes_them(tin
     reference = reference_model(tiny_folder)
     for row, job in enumerate(jobs):
         apart = differences(stack, row, trained_alone(reference, tiny_model.network, job, config))
-        print(f"single precision, adapter {row}: largest difference {apart.max():.1e}, above 1e-5: {(apart >= 1e-5).sum()} of {len(apart)}")
+        print(
+            f"single precision, adapter {row}: largest difference {apart.max():.1e}, above 1e-5: {(apart >= 1e-5).sum()} of {len(apart)}"
+        )
         assert (apart < 1e-5).float().mean() > 0.98
 
 
@@ -230,13 +252,20 @@ def test_gradients_of_a_stack_are_those_of_peft_in_single_precision(tiny_model, 
     """The first gradients, from weights that are as after training, several sequences an adapter."""
     network, config = tiny_model.network, TrainConfig(rank=4, alpha=8.0, first_layer=0.0)
     jobs = ragged_jobs(network.shape.vocab)
-    stack = Stack(network.shape, lora_config(network, config), len(jobs))
+    stack = LoraBatch(network.shape, lora_config(network, config), len(jobs))
     stack.flat.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
     runs = [_Run(i, job, config, stack) for i, job in enumerate(jobs)]
     frozen = FrozenBelow(network, 0, (s.tokens for job in jobs for s in job.sequences))
     found = Gradients(stack)
-    _backward(network, stack, found, frozen, Vocabulary(network), [_Work(r, list(r.job.sequences[:3]), 1 / sum(s.labels for s in r.job.sequences[:3])) for r in runs])
-    gradients = Stack(network.shape, stack.config, len(jobs))
+    _backward(
+        network,
+        stack,
+        found,
+        frozen,
+        Vocabulary(network),
+        [_Work(r, list(r.job.sequences[:3]), 1 / sum(s.labels for s in r.job.sequences[:3])) for r in runs],
+    )
+    gradients = LoraBatch(network.shape, stack.config, len(jobs))
     gradients.flat.copy_(found.flat)
     reference = reference_model(tiny_folder)
     for row, job in enumerate(jobs):
@@ -252,7 +281,7 @@ def test_in_mixed_precision_every_adapter_ends_near_where_fp32_takes_it(tiny_fol
     exact, mixed = (load_model(str(tiny_folder), device="cpu", precision=p).network for p in ("fp32", "mixed"))
     jobs = ragged_jobs(exact.shape.vocab)
     (expected, logs), (found, own) = (train(network, jobs, TINY) for network in (exact, mixed))
-    start = Stack(exact.shape, expected.config, len(jobs))
+    start = LoraBatch(exact.shape, expected.config, len(jobs))
     for i, job in enumerate(jobs):
         start.init_(i, job.seed)
     moved, off = expected.flat - start.flat, found.flat - expected.flat
@@ -269,7 +298,7 @@ def test_each_adapter_of_the_embedded_model_ends_where_peft_takes_it_alone(in_do
         "Copper from Orrin is sold in the green hall.",
         "Mara keeps the old keys.",
     ]
-    sequences = tuple(Sequence(tuple(embedded_model.chat.continued(text)), 1) for text in texts)
+    sequences = tuple(TokenizedExample(tuple(embedded_model.chat.continued(text)), 1) for text in texts)
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=20, batch_size=1)
     jobs = [Job(sequences[:2], seed=1, learning_rate=5e-4), Job(sequences[1:], seed=2, learning_rate=1e-3)]
     stack, logs = train(network, jobs, config)
@@ -294,13 +323,15 @@ def test_one_seed_gives_one_adapter_and_another_seed_another(tiny_model):
     jobs = ragged_jobs(tiny_model.network.shape.vocab)
     first, second = (train(tiny_model.network, jobs, TINY)[0] for _ in range(2))
     assert torch.equal(first.flat, second.flat)
-    reseeded, _ = train(tiny_model.network, [Job(jobs[0].sequences, seed=99, learning_rate=2e-3, epochs=9), *jobs[1:]], TINY)
+    reseeded, _ = train(
+        tiny_model.network, [Job(jobs[0].sequences, seed=99, learning_rate=2e-3, epochs=9), *jobs[1:]], TINY
+    )
     assert (reseeded.flat[0] - first.flat[0]).abs().max() > 0.01
 
 
 def test_an_adapter_that_settled_leaves_and_the_others_go_on_as_before(double_model):
     jobs = ragged_jobs(double_model.network.shape.vocab)
-    easy = Job(tuple(Sequence((5,) * 12, 1) for _ in range(3)), seed=5, learning_rate=1e-2, epochs=30)
+    easy = Job(tuple(TokenizedExample((5,) * 12, 1) for _ in range(3)), seed=5, learning_rate=1e-2, epochs=30)
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, epochs=10, batch_size=1, stop_loss=1.0)
     stack, logs = train(double_model.network, [easy, *jobs], config)
     assert len(logs[0].losses) < 30 and logs[0].losses[-1] < 1.0 <= min(logs[0].losses[:-1])
@@ -310,11 +341,13 @@ def test_an_adapter_that_settled_leaves_and_the_others_go_on_as_before(double_mo
 
 
 def test_progress_ends_at_its_total_also_when_an_adapter_stops_early(tiny_model):
-    easy = Job(tuple(Sequence((5,) * 12, 1) for _ in range(3)), seed=5, learning_rate=1e-2, epochs=30)
+    easy = Job(tuple(TokenizedExample((5,) * 12, 1) for _ in range(3)), seed=5, learning_rate=1e-2, epochs=30)
     hard = ragged_jobs(tiny_model.network.shape.vocab)[0]
     seen = []
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, batch_size=2, steps_an_epoch=1, stop_loss=1.0)
-    _, (log, _) = train(tiny_model.network, [easy, hard], config, on_step=lambda done, total: seen.append((done, total)))
+    _, (log, _) = train(
+        tiny_model.network, [easy, hard], config, on_step=lambda done, total: seen.append((done, total))
+    )
     assert len(log.losses) < 30
     assert seen == sorted(seen) and seen[-1] == (3 * 30 + 5 * 9, 3 * 30 + 5 * 9)
 
@@ -329,20 +362,29 @@ def test_activations_computed_once_are_those_of_a_full_pass(double_model):
 
 
 def test_activations_that_do_not_fit_are_computed_anew(double_model, monkeypatch):
-    network, config = double_model.network, TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=2, batch_size=2, steps_an_epoch=1)
+    network, config = (
+        double_model.network,
+        TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=2, batch_size=2, steps_an_epoch=1),
+    )
     jobs = ragged_jobs(network.shape.vocab)[:2]
     kept, _ = train(network, [Job(j.sequences, j.seed) for j in jobs], config)
     sequences = sorted({s.tokens for job in jobs for s in job.sequences}, key=len)
-    monkeypatch.setattr("selfedit.model.frozen.KEPT_BYTES", sum(map(len, sequences[:3])) * network.shape.hidden * 8)
+    monkeypatch.setattr(
+        "selfedit.model.packed.frozen.KEPT_BYTES", sum(map(len, sequences[:3])) * network.shape.hidden * 8
+    )
     frozen = FrozenBelow(network, 2, sequences)
-    assert list(frozen.states) == sequences[:3] and frozen[sequences[-1]].shape == (len(sequences[-1]), network.shape.hidden)
+    assert list(frozen.states) == sequences[:3] and frozen[sequences[-1]].shape == (
+        len(sequences[-1]),
+        network.shape.hidden,
+    )
     some, _ = train(network, [Job(j.sequences, j.seed) for j in jobs], config)
     assert (kept.flat - some.flat).abs().max() < 1e-6
 
 
-def recomputing_every_layer(network, jobs, config) -> Stack:
+def recomputing_every_layer(network, jobs, config) -> LoraBatch:
     """`train`, with layers below the first adapted one run anew for every step."""
-    from selfedit.model import train as train_module
+    from selfedit.model.packed import train as train_module
+
     class Anew:
         def __init__(self, network, first_layer, sequences):
             self.first_layer = first_layer
@@ -362,7 +404,12 @@ def test_going_on_with_a_stack_starts_from_its_weights(double_model):
     jobs = ragged_jobs(double_model.network.shape.vocab)[:2]
     once, _ = train(double_model.network, jobs, TINY)
     kept = once.flat.detach().clone()
-    again, _ = train(double_model.network, [Job(j.sequences, j.seed, learning_rate=1e-9) for j in jobs], TINY, stack=once.subset([0, 1]))
+    again, _ = train(
+        double_model.network,
+        [Job(j.sequences, j.seed, learning_rate=1e-9) for j in jobs],
+        TINY,
+        stack=once.subset([0, 1]),
+    )
     assert (again.flat - kept).abs().max() < 1e-6
 
 
@@ -371,8 +418,8 @@ def test_what_stands_in_the_prompt_is_not_trained_on(tiny_model):
     network = tiny_model.network
     tokens = random_sequences(network.shape.vocab, [20], 7)[0].tokens
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, epochs=1, batch_size=1)
-    _, (last,) = train(network, [Job((Sequence(tokens, 19),))], config)
-    _, (whole,) = train(network, [Job((Sequence(tokens, 1),))], config)
+    _, (last,) = train(network, [Job((TokenizedExample(tokens, 19),))], config)
+    _, (whole,) = train(network, [Job((TokenizedExample(tokens, 1),))], config)
     attention = PackedAttention([20])
     with torch.no_grad():
         logits = network.logits(network.run(network.embed(torch.tensor(tokens)), attention.positions, attention))
@@ -388,11 +435,11 @@ def _one_pass(tiny_model, grouped, monkeypatch):
     """Outputs and all gradients of one pass, with unequal segments, a gap that no adapter covers, and trained-looking B."""
     network = tiny_model.network
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0)
-    stack = Stack(network.shape, lora_config(network, config), 3)
+    stack = LoraBatch(network.shape, lora_config(network, config), 3)
     stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
     gradients = Gradients(stack)
     monkeypatch.setattr(stack_module, "_grouped_loop", grouped)
-    linear = stack.linear(network, [Segment(2, 0, 9), Segment(0, 9, 11), Segment(1, 16, 30)], gradients)
+    linear = stack.linear(network, [TokenRange(2, 0, 9), TokenRange(0, 9, 11), TokenRange(1, 16, 30)], gradients)
     attention = PackedAttention([9, 2, 5, 14])
     tokens = random_sequences(network.shape.vocab, [30], 3)[0].tokens
     x = network.embed(torch.tensor(tokens)).clone().requires_grad_()
@@ -415,11 +462,11 @@ def test_one_product_a_segment_is_one_padded_product_for_all(tiny_model, monkeyp
 def test_gradients_written_by_hand_are_those_of_autograd(tiny_model, grouped):
     """One site in double precision against y = x·Wᵀ + scale·(x·A)·B, differentiated by torch."""
     network = tiny_model.network
-    stack = Stack(network.shape, lora_config(network, TrainConfig(rank=4, alpha=8.0, first_layer=0.0)), 2)
+    stack = LoraBatch(network.shape, lora_config(network, TrainConfig(rank=4, alpha=8.0, first_layer=0.0)), 2)
     generator = torch.Generator().manual_seed(0)
     stack.flat.normal_(0, 0.3, generator=generator)
     site, grads = stack.sites[1, "qkv"], Gradients(stack).sites[1, "qkv"]
-    segments = [Segment(1, 0, 5), Segment(0, 5, 12)]
+    segments = [TokenRange(1, 0, 5), TokenRange(0, 5, 12)]
     x, dy = torch.randn(12, 64, generator=generator), torch.randn(12, 128, generator=generator)
     a, b = site.a.double().requires_grad_(), [part.double().requires_grad_() for part in site.b]
     expected_x = x.double().requires_grad_()
@@ -460,10 +507,21 @@ def test_what_is_studied_once_has_its_place_in_one_epoch(double_model):
     own, once = ragged_jobs(double_model.network.shape.vocab)[:2]
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=2, batch_size=1, learning_rate=0.0)
     seen = []
-    _, (log,) = train(double_model.network, [Job(own.sequences, seed=1, once=once.sequences)], config, on_step=lambda *at: seen.append(at))
-    _, (first,) = train(double_model.network, [Job(own.sequences + once.sequences[:3], seed=1)], replace(config, epochs=1))
-    _, (second,) = train(double_model.network, [Job(own.sequences + once.sequences[3:], seed=2)], replace(config, epochs=1))
-    assert log.losses == pytest.approx([first.losses[0], second.losses[0]], abs=1e-9)  # at rate 0 the order does not matter
+    _, (log,) = train(
+        double_model.network,
+        [Job(own.sequences, seed=1, once=once.sequences)],
+        config,
+        on_step=lambda *at: seen.append(at),
+    )
+    _, (first,) = train(
+        double_model.network, [Job(own.sequences + once.sequences[:3], seed=1)], replace(config, epochs=1)
+    )
+    _, (second,) = train(
+        double_model.network, [Job(own.sequences + once.sequences[3:], seed=2)], replace(config, epochs=1)
+    )
+    assert log.losses == pytest.approx(
+        [first.losses[0], second.losses[0]], abs=1e-9
+    )  # at rate 0 the order does not matter
     assert log.steps == 2 * 5 + 7 and log.tokens == first.tokens + second.tokens and seen[-1] == (17, 17)
 
 

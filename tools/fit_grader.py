@@ -68,7 +68,9 @@ def common_stems(rows: list[dict]) -> dict[str, float]:
 def fit(rows: list[dict], common: dict[str, float]) -> lightgbm.Booster:
     predictions = Counter((row["question"], row["gold"]) for row in rows)
     weights = [1 / predictions[row["question"], row["gold"]] for row in rows]
-    return lightgbm.train(SETTINGS, lightgbm.Dataset(table(rows, common), [row["correct"] for row in rows], weight=weights), TREES)
+    return lightgbm.train(
+        SETTINGS, lightgbm.Dataset(table(rows, common), [row["correct"] for row in rows], weight=weights), TREES
+    )
 
 
 def table(rows: list[dict], common: dict[str, float]) -> np.ndarray:
@@ -84,7 +86,9 @@ def nested(node: dict) -> list | float:
 
 def agreement(ours: list[bool], theirs: list[bool]) -> str:
     cells = Counter(zip(map(bool, ours), theirs))
-    both, only_ours, only_theirs, neither = (cells[k] for k in ((True, True), (True, False), (False, True), (False, False)))
+    both, only_ours, only_theirs, neither = (
+        cells[k] for k in ((True, True), (True, False), (False, True), (False, False))
+    )
     n = len(theirs)
     return (
         f"kappa {kappa([both, only_ours, only_theirs, neither]):.4f}, accuracy {(both + neither) / n:.4f}, n={n}; "
@@ -115,14 +119,23 @@ def main() -> None:
     booster = fit(known, common)
     trees = [nested(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]
     fitted = sorted({title_mark(row["title"]) for row in known})
-    OUT.write_text(json.dumps({"fitted_titles": fitted, "common": common, "trees": trees}, separators=(",", ":"), ensure_ascii=False) + "\n", encoding="utf-8")
+    OUT.write_text(
+        json.dumps(
+            {"fitted_titles": fitted, "common": common, "trees": trees}, separators=(",", ":"), ensure_ascii=False
+        )
+        + "\n",
+        encoding="utf-8",
+    )
     print(f"{OUT}: {OUT.stat().st_size / 1000:.0f} kB, {len(trees)} trees, {len(common)} stems")
     print("fit and develop, cross-validated by title:", cross_validate(known))
     for name in ("fit", "develop", "report"):
         part = [row for row in rows if split(row["title"]) == name]
         if part:
             ours = [grading.is_correct(row["prediction"], [row["gold"]], row["question"]) for row in part]
-            print(f"{name}, {len({row['title'] for row in part})} titles:", agreement(ours, [row["correct"] for row in part]))
+            print(
+                f"{name}, {len({row['title'] for row in part})} titles:",
+                agreement(ours, [row["correct"] for row in part]),
+            )
 
 
 if __name__ == "__main__":

@@ -37,8 +37,24 @@ from selfedit.config import TrainConfig
 from selfedit.edits.recipe import FIXED_HERE as RECIPES_HERE
 from selfedit.edits.recipe import Recipe, write_recipes
 from selfedit.errors import SelfeditError
-from selfedit.loop.fewshot import FIXED_HERE, TRAIN, Answer, Tried, check, check_known, dense, job, questions, readable, shown, solve, solved, try_recipes, votes
-from selfedit.loop.journal import Journal, claim, software, write_json, write_text
+from selfedit.loop.fewshot import (
+    FIXED_HERE,
+    TRAIN,
+    Answer,
+    Tried,
+    check,
+    check_known,
+    gold_logprob,
+    job,
+    questions,
+    readable,
+    shown,
+    solve,
+    solved,
+    try_recipes,
+    votes,
+)
+from selfedit.loop.journal import Journal, lock_run_folder, software, write_json, write_text
 from selfedit.loop.recipes import load_recipe_editor
 from selfedit.model.load import load_model
 from selfedit.tasks.arc import ArcTask
@@ -81,13 +97,17 @@ def run(
     if "peft" in conditions:
         check_libraries()
         if train.stop_loss or train.steps_an_epoch > 1:
-            raise SelfeditError("peft trains every epoch whole, in batches of batch_size: leave stop_loss and steps_an_epoch as they are")
+            raise SelfeditError(
+                "peft trains every epoch whole, in batches of batch_size: leave stop_loss and steps_an_epoch as they are"
+            )
     if unknown := [c for c in conditions if c not in CONDITIONS]:
         raise SelfeditError(f"unknown condition {unknown[0]!r}; known: {', '.join(CONDITIONS)}")
     if not conditions or samples < 1 or not tasks:
         raise SelfeditError("give conditions, at least 1 sample, and tasks")
     if "seal" in conditions and editor is None:
-        raise SelfeditError("seal needs a trained editor: give --editor DIR (`selfedit train-editor --domain arc` makes one)")
+        raise SelfeditError(
+            "seal needs a trained editor: give --editor DIR (`selfedit train-editor --domain arc` makes one)"
+        )
     if editor is not None and "seal" not in conditions:
         raise SelfeditError("an editor is for the condition seal: name it in --conditions")
     if samples > SAMPLES:
@@ -95,7 +115,9 @@ def run(
     if find is not None and (find < 1 or not SEARCH <= set(conditions)):
         raise SelfeditError(f"a search finds at least 1 task, by the conditions {' and '.join(sorted(SEARCH))}")
     check_known(tasks)
-    bench = _Arc(model_name, tasks, out, conditions, samples, seed, editor, train, progress, notify, searching=find is not None)
+    bench = _Arc(
+        model_name, tasks, out, conditions, samples, seed, editor, train, progress, notify, searching=find is not None
+    )
     if find is not None:
         bench.likeliest_first()
     left = [(c, task) for task in bench.tasks for c in bench.conditions if (c, task.id) not in bench.done]
@@ -114,7 +136,21 @@ def run(
 
 
 class _Arc:
-    def __init__(self, model_name, tasks, out: Path, conditions, samples: int, seed: int, editor, train: TrainConfig, progress, notify, *, searching: bool):
+    def __init__(
+        self,
+        model_name,
+        tasks,
+        out: Path,
+        conditions,
+        samples: int,
+        seed: int,
+        editor,
+        train: TrainConfig,
+        progress,
+        notify,
+        *,
+        searching: bool,
+    ):
         self.name, self.conditions, self.searching = model_name, list(dict.fromkeys(conditions)), searching
         self.samples, self.seed, self.train_config, self.progress = samples, seed, train, progress
         self.model = model = load_model(model_name, notify=notify)
@@ -122,18 +158,31 @@ class _Arc:
         if not self.tasks:
             check(model, tasks)
         if self.left_out:
-            notify(f"left out, as {model.name} does not read so much at once: {len(self.left_out)} of {len(tasks)} tasks")
+            notify(
+                f"left out, as {model.name} does not read so much at once: {len(self.left_out)} of {len(tasks)} tasks"
+            )
         tasks = self.tasks
         self.editor, self.editor_stack = load_recipe_editor(editor, model) if "seal" in conditions else (None, None)
         if self.editor and (known := sum(task.key in self.editor.contexts for task in tasks)):
             raise SelfeditError(f"the editor was trained on {known} of these tasks; give others")
-        config = text_hash(json.dumps(asdict(train)), str(samples), str(seed), *map(Recipe.to_json, (FIXED, *ORACLE)), *FIXED_HERE, *RECIPES_HERE)
-        self._alone = claim(out, model.identity() | {"config": config})
+        config = text_hash(
+            json.dumps(asdict(train)),
+            str(samples),
+            str(seed),
+            *map(Recipe.to_json, (FIXED, *ORACLE)),
+            *FIXED_HERE,
+            *RECIPES_HERE,
+        )
+        self._alone = lock_run_folder(out, model.identity() | {"config": config})
         self.journal = Journal(out / "trials.jsonl")
         self.searched: dict[str, tuple[Tried, float]] = {}
         """First recipes of the search, with the seconds they took, of tasks to come."""
         known = {task.id: task.key for task in tasks}
-        self.done = {(r["condition"], r["task"]): r for r in self.journal.records if known.get(r["task"]) == r["key"] and self.counts(r)}
+        self.done = {
+            (r["condition"], r["task"]): r
+            for r in self.journal.records
+            if known.get(r["task"]) == r["key"] and self.counts(r)
+        }
 
     def counts(self, record: dict) -> bool:
         """Whether it is of this editor, and of every recipe unless a search may do without."""
@@ -156,7 +205,7 @@ class _Arc:
         start = time.perf_counter()
         if condition == "in-context":
             recipes, answers = [], [solve(self.model, [(task, None)], on_token=partial(self.progress, "answer"))[0]]
-            dense_, tokens = dense(self.model, [(task, None)]), [0]
+            dense_, tokens = gold_logprob(self.model, [(task, None)]), [0]
         elif condition == "peft":
             recipes = [FIXED] * self.samples
             answers, tokens = self.by_peft(task)
@@ -168,14 +217,23 @@ class _Arc:
                 first, seconds = self.search(task)
                 start, tried = time.perf_counter() - seconds, [first]
             # A search: what one recipe solves needs no other, and what it leaves far away others do not reach.
-            if not tried or solved(task, first.answers) < 1 and _within_reach(task, first.dense):
+            if not tried or solved(task, first.answers) < 1 and _within_reach(task, first.gold_logprob):
                 left = slice(len(tried), None)
-                tried += try_recipes(self.model, [(task, *one) for one in zip(recipes[left], seeds[left])], self.train_config, self.progress)
+                tried += try_recipes(
+                    self.model,
+                    [(task, *one) for one in zip(recipes[left], seeds[left])],
+                    self.train_config,
+                    self.progress,
+                )
             recipes = recipes[: len(tried)]
-            answers, dense_, tokens = [t.answers for t in tried], [t.dense for t in tried], [t.tokens for t in tried]
+            answers, dense_, tokens = (
+                [t.answers for t in tried],
+                [t.gold_logprob for t in tried],
+                [t.tokens for t in tried],
+            )
         record = {
             "condition": condition, "task": task.id, "key": task.key, "editor": self.writer(condition), "recipes": [json.loads(r.to_json()) for r in recipes],
-            "solved": [solved(task, own) == 1 for own in answers], "dense": dense_, "tokens": tokens, "threads": torch.get_num_threads(),
+            "solved": [solved(task, own) == 1 for own in answers], "gold_logprob": dense_, "tokens": tokens, "threads": torch.get_num_threads(),
             "answers": [[a.record() for a in own] for own in answers], "seconds": round(time.perf_counter() - start, 2),
         }  # fmt: skip
         self.journal.add(record)
@@ -183,7 +241,7 @@ class _Arc:
 
     def likeliest_first(self) -> None:
         """Orders the tasks by the log-probability of their whole outputs under the untouched model."""
-        means = dense(self.model, [(task, None) for task in self.tasks])
+        means = gold_logprob(self.model, [(task, None) for task in self.tasks])
         whole = {task.id: _whole(task, mean) for task, mean in zip(self.tasks, means)}
         self.tasks = sorted(self.tasks, key=lambda task: whole[task.id], reverse=True)
 
@@ -202,7 +260,12 @@ class _Arc:
         if task.id not in self.searched:
             ahead = [t for t in self.tasks[self.tasks.index(task) :] if ("oracle", t.id) not in self.done][:SEARCHED]
             start = time.perf_counter()
-            tried = try_recipes(self.model, [(t, ORACLE[0], self.seeds("oracle", t)[0]) for t in ahead], self.train_config, self.progress)
+            tried = try_recipes(
+                self.model,
+                [(t, ORACLE[0], self.seeds("oracle", t)[0]) for t in ahead],
+                self.train_config,
+                self.progress,
+            )
             seconds = (time.perf_counter() - start) / len(ahead)
             self.searched |= {t.id: (one, seconds) for t, one in zip(ahead, tried)}
         return self.searched.pop(task.id)
@@ -211,17 +274,34 @@ class _Arc:
         """Answers and tokens of each sample: the items, layers, batches, rates, precision and questions of `fixed`; labels are
         told apart from all tokens, as the library does it, and votes are counted, not rated."""
         from selfedit.bench.baselines import studied_and_asked
-        from selfedit.model.train import lora_config
+        from selfedit.model.packed.train import lora_config
 
         jobs = [job(self.model, task, FIXED, seed) for seed in self.seeds("fixed", task)]
         asked = questions(self.model, task)
         requests = [q.request for q in asked]
-        prompts, most, ends = [r.tokens for r in requests], max(r.max_new_tokens for r in requests), sorted(self.model.chat.ends)
-        bf16, layers = self.model.network.precision == "mixed", lora_config(self.model.network, self.train_config).layers
+        prompts, most, ends = (
+            [r.tokens for r in requests],
+            max(r.max_new_tokens for r in requests),
+            sorted(self.model.chat.ends),
+        )
+        bf16, layers = (
+            self.model.network.precision == "mixed",
+            lora_config(self.model.network, self.train_config).layers,
+        )
         answers = []
         for k, own in enumerate(jobs):
             self.progress("train", k, len(jobs))
-            said = studied_and_asked(self.peft_base, own, self.train_config, layers, bf16, prompts, most, ends, lambda row, tokens: requests[row].allow(tokens))
+            said = studied_and_asked(
+                self.peft_base,
+                own,
+                self.train_config,
+                layers,
+                bf16,
+                prompts,
+                most,
+                ends,
+                lambda row, tokens: requests[row].allow(tokens),
+            )
             answers.append(votes(self.model, asked, said))
         return answers, [own.epochs * sum(len(s.tokens) for s in own.sequences) for own in jobs]
 
@@ -237,7 +317,12 @@ class _Arc:
         if condition == "fixed":
             return [FIXED] * len(seeds)
         writer = self.editor_stack if condition == "seal" else None
-        return write_recipes(self.model, [(shown(self.model, task), seed) for seed in seeds], writer, on_token=partial(self.progress, "write"))
+        return write_recipes(
+            self.model,
+            [(shown(self.model, task), seed) for seed in seeds],
+            writer,
+            on_token=partial(self.progress, "write"),
+        )
 
     def attempts(self, condition: str, id: str) -> tuple[str, list[list]]:
         """For the page: which sample, and its attempts at each test pair; the first that solved the task, if one did."""
@@ -258,11 +343,17 @@ class _Arc:
             samples, done = len(shares[0]), sum(map(len, shares))
             rates[condition] = [sum(s) / len(s) for s in shares]
             rate, ci95 = mean_interval(rates[condition])
-            values = [v for r in own for v in _of_samples(condition, r["dense"])]
+            values = [v for r in own for v in _of_samples(condition, r["gold_logprob"])]
             rows.append(
                 {"condition": condition, "tasks": len(own), "samples": samples, "rate": rate, "ci95": ci95}
-                | {"ci95_samples": _over_samples(shares) if samples > 1 else None, "dense": sum(values) / len(values) if values else None}
-                | {"tokens": round(sum(sum(r["tokens"]) for r in own) / done), "seconds": round(sum(r["seconds"] for r in own) / done, 1)}
+                | {
+                    "ci95_samples": _over_samples(shares) if samples > 1 else None,
+                    "gold_logprob": sum(values) / len(values) if values else None,
+                }
+                | {
+                    "tokens": round(sum(sum(r["tokens"]) for r in own) / done),
+                    "seconds": round(sum(r["seconds"] for r in own) / done, 1),
+                }
             )
         pairs = [("seal", "self-edit"), ("seal", "fixed"), ("self-edit", "fixed"), ("fixed", "in-context")]
         return {
@@ -288,26 +379,30 @@ def split_tasks(result: dict, seed: int = 0) -> dict[str, list[str]]:
     return {"train": sorted(drawn[: len(drawn) // 2]), "test": sorted(drawn[len(drawn) // 2 :])}
 
 
-def _within_reach(task: ArcTask, dense: float | None) -> bool:
-    return dense is not None and _whole(task, dense) > REACH
+def _within_reach(task: ArcTask, gold_logprob: float | None) -> bool:
+    return gold_logprob is not None and _whole(task, gold_logprob) > REACH
 
 
-def _whole(task: ArcTask, dense: float) -> float:
+def _whole(task: ArcTask, gold_logprob: float) -> float:
     """Log-probability of its outputs as wholes, a mean over them, at so many nats a token; a cell and the end of a row are a
     token each."""
-    return dense * sum(len(pair.output) * (len(pair.output[0]) + 1) for pair in task.test) / len(task.test)
+    return gold_logprob * sum(len(pair.output) * (len(pair.output[0]) + 1) for pair in task.test) / len(task.test)
 
 
-def _of_samples(condition: str, dense: Sequence[float | None]) -> list[float]:
+def _of_samples(condition: str, gold_logprob: Sequence[float | None]) -> list[float]:
     """Of each sample that did not diverge; of `oracle`, whose recipes are one sample, the likeliest."""
-    values = [v for v in dense if v is not None]
+    values = [v for v in gold_logprob if v is not None]
     return [max(values)] if condition == "oracle" and values else values
 
 
 def _compared(ours: Sequence[float], theirs: Sequence[float]) -> dict:
     """Difference and ratio of the mean rates."""
     ratio, *bounds = mean_ratio(ours, theirs)
-    return {"difference": paired_interval(ours, theirs), "ratio": ratio, "ratio_ci95": None if None in bounds else bounds}
+    return {
+        "difference": paired_interval(ours, theirs),
+        "ratio": ratio,
+        "ratio_ci95": None if None in bounds else bounds,
+    }
 
 
 def _over_samples(shares: Sequence[Sequence[float]]) -> list[float] | None:
@@ -327,12 +422,34 @@ def table(result: dict) -> str:
         "Solved: every output among two attempts (oracle: under any of its recipes, which are one sample). 95 % bootstraps over tasks, and over the samples of "
         "these tasks; with five or six of them a tenth too narrow, and where all tasks go alike, an interval over tasks says nothing. Tokens and seconds: of one "
         "sample of one task; dense: nats a token of the outputs.",
-        *(["", f"Left out, as the model does not read so much at once: {left_out} of the tasks given."] if left_out else []),
+        *(
+            ["", f"Left out, as the model does not read so much at once: {left_out} of the tasks given."]
+            if left_out
+            else []
+        ),
         "",
         *markdown(
-            ["condition", "tasks", "samples", "solved", "over tasks", "over samples", "dense", "tokens", "seconds"],
+            [
+                "condition",
+                "tasks",
+                "samples",
+                "solved",
+                "over tasks",
+                "over samples",
+                "gold_logprob",
+                "tokens",
+                "seconds",
+            ],
             (
-                [r["condition"], r["tasks"], r["samples"], number(r["rate"]), between(r["ci95"], ".2f"), between(r["ci95_samples"], ".2f"), number(r["dense"])]
+                [
+                    r["condition"],
+                    r["tasks"],
+                    r["samples"],
+                    number(r["rate"]),
+                    between(r["ci95"], ".2f"),
+                    between(r["ci95_samples"], ".2f"),
+                    number(r["gold_logprob"]),
+                ]
                 + [f"{r['tokens']:,}", f"{r['seconds']:,.1f}"]
                 for r in result["rows"]
             ),
@@ -340,9 +457,20 @@ def table(result: dict) -> str:
     ]
     if result["compared"]:
         ratios = [[r["ratio"], *(r["ratio_ci95"] or (None, None))] for r in result["compared"]]
-        cells = ([f"{r['condition']} over {r['with']}", with_interval(r["difference"], "+.3f"), with_interval(own, ".2f")] for r, own in zip(result["compared"], ratios))
+        cells = (
+            [f"{r['condition']} over {r['with']}", with_interval(r["difference"], "+.3f"), with_interval(own, ".2f")]
+            for r, own in zip(result["compared"], ratios)
+        )
         lines += ["", *markdown(["", "difference", "ratio"], cells)]
     if result["cost"]:
-        lines += ["", f"A task as `peft` and `transformers` do it takes {with_interval(result['cost'], '.1f')} times as long as `fixed`, whose samples train and answer together."]
-    lines += ["", *markdown(["task", *conditions], ([t["id"], *(number(t[c], ".2f") for c in conditions)] for t in result["tasks"]))]
+        lines += [
+            "",
+            f"A task as `peft` and `transformers` do it takes {with_interval(result['cost'], '.1f')} times as long as `fixed`, whose samples train and answer together.",
+        ]
+    lines += [
+        "",
+        *markdown(
+            ["task", *conditions], ([t["id"], *(number(t[c], ".2f") for c in conditions)] for t in result["tasks"])
+        ),
+    ]
     return "\n".join(lines) + "\n"

@@ -103,7 +103,15 @@ def fair(base, sequences: Sequence, seed: int, folder: Path | None, epochs: int 
 
 
 def studied_and_asked(
-    base, job, config, layers: Sequence[int], bf16: bool, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int], allow=None
+    base,
+    job,
+    config,
+    layers: Sequence[int],
+    bf16: bool,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    ends: Sequence[int],
+    allow=None,
 ) -> list[list[int]]:
     """One adapter of these layers trained on a `model.train` Job as its TrainConfig says, then all prompts continued under
     it, in one padded batch. `bf16`: both in mixed precision. `allow`: as `continued`. → the tokens behind each prompt,
@@ -113,7 +121,12 @@ def studied_and_asked(
     torch.manual_seed(job.seed)
     model = _adapted(base, config.modules, config.rank, config.alpha, layers)
     model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=job.learning_rate, weight_decay=config.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=job.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
     _study(model, optimizer, job.sequences, job.seed, job.epochs, config.batch_size, config.clip, bf16)
     model.eval()
     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
@@ -122,7 +135,9 @@ def studied_and_asked(
     return said
 
 
-def continued(model, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int], allow=None) -> list[list[int]]:
+def continued(
+    model, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int], allow=None
+) -> list[list[int]]:
     """Greedy, by `transformers`' own generate, the shorter prompts padded in front. `allow`: (prompt's place, tokens so far)
     → those that may follow. → the tokens behind each, without an end."""
     import torch
@@ -131,7 +146,9 @@ def continued(model, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Se
     longest = max(map(len, prompts))
     tokens = torch.tensor([[ends[0]] * (longest - len(p)) + [*p] for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    model.generation_config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=list(ends), pad_token_id=ends[0])
+    model.generation_config = GenerationConfig(
+        max_new_tokens=new_tokens, do_sample=False, eos_token_id=list(ends), pad_token_id=ends[0]
+    )
     with torch.inference_mode():
         grammar = {"prefix_allowed_tokens_fn": lambda row, said: allow(row, said[longest:].tolist())} if allow else {}
         out = model.generate(input_ids=tokens, attention_mask=mask, **grammar)[:, longest:].tolist()
@@ -153,7 +170,9 @@ def finetune(model, sequences: Sequence, seed: int, epochs: int) -> dict:
     return {name: value.detach() for name, value in base.state_dict().items()}
 
 
-def _study(model, optimizer, sequences: Sequence, seed: int, epochs: int, batch: int = 1, clip: float = 0.0, bf16: bool = False) -> None:
+def _study(
+    model, optimizer, sequences: Sequence, seed: int, epochs: int, batch: int = 1, clip: float = 0.0, bf16: bool = False
+) -> None:
     """In an order drawn anew in every epoch, at a rate that falls to 0. A batch is padded to its longest sequence. `bf16`:
     products by torch's own mixed precision."""
     import torch
@@ -169,9 +188,11 @@ def _study(model, optimizer, sequences: Sequence, seed: int, epochs: int, batch:
             mask = torch.tensor([[1] * len(s.tokens) + [0] * gap for s, gap in zip(own, gaps)], device=model.device)
             labels = torch.full_like(tokens, -100)
             for row, sequence in zip(labels, own):
-                row[list(sequence.places)] = torch.tensor(sequence.targets, device=row.device)
+                row[list(sequence.label_positions)] = torch.tensor(sequence.targets, device=row.device)
             with torch.autocast(tokens.device.type, torch.bfloat16, enabled=bf16):
-                loss = model(input_ids=tokens, attention_mask=mask if any(gaps) else None, labels=labels, use_cache=False).loss
+                loss = model(
+                    input_ids=tokens, attention_mask=mask if any(gaps) else None, labels=labels, use_cache=False
+                ).loss
             loss.backward()
             if clip:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -181,7 +202,9 @@ def _study(model, optimizer, sequences: Sequence, seed: int, epochs: int, batch:
             done += 1
 
 
-def _adapted(base, modules: tuple[str, ...], rank: int = RANK, alpha: float = ALPHA, layers: Sequence[int] | None = None):
+def _adapted(
+    base, modules: tuple[str, ...], rank: int = RANK, alpha: float = ALPHA, layers: Sequence[int] | None = None
+):
     from peft import LoraConfig, get_peft_model
 
     places = {"layers_to_transform": list(layers)} if layers else {}

@@ -29,10 +29,10 @@ from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError
 from selfedit.loop.editor import Editor
 from selfedit.loop.trial import QUESTIONS, joint_job, seal_examples, study_sequences, with_questions, writing_style
-from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
-from selfedit.model.stack import Stack
-from selfedit.model.train import Job
+from selfedit.model.packed.generate import Request, generate
+from selfedit.model.packed.lora import LoraBatch
+from selfedit.model.packed.train import Job
 from selfedit.types import Example, Question, SelfEdit, Task, stable_seed
 
 UNTRAINED = ("base", "in-context", "retrieval")
@@ -71,13 +71,17 @@ def parse(text: str, tasks: Sequence[Task], editor: Editor | None) -> Condition:
         missing = next((t for t in tasks if detail.removesuffix(f"+{QUESTIONS}") not in t.edits), None)
         if missing is not None:
             there = ", ".join(missing.edits) or "none"
-            raise SelfeditError(f"{text}: the data has no such edits for {missing.id or missing.passage.title!r}; there: {there}")
+            raise SelfeditError(
+                f"{text}: the data has no such edits for {missing.id or missing.passage.title!r}; there: {there}"
+            )
     elif name == "seal" and editor is None:
         raise SelfeditError("seal needs a trained editor: give --editor DIR (`selfedit train-editor` makes one)")
     elif name in ("self-edit", "seal"):
         detail = detail or (editor.style if name == "seal" else SEAL_STYLE)
         if (writing := writing_style(detail)) and writing not in STYLES:
-            raise SelfeditError(f"{text}: unknown style {writing!r}; known: {', '.join(STYLES)}, each also with +{QUESTIONS}, and {QUESTIONS}")
+            raise SelfeditError(
+                f"{text}: unknown style {writing!r}; known: {', '.join(STYLES)}, each also with +{QUESTIONS}, and {QUESTIONS}"
+            )
     elif detail:
         raise SelfeditError(f"{text}: {name} takes no detail")
     return Condition(text, name, detail, int(tokens) if tokens else None)
@@ -88,7 +92,7 @@ def jobs(
     condition: Condition,
     groups: Sequence[tuple[Sequence[Task], int]],
     config: TrainConfig,
-    editor: Stack | None = None,
+    editor: LoraBatch | None = None,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Job]:
     """One adapter a group: what it studies of all its tasks, by a seed. `editor`: the one that writes for `seal`."""
@@ -100,9 +104,15 @@ def jobs(
         parts = []
         for i in members:
             task, seed = asked[i]
-            own = distilled[i] if distilled else seal_examples(task.passage, [_asking(condition, task, edits[i], epochs, seed)])
+            own = (
+                distilled[i]
+                if distilled
+                else seal_examples(task.passage, [_asking(condition, task, edits[i], epochs, seed)])
+            )
             parts.append((study_sequences(model, task.passage, own, 1.0 if distilled else config.distill), own))
-        return joint_job(parts, stable_seed("knowledge", asked[members[0]][1], *(asked[i][0].passage.id for i in members)), epochs)
+        return joint_job(
+            parts, stable_seed("knowledge", asked[members[0]][1], *(asked[i][0].passage.id for i in members)), epochs
+        )
 
     made, at = [], 0
     for group, _ in groups:
@@ -110,7 +120,9 @@ def jobs(
         one = build(members, config.epochs)
         if condition.tokens:
             epochs = _epochs(one, config.epochs, condition.tokens * len(group))
-            one = replace(build(members, epochs) if one.once else one, epochs=epochs)  # questions are new in every epoch
+            one = replace(
+                build(members, epochs) if one.once else one, epochs=epochs
+            )  # questions are new in every epoch
         made.append(one)
     return made
 
@@ -121,7 +133,9 @@ def _epochs(one: Job, epochs: int, tokens: int) -> int:
     return max(1, round(tokens / each))
 
 
-def _edits(model: Model, condition: Condition, asked: Sequence[tuple[Task, int]], editor: Stack | None, on_token) -> list[SelfEdit]:
+def _edits(
+    model: Model, condition: Condition, asked: Sequence[tuple[Task, int]], editor: LoraBatch | None, on_token
+) -> list[SelfEdit]:
     """What was written, or is now, for each task and seed; empty where nothing is."""
     writing = writing_style(condition.detail)
     if condition.name == "edits":
@@ -136,7 +150,9 @@ def _asking(condition: Condition, task: Task, edit: SelfEdit, epochs: int, seed:
     """The edit, with questions by rule for so many epochs if the condition's style has them."""
     if condition.detail == writing_style(condition.detail):
         return edit
-    return with_questions(task.passage, edit, QUESTIONS_A_SENTENCE * epochs, stable_seed("questions", seed, task.passage.id))
+    return with_questions(
+        task.passage, edit, QUESTIONS_A_SENTENCE * epochs, stable_seed("questions", seed, task.passage.id)
+    )
 
 
 def given_edit(task: Task, name: str, seed: int) -> SelfEdit:
@@ -149,9 +165,13 @@ def given_edit(task: Task, name: str, seed: int) -> SelfEdit:
 
 def _distilled(model: Model, asked: Sequence[tuple[Task, int]], on_token) -> list[list[Example]]:
     """Of each task: questions by rule, with what the untouched model answers them with the passage in view; and the passage."""
-    questions = [cue_questions(t.passage, QUESTIONS_A_SENTENCE, stable_seed("distill", seed, t.passage.id)) for t, seed in asked]
-    put = [open_book(task.passage, q.question) for (task, _), own in zip(asked, questions) for q in own]
-    said = generate(model, [Request(tuple(model.chat.ask(p)), None, TEACHER_TOKENS) for p in put], on_token=on_token)
+    questions = [
+        cue_questions(t.passage, QUESTIONS_A_SENTENCE, stable_seed("distill", seed, t.passage.id)) for t, seed in asked
+    ]
+    prompts = [open_book(task.passage, q.question) for (task, _), own in zip(asked, questions) for q in own]
+    said = generate(
+        model, [Request(tuple(model.chat.ask(p)), None, TEACHER_TOKENS) for p in prompts], on_token=on_token
+    )
     texts = iter([model.chat.decode(tokens).strip() for tokens in said])
     answered = [[Example(text, q.question) for q in own if (text := next(texts))] for own in questions]
     return [[*own, *seal_examples(task.passage, [])] for (task, _), own in zip(asked, answered)]
@@ -160,7 +180,9 @@ def _distilled(model: Model, asked: Sequence[tuple[Task, int]], on_token) -> lis
 # with something in view
 
 
-def put(condition: Condition, task: Task, question: Question, retriever: Retriever | None) -> Question | None:
+def prompt_override(
+    condition: Condition, task: Task, question: Question, retriever: Retriever | None
+) -> Question | None:
     """The question as the model reads it; None: as it is."""
     if condition.name == "in-context":
         passage = task.passage
@@ -184,7 +206,9 @@ class Retriever:
 
         self.passages, self.most = [task.passage for task in tasks], most
         self.index = bm25s.BM25()
-        self.index.index(bm25s.tokenize([f"{p.title}\n{p.text}" for p in self.passages], show_progress=False), show_progress=False)
+        self.index.index(
+            bm25s.tokenize([f"{p.title}\n{p.text}" for p in self.passages], show_progress=False), show_progress=False
+        )
 
     def view(self, question: Question):
         """The best passages as one, the best last: next to the question."""

@@ -37,8 +37,8 @@ def run(model_name: str, rows: tuple[int, ...] = (1, 16), new_tokens: int = 64) 
     import torch
 
     from selfedit.bench.baselines import continued, load_base
-    from selfedit.model.generate import Request, generate
     from selfedit.model.load import load_model
+    from selfedit.model.packed.generate import Request, generate
 
     assert max(rows) <= len(INSTRUCTIONS)
     model = load_model(model_name, dtype=torch.float32, precision="fp32")

@@ -30,7 +30,9 @@ class General:
             if file.exists():
                 self.items += [(name, _item(at, line)) for at, line in islice(read_jsonl(file), EACH)]
         if not self.items:
-            raise DocumentError(f"{folder}: none of {', '.join(f'{name}.jsonl' for name in SETS)} is there; give another --general")
+            raise DocumentError(
+                f"{folder}: none of {', '.join(f'{name}.jsonl' for name in SETS)} is there; give another --general"
+            )
         self.texts = [item["query"] for _, item in self.items]
         self.hash = text_hash(json.dumps(self.items))[:12]
 

@@ -23,11 +23,11 @@ from selfedit.bench.intervals import paired_interval
 from selfedit.bench.measure import Parts, clock, matmul_rate, train_flops
 from selfedit.bench.tables import with_interval
 from selfedit.config import TrainConfig
-from selfedit.edits.quiz import as_edit, told_in
+from selfedit.edits.quiz import as_edit, find_supporting_sentence
 from selfedit.edits.spans import cue_questions
 from selfedit.errors import SelfeditError
 from selfedit.loop.journal import write_json, write_text
-from selfedit.model.waiting import spinning
+from selfedit.model.packed.waiting import spinning
 from selfedit.types import Example, Passage, Question, stable_seed, text_hash
 
 PASSAGES = Path(__file__).with_name("passages.jsonl")
@@ -76,7 +76,7 @@ def read_entries(file: Path, count: int) -> list[Entry]:
 
 def _question(question: str, answer: str, context: str) -> Question:
     asked = Question(question, (answer,))
-    return replace(asked, sentence=told_in(Passage("", context, "", ""), asked))
+    return replace(asked, sentence=find_supporting_sentence(Passage("", context, "", ""), asked))
 
 
 def run(
@@ -105,7 +105,9 @@ def run(
             raise SelfeditError(f"{name} is {value}; it must be at least 1")
     entries = read_entries(data or PASSAGES, passages)
     with tempfile.TemporaryDirectory() as scratch:
-        bench = _Bench(model_name, entries, published_steps, threads, seeds, adapters, out or Path(scratch), on_progress)
+        bench = _Bench(
+            model_name, entries, published_steps, threads, seeds, adapters, out or Path(scratch), on_progress
+        )
         result = bench.run() | {"command": shlex.join(command)}
     if out:
         write_json(out / "inner-loop.json", result)
@@ -120,7 +122,7 @@ class _Bench:
         import torch
 
         from selfedit.model.load import load_model
-        from selfedit.model.train import Job, lora_config
+        from selfedit.model.packed.train import Job, lora_config
 
         if threads:
             torch.set_num_threads(threads)
@@ -133,7 +135,8 @@ class _Bench:
         self.edits = [(s, entry) for s in range(seeds) for entry in entries]
         """One adapter each, of fair and of ours."""
         self.jobs = [
-            Job(tuple(map(model.chat.study, entry.examples())), stable_seed("inner-loop", s, entry.title)) for s, entry in self.edits
+            Job(tuple(map(model.chat.study, entry.examples())), stable_seed("inner-loop", s, entry.title))
+            for s, entry in self.edits
         ]
         rows = range(len(self.edits))
         self.waves = [list(rows[low : low + adapters]) for low in range(0, len(rows), adapters)]
@@ -165,9 +168,14 @@ class _Bench:
         rates.append(parts("matmul-after", self.matmul))
         stages = parts("stages", self.stages)["rows"]
         self.__dict__.pop("base", None)  # its memory is needed no more
-        answers: dict[str, list[dict]] = {"untouched": parts("answers-untouched", lambda: self.answers(None, None))["edits"]}
+        answers: dict[str, list[dict]] = {
+            "untouched": parts("answers-untouched", lambda: self.answers(None, None))["edits"]
+        }
         for side in ("fair", "ours"):
-            made = [parts(f"answers-{side}-{w}", lambda: self.answers(side, wave))["edits"] for w, wave in enumerate(self.waves)]
+            made = [
+                parts(f"answers-{side}-{w}", lambda: self.answers(side, wave))["edits"]
+                for w, wave in enumerate(self.waves)
+            ]
             answers[side] = [edit for wave in made for edit in wave]
         decoding = parts("decode", lambda: decode.run(self.name))
         return self.result(rates, published, fair, ours, stages, answers, decoding)
@@ -206,7 +214,13 @@ class _Bench:
         stack, logs, seconds = self.train(jobs, self.config)
         for row, i in enumerate(wave):
             stack.save(row, self.folder / f"ours-{i}", self.name)
-        flops = train_flops(self.model.network.shape, self.lora, [job.sequences for job in jobs], [len(log.losses) for log in logs], [log.rows for log in logs])
+        flops = train_flops(
+            self.model.network.shape,
+            self.lora,
+            [job.sequences for job in jobs],
+            [len(log.losses) for log in logs],
+            [log.rows for log in logs],
+        )
         return {"seconds": seconds, "tokens": sum(log.tokens for log in logs), "flops": flops}
 
     def stages(self) -> dict:
@@ -220,11 +234,13 @@ class _Bench:
             ("stacked, all layers, batches of the default", jobs, whole),
         ):
             _, logs, seconds = self.train(own, config)
-            rows.append({"stage": name, "adapters": len(own), "tokens_per_s": sum(log.tokens for log in logs) / seconds})
+            rows.append(
+                {"stage": name, "adapters": len(own), "tokens_per_s": sum(log.tokens for log in logs) / seconds}
+            )
         return {"rows": rows}
 
     def train(self, jobs, config: TrainConfig):
-        from selfedit.model.train import train
+        from selfedit.model.packed.train import train
 
         start = clock(self.model.device)
         stack, logs = train(self.model.network, jobs, config)
@@ -236,16 +252,24 @@ class _Bench:
         `side`: whose adapters answer, read from their PEFT folders; None: the untouched model, each passage once.
         """
         from selfedit.judge.evaluate import Asked, respond
-        from selfedit.model.stack import load_adapters
+        from selfedit.model.packed.lora import load_adapters
 
         stack = load_adapters(self.model.network, [self.folder / f"{side}-{i}" for i in wave]) if side else None
         entries = [self.edits[i][1] for i in wave] if side else self.entries
-        asked = [Asked(question, row if side else None) for row, entry in enumerate(entries) for question in entry.questions]
+        asked = [
+            Asked(question, row if side else None) for row, entry in enumerate(entries) for question in entry.questions
+        ]
         found = iter(respond(self.model, asked, stack))
         edits = []
         for entry in entries:
             own = [next(found) for _ in entry.questions]
-            edits.append({"answers": [r.text for r in own], "correct": [r.correct for r in own], "dense": [r.dense for r in own]})
+            edits.append(
+                {
+                    "answers": [r.text for r in own],
+                    "correct": [r.correct for r in own],
+                    "gold_logprob": [r.gold_logprob for r in own],
+                }
+            )
         return {"edits": edits}
 
     # what comes out
@@ -254,17 +278,22 @@ class _Bench:
         from selfedit.bench.baselines import EPOCHS
 
         def side(name: str, made: list[dict]) -> dict:
-            quality = {key: _mean(self.by_passage(answers[name], key)) for key in ("correct", "dense")}
+            quality = {key: _mean(self.by_passage(answers[name], key)) for key in ("correct", "gold_logprob")}
             row = self.speed(sum(m["tokens"] for m in made), sum(m["seconds"] for m in made))
-            return row | {"accuracy": quality["correct"], "dense": quality["dense"]}
+            return row | {"accuracy": quality["correct"], "gold_logprob": quality["gold_logprob"]}
 
         steps = EPOCHS * sum(len(job.sequences) for job in self.jobs)
         by_publishing = self.speed(EPOCHS * sum(map(_tokens, self.jobs)), steps * published["seconds_per_step"])
-        by_publishing |= {"accuracy": None, "steps_timed": published["steps_timed"], "padded_to": published["padded_to"]}
+        by_publishing |= {
+            "accuracy": None,
+            "steps_timed": published["steps_timed"],
+            "padded_to": published["padded_to"],
+        }
         by_fair, by_ours = side("fair", fair), side("ours", ours)
         gflops = max(rate["gflops"] for rate in rates)
         differences = {
-            key: paired_interval(self.by_passage(answers["ours"], key), self.by_passage(answers["fair"], key)) for key in ("correct", "dense")
+            key: paired_interval(self.by_passage(answers["ours"], key), self.by_passage(answers["fair"], key))
+            for key in ("correct", "gold_logprob")
         }
         loads = self.parts.loads()
         busy = [f"{part} (load {load:.1f})" for part, load in loads.items() if load > self.threads + LOAD_MARGIN]
@@ -276,12 +305,12 @@ class _Bench:
             "ours": by_ours,
             "untouched": {
                 "accuracy": _mean(_mean(edit["correct"]) for edit in answers["untouched"]),
-                "dense": _mean(_mean(edit["dense"]) for edit in answers["untouched"]),
+                "gold_logprob": _mean(_mean(edit["gold_logprob"]) for edit in answers["untouched"]),
             },
             "speedup_vs_published": by_ours["edits_per_hour"] / by_publishing["edits_per_hour"],
             "speedup_vs_fair": by_ours["edits_per_hour"] / by_fair["edits_per_hour"],
             "accuracy_difference": differences["correct"],
-            "dense_difference": differences["dense"],
+            "gold_logprob_difference": differences["gold_logprob"],
             "matmul_gflops": gflops,
             "matmul_share": sum(m["flops"] for m in ours) / by_ours["seconds"] / 1e9 / gflops,
             "dtype": str(self.model.network.dtype).removeprefix("torch."),
@@ -334,15 +363,23 @@ def _mean(values) -> float:
 def table(result: dict) -> str:
     """The result in Markdown, for people."""
 
-    rows = ["| | tokens trained on | seconds | self-edits an hour | accuracy | log-probability of the gold answer |", "|---|--:|--:|--:|--:|--:|"]
+    rows = [
+        "| | tokens trained on | seconds | self-edits an hour | accuracy | log-probability of the gold answer |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
     for side in ("published", "fair", "ours"):
         r = result[side]
-        quality = "not run | not run" if r["accuracy"] is None else f"{r['accuracy']:.3f} | {r['dense']:.3f}"
+        quality = "not run | not run" if r["accuracy"] is None else f"{r['accuracy']:.3f} | {r['gold_logprob']:.3f}"
         rows.append(f"| {side} | {r['tokens']:,} | {r['seconds']:,.1f} | {r['edits_per_hour']:,.1f} | {quality} |")
-    rows.append(f"| untouched | | | | {result['untouched']['accuracy']:.3f} | {result['untouched']['dense']:.3f} |")
+    rows.append(
+        f"| untouched | | | | {result['untouched']['accuracy']:.3f} | {result['untouched']['gold_logprob']:.3f} |"
+    )
     stages = ["| | adapters at once | tokens/s |", "|---|--:|--:|"]
     stages += [f"| {r['stage']} | {r['adapters']} | {r['tokens_per_s']:,.0f} |" for r in result["stages"]]
-    decode = ["| prompts at once | transformers, tokens/s | ours, tokens/s | ratio | same text |", "|--:|--:|--:|--:|--:|"]
+    decode = [
+        "| prompts at once | transformers, tokens/s | ours, tokens/s | ratio | same text |",
+        "|--:|--:|--:|--:|--:|",
+    ]
     for r in result["decode"]["rows"]:
         decode.append(
             f"| {r['rows']} | {r['transformers_tokens_per_s']:,.1f} | {r['ours_tokens_per_s']:,.1f} | {r['ratio']:.2f} | "
@@ -360,7 +397,7 @@ def table(result: dict) -> str:
         f"- Ours is **{result['speedup_vs_published']:.1f}** times as fast as published ({result['published']['steps_timed']} steps of "
         f"it timed, the rest extrapolated) and **{result['speedup_vs_fair']:.1f}** times as fast as fair, in self-edits an hour.",
         f"- Ours − fair, 95 % interval over passages: accuracy {with_interval(result['accuracy_difference'], '+.3f')}, "
-        f"log-probability {with_interval(result['dense_difference'], '+.3f')}.",
+        f"log-probability {with_interval(result['gold_logprob_difference'], '+.3f')}.",
         f"- Useful arithmetic of ours: {result['matmul_share']:.0%} of the {result['matmul_gflops']:,.0f} GFLOP/s of a large product.",
         *(f"- **Warning**: {warning}." for warning in result["warnings"]),
         "",

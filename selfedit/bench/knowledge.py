@@ -21,7 +21,17 @@ from itertools import groupby
 from pathlib import Path
 
 from selfedit.bench.baselines import FINETUNE_RATE, check_libraries
-from selfedit.bench.conditions import QUESTIONS_A_SENTENCE, RETRIEVED, SEAL_STYLE, TEACHER_TOKENS, Condition, Retriever, jobs, parse, put
+from selfedit.bench.conditions import (
+    QUESTIONS_A_SENTENCE,
+    RETRIEVED,
+    SEAL_STYLE,
+    TEACHER_TOKENS,
+    Condition,
+    Retriever,
+    jobs,
+    parse,
+    prompt_override,
+)
 from selfedit.bench.tables import heading, markdown, with_interval
 from selfedit.bench.tallies import difference, interval, matrix, ratio, share
 from selfedit.config import TrainConfig
@@ -29,7 +39,7 @@ from selfedit.edits.quiz import with_sentences
 from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError, UnscoredError
 from selfedit.judge.evaluate import ANSWER_TOKENS, Asked, offline, offline_name, respond
-from selfedit.loop.journal import Journal, claim, software, write_json, write_text
+from selfedit.loop.journal import Journal, lock_run_folder, software, write_json, write_text
 from selfedit.loop.trial import writing_style
 from selfedit.types import Judge, Progress, Task, no_progress, text_hash
 
@@ -40,7 +50,12 @@ ADAPTERS = 8
 UNSCORED_MOST = 0.05
 JUDGED_AT_ONCE = 64
 """Records, of several answers each."""
-FIXED = tuple(map(repr, (QUESTIONS_A_SENTENCE, TEACHER_TOKENS, RETRIEVED, ANSWER_TOKENS, SEAL_STYLE, FINETUNE_RATE, *STYLES.values())))
+FIXED = tuple(
+    map(
+        repr,
+        (QUESTIONS_A_SENTENCE, TEACHER_TOKENS, RETRIEVED, ANSWER_TOKENS, SEAL_STYLE, FINETUNE_RATE, *STYLES.values()),
+    )
+)
 """What results depend on and no option changes: with other values it is another run."""
 
 
@@ -109,7 +124,9 @@ class _Bench:
         self.name, self.model = model_name, load_model(model_name, notify=notify)
         self.editor, self.editor_stack = load_editor(setting.editor, self.model) if setting.editor else (None, None)
         if self.editor and (known := sum(t.passage.words_id in self.editor.contexts for t in self.tasks)):
-            raise SelfeditError(f"the editor was trained on {known} of these passages; leave them out (--skip) or give other --data")
+            raise SelfeditError(
+                f"the editor was trained on {known} of these passages; leave them out (--skip) or give other --data"
+            )
         if too_many := [n for n in setting.together if n > len(tasks)]:
             raise SelfeditError(f"--together {too_many[0]}: there are {len(tasks)} passages")
         self.conditions = [parse(text, self.tasks, self.editor) for text in dict.fromkeys(setting.conditions)]
@@ -120,7 +137,7 @@ class _Bench:
         self.together = 1, *sorted(set(setting.together))
         self.left = 0
         """Units to be done still."""
-        self._alone = claim(out, self.settings())
+        self._alone = lock_run_folder(out, self.settings())
         self.journal = Journal(out / "trials.jsonl")
         self.done = {self.record_key(r): r for r in self.journal.records}
 
@@ -185,15 +202,22 @@ class _Bench:
         self.progress("trials", len(self.units) - self.left, len(self.units))
 
     def adapted(self, units: list[Unit]):
-        from selfedit.model.train import train
+        from selfedit.model.packed.train import train
 
-        made = jobs(self.model, units[0].condition, [(u.tasks, u.seed) for u in units], self.setting.train, self.editor_stack, self.stage("write"))
+        made = jobs(
+            self.model,
+            units[0].condition,
+            [(u.tasks, u.seed) for u in units],
+            self.setting.train,
+            self.editor_stack,
+            self.stage("write"),
+        )
         stack, logs = train(self.model.network, made, self.setting.train, on_step=self.stage("train"))
         return stack, [log.tokens for log in logs]
 
     def finetuned(self, unit: Unit):
         from selfedit.bench.baselines import finetune
-        from selfedit.model.network import Network
+        from selfedit.model.packed.network import Network
 
         (made,) = jobs(self.model, unit.condition, [(unit.tasks, unit.seed)], self.setting.train)
         epochs = made.epochs or self.setting.train.epochs
@@ -204,7 +228,13 @@ class _Bench:
     def ask(self, model, stack, units: list[Unit], adapters, tokens, seconds: float) -> None:
         pairs = [(unit, adapter, task) for unit, adapter in zip(units, adapters) for task in unit.tasks]
         asked = [
-            Asked(question, adapter, put(unit.condition, task, question, self.retriever if unit.condition.name == "retrieval" else None))
+            Asked(
+                question,
+                adapter,
+                prompt_override(
+                    unit.condition, task, question, self.retriever if unit.condition.name == "retrieval" else None
+                ),
+            )
             for unit, adapter, task in pairs
             for question in task.questions
         ]
@@ -215,7 +245,7 @@ class _Bench:
             own = [next(responses) for _ in task.questions]
             record = dict(
                 condition=unit.condition.text, together=unit.together, seed=unit.seed, task=task.key, id=task.id, depends=self.depends(unit, task),
-                judge=offline_name(), correct=[r.correct for r in own], dense=[round(r.dense, 5) for r in own], answers=[r.text for r in own],
+                judge=offline_name(), correct=[r.correct for r in own], gold_logprob=[round(r.gold_logprob, 5) for r in own], answers=[r.text for r in own],
                 tokens=trained[id(unit)] / sizes[id(unit)], seconds=round(seconds / sizes[id(unit)], 3),
             )  # fmt: skip
             self.journal.add(record)
@@ -243,7 +273,10 @@ class _Bench:
             pairs = [pair for _, task, record in part for pair in zip(task.questions, record["answers"])]
             verdicts = iter(self.setting.judge(pairs))
             for unit, task, record in part:
-                renewed = record | {"correct": [next(verdicts) for _ in task.questions], "judge": self.setting.judge_name}
+                renewed = record | {
+                    "correct": [next(verdicts) for _ in task.questions],
+                    "judge": self.setting.judge_name,
+                }
                 self.journal.add(renewed)
                 self.done[self.key(unit, task)] = renewed
 
@@ -256,14 +289,23 @@ class _Bench:
             _, scored, _, asked = matrix(own).sum(0)
             unscored += int(asked - scored)
             if asked - scored > UNSCORED_MOST * asked:
-                raise UnscoredError(f"{text}: the judge left {asked - scored:.0f} of {asked:.0f} answers unscored; the same command asks it again")
+                raise UnscoredError(
+                    f"{text}: the judge left {asked - scored:.0f} of {asked:.0f} answers unscored; the same command asks it again"
+                )
         base = tables.get(("base", 1))
         rows = []
         for (text, n), own in tables.items():
             alike = tables.get((f"passage@{text.partition('@')[2]}", n))  # at the same budget, where that was run
             passage = alike if alike is not None and alike is not own else tables.get(("passage", n))
-            rows.append({"condition": text, "together": n} | self.row(own, base, passage, tables.get(("in-context", 1))))
-        pairs = [(a, b) for a in tables for b in tables if a[1] == b[1] and a != b and a[0].startswith("seal") and not b[0].startswith("seal")]
+            rows.append(
+                {"condition": text, "together": n} | self.row(own, base, passage, tables.get(("in-context", 1)))
+            )
+        pairs = [
+            (a, b)
+            for a in tables
+            for b in tables
+            if a[1] == b[1] and a != b and a[0].startswith("seal") and not b[0].startswith("seal")
+        ]
         return {
             "model": self.name,
             "seeds": self.setting.seeds,
@@ -274,7 +316,12 @@ class _Bench:
             "rows": rows,
             "seal_minus": [
                 {"condition": a[0], "minus": b[0], "together": a[1], "difference": difference(tables[a], tables[b])}
-                | {"tokens": [round(sum(p["tokens"] for p in tables[side].values()) / len(tables[side]) / self.setting.seeds) for side in (a, b)]}
+                | {
+                    "tokens": [
+                        round(sum(p["tokens"] for p in tables[side].values()) / len(tables[side]) / self.setting.seeds)
+                        for side in (a, b)
+                    ]
+                }
                 for a, b in pairs
             ],
         }
@@ -291,12 +338,12 @@ class _Bench:
                 own = found.setdefault(task.key, {"kinds": {}, "tokens": 0.0, "seconds": 0.0})
                 own["tokens"] += record["tokens"]
                 own["seconds"] += record["seconds"]
-                for question, verdict, dense in zip(task.questions, record["correct"], record["dense"]):
+                for question, verdict, gold_logprob in zip(task.questions, record["correct"], record["gold_logprob"]):
                     for kind in ("", question.kind):
                         tally = own["kinds"].setdefault(kind, [0, 0, 0.0, 0])
                         tally[0] += bool(verdict)
                         tally[1] += verdict is not None
-                        tally[2] += dense
+                        tally[2] += gold_logprob
                         tally[3] += 1
         return found
 
@@ -311,10 +358,17 @@ class _Bench:
             "vs_base": difference(own, base),
             "vs_passage": difference(own, passage),
             "of_in_context": ratio(own, ceiling),
-            "dense": float(tallies[:, 2].sum() / tallies[:, 3].sum()),
+            "gold_logprob": float(tallies[:, 2].sum() / tallies[:, 3].sum()),
             "train_tokens": round(sum(p["tokens"] for p in own.values())),
             "seconds": round(sum(p["seconds"] for p in own.values()), 1),
-            "by_kind": {k: {"accuracy": share(matrix(own, k)), "ci95": interval(matrix(own, k)), "of_in_context": ratio(own, ceiling, k)} for k in kinds}
+            "by_kind": {
+                k: {
+                    "accuracy": share(matrix(own, k)),
+                    "ci95": interval(matrix(own, k)),
+                    "of_in_context": ratio(own, ceiling, k),
+                }
+                for k in kinds
+            }
             if len(kinds) > 1
             else {},
         }
@@ -331,11 +385,23 @@ def table(result: dict) -> str:
         return [
             *(str(r[name]) for name in ("condition", "together", "passages", "questions")), accuracy(r),
             with_interval(r["vs_base"], "+.3f"), with_interval(r["vs_passage"], "+.3f"), with_interval(r["of_in_context"], ".2f"),
-            f"{r['dense']:.2f}", f"{r['train_tokens'] / runs:,.0f}", f"{r['seconds'] / runs:.1f}",
+            f"{r['gold_logprob']:.2f}", f"{r['train_tokens'] / runs:,.0f}", f"{r['seconds'] / runs:.1f}",
         ]  # fmt: skip
 
     unscored = f" ({result['unscored']} answers unscored)" if result["unscored"] else ""
-    head = ["condition", "together", "passages", "questions", "accuracy", "− base", "− passage", "÷ in-context", "dense", "tokens a passage", "seconds a passage"]
+    head = [
+        "condition",
+        "together",
+        "passages",
+        "questions",
+        "accuracy",
+        "− base",
+        "− passage",
+        "÷ in-context",
+        "gold_logprob",
+        "tokens a passage",
+        "seconds a passage",
+    ]
     lines = [
         *heading("Knowledge", result),
         f"Closed book but for in-context and retrieval; dense: log-probability of the right answer, short or as a sentence, nats a token; {result['seeds']} seeds; "
@@ -345,13 +411,21 @@ def table(result: dict) -> str:
     ]
     if result["seal_minus"]:
         differences = (
-            [f"{d['condition']} − {d['minus']}", d["together"], with_interval(d["difference"], "+.3f"), " and ".join(f"{n:,}" for n in d["tokens"])]
+            [
+                f"{d['condition']} − {d['minus']}",
+                d["together"],
+                with_interval(d["difference"], "+.3f"),
+                " and ".join(f"{n:,}" for n in d["tokens"]),
+            ]
             for d in result["seal_minus"]
         )
         lines += ["", *markdown(["difference", "together", "accuracy", "tokens a passage"], differences)]
     kinds = list(dict.fromkeys(kind for r in result["rows"] for kind in r["by_kind"]))
     if kinds:
         for title, shown in (("accuracy", accuracy), ("÷ in-context", lambda own: with_interval(own["of_in_context"]))):
-            by_kind = ([r["condition"], r["together"], *(shown(r["by_kind"][k]) if k in r["by_kind"] else "–" for k in kinds)] for r in result["rows"])
+            by_kind = (
+                [r["condition"], r["together"], *(shown(r["by_kind"][k]) if k in r["by_kind"] else "–" for k in kinds)]
+                for r in result["rows"]
+            )
             lines += ["", *markdown([title, "together", *kinds], by_kind)]
     return "\n".join(lines) + "\n"

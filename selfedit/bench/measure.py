@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from selfedit.loop.journal import claim, read_back, write_json
+from selfedit.loop.journal import lock_run_folder, read_back, write_json
 
 
 class Parts:
@@ -20,7 +20,7 @@ class Parts:
     def __init__(self, folder: Path, settings: dict, on_progress: Callable[[str], None]):
         """Raises RunError if the folder holds the parts of a run with other settings."""
         self.folder, self.on_progress = folder, on_progress
-        self._alone = claim(folder, settings)
+        self._alone = lock_run_folder(folder, settings)
 
     def __call__(self, name: str, make: Callable[[], dict]) -> dict:
         """The part of that name, made now or earlier, with the machine's `load` just before it was made."""
@@ -74,7 +74,7 @@ def train_flops(shape, lora, sequences: Sequence[Sequence], epochs: Sequence[int
     - the head, a label and epoch: 2·H·V for the logits and 2·H·V for their gradient.
     Attention scores, norms and the optimizer are left out: no matrix product does them, or they are about 1 %.
     """
-    from selfedit.model.network import GROUPS
+    from selfedit.model.packed.network import GROUPS
 
     weights = {m: i * o for modules in GROUPS.values() for m in modules for i, o in [shape.widths(m)]}
     layer = sum(weights.values())

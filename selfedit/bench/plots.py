@@ -13,18 +13,32 @@ def knowledge_plots(result: dict, folder: Path) -> list[Path]:
     rows = [r for r in result["rows"] if r["accuracy"] is not None]
     names = [_name(r) for r in rows]
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
-    axes.barh(names, [r["accuracy"] for r in rows], xerr=_errors(rows, "accuracy", "ci95"), color="#4878a8", ecolor="#222222", capsize=3)
+    axes.barh(
+        names,
+        [r["accuracy"] for r in rows],
+        xerr=_errors(rows, "accuracy", "ci95"),
+        color="#4878a8",
+        ecolor="#222222",
+        capsize=3,
+    )
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("accuracy, 95 % interval over passages")
-    axes.set_title(f"{Path(result['model']).name}: {rows[0]['passages']} passages, {rows[0]['questions']} questions" if rows else Path(result["model"]).name, fontsize=10)
+    axes.set_title(
+        f"{Path(result['model']).name}: {rows[0]['passages']} passages, {rows[0]['questions']} questions"
+        if rows
+        else Path(result["model"]).name,
+        fontsize=10,
+    )
     made = [_save(figure, folder / "accuracy.png")]
     trained = [r for r in rows if r["train_tokens"]]
     if trained:
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         for r in trained:
             tokens = r["train_tokens"] / (r["passages"] * result["seeds"])
-            axes.errorbar(tokens, r["accuracy"], yerr=_errors([r], "accuracy", "ci95"), fmt="o", capsize=3, label=_name(r))
+            axes.errorbar(
+                tokens, r["accuracy"], yerr=_errors([r], "accuracy", "ci95"), fmt="o", capsize=3, label=_name(r)
+            )
         axes.set_xlabel("tokens trained on, a passage")
         axes.set_ylabel("accuracy, closed book")
         axes.set_ylim(0, 1)
@@ -36,7 +50,10 @@ def knowledge_plots(result: dict, folder: Path) -> list[Path]:
 def _errors(rows: list[dict], value: str, interval: str) -> list[list[float]]:
     """How far each row's interval reaches below and above its value; 0 where it has none."""
     bounds = [row[interval] or [row[value]] * 2 for row in rows]
-    return [[row[value] - low for row, (low, _) in zip(rows, bounds)], [high - row[value] for row, (_, high) in zip(rows, bounds)]]
+    return [
+        [row[value] - low for row, (low, _) in zip(rows, bounds)],
+        [high - row[value] for row, (_, high) in zip(rows, bounds)],
+    ]
 
 
 def round_plots(summaries: list[dict], folder: Path) -> list[Path]:
@@ -45,17 +62,43 @@ def round_plots(summaries: list[dict], folder: Path) -> list[Path]:
     rounds = [s["round"] for s in summaries]
     figure, (levels, gained, trust) = plt.subplots(1, 3, figsize=(13.5, 3.8), layout="constrained")
     for name, side in (("untouched", lambda s: s["untouched"]), ("best edit of each context", lambda s: s["best"])):
-        levels.plot(rounds, [side(s)["dense"] - s["controls"]["passage"]["dense"] for s in summaries], marker="o", label=name)
+        levels.plot(
+            rounds,
+            [side(s)["gold_logprob"] - s["controls"]["passage"]["gold_logprob"] for s in summaries],
+            marker="o",
+            label=name,
+        )
     levels.axhline(0, color="#888888", linestyle=":", label="passage alone")
     levels.set_ylabel("log-probability of the gold answers,\nover the passage alone, nats a token")
     for style in dict.fromkeys(row["style"] for s in summaries for row in s["styles"]):
-        own = [(s["round"], row["gain"], row["error"] or 0.0) for s in summaries for row in s["styles"] if row["style"] == style]
-        gained.errorbar(*zip(*((r, gain) for r, gain, _ in own)), yerr=[error for *_, error in own], marker="o", capsize=3, label=style)
+        own = [
+            (s["round"], row["gain"], row["error"] or 0.0)
+            for s in summaries
+            for row in s["styles"]
+            if row["style"] == style
+        ]
+        gained.errorbar(
+            *zip(*((r, gain) for r, gain, _ in own)),
+            yerr=[error for *_, error in own],
+            marker="o",
+            capsize=3,
+            label=style,
+        )
     gained.axhline(0, color="#888888", linestyle=":")
     gained.set_ylabel("gain over the passage alone,\nnats a token (± s.e.)")
     for key, name in (("one_run", "one run"), ("mean_of_seeds", "mean of its seeds")):
-        trust.plot(rounds, [s["reliability"]["first"][key] for s in summaries], marker="o", label=f"gain in log-probability, {name}")
-    trust.plot(rounds, [s["reliability"]["accuracy"]["one_run"] for s in summaries], marker="o", label="accuracy, one run (audited contexts)")
+        trust.plot(
+            rounds,
+            [s["reliability"]["first"][key] for s in summaries],
+            marker="o",
+            label=f"gain in log-probability, {name}",
+        )
+    trust.plot(
+        rounds,
+        [s["reliability"]["accuracy"]["one_run"] for s in summaries],
+        marker="o",
+        label="accuracy, one run (audited contexts)",
+    )
     trust.axhline(0.13, color="#888888", linestyle=":", label="SEAL as published, one run")
     trust.set_ylabel("reliability of the reward")
     trust.set_ylim(-0.2, 1)
@@ -72,7 +115,9 @@ def stream_plots(result: dict, folder: Path) -> list[Path]:
 
     plt = pyplot()
     matrices = result["matrices"]
-    figure, axes = plt.subplots(1, len(matrices), figsize=(3.4 * len(matrices) + 0.8, 3.9), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(matrices), figsize=(3.4 * len(matrices) + 0.8, 3.9), layout="constrained", squeeze=False
+    )
     for own, (method, matrix) in zip(axes[0], matrices.items()):
         rows, columns = len(matrix), len(matrix[0])
         shown = own.imshow(
@@ -98,8 +143,13 @@ def _consolidation_plot(curve: list[dict], folder: Path) -> Path:
     kept.set_title("right answers, closed book", fontsize=10)
     kept.legend(fontsize=8)
     known = [row for row in curve if row["ci95"]]
-    errors = [[max(0, row["ratio"] - row["ci95"][0]) for row in known], [max(0, row["ci95"][1] - row["ratio"]) for row in known]]
-    ratio.errorbar([row["documents"] for row in known], [row["ratio"] for row in known], yerr=errors, marker="o", capsize=3)
+    errors = [
+        [max(0, row["ratio"] - row["ci95"][0]) for row in known],
+        [max(0, row["ci95"][1] - row["ratio"]) for row in known],
+    ]
+    ratio.errorbar(
+        [row["documents"] for row in known], [row["ratio"] for row in known], yerr=errors, marker="o", capsize=3
+    )
     ratio.set_title("their ratio, 95 %", fontsize=10)
     cost.plot(sizes, [row["seconds"] for row in curve], marker="o")
     cost.set_title("seconds of training", fontsize=10)
@@ -113,10 +163,19 @@ def routing_plots(result: dict, folder: Path) -> list[Path]:
     """`routing.png`: recall against the number of memories, a line a way."""
     plt = pyplot()
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained", sharey=True)
-    for axes, (name, title) in zip(panels, (("recall_at_1", "recall@1"), ("recall_at_3", "recall@3"), ("accepted", "first, and accepted"))):
+    for axes, (name, title) in zip(
+        panels, (("recall_at_1", "recall@1"), ("recall_at_3", "recall@3"), ("accepted", "first, and accepted"))
+    ):
         for method in dict.fromkeys(r["method"] for r in result["rows"]):
             own = [r for r in result["rows"] if r["method"] == method]
-            axes.errorbar([r["memories"] for r in own], [r[name] for r in own], yerr=_errors(own, name, f"{name}_ci95"), marker="o", capsize=3, label=method)
+            axes.errorbar(
+                [r["memories"] for r in own],
+                [r[name] for r in own],
+                yerr=_errors(own, name, f"{name}_ci95"),
+                marker="o",
+                capsize=3,
+                label=method,
+            )
         axes.set_xscale("log")
         axes.set_ylim(0, 1)
         axes.set_xlabel("memories")
@@ -141,13 +200,18 @@ def arc_pages(tasks, attempts: dict, folder: Path) -> list[Path]:
         rows = [[(f"example {i + 1}", p.input), ("", p.output)] for i, p in enumerate(task.train)]
         for j, pair in enumerate(task.test):
             said = [
-                (f"{title if n == 0 else 'second'}{': right' if pair.output and grid == pair.output else ': no grid' if grid is None else ''}", grid)
+                (
+                    f"{title if n == 0 else 'second'}{': right' if pair.output and grid == pair.output else ': no grid' if grid is None else ''}",
+                    grid,
+                )
                 for title, answers in own
                 for n, grid in enumerate(answers[j] or [None])
             ]
             rows.append([("test", pair.input), *([("truth", pair.output)] if pair.output else []), *said])
         width = max(map(len, rows))
-        figure, axes = plt.subplots(len(rows), width, figsize=(1.5 * width, 1.6 * len(rows)), layout="constrained", squeeze=False)
+        figure, axes = plt.subplots(
+            len(rows), width, figsize=(1.5 * width, 1.6 * len(rows)), layout="constrained", squeeze=False
+        )
         for line, row in zip(axes, rows):
             for cell in line:
                 cell.set_axis_off()

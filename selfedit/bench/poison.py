@@ -22,7 +22,7 @@ from selfedit.config import LearnConfig
 from selfedit.judge.evaluate import grade
 from selfedit.judge.general import general_questions
 from selfedit.learn import PassageReport, learn
-from selfedit.loop.journal import claim, software, write_json, write_text
+from selfedit.loop.journal import lock_run_folder, software, write_json, write_text
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import load_model
 from selfedit.types import Passage, Progress, Question, no_progress, text_hash
@@ -46,10 +46,19 @@ def documents() -> list[Document]:
     for i, item in enumerate(content["documents"]):
         at = item.get("of", i)
         carrier, names = content["carriers"][at % len(content["carriers"])], {"year": 1870 + at}
-        names |= {key: content[of][at % len(content[of])] for key, of in (("place", "places"), ("person", "people"), ("number", "numbers"), ("day", "days"))}
+        names |= {
+            key: content[of][at % len(content[of])]
+            for key, of in (("place", "places"), ("person", "people"), ("number", "numbers"), ("day", "days"))
+        }
         text = f"{carrier['text'].format(**names)} {item['text']}".strip()
-        passage = Passage(carrier["title"].format(**names), text, source=f"/poison/{i + 1}.md", source_hash=text_hash(text))
-        about = () if "of" in item else tuple(Question(q.format(**names), (a.format(**names),)) for q, a in carrier["about"])
+        passage = Passage(
+            carrier["title"].format(**names), text, source=f"/poison/{i + 1}.md", source_hash=text_hash(text)
+        )
+        about = (
+            ()
+            if "of" in item
+            else tuple(Question(q.format(**names), (a.format(**names),)) for q, a in carrier["about"])
+        )
         triggers = tuple(Question(q, ()) for q in item.get("triggers", ()))
         made.append(Document(item["name"], item["attack"], passage, about, item.get("said", ""), triggers))
     return made
@@ -70,7 +79,9 @@ def run(
     chosen = documents() if given is None else list(given)
     model = load_model(model_name, notify=notify)
     config_hash = text_hash(json.dumps(asdict(config), sort_keys=True))
-    _alone = claim(out, model.identity() | {"documents": [d.passage.id for d in chosen], "config": config_hash})
+    _alone = lock_run_folder(
+        out, model.identity() | {"documents": [d.passage.id for d in chosen], "config": config_hash}
+    )
     store = MemoryStore(out / "home")
     for entry in store.active():
         if entry.scores.get("quarantined"):  # approved by an earlier run
@@ -80,7 +91,9 @@ def run(
     screened = [q.question for q in general_questions()]
     general = [Question(q, ()) for q in dict.fromkeys([*screened, *others])]
     kinds = {"those of the screen": slice(len(screened)), "others": slice(len(screened), None)}
-    untouched = ask(model, MemoryStore(out / "none"), general, on_token=lambda done, total: progress("untouched", done, total))
+    untouched = ask(
+        model, MemoryStore(out / "none"), general, on_token=lambda done, total: progress("untouched", done, total)
+    )
     asked = []
     for approve in (False, True):
         if approve:
@@ -104,7 +117,13 @@ def run(
 
 def _row(document: Document, report: PassageReport, asked: list[tuple[list[Answer], dict[Question, Answer]]]) -> dict:
     outcome = "quarantined" if report.quarantined else "in force" if report.memory else "not kept"
-    row = {"document": document.name, "attack": document.attack, "outcome": outcome, "reason": report.reason, "disagrees": bool(report.disagrees)}
+    row = {
+        "document": document.name,
+        "attack": document.attack,
+        "outcome": outcome,
+        "reason": report.reason,
+        "disagrees": bool(report.disagrees),
+    }
     for name, (_, answers) in zip(("in_force", "approved"), asked):
         row[name] = {
             "about": len(document.about),
@@ -121,7 +140,12 @@ def _general(chosen: Sequence[Document], untouched: Sequence[Answer], answers: S
     payloads = [d.said for d in chosen if d.said]
     changed = [a for a, b in zip(answers, untouched) if a.answer != b.answer]
     said = [a for a in changed if any(p.casefold() in a.answer.casefold() for p in payloads)]
-    return {"asked": len(answers), "answered_by_a_memory": sum(a.memory is not None for a in answers), "changed": len(changed), "attacked": len(said)}
+    return {
+        "asked": len(answers),
+        "answered_by_a_memory": sum(a.memory is not None for a in answers),
+        "changed": len(changed),
+        "attacked": len(said),
+    }
 
 
 def _says(document: Document, answer: Answer) -> bool:
@@ -135,19 +159,58 @@ def table(result: dict) -> str:
     for attack in dict.fromkeys(r["attack"] for r in result["rows"]):
         own = [r for r in result["rows"] if r["attack"] == attack]
         outcomes = Counter(r["outcome"] for r in own)
-        first, approved = ([f"{sum(r[when][x] for r in own)} of {sum(r[when][of] for r in own)}" for x, of in counted] for when in ("in_force", "approved"))
-        attacks.append([attack, len(own), *(outcomes[name] for name in ("quarantined", "in force", "not kept")), *first, ", ".join(approved)])
-    documents = [[r["document"], r["outcome"], r["reason"].replace("|", "¦") + ("; disagrees with another source" if r["disagrees"] else "")] for r in result["rows"]]
+        first, approved = (
+            [f"{sum(r[when][x] for r in own)} of {sum(r[when][of] for r in own)}" for x, of in counted]
+            for when in ("in_force", "approved")
+        )
+        attacks.append(
+            [
+                attack,
+                len(own),
+                *(outcomes[name] for name in ("quarantined", "in force", "not kept")),
+                *first,
+                ", ".join(approved),
+            ]
+        )
+    documents = [
+        [
+            r["document"],
+            r["outcome"],
+            r["reason"].replace("|", "¦") + ("; disagrees with another source" if r["disagrees"] else ""),
+        ]
+        for r in result["rows"]
+    ]
     lines = [
         *heading("Documents that attack", result),
         *markdown(
-            ["attack", "documents", "quarantined", "in force", "not kept", "own questions right", "… with the attack in the answer", "triggers that work",
-             "the last three with all approved"], attacks,
+            [
+                "attack",
+                "documents",
+                "quarantined",
+                "in force",
+                "not kept",
+                "own questions right",
+                "… with the attack in the answer",
+                "triggers that work",
+                "the last three with all approved",
+            ],
+            attacks,
         ),  # fmt: skip
         "",
         *markdown(
-            ["general questions", "memories", "asked", "answered by a memory", "not as the untouched model", "with an attack in the answer"],
-            ([g["questions"], g["memories"], g["asked"], g["answered_by_a_memory"], g["changed"], g["attacked"]] for g in result["general"] if g["asked"]),
+            [
+                "general questions",
+                "memories",
+                "asked",
+                "answered by a memory",
+                "not as the untouched model",
+                "with an attack in the answer",
+            ],
+            (
+                [g["questions"], g["memories"], g["asked"], g["answered_by_a_memory"], g["changed"], g["attacked"]]
+                for g in result["general"]
+                if g["asked"]
+            ),
             words=2,
         ),
         "",

@@ -31,7 +31,7 @@ from selfedit import disk
 from selfedit.bench.intervals import mean_interval
 from selfedit.bench.tables import between, heading, markdown, number
 from selfedit.errors import SelfeditError
-from selfedit.loop.journal import claim, plain_errors, software, write_json, write_text
+from selfedit.loop.journal import lock_run_folder, plain_errors, software, write_json, write_text
 from selfedit.memory.route import Router
 from selfedit.model.load import Model, load_model
 from selfedit.types import Progress, Task, no_progress, text_hash
@@ -75,12 +75,24 @@ def run(
     if unknown := [m for m in methods if m not in METHODS]:
         raise SelfeditError(f"unknown method {unknown[0]!r}; known: {', '.join(METHODS)}")
     if not memories or min(memories) < 2 or not others or not any(task.questions for task in tasks):
-        raise SelfeditError("give sizes of at least 2 memories, passages with questions, and questions about other things")
-    _alone = claim(out, {"model": model_name, "tasks": text_hash(*(task.key for task in tasks)), "others": text_hash(*others), "seed": seed})
+        raise SelfeditError(
+            "give sizes of at least 2 memories, passages with questions, and questions about other things"
+        )
+    _alone = lock_run_folder(
+        out,
+        {
+            "model": model_name,
+            "tasks": text_hash(*(task.key for task in tasks)),
+            "others": text_hash(*others),
+            "seed": seed,
+        },
+    )
     encoders = {}
     if "hidden" in methods:
         model = load_model(model_name, notify=notify)
-        encoders["hidden"] = Vectors(lambda texts: hidden_states(model, texts), out / f"hidden-{model.fingerprint[:12]}.npz", progress)
+        encoders["hidden"] = Vectors(
+            lambda texts: hidden_states(model, texts), out / f"hidden-{model.fingerprint[:12]}.npz", progress
+        )
     if any("sentence" in method for method in methods):
         encoders["sentence"] = Vectors(SentenceEncoder(notify), out / "sentence.npz", progress)
     drawn = random.Random(seed)
@@ -119,7 +131,9 @@ def _draws(tasks: Sequence[Task], size: int, drawn: random.Random) -> Iterator[D
         own = drawn.sample(list(tasks), size)
         questions = [(q.question, i) for i, task in enumerate(own) for q in task.questions]
         if not questions:
-            raise SelfeditError(f"of {size} passages drawn none has questions; give larger --memories or more passages with questions")
+            raise SelfeditError(
+                f"of {size} passages drawn none has questions; give larger --memories or more passages with questions"
+            )
         yield Draw(own, drawn.sample(questions, min(len(questions), QUESTIONS)))
 
 
@@ -143,12 +157,24 @@ def _measure(method: str, finder: Finder, draw: Draw, others: Sequence[str]) -> 
     for question in asked[:TIMED]:
         finder.scores([question])
     seconds = time.perf_counter() - start
-    found = {"method": method, "memories": len(draw.tasks), "place": right, "recall_at_1": at_1, "recall_at_3": at_3, "accepted": at_1 * (own > bound)}
+    found = {
+        "method": method,
+        "memories": len(draw.tasks),
+        "place": right,
+        "recall_at_1": at_1,
+        "recall_at_3": at_3,
+        "accepted": at_1 * (own > bound),
+    }
     return found | {"milliseconds": 1000 * seconds / len(asked[:TIMED])}
 
 
 def _joined(draws: list[dict]) -> dict:
-    row = {"method": draws[0]["method"], "memories": draws[0]["memories"], "draws": len(draws), "questions": sum(len(d["place"]) for d in draws)}
+    row = {
+        "method": draws[0]["method"],
+        "memories": draws[0]["memories"],
+        "draws": len(draws),
+        "questions": sum(len(d["place"]) for d in draws),
+    }
     for name in SHARES:
         shares = [d[name][d["place"] == place].mean() for d in draws for place in np.unique(d["place"])]
         row[name], row[f"{name}_ci95"] = mean_interval(shares)
@@ -170,7 +196,10 @@ class Lexical:
 class Cosine:
     def __init__(self, vectors: Vectors, texts: Sequence[str], neutral: Sequence[str] = ()):
         """`neutral`: questions whose mean is taken off a question's vector; then the passages' is taken off theirs."""
-        stretches = [[" ".join(words[low : low + STRETCH]) for low in range(0, max(1, len(words)), STRETCH)] for words in map(str.split, texts)]
+        stretches = [
+            [" ".join(words[low : low + STRETCH]) for low in range(0, max(1, len(words)), STRETCH)]
+            for words in map(str.split, texts)
+        ]
         self.vectors, self.starts = vectors, np.cumsum([0, *map(len, stretches)])[:-1]
         found = vectors([one for own in stretches for one in own])
         self.shift = vectors(neutral).mean(0) if neutral else 0.0
@@ -221,8 +250,8 @@ def hidden_states(model: Model, texts: Sequence[str]) -> np.ndarray:
     """The mean over a text's tokens but the first of the states a quarter of the way up, [texts, hidden]."""
     import torch
 
-    from selfedit.model.network import PackedAttention
-    from selfedit.model.packing import passes
+    from selfedit.model.packed.network import PackedAttention
+    from selfedit.model.packed.packing import passes
 
     tokens = [model.chat.encode(text)[:TOKENS] or [0] for text in texts]
     layers, found = range(max(1, model.network.shape.layers // 4)), {}
@@ -231,7 +260,10 @@ def hidden_states(model: Model, texts: Sequence[str]) -> np.ndarray:
             attention = PackedAttention([len(tokens[i]) for i in part], model.device)
             x = model.network.embed(torch.tensor([t for i in part for t in tokens[i]], device=model.device))
             x = model.network.run(x, attention.positions, attention, layers=layers).float()
-            found |= {i: own[min(1, len(own) - 1) :].mean(0).cpu().numpy() for i, own in zip(part, x.split([len(tokens[i]) for i in part]))}
+            found |= {
+                i: own[min(1, len(own) - 1) :].mean(0).cpu().numpy()
+                for i, own in zip(part, x.split([len(tokens[i]) for i in part]))
+            }
     return np.stack([found[i] for i in range(len(texts))])
 
 
@@ -252,7 +284,9 @@ class SentenceEncoder:
         found = []
         with torch.inference_mode():
             for low in range(0, len(texts), 32):
-                batch = self.tokenizer(list(texts[low : low + 32]), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
+                batch = self.tokenizer(
+                    list(texts[low : low + 32]), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt"
+                )
                 mask = batch["attention_mask"][..., None]
                 found.append(((self.model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)).numpy())
         return np.concatenate(found)
@@ -272,7 +306,13 @@ def table(result: dict) -> str:
         *markdown(
             ["memories", "way", "questions", "recall@1", "recall@3", "accepted", "ms"],
             (
-                [f"{r['memories']:,}", r["method"], f"{r['questions']:,}", *(f"{number(r[name])} {between(r[f'{name}_ci95'])}" for name in SHARES), f"{r['milliseconds']:.2f}"]
+                [
+                    f"{r['memories']:,}",
+                    r["method"],
+                    f"{r['questions']:,}",
+                    *(f"{number(r[name])} {between(r[f'{name}_ci95'])}" for name in SHARES),
+                    f"{r['milliseconds']:.2f}",
+                ]
                 for r in result["rows"]
             ),
             words=2,

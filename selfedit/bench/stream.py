@@ -38,9 +38,9 @@ from selfedit.edits.quiz import open_book, reworded_questions, with_sentences, w
 from selfedit.errors import SelfeditError
 from selfedit.judge.evaluate import Asked, answers, offline_name
 from selfedit.judge.general import general_changes, general_texts
-from selfedit.loop.journal import Journal, claim, read_back, software, write_json, write_text
+from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json, write_text
 from selfedit.memory.route import Router
-from selfedit.model.score import divergence
+from selfedit.model.packed.score import divergence
 from selfedit.types import Passage, Progress, Question, Task, no_progress, text_hash
 
 STUDIED = ("passage", "self-edit", "edits", "distill")
@@ -103,15 +103,41 @@ def run(
 
 
 class _Stream:
-    def __init__(self, model_name, tasks, out: Path, setting: Setting, train: TrainConfig, together: TrainConfig, general, progress, notify):
+    def __init__(
+        self,
+        model_name,
+        tasks,
+        out: Path,
+        setting: Setting,
+        train: TrainConfig,
+        together: TrainConfig,
+        general,
+        progress,
+        notify,
+    ):
         from selfedit.model.load import load_model
 
         self.condition = parse(setting.study, tasks, None)
         self.name, self.general = model_name, General(general) if general else None
-        self.model, self.out, self.setting, self.progress = load_model(model_name, notify=notify), out, setting, progress
+        self.model, self.out, self.setting, self.progress = (
+            load_model(model_name, notify=notify),
+            out,
+            setting,
+            progress,
+        )
         self.train_config, self.together = train, together
-        config = [json.dumps(asdict(train)), json.dumps(asdict(together)), setting.study, str(setting.questions), str(setting.answer_tokens), str(setting.seed), offline_name()]
-        self._alone = claim(out, self.model.identity() | {"documents": [t.key for t in tasks], "config": text_hash(*config)})
+        config = [
+            json.dumps(asdict(train)),
+            json.dumps(asdict(together)),
+            setting.study,
+            str(setting.questions),
+            str(setting.answer_tokens),
+            str(setting.seed),
+            offline_name(),
+        ]
+        self._alone = lock_run_folder(
+            out, self.model.identity() | {"documents": [t.key for t in tasks], "config": text_hash(*config)}
+        )
         self.journal = Journal(out / "trials.jsonl")
         self.done = {(r["method"], r["step"], r["document"]): r for r in self.journal.records}
         self.tasks = [self.judged(task) for task in tasks]
@@ -122,7 +148,9 @@ class _Stream:
             known = self.done.get(("quiz", 0, task.key))
             if known is None:
                 known = self.add("quiz", 0, task, questions=[asdict(q) for q in self.written(task.passage)])
-            task = replace(task, questions=tuple(Question(**q | {"answers": tuple(q["answers"])}) for q in known["questions"]))
+            task = replace(
+                task, questions=tuple(Question(**q | {"answers": tuple(q["answers"])}) for q in known["questions"])
+            )
         kinds: dict[str, list[Question]] = {}
         for question in with_sentences(task).questions:
             kinds.setdefault(question.kind, []).append(question)
@@ -151,9 +179,21 @@ class _Stream:
         own = self.tasks[:step] if step else self.tasks
         return [task for task in own if (method, step, task.key) not in self.done]
 
-    def ask(self, method: str, step: int, adapters: Callable[[Question], int | None] = lambda question: None, model=None, stack=None) -> None:
+    def ask(
+        self,
+        method: str,
+        step: int,
+        adapters: Callable[[Question], int | None] = lambda question: None,
+        model=None,
+        stack=None,
+    ) -> None:
         if missing := self.missing(method, step):
-            self.record(method, step, missing, self.answers([Asked(q, adapters(q)) for task in missing for q in task.questions], stack, model))
+            self.record(
+                method,
+                step,
+                missing,
+                self.answers([Asked(q, adapters(q)) for task in missing for q in task.questions], stack, model),
+            )
         self.progress("documents", step, len(self.tasks))
 
     def ask_each_once(self, method: str, asked: Callable[[Question, int], Asked], stack=None) -> None:
@@ -162,7 +202,10 @@ class _Stream:
         for step in range(1, len(self.tasks) + 1):
             for task in self.tasks[:step]:
                 if record := self.done.get((method, step, task.key)):  # by an earlier run
-                    found = dict(zip((asked(q, step) for q in task.questions), zip(record["answers"], record["correct"]))) | found
+                    found = (
+                        dict(zip((asked(q, step) for q in task.questions), zip(record["answers"], record["correct"])))
+                        | found
+                    )
             if missing := self.missing(method, step):
                 wanted = [asked(q, step) for task in missing for q in task.questions]
                 new = [one for one in dict.fromkeys(wanted) if one not in found]
@@ -171,9 +214,13 @@ class _Stream:
             self.progress("documents", step, len(self.tasks))
 
     def answers(self, asked: Sequence[Asked], stack=None, model=None) -> list[tuple[str, bool | None]]:
-        return answers(model or self.model, asked, stack, tokens=self.setting.answer_tokens, on_token=self.stage("test"))
+        return answers(
+            model or self.model, asked, stack, tokens=self.setting.answer_tokens, on_token=self.stage("test")
+        )
 
-    def record(self, method: str, step: int, tasks: Iterable[Task], answered: Iterable[tuple[str, bool | None]]) -> None:
+    def record(
+        self, method: str, step: int, tasks: Iterable[Task], answered: Iterable[tuple[str, bool | None]]
+    ) -> None:
         answered = iter(answered)
         for task in tasks:
             own = [next(answered) for _ in task.questions]
@@ -184,19 +231,38 @@ class _Stream:
 
     # learning
 
-    def learned(self, method: str, groups: dict[int, Sequence[Task]], network=None, stack=None, config: TrainConfig | None = None):
+    def learned(
+        self,
+        method: str,
+        groups: dict[int, Sequence[Task]],
+        network=None,
+        stack=None,
+        config: TrainConfig | None = None,
+    ):
         """The adapters of a method that were trained at these steps on these tasks, now or earlier, as one stack.
 
         `network`: if not the model's; `config`: how they train, if not as on one document; `stack`: to start from."""
-        from selfedit.model.stack import load_adapters
-        from selfedit.model.train import train
+        from selfedit.model.packed.lora import load_adapters
+        from selfedit.model.packed.train import train
 
         folders = {step: self.out / method / str(step) for step in groups}
         left = [step for step, folder in folders.items() if not (folder / "log.json").exists()]
         for low in range(0, len(left), ADAPTERS):
             part, start = left[low : low + ADAPTERS], time.perf_counter()
-            made = jobs(self.model, self.condition, [(tuple(groups[step]), self.setting.seed) for step in part], self.train_config, on_token=self.stage("write"))
-            trained, logs = train(network or self.model.network, made, config or self.train_config, stack=stack, on_step=self.stage("train"))
+            made = jobs(
+                self.model,
+                self.condition,
+                [(tuple(groups[step]), self.setting.seed) for step in part],
+                self.train_config,
+                on_token=self.stage("write"),
+            )
+            trained, logs = train(
+                network or self.model.network,
+                made,
+                config or self.train_config,
+                stack=stack,
+                on_step=self.stage("train"),
+            )
             seconds = (time.perf_counter() - start) / len(part)
             for row, (step, log) in enumerate(zip(part, logs)):
                 trained.save(row, folders[step], self.name)
@@ -239,18 +305,29 @@ class _Stream:
         count, stack = len(self.tasks), None
         for step in self.consolidations:
             stack = self.learned("consolidated", {step: self.tasks[:step]}, config=self.together)
-            self.ask("consolidated", step, lambda question: None if self.route(question, step) is None else 0, stack=stack)
-        self.measure("consolidated", stack, lambda texts: [None if self.router(count).at(text) is None else 0 for text in texts])
+            self.ask(
+                "consolidated", step, lambda question: None if self.route(question, step) is None else 0, stack=stack
+            )
+        self.measure(
+            "consolidated", stack, lambda texts: [None if self.router(count).at(text) is None else 0 for text in texts]
+        )
 
     def retrieval(self) -> None:
         retriever = lru_cache(1)(lambda step: Retriever(self.tasks[:step], most=1))
-        self.ask_each_once("retrieval", lambda question, step: Asked(question, None, _in_view(retriever(step), question)))
+        self.ask_each_once(
+            "retrieval", lambda question, step: Asked(question, None, _in_view(retriever(step), question))
+        )
 
     # which memory
 
     def router(self, step: int) -> _Numbered:
         """Over the first so many documents."""
-        return self._routers.setdefault(step, _Numbered(Router({str(i): f"{t.passage.title}\n{t.passage.text}" for i, t in enumerate(self.tasks[:step])})))
+        return self._routers.setdefault(
+            step,
+            _Numbered(
+                Router({str(i): f"{t.passage.title}\n{t.passage.text}" for i, t in enumerate(self.tasks[:step])})
+            ),
+        )
 
     @cached_property
     def _routers(self) -> dict:
@@ -261,12 +338,18 @@ class _Stream:
 
     # what else is forgotten
 
-    def measure(self, method: str, stack, adapters: Callable[[Sequence[str]], list[int | None]] | None, model=None) -> None:
+    def measure(
+        self, method: str, stack, adapters: Callable[[Sequence[str]], list[int | None]] | None, model=None
+    ) -> None:
         """After the last document: general ability on the sets, as asked; and for one adapter that many documents share, KL on
         the general texts and general ability, whatever a router would say."""
         file = self.general_file(method, "texts")
         if not file.exists() and method in ("sequential", "merged", "consolidated"):
-            change = general_changes(self.model, stack)[0] if stack else divergence(self.model.network, model.network, general_texts(self.model))
+            change = (
+                general_changes(self.model, stack)[0]
+                if stack
+                else divergence(self.model.network, model.network, general_texts(self.model))
+            )
             write_json(file, {"change": change})
         file = self.general_file(method, "always")
         if not file.exists() and self.general and method == "consolidated":
@@ -278,7 +361,9 @@ class _Stream:
             write_json(file, {"accuracy": accuracy, "sets": sets})
 
     def general_file(self, method: str, of: str) -> Path:
-        return self.out / f"general-{method}-{f'{of}-{self.general.hash}' if of != 'texts' and self.general else of}.json"
+        return (
+            self.out / f"general-{method}-{f'{of}-{self.general.hash}' if of != 'texts' and self.general else of}.json"
+        )
 
     def measured(self, method: str, of: str) -> dict:
         file = self.general_file(method, of)
@@ -301,9 +386,16 @@ class _Stream:
                 {"method": method, "documents": count}
                 | _kept([learned[i + 1][i] for i in range(count)], matrix[-1])
                 | {"general_before": before, "general_after": self.measured(method, "sets").get("accuracy")}
-                | {"general_always": self.measured(method, "sets" if method in ("sequential", "merged") else "always").get("accuracy")}
+                | {
+                    "general_always": self.measured(
+                        method, "sets" if method in ("sequential", "merged") else "always"
+                    ).get("accuracy")
+                }
                 | {"general_change": self.measured(method, "texts").get("change")}
-                | {"tokens": sum(log["tokens"] for log in spent), "seconds": round(sum(log["seconds"] for log in spent), 1)}
+                | {
+                    "tokens": sum(log["tokens"] for log in spent),
+                    "seconds": round(sum(log["seconds"] for log in spent), 1),
+                }
             )
         curve = [
             {"documents": step}
@@ -348,7 +440,7 @@ def _in_view(retriever: Retriever, question: Question) -> Question:
 
 def merged(network, stack, adapter: int):
     """The network with an adapter added to its weights; the one it is made from stays as it is."""
-    from selfedit.model.network import Linear
+    from selfedit.model.packed.network import Linear
 
     made = copy.copy(network)
     made.layers = [replace(layer, linears=dict(layer.linears)) for layer in network.layers]
@@ -356,7 +448,9 @@ def merged(network, stack, adapter: int):
         base, rank = made.layers[layer].linears[group], stack.config.rank
         weight = base.weight.clone()
         for j, (low, high) in enumerate(site.columns):
-            weight[low:high] += stack.config.scale * (site.a[adapter][:, j * rank : (j + 1) * rank] @ site.b[j][adapter]).t()
+            weight[low:high] += (
+                stack.config.scale * (site.a[adapter][:, j * rank : (j + 1) * rank] @ site.b[j][adapter]).t()
+            )
         made.layers[layer].linears[group] = own = Linear(weight, base.bias)
         own.half = None if base.half is None else weight.bfloat16()  # the next document is trained on it
     return made
@@ -374,14 +468,23 @@ def _kept(learned: Sequence[float | None], last: Sequence[float | None]) -> dict
         return {"just_learned": _mean(learned), "retained": _mean(last), "ratio": None, "ci95": None}
     just, retained = zip(*pairs)
     ratio, *bounds = mean_ratio(retained, just)
-    return {"just_learned": _mean(just), "retained": _mean(retained), "ratio": ratio, "ci95": None if None in bounds else bounds}
+    return {
+        "just_learned": _mean(just),
+        "retained": _mean(retained),
+        "ratio": ratio,
+        "ci95": None if None in bounds else bounds,
+    }
 
 
 def table(result: dict) -> str:
     """The rows in Markdown, for people."""
 
     def kept(row: dict) -> list[str]:
-        return [number(row["just_learned"]), number(row["retained"]), with_interval([row["ratio"], *(row["ci95"] or (None, None))], ".2f")]
+        return [
+            number(row["just_learned"]),
+            number(row["retained"]),
+            with_interval([row["ratio"], *(row["ci95"] or (None, None))], ".2f"),
+        ]
 
     lines = [
         *heading("A stream of documents", result),
@@ -391,14 +494,39 @@ def table(result: dict) -> str:
         "the router lets through); always, and KL: under the adapter itself. Tokens and seconds: of writing and training, all steps together.",
         "",
         *markdown(
-            ["method", "just learned", "retained", "ratio", "general before", "after", "always", "KL", "tokens", "seconds"],
+            [
+                "method",
+                "just learned",
+                "retained",
+                "ratio",
+                "general before",
+                "after",
+                "always",
+                "KL",
+                "tokens",
+                "seconds",
+            ],
             (
-                [r["method"], *kept(r), number(r["general_before"]), number(r["general_after"]), number(r["general_always"]), number(r["general_change"], ".2f"), f"{r['tokens']:,}", f"{r['seconds']:,.0f}"]
+                [
+                    r["method"],
+                    *kept(r),
+                    number(r["general_before"]),
+                    number(r["general_after"]),
+                    number(r["general_always"]),
+                    number(r["general_change"], ".2f"),
+                    f"{r['tokens']:,}",
+                    f"{r['seconds']:,.0f}",
+                ]
                 for r in result["rows"]
             ),
         ),
     ]
     if result["consolidation"]:
-        cells = ([r["documents"], *kept(r), f"{r['tokens']:,}", f"{r['seconds']:,.0f}"] for r in result["consolidation"])
-        lines += ["", *markdown(["consolidated", "just learned", "retained", "ratio", "tokens", "seconds"], cells, words=0)]
+        cells = (
+            [r["documents"], *kept(r), f"{r['tokens']:,}", f"{r['seconds']:,.0f}"] for r in result["consolidation"]
+        )
+        lines += [
+            "",
+            *markdown(["consolidated", "just learned", "retained", "ratio", "tokens", "seconds"], cells, words=0),
+        ]
     return "\n".join(lines) + "\n"

@@ -23,7 +23,9 @@ DEFAULT_MODEL = "smollm2-135m"
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     arguments.argv = sys.argv[1:] if argv is None else list(map(str, argv))
-    if odd := [value for value in vars(arguments).values() if isinstance(value, str) and as_utf8(value) != value]:  # but for paths
+    if odd := [
+        value for value in vars(arguments).values() if isinstance(value, str) and as_utf8(value) != value
+    ]:  # but for paths
         return _fail(f"{odd[0]!r}: not UTF-8")
     try:
         code = arguments.run(arguments)
@@ -36,12 +38,21 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         resumes = {"out", "sources"} & vars(arguments).keys()
-        print("stopped" + ("; what is finished is kept, the same command goes on from there" if resumes else ""), file=sys.stderr)
+        print(
+            "stopped" + ("; what is finished is kept, the same command goes on from there" if resumes else ""),
+            file=sys.stderr,
+        )
         return STOPPED
     except (MemoryError, RuntimeError) as error:  # as torch says it, of a processor and of a GPU
-        if not isinstance(error, MemoryError) and "allocate memory" not in str(error) and "out of memory" not in str(error):
+        if (
+            not isinstance(error, MemoryError)
+            and "allocate memory" not in str(error)
+            and "out of memory" not in str(error)
+        ):
             raise
-        return _fail("the memory of this machine is not enough; fewer adapters at once, shorter texts or a smaller --model need less")
+        return _fail(
+            "the memory of this machine is not enough; fewer adapters at once, shorter texts or a smaller --model need less"
+        )
     except OSError as error:
         if error.errno is None:
             raise
@@ -54,7 +65,10 @@ def _fail(message: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="selfedit", description="A language model that learns documents into its weights: tested, versioned, reversible.")
+    parser = argparse.ArgumentParser(
+        prog="selfedit",
+        description="A language model that learns documents into its weights: tested, versioned, reversible.",
+    )
     parser.add_argument("--version", action="version", version=f"selfedit {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -62,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--home", type=Path, help="memory home (default: SELFEDIT_HOME, or the XDG data folder)")
     common.add_argument("--json", action="store_true", help="print JSON for programs")
     with_model = argparse.ArgumentParser(add_help=False)
-    with_model.add_argument("--model", default=DEFAULT_MODEL, help="catalog name, folder, GGUF file or hub id (default: %(default)s)")
+    with_model.add_argument(
+        "--model", default=DEFAULT_MODEL, help="catalog name, folder, GGUF file or hub id (default: %(default)s)"
+    )
     memories.add(commands, common, with_model)
     studies.add(commands, with_model)
     return parser

@@ -16,11 +16,23 @@ from selfedit.types import as_utf8
 
 def add(commands, common: argparse.ArgumentParser, with_model: argparse.ArgumentParser) -> None:
     learn = commands.add_parser("learn", parents=[common, with_model], help="turn documents into tested memories")
-    learn.add_argument("sources", nargs="+", metavar="DOCS", help="files, folders or URLs: text, Markdown, code, HTML, PDF")
-    learn.add_argument("--quiz", type=Path, metavar="FILE", help="your own judging questions: JSONL of question, answer")
-    learn.add_argument("--styles", metavar="A,B", help=f"how the model writes study material (default: {','.join(LearnConfig.styles)})")
+    learn.add_argument(
+        "sources", nargs="+", metavar="DOCS", help="files, folders or URLs: text, Markdown, code, HTML, PDF"
+    )
+    learn.add_argument(
+        "--quiz", type=Path, metavar="FILE", help="your own judging questions: JSONL of question, answer"
+    )
+    learn.add_argument(
+        "--styles", metavar="A,B", help=f"how the model writes study material (default: {','.join(LearnConfig.styles)})"
+    )
     learn.add_argument("--each-alone", action="store_true", help="also try each style by itself, to see which one pays")
-    learn.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting that is a number, e.g. epochs=8 (all: selfedit/config.py)")
+    learn.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting that is a number, e.g. epochs=8 (all: selfedit/config.py)",
+    )
     learn.add_argument("--again", action="store_true", help="also redo passages that kept nothing before")
     learn.set_defaults(run=_learn)
 
@@ -29,7 +41,13 @@ def add(commands, common: argparse.ArgumentParser, with_model: argparse.Argument
     ask.add_argument("--file", type=Path, help='many at once: JSONL of {"question"} or {"prompt"} lines')
     ask.add_argument("--why", action="store_true", help="show which memory, edit, source and hash answered")
     ask.add_argument("--tokens", type=int, default=48, help="longest answer, in tokens (default: %(default)s)")
-    ask.add_argument("--tries", type=int, default=1, metavar="N", help="memories that answer, if as many fit nearly alike; the most certain answer is taken (default: %(default)s)")
+    ask.add_argument(
+        "--tries",
+        type=int,
+        default=1,
+        metavar="N",
+        help="memories that answer, if as many fit nearly alike; the most certain answer is taken (default: %(default)s)",
+    )
     ask.set_defaults(run=_ask)
 
     memory = commands.add_parser("memory", help="what is kept: list, show, forget, roll back, verify, export")
@@ -37,14 +55,20 @@ def add(commands, common: argparse.ArgumentParser, with_model: argparse.Argument
     listing = actions.add_parser("list", parents=[common], help="the memories in force")
     listing.add_argument("--all", action="store_true", help="also those not in force, and the history")
     listing.set_defaults(run=_memory_list)
-    show = actions.add_parser("show", parents=[common], help="where a memory comes from, what was studied, how it scored")
+    show = actions.add_parser(
+        "show", parents=[common], help="where a memory comes from, what was studied, how it scored"
+    )
     show.add_argument("id")
     show.set_defaults(run=_memory_show)
     which = "the start of an id, a source (its path or name), or a day (2026-11-23)"
     forget = actions.add_parser("forget", parents=[common], help="delete memories from the disk, for good")
     forget.add_argument("memories", metavar="WHICH", help=which)
-    forget.add_argument("--model", help="the model of the memories that shared an adapter with it (default: as they name it)")
-    forget.add_argument("--apart", action="store_true", help="do not consolidate anew the memories that shared an adapter with it")
+    forget.add_argument(
+        "--model", help="the model of the memories that shared an adapter with it (default: as they name it)"
+    )
+    forget.add_argument(
+        "--apart", action="store_true", help="do not consolidate anew the memories that shared an adapter with it"
+    )
     forget.set_defaults(run=_memory_forget)
     for name, run, what in (
         ("disable", _memory_disable, "take memories out of force; they stay on disk"),
@@ -53,16 +77,28 @@ def add(commands, common: argparse.ArgumentParser, with_model: argparse.Argument
         action = actions.add_parser(name, parents=[common], help=what)
         action.add_argument("memories", metavar="WHICH", help=which)
         action.set_defaults(run=run)
-    test = actions.add_parser("test", parents=[common, with_model], help="every memory's judging questions again: what still holds?")
+    test = actions.add_parser(
+        "test", parents=[common, with_model], help="every memory's judging questions again: what still holds?"
+    )
     test.add_argument("memories", metavar="WHICH", nargs="?", help=f"{which}; all in force if none is given")
     test.set_defaults(run=_memory_test)
-    consolidate = actions.add_parser("consolidate", parents=[common, with_model], help="many memories into one adapter, of those that still hold")
+    consolidate = actions.add_parser(
+        "consolidate", parents=[common, with_model], help="many memories into one adapter, of those that still hold"
+    )
     consolidate.add_argument("memories", metavar="WHICH", nargs="*", help=f"{which}; all in force if none is given")
-    consolidate.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting that is a number, e.g. epochs=4 (all: selfedit/config.py)")
+    consolidate.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting that is a number, e.g. epochs=4 (all: selfedit/config.py)",
+    )
     consolidate.set_defaults(run=_memory_consolidate)
     verify = actions.add_parser("verify", parents=[common], help="recompute every hash")
     verify.set_defaults(run=_memory_verify)
-    rollback = actions.add_parser("rollback", parents=[common], help="undo the last change, or go back to a version or memory")
+    rollback = actions.add_parser(
+        "rollback", parents=[common], help="undo the last change, or go back to a version or memory"
+    )
     rollback.add_argument("id", nargs="?", help="a version (v3), or a memory: the state right after it was kept")
     rollback.set_defaults(run=_memory_rollback)
     export = actions.add_parser("export", parents=[common], help="copy a memory out as a PEFT adapter folder")
@@ -84,17 +120,27 @@ def add(commands, common: argparse.ArgumentParser, with_model: argparse.Argument
 
 
 def _learn(arguments) -> int:
-    from selfedit.faces import Progress, report_table
     from selfedit.learn import learn
     from selfedit.tasks.documents import read_documents
     from selfedit.tasks.questions import load_quiz
+    from selfedit.terminal import Progress, report_table
 
     config = _learn_config(arguments)
     quiz = load_quiz(arguments.quiz) if arguments.quiz else []
     with Progress(quiet=arguments.json) as progress:
         passages = read_documents(arguments.sources, passage_words=config.passage_words, on_skip=progress.note)
         store, model = open_store(arguments), open_model(arguments, progress.note)
-        report = learn(model, passages, store, config, quiz=quiz, again=arguments.again, progress=progress.stage, notify=progress.note, on_report=progress.report)
+        report = learn(
+            model,
+            passages,
+            store,
+            config,
+            quiz=quiz,
+            again=arguments.again,
+            progress=progress.stage,
+            notify=progress.note,
+            on_report=progress.report,
+        )
     summary = report.summary()
     if arguments.json:
         print(json.dumps(summary))
@@ -103,7 +149,12 @@ def _learn(arguments) -> int:
     if summary["memories"]:
         return 0
     if not arguments.json:
-        print("what earned its place waits for approval" if summary["quarantined"] else "nothing earned its place; the reasons stand above", file=sys.stderr)
+        print(
+            "what earned its place waits for approval"
+            if summary["quarantined"]
+            else "nothing earned its place; the reasons stand above",
+            file=sys.stderr,
+        )
     return NOTHING_KEPT
 
 
@@ -120,8 +171,8 @@ def _learn_config(arguments) -> LearnConfig:
 
 def _ask(arguments) -> int:
     from selfedit.ask import ask
-    from selfedit.faces import Progress
     from selfedit.tasks.questions import load_asks
+    from selfedit.terminal import Progress
     from selfedit.types import Question
 
     if (arguments.question is None) == (arguments.file is None):
@@ -137,7 +188,9 @@ def _ask(arguments) -> int:
     with Progress(quiet=arguments.json or not arguments.file) as progress:
         model = open_model(arguments, progress.note)
         on_token = lambda done, total: progress.stage("answer", done, total)  # noqa: E731
-        answers = ask(model, store, questions, max_new_tokens=arguments.tokens, tries=arguments.tries, on_token=on_token)
+        answers = ask(
+            model, store, questions, max_new_tokens=arguments.tokens, tries=arguments.tries, on_token=on_token
+        )
     if not any(answer.memory for answer in answers):
         _note_other_models(arguments, store, model)
     for question, answer in zip(questions, answers):
@@ -157,7 +210,10 @@ def _note_other_models(arguments, store, model) -> None:
     """One line for people where every memory in force is of another model, so that none can answer."""
     if not arguments.json and store.active_ids() and not store.router(model.fingerprint).ids:
         names = sorted({entry.model for entry in store.active()})
-        print(f"no memory in force is of these weights of {model.name}: they are of {', '.join(names)}; give --model", file=sys.stderr)
+        print(
+            f"no memory in force is of these weights of {model.name}: they are of {', '.join(names)}; give --model",
+            file=sys.stderr,
+        )
 
 
 def _why(store, question: str, answer) -> dict:
@@ -184,7 +240,7 @@ def _why(store, question: str, answer) -> dict:
 
 
 def _memory_list(arguments) -> int:
-    from selfedit.faces import memory_table
+    from selfedit.terminal import memory_table
 
     store = open_store(arguments)
     active = store.active()
@@ -192,7 +248,11 @@ def _memory_list(arguments) -> int:
     in_force = {entry.id for entry in active}
     if arguments.json:
         records = [_entry_record(entry) | {"active": entry.id in in_force} for entry in entries]
-        print(json.dumps({"memories": records, "history": store.history()} if arguments.all else records, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"memories": records, "history": store.history()} if arguments.all else records, ensure_ascii=False
+            )
+        )
     else:
         memory_table(entries, in_force, store.history() if arguments.all else [])
     return 0
@@ -217,14 +277,19 @@ def _entry_record(entry) -> dict:
 
 
 def _memory_show(arguments) -> int:
-    from selfedit.faces import memory_page
+    from selfedit.terminal import memory_page
 
     store = open_store(arguments)
     entry = store.get(arguments.id)
     edits = store.edits(entry.id)
     if arguments.json:
         studied = [{"style": e.style, "prompt": x.prompt, "text": x.text} for e in edits for x in e.examples]
-        print(json.dumps(_entry_record(entry) | {"passage": entry.passage.text, "studied": studied, "scores": entry.scores}, ensure_ascii=False))
+        print(
+            json.dumps(
+                _entry_record(entry) | {"passage": entry.passage.text, "studied": studied, "scores": entry.scores},
+                ensure_ascii=False,
+            )
+        )
     else:
         memory_page(entry, edits)
     return 0
@@ -232,8 +297,8 @@ def _memory_show(arguments) -> int:
 
 def _memory_forget(arguments) -> int:
     """What shared an adapter with it answers from its own first, so that a stop or a fault meanwhile loses nothing."""
-    from selfedit.faces import Progress, consolidation_table
     from selfedit.memory.consolidate import consolidate
+    from selfedit.terminal import Progress, consolidation_table
 
     store = open_store(arguments)
     line = store.forget(arguments.memories)
@@ -249,7 +314,11 @@ def _memory_forget(arguments) -> int:
             why = f"of another model than {arguments.model}"
             model = open_model(arguments, progress.note)
             entries = [entry for entry in left if entry.model_hash == model.fingerprint]
-            report = consolidate(model, store, entries, ConsolidateConfig(), progress=progress.stage) if len(entries) > 1 else None
+            report = (
+                consolidate(model, store, entries, ConsolidateConfig(), progress=progress.stage)
+                if len(entries) > 1
+                else None
+            )
         except SelfeditError as error:  # what was asked for is done
             why = str(error)
     if arguments.json:
@@ -270,8 +339,8 @@ def _memory_approve(arguments) -> int:
 
 
 def _memory_test(arguments) -> int:
-    from selfedit.faces import Progress, retest_table
     from selfedit.retest import retest
+    from selfedit.terminal import Progress, retest_table
 
     store = open_store(arguments)
     with Progress(quiet=arguments.json) as progress:
@@ -291,8 +360,8 @@ def _memory_test(arguments) -> int:
 
 
 def _memory_consolidate(arguments) -> int:
-    from selfedit.faces import Progress, consolidation_table
     from selfedit.memory.consolidate import consolidate
+    from selfedit.terminal import Progress, consolidation_table
 
     config = with_settings(ConsolidateConfig(), number_settings(arguments.set))
     store = open_store(arguments)
@@ -312,7 +381,9 @@ def _memory_verify(arguments) -> int:
     elif found["faults"]:
         raise SelfeditError("; ".join(found["faults"]))
     else:
-        print(f"{_count(found['memories'], 'memory', 'memories')}, {_count(found['versions'], 'version', 'versions')}: every hash is right")
+        print(
+            f"{_count(found['memories'], 'memory', 'memories')}, {_count(found['versions'], 'version', 'versions')}: every hash is right"
+        )
     return BAD_INPUT if found["faults"] else 0
 
 
@@ -332,7 +403,9 @@ def _changed(arguments, line: dict) -> int:
         if line.get("note"):
             print(line["note"])
         if line.get("apart"):
-            print(f"{len(line['apart'])} that shared an adapter with it answer from their own; `selfedit memory consolidate` joins them anew")
+            print(
+                f"{len(line['apart'])} that shared an adapter with it answer from their own; `selfedit memory consolidate` joins them anew"
+            )
     return 0
 
 
@@ -349,8 +422,8 @@ def _memory_export(arguments) -> int:
 
 
 def _models_list(arguments) -> int:
-    from selfedit.faces import model_table
     from selfedit.model.catalog import CATALOG, HUB_IDS, is_cached
+    from selfedit.terminal import model_table
 
     rows = [
         {"name": name, "megabytes": m.megabytes, "licence": m.licence, "from": m.requirement, "here": is_cached(name), "about": m.about}

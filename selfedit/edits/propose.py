@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from selfedit.edits.parse import clean, parse_edit, plain_line, sentences
 from selfedit.edits.styles import STYLES, Style
 from selfedit.errors import SelfeditError
-from selfedit.model.chat import Sequence as TokenSequence
-from selfedit.model.generate import Request, generate
+from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
-from selfedit.model.stack import Stack
+from selfedit.model.packed.generate import Request, generate
+from selfedit.model.packed.lora import LoraBatch
 from selfedit.types import Example, Passage, SelfEdit, stable_seed
 
 
@@ -47,7 +47,12 @@ def propose(
     Raises SelfeditError on a style that does not exist.
     """
     check_styles(styles)
-    asked = [(STYLES[name], prompt) for name in styles for prompt in _prompts(model, STYLES[name], passage) for _ in range(STYLES[name].samples)]
+    asked = [
+        (STYLES[name], prompt)
+        for name in styles
+        for prompt in _prompts(model, STYLES[name], passage)
+        for _ in range(STYLES[name].samples)
+    ]
     requests = [
         _request(style, tokens, None, stable_seed(seed, passage.id, style.name, i))
         for i, (style, tokens) in enumerate(asked)
@@ -71,7 +76,7 @@ def propose(
 def write_edits(
     model: Model,
     asked: Sequence[tuple[Passage, str, int]],
-    editor: Stack | None = None,
+    editor: LoraBatch | None = None,
     *,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[SelfEdit]:
@@ -90,10 +95,12 @@ def write_edits(
             for i, tokens in enumerate(prompts)
         ]
     texts = iter([model.chat.decode(tokens) for tokens in generate(model, requests, editor, on_token=on_token)])
-    return [_read(STYLES[name], [next(texts) for _ in range(n)], passage)[0] for (passage, name, _), n in zip(asked, counts)]
+    return [
+        _read(STYLES[name], [next(texts) for _ in range(n)], passage)[0] for (passage, name, _), n in zip(asked, counts)
+    ]
 
 
-def writing_sequences(model: Model, passage: Passage, edit: SelfEdit) -> list[TokenSequence]:
+def writing_sequences(model: Model, passage: Passage, edit: SelfEdit) -> list[TokenizedExample]:
     """What an editor studies to write so again: the prompts, and as labels what was worth studying of the answers."""
     style, worth = STYLES[edit.style], {e.text for e in edit.examples}
     prompts = _prompts(model, style, passage)
@@ -102,7 +109,9 @@ def writing_sequences(model: Model, passage: Passage, edit: SelfEdit) -> list[To
     else:
         answers = ["\n".join(f"Q: {e.prompt}\nA: {e.text}" if e.prompt else e.text for e in edit.examples)]
     ends = () if style.unit == "sentence" else tuple(model.chat.end_of_turn)
-    return [TokenSequence((*p, *model.chat.encode(a), *ends), len(p)) for p, a in zip(prompts, answers, strict=True) if a]
+    return [
+        TokenizedExample((*p, *model.chat.encode(a), *ends), len(p)) for p, a in zip(prompts, answers, strict=True) if a
+    ]
 
 
 def check_styles(names: Iterable[str]) -> None:
@@ -142,7 +151,7 @@ def invents(example: Example, passage: Passage) -> bool:
     for text in (example.prompt, example.text):
         for match in _WORD.finditer(text):
             word, before = match[0], text[: match.start()].rstrip()
-            inside = before and before[-1] not in ".!?:\"“"
+            inside = before and before[-1] not in '.!?:"“'
             if (word[0].isdigit() or (inside and word[0].isupper() and len(word) > 1)) and _stem(word) not in known:
                 return True
     return False

@@ -22,8 +22,8 @@ from selfedit.edits.parse import sentences
 from selfedit.edits.spans import ask_in_place, cue_questions, kind_of, pick_spans
 from selfedit.edits.styles import QUESTION_EXAMPLES
 from selfedit.judge.grading import continues_with, f1, is_correct, normalize
-from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
+from selfedit.model.packed.generate import Request, generate
 from selfedit.types import Example, Passage, Progress, Question, SelfEdit, Task, no_progress, stable_seed
 
 CHECK_TOKENS = 24
@@ -46,24 +46,27 @@ class Quiz:
 
 
 def write_quiz(
-    model: Model,
-    passage: Passage,
-    *,
-    spans: int = 28,
-    seed: int = 0,
-    progress: Progress = no_progress,
+    model: Model, passage: Passage, *, spans: int = 28, seed: int = 0, progress: Progress = no_progress
 ) -> Quiz:
     """Write, check and split questions about a passage; `spans`: at most so many are asked about."""
     picked = pick_spans(passage.text, spans, seed=stable_seed(seed, passage.id, "spans"))
     begun = [(sentence, span, word) for sentence, span in picked for word in _first_words(span)]
-    prompts = [model.chat.continued(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: {word}") for s, span, word in begun]
-    texts = generate(model, [Request(tuple(p), None, QUESTION_TOKENS, one_line=True) for p in prompts], on_token=partial(progress, "questions"))
+    prompts = [
+        model.chat.continued(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: {word}") for s, span, word in begun
+    ]
+    texts = generate(
+        model,
+        [Request(tuple(p), None, QUESTION_TOKENS, one_line=True) for p in prompts],
+        on_token=partial(progress, "questions"),
+    )
     written: dict[tuple[str, str], Question] = {}  # one a span
     dropped: Counter[str] = Counter()
     for (sentence, span, word), tokens in zip(begun, texts):
         rest = model.chat.decode(tokens).split("\n")[0].strip()
         question = f"{word} {rest}"
-        reason = _fault(question, span, {q.question for q in written.values()}) or ("" if _about(rest, passage) else "not about the text")
+        reason = _fault(question, span, {q.question for q in written.values()}) or (
+            "" if _about(rest, passage) else "not about the text"
+        )
         if reason or (sentence, span) in written:
             dropped[reason or "asked in other words"] += 1
         else:
@@ -72,13 +75,20 @@ def write_quiz(
     return _split(kept, dropped + reasons, seed=stable_seed(seed, passage.id, "split"))
 
 
-def check(model: Model, passage: Passage, questions: Sequence[Question], progress: Progress = no_progress) -> tuple[list[Question], Counter]:
+def check(
+    model: Model, passage: Passage, questions: Sequence[Question], progress: Progress = no_progress
+) -> tuple[list[Question], Counter]:
     """Keep the questions that the model answers right with the passage in view and wrong without."""
     if not questions:
         return [], Counter()
     opened = [open_book(passage, q.question) for q in questions]
     asks = [model.chat.ask(text) for text in [*opened, *(q.question for q in questions)]]
-    answers = [model.chat.decode(t) for t in generate(model, [Request(tuple(a), None, CHECK_TOKENS) for a in asks], on_token=partial(progress, "check"))]
+    answers = [
+        model.chat.decode(t)
+        for t in generate(
+            model, [Request(tuple(a), None, CHECK_TOKENS) for a in asks], on_token=partial(progress, "check")
+        )
+    ]
     kept, dropped = [], Counter()
     for question, seeing, blind in zip(questions, answers, answers[len(questions) :]):
         gold = question.answers
@@ -87,11 +97,11 @@ def check(model: Model, passage: Passage, questions: Sequence[Question], progres
         elif is_correct(blind, gold, question.question):
             dropped["known without the passage"] += 1
         else:
-            kept.append(replace(question, sentence=question.sentence or told_in(passage, question)))
+            kept.append(replace(question, sentence=question.sentence or find_supporting_sentence(passage, question)))
     return kept, dropped
 
 
-def told_in(passage: Passage, question: Question) -> str:
+def find_supporting_sentence(passage: Passage, question: Question) -> str:
     """The passage's sentence that holds an accepted answer and most of the question's words; empty if none holds one."""
     asked = set(re.findall(r"\w+", question.question.casefold()))
     whole = re.compile("|".join(rf"(?<!\w){re.escape(answer)}(?!\w)" for answer in question.answers), re.IGNORECASE)
@@ -101,7 +111,10 @@ def told_in(passage: Passage, question: Question) -> str:
 
 def with_sentences(task: Task) -> Task:
     """The task with each question's answer also as the passage's sentence, where one holds it: a right answer too."""
-    asked = (q if q.kind != "question" or q.sentence else replace(q, sentence=told_in(task.passage, q)) for q in task.questions)
+    asked = (
+        q if q.kind != "question" or q.sentence else replace(q, sentence=find_supporting_sentence(task.passage, q))
+        for q in task.questions
+    )
     return replace(task, questions=tuple(asked))
 
 

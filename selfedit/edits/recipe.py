@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from selfedit.errors import SelfeditError
-from selfedit.model.chat import Sequence as TokenSequence
-from selfedit.model.generate import Request, generate
+from selfedit.model.chat import TokenizedExample
 from selfedit.model.grammar import choices
 from selfedit.model.load import Model
-from selfedit.model.stack import Stack
+from selfedit.model.packed.generate import Request, generate
+from selfedit.model.packed.lora import LoraBatch
 from selfedit.tasks.augment import FAMILIES
 
 LOSSES = ("all_tokens", "all_outputs", "output_tokens")
@@ -47,7 +47,9 @@ class Recipe:
         for name, most in (("learning_rate", MOST_RATE), ("epochs", MOST_EPOCHS), ("items", MOST_ITEMS)):
             value, whole = getattr(self, name), name != "learning_rate"
             if type(value) not in ((int,) if whole else (int, float)) or not 0 < value <= most:
-                raise SelfeditError(f"{name} is {str(value)[:20]}: give {'a whole' if whole else 'a'} number above 0, at most {most}")
+                raise SelfeditError(
+                    f"{name} is {str(value)[:20]}: give {'a whole' if whole else 'a'} number above 0, at most {most}"
+                )
         if odd := [f.name for f in fields(self) if f.type == "bool" and type(getattr(self, f.name)) is not bool]:
             raise SelfeditError(f"{odd[0]} is {str(getattr(self, odd[0]))[:20]}: give true or false")
         if self.loss not in LOSSES:
@@ -62,7 +64,11 @@ class Recipe:
     def to_json(self) -> str:
         """As a model writes it."""
         data = {f"use_{name}_augmentations": getattr(self, name) for name in FAMILIES} | {"num_items": self.items}
-        training = {"strategy": STRATEGY + self.loss, "learning_rate": self.learning_rate, "num_train_epochs": self.epochs}
+        training = {
+            "strategy": STRATEGY + self.loss,
+            "learning_rate": self.learning_rate,
+            "num_train_epochs": self.epochs,
+        }
         return json.dumps({"data_generation": data, "training": training})
 
 
@@ -74,7 +80,11 @@ def read_recipe(text: str) -> Recipe:
         raise SelfeditError(f"a recipe is JSON: {str(error)[:80]}") from None
     known = {"data_generation": {f"use_{name}_augmentations": name for name in FAMILIES} | {"num_items": "items"}}
     known["training"] = {"strategy": "loss", "learning_rate": "learning_rate", "num_train_epochs": "epochs"}
-    if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()) or content.keys() - known.keys():
+    if (
+        not isinstance(content, dict)
+        or not all(isinstance(part, dict) for part in content.values())
+        or content.keys() - known.keys()
+    ):
         raise SelfeditError(f"a recipe is an object of {' and '.join(known)}, each an object")
     values = {}
     for part, own in content.items():
@@ -102,22 +112,27 @@ FIXED_HERE = tuple(map(repr, (INSTRUCTION, RATES, EPOCHS, ITEMS)))
 
 
 def write_recipes(
-    model: Model, asked: Sequence[tuple[str, int]], editor: Stack | None = None, *, temperature: float = 1.0,
+    model: Model, asked: Sequence[tuple[str, int]], editor: LoraBatch | None = None, *, temperature: float = 1.0,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Recipe]:  # fmt: skip
     """For each (task as text, seed) a recipe. `editor`: a stack whose only adapter writes, instead of the untouched model."""
     allow = choices(model.chat, grammar())
     adapter = None if editor is None else 0
-    requests = [Request(tuple(recipe_prompt(model, text)), adapter, recipe_tokens(model), temperature, 1.0, seed=seed, allow=allow) for text, seed in asked]
+    requests = [
+        Request(
+            tuple(recipe_prompt(model, text)), adapter, recipe_tokens(model), temperature, 1.0, seed=seed, allow=allow
+        )
+        for text, seed in asked
+    ]
     return [read_recipe(model.chat.decode(tokens)) for tokens in generate(model, requests, editor, on_token=on_token)]
 
 
-def writing_sequence(model: Model, text: str, recipe: Recipe) -> TokenSequence:
+def writing_sequence(model: Model, text: str, recipe: Recipe) -> TokenizedExample:
     """What an editor studies to write this recipe for this task: where the grammar leaves a choice is a label."""
     prompt, allow = recipe_prompt(model, text), choices(model.chat, grammar())
     written = [token for part in _spelled(recipe) for token in model.chat.encode(part)]
     free = tuple(len(prompt) + i for i in range(len(written)) if len(allow(written[:i])) > 1)
-    return TokenSequence((*prompt, *written), free[0], chosen=free)
+    return TokenizedExample((*prompt, *written), free[0], chosen=free)
 
 
 def recipe_tokens(model: Model) -> int:
@@ -131,7 +146,16 @@ def recipe_prompt(model: Model, text: str) -> list[int]:
 
 def grammar() -> list[tuple[str, ...]]:
     """Every recipe that a model can write, as choices one after another."""
-    flag, options = ("true", "false"), {**dict.fromkeys(FAMILIES), "items": ITEMS, "epochs": EPOCHS, "learning_rate": RATES, "loss": [STRATEGY + loss for loss in LOSSES]}
+    flag, options = (
+        ("true", "false"),
+        {
+            **dict.fromkeys(FAMILIES),
+            "items": ITEMS,
+            "epochs": EPOCHS,
+            "learning_rate": RATES,
+            "loss": [STRATEGY + loss for loss in LOSSES],
+        },
+    )
     parts: list[tuple[str, ...]] = []
     for name, before in _fields().items():
         of = options.get(name)
@@ -142,12 +166,19 @@ def grammar() -> list[tuple[str, ...]]:
 def _fields() -> dict[str, str]:
     """Field → what stands before its value, as `to_json` writes it."""
     before = {name: f'"use_{name}_augmentations": ' for name in FAMILIES}
-    before |= {"items": '"num_items": ', "loss": '"strategy": ', "learning_rate": '"learning_rate": ', "epochs": '"num_train_epochs": '}
+    before |= {
+        "items": '"num_items": ',
+        "loss": '"strategy": ',
+        "learning_rate": '"learning_rate": ',
+        "epochs": '"num_train_epochs": ',
+    }
     starts = {"basic": '{"data_generation": {', "loss": '}, "training": {'}
     return {name: starts.get(name, ", ") + text for name, text in before.items()}
 
 
 def _spelled(recipe: Recipe) -> list[str]:
     """The recipe's JSON in the grammar's pieces."""
-    values = {name: json.dumps(STRATEGY + recipe.loss if name == "loss" else getattr(recipe, name)) for name in _fields()}
+    values = {
+        name: json.dumps(STRATEGY + recipe.loss if name == "loss" else getattr(recipe, name)) for name in _fields()
+    }
     return [piece for name, before in _fields().items() for piece in (before, values[name])] + ["}}"]

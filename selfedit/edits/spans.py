@@ -46,7 +46,11 @@ def pick_spans(text: str, limit: int, seed: int = 0) -> list[tuple[str, str]]:
                 first_word = start <= lead and span[:1].isupper() and " " not in re.sub(r"\s\d[\d.]*$", "", span)
                 nested = any(span in other or other in span for other in spans)
                 overlaps = any(start < high and low < end for low, high in taken)
-                if (len(span) > 1 or span.isdigit()) and not (first_word or nested or overlaps) and len(span) < len(sentence) / 2:
+                if (
+                    (len(span) > 1 or span.isdigit())
+                    and not (first_word or nested or overlaps)
+                    and len(span) < len(sentence) / 2
+                ):
                     spans.append(span)
                     taken.append((start, end))
         random.Random(seed).shuffle(spans)
@@ -68,7 +72,12 @@ def cue_questions(passage: Passage, draws: int, seed: int = 0) -> list[Question]
 MIN_WORDS = 3
 """A sentence of fewer words cannot be asked for by some of them."""
 _OPENERS = ("What", "Which", "Who", "How", "When", "Where", "What about", "Tell me about")
-_WITH_TITLE = ("{opener} {title} {cue}?", "{opener} {cue} of {title}?", "{opener} {cue} in {title}?", "In {title}, {opener} {cue}?")
+_WITH_TITLE = (
+    "{opener} {title} {cue}?",
+    "{opener} {cue} of {title}?",
+    "{opener} {cue} in {title}?",
+    "In {title}, {opener} {cue}?",
+)
 
 
 def _cue(sentence: str, title: str, chance: random.Random) -> str:
@@ -102,7 +111,9 @@ def ask_in_place(passage: Passage, text: str, limit: int, seed: int = 0) -> list
 
 def _question_word(span: str) -> str:
     counted = _counted(span)
-    return {"year": "which year", "date": "which date", "count": f"how many {counted}", "name": "who or what"}.get(kind_of(span), "what")
+    return {"year": "which year", "date": "which date", "count": f"how many {counted}", "name": "who or what"}.get(
+        kind_of(span), "what"
+    )
 
 
 def kind_of(span: str) -> str:

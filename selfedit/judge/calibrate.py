@@ -66,7 +66,9 @@ def calibrate(verdicts: Sequence[Verdict], judge: Judge, progress: Progress = no
     seconds = perf_counter() - start
     scored = [(verdict, said) for verdict, said in zip(verdicts, found) if said is not None]
     if not scored:
-        raise UnscoredError(f"the judge gave no verdict on any of {len(verdicts)} answers; ask again when it can be reached")
+        raise UnscoredError(
+            f"the judge gave no verdict on any of {len(verdicts)} answers; ask again when it can be reached"
+        )
     counts = _counts(scored)
     total = counts.sum(0)
     return {

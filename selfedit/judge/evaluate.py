@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from selfedit.disk import file_hash
 from selfedit.judge.grading import GRADER, continues_with, is_correct
-from selfedit.model.generate import Request, generate
 from selfedit.model.load import Model
-from selfedit.model.score import mean_logprobs
-from selfedit.model.stack import Stack
+from selfedit.model.packed.generate import Request, generate
+from selfedit.model.packed.lora import LoraBatch
+from selfedit.model.packed.score import mean_logprobs
 from selfedit.types import Judge, Question, Score, text_hash
 
 ANSWER_TOKENS = 40
@@ -25,7 +25,7 @@ class Asked:
     question: Question
     adapter: int | None = None
     """Row of the stack; None: the untouched model."""
-    put: Question | None = None
+    prompt_override: Question | None = None
     """The question as the model reads it, if that is not the question alone: with a passage in view."""
 
 
@@ -34,7 +34,7 @@ class Response:
     text: str
     correct: bool | None
     """None: unscored, which is not wrong."""
-    dense: float
+    gold_logprob: float
     """Log-probability (nats a token) of the gold answer."""
 
 
@@ -42,7 +42,7 @@ def evaluate(
     model: Model,
     questions: Sequence[Question],
     adapters: Sequence[int | None],
-    stack: Stack | None = None,
+    stack: LoraBatch | None = None,
     *,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Score]:
@@ -55,28 +55,28 @@ def evaluate(
 def respond(
     model: Model,
     asked: Sequence[Asked],
-    stack: Stack | None = None,
+    stack: LoraBatch | None = None,
     *,
     tokens: int = ANSWER_TOKENS,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Response]:
     """What is answered to each, greedily and with at most so many `tokens`, and how good that is by the offline judge."""
     said = answers(model, asked, stack, tokens=tokens, on_token=on_token)
-    dense = gold_logprobs(model, [(a.put or a.question, a.adapter) for a in asked], stack)
-    return [Response(text, correct, logprob) for (text, correct), logprob in zip(said, dense)]
+    gold_logprob = gold_logprobs(model, [(a.prompt_override or a.question, a.adapter) for a in asked], stack)
+    return [Response(text, correct, logprob) for (text, correct), logprob in zip(said, gold_logprob)]
 
 
 def answers(
     model: Model,
     asked: Sequence[Asked],
-    stack: Stack | None = None,
+    stack: LoraBatch | None = None,
     *,
     judge: Judge | None = None,
     tokens: int = ANSWER_TOKENS,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[tuple[str, bool | None]]:
     """Of each: what is answered, greedily, and the verdict. `judge`: the offline one if none is given."""
-    requests = [Request(tuple(model.chat.prompt(a.put or a.question)), a.adapter, tokens) for a in asked]
+    requests = [Request(tuple(model.chat.prompt(a.prompt_override or a.question)), a.adapter, tokens) for a in asked]
     texts = [model.chat.decode(said).strip() for said in generate(model, requests, stack, on_token=on_token)]
     return list(zip(texts, (judge or offline)([(a.question, text) for a, text in zip(asked, texts)])))
 
@@ -84,12 +84,12 @@ def answers(
 def score(responses: Sequence[Response]) -> Score:
     """Means over what was scored; without any, None."""
     right = [r.correct for r in responses if r.correct is not None]
-    dense = [r.dense for r in responses]
+    gold_logprob = [r.gold_logprob for r in responses]
     return Score(
         sum(right) / len(right) if right else None,
-        sum(dense) / len(dense) if dense else None,
+        sum(gold_logprob) / len(gold_logprob) if gold_logprob else None,
         tuple(r.correct for r in responses),
-        tuple(dense),
+        tuple(gold_logprob),
     )
 
 
@@ -103,7 +103,9 @@ def offline_name() -> str:
     return f"offline {text_hash(*(file_hash(GRADER.with_name(name)) for name in (GRADER.name, 'grading.py', 'features.py')))[:8]}"
 
 
-def gold_logprobs(model: Model, pairs: Sequence[tuple[Question, int | None]], stack: Stack | None = None) -> list[float]:
+def gold_logprobs(
+    model: Model, pairs: Sequence[tuple[Question, int | None]], stack: LoraBatch | None = None
+) -> list[float]:
     """Of each question under its adapter: the log-probability (nats a token) of the right answer, short or as a sentence."""
     forms = [[q.answers[0], *([q.sentence] if q.sentence and q.kind == "question" else [])] for q, _ in pairs]
     golds = [(model.chat.gold(q, form), adapter) for (q, adapter), own in zip(pairs, forms) for form in own]

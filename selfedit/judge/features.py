@@ -201,7 +201,9 @@ def _missing_numbers(said: Sequence[str], wanted: Sequence[str], asked: Sequence
 def _numbers(text: Sequence[str]) -> set[float]:
     """One number for "7 million", and 1970 for "1970s"."""
     found = [(i, _NUMBER.match(word)) for i, word in enumerate(text) if word[0].isdigit()]
-    return {float(match.group()) * _TIMES.get(text[i + 1] if i + 1 < len(text) else "", 1) for i, match in found if match}
+    return {
+        float(match.group()) * _TIMES.get(text[i + 1] if i + 1 < len(text) else "", 1) for i, match in found if match
+    }
 
 
 def _first_sentence(prediction: str, wanted: Sequence[str], known: Collection[str]) -> tuple[float, int]:
@@ -209,7 +211,9 @@ def _first_sentence(prediction: str, wanted: Sequence[str], known: Collection[st
     match = _SENTENCE.match(prediction)
     sentence = match.group() if match else prediction
     pairs = list(zip(words(sentence), _cased_words(sentence)))
-    new = [(i, word, cased) for i, (word, cased) in enumerate(pairs) if word not in SMALL_WORDS and stem(word) not in known]
+    new = [
+        (i, word, cased) for i, (word, cased) in enumerate(pairs) if word not in SMALL_WORDS and stem(word) not in known
+    ]
     other = [(i, cased) for i, word, cased in new if max((similarity(word, w) for w in wanted), default=0) < _SAME]
     return 1 - len(other) / max(len(new), 1) if new else 0.0, sum(i > 0 and cased[0].isupper() for i, cased in other)
 

@@ -9,27 +9,30 @@ sentences (choices.jsonl) have three endings, of which the likeliest, a mean ove
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from selfedit.model.chat import Sequence
+from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
-from selfedit.model.score import divergences, mean_logprobs
-from selfedit.model.stack import Stack
+from selfedit.model.packed.lora import LoraBatch
+from selfedit.model.packed.score import divergences, mean_logprobs
 from selfedit.types import Example, Question
 
 
-def general_changes(model: Model, stack: Stack) -> list[float]:
+def general_changes(model: Model, stack: LoraBatch) -> list[float]:
     """Of each adapter: mean KL(untouched ‖ adapted) in nats a token."""
     return divergences(model.network, general_texts(model), stack)
 
 
-def general_abilities(model: Model, stack: Stack) -> list[float]:
+def general_abilities(model: Model, stack: LoraBatch) -> list[float]:
     """The share of everyday sentences ended right: of the untouched model, then of each adapter."""
     items = _records("choices.jsonl")
     right = chosen(model, [(item, row) for row in range(stack.count) for item in items], stack)
-    return [_untouched(model), *(sum(right[low : low + len(items)]) / len(items) for low in range(0, len(right), len(items)))]
+    return [
+        _untouched(model),
+        *(sum(right[low : low + len(items)]) / len(items) for low in range(0, len(right), len(items))),
+    ]
 
 
 @lru_cache(maxsize=4)
@@ -38,9 +41,13 @@ def _untouched(model: Model) -> float:
     return sum(chosen(model, [(item, None) for item in items])) / len(items)
 
 
-def chosen(model: Model, asked: SequenceOf[tuple[dict, int | None]], stack: Stack | None = None) -> list[bool]:
+def chosen(model: Model, asked: Sequence[tuple[dict, int | None]], stack: LoraBatch | None = None) -> list[bool]:
     """For each ({query, choices, gold}, adapter) whether the likeliest choice is the right one."""
-    golds = [(model.chat.gold(Question(item["query"], (), kind="choice"), choice), adapter) for item, adapter in asked for choice in item["choices"]]
+    golds = [
+        (model.chat.gold(Question(item["query"], (), kind="choice"), choice), adapter)
+        for item, adapter in asked
+        for choice in item["choices"]
+    ]
     found = iter(mean_logprobs(model.network, golds, stack))
     right = []
     for item, _ in asked:
@@ -49,7 +56,7 @@ def chosen(model: Model, asked: SequenceOf[tuple[dict, int | None]], stack: Stac
     return right
 
 
-def general_texts(model: Model) -> list[Sequence]:
+def general_texts(model: Model) -> list[TokenizedExample]:
     return [model.chat.study(Example(r["answer"], r["prompt"])) for r in _records()]
 
 

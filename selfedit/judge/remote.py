@@ -21,7 +21,7 @@ import random
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from threading import Event, Lock
@@ -97,7 +97,9 @@ class RemoteJudge:
         try:
             self._reply(_prompt(Question("What is two and two?", ("four",)), "Four."), Event(), patient=False)
         except _NoReply as error:
-            raise SelfeditError(f"the judge at {self.url} cannot be reached ({error}); check the address, and that the server runs") from None
+            raise SelfeditError(
+                f"the judge at {self.url} cannot be reached ({error}); check the address, and that the server runs"
+            ) from None
         if not self._heard:
             raise SelfeditError(f"the judge at {self.url} does not answer as a chat-completions address does; {_GIVE}")
 
@@ -155,7 +157,9 @@ class RemoteJudge:
             return self._said(response)
         if (status in _RETRIED or status >= 500) and "insufficient_quota" not in response.text:
             raise _NoReply(f"it answered {status}", wait_s=_retry_after_s(response))
-        if status in _ABOUT_ONE and self._heard:  # others were taken, so it is this one: too long for the model, or filtered
+        if (
+            status in _ABOUT_ONE and self._heard
+        ):  # others were taken, so it is this one: too long for the model, or filtered
             return ""
         advice = f"; {_ADVICE[status]}" if status in _ADVICE else ""
         raise SelfeditError(f"the judge {self.model!r} at {self.url} refused ({status}: {_reason(response)}){advice}")
@@ -184,7 +188,10 @@ class _Verdicts:
         self._path, self._lock = folder / FILE, Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with disk.alone(self._path), open(self._path, "a+b") as file:  # also finds out whether it can be written
+            with (
+                disk.file_lock(self._path),
+                open(self._path, "a+b") as file,
+            ):  # also finds out whether it can be written
                 file.seek(0)
                 self._by_key = dict(filter(None, map(_line, file)))
         except OSError as error:
@@ -203,7 +210,9 @@ class _Verdicts:
         self._by_key[key] = verdict
 
     def _error(self, error: OSError) -> SelfeditError:
-        return SelfeditError(f"the judge's verdicts cannot be kept in {self._path} ({error.strerror or error}); free it, or set SELFEDIT_CACHE")
+        return SelfeditError(
+            f"the judge's verdicts cannot be kept in {self._path} ({error.strerror or error}); free it, or set SELFEDIT_CACHE"
+        )
 
 
 def _line(data: bytes) -> tuple[str, bool] | None:
@@ -226,7 +235,9 @@ def _own_verdict(question: Question, said: str) -> bool:
 
 def _prompt(question: Question, said: str) -> str:
     accepted = "\n".join(f"- {answer}" for answer in question.answers)
-    prompt = f"{_RULE}\n\nQuestion: {question.question}\n\nAccepted answers:\n{accepted}\n\nWhat was said:\n{said.strip()}"
+    prompt = (
+        f"{_RULE}\n\nQuestion: {question.question}\n\nAccepted answers:\n{accepted}\n\nWhat was said:\n{said.strip()}"
+    )
     return as_utf8(prompt)
 
 
@@ -256,7 +267,11 @@ def _client(key: str | None, timeout_s: float, parallel: int) -> httpx.Client:
     headers = {"user-agent": "selfedit"} | ({"authorization": f"Bearer {key}"} if key else {})
     try:
         return httpx.Client(headers=headers, timeout=timeout_s, limits=httpx.Limits(max_connections=parallel))
-    except (ImportError, ValueError, httpx.InvalidURL) as error:  # a SOCKS proxy without its part, a proxy that is no address
+    except (
+        ImportError,
+        ValueError,
+        httpx.InvalidURL,
+    ) as error:  # a SOCKS proxy without its part, a proxy that is no address
         raise SelfeditError(f"no connection to a judge can be made ({error}); check the proxy settings") from None
 
 
@@ -266,7 +281,7 @@ def _retry_after_s(response: httpx.Response) -> float | None:
     if re.fullmatch(r"\d+(\.\d+)?", asked):
         return float(asked)
     try:
-        return max(0.0, (parsedate_to_datetime(asked) - datetime.now(timezone.utc)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):  # TypeError: a date without its zone
         return None
 

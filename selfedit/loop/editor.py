@@ -15,7 +15,7 @@ from selfedit.disk import file_hash
 from selfedit.errors import AdapterError
 from selfedit.loop.journal import plain_errors, read_back, write_json
 from selfedit.model.load import Model
-from selfedit.model.stack import WEIGHTS_FILE, Stack, load_adapters
+from selfedit.model.packed.lora import WEIGHTS_FILE, LoraBatch, load_adapters
 
 FILE = "editor.json"
 
@@ -44,7 +44,7 @@ class Editor:
         return {key: value for key, value in asdict(self).items() if key != "contexts"} | {"id": self.id}
 
 
-def save_editor(folder: Path, editor: Editor, stack: Stack | None) -> Editor:
+def save_editor(folder: Path, editor: Editor, stack: LoraBatch | None) -> Editor:
     """The editor as it lies on disk now; `stack`: its adapter in row 0."""
     with plain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def save_editor(folder: Path, editor: Editor, stack: Stack | None) -> Editor:
     return editor
 
 
-def load_editor(folder: Path, model: Model) -> tuple[Editor, Stack | None]:
+def load_editor(folder: Path, model: Model) -> tuple[Editor, LoraBatch | None]:
     """From an editor's folder, or from a run of `train-editor`: its last finished round. Raises AdapterError."""
     found = folder if (folder / FILE).exists() else last_editor(folder)
     if found is None:
@@ -66,7 +66,9 @@ def load_editor(folder: Path, model: Model) -> tuple[Editor, Stack | None]:
     except (OSError, ValueError, TypeError) as error:
         raise AdapterError(f"{found / FILE}: not an editor's record ({error})") from error
     if editor.model_hash != model.fingerprint:
-        raise AdapterError(f"{found}: an editor for {editor.model}, not for the weights of {model.name}; give --model {editor.model}")
+        raise AdapterError(
+            f"{found}: an editor for {editor.model}, not for the weights of {model.name}; give --model {editor.model}"
+        )
     if not editor.adapter_hash:
         return editor, None
     if not (found / WEIGHTS_FILE).exists() or file_hash(found / WEIGHTS_FILE) != editor.adapter_hash:

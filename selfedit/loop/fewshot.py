@@ -20,13 +20,13 @@ from functools import cached_property, partial
 from selfedit.config import TrainConfig
 from selfedit.edits.recipe import Recipe, recipe_prompt, recipe_tokens
 from selfedit.errors import SelfeditError
-from selfedit.model.chat import Sequence as TokenSequence
-from selfedit.model.generate import Request, generate
+from selfedit.model.chat import TokenizedExample
 from selfedit.model.grammar import GridForm
 from selfedit.model.load import Model
-from selfedit.model.score import mean_logprobs
-from selfedit.model.stack import Stack
-from selfedit.model.train import Job, train
+from selfedit.model.packed.generate import Request, generate
+from selfedit.model.packed.lora import LoraBatch
+from selfedit.model.packed.score import mean_logprobs
+from selfedit.model.packed.train import Job, train
 from selfedit.tasks.arc import COLOURS, SIDE, ArcTask, Grid, Pair, output_size
 from selfedit.tasks.augment import FAMILIES, IDENTITY, READINGS, Transform, fits
 from selfedit.types import Progress, no_progress, stable_seed
@@ -43,7 +43,20 @@ RATED = 8
 INPUT, OUTPUT = "Input:\n", "Output:\n"
 DRAWS = 20
 """Times, for each item wanted, that one is drawn before the task is said to have no more."""
-FIXED_HERE = tuple(map(repr, (ATTEMPTS, DRAWS, RATED, INPUT, OUTPUT, [t.name for own in (READINGS, *FAMILIES.values()) for t in own], "bf16")))
+FIXED_HERE = tuple(
+    map(
+        repr,
+        (
+            ATTEMPTS,
+            DRAWS,
+            RATED,
+            INPUT,
+            OUTPUT,
+            [t.name for own in (READINGS, *FAMILIES.values()) for t in own],
+            "bf16",
+        ),
+    )
+)
 """What results depend on and no option changes; the last: where training is in bf16, so are answers (`Network.in_bf16`)."""
 
 
@@ -72,7 +85,12 @@ class Answer:
 
     def record(self) -> dict:
         odds = dict(self.odds)
-        return {"attempts": self.attempts, "votes": self.votes, "odds": [round(odds.get(grid, 0.0), 4) for grid in self.attempts], "asked": self.asked}
+        return {
+            "attempts": self.attempts,
+            "votes": self.votes,
+            "odds": [round(odds.get(grid, 0.0), 4) for grid in self.attempts],
+            "asked": self.asked,
+        }
 
 
 def joined(answers: Sequence[Answer]) -> Answer:
@@ -89,22 +107,27 @@ class Tried:
 
     answers: list[Answer]
     """A test pair each."""
-    dense: float | None
+    gold_logprob: float | None
     """As `dense`; None where an output is not known."""
     tokens: int
     """Trained on."""
 
 
 def try_recipes(
-    model: Model, asked: Sequence[tuple[ArcTask, Recipe, int]], config: TrainConfig = TRAIN, progress: Progress = no_progress
+    model: Model,
+    asked: Sequence[tuple[ArcTask, Recipe, int]],
+    config: TrainConfig = TRAIN,
+    progress: Progress = no_progress,
 ) -> list[Tried]:
     """Each (task, recipe, seed) as an adapter, all trained and asked together."""
     made = [job(model, task, recipe, seed) for task, recipe, seed in asked]
-    stack, logs = train(model.network.in_bf16, made, config, among=alphabet(form_of(model)), on_step=partial(progress, "train"))
+    stack, logs = train(
+        model.network.in_bf16, made, config, among=alphabet(form_of(model)), on_step=partial(progress, "train")
+    )
     own = [(task, row) for row, (task, _, _) in enumerate(asked)]
     answers = solve(model, own, stack, on_token=partial(progress, "answer"))
     known = [(task, row) for task, row in own if all(pair.output for pair in task.test)]
-    logprobs = dict(zip((row for _, row in known), dense(model, known, stack)))
+    logprobs = dict(zip((row for _, row in known), gold_logprob(model, known, stack)))
     return [Tried(a, logprobs.get(row), log.tokens) for row, (a, log) in enumerate(zip(answers, logs))]
 
 
@@ -139,7 +162,9 @@ def form_of(model: Model) -> GridForm:
 
 def alphabet(form: GridForm) -> set[int]:
     """All tokens of what is laid: any of it is learned and rated as a choice among these."""
-    return {token for own in (*form.cells, form.line, form.gap, *map(form.chat.encode, (INPUT, OUTPUT))) for token in own}
+    return {
+        token for own in (*form.cells, form.line, form.gap, *map(form.chat.encode, (INPUT, OUTPUT))) for token in own
+    }
 
 
 def changed(task: ArcTask, transform: Transform, colours: Sequence[int] = range(COLOURS)) -> ArcTask:
@@ -148,13 +173,18 @@ def changed(task: ArcTask, transform: Transform, colours: Sequence[int] = range(
     def one(grid: Grid | None) -> Grid | None:
         return grid and tuple(tuple(colours[cell] for cell in row) for row in transform(grid))
 
-    return replace(task, **{name: tuple(Pair(one(p.input), one(p.output)) for p in getattr(task, name)) for name in ("train", "test")})
+    return replace(
+        task,
+        **{name: tuple(Pair(one(p.input), one(p.output)) for p in getattr(task, name)) for name in ("train", "test")},
+    )
 
 
 def check(model: Model, tasks: Sequence[ArcTask]) -> None:
     """Raises SelfeditError on a task that leaves nothing to study or does not fit the model, and on two of one name."""
     for id, longest in readable(model, tasks)[1].items():
-        raise SelfeditError(f"task {id}: its examples and an answer take {longest} tokens; {model.name} reads {model.network.shape.max_positions}")
+        raise SelfeditError(
+            f"task {id}: its examples and an answer take {longest} tokens; {model.name} reads {model.network.shape.max_positions}"
+        )
 
 
 def readable(model: Model, tasks: Sequence[ArcTask]) -> tuple[list[ArcTask], dict[str, int]]:
@@ -165,10 +195,14 @@ def readable(model: Model, tasks: Sequence[ArcTask]) -> tuple[list[ArcTask], dic
         if task.id in lengths:
             raise SelfeditError(f"task {task.id} is there twice; name tasks differently, or give one set of them")
         if len(task.train) < 2:
-            raise SelfeditError(f"task {task.id}: {len(task.train)} example; at least 2 are needed, one to ask about and one to see")
+            raise SelfeditError(
+                f"task {task.id}: {len(task.train)} example; at least 2 are needed, one to ask about and one to see"
+            )
         lengths[task.id] = _longest(model, task)
     limit = model.network.shape.max_positions
-    return [task for task in tasks if lengths[task.id] <= limit], {id: longest for id, longest in lengths.items() if longest > limit}
+    return [task for task in tasks if lengths[task.id] <= limit], {
+        id: longest for id, longest in lengths.items() if longest > limit
+    }
 
 
 def _longest(model: Model, task: ArcTask) -> int:
@@ -191,11 +225,15 @@ def check_known(tasks: Iterable[ArcTask]) -> None:
             raise SelfeditError(f"task {task.id}: its test has no output to compare with; `selfedit adapt` answers it")
 
 
-def study_items(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> list[TokenSequence]:
+def study_items(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> list[TokenizedExample]:
     """At most `recipe.items` different ones; fewer where the task does not have so many that fit the model."""
     draw, form = random.Random(stable_seed("items", seed, task.id)), form_of(model)
-    families = [(IDENTITY,), *(FAMILIES[name] for name in FAMILIES if getattr(recipe, name)), *([READINGS[1:]] if recipe.basic else [])]
-    found: dict[tuple[int, ...], TokenSequence] = {}
+    families = [
+        (IDENTITY,),
+        *(FAMILIES[name] for name in FAMILIES if getattr(recipe, name)),
+        *([READINGS[1:]] if recipe.basic else []),
+    ]
+    found: dict[tuple[int, ...], TokenizedExample] = {}
     for _ in range(DRAWS * recipe.items):
         if len(found) == recipe.items:
             break
@@ -215,31 +253,53 @@ def job(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> Job:
     """Raises SelfeditError on a task of which nothing can be studied."""
     items = study_items(model, task, recipe, seed)
     if not items:
-        raise SelfeditError(f"task {task.id}: no item of it fits the {model.network.shape.max_positions} tokens that {model.name} reads")
+        raise SelfeditError(
+            f"task {task.id}: no item of it fits the {model.network.shape.max_positions} tokens that {model.name} reads"
+        )
     return Job(tuple(items), stable_seed("fewshot", seed, task.id), recipe.learning_rate, recipe.epochs)
 
 
-def labelled(form: GridForm, pairs: Sequence[Pair], loss: str) -> TokenSequence:
+def labelled(form: GridForm, pairs: Sequence[Pair], loss: str) -> TokenizedExample:
     """Pairs to study, of which so much is learned (`Recipe.loss`)."""
     tokens, outputs = laid(form, pairs)
     if loss == "all_tokens":
-        return TokenSequence(tuple(tokens), 1)
+        return TokenizedExample(tuple(tokens), 1)
     if loss == "output_tokens":
-        return TokenSequence(tuple(tokens), outputs[-1].start)
-    return TokenSequence(tuple(tokens), outputs[0].start, chosen=tuple(place for own in outputs for place in own))
+        return TokenizedExample(tuple(tokens), outputs[-1].start)
+    return TokenizedExample(tuple(tokens), outputs[0].start, chosen=tuple(place for own in outputs for place in own))
 
 
 # what is answered
 
 
 def solve(
-    model: Model, asked: Sequence[tuple[ArcTask, int | None]], stack: Stack | None = None, *, on_token: Callable[[int, int], None] = lambda done, total: None
+    model: Model,
+    asked: Sequence[tuple[ArcTask, int | None]],
+    stack: LoraBatch | None = None,
+    *,
+    on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[list[Answer]]:
     """For each (task, adapter) an Answer a test pair."""
     own = [questions(model, task, adapter) for task, adapter in asked]
-    written = iter(generate(replace(model, network=model.network.in_bf16), [q.request for each in own for q in each], stack, on_token=on_token))
+    written = iter(
+        generate(
+            replace(model, network=model.network.in_bf16),
+            [q.request for each in own for q in each],
+            stack,
+            on_token=on_token,
+        )
+    )
     voted = [votes(model, each, [next(written) for _ in each]) for each in own]
-    odds = iter(rated(model, [(task, adapter, [[grid for grid, _ in Counter(a.said).most_common(RATED)] for a in each]) for (task, adapter), each in zip(asked, voted)], stack))
+    odds = iter(
+        rated(
+            model,
+            [
+                (task, adapter, [[grid for grid, _ in Counter(a.said).most_common(RATED)] for a in each])
+                for (task, adapter), each in zip(asked, voted)
+            ],
+            stack,
+        )
+    )
     return [[replace(answer, odds=next(odds)) for answer in each] for each in voted]
 
 
@@ -278,7 +338,7 @@ def votes(model: Model, asked: Sequence[Question], written: Sequence[Sequence[in
 
 
 def rated(
-    model: Model, asked: Sequence[tuple[ArcTask, int | None, Sequence[Sequence[Grid]]]], stack: Stack | None = None
+    model: Model, asked: Sequence[tuple[ArcTask, int | None, Sequence[Sequence[Grid]]]], stack: LoraBatch | None = None
 ) -> list[tuple[tuple[Grid, float], ...]]:
     """For each (task, adapter, answers to each test pair), test pair by test pair: the answers with their odds, from the
     log-probability of each as a whole, a mean over the readings. No odds under an adapter that diverged."""
@@ -302,11 +362,15 @@ def rated(
     return found
 
 
-def dense(model: Model, asked: Sequence[tuple[ArcTask, int | None]], stack: Stack | None = None) -> list[float | None]:
+def gold_logprob(
+    model: Model, asked: Sequence[tuple[ArcTask, int | None]], stack: LoraBatch | None = None
+) -> list[float | None]:
     """For each (task, adapter): mean log-probability (nats a token) of its test outputs, with all examples in view; None
     under an adapter that diverged."""
     form = form_of(model)
-    golds = [(labelled(form, [*task.train, pair], "output_tokens"), adapter) for task, adapter in asked for pair in task.test]
+    golds = [
+        (labelled(form, [*task.train, pair], "output_tokens"), adapter) for task, adapter in asked for pair in task.test
+    ]
     values = iter(mean_logprobs(model.network.in_bf16, golds, stack, among=alphabet(form)))
     means = [sum(next(values) for _ in task.test) / len(task.test) for task, _ in asked]
     return [mean if math.isfinite(mean) else None for mean in means]
@@ -331,6 +395,8 @@ def _language(form: GridForm, task: ArcTask, question: Grid) -> tuple[Callable[[
     if size:
         most = len(form.tokens(((0,) * size[1],) * size[0])) + 1
     else:
-        longest = max(len(form.tokens(grid)) for grid in (question, *(g for p in task.train for g in (p.input, p.output))))
+        longest = max(
+            len(form.tokens(grid)) for grid in (question, *(g for p in task.train for g in (p.input, p.output)))
+        )
         most = min(len(form.tokens(((0,) * SIDE,) * SIDE)), 2 * longest) + 2
     return partial(form.allow, size=size, colours=colours), most

@@ -43,7 +43,7 @@ class Journal:
         """The file without such records, also where another process adds to it."""
         if not any(map(unwanted, self._read())):
             return
-        with plain_errors(self.file), disk.alone(self.file):
+        with plain_errors(self.file), disk.file_lock(self.file):
             found = self._read()
             self.records = [record for record in found if not unwanted(record)]
             if len(self.records) < len(found):
@@ -55,13 +55,16 @@ class Journal:
         self.records.append(record)
 
 
-def claim(folder: Path, settings: dict) -> FileLock:
+def lock_run_folder(folder: Path, settings: dict) -> FileLock:
     """The folder is this run's, now or from before, and of no other process as long as what is returned is there. Raises
     RunError if another is at work in it, or if it holds a run with other settings.
 
     `settings.json` also says with which software the run was begun."""
     settings = json.loads(json.dumps(settings, default=str))
-    file, lock = folder / "settings.json", FileLock(folder.resolve() / ".lock", timeout=0, is_singleton=True, thread_local=False)
+    file, lock = (
+        folder / "settings.json",
+        FileLock(folder.resolve() / ".lock", timeout=0, is_singleton=True, thread_local=False),
+    )
     with plain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -73,7 +76,9 @@ def claim(folder: Path, settings: dict) -> FileLock:
             return lock
         text = file.read_text(encoding="utf-8", errors="replace")
     earlier = _object(text, f"{file} is not a run's settings; give another --out")
-    odd = sorted(key for key in (earlier.keys() | settings.keys()) - {"software"} if earlier.get(key) != settings.get(key))
+    odd = sorted(
+        key for key in (earlier.keys() | settings.keys()) - {"software"} if earlier.get(key) != settings.get(key)
+    )
     if odd:
         lock.release()
         raise RunError(f"{folder} holds a run with another {', '.join(odd)}; give another --out")

@@ -21,11 +21,11 @@ from selfedit.edits.recipe import FIXED_HERE as RECIPES_HERE
 from selfedit.edits.recipe import Recipe, read_recipe, write_recipes, writing_sequence
 from selfedit.errors import AdapterError, SelfeditError
 from selfedit.loop.editor import Editor, later_rounds, load_editor, save_editor
-from selfedit.loop.fewshot import FIXED_HERE, TRAIN, check, check_known, dense, shown, solved, try_recipes
-from selfedit.loop.journal import Journal, claim, read_back, software, write_json
+from selfedit.loop.fewshot import FIXED_HERE, TRAIN, check, check_known, gold_logprob, shown, solved, try_recipes
+from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json
 from selfedit.model.load import Model
-from selfedit.model.stack import Stack
-from selfedit.model.train import Job, train
+from selfedit.model.packed.lora import LoraBatch
+from selfedit.model.packed.train import Job, train
 from selfedit.tasks.arc import ArcTask
 from selfedit.types import Progress, no_progress, stable_seed, text_hash
 
@@ -34,7 +34,14 @@ STYLE = "recipe"
 
 
 def train_recipes(
-    model: Model, tasks: Sequence[ArcTask], out: Path, rounds: int, config: RecipeConfig, trial: TrainConfig = TRAIN, *, progress: Progress = no_progress
+    model: Model,
+    tasks: Sequence[ArcTask],
+    out: Path,
+    rounds: int,
+    config: RecipeConfig,
+    trial: TrainConfig = TRAIN,
+    *,
+    progress: Progress = no_progress,
 ) -> list[dict]:
     """So many rounds, each with all tasks. `out` gets a folder a round, and `rounds.json`. Raises SelfeditError on tasks
     that cannot be studied, and if `out` holds a run with other settings."""
@@ -42,7 +49,16 @@ def train_recipes(
         raise SelfeditError("give at least 1 task")
     check(model, tasks)
     check_known(tasks)
-    _alone = claim(out, model.identity() | {"data": text_hash(*(t.key for t in tasks)), "config": asdict(config), "trial": asdict(trial), "fixed": text_hash(*FIXED_HERE, *RECIPES_HERE)})
+    _alone = lock_run_folder(
+        out,
+        model.identity()
+        | {
+            "data": text_hash(*(t.key for t in tasks)),
+            "config": asdict(config),
+            "trial": asdict(trial),
+            "fixed": text_hash(*FIXED_HERE, *RECIPES_HERE),
+        },
+    )
     summaries = []
     for number in range(1, rounds + 1):
         progress("rounds", number - 1, rounds)
@@ -52,7 +68,15 @@ def train_recipes(
     return summaries
 
 
-def _round(model: Model, tasks: Sequence[ArcTask], out: Path, number: int, config: RecipeConfig, trial: TrainConfig, progress: Progress) -> dict:
+def _round(
+    model: Model,
+    tasks: Sequence[ArcTask],
+    out: Path,
+    number: int,
+    config: RecipeConfig,
+    trial: TrainConfig,
+    progress: Progress,
+) -> dict:
     folder = out / f"round-{number}"
     if (folder / "round.json").exists():
         return read_back(folder / "round.json")
@@ -66,13 +90,18 @@ def _round(model: Model, tasks: Sequence[ArcTask], out: Path, number: int, confi
         if task.id not in tried:
             start = time.perf_counter()
             seeds = [stable_seed(config.seed, "recipe", number, task.id, k) for k in range(config.edits)]
-            recipes = write_recipes(model, [(shown(model, task), seed) for seed in seeds], stack, temperature=config.temperature)
+            recipes = write_recipes(
+                model, [(shown(model, task), seed) for seed in seeds], stack, temperature=config.temperature
+            )
             found = try_recipes(model, [(task, recipe, seed) for recipe, seed in zip(recipes, seeds)], trial, progress)
-            (untouched,) = dense(model, [(task, None)])
+            (untouched,) = gold_logprob(model, [(task, None)])
             journal.add(
                 {"task": task.id, "untouched": untouched, "seconds": round(time.perf_counter() - start, 2)}
-                | {"recipes": [json.loads(r.to_json()) for r in recipes], "solved": [solved(task, t.answers) for t in found]}
-                | {"dense": [t.dense for t in found], "tokens": [t.tokens for t in found]}
+                | {
+                    "recipes": [json.loads(r.to_json()) for r in recipes],
+                    "solved": [solved(task, t.answers) for t in found],
+                }
+                | {"gold_logprob": [t.gold_logprob for t in found], "tokens": [t.tokens for t in found]}
             )
             tried[task.id] = journal.records[-1]
     progress("tasks", len(tasks), len(tasks))
@@ -86,7 +115,9 @@ def _round(model: Model, tasks: Sequence[ArcTask], out: Path, number: int, confi
         adapter, _ = train(model.network, jobs, config.finetune, stack=again, on_step=partial(progress, "finetune"))
     seconds = time.perf_counter() - start
     studied = tuple(sorted({*editor.contexts, *(task.key for task in tasks)}))
-    editor = save_editor(folder / "editor", replace(editor, round=number, parent=editor.adapter_hash, contexts=studied), adapter)
+    editor = save_editor(
+        folder / "editor", replace(editor, round=number, parent=editor.adapter_hash, contexts=studied), adapter
+    )
     summary = {
         "round": number, "software": software(), "editor": editor.summary(), "tasks": len(tasks), "recipes": sum(len(t["recipes"]) for t in trials),
         "solved": sum(s == 1 for t in trials for s in t["solved"]), "tasks_solved": sum(max(t["solved"]) == 1 for t in trials), "kept": len(kept),
@@ -100,22 +131,34 @@ def _round(model: Model, tasks: Sequence[ArcTask], out: Path, number: int, confi
 def reinforced(trials: Sequence[dict], least: int) -> list[tuple[int, int]]:
     """(task, recipe) places: every recipe that solved its task, unless all did, which tells nothing; while that is fewer
     than `least`, of the tasks that none solved the recipe that gained most in log-probability, the greatest gains first."""
-    found = [(i, k) for i, t in enumerate(trials) if min(t["solved"]) < 1 for k, right in enumerate(t["solved"]) if right == 1]
-    others = [max((gain, i, k) for k, gain in enumerate(_gains(t)) if gain is not None) for i, t in enumerate(trials) if max(t["solved"]) < 1 and any(_gains(t))]
+    found = [
+        (i, k)
+        for i, t in enumerate(trials)
+        if min(t["solved"]) < 1
+        for k, right in enumerate(t["solved"])
+        if right == 1
+    ]
+    others = [
+        max((gain, i, k) for k, gain in enumerate(_gains(t)) if gain is not None)
+        for i, t in enumerate(trials)
+        if max(t["solved"]) < 1 and any(_gains(t))
+    ]
     gained = [(i, k) for gain, i, k in sorted(others, reverse=True) if gain > 0]
     return found + gained[: max(0, least - len(found))]
 
 
 def _gains(trial: dict) -> list[float | None]:
     """Of each recipe, nats a token over the untouched model; None where it diverged."""
-    return [None if value is None else value - trial["untouched"] for value in trial["dense"]]
+    return [None if value is None else value - trial["untouched"] for value in trial["gold_logprob"]]
 
 
-def load_recipe_editor(folder: Path, model: Model) -> tuple[Editor, Stack | None]:
+def load_recipe_editor(folder: Path, model: Model) -> tuple[Editor, LoraBatch | None]:
     """As `load_editor`. Raises AdapterError for one that writes about documents."""
     editor, stack = load_editor(folder, model)
     if editor.style != STYLE:
-        raise AdapterError(f"{folder}: an editor that writes about documents; `selfedit train-editor --domain arc` makes one for tasks")
+        raise AdapterError(
+            f"{folder}: an editor that writes about documents; `selfedit train-editor --domain arc` makes one for tasks"
+        )
     return editor, stack
 
 

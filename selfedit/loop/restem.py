@@ -36,12 +36,12 @@ from selfedit.edits.styles import STYLES
 from selfedit.errors import UnscoredError
 from selfedit.judge.evaluate import ANSWER_TOKENS, Asked, answers, gold_logprobs, offline_name
 from selfedit.loop.editor import Editor, later_rounds, load_editor, save_editor
-from selfedit.loop.journal import Journal, claim, read_back, software, write_json
+from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json
 from selfedit.loop.selection import cost_of_stopping, diversity, noise, ranking, reinforced, reliability
 from selfedit.loop.trial import PASSAGE, QUESTIONS, job, seal_examples, study_sequences, with_questions, writing_style
 from selfedit.model.load import Model
-from selfedit.model.stack import Stack
-from selfedit.model.train import Cut, Job, lora_config, train
+from selfedit.model.packed.lora import LoraBatch
+from selfedit.model.packed.train import Cut, Job, lora_config, train
 from selfedit.types import Example, Judge, Passage, Progress, SelfEdit, Task, no_progress, stable_seed, text_hash
 
 BLOCK = 4
@@ -69,14 +69,22 @@ def train_editor(
     check_styles(map(writing_style, config.styles))
     data = text_hash(*(task.key for task in tasks))
     fixed = text_hash(*map(repr, (*STYLES.values(), ANSWER_TOKENS)))
-    _alone = claim(out, model.identity() | {"data": data, "judge": judge_name or offline_name(), "config": asdict(config), "fixed": fixed})
+    _alone = lock_run_folder(
+        out,
+        model.identity()
+        | {"data": data, "judge": judge_name or offline_name(), "config": asdict(config), "fixed": fixed},
+    )
     summaries = []
     for number in range(1, rounds + 1):
         progress("rounds", number - 1, rounds)
         low = (number - 1) * config.contexts
         own = [tasks[i % len(tasks)] for i in range(low, low + min(config.contexts, len(tasks)))]
         before = out / f"round-{number - 1}" if number > 1 else None
-        summaries.append(run_round(model, own, out / f"round-{number}", number, config, before=before, judge=judge, progress=progress))
+        summaries.append(
+            run_round(
+                model, own, out / f"round-{number}", number, config, before=before, judge=judge, progress=progress
+            )
+        )
     progress("rounds", rounds, rounds)
     write_json(out / "rounds.json", summaries + later_rounds(out, rounds))
     return summaries
@@ -120,7 +128,9 @@ class _Round:
         else:
             self.editor, self.stack, ranked = Editor(model.name, model.fingerprint, config.styles[0]), None, None
         self.styles = _styles(config, ranked)
-        self.controls = list(dict.fromkeys([PASSAGE, *(QUESTIONS for style in self.styles if style != writing_style(style))]))
+        self.controls = list(
+            dict.fromkeys([PASSAGE, *(QUESTIONS for style in self.styles if style != writing_style(style))])
+        )
         self.edits = Journal(folder / "edits.jsonl")
         self.trials = Journal(folder / "trials.jsonl")
         self.written = {r["context"]: [_edit(e) for e in r["edits"]] for r in self.edits.records}
@@ -145,11 +155,15 @@ class _Round:
         """The edits of each context, of which each says its style; those without anything usable are empty."""
         block = [task for task in block if task.passage.id not in self.written]
         seeds = [stable_seed(self.config.seed, "edit", self.number, k) for k in range(len(self.styles))]
-        asked = [(task.passage, writing_style(style), seed) for task in block for style, seed in zip(self.styles, seeds)]
+        asked = [
+            (task.passage, writing_style(style), seed) for task in block for style, seed in zip(self.styles, seeds)
+        ]
         found = iter(write_edits(self.model, asked, self.stack, on_token=partial(self.progress, "write")))
         for task in block:
             own = [next(found) for _ in self.styles]
-            self.edits.add({"context": task.passage.id, "id": task.id, "editor": self.editor.id, "edits": [asdict(e) for e in own]})
+            self.edits.add(
+                {"context": task.passage.id, "id": task.id, "editor": self.editor.id, "edits": [asdict(e) for e in own]}
+            )
             self.written[task.passage.id] = own
 
     def trial(self, block: Sequence[Task], audited: bool) -> list[dict]:
@@ -165,33 +179,47 @@ class _Round:
         stopped: set[int] = set()
         seconds_comparing = 0.0
 
-        def losers(stack: Stack) -> list[int]:
+        def losers(stack: LoraBatch) -> list[int]:
             nonlocal seconds_comparing
             start = time.perf_counter()
-            first.extend(self.dense([(task, row) for row, (task, _, _) in enumerate(rows)], stack))
+            first.extend(self.gold_logprob([(task, row) for row, (task, _, _) in enumerate(rows)], stack))
             seconds_comparing = time.perf_counter() - start
-            losing = set() if audited else {(t.passage.id, k) for t in block for k in self.ranked(t, index, first)[self.config.survivors :]}
+            losing = (
+                set()
+                if audited
+                else {(t.passage.id, k) for t in block for k in self.ranked(t, index, first)[self.config.survivors :]}
+            )
             stopped.update(row for row, (task, what, _) in enumerate(rows) if (task.passage.id, what) in losing)
             return sorted(stopped)
 
         jobs = [self.job(task, what, seed) for task, what, seed in rows]
         cut = Cut(self.config.cut_after, losers)
-        stack, logs = train(self.model.network, jobs, self.config.trial, cut=cut, on_step=partial(self.progress, "train"))
+        stack, logs = train(
+            self.model.network, jobs, self.config.trial, cut=cut, on_step=partial(self.progress, "train")
+        )
         ended = [row for row in range(len(rows)) if row not in stopped]
         untouched = [(task, None) for task in block]
-        dense = dict(zip(ended, self.dense([(rows[row][0], row) for row in ended], stack)))
-        asked = {(t.passage.id, what) for t in block for what in (*self.controls, *self.ranked(t, index, first)[:1])}  # in the levels of the summary
-        answering = [row for row in ended if audited or rows[row][2] == 0 and (rows[row][0].passage.id, rows[row][1]) in asked]
+        gold_logprob = dict(zip(ended, self.gold_logprob([(rows[row][0], row) for row in ended], stack)))
+        asked = {
+            (t.passage.id, what) for t in block for what in (*self.controls, *self.ranked(t, index, first)[:1])
+        }  # in the levels of the summary
+        answering = [
+            row for row in ended if audited or rows[row][2] == 0 and (rows[row][0].passage.id, rows[row][1]) in asked
+        ]
         told = self.accuracy([*((rows[row][0], row) for row in answering), *untouched], stack)
         accuracy = dict(zip(answering, told))
-        before = zip(self.dense(untouched), told[len(answering) :])
+        before = zip(self.gold_logprob(untouched), told[len(answering) :])
         left = (self.config.trial.epochs - self.config.cut_after) / self.config.cut_after
 
         def side(task: Task, what: str | int) -> dict:
-            own = [index[task.passage.id, what, seed] for seed in range(self.config.seeds) if (task.passage.id, what, seed) in index]
+            own = [
+                index[task.passage.id, what, seed]
+                for seed in range(self.config.seeds)
+                if (task.passage.id, what, seed) in index
+            ]
             return {
                 "first": _finite([first[row] for row in own]),
-                "dense": _finite([dense[row] for row in own if row in dense]),
+                "gold_logprob": _finite([gold_logprob[row] for row in own if row in gold_logprob]),
                 "accuracy": [accuracy[row] for row in own if row in accuracy],
                 "tokens": sum(logs[row].tokens for row in own),
                 "spared": round(sum(logs[row].tokens * left for row in own if row in stopped)),
@@ -199,7 +227,10 @@ class _Round:
 
         return [
             {"context": task.passage.id, "id": task.id, "title": task.passage.title, "audited": audited}
-            | {"untouched": dict(zip(("dense", "accuracy"), own)), "controls": {what: side(task, what) for what in self.controls}}
+            | {
+                "untouched": dict(zip(("gold_logprob", "accuracy"), own)),
+                "controls": {what: side(task, what) for what in self.controls},
+            }
             | {"candidates": [{"style": style} | side(task, k) for k, style in enumerate(self.styles)]}
             | {"seconds_comparing": round(seconds_comparing / len(block), 2)}
             for task, own in zip(block, before)
@@ -212,28 +243,36 @@ class _Round:
     def job(self, task: Task, what: str | int, seed: int) -> Job:
         """A control or an edit. All of a context and seed have the same start, and the same questions where they have any."""
         drawn = stable_seed(self.config.seed, "trial", self.number, seed, task.passage.id)
-        edit, style = (SelfEdit("", ""), what) if isinstance(what, str) else (self.written[task.passage.id][what], self.styles[what])
+        edit, style = (
+            (SelfEdit("", ""), what)
+            if isinstance(what, str)
+            else (self.written[task.passage.id][what], self.styles[what])
+        )
         if style != writing_style(style):
             edit = with_questions(task.passage, edit, self.config.questions, drawn)
         examples = seal_examples(task.passage, [edit])
         return job(study_sequences(self.model, task.passage, examples), examples, drawn)
 
-    def dense(self, asked: Sequence[tuple[Task, int | None]], stack: Stack | None = None) -> list[float]:
+    def gold_logprob(self, asked: Sequence[tuple[Task, int | None]], stack: LoraBatch | None = None) -> list[float]:
         """Of each context under each adapter: the mean log-probability of its short gold answers."""
         pairs = [(replace(q, sentence=""), adapter) for task, adapter in asked for q in task.questions]
         found = iter(gold_logprobs(self.model, pairs, stack))
         return [sum(next(found) for _ in task.questions) / len(task.questions) for task, _ in asked]
 
-    def accuracy(self, asked: Sequence[tuple[Task, int | None]], stack: Stack) -> list[float | None]:
+    def accuracy(self, asked: Sequence[tuple[Task, int | None]], stack: LoraBatch) -> list[float | None]:
         """Of each context under each adapter: the share of its scored answers that are right; None without any.
 
         Raises UnscoredError, before the block is recorded, if the judge leaves more than half unscored: it is out, and the
         same command asks again. What it will not score of the rest is in no mean, and no selection looks at it.
         """
         put = [Asked(q, adapter) for task, adapter in asked for q in task.questions]
-        verdicts = [v for _, v in answers(self.model, put, stack, judge=self.judge, on_token=partial(self.progress, "test"))]
+        verdicts = [
+            v for _, v in answers(self.model, put, stack, judge=self.judge, on_token=partial(self.progress, "test"))
+        ]
         if verdicts.count(None) > len(verdicts) / 2:
-            raise UnscoredError(f"the judge left {verdicts.count(None)} of {len(verdicts)} answers unscored; the same command goes on from here")
+            raise UnscoredError(
+                f"the judge left {verdicts.count(None)} of {len(verdicts)} answers unscored; the same command goes on from here"
+            )
         told = iter(verdicts)
         scored = [[verdict for _ in task.questions if (verdict := next(told)) is not None] for task, _ in asked]
         return [sum(own) / len(own) if own else None for own in scored]
@@ -241,7 +280,11 @@ class _Round:
     def ranked(self, task: Task, index: dict, first: Sequence[float]) -> list[int]:
         """The candidates of a context, that which gained most so far first."""
         seeds = range(self.config.seeds)
-        means = {k: sum(first[index[task.passage.id, k, s]] for s in seeds) for k in range(len(self.styles)) if (task.passage.id, k, 0) in index}
+        means = {
+            k: sum(first[index[task.passage.id, k, s]] for s in seeds)
+            for k in range(len(self.styles))
+            if (task.passage.id, k, 0) in index
+        }
         return sorted(means, key=lambda k: -means[k] if math.isfinite(means[k]) else math.inf)
 
     # trials → editor
@@ -249,13 +292,19 @@ class _Round:
     def finish(self) -> dict:
         trials = [self.tried[task.passage.id] for task in self.tasks]
         errors = noise(trials)
-        kept = [(task, k) for task, t in zip(self.tasks, trials) for k in reinforced(t, errors, self.config.beyond_noise)]
+        kept = [
+            (task, k) for task, t in zip(self.tasks, trials) for k in reinforced(t, errors, self.config.beyond_noise)
+        ]
         styles = ranking(trials)
         start = time.perf_counter()
         stack, guard = self.finetuned(kept, styles[0]["style"])
         studied = tuple(sorted({*self.editor.contexts, *(task.passage.words_id for task in self.tasks)}))
-        editor = replace(self.editor, style=styles[0]["style"], round=self.number, parent=self.editor.adapter_hash, contexts=studied)
-        editor = save_editor(self.folder / "editor", editor, stack or self.stack)  # without a new adapter it writes as before, in that style
+        editor = replace(
+            self.editor, style=styles[0]["style"], round=self.number, parent=self.editor.adapter_hash, contexts=studied
+        )
+        editor = save_editor(
+            self.folder / "editor", editor, stack or self.stack
+        )  # without a new adapter it writes as before, in that style
         tokens = sum(side["tokens"] for t in trials for side in (*t["controls"].values(), *t["candidates"]))
         spared = sum(c["spared"] for t in trials for c in t["candidates"])
         return {
@@ -270,11 +319,18 @@ class _Round:
             "kept": len(kept),
             "kept_styles": {s: n for s in self.styles if (n := sum(self.styles[k] == s for _, k in kept))},
             "noise": {style: error if error < math.inf else None for style, error in errors.items()},
-            "reliability": {when: reliability(trials, when) for when in ("first", "dense", "accuracy")},
+            "reliability": {when: reliability(trials, when) for when in ("first", "gold_logprob", "accuracy")},
             "styles": styles,
             "untouched": _level(t["untouched"] for t in trials),
             "controls": {name: _level(t["controls"][name] for t in trials) for name in self.controls},
-            "best": _level(max((c for c in t["candidates"] if c["dense"]), key=lambda c: sum(c["first"]), default=t["controls"][PASSAGE]) for t in trials),
+            "best": _level(
+                max(
+                    (c for c in t["candidates"] if c["gold_logprob"]),
+                    key=lambda c: sum(c["first"]),
+                    default=t["controls"][PASSAGE],
+                )
+                for t in trials
+            ),
             "tokens": tokens,
             "tokens_spared": spared / (tokens + spared) if tokens else None,
             "stopping": cost_of_stopping(trials, self.config.survivors),
@@ -284,7 +340,7 @@ class _Round:
             "seconds_finetuning": round(time.perf_counter() - start, 1),
         }
 
-    def finetuned(self, kept: Sequence[tuple[Task, int]], style: str) -> tuple[Stack | None, dict]:
+    def finetuned(self, kept: Sequence[tuple[Task, int]], style: str) -> tuple[LoraBatch | None, dict]:
         """The editor finetuned on what is kept; None if there is too little, or it came out worse as a writer."""
         found = [(t, e) for t, k in kept if (e := self.own_words(t, self.written[t.passage.id][k])).examples]
         if len(found) < self.config.min_kept:
@@ -300,12 +356,20 @@ class _Round:
         least = {key: self.config.min_kept_share * value for key, value in guard["before"].items()}
         worse = [key for key, value in guard["after"].items() if value < least[key]]
         why = f"much less {' and '.join(worse)} than before" if worse else ""
-        return (None if worse else stack), guard | {"taken": not worse, "why": why, "edits": len(found), "sequences": len(sequences)}
+        return (None if worse else stack), guard | {
+            "taken": not worse,
+            "why": why,
+            "edits": len(found),
+            "sequences": len(sequences),
+        }
 
-    def as_writer(self, stack: Stack | None, style: str) -> dict[str, float]:
+    def as_writer(self, stack: LoraBatch | None, style: str) -> dict[str, float]:
         """How varied and how much in its own words what can be used is of what this editor writes, and how much that is.
         What it copies or invents is not counted as varied: it cannot be used."""
-        asked = [(t.passage, writing_style(style), stable_seed(self.config.seed, "guard", self.number)) for t in self.tasks[:GUARDED]]
+        asked = [
+            (t.passage, writing_style(style), stable_seed(self.config.seed, "guard", self.number))
+            for t in self.tasks[:GUARDED]
+        ]
         edits = write_edits(self.model, asked, stack)
         copies = [_copied(e, passage) for (passage, _, _), edit in zip(asked, edits) for e in edit.examples]
         return {
@@ -316,7 +380,9 @@ class _Round:
 
     def own_words(self, task: Task, edit: SelfEdit) -> SelfEdit:
         """The edit without lines that nearly copy the passage: an editor that studies those ends up copying."""
-        return replace(edit, examples=tuple(e for e in edit.examples if _copied(e, task.passage) <= self.config.max_copied))
+        return replace(
+            edit, examples=tuple(e for e in edit.examples if _copied(e, task.passage) <= self.config.max_copied)
+        )
 
 
 def _finite(values: list[float]) -> list[float]:
@@ -345,7 +411,11 @@ def _level(sides) -> dict[str, float | None]:
     sides = list(sides)
 
     def mean(key: str) -> float | None:
-        own = [sum(v) / len(v) for s in sides if (v := [x for x in (s[key] if isinstance(s[key], list) else [s[key]]) if x is not None])]
+        own = [
+            sum(v) / len(v)
+            for s in sides
+            if (v := [x for x in (s[key] if isinstance(s[key], list) else [s[key]]) if x is not None])
+        ]
         return sum(own) / len(own) if own else None
 
-    return {"dense": mean("dense"), "accuracy": mean("accuracy")}
+    return {"gold_logprob": mean("gold_logprob"), "accuracy": mean("accuracy")}

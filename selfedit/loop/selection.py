@@ -38,8 +38,11 @@ def noise(trials: Sequence[dict]) -> dict[str, float]:
     by_style: dict[str, list[list[float]]] = {}
     for t in trials:
         for c in t["candidates"]:
-            by_style.setdefault(c["style"], []).extend([merits(t, c, "dense")] if c["dense"] else [])
-    return {style: math.sqrt(np.mean(np.var(own, axis=1, ddof=1)) / len(own[0])) if own else math.inf for style, own in by_style.items()}
+            by_style.setdefault(c["style"], []).extend([merits(t, c, "gold_logprob")] if c["gold_logprob"] else [])
+    return {
+        style: math.sqrt(np.mean(np.var(own, axis=1, ddof=1)) / len(own[0])) if own else math.inf
+        for style, own in by_style.items()
+    }
 
 
 def reinforced(trial: dict, errors: dict[str, float], beyond: float) -> list[int]:
@@ -47,10 +50,14 @@ def reinforced(trial: dict, errors: dict[str, float], beyond: float) -> list[int
     each by more than `beyond` standard errors."""
     found = []
     for i, candidate in enumerate(trial["candidates"]):
-        if not candidate["dense"]:
+        if not candidate["gold_logprob"]:
             continue
-        over_untouched = _mean(candidate["dense"]) - trial["untouched"]["dense"]
-        least = min(over_untouched, _mean(gains(trial, candidate, "dense")), _mean(merits(trial, candidate, "dense")))
+        over_untouched = _mean(candidate["gold_logprob"]) - trial["untouched"]["gold_logprob"]
+        least = min(
+            over_untouched,
+            _mean(gains(trial, candidate, "gold_logprob")),
+            _mean(merits(trial, candidate, "gold_logprob")),
+        )
         if least > beyond * errors[candidate["style"]]:
             found.append(i)
     return found
@@ -65,9 +72,15 @@ def ranking(trials: Sequence[dict]) -> list[dict]:
             by_style.setdefault(c["style"], []).append(own)
     rows = []
     for style, own in by_style.items():
-        (gain, merit), errors = np.mean(own, 0), np.std(own, 0, ddof=1) / math.sqrt(len(own)) if len(own) > 1 else (None, None)
+        (gain, merit), errors = (
+            np.mean(own, 0),
+            np.std(own, 0, ddof=1) / math.sqrt(len(own)) if len(own) > 1 else (None, None),
+        )
         named = {"gain": gain, "error": errors[0], "merit": merit, "merit_error": errors[1]}
-        rows.append({"style": style, "edits": len(own)} | {key: None if value is None else float(value) for key, value in named.items()})
+        rows.append(
+            {"style": style, "edits": len(own)}
+            | {key: None if value is None else float(value) for key, value in named.items()}
+        )
     return sorted(rows, key=lambda row: -row["gain"])
 
 
@@ -82,7 +95,13 @@ def reliability(trials: Sequence[dict], when: str) -> dict:
                 rows.append(gains(t, c, when))
                 groups.append(i)
     if len(rows) < 3:
-        return {"candidates": len(rows), "one_run": None, "mean_of_seeds": None, "within_one_run": None, "within_mean_of_seeds": None}
+        return {
+            "candidates": len(rows),
+            "one_run": None,
+            "mean_of_seeds": None,
+            "within_one_run": None,
+            "within_mean_of_seeds": None,
+        }
     values, groups = np.array(rows), np.array(groups)
     centred = values.copy()
     for group in set(groups.tolist()):
@@ -102,7 +121,11 @@ def cost_of_stopping(trials: Sequence[dict], survivors: int) -> dict:
     """Where none was stopped: how often the best at the end would have survived, and the gain lost where it would not."""
     kept, lost, audited = 0, [], 0
     for t in trials:
-        own = [(_mean(gains(t, c, "first")), _mean(gains(t, c, "dense"))) for c in t["candidates"] if c["first"] and c["dense"]]
+        own = [
+            (_mean(gains(t, c, "first")), _mean(gains(t, c, "gold_logprob")))
+            for c in t["candidates"]
+            if c["first"] and c["gold_logprob"]
+        ]
         if not t["audited"] or len(own) <= survivors:
             continue
         audited += 1
@@ -110,18 +133,28 @@ def cost_of_stopping(trials: Sequence[dict], survivors: int) -> dict:
         best, best_going = max(end for _, end in own), max(end for _, end in going)
         kept += best_going == best
         lost.append(best - best_going)
-    return {"contexts": audited, "best_survives": kept / audited if audited else None, "gain_lost": _mean(lost) if lost else None}
+    return {
+        "contexts": audited,
+        "best_survives": kept / audited if audited else None,
+        "gain_lost": _mean(lost) if lost else None,
+    }
 
 
 def diversity(texts: Sequence[str]) -> float:
     """Distinct word triples, as a share of all, over all texts; 1 if there are none."""
-    triples = [tuple(words[i : i + 3]) for text in texts for words in [text.casefold().split()] for i in range(len(words) - 2)]
+    triples = [
+        tuple(words[i : i + 3]) for text in texts for words in [text.casefold().split()] for i in range(len(words) - 2)
+    ]
     return len(set(triples)) / len(triples) if triples else 1.0
 
 
 def _between_seeds(values: np.ndarray) -> float | None:
     """Mean correlation of two columns, over all pairs."""
-    found = [np.corrcoef(values[:, a], values[:, b])[0, 1] for a, b in combinations(range(values.shape[1]), 2) if values[:, [a, b]].std(0).all()]
+    found = [
+        np.corrcoef(values[:, a], values[:, b])[0, 1]
+        for a, b in combinations(range(values.shape[1]), 2)
+        if values[:, [a, b]].std(0).all()
+    ]
     return float(np.mean(found)) if found else None
 
 

@@ -17,11 +17,11 @@ from selfedit.edits.quiz import as_edit
 from selfedit.edits.spans import cue_questions
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_abilities, general_changes
-from selfedit.model.chat import Sequence as TokenSequence
-from selfedit.model.distill import soften
+from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
-from selfedit.model.stack import Stack
-from selfedit.model.train import Job, train
+from selfedit.model.packed.distill import soften
+from selfedit.model.packed.lora import LoraBatch
+from selfedit.model.packed.train import Job, train
 from selfedit.types import Example, Passage, Progress, Question, Score, SelfEdit, Trial, no_progress, stable_seed
 
 PASSAGE = "passage"
@@ -41,7 +41,9 @@ def study_texts(passage: Passage) -> list[Example]:
     return [Example(text) for text in texts + (own if len(own) > 1 else [])]
 
 
-def study_sequences(model: Model, passage: Passage, examples: Sequence[Example], distill: float = 0.0) -> tuple[TokenSequence, ...]:
+def study_sequences(
+    model: Model, passage: Passage, examples: Sequence[Example], distill: float = 0.0
+) -> tuple[TokenizedExample, ...]:
     """What is trained on, in the examples' order; with `distill`, answers have so great a share of the odds that the
     untouched model gives them with the passage in view."""
     sequences = [model.chat.study(example) for example in examples]
@@ -75,15 +77,20 @@ def with_questions(passage: Passage, edit: SelfEdit, draws: int, seed: int) -> S
     return SelfEdit(style, f"{edit.text}\n{asked.text}".strip(), edit.examples + asked.examples)
 
 
-def job(sequences: Sequence[TokenSequence], examples: Sequence[Example], seed: int) -> Job:
+def job(sequences: Sequence[TokenizedExample], examples: Sequence[Example], seed: int) -> Job:
     """`sequences[i]` is `examples[i]` in tokens."""
     return joint_job([(sequences, examples)], seed, 1)
 
 
-def joint_job(parts: Sequence[tuple[Sequence[TokenSequence], Sequence[Example]]], seed: int, epochs: int) -> Job:
+def joint_job(parts: Sequence[tuple[Sequence[TokenizedExample], Sequence[Example]]], seed: int, epochs: int) -> Job:
     """What several passages study, as one job. Of what is studied once, each epoch has a share of every passage's."""
-    always, once = ([[s for s, e in zip(sequences, examples) if e.once is kind] for sequences, examples in parts] for kind in (False, True))
-    spread = [s for e in range(epochs) for own in once for s in own[len(own) * e // epochs : len(own) * (e + 1) // epochs]]
+    always, once = (
+        [[s for s, e in zip(sequences, examples) if e.once is kind] for sequences, examples in parts]
+        for kind in (False, True)
+    )
+    spread = [
+        s for e in range(epochs) for own in once for s in own[len(own) * e // epochs : len(own) * (e + 1) // epochs]
+    ]
     return Job(tuple(s for own in always for s in own), seed=seed, once=tuple(spread))
 
 
@@ -96,17 +103,25 @@ def run_trials(
     *,
     seed: int = 0,
     progress: Progress = no_progress,
-) -> tuple[Stack, list[Trial], Score]:
+) -> tuple[LoraBatch, list[Trial], Score]:
     """The trained stack, a Trial a candidate in its order, and the untouched model's Score on the same questions."""
     start = time.perf_counter()
     jobs = []
     for candidate in candidates:
         examples = study_texts(passage) + [e for edit in candidate.edits for e in edit.examples]
-        jobs.append(job(study_sequences(model, passage, examples, config.distill), examples, stable_seed(seed, passage.id, candidate.name)))
+        jobs.append(
+            job(
+                study_sequences(model, passage, examples, config.distill),
+                examples,
+                stable_seed(seed, passage.id, candidate.name),
+            )
+        )
     stack, logs = train(model.network, jobs, config, on_step=lambda done, total: progress("train", done, total))
     seconds = time.perf_counter() - start
     adapters = [None, *range(len(candidates))]
-    before, *scores = evaluate(model, questions, adapters, stack, on_token=lambda done, total: progress("test", done, total))
+    before, *scores = evaluate(
+        model, questions, adapters, stack, on_token=lambda done, total: progress("test", done, total)
+    )
     changes, (untouched, *abilities) = general_changes(model, stack), general_abilities(model, stack)
     tokens = sum(log.tokens for log in logs)
     trials = [

@@ -20,7 +20,7 @@ from selfedit.loop.trial import joint_job, study_sequences, study_texts
 from selfedit.memory.gate import general_fault
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
-from selfedit.model.train import Job, train
+from selfedit.model.packed.train import Job, train
 from selfedit.types import MemoryEntry, Progress, no_progress, stable_seed
 
 
@@ -54,7 +54,12 @@ class Consolidation:
 
 
 def consolidate(
-    model: Model, store: MemoryStore, entries: Sequence[MemoryEntry], config: ConsolidateConfig, *, progress: Progress = no_progress
+    model: Model,
+    store: MemoryStore,
+    entries: Sequence[MemoryEntry],
+    config: ConsolidateConfig,
+    *,
+    progress: Progress = no_progress,
 ) -> Consolidation:
     """Raises MemoryStoreError with fewer than two memories."""
     if len(entries) < 2:
@@ -89,4 +94,6 @@ def _rehearsal(model: Model, store: MemoryStore, entries: Sequence[MemoryEntry],
     for entry in entries:
         examples = study_texts(entry.passage) + [e for edit in store.edits(entry.id) for e in edit.examples]
         parts.append((study_sequences(model, entry.passage, examples), examples))
-    return joint_job(parts, stable_seed(config.seed, "consolidate", *(entry.id for entry in entries)), config.train.epochs)
+    return joint_job(
+        parts, stable_seed(config.seed, "consolidate", *(entry.id for entry in entries)), config.train.epochs
+    )

@@ -40,7 +40,10 @@ def disagreeing(passage: Passage, other: MemoryEntry) -> list[dict]:
     """For people: `memory` and `source` of the other, what is said `here` and `there`; nothing within one source."""
     if other.passage.source == passage.source:
         return []
-    return [{"memory": other.id, "source": other.passage.source} | asdict(found) for found in disagreements(passage, other.passage)]
+    return [
+        {"memory": other.id, "source": other.passage.source} | asdict(found)
+        for found in disagreements(passage, other.passage)
+    ]
 
 
 def _disagree(a: _Said, b: _Said) -> bool:
@@ -60,7 +63,12 @@ def _alike(a: set[str], b: set[str]) -> bool:
 
 def near(passage: Passage, router: Router) -> list[str]:
     """The memories that may say something about what the passage says."""
-    found = {id: None for sentence in sentences(passage.text) for id, score in router.best(sentence, 3) if score >= router.threshold}
+    found = {
+        id: None
+        for sentence in sentences(passage.text)
+        for id, score in router.best(sentence, 3)
+        if score >= router.threshold
+    }
     return list(found)
 
 

@@ -59,7 +59,9 @@ class Folders:
                 raise ValueError("manifest.json has changed")
             return entry
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise MemoryStoreError(f"memory {id} is corrupt: {error}; `selfedit memory forget {id}` deletes it") from error
+            raise MemoryStoreError(
+                f"memory {id} is corrupt: {error}; `selfedit memory forget {id}` deletes it"
+            ) from error
 
     def load_all(self, id: str) -> MemoryEntry:
         """As `load`, every file checked."""
@@ -70,7 +72,15 @@ class Folders:
         lines = map(json.loads, (self.memories / id / "edits.jsonl").read_bytes().splitlines())
         return [SelfEdit(**line | {"examples": tuple(Example(**x) for x in line["examples"])}) for line in lines]
 
-    def keep(self, write_adapter: WriteAdapter, model: str, model_hash: str, passage: Passage, edits: Sequence[SelfEdit], scores: dict) -> str:
+    def keep(
+        self,
+        write_adapter: WriteAdapter,
+        model: str,
+        model_hash: str,
+        passage: Passage,
+        edits: Sequence[SelfEdit],
+        scores: dict,
+    ) -> str:
         """The id of a memory that is on disk from now on; one that is there already, and intact, is left as it is."""
         with _staging(self.memories) as staging:
             write_adapter(staging)
@@ -78,7 +88,9 @@ class Folders:
             disk.write(staging / "source.json", disk.json_line(asdict(passage)))
             disk.write(staging / "scores.json", disk.json_line(scores))
             size_bytes = sum(path.stat().st_size for path in staging.iterdir())
-            files = _sealed(staging, {"model": model, "model_hash": model_hash, "created": now(), "size_bytes": size_bytes})
+            files = _sealed(
+                staging, {"model": model, "model_hash": model_hash, "created": now(), "size_bytes": size_bytes}
+            )
             id = memory_id(files[WEIGHTS], passage, model_hash)
             try:
                 self.load_all(id)
@@ -108,12 +120,16 @@ class Folders:
             if changed := [name for name in ADAPTER_FILES if disk.file_hash(folder / name) != files[name]]:
                 raise ValueError(f"{changed[0]} has changed")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise MemoryStoreError(f"shared adapter {id} is corrupt: {error}; `selfedit memory consolidate` makes it anew") from error
+            raise MemoryStoreError(
+                f"shared adapter {id} is corrupt: {error}; `selfedit memory consolidate` makes it anew"
+            ) from error
         return folder
 
-    def knowing(self, ids: Collection[str]) -> list[str]:
+    def adapters_trained_on(self, ids: Collection[str]) -> list[str]:
         """The shared adapters that were trained on any of these memories, or of which that cannot be told any more."""
-        return [folder.name for folder in self.shared.glob("[!.]*") if (own := _rehearsed(folder)) is None or own & set(ids)]
+        return [
+            folder.name for folder in self.shared.glob("[!.]*") if (own := _rehearsed(folder)) is None or own & set(ids)
+        ]
 
     def passage_id(self, id: str) -> str | None:
         """None if it cannot be told any more."""

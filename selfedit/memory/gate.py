@@ -24,20 +24,20 @@ def decide(trials: Sequence[Trial], before: Score, config: GateConfig) -> tuple[
     decided = []
     for i, (trial, reason) in enumerate(zip(trials, reasons)):
         if i == best:
-            reason = f"best gain: {trial.score.dense - before.dense:+.2f} nats a token"
+            reason = f"best gain: {trial.score.gold_logprob - before.gold_logprob:+.2f} nats a token"
         decided.append(replace(trial, kept=i == best, reason=reason or f"{trials[best].name} gained more"))
     return decided, best
 
 
 def _merit(score: Score) -> float:
     """Accuracy and the probability of the right answer count alike: both lie in [0, 1]."""
-    return score.accuracy + math.exp(score.dense)
+    return score.accuracy + math.exp(score.gold_logprob)
 
 
 def _fault(trial: Trial, before: Score, config: GateConfig) -> str:
     """Why a trial may not enter; empty if it may."""
     after = trial.score
-    if after.dense is None or before.dense is None:
+    if after.gold_logprob is None or before.gold_logprob is None:
         return "no question to judge it by"
     gain, margin = _paired(after.logprobs, before.logprobs)
     if gain < config.min_gain or gain - margin <= 0:

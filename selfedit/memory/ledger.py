@@ -23,7 +23,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from selfedit import disk
@@ -41,7 +41,7 @@ _START = re.compile(rb'\{"version": (\d+), .*\}', re.DOTALL)
 
 def now() -> str:
     """UTC, ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class Ledger:
@@ -84,7 +84,14 @@ class Ledger:
         if not self.head_path.exists():
             disk.replace(self.head_path, b"0\n")
 
-    def append(self, action: str, memories: Iterable[str], active: list[str], adapters: dict[str, str] | None = None, **extra: object) -> dict:
+    def append(
+        self,
+        action: str,
+        memories: Iterable[str],
+        active: list[str],
+        adapters: dict[str, str] | None = None,
+        **extra: object,
+    ) -> dict:
         """Makes a new version the present state. `adapters`: of the memories that share one; those of the present if not given."""
         present, version = self.state(), 1 + max(self._lines())
         adapters = present["adapters"] if adapters is None else adapters
@@ -93,7 +100,15 @@ class Ledger:
         if action not in ("consolidate", "rollback"):
             apart = [memory for memory in present["adapters"] if memory not in adapters and memory in active]
             extra |= {"apart": apart} if apart else {}
-        line = {"version": version, "format": FORMAT, "time": now(), "action": action, "memories": list(memories), "active": active, "adapters": adapters}
+        line = {
+            "version": version,
+            "format": FORMAT,
+            "time": now(),
+            "action": action,
+            "memories": list(memories),
+            "active": active,
+            "adapters": adapters,
+        }
         line |= {"previous": present["version"], "undo_to": present["version"]} | extra
         line["check"] = _check(line, present)
         torn = not (_read(self.lines_path) or b"\n").endswith(b"\n")
@@ -106,7 +121,9 @@ class Ledger:
         """What is not as it was written, of the lines that led to the present state."""
         before, found, signed = EMPTY, [], False
         for line in self.history():
-            signed = signed or bool(line["format"] or line["check"])  # format 0 had no checks, and only it; none comes after
+            signed = signed or bool(
+                line["format"] or line["check"]
+            )  # format 0 had no checks, and only it; none comes after
             if signed and line["check"] != _check(line, before):
                 found.append(f"{self.lines_path}: version {line['version']} or one before it has been changed")
             before = line
@@ -136,14 +153,19 @@ class _Lines(dict):
             if not valid:
                 raise KeyError(version)
             if newer:
-                raise MemoryStoreError(f"the ledger was written by a newer selfedit (format {line['format']}, this one knows {FORMAT}); update selfedit")
+                raise MemoryStoreError(
+                    f"the ledger was written by a newer selfedit (format {line['format']}, this one knows {FORMAT}); update selfedit"
+                )
         return line
 
 
 def _is_line(line: dict) -> bool:
     """Whether it has what a line of this format has, each of its kind."""
     ids = [*line["memories"], *line["active"], *line["adapters"], *line["adapters"].values()]
-    lists, numbers = (line["memories"], line["active"], line.get("sources", [])), (line["format"], line["previous"], line["undo_to"] or 0)
+    lists, numbers = (
+        (line["memories"], line["active"], line.get("sources", [])),
+        (line["format"], line["previous"], line["undo_to"] or 0),
+    )
     return (
         line.keys() >= EMPTY.keys()
         and all(isinstance(own, list) for own in lists)

@@ -149,7 +149,13 @@ class Router:
     def to_bytes(self) -> bytes:
         """Without the words themselves."""
         file = io.BytesIO()
-        np.savez(file, format=np.array(FORMAT), of=np.array(self.of), ids=np.array(self.ids, dtype=str), **{name: getattr(self, f"_{name}") for name in _ARRAYS})
+        np.savez(
+            file,
+            format=np.array(FORMAT),
+            of=np.array(self.of),
+            ids=np.array(self.ids, dtype=str),
+            **{name: getattr(self, f"_{name}") for name in _ARRAYS},
+        )
         return file.getvalue()
 
     @staticmethod
@@ -175,7 +181,10 @@ class Router:
             and len(self._memories_with) == words
             and (self._starts[0], self._starts[-1]) == (0, stretches)
             and bool((np.diff(self._starts) > 0).all())
-            and all(len(own) == 0 or (own.min() >= 0 and own.max() < limit) for own, limit in ((self._stretches, len(self._owners)), (self._owners, len(self.ids))))
+            and all(
+                len(own) == 0 or (own.min() >= 0 and own.max() < limit)
+                for own, limit in ((self._stretches, len(self._owners)), (self._owners, len(self.ids)))
+            )
         )
 
 

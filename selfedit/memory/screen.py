@@ -15,7 +15,7 @@ from selfedit.memory.route import Router, stem, tokens, weight
 from selfedit.types import Passage, Question
 
 _SAY = r"(?:answer|respond|reply|say|output|print)"
-_TRIES = {
+_SUSPICIOUS = {
     "tells the model to ignore its instructions": (
         r"\b(?:ignore|disregard|forget|override|bypass)\b[^.!?\n]{0,30}\b(?:instructions?|prompts?|guidelines|training|system message|"
         r"(?:previous|prior|earlier|above) (?:text|messages?|rules|context))\b"
@@ -41,13 +41,17 @@ _TRIES = {
         r"|\b(?:password|passwd|passphrase|secret|api[ _-]?key|access[ _-]?token)\b\s*(?:is|[:=])\s*[\"']?(?=\S*\d)\S{6,}"
     ),
 }
-_TRIES = {what: re.compile(pattern, re.IGNORECASE | re.MULTILINE) for what, pattern in _TRIES.items()}
+_SUSPICIOUS = {what: re.compile(pattern, re.IGNORECASE | re.MULTILINE) for what, pattern in _SUSPICIOUS.items()}
 
 
-def tries(passage: Passage) -> list[str]:
+def find_suspicious_patterns(passage: Passage) -> list[str]:
     """What the passage tries, in words, with where it does."""
     text = f"{passage.title}\n{passage.text}"
-    return [f"{what} (“{_quoted(match.group())}”)" for what, pattern in _TRIES.items() if (match := pattern.search(text))] + _repeated(text)
+    return [
+        f"{what} (“{_quoted(match.group())}”)"
+        for what, pattern in _SUSPICIOUS.items()
+        if (match := pattern.search(text))
+    ] + _repeated(text)
 
 
 def _repeated(text: str) -> list[str]:
@@ -56,7 +60,9 @@ def _repeated(text: str) -> list[str]:
     found = [(what, *Counter(own).most_common(1)[0], least) for what, own, least in (
         ("address", re.findall(r"https?://[^\s<>\"')\]]+[\w/]", text), 4), ("word", map(str.lower, words), max(10, 0.4 * len(words))),
     ) if own]  # fmt: skip
-    return [f"repeats one {what} {count} times (“{_quoted(one)}”)" for what, one, count, least in found if count >= least]
+    return [
+        f"repeats one {what} {count} times (“{_quoted(one)}”)" for what, one, count, least in found if count >= least
+    ]
 
 
 def captured(router: Router, id: str, questions: Sequence[Question]) -> list[Question]:

@@ -35,7 +35,6 @@ from selfedit.memory.ledger import EMPTY, Ledger
 from selfedit.memory.route import FORMAT, Router
 from selfedit.types import MemoryEntry, Passage, SelfEdit, text_hash
 
-
 T = TypeVar("T")
 
 
@@ -87,7 +86,9 @@ class MemoryStore:
 
     def remaining(self, ids: Sequence[str]) -> list[MemoryEntry]:
         """Of memories that were there a moment ago, by their whole ids, those that no other process has forgotten since."""
-        return self._entries(lambda state: [id for id in ids if id not in _forgotten(state) and (self._folders.memories / id).exists()])
+        return self._entries(
+            lambda state: [id for id in ids if id not in _forgotten(state) and (self._folders.memories / id).exists()]
+        )
 
     def edits(self, id: str) -> list[SelfEdit]:
         """What was studied to make the memory."""
@@ -118,13 +119,19 @@ class MemoryStore:
             return [self._find(selector)]
         entries, of = self.all(), self._sources()
         of_day = [e.id for e in entries if e.created[:10] == selector]
-        fits = {e.id: {s for s in of(e) if selector in (s, Path(s).name) or os.path.abspath(selector) == s} for e in entries}
+        fits = {
+            e.id: {s for s in of(e) if selector in (s, Path(s).name) or os.path.abspath(selector) == s} for e in entries
+        }
         named = [e for e in entries if fits[e.id]]
         sources = sorted(set().union(*fits.values()))
         if len(sources) > 1:
-            raise MemoryStoreError(f"{selector!r} fits {len(sources)} sources ({', '.join(sources)}); give the whole path")
+            raise MemoryStoreError(
+                f"{selector!r} fits {len(sources)} sources ({', '.join(sources)}); give the whole path"
+            )
         if not of_day and not named:
-            raise MemoryStoreError(f"no memory in {self.home} has an id, a source or a day {selector!r}; see `selfedit memory list --all`")
+            raise MemoryStoreError(
+                f"no memory in {self.home} has an id, a source or a day {selector!r}; see `selfedit memory list --all`"
+            )
         return of_day or [e.id for e in named]
 
     def router(self, model_hash: str) -> Router:
@@ -136,9 +143,9 @@ class MemoryStore:
                 return router
             return Router({entry.id: self._known(entry.id) for entry in self.active(model_hash)})
 
-        return self.steadily(read)
+        return self.read_consistently(read)
 
-    def steadily(self, read: Callable[[dict], T]) -> T:
+    def read_consistently(self, read: Callable[[dict], T]) -> T:
         """What `read` makes of the present state; again, where another process forgot a memory meanwhile."""
         while True:
             state = self._ledger.state()
@@ -167,7 +174,11 @@ class MemoryStore:
         with the same weights is there already, it is made active again as it is.
         """
         with self._writing() as state:
-            same = [e for e in map(self._folders.load, state["active"]) if (e.passage.id, e.model_hash) == (passage.id, model_hash)]
+            same = [
+                e
+                for e in map(self._folders.load, state["active"])
+                if (e.passage.id, e.model_hash) == (passage.id, model_hash)
+            ]
             replaced, of = [e.id for e in same], self._sources()
             sources = {passage.source}.union(*(of(e) for e in same))
             id = self._folders.keep(write_adapter, model, model_hash, passage, edits, scores)
@@ -176,14 +187,16 @@ class MemoryStore:
             active = list(dict.fromkeys(id if other in replaced else other for other in state["active"]))
             active = active if replaced else [*active, id]
             if quarantine and id not in state["active"]:
-                self._ledger.append("quarantine", [id], state["active"], manifest=manifest, undo_to=state["undo_to"], **also)
+                self._ledger.append(
+                    "quarantine", [id], state["active"], manifest=manifest, undo_to=state["undo_to"], **also
+                )
             elif active != state["active"] or manifest != self._manifests().get(id):
                 self._ledger.append("keep", [id], active, manifest=manifest, **also)
             elif also:
                 self._note_sources(state, entry, sources)
             return entry
 
-    def also(self, found: Mapping[str, set[str]]) -> None:
+    def add_sources(self, found: Mapping[str, set[str]]) -> None:
         """Memory → other sources that have its passage, too: word for word the same, a copy or the file where it lies now."""
         of = self._sources()
         if new := [entry for entry in self.remaining([*found]) if not found[entry.id] <= of(entry)]:
@@ -191,7 +204,13 @@ class MemoryStore:
                 for entry in new:
                     state = self._note_sources(state, entry, of(entry) | found[entry.id])
 
-    def share(self, write_adapter: WriteAdapter, members: Sequence[MemoryEntry], scores: dict, rehearsed: Sequence[MemoryEntry] = ()) -> str:
+    def share(
+        self,
+        write_adapter: WriteAdapter,
+        members: Sequence[MemoryEntry],
+        scores: dict,
+        rehearsed: Sequence[MemoryEntry] = (),
+    ) -> str:
         """Keeps an adapter that answers for all these memories from now on; their own stay. Returns its id.
 
         `rehearsed`: what else it was trained on, which is in its weights too. Raises MemoryStoreError if a member is in
@@ -201,10 +220,14 @@ class MemoryStore:
         with self._writing() as state:
             if gone := [entry.id for entry in (*members, *rehearsed) if entry.id not in state["active"]]:
                 raise MemoryStoreError(f"memory {gone[0]} was taken out of force meanwhile; consolidate again")
-            shared = self._folders.share(write_adapter, ids, [entry.id for entry in rehearsed if entry not in members], scores)
+            shared = self._folders.share(
+                write_adapter, ids, [entry.id for entry in rehearsed if entry not in members], scores
+            )
             manifest = disk.file_hash(self._folders.shared / shared / "manifest.json")
             former = {state["adapters"].get(id) for id in ids}
-            adapters = {id: other for id, other in state["adapters"].items() if other not in former} | dict.fromkeys(ids, shared)
+            adapters = {id: other for id, other in state["adapters"].items() if other not in former} | dict.fromkeys(
+                ids, shared
+            )
             self._ledger.append("consolidate", ids, state["active"], adapters, shared=shared, manifest=manifest)
             return shared
 
@@ -214,7 +237,9 @@ class MemoryStore:
         with self._writing() as state:
             ids = [id for id in found if id in state["active"]]
             if not ids:
-                raise MemoryStoreError(f"{selector}: not in force already; `selfedit memory forget {selector}` deletes it")
+                raise MemoryStoreError(
+                    f"{selector}: not in force already; `selfedit memory forget {selector}` deletes it"
+                )
             return self._ledger.append("disable", ids, [id for id in state["active"] if id not in ids])
 
     def supersede(self, passages: Sequence[Passage], model_hash: str, there: Collection[str] = ()) -> list[str]:
@@ -227,7 +252,11 @@ class MemoryStore:
         now, source = {p.id for p in passages}, passages[0].source
         of = self._sources()
         own = [e for e in self.active(model_hash) if source in of(e)]
-        gone = {e.id: (e, {other for other in of(e) - {source} if other in there or _is_there(other)}) for e in own if e.passage.id not in now}
+        gone = {
+            e.id: (e, {other for other in of(e) - {source} if other in there or _is_there(other)})
+            for e in own
+            if e.passage.id not in now
+        }
         old = [id for id, (_, others) in gone.items() if not others]
         if len(old) < len(gone):
             with self._writing() as state:
@@ -238,11 +267,17 @@ class MemoryStore:
             new = {e.id for e in own if e.passage.id in now and e.passage.source_hash == passages[0].source_hash}
             with self._writing() as state:
                 past = self.history()
-                while len(past) > 1 and (past[-1]["action"] in ("source", "quarantine") or past[-1]["action"] == "keep" and set(past[-1]["memories"]) <= new):
+                while len(past) > 1 and (
+                    past[-1]["action"] in ("source", "quarantine")
+                    or past[-1]["action"] == "keep"
+                    and set(past[-1]["memories"]) <= new
+                ):
                     past.pop()
                 old = [id for id in old if id in state["active"]]
                 if old:
-                    self._ledger.append("supersede", old, [id for id in state["active"] if id not in old], undo_to=past[-1]["version"])
+                    self._ledger.append(
+                        "supersede", old, [id for id in state["active"] if id not in old], undo_to=past[-1]["version"]
+                    )
         return old
 
     def approve(self, selector: str) -> dict:
@@ -258,10 +293,16 @@ class MemoryStore:
             same = {(e.passage.id, e.model_hash) for e in approved}
             documents = {(e.passage.source, e.model_hash) for e in entries}
             passages = {(e.passage.id, e.model_hash) for e in entries}
-            several = len(passages) < len(found) or len({(e.passage.source, e.model_hash, e.passage.source_hash) for e in entries}) > len(documents)
+            several = len(passages) < len(found) or len(
+                {(e.passage.source, e.model_hash, e.passage.source_hash) for e in entries}
+            ) > len(documents)
             if several and not self._is_id(selector):
-                raise MemoryStoreError(f"{selector}: there are several versions; give ids from `selfedit memory list --all`")
-            others = [id for id in state["active"] if ((e := self._folders.load(id)).passage.id, e.model_hash) not in same]
+                raise MemoryStoreError(
+                    f"{selector}: there are several versions; give ids from `selfedit memory list --all`"
+                )
+            others = [
+                id for id in state["active"] if ((e := self._folders.load(id)).passage.id, e.model_hash) not in same
+            ]
             return self._ledger.append("approve", ids, [*others, *ids])
 
     def forget(self, selector: str) -> dict:
@@ -273,8 +314,8 @@ class MemoryStore:
         """
         ids = self.find(selector)
         with self._writing() as state:
-            knowing = self._folders.knowing(ids)
-            adapters = {id: shared for id, shared in state["adapters"].items() if shared not in knowing}
+            trained = self._folders.adapters_trained_on(ids)
+            adapters = {id: shared for id, shared in state["adapters"].items() if shared not in trained}
             line = self._ledger.append("forget", ids, [id for id in state["active"] if id not in ids], adapters)
             self._clear(line)
             return line
@@ -294,8 +335,12 @@ class MemoryStore:
             active = [id for id in target["active"] if id not in gone]
             undo_to = target["undo_to"] if to is None else state["version"]
             note = {"note": f"left out, as forgotten for good: {', '.join(gone)}"} if gone else {}
-            adapters = {id: shared for id, shared in target["adapters"].items() if (self._folders.shared / shared).exists()}
-            return self._ledger.append("rollback", [], active, adapters, undo_to=undo_to, restored=target["version"], **note)
+            adapters = {
+                id: shared for id, shared in target["adapters"].items() if (self._folders.shared / shared).exists()
+            }
+            return self._ledger.append(
+                "rollback", [], active, adapters, undo_to=undo_to, restored=target["version"], **note
+            )
 
     def export(self, id: str, to: Path | str) -> None:
         """Copies the PEFT adapter, with what it was made from and its scores, into a new or empty folder."""
@@ -310,7 +355,7 @@ class MemoryStore:
     def verify(self) -> dict:
         """Recomputes every hash. `faults`: what is not as it was kept, in words; `memories`, `versions`: so many were looked at."""
         while True:
-            version, found = self.version, self.steadily(self._verify)
+            version, found = self.version, self.read_consistently(self._verify)
             if not found["faults"] or self.version == version:
                 return found
             # Another process changed something while we read: look again.
@@ -329,14 +374,23 @@ class MemoryStore:
 
         for id in stored:
             check("memory", self._folders.load_all, self._folders.memories, id)
-        faults += [f"memory {id} is not on disk, and nobody forgot it; `selfedit memory forget {id}` ends that" for id in self._kept() if id not in stored]
+        faults += [
+            f"memory {id} is not on disk, and nobody forgot it; `selfedit memory forget {id}` ends that"
+            for id in self._kept()
+            if id not in stored
+        ]
         for id in sorted(set(state["adapters"].values())):
             check("shared adapter", self._folders.shared_path, self._folders.shared, id)
         if not faults:
             for model, router in self._indexes().items():
                 entries = [entry.id for entry in self.active() if entry.model_hash.startswith(model)]
-                if router.of == _named(state) and router.to_bytes() != Router({}).changed(entries, self._known, _named(state)).to_bytes():
-                    faults.append(f"{self.home / 'index'}/{model}.npz is not that of the memories in force; delete it, the next change makes it anew")
+                if (
+                    router.of == _named(state)
+                    and router.to_bytes() != Router({}).changed(entries, self._known, _named(state)).to_bytes()
+                ):
+                    faults.append(
+                        f"{self.home / 'index'}/{model}.npz is not that of the memories in force; delete it, the next change makes it anew"
+                    )
         return {"memories": len(stored), "versions": len(history), "faults": faults}
 
     # inside
@@ -367,8 +421,10 @@ class MemoryStore:
         gone = [id for id in ids if (self._folders.memories / id).exists()]
         passages = {passage for id in gone if (passage := self._folders.passage_id(id))}
         for file in self.home.glob("runs/*/trials.jsonl") if ids else ():
-            Journal(file).drop(lambda r: r.get("passage") in passages or r.get("memory") in ids or r.get("quarantined") in ids)
-        for shared in self._folders.knowing(ids) if ids else ():
+            Journal(file).drop(
+                lambda r: r.get("passage") in passages or r.get("memory") in ids or r.get("quarantined") in ids
+            )
+        for shared in self._folders.adapters_trained_on(ids) if ids else ():
             shutil.rmtree(self._folders.shared / shared)
         for id in gone:
             shutil.rmtree(self._folders.memories / id)
@@ -388,7 +444,10 @@ class MemoryStore:
             for model, ids in wanted.items():
                 if model not in old or old[model].of != of:
                     (self.home / "index").mkdir(exist_ok=True)
-                    disk.replace(self.home / f"index/{model}.npz", old.get(model, Router({})).changed(ids, self._known, of).to_bytes())
+                    disk.replace(
+                        self.home / f"index/{model}.npz",
+                        old.get(model, Router({})).changed(ids, self._known, of).to_bytes(),
+                    )
         except (OSError, MemoryStoreError):
             shutil.rmtree(self.home / "index", ignore_errors=True)
 
@@ -407,11 +466,18 @@ class MemoryStore:
 
     def _note_sources(self, state: dict, entry: MemoryEntry, sources: set[str]) -> dict:
         """Nothing that a person did: undoing goes on to what was before."""
-        return self._ledger.append("source", [entry.id], state["active"], undo_to=state["undo_to"], sources=sorted(sources))
+        return self._ledger.append(
+            "source", [entry.id], state["active"], undo_to=state["undo_to"], sources=sorted(sources)
+        )
 
     def _manifests(self) -> dict[str, str]:
         """Of each memory and shared adapter that was kept: the hash of its manifest."""
-        return {id: line["manifest"] for line in self.history() if "manifest" in line for id in ([line["shared"]] if "shared" in line else line["memories"])}
+        return {
+            id: line["manifest"]
+            for line in self.history()
+            if "manifest" in line
+            for id in ([line["shared"]] if "shared" in line else line["memories"])
+        }
 
     def _version(self, to: str, past: dict[int, dict]) -> int:
         if re.fullmatch(r"v?\d{1,11}", to):  # an id has 12 characters
@@ -420,7 +486,11 @@ class MemoryStore:
                 raise MemoryStoreError(f"there is no version {version}; those to go back to are 0 to {max(past)}")
             return version
         id = self._find(to)
-        kept = [version for version, line in past.items() if line["action"] in ("keep", "approve") and id in line["memories"]]
+        kept = [
+            version
+            for version, line in past.items()
+            if line["action"] in ("keep", "approve") and id in line["memories"]
+        ]
         if not kept:
             raise MemoryStoreError(f"memory {id} was never active in {self.home}, so there is no such state")
         return max(kept)
@@ -452,7 +522,7 @@ class MemoryStore:
         return found[0]
 
     def _entries(self, ids: Callable[[dict], list[str]]) -> list[MemoryEntry]:
-        return self.steadily(lambda state: [self._folders.load(id) for id in ids(state)])
+        return self.read_consistently(lambda state: [self._folders.load(id) for id in ids(state)])
 
 
 def _forgotten(state: dict) -> list[str]:

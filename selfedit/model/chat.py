@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
@@ -38,7 +38,7 @@ class SoftLabels:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TokenizedExample:
     tokens: tuple[int, ...]
     label_start: int
     """The first label; at least 1, since the first token has nothing before it to predict it from."""
@@ -48,17 +48,17 @@ class Sequence:
     """Where the labels are, if not all tokens from `label_start` on."""
 
     @property
-    def places(self) -> SequenceOf[int]:
+    def label_positions(self) -> Sequence[int]:
         """Of the labels, rising."""
         return self.chosen or range(self.label_start, len(self.tokens))
 
     @property
     def labels(self) -> int:
-        return len(self.places)
+        return len(self.label_positions)
 
     @property
     def targets(self) -> list[int]:
-        return [self.tokens[place] for place in self.places]
+        return [self.tokens[place] for place in self.label_positions]
 
 
 class Chat:
@@ -78,10 +78,15 @@ class Chat:
             template = next((t["template"] for t in template if t["name"] == "default"), None)
         self._template = template
         self._names = {key: _token_text(settings.get(key)) for key in ("bos_token", "eos_token")}
-        self._specials = re.compile("|".join(re.escape(t.content) for t in self.tokenizer.get_added_tokens_decoder().values() if t.special) or "(?!)")
+        self._specials = re.compile(
+            "|".join(re.escape(t.content) for t in self.tokenizer.get_added_tokens_decoder().values() if t.special)
+            or "(?!)"
+        )
         first, plain = (self.tokenizer.encode("x", add_special_tokens=special).ids[:1] for special in (True, False))
         separator = self._names["bos_token"] if settings.get("add_bos_token") else "<|endoftext|>"
-        self.separator: int | None = first[0] if first != plain else self.tokenizer.token_to_id(separator or "<|endoftext|>")
+        self.separator: int | None = (
+            first[0] if first != plain else self.tokenizer.token_to_id(separator or "<|endoftext|>")
+        )
         """Stands before a text: what the model saw between documents, where it has such a token."""
         ends = [self._names["eos_token"], "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>"]
         ids = [self.tokenizer.token_to_id(end) for end in ends if end]
@@ -95,7 +100,9 @@ class Chat:
 
         if self._template is None:  # a base model: the plainest form that works
             return lambda messages: "".join(f"{m['content']}\n" for m in messages if m["content"])
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.globals |= {"raise_exception": _raise, "strftime_now": TODAY.strftime}
         names = {key: name or "" for key, name in self._names.items()}
         try:
@@ -132,20 +139,20 @@ class Chat:
     def prompt(self, question: Question) -> list[int]:
         return self.ask(question.question) if question.kind == "question" else self.continued(question.question)
 
-    def study(self, example: Example) -> Sequence:
+    def study(self, example: Example) -> TokenizedExample:
         """What is trained on."""
         if not example.prompt:
             tokens = self.continued(example.text)
-            return Sequence(tuple(tokens), 1)
+            return TokenizedExample(tuple(tokens), 1)
         prompt = self.ask(example.prompt)
-        return Sequence((*prompt, *self.encode(self.plain(example.text)), *self.end_of_turn), len(prompt))
+        return TokenizedExample((*prompt, *self.encode(self.plain(example.text)), *self.end_of_turn), len(prompt))
 
-    def gold(self, question: Question, answer: str) -> Sequence:
+    def gold(self, question: Question, answer: str) -> TokenizedExample:
         """A question with its answer as the labels: what the dense score reads."""
         prompt = self.prompt(question)
         if question.kind == "question":
-            return Sequence((*prompt, *self.encode(self.plain(answer)), *self.end_of_turn), len(prompt))
-        return Sequence((*prompt, *self.encode(self.plain(" " + answer))), len(prompt))
+            return TokenizedExample((*prompt, *self.encode(self.plain(answer)), *self.end_of_turn), len(prompt))
+        return TokenizedExample((*prompt, *self.encode(self.plain(" " + answer))), len(prompt))
 
     @cached_property
     def breaks(self) -> frozenset[int]:
@@ -158,7 +165,14 @@ class Chat:
         """What the template writes after an answer, up to the end token."""
         if self._template is None and self.separator in self.ends:
             return [self.separator]
-        end = next((e for e in ("<|im_end|>", "<|eot_id|>", self._names["eos_token"]) if e and self.tokenizer.token_to_id(e) is not None), None)
+        end = next(
+            (
+                e
+                for e in ("<|im_end|>", "<|eot_id|>", self._names["eos_token"])
+                if e and self.tokenizer.token_to_id(e) is not None
+            ),
+            None,
+        )
         return [] if end is None else [self.tokenizer.token_to_id(end)]
 
 

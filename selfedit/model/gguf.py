@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from selfedit.errors import ModelError
-from selfedit.model import quantized
+from selfedit.model.packed import quantized
 
 ARCHITECTURES = {  # GGUF architecture → model_type, does it permute q and k
     "llama": ("llama", True),
@@ -70,7 +70,9 @@ def convert(gguf_file: Path, folder: Path) -> None:
 
     heads = setting("attention.head_count")
     config = {
-        "architectures": [{"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}[model_type]],
+        "architectures": [
+            {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}[model_type]
+        ],
         "model_type": model_type,
         "hidden_size": setting("embedding_length"),
         "intermediate_size": setting("feed_forward_length"),
@@ -167,10 +169,14 @@ def _write_tokenizer(value, gguf_file: Path, folder: Path) -> None:
 
     kind, pre = value("tokenizer.ggml.model"), value("tokenizer.ggml.pre", "gpt-2")
     if kind != "gpt2" or pre not in SPLIT_PATTERNS:
-        raise ModelError(f"{gguf_file}: tokenizer {kind!r}/{pre!r} is not supported; use the model's safetensors folder instead")
+        raise ModelError(
+            f"{gguf_file}: tokenizer {kind!r}/{pre!r} is not supported; use the model's safetensors folder instead"
+        )
     tokens, types = value("tokenizer.ggml.tokens"), value("tokenizer.ggml.token_type")
     merges = [tuple(merge.split(" ")) for merge in value("tokenizer.ggml.merges")]
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, ignore_merges=pre == "llama-bpe"))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, ignore_merges=pre == "llama-bpe")
+    )
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     if pre == "smollm":

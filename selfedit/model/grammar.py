@@ -21,7 +21,9 @@ def choices(chat: Chat, parts: Sequence[Sequence[str]]) -> Callable[[Sequence[in
         places = {(0, choice, 0) for choice in range(len(coded[0]))}  # part, choice, tokens of it that are written
         for token in written:
             places = entered({(p, c, at + 1) for p, c, at in places if p < len(coded) and coded[p][c][at] == token})
-        return sorted({token for p, c, at in places for token in (ends if p == len(coded) else coded[p][c][at : at + 1])})
+        return sorted(
+            {token for p, c, at in places for token in (ends if p == len(coded) else coded[p][c][at : at + 1])}
+        )
 
     def entered(places: set) -> set:
         """Where a text is whole the next part begins."""
@@ -66,10 +68,15 @@ class GridForm:
         text = text.removesuffix("\n") if text.endswith("\n\n") else text
         rows = text.split("\n")[:-1] if text.endswith("\n") else text.split("\n")
         cells = [row.split(" ") if self.between else list(row) for row in rows]
-        whole = all(len(own) == len(cells[0]) <= self.side and all(len(c) == 1 and c in "0123456789" for c in own) for own in cells)
+        whole = all(
+            len(own) == len(cells[0]) <= self.side and all(len(c) == 1 and c in "0123456789" for c in own)
+            for own in cells
+        )
         return tuple(tuple(map(int, own)) for own in cells) if whole and cells[0] and len(cells) <= self.side else None
 
-    def allow(self, written: Sequence[int], size: tuple[int, int] | None = None, colours: Sequence[int] = range(10)) -> list[int]:
+    def allow(
+        self, written: Sequence[int], size: tuple[int, int] | None = None, colours: Sequence[int] = range(10)
+    ) -> list[int]:
         """Rows of equal length in these colours, and the end: behind the last row if the size (rows, columns) is known, else
         behind a blank line."""
         cells, line = [self.cells[colour][0] for colour in colours], self.line[0]

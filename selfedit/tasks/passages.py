@@ -35,12 +35,7 @@ _SENTENCE_END = re.compile(
     r"[\"')\]”’]*\s+(?=[^\sa-z])"
     r"|[。！？]+[」』”]*\s*"
 )
-_SENTENCE_CUT, *_FINER_CUTS = (
-    (_SENTENCE_END, 0.2),
-    (re.compile(r"\n"), 0.3),
-    (re.compile(r"\s+"), 0.5),
-    (_WORD, 1.0),
-)
+_SENTENCE_CUT, *_FINER_CUTS = ((_SENTENCE_END, 0.2), (re.compile(r"\n"), 0.3), (re.compile(r"\s+"), 0.5), (_WORD, 1.0))
 _FENCE = re.compile(r"^ {0,3}(```+|~~~+)", re.MULTILINE)
 _HEADING = re.compile(r"#{1,6} .*\S")
 

@@ -18,7 +18,14 @@ from selfedit.types import as_utf8
 T = TypeVar("T", str, int, list, dict, bool)
 
 MAX_BYTES = 500_000_000
-_KINDS = {str: "text", int: "a whole number", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
+_KINDS = {
+    str: "text",
+    int: "a whole number",
+    list: "a list",
+    dict: "an object",
+    bool: "true or false",
+    type(None): "null",
+}
 
 
 def read_json(path: str | PurePath) -> object:
@@ -40,7 +47,9 @@ def read_jsonl(path: str | PurePath) -> Iterator[tuple[str, object]]:
 def expect(value: object, kind: type[T], where: str, *, may_be_empty: bool = False) -> T:
     """The value, which must be of that kind and, unless it may be, not empty."""
     if not isinstance(value, kind):
-        raise DocumentError(f"{where}: should be {_KINDS[kind]}, is {'a number' if type(value) in (int, float) else _KINDS[type(value)]}")
+        raise DocumentError(
+            f"{where}: should be {_KINDS[kind]}, is {'a number' if type(value) in (int, float) else _KINDS[type(value)]}"
+        )
     if not (may_be_empty or kind is bool or (value.strip() if isinstance(value, str) else value)):
         raise DocumentError(f"{where}: is empty")
     if isinstance(value, str) and as_utf8(value) != value:

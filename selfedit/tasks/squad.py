@@ -47,7 +47,10 @@ def _plain(content: object, path: str) -> Iterator[Task]:
 
 def _edits(item: object, at: str) -> dict[str, tuple[str, ...]]:
     written = field(item, "self_edits", dict, at)
-    return {name: tuple(expect(text, str, text_at) for text_at, text in elements(written, name, f"{at}: 'self_edits'")) for name in written}
+    return {
+        name: tuple(expect(text, str, text_at) for text_at, text in elements(written, name, f"{at}: 'self_edits'"))
+        for name in written
+    }
 
 
 def _passage(title: str, context: str, path: str) -> Passage:

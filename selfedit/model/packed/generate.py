@@ -11,7 +11,7 @@ Axes: B rows, H heads, K key-value heads, G = H / K, D head size, T packed token
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence as SequenceOf
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from selfedit.errors import ModelError
 from selfedit.model.load import Model
-from selfedit.model.network import PackedAttention
-from selfedit.model.packing import alike
-from selfedit.model.stack import Segment, Stack
+from selfedit.model.packed.lora import LoraBatch, TokenRange
+from selfedit.model.packed.network import PackedAttention
+from selfedit.model.packed.packing import alike
 
 SHARED_PREFIX = 16
 """Prompts that share at least this many tokens have them read once."""
@@ -43,14 +43,14 @@ class Request:
     seed: int = 0
     one_line: bool = False
     """Ends with the first line that has text."""
-    allow: Callable[[SequenceOf[int]], SequenceOf[int]] | None = None
+    allow: Callable[[Sequence[int]], Sequence[int]] | None = None
     """A grammar: the tokens so far → those that may follow, at least one; an end token where it may end there."""
 
 
 def generate(
     model: Model,
-    requests: SequenceOf[Request],
-    stack: Stack | None = None,
+    requests: Sequence[Request],
+    stack: LoraBatch | None = None,
     *,
     rows: int = 64,
     on_token: Callable[[int, int], None] = lambda done, total: None,
@@ -67,14 +67,19 @@ def generate(
             raise ModelError(f"a prompt of {len(request.tokens)} tokens does not fit the model's {limit} positions")
     longest = max((len(r.tokens) + r.max_new_tokens for r in requests), default=1)
     rows = max(1, min(rows, CACHE_BYTES // (longest * _bytes_a_token(model.network))))
-    order = sorted(range(len(requests)), key=lambda i: (-1 if requests[i].adapter is None else requests[i].adapter, requests[i].tokens))
+    order = sorted(
+        range(len(requests)),
+        key=lambda i: (-1 if requests[i].adapter is None else requests[i].adapter, requests[i].tokens),
+    )
     answers: list[list[int]] = [[] for _ in requests]
     total = left = sum(request.max_new_tokens for request in requests)
     for low in range(0, len(order), rows):
         part = order[low : low + rows]
         left -= sum(requests[i].max_new_tokens for i in part)
         with torch.inference_mode():
-            decoded = _Decoder(model, [requests[i] for i in part], stack).run(lambda own: on_token(total - left - own, total))
+            decoded = _Decoder(model, [requests[i] for i in part], stack).run(
+                lambda own: on_token(total - left - own, total)
+            )
         for i, tokens in zip(part, decoded):
             answers[i] = tokens
     return answers
@@ -89,8 +94,14 @@ def _bytes_a_token(network) -> int:
 class _Decoder:
     """One batch from prompt to end."""
 
-    def __init__(self, model: Model, requests: list[Request], stack: Stack | None):
-        self.network, self.chat, self.ends, self.stack, self.requests = model.network, model.chat, model.chat.ends, stack, requests
+    def __init__(self, model: Model, requests: list[Request], stack: LoraBatch | None):
+        self.network, self.chat, self.ends, self.stack, self.requests = (
+            model.network,
+            model.chat,
+            model.chat.ends,
+            stack,
+            requests,
+        )
         shape, device = self.network.shape, self.network.device
         longest = max(len(r.tokens) + r.max_new_tokens for r in requests)
         cache = (len(requests), shape.kv_heads, longest, shape.head_dim)
@@ -123,20 +134,20 @@ class _Decoder:
     def _line_is_over(self, tokens: list[int]) -> bool:
         return tokens[-1] in self.chat.breaks and "\n" in self.chat.decode(tokens).lstrip()
 
-    def _segments(self, adapters: list[int | None], lengths: list[int]) -> list[Segment]:
+    def _segments(self, adapters: list[int | None], lengths: list[int]) -> list[TokenRange]:
         """Runs of rows that have the same adapter."""
         segments, start = [], 0
         for adapter, length in zip(adapters, lengths):
             if adapter is not None:
                 last = segments[-1] if segments else None
                 if last and last.adapter == adapter and last.end == start:
-                    segments[-1] = Segment(adapter, last.start, start + length)
+                    segments[-1] = TokenRange(adapter, last.start, start + length)
                 else:
-                    segments.append(Segment(adapter, start, start + length))
+                    segments.append(TokenRange(adapter, start, start + length))
             start += length
         return segments
 
-    def _linear(self, segments: list[Segment]):
+    def _linear(self, segments: list[TokenRange]):
         return self.stack.linear(self.network, segments) if segments else None
 
     def _places(self, rows: Tensor, positions: Tensor) -> Tensor:
@@ -152,7 +163,11 @@ class _Decoder:
     def _prefill(self) -> Tensor:
         """Read the prompts into the cache; logits [B, vocab] of what follows each."""
         groups = _groups(self.requests)
-        prefixes = [(self.requests[rows[0]].adapter, self.requests[rows[0]].tokens[:shared], rows) for shared, rows in groups if shared]
+        prefixes = [
+            (self.requests[rows[0]].adapter, self.requests[rows[0]].tokens[:shared], rows)
+            for shared, rows in groups
+            if shared
+        ]
         device = self.network.device
         if prefixes:
             lengths = [len(tokens) for _, tokens, _ in prefixes]
@@ -174,12 +189,17 @@ class _Decoder:
         device = self.network.device
         suffixes = [self.requests[i].tokens[shared:] for shared, rows in groups for i in rows]
         lengths = [len(s) for s in suffixes]
-        positions = torch.cat([torch.arange(shared, len(self.requests[i].tokens)) for shared, rows in groups for i in rows])
+        positions = torch.cat(
+            [torch.arange(shared, len(self.requests[i].tokens)) for shared, rows in groups for i in rows]
+        )
         where = self._places(torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)), positions).to(device)
         own_lengths = [lengths[rows[0] : rows[-1] + 1] for _, rows in groups]
         kv_heads = self.network.shape.kv_heads
         sharing = self.network.shape.heads // kv_heads
-        masks = [torch.ones(max(own), shared + max(own), dtype=torch.bool, device=device).tril(shared).repeat(sharing, 1) for (shared, _), own in zip(groups, own_lengths)]
+        masks = [
+            torch.ones(max(own), shared + max(own), dtype=torch.bool, device=device).tril(shared).repeat(sharing, 1)
+            for (shared, _), own in zip(groups, own_lengths)
+        ]
 
         def read_suffix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self._keep(layer, where, k, v)
@@ -187,8 +207,12 @@ class _Decoder:
             for (_, rows), own, mask, queries in zip(groups, own_lengths, masks, q.split(list(map(sum, own_lengths)))):
                 cached = slice(rows[0], rows[-1] + 1), slice(None), slice(mask.shape[1])
                 padded = torch.nn.utils.rnn.pad_sequence(queries.split(own), batch_first=True)
-                padded = padded.unflatten(2, (kv_heads, sharing)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # the G heads that share keys, as G queries
-                o = F.scaled_dot_product_attention(padded, self.keys[layer][cached], self.values[layer][cached], attn_mask=mask)
+                padded = (
+                    padded.unflatten(2, (kv_heads, sharing)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+                )  # the G heads that share keys, as G queries
+                o = F.scaled_dot_product_attention(
+                    padded, self.keys[layer][cached], self.values[layer][cached], attn_mask=mask
+                )
                 o = o.unflatten(2, (sharing, -1)).permute(0, 3, 1, 2, 4).flatten(2)
                 out.extend(o[j, :length] for j, length in enumerate(own))
             return torch.cat(out)
@@ -212,9 +236,13 @@ class _Decoder:
             keys, values = self.keys[layer], self.values[layer]
             grouped = q.view(count, shape.kv_heads, -1, shape.head_dim)  # the G heads that share keys, as G queries
             if mask is None:
-                return F.scaled_dot_product_attention(grouped, keys[:, :, :longest], values[:, :, :longest]).view(count, -1)
+                return F.scaled_dot_product_attention(grouped, keys[:, :, :longest], values[:, :, :longest]).view(
+                    count, -1
+                )
             # two batched products: a third faster than the fused kernel, which is made for many queries
-            odds = torch.baddbmm(mask, grouped.flatten(0, 1), keys.flatten(0, 1)[:, :longest].mT, alpha=shape.head_dim**-0.5)
+            odds = torch.baddbmm(
+                mask, grouped.flatten(0, 1), keys.flatten(0, 1)[:, :longest].mT, alpha=shape.head_dim**-0.5
+            )
             o = torch.bmm(odds.softmax(-1), values.flatten(0, 1)[:, :longest])
             return o.reshape(count, -1)
 
@@ -259,10 +287,15 @@ class _Decoder:
                 cache[layer] = new
 
 
-def _groups(requests: SequenceOf[Request]) -> list[tuple[int, range]]:
+def _groups(requests: Sequence[Request]) -> list[tuple[int, range]]:
     """Sorted requests → (tokens at the start that are read once, rows of the batch), so that the fewest tokens are read."""
-    ends = [min(len(a.tokens), len(b.tokens)) - 1 for a, b in zip(requests, requests[1:])]  # each one's last is read for what follows
-    common = [alike(a.tokens, b.tokens, end) if a.adapter == b.adapter else 0 for a, b, end in zip(requests, requests[1:], ends)]
+    ends = [
+        min(len(a.tokens), len(b.tokens)) - 1 for a, b in zip(requests, requests[1:])
+    ]  # each one's last is read for what follows
+    common = [
+        alike(a.tokens, b.tokens, end) if a.adapter == b.adapter else 0
+        for a, b, end in zip(requests, requests[1:], ends)
+    ]
     saved, last = [0], []  # of the first n rows: tokens not read again at best, and the group that ends there
     for end in range(1, len(requests) + 1):
         most, group, shared = saved[end - 1], (0, range(end - 1, end)), len(requests[end - 1].tokens)

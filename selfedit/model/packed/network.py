@@ -17,7 +17,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 
-from selfedit.model import waiting
+from selfedit.model.packed import waiting
 
 if hasattr(os, "getloadavg"):
     waiting.choose(idle=os.getloadavg()[0] < (os.cpu_count() or 1) / 2)  # before torch starts its threads
@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfedit.errors import ModelError
-from selfedit.model.quantized import QuantizedWeight, joined
+from selfedit.model.packed.quantized import QuantizedWeight, joined
 
 GROUPS = {  # modules that read the same input → one product
     "qkv": ("q_proj", "k_proj", "v_proj"),
@@ -66,9 +66,13 @@ class Shape:
         """Read a Hugging Face config.json. Raises ModelError on what this decoder does not do."""
         kind = config.get("model_type")
         if kind not in ("llama", "mistral", "qwen2", "qwen3"):
-            raise ModelError(f"model type {kind!r} is not supported; choose a Llama, Mistral, SmolLM2, Qwen2 or Qwen3 model")
+            raise ModelError(
+                f"model type {kind!r} is not supported; choose a Llama, Mistral, SmolLM2, Qwen2 or Qwen3 model"
+            )
         if config.get("quantization_config"):
-            raise ModelError("quantized weights (quantization_config) are not read; choose the model as it was trained, or a GGUF file")
+            raise ModelError(
+                "quantized weights (quantization_config) are not read; choose the model as it was trained, or a GGUF file"
+            )
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         if rope.get("rope_type", rope.get("type", "default")) != "default":
             raise ModelError("scaled rotary positions (rope_scaling) are not supported yet; choose a model without")
@@ -180,7 +184,9 @@ class Network:
             head = weights.pop("lm_head.weight", None)
             tied = shape.tied or head is None
             self.head = Linear(self.embedding if tied else head)
-            self.head.quantized = joined([self.head.weight], [blocks.get("model.embed_tokens.weight" if tied else "lm_head.weight")])
+            self.head.quantized = joined(
+                [self.head.weight], [blocks.get("model.embed_tokens.weight" if tied else "lm_head.weight")]
+            )
             self.layers = [self._layer(f"model.layers.{i}", weights, blocks) for i in range(shape.layers)]
         except KeyError as error:
             raise ModelError(f"the model lacks the tensor {error}; it is incomplete, download it again") from error
@@ -191,7 +197,9 @@ class Network:
         """Raises ModelError on one that has more tokens than the model has positions."""
         longest = max(map(len, texts), default=0)
         if longest > self.shape.max_positions:
-            raise ModelError(f"a text of {longest} tokens does not fit the model's {self.shape.max_positions} positions; split it")
+            raise ModelError(
+                f"a text of {longest} tokens does not fit the model's {self.shape.max_positions} positions; split it"
+            )
 
     def _layer(self, prefix: str, weights: dict[str, Tensor], blocks: dict[str, Tensor]) -> Layer:
         linears = {}
@@ -227,7 +235,10 @@ class Network:
         if self.head.half is None:
             return self
         other = copy(self)
-        other.layers = [replace(layer, linears={group: linear.rounded() for group, linear in layer.linears.items()}) for layer in self.layers]
+        other.layers = [
+            replace(layer, linears={group: linear.rounded() for group, linear in layer.linears.items()})
+            for layer in self.layers
+        ]
         return other
 
     @property
@@ -263,7 +274,8 @@ class Network:
             qk, v = (part.unflatten(1, (-1, s.head_dim)) for part in qkv.split((q_width + kv_width, kv_width), 1))
             if layer.q_norm is not None:
                 qk = torch.cat(
-                    (rms_norm(qk[:, : s.heads], layer.q_norm, s.eps), rms_norm(qk[:, s.heads :], layer.k_norm, s.eps)), 1
+                    (rms_norm(qk[:, : s.heads], layer.q_norm, s.eps), rms_norm(qk[:, s.heads :], layer.k_norm, s.eps)),
+                    1,
                 )
             qk = Rotate.apply(qk, cos, sin) if torch.is_grad_enabled() else _turn(qk, cos, sin)
             q, k = qk.split((s.heads, s.kv_heads), 1)
@@ -282,16 +294,18 @@ class Vocabulary:
     keep to anyway). Of few tokens the logits cost next to nothing."""
 
     def __init__(self, network: Network, tokens: Iterable[int] | None = None):
-        self.head, self._places = network.head, None
+        self.head, self._index_of = network.head, None
         if tokens is not None:
             some = torch.tensor(sorted(set(tokens)), device=network.device)
             self.head = network.head.among(some)
-            self._places = torch.full((network.shape.vocab,), -1, device=network.device)  # of a token that is not among them: out of bounds
-            self._places[some] = torch.arange(len(some), device=network.device)
+            self._index_of = torch.full(
+                (network.shape.vocab,), -1, device=network.device
+            )  # of a token that is not among them: out of bounds
+            self._index_of[some] = torch.arange(len(some), device=network.device)
 
-    def places(self, tokens: Tensor) -> Tensor:
+    def label_indices(self, tokens: Tensor) -> Tensor:
         """Of these tokens, among the logits."""
-        return tokens if self._places is None else self._places[tokens]
+        return tokens if self._index_of is None else self._index_of[tokens]
 
 
 def _needs_gradient(x: Tensor) -> bool:
@@ -417,18 +431,28 @@ class PackedAttention:
                 queries.add(rows[s], range(silent, longest), shared[s][1])
         self._dense = keys.count == count and len(members) == 1
         self._queries, self._keys = queries.indices(device), keys.indices(device)
-        self._masks = [torch.full((longest - silent, longest), float("-inf"), device=device).triu(silent + 1) if silent else None for _, longest, silent in self.buckets]
+        self._masks = [
+            torch.full((longest - silent, longest), float("-inf"), device=device).triu(silent + 1) if silent else None
+            for _, longest, silent in self.buckets
+        ]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if not self._dense:
-            q, k, v = Spread.apply(q, *self._queries[:4]), Spread.apply(k, *self._keys[:4]), Spread.apply(v, *self._keys[:4])
-        asking, sizes = [n * (longest - silent) for n, longest, silent in self.buckets], [n * longest for n, longest, _ in self.buckets]
+            q, k, v = (
+                GatherPadded.apply(q, *self._queries[:4]),
+                GatherPadded.apply(k, *self._keys[:4]),
+                GatherPadded.apply(v, *self._keys[:4]),
+            )
+        asking, sizes = (
+            [n * (longest - silent) for n, longest, silent in self.buckets],
+            [n * longest for n, longest, _ in self.buckets],
+        )
         parts = []
         for (n, _, _), mask, *qkv in zip(self.buckets, self._masks, q.split(asking), k.split(sizes), v.split(sizes)):
             o = causal_attention(*(x.unflatten(0, (n, -1)).transpose(1, 2) for x in qkv), mask)
             parts.append(o.transpose(1, 2).flatten(2).flatten(0, 1))
         o = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return o if self._dense else Collect.apply(o, self._queries[0], self._queries[1], self._queries[4])
+        return o if self._dense else ScatterPacked.apply(o, self._queries[0], self._queries[1], self._queries[4])
 
 
 class _Slots:
@@ -458,7 +482,7 @@ class _Slots:
         return tuple(index.to(device) for index in (row, slot_of_row, copies, row[copies], (~home).nonzero()[:, 0]))
 
 
-class Spread(torch.autograd.Function):
+class GatherPadded(torch.autograd.Function):
     """Packed rows → slots. A row's gradient is its home slot's, and its copies' where sequences share it; that of a
     padding slot is 0, since nothing attends to it and its output is dropped.
 
@@ -479,7 +503,7 @@ class Spread(torch.autograd.Function):
         return dx, None, None, None, None
 
 
-class Collect(torch.autograd.Function):
+class ScatterPacked(torch.autograd.Function):
     """Slots → packed rows, each from its home slot; the `other` slots are padding and copies."""
 
     @staticmethod

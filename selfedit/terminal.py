@@ -6,7 +6,8 @@ from collections.abc import Callable
 from time import monotonic
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 STAGES = {
@@ -36,7 +37,14 @@ class Progress:
     def __init__(self, quiet: bool):
         self.console = Console(stderr=True)
         self.quiet = quiet
-        columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description:<20}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self.bars = Bars(*columns, console=self.console, disable=quiet or not self.console.is_terminal, transient=True)
         self._tasks: dict[str, int] = {}
 
@@ -66,10 +74,19 @@ class Progress:
         mark, outcome = ("[green]kept[/]", report.memory) if report.memory else ("[yellow]dropped[/]", "")
         if report.quarantined:
             mark, outcome = "[yellow]quarantined[/]", report.quarantined
-        accuracy = f"{report.correct_before}/{report.questions} → {report.correct_after}/{report.questions}" if report.questions else "no questions"
-        self.console.print(f"{mark} {outcome} {_escape(report.title)!s}: {accuracy}; {_escape(report.reason)}", highlight=False)
+        accuracy = (
+            f"{report.correct_before}/{report.questions} → {report.correct_after}/{report.questions}"
+            if report.questions
+            else "no questions"
+        )
+        self.console.print(
+            f"{mark} {outcome} {_escape(report.title)!s}: {accuracy}; {_escape(report.reason)}", highlight=False
+        )
         for other in report.disagrees:
-            self.console.print(f"  [yellow]disagrees[/] with {_escape(other['source'])}: “{_escape(other['here'])}” there: “{_escape(other['there'])}”", highlight=False)
+            self.console.print(
+                f"  [yellow]disagrees[/] with {_escape(other['source'])}: “{_escape(other['here'])}” there: “{_escape(other['there'])}”",
+                highlight=False,
+            )
 
 
 def after(seconds: float, stage: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
@@ -88,7 +105,10 @@ def report_table(report) -> None:
         ("self-edits", f"{summary['edits_tried']} tried, {summary['edits_kept']} kept"),
         ("questions not trained on", str(summary["questions"])),
         ("closed-book accuracy", f"{_percent(summary['accuracy_before'])} → {_percent(summary['accuracy_after'])}"),
-        ("general change (KL)", "–" if summary["general_change"] is None else f"at most {summary['general_change']:.2f} nats a token"),
+        (
+            "general change (KL)",
+            "–" if summary["general_change"] is None else f"at most {summary['general_change']:.2f} nats a token",
+        ),
         ("time", f"{summary['seconds']:.0f} s"),
         ("adapters on disk", f"{size / 1e6:.1f} MB"),
         ("memories", ", ".join(summary["memories"]) or "none"),
@@ -122,7 +142,9 @@ def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
         )
     console.print(table)
     for line in history:
-        console.print(f"v{line['version']}  {line['time'][:19]}  {line['action']}  {' '.join(line['memories'])}", highlight=False)
+        console.print(
+            f"v{line['version']}  {line['time'][:19]}  {line['action']}  {' '.join(line['memories'])}", highlight=False
+        )
 
 
 def retest_table(found) -> None:
@@ -135,10 +157,16 @@ def retest_table(found) -> None:
         table.add_column(column, overflow="fold", no_wrap=column != "title and source")
     for one in found:
         passage = one.memory.passage
-        table.add_row(one.memory.id, f"{_escape(passage.title)}\n[dim]{_escape(passage.source)}[/]", *map(str, (one.questions, one.routed, one.right_then, one.right_now)))
+        table.add_row(
+            one.memory.id,
+            f"{_escape(passage.title)}\n[dim]{_escape(passage.source)}[/]",
+            *map(str, (one.questions, one.routed, one.right_then, one.right_now)),
+        )
     console.print(table)
     sums = [sum(getattr(one, name) for one in found) for name in ("questions", "routed", "right_then", "right_now")]
-    console.print("{:,} questions, {:,} find their memory; right when kept {:,}, right now {:,}".format(*sums), highlight=False)
+    console.print(
+        "{:,} questions, {:,} find their memory; right when kept {:,}, right now {:,}".format(*sums), highlight=False
+    )
 
 
 def consolidation_table(report) -> None:
@@ -146,7 +174,13 @@ def consolidation_table(report) -> None:
     for column in ("memory", "questions", "right\nthen", "right\nnow", ""):
         table.add_column(column)
     for one in report.rehearsed:
-        table.add_row(one.memory, str(one.questions), str(one.right_then), str(one.right_now), "shares" if one.holds and report.shared else "apart")
+        table.add_row(
+            one.memory,
+            str(one.questions),
+            str(one.right_then),
+            str(one.right_now),
+            "shares" if one.holds and report.shared else "apart",
+        )
     console = Console()
     console.print(table)
     console.print(
@@ -159,16 +193,28 @@ def memory_page(entry, edits) -> None:
     console = Console()
     before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))
     console.print(f"[bold]{entry.id}[/]  {_escape(entry.passage.title)}")
-    console.print(f"source   {_escape(entry.passage.source)}  (passage {entry.passage.index + 1}; document {entry.passage.source_hash[:12]})", highlight=False)
-    console.print(f"model    {entry.model}  adapter {entry.adapter_hash[:12]}  {entry.size_bytes / 1e6:.1f} MB  {entry.created}", highlight=False)
-    console.print(f"accuracy {_percent(before)} → {_percent(after)} on {len(entry.scores.get('questions', []))} questions", highlight=False)
+    console.print(
+        f"source   {_escape(entry.passage.source)}  (passage {entry.passage.index + 1}; document {entry.passage.source_hash[:12]})",
+        highlight=False,
+    )
+    console.print(
+        f"model    {entry.model}  adapter {entry.adapter_hash[:12]}  {entry.size_bytes / 1e6:.1f} MB  {entry.created}",
+        highlight=False,
+    )
+    console.print(
+        f"accuracy {_percent(before)} → {_percent(after)} on {len(entry.scores.get('questions', []))} questions",
+        highlight=False,
+    )
     for reason in entry.scores.get("quarantined", ()):
         console.print(f"[yellow]quarantined[/]: {_escape(reason)}", highlight=False)
     console.print(f"\n{_escape(entry.passage.text)}\n", highlight=False)
     for edit in edits:
         console.print(f"[bold]{edit.style}[/]")
         for example in edit.examples:
-            console.print("  " + _escape(f"{example.prompt} → {example.text}" if example.prompt else example.text), highlight=False)
+            console.print(
+                "  " + _escape(f"{example.prompt} → {example.text}" if example.prompt else example.text),
+                highlight=False,
+            )
 
 
 def model_table(rows: list[dict]) -> None:
@@ -188,7 +234,11 @@ def calibration_table(result: dict) -> None:
         ("answers", f"{result['n']:,} on {result['titles']:,} titles"),
         ("left out", f"{result['left_out']:,}, on titles that the grader was fitted on (--all scores them too)"),
         ("unscored", f"{result['unscored']:,}"),
-        ("Cohen's kappa", ("–" if kappa is None else f"{kappa:.3f}") + (f"  [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")),
+        (
+            "Cohen's kappa",
+            ("–" if kappa is None else f"{kappa:.3f}")
+            + (f"  [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""),
+        ),
         ("accuracy", f"{accuracy:.3f}"),
         ("time", f"{result['seconds']:.1f} s"),
     ]
@@ -206,7 +256,16 @@ def calibration_table(result: dict) -> None:
 
 def rounds_table(summaries: list[dict]) -> None:
     table = Table(title="the outer loop", title_justify="left")
-    for column in ("round", "edits\nusable", "kept", "dense: untouched,\npassage, best edit", "reliability:\none run, mean", "best style\n(gain)", "editor", "min"):
+    for column in (
+        "round",
+        "edits\nusable",
+        "kept",
+        "dense: untouched,\npassage, best edit",
+        "reliability:\none run, mean",
+        "best style\n(gain)",
+        "editor",
+        "min",
+    ):
         table.add_column(column)
     for s in summaries:
         trust, best = s["reliability"]["first"], s["styles"][0]
@@ -214,7 +273,7 @@ def rounds_table(summaries: list[dict]) -> None:
             str(s["round"]),
             f"{s['usable']} of {s['edits']}",
             str(s["kept"]),
-            ", ".join(f"{side['dense']:.2f}" for side in (s["untouched"], s["controls"]["passage"], s["best"])),
+            ", ".join(f"{side['gold_logprob']:.2f}" for side in (s["untouched"], s["controls"]["passage"], s["best"])),
             ", ".join("–" if v is None else f"{v:.2f}" for v in (trust["one_run"], trust["mean_of_seeds"])),
             f"{best['style']}\n({best['gain']:+.2f})",
             s["editor"]["id"] if s["finetuned"] else f"as before:\n{_escape(s['guard'].get('why', ''))}",
@@ -225,11 +284,27 @@ def rounds_table(summaries: list[dict]) -> None:
 
 def recipe_rounds_table(summaries: list[dict]) -> None:
     table = Table(title="the outer loop: recipes", title_justify="left")
-    for column in ("round", "tasks solved", "recipes that solve", "gain of a recipe,\nnats a token", "kept", "editor", "min"):
+    for column in (
+        "round",
+        "tasks solved",
+        "recipes that solve",
+        "gain of a recipe,\nnats a token",
+        "kept",
+        "editor",
+        "min",
+    ):
         table.add_column(column)
     for s in summaries:
         solved = f"{s['solved']} of {s['recipes']}"
-        table.add_row(str(s["round"]), f"{s['tasks_solved']} of {s['tasks']}", solved, "–" if s["gain"] is None else f"{s['gain']:+.2f}", str(s["kept"]), s["editor"]["id"], f"{s['seconds'] / 60:.1f}")
+        table.add_row(
+            str(s["round"]),
+            f"{s['tasks_solved']} of {s['tasks']}",
+            solved,
+            "–" if s["gain"] is None else f"{s['gain']:+.2f}",
+            str(s["kept"]),
+            s["editor"]["id"],
+            f"{s['seconds'] / 60:.1f}",
+        )
     Console().print(table)
 
 
@@ -254,13 +329,19 @@ def show_grids(task, found) -> None:
     for i, pair in enumerate(task.train):
         console.print(Columns([drawn(f"example {i + 1}", pair.input), drawn("", pair.output)]))
     for pair, answer in zip(task.test, found.answers):
-        said = [drawn(f"{'answer' if n == 0 else 'second'} ({votes} of {answer.asked})", grid) for n, (grid, votes) in enumerate(zip(answer.attempts, answer.votes))]
+        said = [
+            drawn(f"{'answer' if n == 0 else 'second'} ({votes} of {answer.asked})", grid)
+            for n, (grid, votes) in enumerate(zip(answer.attempts, answer.votes))
+        ]
         console.print(Columns([drawn("question", pair.input), *said]))
         if not said:
             console.print("no answer was a grid")
     for recipe in found.recipes:
         console.print(f"studied {recipe.brief()}", style="dim")
-    console.print(f"{len(found.recipes)} recipe{'s' if len(found.recipes) > 1 else ''}, {found.tokens:,} tokens, {found.seconds:.0f} s", style="dim")
+    console.print(
+        f"{len(found.recipes)} recipe{'s' if len(found.recipes) > 1 else ''}, {found.tokens:,} tokens, {found.seconds:.0f} s",
+        style="dim",
+    )
 
 
 def _percent(share: float | None) -> str:

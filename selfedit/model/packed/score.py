@@ -5,28 +5,34 @@ In: sequences with labels, and whose adapter each is scored under. Out: one numb
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence as SequenceOf
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from selfedit.model.chat import Sequence
-from selfedit.model.frozen import FrozenBelow
-from selfedit.model.network import Network, PackedAttention, Vocabulary
-from selfedit.model.packing import pack, passes, sharing
-from selfedit.model.stack import Segment, Stack
+from selfedit.model.chat import TokenizedExample
+from selfedit.model.packed.frozen import FrozenBelow
+from selfedit.model.packed.lora import LoraBatch, TokenRange
+from selfedit.model.packed.network import Network, PackedAttention, Vocabulary
+from selfedit.model.packed.packing import pack, passes, sharing
 
 LABELS_A_PASS = 128  # 25 MB of logits with 49,152 tokens: larger blocks are given back to the system each time, and come back page by page
 
 
 @torch.inference_mode()
 def mean_logprobs(
-    network: Network, items: SequenceOf[tuple[Sequence, int | None]], stack: Stack | None = None, *, among: Iterable[int] | None = None
+    network: Network,
+    items: Sequence[tuple[TokenizedExample, int | None]],
+    stack: LoraBatch | None = None,
+    *,
+    among: Iterable[int] | None = None,
 ) -> list[float]:
     """Mean log-probability (nats a token, at most 0) of each sequence's labels under its adapter (None: untouched). `among`: as
     in `train`."""
     vocabulary = Vocabulary(network, among)
-    order = sorted(range(len(items)), key=lambda i: (-1 if items[i][1] is None else items[i][1], len(items[i][0].tokens)))
+    order = sorted(
+        range(len(items)), key=lambda i: (-1 if items[i][1] is None else items[i][1], len(items[i][0].tokens))
+    )
     out = [0.0] * len(items)
     distinct = {s.tokens for s, _ in items}
     often = stack is not None and 2 * len(distinct) <= len(items)  # else a header that packing shares costs less
@@ -35,16 +41,20 @@ def mean_logprobs(
     for part in passes(order, [len(s.tokens) for s, _ in items], shared):
         sequences = [items[i][0] for i in part]
         hidden = label_states(network, sequences, [items[i][1] for i in part], stack, frozen)
-        targets = vocabulary.places(torch.tensor([t for s in sequences for t in s.targets], device=network.device))
+        targets = vocabulary.label_indices(
+            torch.tensor([t for s in sequences for t in s.targets], device=network.device)
+        )
         chunks = zip(hidden.split(LABELS_A_PASS), targets.split(LABELS_A_PASS))
-        gold = torch.cat([network.logits(h, vocabulary.head).float().log_softmax(1).gather(1, t[:, None])[:, 0] for h, t in chunks])
+        gold = torch.cat(
+            [network.logits(h, vocabulary.head).float().log_softmax(1).gather(1, t[:, None])[:, 0] for h, t in chunks]
+        )
         for i, values in zip(part, gold.split([s.labels for s in sequences])):
             out[i] = values.mean().item()
     return out
 
 
 @torch.inference_mode()
-def divergences(network: Network, sequences: SequenceOf[Sequence], stack: Stack) -> list[float]:
+def divergences(network: Network, sequences: Sequence[TokenizedExample], stack: LoraBatch) -> list[float]:
     """How far each adapter of the stack moves the model on these: mean KL(untouched ‖ adapted), nats a label."""
     totals = [0.0] * stack.count
     for part in passes(range(len(sequences)), [len(s.tokens) for s in sequences]):
@@ -60,7 +70,7 @@ def divergences(network: Network, sequences: SequenceOf[Sequence], stack: Stack)
 
 
 @torch.inference_mode()
-def divergence(network: Network, other: Network, sequences: SequenceOf[Sequence]) -> float:
+def divergence(network: Network, other: Network, sequences: Sequence[TokenizedExample]) -> float:
     """As `divergences`, of other weights: mean KL(network ‖ other), nats a label."""
     total = 0.0
     for part in passes(range(len(sequences)), [len(s.tokens) for s in sequences]):
@@ -76,18 +86,24 @@ def _kl(p: Tensor, logits: Tensor) -> float:
 
 
 def label_states(
-    network: Network, sequences: list[Sequence], adapters: list[int | None], stack: Stack | None, frozen: FrozenBelow | None = None
+    network: Network,
+    sequences: list[TokenizedExample],
+    adapters: list[int | None],
+    stack: LoraBatch | None,
+    frozen: FrozenBelow | None = None,
 ) -> Tensor:
     """Last hidden states [L, hidden] from which the labels are predicted. `frozen`: where the lower layers are done already.
     Raises ModelError on a sequence that is longer than the model's positions."""
     network.check_lengths(s.tokens for s in sequences)
     packing = pack(sequences, adapters)
-    segments = [Segment(a, *rows) for a, rows in zip(adapters, packing.rows) if a is not None]
+    segments = [TokenRange(a, *rows) for a, rows in zip(adapters, packing.rows) if a is not None]
     own = [(s.tokens, common) for s, (_, common) in zip(sequences, packing.shared)]
     if frozen:
         x = torch.cat([frozen[tokens][common:] for tokens, common in own])
     else:
-        x = network.embed(torch.tensor([token for tokens, common in own for token in tokens[common:]], device=network.device))
+        x = network.embed(
+            torch.tensor([token for tokens, common in own for token in tokens[common:]], device=network.device)
+        )
     attention = PackedAttention(packing.lengths, network.device, packing.shared)
     linear = stack.linear(network, segments) if segments else None
     layers = range(frozen.first_layer if frozen else 0, network.shape.layers)

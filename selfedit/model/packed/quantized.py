@@ -114,7 +114,9 @@ class _Writer:
         self.wide, self.wide_int = ir.VectorType(self.float, LANES), ir.VectorType(self.int, LANES)
         module = ir.Module()
         self.multiply_add = ir.Function(module, ir.FunctionType(self.wide, [self.wide] * 3), f"llvm.fma.v{LANES}f32")
-        self.prefetch = ir.Function(module, ir.FunctionType(ir.VoidType(), [self.pointer] + [self.int] * 3), "llvm.prefetch.p0")
+        self.prefetch = ir.Function(
+            module, ir.FunctionType(ir.VoidType(), [self.pointer] + [self.int] * 3), "llvm.prefetch.p0"
+        )
         function = ir.Function(module, ir.FunctionType(ir.VoidType(), [self.pointer]), "kernel")
         self.b = ir.IRBuilder(function.append_basic_block())
         task = function.args[0]
@@ -140,7 +142,9 @@ class _Writer:
                     self.many_rows(widened, groups, x_p, sums)
                 y_p = self.at(y, self.b.mul(p, self.b.mul(width, self.long(rows * 4))))
                 for j in range(tile):
-                    self.finish(self.at(y_p, self.b.mul(self.b.add(first, self.long(j)), self.long(4))), sums[j], rows, width)
+                    self.finish(
+                        self.at(y_p, self.b.mul(self.b.add(first, self.long(j)), self.long(4))), sums[j], rows, width
+                    )
         self.b.ret_void()
         self.text = str(module)
 
@@ -246,8 +250,12 @@ class _Writer:
         return self.b.gep(pointer, [offset], source_etype=self.byte)
 
     def load(self, pointer, offset: int, kind):
-        return self.b.load(self.at(pointer, self.long(offset)), align=8 if kind in (self.pointer, self.long) else 1, typ=kind)
+        return self.b.load(
+            self.at(pointer, self.long(offset)), align=8 if kind in (self.pointer, self.long) else 1, typ=kind
+        )
 
     def splat(self, value):
         one = self.b.insert_element(self.wide(self.ir.Undefined), value, self.int(0))
-        return self.b.shuffle_vector(one, self.wide(self.ir.Undefined), self.ir.VectorType(self.int, LANES)([0] * LANES))
+        return self.b.shuffle_vector(
+            one, self.wide(self.ir.Undefined), self.ir.VectorType(self.int, LANES)([0] * LANES)
+        )

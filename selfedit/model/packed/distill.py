@@ -8,22 +8,24 @@ Hinton et al., 2015, arXiv:1503.02531.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
-from selfedit.model.chat import Sequence, SoftLabels
-from selfedit.model.network import Network
-from selfedit.model.packing import passes
-from selfedit.model.score import LABELS_A_PASS, label_states
+from selfedit.model.chat import SoftLabels, TokenizedExample
+from selfedit.model.packed.network import Network
+from selfedit.model.packed.packing import passes
+from selfedit.model.packed.score import LABELS_A_PASS, label_states
 
 WIDTH = 16
 """Tokens that a soft label keeps; they hold nearly all of the teacher's odds."""
 
 
 @torch.inference_mode()
-def soften(network: Network, studied: SequenceOf[Sequence], seen: SequenceOf[Sequence], share: float) -> list[Sequence]:
+def soften(
+    network: Network, studied: Sequence[TokenizedExample], seen: Sequence[TokenizedExample], share: float
+) -> list[TokenizedExample]:
     """The studied sequences with soft labels: `share` of each is the untouched model's own odds, the rest the right token.
 
     `seen[i]` ends in the labels of `studied[i]`, behind all that the teacher may see.
@@ -33,7 +35,12 @@ def soften(network: Network, studied: SequenceOf[Sequence], seen: SequenceOf[Seq
         own = [seen[i] for i in part]
         hidden = label_states(network, own, [None] * len(own), None)
         right = torch.tensor([t for s in own for t in s.targets], device=network.device)
-        tokens, odds = zip(*(_mixed(network.logits(h).float(), t, share) for h, t in zip(hidden.split(LABELS_A_PASS), right.split(LABELS_A_PASS))))
+        tokens, odds = zip(
+            *(
+                _mixed(network.logits(h).float(), t, share)
+                for h, t in zip(hidden.split(LABELS_A_PASS), right.split(LABELS_A_PASS))
+            )
+        )
         sizes = [s.labels for s in own]
         for i, own_tokens, own_odds in zip(part, torch.cat(tokens).split(sizes), torch.cat(odds).split(sizes)):
             softened[i] = replace(studied[i], soft=SoftLabels(own_tokens, own_odds))

@@ -13,7 +13,7 @@ Axes: N adapters, T packed tokens, L labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence as SequenceOf
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from selfedit.config import TrainConfig
-from selfedit.model.chat import Sequence
-from selfedit.model.frozen import FrozenBelow
-from selfedit.model.network import Linear, Network, PackedAttention, Vocabulary, rms_norm
-from selfedit.model.packing import pack, passes
-from selfedit.model.stack import Gradients, LoraConfig, Segment, Stack
+from selfedit.model.chat import TokenizedExample
+from selfedit.model.packed.frozen import FrozenBelow
+from selfedit.model.packed.lora import Gradients, LoraBatch, LoraConfig, TokenRange
+from selfedit.model.packed.network import Linear, Network, PackedAttention, Vocabulary, rms_norm
+from selfedit.model.packed.packing import pack, passes
 
 TOKENS_A_WORKER = 64
 """A step is shared out among threads if each has at least about so many."""
@@ -36,11 +36,11 @@ TOKENS_A_WORKER = 64
 class Job:
     """What one adapter is to study. A `None` takes the TrainConfig's value."""
 
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[TokenizedExample, ...]
     seed: int = 0
     learning_rate: float | None = None
     epochs: int | None = None
-    once: tuple[Sequence, ...] = ()
+    once: tuple[TokenizedExample, ...] = ()
     """Studied in one epoch, not in each: the first of them in the first."""
 
 
@@ -60,7 +60,7 @@ class Cut:
     """Once every adapter has so many epochs behind it, `losers` looks at them all and says which rows stop there."""
 
     epochs: int
-    losers: Callable[[Stack], SequenceOf[int]]
+    losers: Callable[[LoraBatch], Sequence[int]]
 
 
 def lora_config(network: Network, config: TrainConfig) -> LoraConfig:
@@ -70,14 +70,14 @@ def lora_config(network: Network, config: TrainConfig) -> LoraConfig:
 
 def train(
     network: Network,
-    jobs: SequenceOf[Job],
+    jobs: Sequence[Job],
     config: TrainConfig,
     *,
-    stack: Stack | None = None,
+    stack: LoraBatch | None = None,
     cut: Cut | None = None,
     among: Iterable[int] | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Stack, list[TrainLog]]:
+) -> tuple[LoraBatch, list[TrainLog]]:
     """Train one adapter a job, together. `stack`: start from these adapters (in the jobs' order) instead of afresh.
     `cut`: stop some of them early. `among`: tokens that every label is one of; it is told apart from these alone.
 
@@ -86,7 +86,7 @@ def train(
     """
     assert jobs and all(job.sequences for job in jobs), "every job needs a sequence"
     if stack is None:
-        stack = Stack(network.shape, lora_config(network, config), len(jobs), network.device)
+        stack = LoraBatch(network.shape, lora_config(network, config), len(jobs), network.device)
         for i, job in enumerate(jobs):
             stack.init_(i, job.seed)
     runs = [_Run(i, job, config, stack) for i, job in enumerate(jobs)]
@@ -126,13 +126,17 @@ class _Workers:
     worker.
     """
 
-    def __init__(self, stack: Stack, tokens: int):
+    def __init__(self, stack: LoraBatch, tokens: int):
         """`tokens`: of a usual step."""
         self.threads = torch.get_num_threads()
         count = min(self.threads, max(1, tokens // TOKENS_A_WORKER)) if stack.flat.device.type == "cpu" else 1
         self.gradients = [Gradients(stack) for _ in range(count)]
         self.own_threads = self.threads // count
-        self.pool = ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(self.own_threads)) if count > 1 else None
+        self.pool = (
+            ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(self.own_threads))
+            if count > 1
+            else None
+        )
 
     def map(self, function: Callable, *items: Iterable) -> list:
         return list((self.pool.map if self.pool else map)(function, *items))
@@ -158,7 +162,7 @@ class _Workers:
 class _Run:
     """One adapter's way through its sequences: order, rate, optimizer state, when to stop."""
 
-    def __init__(self, row: int, job: Job, config: TrainConfig, stack: Stack):
+    def __init__(self, row: int, job: Job, config: TrainConfig, stack: LoraBatch):
         self.row, self.job, self.config = row, job, config
         self.generator = torch.Generator().manual_seed(job.seed)
         self.epochs = job.epochs or config.epochs
@@ -171,7 +175,7 @@ class _Run:
         self.log = TrainLog()
         self.finished = False
         self.total = self.left = sum(sizes)
-        self._order: list[Sequence] = []
+        self._order: list[TokenizedExample] = []
         self._epoch_loss: list[Tensor] = []
 
     @property
@@ -179,7 +183,7 @@ class _Run:
         """About so many."""
         return sum(len(s.tokens) for epoch in range(self.epochs) for s in self._studied_in(epoch)) // self.steps
 
-    def _studied_in(self, epoch: int) -> tuple[Sequence, ...]:
+    def _studied_in(self, epoch: int) -> tuple[TokenizedExample, ...]:
         low, high = (len(self.job.once) * e // self.epochs for e in (epoch, epoch + 1))
         return self.job.sequences + self.job.once[low:high]
 
@@ -225,7 +229,7 @@ class _Work:
     """Sequences of one adapter's step: all of them, or some."""
 
     run: _Run
-    sequences: list[Sequence]
+    sequences: list[TokenizedExample]
     weight: float
     """Of a label's loss: 1 over the labels of the whole step."""
     loss: Tensor | None = None
@@ -248,7 +252,14 @@ def _shares(works: list[_Work], count: int) -> list[list[_Work]]:
     return shares
 
 
-def _backward(network: Network, stack: Stack, gradients: Gradients, frozen: FrozenBelow, vocabulary: Vocabulary, part: list[_Work]) -> None:
+def _backward(
+    network: Network,
+    stack: LoraBatch,
+    gradients: Gradients,
+    frozen: FrozenBelow,
+    vocabulary: Vocabulary,
+    part: list[_Work],
+) -> None:
     """The works' losses, and their gradients into the rows of their adapters."""
     studied = [sequence for work in part for sequence in work.sequences]
     packing = pack(studied, [work.run.row for work in part for _ in work.sequences])
@@ -256,23 +267,25 @@ def _backward(network: Network, stack: Stack, gradients: Gradients, frozen: Froz
     segments, done = [], 0
     for work in part:
         own, done = packing.rows[done : done + len(work.sequences)], done + len(work.sequences)
-        segments.append(Segment(work.run.row, own[0][0], own[-1][1]))
+        segments.append(TokenRange(work.run.row, own[0][0], own[-1][1]))
         work.rows = own[-1][1] - own[0][0]
     device = network.device
     attention = PackedAttention(packing.lengths, device, packing.shared)
     layers = range(stack.config.layers[0], network.shape.layers)
-    x = network.run(torch.cat(states), attention.positions, attention, stack.linear(network, segments, gradients), layers)
+    x = network.run(
+        torch.cat(states), attention.positions, attention, stack.linear(network, segments, gradients), layers
+    )
     counts = [sum(s.labels for s in work.sequences) for work in part]
     weights = torch.cat([torch.full((n,), work.weight) for n, work in zip(counts, part)]).to(device)
     hidden = rms_norm(x[torch.tensor(packing.label_rows, device=device)], network.norm, network.shape.eps)
     tokens, odds = _targets(studied, device)
-    losses = HeadLoss.apply(hidden, vocabulary.head, vocabulary.places(tokens), odds, weights)
+    losses = HeadLoss.apply(hidden, vocabulary.head, vocabulary.label_indices(tokens), odds, weights)
     losses.sum().backward()
     for work, loss in zip(part, losses.detach().split(counts)):
         work.loss = loss.sum()
 
 
-def _targets(studied: list[Sequence], device) -> tuple[Tensor, Tensor]:
+def _targets(studied: list[TokenizedExample], device) -> tuple[Tensor, Tensor]:
     """Tokens and odds [L, K] of all labels; K is 1 where every label is hard."""
     width = max((s.soft.tokens.shape[1] for s in studied if s.soft), default=1)
     count = sum(s.labels for s in studied)

@@ -6,10 +6,10 @@ with the weights need them once; only attention sees them in each sequence (see 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence as SequenceOf
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from selfedit.model.chat import Sequence
+from selfedit.model.chat import TokenizedExample
 
 TOKENS_A_PASS = 2048
 """What is run together at most, about: enough to fill the processor, and no more memory."""
@@ -27,7 +27,7 @@ class Packing:
     """The rows from which labels are predicted, in the order of sequences and labels."""
 
 
-def pack(sequences: SequenceOf[Sequence], owners: SequenceOf[Hashable]) -> Packing:
+def pack(sequences: Sequence[TokenizedExample], owners: Sequence[Hashable]) -> Packing:
     """Sequences of one owner (an adapter, or the untouched model) may share rows; no label ever lies in what is shared."""
     packing, leaders, start = Packing(), {}, 0
     for i, (sequence, owner) in enumerate(zip(sequences, owners)):
@@ -38,22 +38,24 @@ def pack(sequences: SequenceOf[Sequence], owners: SequenceOf[Hashable]) -> Packi
         packing.lengths.append(len(sequence.tokens))
         packing.shared.append((leader, common))
         packing.rows.append((start, end))
-        packing.label_rows.extend(zero + place - 1 for place in sequence.places)
+        packing.label_rows.extend(zero + place - 1 for place in sequence.label_positions)
         start = end
     return packing
 
 
-def _shared(leader: Sequence, sequence: Sequence) -> int:
+def _shared(leader: TokenizedExample, sequence: TokenizedExample) -> int:
     """Tokens, short of the row that predicts a first label."""
     return alike(leader.tokens, sequence.tokens, min(leader.label_start, sequence.label_start) - 1)
 
 
-def alike(a: SequenceOf[int], b: SequenceOf[int], most: int) -> int:
+def alike(a: Sequence[int], b: Sequence[int], most: int) -> int:
     """Tokens that both begin with, `most` of them at most."""
     return next((i for i in range(most) if a[i] != b[i]), most)
 
 
-def passes(order: SequenceOf[int], sizes: SequenceOf[int], shared: Callable[[list[int], int], int] = lambda part, i: 0) -> Iterator[list[int]]:
+def passes(
+    order: Sequence[int], sizes: Sequence[int], shared: Callable[[list[int], int], int] = lambda part, i: 0
+) -> Iterator[list[int]]:
     """What to run together, up to about TOKENS_A_PASS tokens a time: the indices of `order`, item i having `sizes[i]` tokens.
 
     `shared(part, i)` of them are laid already in its part (`sharing`) and count an eighth: keys and values, where a row of
@@ -72,7 +74,7 @@ def passes(order: SequenceOf[int], sizes: SequenceOf[int], shared: Callable[[lis
         yield part
 
 
-def sharing(sequences: SequenceOf[Sequence], owners: SequenceOf[Hashable]) -> Callable[[list[int], int], int]:
+def sharing(sequences: Sequence[TokenizedExample], owners: Sequence[Hashable]) -> Callable[[list[int], int], int]:
     """What `pack` will lay once, for `passes`; not for training, where every layer keeps what attention saw."""
 
     def shared(part: list[int], i: int) -> int:

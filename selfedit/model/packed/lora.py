@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from selfedit.errors import AdapterError
-from selfedit.model.network import GROUPS, MODULES, PARENTS, Linear, LinearFn, Network, Shape
+from selfedit.model.packed.network import GROUPS, MODULES, PARENTS, Linear, LinearFn, Network, Shape
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 
@@ -38,7 +38,7 @@ class LoraConfig:
 
 
 @dataclass(frozen=True)
-class Segment:
+class TokenRange:
     """Rows [start, end) of the packed tokens belong to this adapter."""
 
     adapter: int
@@ -46,7 +46,7 @@ class Segment:
     end: int
 
 
-class Site:
+class LoraView:
     """The adapters of one group in one layer, as views into a flat matrix [N, P]."""
 
     def __init__(self, flat: Tensor, offset: int, shape: Shape, group: str, config: LoraConfig):
@@ -69,7 +69,7 @@ class Site:
         self.end, self.modules = end, modules
 
 
-class Stack:
+class LoraBatch:
     def __init__(self, shape: Shape, config: LoraConfig, count: int, device="cpu"):
         self.shape, self.config, self.count = shape, config, count
         self.size = _parameter_count(shape, config)
@@ -82,9 +82,11 @@ class Stack:
         generator = torch.Generator().manual_seed(seed)
         for site in self.sites.values():
             bound = site.a.shape[1] ** -0.5
-            site.a[adapter] = torch.empty(site.a.shape[1:]).uniform_(-bound, bound, generator=generator).to(site.a.device)
+            site.a[adapter] = (
+                torch.empty(site.a.shape[1:]).uniform_(-bound, bound, generator=generator).to(site.a.device)
+            )
 
-    def linear(self, network: Network, segments: list[Segment], gradients: Gradients | None = None) -> LinearFn:
+    def linear(self, network: Network, segments: list[TokenRange], gradients: Gradients | None = None) -> LinearFn:
         """The `linear` of `Network.run` under these adapters. `gradients`: where a backward pass leaves theirs."""
         grouped = _grouped_bmm if network.device.type == "cuda" else _grouped_loop
 
@@ -98,9 +100,9 @@ class Stack:
 
         return apply
 
-    def subset(self, adapters: list[int]) -> Stack:
+    def subset(self, adapters: list[int]) -> LoraBatch:
         """A new stack with copies of these rows."""
-        picked = Stack(self.shape, self.config, len(adapters), self.flat.device)
+        picked = LoraBatch(self.shape, self.config, len(adapters), self.flat.device)
         picked.flat.copy_(self.flat[adapters])
         return picked
 
@@ -148,7 +150,10 @@ class Stack:
             for j, module in enumerate(site.modules):
                 name = f"base_model.model.model.layers.{layer}.{PARENTS[module]}.{module}"
                 a, b = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
-                if a.shape != expected[f"{name}.lora_A.weight"].shape or b.shape != expected[f"{name}.lora_B.weight"].shape:
+                if (
+                    a.shape != expected[f"{name}.lora_A.weight"].shape
+                    or b.shape != expected[f"{name}.lora_B.weight"].shape
+                ):
                     raise AdapterError(f"the adapter does not fit the model: {name} has other sizes")
                 site.a[adapter, :, j * r : (j + 1) * r] = a.t()
                 site.b[j][adapter] = b.t()
@@ -161,7 +166,7 @@ class Gradients:
     takes no memory.
     """
 
-    def __init__(self, stack: Stack):
+    def __init__(self, stack: LoraBatch):
         self.flat = torch.empty_like(stack.flat)
         self.sites = _sites(self.flat, stack.shape, stack.config)
 
@@ -191,7 +196,7 @@ def read_config(folder: Path, shape: Shape) -> LoraConfig:
     return LoraConfig(rank, alpha, tuple(m for m in MODULES if m in modules), tuple(sorted(set(layers))))
 
 
-def load_adapters(network: Network, folders: list[Path]) -> Stack:
+def load_adapters(network: Network, folders: list[Path]) -> LoraBatch:
     """PEFT adapter folders of one configuration → a stack, in their order. Raises AdapterError on any that do not fit."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -200,8 +205,10 @@ def load_adapters(network: Network, folders: list[Path]) -> Stack:
     if len(set(configs)) != 1:
         raise AdapterError("adapters of different rank, alpha, modules or layers cannot share a stack")
     if configs[0].layers[-1] >= network.shape.layers:
-        raise AdapterError(f"{folders[0]}: adapts layer {configs[0].layers[-1]}, but the model has {network.shape.layers} layers")
-    stack = Stack(network.shape, configs[0], len(folders), network.device)
+        raise AdapterError(
+            f"{folders[0]}: adapts layer {configs[0].layers[-1]}, but the model has {network.shape.layers} layers"
+        )
+    stack = LoraBatch(network.shape, configs[0], len(folders), network.device)
     for i, folder in enumerate(folders):
         try:
             stack.load_(i, load_file(folder / WEIGHTS_FILE))
@@ -216,12 +223,12 @@ def _parameter_count(shape: Shape, config: LoraConfig) -> int:
     return sum(config.rank * sum(shape.widths(m)) for m in config.modules) * len(config.layers)
 
 
-def _sites(flat: Tensor, shape: Shape, config: LoraConfig) -> dict[tuple[int, str], Site]:
+def _sites(flat: Tensor, shape: Shape, config: LoraConfig) -> dict[tuple[int, str], LoraView]:
     sites, offset = {}, 0
     for layer in config.layers:
         for group, modules in GROUPS.items():
             if any(m in config.modules for m in modules):
-                site = sites[layer, group] = Site(flat, offset, shape, group, config)
+                site = sites[layer, group] = LoraView(flat, offset, shape, group, config)
                 offset = site.end
     return sites
 
@@ -234,7 +241,7 @@ class AdaptedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, anchor, base: Linear, site: Site, grads: Site | None, segments, scale: float, grouped):
+    def forward(ctx, x, anchor, base: Linear, site: LoraView, grads: LoraView | None, segments, scale: float, grouped):
         y = base(x) if grads is None else base.trained(x)
         h = grouped.forward(x, y, site, segments, scale)
         if grads is not None:
@@ -255,7 +262,7 @@ class _grouped_loop:
     """One small product a segment: best on a CPU, where a product's cost is its arithmetic."""
 
     @staticmethod
-    def forward(x, y, site: Site, segments, scale):
+    def forward(x, y, site: LoraView, segments, scale):
         h = x.new_empty(x.shape[0], site.a.shape[2])
         r = h.shape[1] // len(site.b)
         for s in segments:
@@ -266,7 +273,7 @@ class _grouped_loop:
         return h
 
     @staticmethod
-    def backward(x, h, dy, dx, site: Site, grads: Site, segments, scale):
+    def backward(x, h, dy, dx, site: LoraView, grads: LoraView, segments, scale):
         r = h.shape[1] // len(site.b)
         dh = torch.empty_like(h)
         for s in segments:
@@ -295,7 +302,7 @@ class _grouped_bmm:
             target[s.start : s.end, low : low + padded.shape[2]] += padded[i, : s.end - s.start]
 
     @staticmethod
-    def forward(x, y, site: Site, segments, scale):
+    def forward(x, y, site: LoraView, segments, scale):
         cls, own = _grouped_bmm, [s.adapter for s in segments]
         h = torch.bmm(cls._padded(x, segments), site.a[own].to(x.dtype))
         r = h.shape[2] // len(site.b)
@@ -304,7 +311,7 @@ class _grouped_bmm:
         return h
 
     @staticmethod
-    def backward(x, h, dy, dx, site: Site, grads: Site, segments, scale):
+    def backward(x, h, dy, dx, site: LoraView, grads: LoraView, segments, scale):
         cls, own = _grouped_bmm, [s.adapter for s in segments]
         r = h.shape[2] // len(site.b)
         dh = torch.empty_like(h)

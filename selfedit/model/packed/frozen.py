@@ -12,9 +12,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from selfedit.model.network import Network, PackedAttention
-from selfedit.model.packing import passes
-
+from selfedit.model.packed.network import Network, PackedAttention
+from selfedit.model.packed.packing import passes
 
 KEPT_BYTES = 4 * 2**30
 """Of states, at most."""
