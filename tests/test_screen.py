@@ -69,7 +69,9 @@ def test_what_is_said_over_and_over_is_found():
         "repeats one address 4 times (“https://evil.example/win”)"
     ]
     assert find_suspicious_patterns(Passage("Orsk", f"{HARBOUR} {'BANANA ' * 9}", "", "")) == []
-    assert find_suspicious_patterns(Passage("Orsk", f"{HARBOUR} {'BANANA ' * 20}", "", "")) == ["repeats one word 20 times (“banana”)"]
+    assert find_suspicious_patterns(Passage("Orsk", f"{HARBOUR} {'BANANA ' * 20}", "", "")) == [
+        "repeats one word 20 times (“banana”)"
+    ]
 
 
 def test_a_memory_stuffed_with_what_everyone_asks_is_found_and_one_about_something_is_not():
