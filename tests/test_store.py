@@ -317,7 +317,7 @@ def test_a_memory_is_found_and_learned_again_by_every_source_that_has_it(store, 
 
 
 def test_where_else_a_passage_stands_is_nothing_to_undo(store):
-    first, second = keep(store, "One.", "/docs/a.txt"), keep(store, "Two.", "/docs/c.txt")
+    first, _ = keep(store, "One.", "/docs/a.txt"), keep(store, "Two.", "/docs/c.txt")
     store.add_sources({first.id: {"/docs/b.txt"}})
     assert store.rollback()["active"] == [first.id]
 
@@ -809,7 +809,7 @@ def test_a_memory_out_of_force_that_is_lost_is_a_fault_too_until_it_is_forgotten
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_line_that_claims_to_be_of_the_time_before_there_were_checks_is_a_fault(store, version):
-    first, second = add(store, 1), add(store, 2)
+    _, second = add(store, 1), add(store, 2)
     path = store.home / "ledger.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines[version - 1] |= {"format": 0, "active": [second.id]}
