@@ -1,18 +1,20 @@
-# make demo: the main job on the embedded model; make test: every test. Both set up what they need in .venv.
-# make bench: every study of docs/results, hours on 2 cores; stopped, it goes on. DATA: the folder of the data sets.
+# make demo: the main job on the embedded model. make test: lint, then every test. make docs: the guide as a site in site/.
+# make bench: every study of docs/results, hours on 2 cores; a stopped study continues. DATA: the folder of the data sets.
+# Each target sets up what it needs in .venv.
 PYTHON ?= python3
 DATA ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
+SOURCES := selfedit tests examples tools
 BENCH := $(BIN)/selfedit bench
 SQUAD := $(DATA)/squad/seal_val_first100.json
 FICTIONAL := $(DATA)/fictional_knowledge/public65.json
 BANK := $(DATA)/fictional_bank_kb/public.json
 CONDITIONS := base,in-context,retrieval,passage,self-edit,seal,edits:gpt4.1/implications,edits:gpt4.1/implications+questions,self-edit:questions,self-edit:paraphrase+questions
 
-.PHONY: demo test bench bench-speed bench-knowledge bench-memory bench-arc clean
+.PHONY: demo test lint docs bench bench-speed bench-knowledge bench-memory bench-arc clean
 
-# torch first and pinned: asked for loosely it may pull gigabytes of CUDA.
+# torch first and pinned: a looser requirement may pull gigabytes of CUDA libraries.
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
@@ -24,6 +26,14 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff format --check --quiet $(SOURCES)
+	$(BIN)/ruff check --quiet $(SOURCES)
+	$(BIN)/mypy
+
+docs: $(VENV)/.ready
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs auto docs site
 
 bench: bench-speed bench-knowledge bench-memory bench-arc
 
@@ -61,4 +71,4 @@ bench-arc: $(VENV)/.ready
 	  --editor runs/arc-editor --conditions in-context,fixed,self-edit,seal --out runs/arc-paper
 
 clean:
-	rm -rf $(VENV) .demo build *.egg-info
+	rm -rf $(VENV) .demo build site *.egg-info

@@ -1,7 +1,7 @@
 """What can go wrong because of the outside world, one class a boundary.
 
 Every one is a `ValueError`: the command line prints its message as one line and exits with 2. A message names the
-offending value and says what to do. Bugs of our own are `assert`s and keep their traceback.
+offending value and says what to do. Bugs of our own raise `AssertionError` and keep their traceback.
 """
 
 

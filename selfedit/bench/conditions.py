@@ -12,7 +12,7 @@ fewer epochs, so that rows can be compared at equal budgets:
 - `in-context`: the passage in the prompt (the ceiling); `retrieval`: the best passages of the whole run by BM25.
 
 A STYLE that ends in `+questions` has questions by rule beside the edit, answered by the passage's own sentences.
-Adapted conditions study SEAL's sequences: the title over each line, the passage itself last (SEAL.md, 1).
+Adapted conditions study SEAL's sequences: the title over each line, the passage itself last (docs/SEAL.md, §1).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The self-edit of a few-shot task: how to study it, as JSON that the model writes.
 
-In: a task as text. Out: Recipes. SEAL's schema (SEAL.md, 2) and two things more: the number of items, and a strategy that
+In: a task as text. Out: Recipes. SEAL's schema (docs/SEAL.md, §2) and two things more: the number of items, and a strategy that
 learns all outputs in view. It is written under a grammar, so what a model writes always parses; what a person or a file
 gives is checked: values out of range are refused, not tried again.
 """

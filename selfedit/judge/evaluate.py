@@ -1,7 +1,7 @@
 """Questions × adapters → Scores: answers decoded and graded, and how probable the gold answers are; closed book.
 
 The accuracy says what a user would see; the dense score (log-probability of the gold answer) can rank where a handful
-of yes and no cannot: a yes/no reward over five questions has a reliability of .13 (SEAL.md, 4).
+of yes and no cannot: a yes/no reward over five questions has a reliability of .13 (docs/SEAL.md, §4).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ReST-EM, as SEAL has it (arXiv:2506.10943): the editor writes several edits about each context, every edit is studied
 by an adapter of its own, what the adapters answer closed book is the reward, and the editor is finetuned on the best.
-What the published reward and selection lack is added (SEAL.md, 4):
+What the published reward and selection lack is added (docs/SEAL.md, §4):
 
 - the reward is the log-probability of the gold answers over that of the passage studied alone, not a count of five
   answers; of the short answers, since that of whole sentences also pays for knowing the passage by heart; every edit is
