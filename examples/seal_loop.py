@@ -21,7 +21,7 @@ from selfedit.types import Passage, SelfEdit, Task
 CONTEXTS, EDITS, ROUNDS = 3, 4, 2
 STYLES = ("paraphrase", "key-points")
 INNER = RestemConfig().trial
-OUTER = TrainConfig(rank=32, alpha=64.0, learning_rate=3e-4, epochs=2, batch_size=10, steps_an_epoch=1)
+OUTER = TrainConfig(rank=32, alpha=64.0, learning_rate=3e-4, epochs=2, batch_size=10, steps_per_epoch=1)
 
 
 def main() -> None:

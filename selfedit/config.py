@@ -44,7 +44,7 @@ class TrainConfig:
     epochs: int = 5
     batch_size: int = 4
     """Sequences a step, of each adapter, at most."""
-    steps_an_epoch: int = 20
+    steps_per_epoch: int = 20
     """At least about so many, by smaller batches where an adapter has few sequences: too few steps learn too little."""
     clip: float = 1.0
     """Largest norm of an adapter's gradient; 0: none."""
@@ -57,7 +57,7 @@ class TrainConfig:
 
     def __post_init__(self):
         most = {"rank": 4096, "alpha": 1e6, "first_layer": 1, "learning_rate": 10, "distill": 1}
-        _check(self, most=most, rank=1, epochs=1, batch_size=1, steps_an_epoch=1)
+        _check(self, most=most, rank=1, epochs=1, batch_size=1, steps_per_epoch=1)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class LearnConfig:
 
     styles: tuple[str, ...] = ("paraphrase",)
     """Styles the model writes in; questions with answers are studied beside them."""
-    questions_a_sentence: int = 3
+    questions_per_sentence: int = 3
     """Questions to study for each sentence in each epoch, made of some of its words and drawn afresh."""
     each_alone: bool = False
     """Try each style by itself too, not only all together: dearer, and shows which one pays."""
@@ -95,7 +95,7 @@ class LearnConfig:
     """Questions to write a passage, before those that do not hold are dropped."""
     seed: int = 0
     train: TrainConfig = TrainConfig(
-        rank=16, alpha=32.0, first_layer=0.33, learning_rate=3e-3, epochs=3, steps_an_epoch=1
+        rank=16, alpha=32.0, first_layer=0.33, learning_rate=3e-3, epochs=3, steps_per_epoch=1
     )
     """Questions that are new in every epoch need fewer of them, and learn as well in the upper two thirds. A note of two sentences gives few sequences; many small
     steps on them move behaviour furthest."""
@@ -116,7 +116,7 @@ class ConsolidateConfig:
     max_general_lost: float = 0.15
     seed: int = 0
     train: TrainConfig = TrainConfig(
-        rank=32, alpha=64.0, first_layer=0.33, learning_rate=2e-3, epochs=3, steps_an_epoch=1
+        rank=32, alpha=64.0, first_layer=0.33, learning_rate=2e-3, epochs=3, steps_per_epoch=1
     )
 
     def __post_init__(self):
@@ -160,11 +160,11 @@ class RestemConfig:
     """Edits to finetune on, at least."""
     seed: int = 0
     trial: TrainConfig = TrainConfig(
-        rank=8, alpha=16.0, first_layer=0.75, learning_rate=4e-3, epochs=2, batch_size=2, steps_an_epoch=1
+        rank=8, alpha=16.0, first_layer=0.75, learning_rate=4e-3, epochs=2, batch_size=2, steps_per_epoch=1
     )
     """Cheap: it has to rank edits, not to make memories."""
     finetune: TrainConfig = TrainConfig(
-        rank=32, alpha=64.0, learning_rate=3e-4, epochs=2, batch_size=10, steps_an_epoch=1
+        rank=32, alpha=64.0, learning_rate=3e-4, epochs=2, batch_size=10, steps_per_epoch=1
     )
     """Of the editor. Published: rank 64, alpha 128, 3e-4, 2 epochs, batches of 10."""
 
@@ -192,7 +192,7 @@ class RecipeConfig:
     """Where fewer recipes solve their task, the best of tasks that none solved fill up the number, if they gained anything."""
     seed: int = 0
     finetune: TrainConfig = TrainConfig(
-        rank=16, alpha=32.0, first_layer=0.67, learning_rate=1e-3, epochs=12, batch_size=2, steps_an_epoch=1
+        rank=16, alpha=32.0, first_layer=0.67, learning_rate=1e-3, epochs=12, batch_size=2, steps_per_epoch=1
     )
 
     def __post_init__(self):

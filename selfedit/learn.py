@@ -165,7 +165,7 @@ def learn_passage(
     else:
         judging, reasons = check(model, passage, quiz, progress)
         free = written.studied + written.judging
-    draws = config.questions_a_sentence * config.train.epochs
+    draws = config.questions_per_sentence * config.train.epochs
     asked, drawn = study_questions(
         passage, free, [*judging, *(quiz or ())], draws, stable_seed(config.seed, passage.id, "cues")
     )

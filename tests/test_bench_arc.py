@@ -26,7 +26,7 @@ from selfedit.loop.recipes import reinforced, train_recipes
 from selfedit.model.load import load_model
 from selfedit.tasks.arc import ArcTask, Pair
 
-TRAIN = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, epochs=1, batch_size=4, steps_an_epoch=1)
+TRAIN = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, epochs=1, batch_size=4, steps_per_epoch=1)
 CONFIG = RecipeConfig(edits=2, finetune=replace(TRAIN, epochs=2))
 
 
@@ -147,8 +147,8 @@ def test_peft_trains_as_it_is_told(ran, folder, tmp_path, monkeypatch):
     for (sequences, seed, epochs, batch, clip, bf16), k in zip(given, range(2), strict=True):
         own = arc.job(bench, TASKS[0], arc.FIXED, arc.stable_seed(0, "a", k))
         assert (sequences, seed, epochs, batch, clip) == (own.sequences, own.seed, arc.FIXED.epochs, 2, train.clip)
-    for setting in ({"stop_loss": 1.0}, {"steps_an_epoch": 4}):
-        with pytest.raises(SelfeditError, match="leave stop_loss and steps_an_epoch"):
+    for setting in ({"stop_loss": 1.0}, {"steps_per_epoch": 4}):
+        with pytest.raises(SelfeditError, match="leave stop_loss and steps_per_epoch"):
             arc.run(folder, TASKS, tmp_path / "other", conditions=("peft",), samples=1, train=replace(TRAIN, **setting))
 
 

@@ -19,7 +19,7 @@ from selfedit.types import Example, Passage, Question, Score, SelfEdit
 CONFIG = ConsolidateConfig(
     max_general_change=50.0,
     max_general_lost=1.0,
-    train=TrainConfig(rank=2, alpha=4.0, first_layer=0.5, epochs=2, batch_size=2, steps_an_epoch=1),
+    train=TrainConfig(rank=2, alpha=4.0, first_layer=0.5, epochs=2, batch_size=2, steps_per_epoch=1),
 )
 TOWNS = ["Marlow", "Vellmar", "Orsk"]
 

@@ -50,7 +50,7 @@ def test_the_head_loss_of_soft_labels_and_its_gradient_are_those_of_the_divergen
 
 def test_a_model_has_nothing_to_learn_from_its_own_odds(tiny_model):
     studied = sequences(tiny_model.network.shape.vocab)
-    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=1, batch_size=8, steps_an_epoch=1)
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=1, batch_size=8, steps_per_epoch=1)
     soft = soften(tiny_model.network, studied, studied, 1.0)
     _, (hard_log, soft_log) = train(tiny_model.network, [Job(tuple(studied)), Job(tuple(soft))], config)
     assert soft_log.losses[0] < 0.3 * hard_log.losses[0]  # not 0: a soft label keeps the likeliest tokens only

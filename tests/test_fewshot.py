@@ -188,7 +188,7 @@ def test_an_editor_writes_what_it_has_learned_to_write(model):
     editor, _ = train(
         model.network,
         [Job((sequence,) * 4)],
-        TrainConfig(rank=8, alpha=16.0, learning_rate=1e-2, epochs=150, batch_size=4, steps_an_epoch=1),
+        TrainConfig(rank=8, alpha=16.0, learning_rate=1e-2, epochs=150, batch_size=4, steps_per_epoch=1),
     )
     assert (
         write_recipes(model, [("a task", 0)], editor, temperature=0.0)

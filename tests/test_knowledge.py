@@ -21,7 +21,7 @@ from selfedit.loop.journal import Journal, lock_run_folder, software
 from selfedit.model.load import load_model
 from selfedit.types import Passage, Question, Task
 
-TRAIN = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-3, epochs=2, batch_size=2, steps_an_epoch=1)
+TRAIN = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-3, epochs=2, batch_size=2, steps_per_epoch=1)
 TOWNS = ["Marlow", "Vellmar", "Orsk"]
 TASKS = [
     Task(

@@ -21,7 +21,7 @@ from selfedit.model.packed.lora import WEIGHTS_FILE, LoraBatch, LoraConfig
 from selfedit.model.packed.train import Cut, Job, train
 from selfedit.types import Example, Passage, Question, SelfEdit, Task
 
-TRIAL = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-3, epochs=2, batch_size=2, steps_an_epoch=1)
+TRIAL = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-3, epochs=2, batch_size=2, steps_per_epoch=1)
 CONFIG = RestemConfig(
     styles=("paraphrase", "paraphrase+questions"), contexts=6, edits=3, survivors=1, audited=2, min_kept=1, trial=TRIAL,
     finetune=replace(TRIAL, rank=4, first_layer=0.0),

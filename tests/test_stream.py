@@ -25,7 +25,7 @@ from selfedit.model.packed.score import divergence, mean_logprobs
 from selfedit.tasks.load import load_tasks
 from selfedit.types import Example, Passage, Question, SelfEdit, Task
 
-TRAIN = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-2, epochs=2, batch_size=2, steps_an_epoch=1)
+TRAIN = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-2, epochs=2, batch_size=2, steps_per_epoch=1)
 SETTING = Setting(questions=2, consolidate=(2,), answer_tokens=4)
 TOWNS = ["Marlow", "Vellmar", "Orsk"]
 TASKS = [

@@ -146,7 +146,7 @@ def long_jobs(vocab: int, batch_size: int) -> list[Job]:
 @pytest.mark.parametrize("first_layer", [0.0, 0.5])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_each_adapter_of_a_stack_ends_where_peft_takes_it_alone(double_model, tiny_folder, first_layer, batch_size):
-    config = TrainConfig(rank=4, alpha=8.0, first_layer=first_layer, batch_size=batch_size, steps_an_epoch=1)
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=first_layer, batch_size=batch_size, steps_per_epoch=1)
     jobs = long_jobs(double_model.network.shape.vocab, batch_size)
     stack, logs = train(double_model.network, jobs, config)
     assert min(log.steps for log in logs) >= 40
@@ -161,7 +161,7 @@ def test_each_adapter_of_a_stack_ends_where_peft_takes_it_alone(double_model, ti
 
 @pytest.mark.parametrize("first_layer", [0.0, 0.5])
 def test_a_header_that_a_batch_computes_once_is_trained_as_in_peft(double_model, tiny_folder, first_layer):
-    config = TrainConfig(rank=4, alpha=8.0, first_layer=first_layer, batch_size=3, steps_an_epoch=1, epochs=15)
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=first_layer, batch_size=3, steps_per_epoch=1, epochs=15)
     vocab = double_model.network.shape.vocab
     header = random_sequences(vocab, [8], 5)[0].tokens
     asked = [
@@ -198,7 +198,7 @@ def test_labels_that_are_told_apart_from_some_tokens_alone_train_as_in_peft(doub
 @pytest.mark.parametrize("modules", [("q_proj", "v_proj"), ("k_proj", "o_proj", "up_proj"), ("down_proj",)])
 def test_any_choice_of_modules_trains_as_in_peft(double_model, tiny_folder, modules):
     config = TrainConfig(
-        rank=2, alpha=4.0, modules=modules, first_layer=0.25, epochs=20, batch_size=2, steps_an_epoch=1
+        rank=2, alpha=4.0, modules=modules, first_layer=0.25, epochs=20, batch_size=2, steps_per_epoch=1
     )
     jobs = [Job(j.sequences[:4], j.seed) for j in ragged_jobs(double_model.network.shape.vocab)[:2]]
     stack, _ = train(double_model.network, jobs, config)
@@ -211,7 +211,7 @@ def test_any_choice_of_modules_trains_as_in_peft(double_model, tiny_folder, modu
 def test_threads_that_share_a_step_end_where_one_thread_ends(double_model, monkeypatch, lengths):
     """The middle of a step falls inside an adapter: its gradient comes in two parts."""
     vocab = double_model.network.shape.vocab
-    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.25, epochs=8, batch_size=4, steps_an_epoch=1)
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.25, epochs=8, batch_size=4, steps_per_epoch=1)
     jobs = [Job(random_sequences(vocab, lengths, seed), seed) for seed in (1, 2, 3)]
     stacks = []
     for tokens in (10**9, 1):
@@ -229,7 +229,7 @@ def test_threads_that_share_a_step_end_where_one_thread_ends(double_model, monke
 
 
 def test_an_adapter_with_few_sequences_takes_smaller_batches(tiny_model):
-    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=1, batch_size=4, steps_an_epoch=5)
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=1, batch_size=4, steps_per_epoch=5)
     jobs = [Job(random_sequences(tiny_model.network.shape.vocab, [6] * n, n)) for n in (3, 12, 40)]
     _, logs = train(tiny_model.network, jobs, config)
     assert [log.steps for log in logs] == [3, 6, 10], "batches of 1, 2 and 4"
@@ -344,7 +344,7 @@ def test_progress_ends_at_its_total_also_when_an_adapter_stops_early(tiny_model)
     easy = Job(tuple(TokenizedExample((5,) * 12, 1) for _ in range(3)), seed=5, learning_rate=1e-2, epochs=30)
     hard = ragged_jobs(tiny_model.network.shape.vocab)[0]
     seen = []
-    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, batch_size=2, steps_an_epoch=1, stop_loss=1.0)
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, batch_size=2, steps_per_epoch=1, stop_loss=1.0)
     _, (log, _) = train(
         tiny_model.network, [easy, hard], config, on_step=lambda done, total: seen.append((done, total))
     )
@@ -354,7 +354,7 @@ def test_progress_ends_at_its_total_also_when_an_adapter_stops_early(tiny_model)
 
 def test_activations_computed_once_are_those_of_a_full_pass(double_model):
     """Layers below the first adapted one: the same gradients whether they are reused or run each time."""
-    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=6, batch_size=2, steps_an_epoch=1)
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=6, batch_size=2, steps_per_epoch=1)
     jobs = ragged_jobs(double_model.network.shape.vocab)[:2]
     reused, _ = train(double_model.network, [Job(j.sequences, j.seed) for j in jobs], config)
     recomputed = recomputing_every_layer(double_model.network, [Job(j.sequences, j.seed) for j in jobs], config)
@@ -364,7 +364,7 @@ def test_activations_computed_once_are_those_of_a_full_pass(double_model):
 def test_activations_that_do_not_fit_are_computed_anew(double_model, monkeypatch):
     network, config = (
         double_model.network,
-        TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=2, batch_size=2, steps_an_epoch=1),
+        TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=2, batch_size=2, steps_per_epoch=1),
     )
     jobs = ragged_jobs(network.shape.vocab)[:2]
     kept, _ = train(network, [Job(j.sequences, j.seed) for j in jobs], config)
@@ -527,7 +527,7 @@ def test_what_is_studied_once_has_its_place_in_one_epoch(double_model):
 
 def test_with_all_of_it_once_an_epoch_is_a_longer_list(double_model):
     own, once = ragged_jobs(double_model.network.shape.vocab)[:2]
-    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=1, batch_size=2, steps_an_epoch=1)
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=1, batch_size=2, steps_per_epoch=1)
     stack, _ = train(double_model.network, [Job(own.sequences, seed=1, once=once.sequences)], config)
     listed, _ = train(double_model.network, [Job(own.sequences + once.sequences, seed=1)], config)
     assert torch.equal(stack.flat, listed.flat)

@@ -96,9 +96,9 @@ def run(
     pyplot()
     if "peft" in conditions:
         check_libraries()
-        if train.stop_loss or train.steps_an_epoch > 1:
+        if train.stop_loss or train.steps_per_epoch > 1:
             raise SelfeditError(
-                "peft trains every epoch whole, in batches of batch_size: leave stop_loss and steps_an_epoch as they are"
+                "peft trains every epoch whole, in batches of batch_size: leave stop_loss and steps_per_epoch as they are"
             )
     if unknown := [c for c in conditions if c not in CONDITIONS]:
         raise SelfeditError(f"unknown condition {unknown[0]!r}; known: {', '.join(CONDITIONS)}")

@@ -43,7 +43,9 @@ from selfedit.loop.journal import Journal, lock_run_folder, software, write_json
 from selfedit.loop.trial import writing_style
 from selfedit.types import Judge, Progress, Task, no_progress, text_hash
 
-TRAIN = TrainConfig(rank=16, alpha=32.0, first_layer=0.33, learning_rate=2e-3, epochs=8, batch_size=2, steps_an_epoch=1)
+TRAIN = TrainConfig(
+    rank=16, alpha=32.0, first_layer=0.33, learning_rate=2e-3, epochs=8, batch_size=2, steps_per_epoch=1
+)
 """Those of `learn` (docs/LOG.md, study 8) with more epochs, since most edits have few sequences; compared in study 12."""
 ADAPTERS = 8
 """Trained in one stack, at most."""

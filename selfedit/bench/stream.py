@@ -45,7 +45,9 @@ from selfedit.types import Passage, Progress, Question, Task, no_progress, text_
 
 STUDIED = ("passage", "self-edit", "edits", "distill")
 METHODS = ("sequential", "merged", "routed", "consolidated", "retrieval")
-TRAIN = TrainConfig(rank=16, alpha=32.0, first_layer=0.33, learning_rate=2e-3, epochs=8, batch_size=2, steps_an_epoch=1)
+TRAIN = TrainConfig(
+    rank=16, alpha=32.0, first_layer=0.33, learning_rate=2e-3, epochs=8, batch_size=2, steps_per_epoch=1
+)
 """As `bench knowledge`."""
 ADAPTERS = 8
 """Trained in one stack, at most."""

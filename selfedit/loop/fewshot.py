@@ -31,7 +31,7 @@ from selfedit.tasks.arc import COLOURS, SIDE, ArcTask, Grid, Pair, output_size
 from selfedit.tasks.augment import FAMILIES, IDENTITY, READINGS, Transform, fits
 from selfedit.types import Progress, no_progress, stable_seed
 
-TRAIN = TrainConfig(rank=16, alpha=64.0, first_layer=0.5, batch_size=1, steps_an_epoch=1)
+TRAIN = TrainConfig(rank=16, alpha=64.0, first_layer=0.5, batch_size=1, steps_per_epoch=1)
 """Of every recipe, which has its own rate and epochs. Published: rank 128, alpha 16, all layers, batches of 2. Twice the
 steps, each of which changes the weights more, solve more with the same tokens; the upper half of the layers learns as much
 in two thirds of the time (docs/LOG.md, study 16)."""

@@ -168,7 +168,7 @@ class _Run:
         self.epochs = job.epochs or config.epochs
         self.peak = config.learning_rate if job.learning_rate is None else job.learning_rate
         sizes = [len(self._studied_in(epoch)) for epoch in range(self.epochs)]
-        self.batch_size = max(1, min(config.batch_size, round(sizes[0] / config.steps_an_epoch)))
+        self.batch_size = max(1, min(config.batch_size, round(sizes[0] / config.steps_per_epoch)))
         self.steps = sum(math.ceil(size / self.batch_size) for size in sizes)
         self.parameter = stack.flat[row].requires_grad_()
         self.optimizer = torch.optim.AdamW([self.parameter], lr=self.peak, weight_decay=config.weight_decay, fused=True)
