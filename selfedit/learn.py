@@ -15,7 +15,7 @@ from pathlib import Path
 
 from selfedit.config import GateConfig, LearnConfig
 from selfedit.edits.propose import propose
-from selfedit.edits.quiz import as_edit, check, reworded_questions, study_questions, write_quiz
+from selfedit.edits.quiz import check, questions_as_edit, questions_from_rewordings, study_questions, write_quiz
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_questions
 from selfedit.loop.journal import Journal, write_json
@@ -160,7 +160,7 @@ def learn_passage(
     )
     written = write_quiz(model, passage, spans=config.spans, seed=config.seed, progress=progress)
     if quiz is None:
-        reworded, reasons = reworded_questions(model, passage, proposal.held_out, progress)
+        reworded, reasons = questions_from_rewordings(model, passage, proposal.held_out, progress)
         judging, free = [*written.judging, *reworded], written.studied
     else:
         judging, reasons = check(model, passage, quiz, progress)
@@ -169,7 +169,7 @@ def learn_passage(
     asked, drawn = study_questions(
         passage, free, [*judging, *(quiz or ())], draws, stable_seed(config.seed, passage.id, "cues")
     )
-    edits = proposal.edits + ([as_edit(asked, drawn)] if asked or drawn else [])
+    edits = proposal.edits + ([questions_as_edit(asked, drawn)] if asked or drawn else [])
     trials: list[Trial] = []
     entry, disagrees, suspicious = None, [], []
     if judging:

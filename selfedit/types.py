@@ -61,7 +61,7 @@ class Passage:
         """What it says, whatever its title, line breaks and spaces."""
         return text_hash(" ".join(self.text.split()))[:16]
 
-    def in_view(self, request: str) -> str:
+    def with_request(self, request: str) -> str:
         """The request with the passage before it."""
         return f"{self.title}\n\n{self.text}\n\n{request}".strip()
 

@@ -12,15 +12,15 @@ from selfedit.edits.quiz import (
     _fault,
     _first_words,
     _split,
-    as_edit,
     check,
     find_supporting_sentence,
-    open_book,
-    reworded_questions,
+    open_book_prompt,
+    questions_as_edit,
+    questions_from_rewordings,
     study_questions,
     write_quiz,
 )
-from selfedit.edits.spans import ask_in_place, cue_questions, kind_of, pick_spans
+from selfedit.edits.spans import keyword_questions, kind_of, pick_spans, span_questions
 from selfedit.judge.grading import normalize
 from selfedit.types import Example, Passage, Question
 
@@ -165,8 +165,8 @@ def test_a_single_question_judges_and_none_is_studied():
 def test_studied_questions_are_studied_in_the_form_in_which_they_are_asked():
     whole = Question("When was it built?", ("1874",), sentence="It was built in 1874.")
     drawn = Question("Built when?", ("It was built in 1874.",))
-    assert as_edit([whole], [drawn]).examples[1] == Example("It was built in 1874.", "Built when?", once=True)
-    edit = as_edit([*asked("Ada Quill"), whole])
+    assert questions_as_edit([whole], [drawn]).examples[1] == Example("It was built in 1874.", "Built when?", once=True)
+    edit = questions_as_edit([*asked("Ada Quill"), whole])
     assert edit.style == "questions"
     assert edit.examples == (
         Example("Ada Quill", "Question number 0?"),
@@ -179,7 +179,7 @@ def test_studied_questions_are_studied_in_the_form_in_which_they_are_asked():
 
 
 def in_place(text: str, title: str = "") -> dict[str, str]:
-    return {q.answers[0]: q.question for q in ask_in_place(Passage(title, text, "", ""), text, 50)}
+    return {q.answers[0]: q.question for q in span_questions(Passage(title, text, "", ""), text, 50)}
 
 
 def test_a_question_is_the_sentence_with_a_question_word_where_the_answer_stood():
@@ -210,7 +210,7 @@ def test_a_sentence_that_does_not_say_what_it_is_about_is_asked_under_its_title(
 
 
 def test_no_question_in_place_gives_its_answer_away_and_each_knows_its_sentence():
-    for question in ask_in_place(PASSAGE, PASSAGE.text, 50):
+    for question in span_questions(PASSAGE, PASSAGE.text, 50):
         assert question.answers[0] not in question.question
         assert question.answers[0] in question.sentence and question.sentence in PASSAGE.text
 
@@ -232,9 +232,9 @@ def test_what_judging_asks_for_is_not_studied():
 
 
 def test_each_sentence_is_asked_for_by_some_of_its_words():
-    cues = cue_questions(PASSAGE, 4, seed=1)
+    cues = keyword_questions(PASSAGE, 4, seed=1)
     own = sentences(PASSAGE.text)
-    assert [q.sentence for q in cues] == own * 4 and cue_questions(PASSAGE, 4, seed=1) == cues != cue_questions(
+    assert [q.sentence for q in cues] == own * 4 and keyword_questions(PASSAGE, 4, seed=1) == cues != keyword_questions(
         PASSAGE, 4, seed=2
     )
     title = set(PASSAGE.title.split())
@@ -249,11 +249,11 @@ def test_each_sentence_is_asked_for_by_some_of_its_words():
     "text", ["", "...", "? . . .", "—", "|---|---|", "Yes.", "今日は雨が降っている。", "# The heading"]
 )
 def test_what_has_too_few_words_to_leave_some_out_is_not_asked_for(text):
-    assert [cue_questions(Passage("A title", text, "", ""), 3, seed) for seed in range(20)] == [[]] * 20
+    assert [keyword_questions(Passage("A title", text, "", ""), 3, seed) for seed in range(20)] == [[]] * 20
 
 
 def test_a_sentence_of_short_words_is_asked_for_by_some_of_them():
-    (question,) = cue_questions(Passage("", "He did so.", "", ""), 1)
+    (question,) = keyword_questions(Passage("", "He did so.", "", ""), 1)
     assert {"He", "did", "so"} & set(re.findall(r"\w+", question.question))
 
 
@@ -370,7 +370,7 @@ def test_a_question_that_the_untouched_model_answers_is_dropped(embedded_model):
 
 
 def test_with_the_passage_in_view_both_its_title_and_its_text_stand_before_the_question():
-    seen = open_book(PASSAGE, "Who built it?")
+    seen = open_book_prompt(PASSAGE, "Who built it?")
     assert seen.startswith("The Vellmar Lighthouse\n\nThe Vellmar Lighthouse was built in 1874")
     assert seen.endswith("Who built it?")
 
@@ -384,7 +384,7 @@ def test_the_end_of_a_line_is_a_cloze_question_unless_it_is_a_guess(embedded_mod
         "Built by Ada Quill.",  # nothing to go on before the fact
         "The lamp of the lighthouse burns oil from nowhere at all.",  # no fact of the passage
     ]
-    kept, dropped = reworded_questions(embedded_model, passage, lines)
+    kept, dropped = questions_from_rewordings(embedded_model, passage, lines)
     assert [q for q in kept if q.kind == "cloze"] == [
         Question("The lamp of the lighthouse burns oil that comes from", ("Tromholt",), kind="cloze")
     ]
@@ -392,7 +392,7 @@ def test_the_end_of_a_line_is_a_cloze_question_unless_it_is_a_guess(embedded_mod
     assert asked and all(q.answers[0] in q.sentence and q.sentence in sentences(passage.text) for q in asked)
     assert not [q for q in asked if q.question.startswith("Built by")]
     assert dropped["known without the passage"] >= 1
-    assert reworded_questions(embedded_model, passage, []) == ([], Counter())
+    assert questions_from_rewordings(embedded_model, passage, []) == ([], Counter())
 
 
 @pytest.mark.embedded

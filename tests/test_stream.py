@@ -15,7 +15,7 @@ from selfedit.config import TrainConfig
 from selfedit.edits.propose import Proposal
 from selfedit.edits.quiz import Quiz, with_sentences
 from selfedit.errors import DocumentError, RunError, SelfeditError
-from selfedit.judge.evaluate import Asked, answers
+from selfedit.judge.evaluate import Query, answers
 from selfedit.judge.general import general_changes, general_texts
 from selfedit.loop.journal import Journal
 from selfedit.model.chat import TokenizedExample
@@ -113,10 +113,10 @@ def test_what_was_answered_is_what_the_adapter_answers(ran, folder):
     stack = load_adapters(model.network, [out / "sequential/3"])
     asked = with_sentences(TASKS[0]).questions
     questions = [asked[0], asked[2]]
-    expected = answers(model, [Asked(q, 0) for q in questions], stack, tokens=4)
+    expected = answers(model, [Query(q, 0) for q in questions], stack, tokens=4)
     assert records["sequential", 3, "marlow"]["answers"] == [text for text, _ in expected]
     routed = load_adapters(model.network, [out / "routed/1"])
-    expected = answers(model, [Asked(q, 0) for q in questions], routed, tokens=4)
+    expected = answers(model, [Query(q, 0) for q in questions], routed, tokens=4)
     assert records["routed", 3, "marlow"]["answers"] == [text for text, _ in expected]
     assert records["routed", 3, "marlow"] | {"step": 1} == records["routed", 1, "marlow"]  # nothing of it is forgotten
 
@@ -197,7 +197,7 @@ def test_documents_without_questions_are_asked_what_the_model_writes_itself(fold
         [Question(line, (line[-4:],), kind="cloze") for line in lines if passage.title == "Orsk"],
         Counter(),
     )  # noqa: E731
-    monkeypatch.setattr(stream, "reworded_questions", rewording)
+    monkeypatch.setattr(stream, "questions_from_rewordings", rewording)
     setting = replace(SETTING, methods=("routed",))
     result = stream.run(folder, tasks, tmp_path / "run", setting, train=TRAIN)
     assert result["questions"] == 6 and result["rows"][0]["general_before"] is None

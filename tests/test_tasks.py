@@ -9,7 +9,7 @@ import pytest
 from selfedit.errors import DocumentError
 from selfedit.tasks.fictional import fictional_tasks
 from selfedit.tasks.load import load_tasks
-from selfedit.tasks.questions import load_asks, load_quiz
+from selfedit.tasks.questions import load_prompts, load_quiz
 from selfedit.tasks.records import read_json
 from selfedit.tasks.squad import squad_tasks
 from selfedit.types import Question, text_hash
@@ -25,7 +25,7 @@ def load_fictional(path: str):
     return fictional_tasks(read_json(path), path)
 
 
-LOADERS = [load_squad, load_fictional, load_quiz, load_asks]
+LOADERS = [load_squad, load_fictional, load_quiz, load_prompts]
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_a_quiz_is_read_line_by_line(file):
 
 def test_asks_are_questions_to_answer_or_prompts_to_continue(file):
     path = file('{"question": "A?", "answer": "ignored"}\n{"prompt": "Once upon", "id": 2}\n')
-    assert load_asks(path) == [Question("A?", ()), Question("Once upon", (), "continue")]
+    assert load_prompts(path) == [Question("A?", ()), Question("Once upon", (), "continue")]
 
 
 @pytest.mark.parametrize(
@@ -200,10 +200,14 @@ def test_asks_are_questions_to_answer_or_prompts_to_continue(file):
         (load_quiz, '{"question": "A?", "answer": 42}', " line 1: 'answer': should be text, is a number"),
         (load_quiz, '{"question": "A?", "answers": []}', " line 1: 'answers': is empty"),
         (load_quiz, "[" * 100_000, " line 1: not JSON ("),
-        (load_asks, '{"question": "A?"}\n{"text": "B?"}', " line 2: neither 'question' nor 'prompt'; there is 'text'"),
-        (load_asks, '{"prompt": null}', " line 1: 'prompt': should be text, is null"),
-        (load_asks, "3", " line 1: should be an object, is a number"),
-        (load_asks, "{}", " line 1: is empty"),
+        (
+            load_prompts,
+            '{"question": "A?"}\n{"text": "B?"}',
+            " line 2: neither 'question' nor 'prompt'; there is 'text'",
+        ),
+        (load_prompts, '{"prompt": null}', " line 1: 'prompt': should be text, is null"),
+        (load_prompts, "3", " line 1: should be an object, is a number"),
+        (load_prompts, "{}", " line 1: is empty"),
     ],
 )
 def test_a_bad_line_is_refused_with_its_number(file, load, lines, message):

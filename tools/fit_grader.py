@@ -22,7 +22,7 @@ import lightgbm
 import numpy as np
 
 from selfedit.judge import grading
-from selfedit.judge.calibrate import kappa, title_mark
+from selfedit.judge.calibrate import kappa, title_hash
 from selfedit.judge.features import FEATURES, features, stem, words
 
 OUT = Path(grading.__file__).parent / "grader.json"
@@ -118,7 +118,7 @@ def main() -> None:
     common = common_stems(known)
     booster = fit(known, common)
     trees = [nested(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]
-    fitted = sorted({title_mark(row["title"]) for row in known})
+    fitted = sorted({title_hash(row["title"]) for row in known})
     OUT.write_text(
         json.dumps(
             {"fitted_titles": fitted, "common": common, "trees": trees}, separators=(",", ":"), ensure_ascii=False

@@ -273,7 +273,7 @@ class _Arc:
     def by_peft(self, task: ArcTask) -> tuple[list[list[Answer]], list[int]]:
         """Answers and tokens of each sample: the items, layers, batches, rates, precision and questions of `fixed`; labels are
         told apart from all tokens, as the library does it, and votes are counted, not rated."""
-        from selfedit.bench.baselines import studied_and_asked
+        from selfedit.bench.baselines import train_and_generate
         from selfedit.model.packed.train import lora_config
 
         jobs = [job(self.model, task, FIXED, seed) for seed in self.seeds("fixed", task)]
@@ -291,7 +291,7 @@ class _Arc:
         answers = []
         for k, own in enumerate(jobs):
             self.progress("train", k, len(jobs))
-            said = studied_and_asked(
+            said = train_and_generate(
                 self.peft_base,
                 own,
                 self.train_config,

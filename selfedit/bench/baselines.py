@@ -102,7 +102,7 @@ def fair(base, sequences: Sequence, seed: int, folder: Path | None, epochs: int 
     return seconds
 
 
-def studied_and_asked(
+def train_and_generate(
     base,
     job,
     config,
@@ -114,7 +114,7 @@ def studied_and_asked(
     allow=None,
 ) -> list[list[int]]:
     """One adapter of these layers trained on a `model.train` Job as its TrainConfig says, then all prompts continued under
-    it, in one padded batch. `bf16`: both in mixed precision. `allow`: as `continued`. → the tokens behind each prompt,
+    it, in one padded batch. `bf16`: both in mixed precision. `allow`: as `generate_greedy`. → the tokens behind each prompt,
     without an end."""
     import torch
 
@@ -130,12 +130,12 @@ def studied_and_asked(
     _study(model, optimizer, job.sequences, job.seed, job.epochs, config.batch_size, config.clip, bf16)
     model.eval()
     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-        said = continued(model, prompts, new_tokens, ends, allow)
+        said = generate_greedy(model, prompts, new_tokens, ends, allow)
     model.unload()
     return said
 
 
-def continued(
+def generate_greedy(
     model, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int], allow=None
 ) -> list[list[int]]:
     """Greedy, by `transformers`' own generate, the shorter prompts padded in front. `allow`: (prompt's place, tokens so far)

@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from selfedit.config import TrainConfig
 from selfedit.edits.parse import clean, parse_edit
 from selfedit.edits.propose import write_edits
-from selfedit.edits.quiz import open_book
-from selfedit.edits.spans import cue_questions
+from selfedit.edits.quiz import open_book_prompt
+from selfedit.edits.spans import keyword_questions
 from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError
 from selfedit.loop.editor import Editor
@@ -166,9 +166,10 @@ def given_edit(task: Task, name: str, seed: int) -> SelfEdit:
 def _distilled(model: Model, asked: Sequence[tuple[Task, int]], on_token) -> list[list[Example]]:
     """Of each task: questions by rule, with what the untouched model answers them with the passage in view; and the passage."""
     questions = [
-        cue_questions(t.passage, QUESTIONS_A_SENTENCE, stable_seed("distill", seed, t.passage.id)) for t, seed in asked
+        keyword_questions(t.passage, QUESTIONS_A_SENTENCE, stable_seed("distill", seed, t.passage.id))
+        for t, seed in asked
     ]
-    prompts = [open_book(task.passage, q.question) for (task, _), own in zip(asked, questions) for q in own]
+    prompts = [open_book_prompt(task.passage, q.question) for (task, _), own in zip(asked, questions) for q in own]
     said = generate(
         model, [Request(tuple(model.chat.ask(p)), None, TEACHER_TOKENS) for p in prompts], on_token=on_token
     )
@@ -190,7 +191,11 @@ def prompt_override(
         passage = retriever.view(question)
     else:
         return None
-    text = open_book(passage, question.question) if question.kind == "question" else passage.in_view(question.question)
+    text = (
+        open_book_prompt(passage, question.question)
+        if question.kind == "question"
+        else passage.with_request(question.question)
+    )
     return replace(question, question=text)
 
 

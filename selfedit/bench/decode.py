@@ -36,7 +36,7 @@ INSTRUCTIONS = (
 def run(model_name: str, rows: tuple[int, ...] = (1, 16), new_tokens: int = 64) -> dict:
     import torch
 
-    from selfedit.bench.baselines import continued, load_base
+    from selfedit.bench.baselines import generate_greedy, load_base
     from selfedit.model.load import load_model
     from selfedit.model.packed.generate import Request, generate
 
@@ -50,7 +50,7 @@ def run(model_name: str, rows: tuple[int, ...] = (1, 16), new_tokens: int = 64) 
         return generate(model, [Request(tuple(p), max_new_tokens=new_tokens) for p in prompts])
 
     def theirs(prompts: list[list[int]]) -> list[list[int]]:
-        return continued(base, prompts, new_tokens, ends)
+        return generate_greedy(base, prompts, new_tokens, ends)
 
     table = []
     for count in rows:

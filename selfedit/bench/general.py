@@ -1,7 +1,7 @@
 """General ability: multiple-choice questions, answered by the choice that is likeliest behind the question.
 
 In: a folder with JSON lines of {query, choices, gold}; of each file that has those, the first questions. Out: the share
-of right choices (`judge.general.chosen`).
+of right choices (`judge.general.grade_choices`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from selfedit.errors import DocumentError
-from selfedit.judge.general import chosen
+from selfedit.judge.general import grade_choices
 from selfedit.tasks.records import elements, expect, field, read_jsonl
 from selfedit.types import text_hash
 
@@ -38,7 +38,7 @@ class General:
 
     def accuracy(self, model, adapters: Sequence[int | None], stack=None) -> tuple[float, dict[str, float]]:
         """In all, and by set; question i under `adapters[i]`."""
-        right = chosen(model, [(item, adapter) for (_, item), adapter in zip(self.items, adapters)], stack)
+        right = grade_choices(model, [(item, adapter) for (_, item), adapter in zip(self.items, adapters)], stack)
         of = {name: [r for (own, _), r in zip(self.items, right) if own == name] for name, _ in self.items}
         return sum(right) / len(right), {name: sum(own) / len(own) for name, own in of.items()}
 

@@ -23,8 +23,8 @@ from selfedit.bench.intervals import paired_interval
 from selfedit.bench.measure import Parts, clock, matmul_rate, train_flops
 from selfedit.bench.tables import with_interval
 from selfedit.config import TrainConfig
-from selfedit.edits.quiz import as_edit, find_supporting_sentence
-from selfedit.edits.spans import cue_questions
+from selfedit.edits.quiz import find_supporting_sentence, questions_as_edit
+from selfedit.edits.spans import keyword_questions
 from selfedit.errors import SelfeditError
 from selfedit.loop.journal import write_json, write_text
 from selfedit.model.packed.waiting import spinning
@@ -48,8 +48,10 @@ class Entry:
     def examples(self) -> list[Example]:
         """SEAL's training sequences, the title over each line and the passage itself last; and questions in chat form."""
         passage = Passage(self.title, self.context, "", "")
-        asked = cue_questions(passage, QUESTIONS_A_SENTENCE, stable_seed("inner-loop", self.title))
-        return [Example(f"{self.title}\n{text}") for text in (*self.edit, self.context)] + list(as_edit(asked).examples)
+        asked = keyword_questions(passage, QUESTIONS_A_SENTENCE, stable_seed("inner-loop", self.title))
+        return [Example(f"{self.title}\n{text}") for text in (*self.edit, self.context)] + list(
+            questions_as_edit(asked).examples
+        )
 
 
 def read_entries(file: Path, count: int) -> list[Entry]:
@@ -251,13 +253,13 @@ class _Bench:
 
         `side`: whose adapters answer, read from their PEFT folders; None: the untouched model, each passage once.
         """
-        from selfedit.judge.evaluate import Asked, respond
+        from selfedit.judge.evaluate import Query, respond
         from selfedit.model.packed.lora import load_adapters
 
         stack = load_adapters(self.model.network, [self.folder / f"{side}-{i}" for i in wave]) if side else None
         entries = [self.edits[i][1] for i in wave] if side else self.entries
         asked = [
-            Asked(question, row if side else None) for row, entry in enumerate(entries) for question in entry.questions
+            Query(question, row if side else None) for row, entry in enumerate(entries) for question in entry.questions
         ]
         found = iter(respond(self.model, asked, stack))
         edits = []

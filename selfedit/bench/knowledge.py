@@ -38,7 +38,7 @@ from selfedit.config import TrainConfig
 from selfedit.edits.quiz import with_sentences
 from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError, UnscoredError
-from selfedit.judge.evaluate import ANSWER_TOKENS, Asked, offline, offline_name, respond
+from selfedit.judge.evaluate import ANSWER_TOKENS, Query, offline, offline_name, respond
 from selfedit.loop.journal import Journal, lock_run_folder, software, write_json, write_text
 from selfedit.loop.trial import writing_style
 from selfedit.types import Judge, Progress, Task, no_progress, text_hash
@@ -230,7 +230,7 @@ class _Bench:
     def ask(self, model, stack, units: list[Unit], adapters, tokens, seconds: float) -> None:
         pairs = [(unit, adapter, task) for unit, adapter in zip(units, adapters) for task in unit.tasks]
         asked = [
-            Asked(
+            Query(
                 question,
                 adapter,
                 prompt_override(

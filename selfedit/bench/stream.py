@@ -34,9 +34,9 @@ from selfedit.bench.intervals import mean_ratio
 from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.config import ConsolidateConfig, LearnConfig, TrainConfig
 from selfedit.edits.propose import propose
-from selfedit.edits.quiz import open_book, reworded_questions, with_sentences, write_quiz
+from selfedit.edits.quiz import open_book_prompt, questions_from_rewordings, with_sentences, write_quiz
 from selfedit.errors import SelfeditError
-from selfedit.judge.evaluate import Asked, answers, offline_name
+from selfedit.judge.evaluate import Query, answers, offline_name
 from selfedit.judge.general import general_changes, general_texts
 from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json, write_text
 from selfedit.memory.route import Router
@@ -59,7 +59,7 @@ class Setting:
     study: str = "self-edit:questions"
     """A condition of `bench knowledge`, one of STUDIED: what is studied of each document."""
     questions: int = 6
-    """Asked of each document, at most, spread over its kinds."""
+    """Asked about each document, at most, spread over its kinds."""
     consolidate: tuple[int, ...] = (10,)
     """After so many documents each, and after the last; one number: after every so many."""
     answer_tokens: int = 24
@@ -166,7 +166,7 @@ class _Stream:
         quiz = write_quiz(self.model, passage, spans=learn.spans, seed=self.setting.seed, progress=self.progress)
         proposal = propose(self.model, passage, learn.styles, seed=self.setting.seed, on_token=self.stage("write"))
         lines = [*proposal.held_out, *(example.text for edit in proposal.edits for example in edit.examples)]
-        return [*quiz.judging, *quiz.studied, *reworded_questions(self.model, passage, lines, self.progress)[0]]
+        return [*quiz.judging, *quiz.studied, *questions_from_rewordings(self.model, passage, lines, self.progress)[0]]
 
     def add(self, method: str, step: int, task: Task, **values) -> dict:
         record = {"method": method, "step": step, "document": task.key, "id": task.id} | values
@@ -194,13 +194,13 @@ class _Stream:
                 method,
                 step,
                 missing,
-                self.answers([Asked(q, adapters(q)) for task in missing for q in task.questions], stack, model),
+                self.answers([Query(q, adapters(q)) for task in missing for q in task.questions], stack, model),
             )
         self.progress("documents", step, len(self.tasks))
 
-    def ask_each_once(self, method: str, asked: Callable[[Question, int], Asked], stack=None) -> None:
+    def ask_each_once(self, method: str, asked: Callable[[Question, int], Query], stack=None) -> None:
         """After each step; what is asked as it was after an earlier one is answered as it was."""
-        found: dict[Asked, tuple[str, bool | None]] = {}
+        found: dict[Query, tuple[str, bool | None]] = {}
         for step in range(1, len(self.tasks) + 1):
             for task in self.tasks[:step]:
                 if record := self.done.get((method, step, task.key)):  # by an earlier run
@@ -215,7 +215,7 @@ class _Stream:
                 self.record(method, step, missing, [found[one] for one in wanted])
             self.progress("documents", step, len(self.tasks))
 
-    def answers(self, asked: Sequence[Asked], stack=None, model=None) -> list[tuple[str, bool | None]]:
+    def answers(self, asked: Sequence[Query], stack=None, model=None) -> list[tuple[str, bool | None]]:
         return answers(
             model or self.model, asked, stack, tokens=self.setting.answer_tokens, on_token=self.stage("test")
         )
@@ -300,7 +300,7 @@ class _Stream:
 
     def routed(self) -> None:
         stack = self.learned("routed", {step: [task] for step, task in enumerate(self.tasks, 1)})
-        self.ask_each_once("routed", lambda question, step: Asked(question, self.route(question, step)), stack)
+        self.ask_each_once("routed", lambda question, step: Query(question, self.route(question, step)), stack)
         self.measure("routed", stack, lambda texts: [self.router(len(self.tasks)).at(text) for text in texts])
 
     def consolidated(self) -> None:
@@ -317,7 +317,7 @@ class _Stream:
     def retrieval(self) -> None:
         retriever = lru_cache(1)(lambda step: Retriever(self.tasks[:step], most=1))
         self.ask_each_once(
-            "retrieval", lambda question, step: Asked(question, None, _in_view(retriever(step), question))
+            "retrieval", lambda question, step: Query(question, None, _in_view(retriever(step), question))
         )
 
     # which memory
@@ -436,7 +436,11 @@ class _Numbered:
 
 def _in_view(retriever: Retriever, question: Question) -> Question:
     passage = retriever.view(question)
-    text = open_book(passage, question.question) if question.kind == "question" else passage.in_view(question.question)
+    text = (
+        open_book_prompt(passage, question.question)
+        if question.kind == "question"
+        else passage.with_request(question.question)
+    )
     return replace(question, question=text)
 
 

@@ -171,7 +171,7 @@ def _learn_config(arguments) -> LearnConfig:
 
 def _ask(arguments) -> int:
     from selfedit.ask import ask
-    from selfedit.tasks.questions import load_asks
+    from selfedit.tasks.questions import load_prompts
     from selfedit.terminal import Progress
     from selfedit.types import Question
 
@@ -183,7 +183,7 @@ def _ask(arguments) -> int:
         raise SelfeditError(f"--tokens {arguments.tokens}: at least 1")
     if arguments.tries < 1:
         raise SelfeditError(f"--tries {arguments.tries}: at least 1")
-    questions = load_asks(arguments.file) if arguments.file else [Question(arguments.question, ())]
+    questions = load_prompts(arguments.file) if arguments.file else [Question(arguments.question, ())]
     store = open_store(arguments)
     with Progress(quiet=arguments.json or not arguments.file) as progress:
         model = open_model(arguments, progress.note)

@@ -44,9 +44,9 @@ def typed(arguments) -> str:
     """What was typed, to stand beside the result; of a judge's address what may be read by others."""
     argv = ["selfedit", *arguments.argv]
     if getattr(arguments, "judge", None):
-        from selfedit.judge.remote import shown
+        from selfedit.judge.remote import public_url
 
-        argv = [part.replace(arguments.judge, shown(arguments.judge)) for part in argv]
+        argv = [part.replace(arguments.judge, public_url(arguments.judge)) for part in argv]
     return as_utf8(shlex.join(argv))
 
 

@@ -399,7 +399,7 @@ def _bench_routing(arguments) -> int:
     from selfedit.bench import routing
     from selfedit.tasks.documents import read_documents
     from selfedit.tasks.load import load_tasks
-    from selfedit.tasks.questions import load_asks
+    from selfedit.tasks.questions import load_prompts
     from selfedit.terminal import Progress
     from selfedit.types import Task
 
@@ -409,7 +409,7 @@ def _bench_routing(arguments) -> int:
     texts = {passage.id: passage for passage in (read_documents(arguments.texts) if arguments.texts else [])}
     tasks += [Task(passage, ()) for passage in texts.values()]
     asks = [
-        load_asks(file) if ".jsonl" in file.suffixes else [q for task in load_tasks(file) for q in task.questions]
+        load_prompts(file) if ".jsonl" in file.suffixes else [q for task in load_tasks(file) for q in task.questions]
         for file in arguments.others
     ]
     others = [question.question for own in asks for question in own]
@@ -424,11 +424,11 @@ def _bench_routing(arguments) -> int:
 
 def _bench_poison(arguments) -> int:
     from selfedit.bench import poison
-    from selfedit.tasks.questions import load_asks
+    from selfedit.tasks.questions import load_prompts
     from selfedit.terminal import Progress
 
     others = (
-        [question.question for question in load_asks(arguments.others)][: max(0, arguments.limit)]
+        [question.question for question in load_prompts(arguments.others)][: max(0, arguments.limit)]
         if arguments.others
         else []
     )

@@ -139,7 +139,7 @@ def _request(style: Style, tokens: tuple[int, ...], adapter: int | None, seed: i
 def _prompts(model: Model, style: Style, passage: Passage) -> list[tuple[int, ...]]:
     if style.unit == "sentence":
         return [tuple(model.chat.continued(style.instruction + s + style.cue)) for s in sentences(passage.text)]
-    return [tuple(model.chat.ask(passage.in_view(style.instruction)))]
+    return [tuple(model.chat.ask(passage.with_request(style.instruction)))]
 
 
 _WORD = re.compile(r"\w[\w'’.-]*\w|\w")

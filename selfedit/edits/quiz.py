@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from selfedit.edits.parse import sentences
-from selfedit.edits.spans import ask_in_place, cue_questions, kind_of, pick_spans
+from selfedit.edits.spans import keyword_questions, kind_of, pick_spans, span_questions
 from selfedit.edits.styles import QUESTION_EXAMPLES
 from selfedit.judge.grading import continues_with, f1, is_correct, normalize
 from selfedit.model.load import Model
@@ -81,7 +81,7 @@ def check(
     """Keep the questions that the model answers right with the passage in view and wrong without."""
     if not questions:
         return [], Counter()
-    opened = [open_book(passage, q.question) for q in questions]
+    opened = [open_book_prompt(passage, q.question) for q in questions]
     asks = [model.chat.ask(text) for text in [*opened, *(q.question for q in questions)]]
     answers = [
         model.chat.decode(t)
@@ -118,9 +118,9 @@ def with_sentences(task: Task) -> Task:
     return replace(task, questions=tuple(asked))
 
 
-def open_book(passage: Passage, question: str) -> str:
+def open_book_prompt(passage: Passage, question: str) -> str:
     """The question with the passage in view."""
-    return passage.in_view(f"Answer with a few words from the text above. {question}")
+    return passage.with_request(f"Answer with a few words from the text above. {question}")
 
 
 def study_questions(
@@ -131,16 +131,16 @@ def study_questions(
     kept_back = {normalize(answer) for q in judging for answer in q.answers}
     asked = {normalize(q.question) for q in judging}
     free = [q for q in written if normalize(q.answers[0]) not in kept_back]
-    return free, [q for q in cue_questions(passage, draws, seed) if normalize(q.question) not in asked]
+    return free, [q for q in keyword_questions(passage, draws, seed) if normalize(q.question) not in asked]
 
 
-def reworded_questions(
+def questions_from_rewordings(
     model: Model, passage: Passage, lines: Sequence[str], progress: Progress = no_progress
 ) -> tuple[list[Question], Counter]:
     """Lines that say the passage's facts in other words → questions: one asked in place a line, and its end to be continued."""
     flat = " ".join(passage.text.split())
     telling = [line for line in lines if len(line.split()) > MIN_CLOZE_WORDS]
-    asked = [next((q for q in ask_in_place(passage, line, 8) if q.answers[0] in flat), None) for line in telling]
+    asked = [next((q for q in span_questions(passage, line, 8) if q.answers[0] in flat), None) for line in telling]
     kept, reasons = check(model, passage, [replace(q, sentence="") for q in asked if q], progress)
     ends, more = _continued(model, flat, lines)
     return kept + ends, reasons + more
@@ -165,7 +165,7 @@ def _continued(model: Model, flat: str, lines: Sequence[str]) -> tuple[list[Ques
     return kept, dropped
 
 
-def as_edit(questions: Sequence[Question], drawn: Sequence[Question] = ()) -> SelfEdit:
+def questions_as_edit(questions: Sequence[Question], drawn: Sequence[Question] = ()) -> SelfEdit:
     """Questions as study material, in the chat form in which questions are later asked; those `drawn` once each.
 
     Each is answered by the whole sentence: that is learned far better than a bare span (docs/LOG.md, study 5).

@@ -61,12 +61,12 @@ def pick_spans(text: str, limit: int, seed: int = 0) -> list[tuple[str, str]]:
     return picked[:limit]
 
 
-def cue_questions(passage: Passage, draws: int, seed: int = 0) -> list[Question]:
+def keyword_questions(passage: Passage, draws: int, seed: int = 0) -> list[Question]:
     """For each sentence a question made of some of its words, drawn so many times, one draw of all sentences after the
     other; the sentence is the answer."""
     chance = random.Random(seed)
     own = [s for s in sentences(passage.text) if len(re.findall(r"\w+", s)) >= MIN_WORDS]
-    return [Question(_cue(s, passage.title, chance), (s,), sentence=s) for _ in range(draws) for s in own]
+    return [Question(_keyword_question(s, passage.title, chance), (s,), sentence=s) for _ in range(draws) for s in own]
 
 
 MIN_WORDS = 3
@@ -80,7 +80,7 @@ _WITH_TITLE = (
 )
 
 
-def _cue(sentence: str, title: str, chance: random.Random) -> str:
+def _keyword_question(sentence: str, title: str, chance: random.Random) -> str:
     words = sentence.rstrip(" .!?…").split()
     enough = min(2, sum(len(word) > 3 for word in words))
     for _ in range(20):  # until enough is left to tell what is asked for
@@ -95,7 +95,7 @@ def _cue(sentence: str, title: str, chance: random.Random) -> str:
     return form.format(opener=chance.choice(_OPENERS), title=title, cue=cue)
 
 
-def ask_in_place(passage: Passage, text: str, limit: int, seed: int = 0) -> list[Question]:
+def span_questions(passage: Passage, text: str, limit: int, seed: int = 0) -> list[Question]:
     """Questions that the spans of a text about the passage answer, each asked by the text's own sentence."""
     questions = []
     for sentence, span in pick_spans(text, limit, seed):

@@ -48,10 +48,10 @@ def read_verdicts(path: str | PurePath) -> list[Verdict]:
 def not_fitted_on(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Those of titles that the offline grader has not seen."""
     seen = set(json.loads(GRADER.read_text(encoding="utf-8")).get("fitted_titles", [])) if GRADER.exists() else set()
-    return [verdict for verdict in verdicts if title_mark(verdict.title) not in seen]
+    return [verdict for verdict in verdicts if title_hash(verdict.title) not in seen]
 
 
-def title_mark(title: str) -> str:
+def title_hash(title: str) -> str:
     """By which grader.json remembers a title."""
     return sha256(title.encode(errors="replace")).hexdigest()[:8]
 

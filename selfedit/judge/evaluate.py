@@ -21,7 +21,7 @@ ANSWER_TOKENS = 40
 
 
 @dataclass(frozen=True)
-class Asked:
+class Query:
     question: Question
     adapter: int | None = None
     """Row of the stack; None: the untouched model."""
@@ -47,14 +47,14 @@ def evaluate(
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Score]:
     """One Score an adapter (None: the untouched model). Without questions a Score is unscored, not zero."""
-    asked = [Asked(question, adapter) for adapter in adapters for question in questions]
+    asked = [Query(question, adapter) for adapter in adapters for question in questions]
     responses, n = respond(model, asked, stack, on_token=on_token), len(questions)
     return [score(responses[i * n : (i + 1) * n]) for i in range(len(adapters))]
 
 
 def respond(
     model: Model,
-    asked: Sequence[Asked],
+    asked: Sequence[Query],
     stack: LoraBatch | None = None,
     *,
     tokens: int = ANSWER_TOKENS,
@@ -68,7 +68,7 @@ def respond(
 
 def answers(
     model: Model,
-    asked: Sequence[Asked],
+    asked: Sequence[Query],
     stack: LoraBatch | None = None,
     *,
     judge: Judge | None = None,

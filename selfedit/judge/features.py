@@ -75,7 +75,7 @@ def features(prediction: str, gold: str, question: str, common: Mapping[str, flo
     told, known = set(said_stems), set(asked_stems)
     new = new_words(wanted, known)
     # A choice ("internal or external?") is answered in the question's own words; elsewhere copying it says nothing.
-    fresh = said if "or" in asked else [word for word, keep in zip(said, uncopied(said_stems, asked_stems)) if keep]
+    fresh = said if "or" in asked else [word for word, keep in zip(said, not_copied(said_stems, asked_stems)) if keep]
     fresh_stems, spelled = {stem(word) for word in fresh}, _spelled_acronyms(prediction, gold)
     scores = [1.0 if word in spelled else _found(word, set(fresh), fresh_stems) for word in new]
     rarity = [1.0 - common.get(stem(word), 0.0) for word in new]
@@ -149,7 +149,7 @@ def similarity(a: str, b: str) -> float:
     return best if best >= _SIMILAR else 0.0
 
 
-def uncopied(said: Sequence[str], asked: Sequence[str]) -> list[bool]:
+def not_copied(said: Sequence[str], asked: Sequence[str]) -> list[bool]:
     """False for every run of words that the question has too: "The name of Queen's first album is"."""
     runs = {tuple(asked[i : i + _COPIED]) for i in range(len(asked) - _COPIED + 1)}
     fresh = [True] * len(said)

@@ -28,7 +28,7 @@ def general_changes(model: Model, stack: LoraBatch) -> list[float]:
 def general_abilities(model: Model, stack: LoraBatch) -> list[float]:
     """The share of everyday sentences ended right: of the untouched model, then of each adapter."""
     items = _records("choices.jsonl")
-    right = chosen(model, [(item, row) for row in range(stack.count) for item in items], stack)
+    right = grade_choices(model, [(item, row) for row in range(stack.count) for item in items], stack)
     return [
         _untouched(model),
         *(sum(right[low : low + len(items)]) / len(items) for low in range(0, len(right), len(items))),
@@ -38,10 +38,10 @@ def general_abilities(model: Model, stack: LoraBatch) -> list[float]:
 @lru_cache(maxsize=4)
 def _untouched(model: Model) -> float:
     items = _records("choices.jsonl")
-    return sum(chosen(model, [(item, None) for item in items])) / len(items)
+    return sum(grade_choices(model, [(item, None) for item in items])) / len(items)
 
 
-def chosen(model: Model, asked: Sequence[tuple[dict, int | None]], stack: LoraBatch | None = None) -> list[bool]:
+def grade_choices(model: Model, asked: Sequence[tuple[dict, int | None]], stack: LoraBatch | None = None) -> list[bool]:
     """For each ({query, choices, gold}, adapter) whether the likeliest choice is the right one."""
     golds = [
         (model.chat.gold(Question(item["query"], (), kind="choice"), choice), adapter)

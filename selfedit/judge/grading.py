@@ -21,7 +21,7 @@ from collections.abc import Sequence, Set
 from functools import cache
 from pathlib import Path
 
-from selfedit.judge.features import NEGATIONS, SMALL_WORDS, features, new_words, stem, uncopied, words
+from selfedit.judge.features import NEGATIONS, SMALL_WORDS, features, new_words, not_copied, stem, words
 
 GRADER = Path(__file__).with_name("grader.json")
 _MAX_ALTERNATIVES = 15  # a longer enumeration is a guess at everything
@@ -134,7 +134,7 @@ def _guesses_at_everything(prediction: str, gold: str) -> bool:
 def _echoes(said: Sequence[str], asked: Sequence[str]) -> bool:
     """Every word is copied from the question, and most of the question is."""
     stems, question_stems = [stem(word) for word in said], [stem(word) for word in asked]
-    return len(said) >= _ECHO * len(asked) and not any(uncopied(stems, question_stems))
+    return len(said) >= _ECHO * len(asked) and not any(not_copied(stems, question_stems))
 
 
 def _denied(said: Sequence[str], wanted: Sequence[str], asked: Sequence[str]) -> bool:
@@ -145,7 +145,7 @@ def _denied(said: Sequence[str], wanted: Sequence[str], asked: Sequence[str]) ->
     gold_stems = {stem(word) for word in wanted}
     while first and stems[first - 1] in gold_stems:
         first -= 1
-    fresh = uncopied(stems, question_stems)
+    fresh = not_copied(stems, question_stems)
     near = {said[i] for i in range(max(0, first - 2), first) if fresh[i]}
     if not NEGATIONS & near or NEGATIONS & set(wanted):
         return False

@@ -78,7 +78,7 @@ class RemoteJudge:
         attempt, doubled before each further one. Raises SelfeditError.
         """
         address = _address(url)
-        self.url = shown(str(address))
+        self.url = public_url(str(address))
         self.model, self.parallel, self.retries, self.backoff_s = model, parallel, retries, backoff_s
         self._kept = _Verdicts(cache)
         self._address, self._client = address, _client(key, timeout_s, parallel)
@@ -241,7 +241,7 @@ def _prompt(question: Question, said: str) -> str:
     return as_utf8(prompt)
 
 
-def shown(url: str) -> str:
+def public_url(url: str) -> str:
     """The address as it may stand in a file: without a password or query. Raises SelfeditError."""
     try:
         return str(httpx.URL(url.strip()).copy_with(userinfo=b"", query=None, fragment=None))

@@ -34,7 +34,7 @@ from selfedit.edits.parse import copied
 from selfedit.edits.propose import check_styles, write_edits, writing_sequences
 from selfedit.edits.styles import STYLES
 from selfedit.errors import UnscoredError
-from selfedit.judge.evaluate import ANSWER_TOKENS, Asked, answers, gold_logprobs, offline_name
+from selfedit.judge.evaluate import ANSWER_TOKENS, Query, answers, gold_logprobs, offline_name
 from selfedit.loop.editor import Editor, later_rounds, load_editor, save_editor
 from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json
 from selfedit.loop.selection import cost_of_stopping, diversity, noise, ranking, reinforced, reliability
@@ -265,7 +265,7 @@ class _Round:
         Raises UnscoredError, before the block is recorded, if the judge leaves more than half unscored: it is out, and the
         same command asks again. What it will not score of the rest is in no mean, and no selection looks at it.
         """
-        put = [Asked(q, adapter) for task, adapter in asked for q in task.questions]
+        put = [Query(q, adapter) for task, adapter in asked for q in task.questions]
         verdicts = [
             v for _, v in answers(self.model, put, stack, judge=self.judge, on_token=partial(self.progress, "test"))
         ]

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from selfedit.config import TrainConfig
 from selfedit.edits.parse import sentences
-from selfedit.edits.quiz import as_edit
-from selfedit.edits.spans import cue_questions
+from selfedit.edits.quiz import questions_as_edit
+from selfedit.edits.spans import keyword_questions
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_abilities, general_changes
 from selfedit.model.chat import TokenizedExample
@@ -48,7 +48,7 @@ def study_sequences(
     untouched model gives them with the passage in view."""
     sequences = [model.chat.study(example) for example in examples]
     asked = [i for i, example in enumerate(examples) if example.prompt] if distill else []
-    seen = [model.chat.study(replace(examples[i], prompt=passage.in_view(examples[i].prompt))) for i in asked]
+    seen = [model.chat.study(replace(examples[i], prompt=passage.with_request(examples[i].prompt))) for i in asked]
     for i, sequence in zip(asked, soften(model.network, [sequences[i] for i in asked], seen, distill)):
         sequences[i] = sequence
     return tuple(sequences)
@@ -72,7 +72,7 @@ def writing_style(style: str) -> str:
 
 def with_questions(passage: Passage, edit: SelfEdit, draws: int, seed: int) -> SelfEdit:
     """The edit, and beside it so many questions by rule about each sentence of the passage, each studied once."""
-    asked = as_edit([], cue_questions(passage, draws, seed))
+    asked = questions_as_edit([], keyword_questions(passage, draws, seed))
     style = f"{edit.style}+{asked.style}" if edit.style else asked.style
     return SelfEdit(style, f"{edit.text}\n{asked.text}".strip(), edit.examples + asked.examples)
 

@@ -18,7 +18,7 @@ def load_quiz(path: str | PurePath) -> list[Question]:
     return [Question(field(item, "question", str, at), gold_answers(item, at)) for at, item in read_jsonl(path)]
 
 
-def load_asks(path: str | PurePath) -> list[Question]:
+def load_prompts(path: str | PurePath) -> list[Question]:
     """A `question` is to be asked; a `prompt`, of kind `continue`, is to be continued. Raises DocumentError."""
     return [_ask(expect(item, dict, at), at) for at, item in read_jsonl(path)]
 
