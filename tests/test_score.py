@@ -5,7 +5,7 @@ import torch
 from test_stack import ALL, random_stack
 
 from selfedit.config import ALL_LINEAR
-from selfedit.judge.general import chosen, general_abilities
+from selfedit.judge.general import general_abilities, grade_choices
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed import packing, score
 from selfedit.model.packed.lora import LoraBatch, LoraConfig
@@ -187,7 +187,7 @@ def test_the_choice_is_the_likeliest_ending_and_abilities_are_shares_of_right_on
         tiny_model.network,
         [(tiny_model.chat.gold(Question(items[0]["query"], (), kind="choice"), c), None) for c in items[0]["choices"]],
     )
-    assert chosen(tiny_model, [(item, None) for item in items]) == [
+    assert grade_choices(tiny_model, [(item, None) for item in items]) == [
         gold == values.index(max(values)) for gold in range(3)
     ]
     untouched, same, other = general_abilities(tiny_model, stack)
