@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from selfedit.cli.options import listed, number_settings, open_model, typed, whole
-from selfedit.config import ConsolidateConfig, LearnConfig, with_settings, with_train_settings
+from selfedit.config import ConsolidateConfig, LearnConfig, with_settings
 from selfedit.errors import SelfeditError
 from selfedit.types import Judge
 
@@ -347,7 +347,7 @@ def _bench_knowledge(arguments) -> int:
     from selfedit.tasks.load import load_tasks
     from selfedit.terminal import Progress
 
-    train = with_train_settings(knowledge.TRAIN, number_settings(arguments.set))
+    train = with_settings(knowledge.TRAIN, number_settings(arguments.set))
     tasks = _some(load_tasks(arguments.data), arguments, "--limit", arguments.limit)
     with Progress(quiet=arguments.json) as progress:
         judge, judge_name = _judge(arguments)
@@ -374,8 +374,7 @@ def _bench_stream(arguments) -> int:
     from selfedit.terminal import Progress
 
     train, together = (
-        with_train_settings(config, number_settings(arguments.set))
-        for config in (stream.TRAIN, ConsolidateConfig().train)
+        with_settings(config, number_settings(arguments.set)) for config in (stream.TRAIN, ConsolidateConfig().train)
     )
     given = {name: getattr(arguments, name) for name in ("study", "questions") if getattr(arguments, name) is not None}
     given |= {"methods": tuple(listed(arguments.methods))} if arguments.methods else {}
@@ -484,7 +483,7 @@ def _arc_train(arguments):
     settings = number_settings(arguments.set)
     if odd := [name for name in settings if name in OF_RECIPE]:
         raise SelfeditError(f"--set {odd[0]}: a recipe says that, or nothing does")
-    return with_train_settings(TRAIN, settings)
+    return with_settings(TRAIN, settings)
 
 
 def _arc_tasks(named: str, arguments, option: str, most: int | None) -> list:
@@ -601,7 +600,7 @@ def _train_editor(arguments) -> int:
         if getattr(arguments, name) is not None
     }
     config = RestemConfig(**asked | ({"styles": tuple(listed(arguments.styles))} if arguments.styles else {}))
-    config = replace(config, trial=with_train_settings(config.trial, number_settings(arguments.set)))
+    config = replace(config, trial=with_settings(config.trial, number_settings(arguments.set)))
     pyplot()
     tasks = load_tasks(arguments.data)
     with Progress(quiet=arguments.json) as progress:
