@@ -12,7 +12,7 @@ from selfedit.errors import SelfeditError
 from selfedit.judge.grading import is_correct
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed.lora import LoraConfig
-from selfedit.model.packed.network import Shape
+from selfedit.model.shape import Shape
 
 ENTRIES = [
     {

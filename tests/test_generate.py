@@ -5,8 +5,9 @@ from conftest import reference_model
 
 from selfedit.model.packed.generate import Request, _groups, generate
 from selfedit.model.packed.lora import LoraBatch, LoraConfig
-from selfedit.model.packed.network import FEW_ROWS, MODULES
+from selfedit.model.packed.network import FEW_ROWS
 from selfedit.model.packed.quantized import QuantizedWeight, joined
+from selfedit.model.shape import MODULES
 
 QUESTIONS = [
     "Write a short story about a lighthouse.",

@@ -2,21 +2,26 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import reference_model, write_tiny_model
+from test_generate import assert_greedy
 
 from selfedit.config import TrainConfig
 from selfedit.errors import ModelError
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
 from selfedit.model.packed.frozen import FrozenBelow
-from selfedit.model.packed.network import PackedAttention, Shape
+from selfedit.model.packed.generate import Request, generate
+from selfedit.model.packed.network import PackedAttention
 from selfedit.model.packed.packing import pack
+from selfedit.model.packed.rotary import RotaryTable
 from selfedit.model.packed.score import mean_logprobs
 from selfedit.model.packed.train import Job, train
 from selfedit.model.packed.waiting import spinning
+from selfedit.model.shape import Shape
 
 RAGGED = [7, 1, 33, 16, 17, 2, 40]
 
@@ -98,6 +103,102 @@ def test_the_precision_is_that_of_the_environment_else_of_the_machine(tiny_folde
         load_model(str(tiny_folder), device="cpu", precision="bf16")
 
 
+ROPES = {
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+    "yarn with all settings": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "beta_fast": 8.0,
+        "beta_slow": 2.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.5,
+        "truncate": False,
+    },
+    "yarn with a given scale": {"rope_type": "yarn", "factor": 2.0, "attention_factor": 1.3},
+    "longrope": {
+        "rope_type": "longrope",
+        "factor": 4.0,
+        "short_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 7.0, 8.0],
+        "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 7.0, 8.0],
+        "original_max_position_embeddings": 64,
+    },
+}
+
+
+@pytest.mark.parametrize("name, kind", [*((name, "llama") for name in ROPES), ("yarn", "qwen3"), ("llama3", "mistral")])
+def test_scaled_rotary_positions_give_the_logits_and_the_text_of_transformers(tmp_path, name, kind):
+    """Texts beyond the original context of 64 tokens too. Plain positions would give other logits."""
+    window = {"sliding_window": None} if kind == "mistral" else {}
+    folder = write_tiny_model(tmp_path, kind, rope_parameters={"rope_theta": 1000.0, **ROPES[name]}, **window)
+    model, reference = load_model(str(folder), device="cpu"), reference_model(folder)
+    sequences = random_sequences(model.network.shape.vocab, [7, 60, 200, 511])
+    expected = one_at_a_time(reference, sequences)
+    torch.testing.assert_close(packed_logits(model.network, sequences), expected, atol=1e-3, rtol=0)
+    if name != "dynamic":
+        model.network._rotary = RotaryTable(replace(model.network.shape, rope=None), "cpu", torch.float32)
+        assert (packed_logits(model.network, sequences) - expected).abs().max() > 0.1
+        model.network._rotary = RotaryTable(model.network.shape, "cpu", torch.float32)
+    assert_greedy_text(model, reference, [sequences[0], sequences[1], sequences[2]])
+
+
+WINDOWS = {
+    "mistral": {"sliding_window": 24},
+    "qwen2": {"sliding_window": 24, "use_sliding_window": True, "max_window_layers": 2},
+    "qwen3": {
+        "sliding_window": 24,
+        "use_sliding_window": True,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+    },
+}
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_sliding_windows_give_the_logits_and_the_text_of_transformers(tmp_path, kind):
+    folder = write_tiny_model(tmp_path, kind, **WINDOWS[kind])
+    model, reference = load_model(str(folder), device="cpu"), reference_model(folder)
+    shape = model.network.shape
+    assert shape.max_positions == 512 and set(shape.windows) == ({24} if kind == "mistral" else {0, 24})
+    sequences = random_sequences(shape.vocab, [7, 24, 25, 60, 200])
+    expected = one_at_a_time(reference, sequences)
+    torch.testing.assert_close(
+        packed_logits(model.network, sequences, model.network.attention([*map(len, sequences)])),
+        expected,
+        atol=1e-4,
+        rtol=0,
+    )
+    without = packed_logits(model.network, sequences)  # attends to everything
+    assert (without - expected)[:31].abs().max() < 1e-4 < 0.1 < (without - expected).abs().max()
+    shared = random_sequences(shape.vocab, [40])[0]
+    assert_greedy_text(
+        model, reference, [[1, 2, 3], *sequences[2:], shared + [5, 6], shared + [7], shared + [8, 9, 10]]
+    )
+
+
+def assert_greedy_text(model, reference, prompts) -> None:
+    """The answers of all prompts at once, and of one alone, are the likeliest tokens of the reference."""
+    answers = generate(model, [Request(tuple(p), max_new_tokens=40) for p in prompts])
+    for prompt, answer in zip(prompts, answers):
+        assert_greedy(reference, model.chat.ends, prompt, answer, 40, 1e-3)
+    alone = generate(model, [Request(tuple(prompts[-1]), max_new_tokens=40)])[0]
+    assert_greedy(reference, model.chat.ends, prompts[-1], alone, 40, 1e-3)
+
+
+@pytest.mark.parametrize("starts", [(64, 64, 64, 64), (150, 70, 20, 135)])
+def test_within_windows_shared_rows_change_no_state_and_no_gradient(tmp_path, starts):
+    folder = write_tiny_model(tmp_path, "qwen2", **WINDOWS["qwen2"])
+    check_shared_rows(load_model(str(folder), device="cpu", dtype=torch.float64).network, starts)
+
+
 @pytest.mark.parametrize(
     "settings", [{"tie_word_embeddings": False}, {"head_dim": 32}, {"num_key_value_heads": 4}, {"rope_theta": 500.0}]
 )
@@ -156,10 +257,13 @@ def test_few_rows_and_many_rows_give_the_same_product(tiny_model):
     "change, named",
     [
         ({"model_type": "gpt2"}, "gpt2"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "rope_scaling"),
-        ({"hidden_act": "gelu"}, "SiLU"),
-        ({"mlp_bias": True}, "bias"),
+        (
+            {"rope_parameters": None, "rope_scaling": {"type": "mrope", "factor": 2.0}},
+            "rope_scaling.rope_type is 'mrope'",
+        ),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "per layer are not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; expected \"silu\""),
+        ({"mlp_bias": True}, "mlp_bias is True; expected false"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantized"),
     ],
 )
@@ -233,24 +337,29 @@ def test_what_prompts_begin_with_alike_is_laid_once():
 )
 def test_shared_rows_change_no_state_and_no_gradient(tiny_folder, starts, silent):
     """Sequences that begin with so many tokens of one header; of some only the first asks with its queries."""
-    network = load_model(
-        str(tiny_folder), device="cpu", dtype=torch.float64
-    ).network  # in fp32 rounding is 2e-4 of a gradient on some processors
+    network = load_model(str(tiny_folder), device="cpu", dtype=torch.float64).network
+    attentions = check_shared_rows(network, starts)
+    assert [{start for *_, start in attention.buckets} for attention in attentions] == [silent, {0}]
+
+
+def check_shared_rows(network, starts) -> list[PackedAttention]:
+    """In double precision: in fp32 rounding is 2e-4 of a gradient on some processors."""
     header, *rest = random_sequences(network.shape.vocab, [150, 9, 3, 20, 12])
     sequences = [TokenizedExample((*header[:n], *own), n + 2) for n, own in zip(starts, rest)]
-    results = []
+    results, attentions = [], []
     for owners in ([0, 0, 0, 0], [0, 1, 2, 3]):
         packing = pack(sequences, owners)
         parts = network.embed(torch.tensor([*header, *(t for own in rest for t in own)])).requires_grad_()
         begin, *own = parts.split([150, 9, 3, 20, 12])
         laid = [torch.cat((begin[:n], o))[common:] for n, o, (_, common) in zip(starts, own, packing.shared)]
-        attention = PackedAttention(packing.lengths, shared=packing.shared)
-        assert {start for *_, start in attention.buckets} == (silent if owners == [0, 0, 0, 0] else {0})
+        attention = network.attention(packing.lengths, packing.shared)
+        attentions.append(attention)
         out = network.run(torch.cat(laid), attention.positions, attention)[torch.tensor(packing.label_rows)]
         out.square().sum().backward()
         results.append((out.detach(), parts.grad))
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(results[0][1], results[1][1], atol=1e-10, rtol=1e-10)
+    return attentions
 
 
 @pytest.mark.parametrize(

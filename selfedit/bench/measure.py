@@ -74,7 +74,7 @@ def train_flops(shape, lora, sequences: Sequence[Sequence], epochs: Sequence[int
     - the head, a label and epoch: 2·H·V for the logits and 2·H·V for their gradient.
     Attention scores, norms and the optimizer are left out: no matrix product does them, or they are about 1 %.
     """
-    from selfedit.model.packed.network import GROUPS
+    from selfedit.model.shape import GROUPS
 
     weights = {m: i * o for modules in GROUPS.values() for m in modules for i, o in [shape.widths(m)]}
     layer = sum(weights.values())

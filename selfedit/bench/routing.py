@@ -250,14 +250,13 @@ def hidden_states(model: Model, texts: Sequence[str]) -> np.ndarray:
     """The mean over a text's tokens but the first of the states a quarter of the way up, [texts, hidden]."""
     import torch
 
-    from selfedit.model.packed.network import PackedAttention
     from selfedit.model.packed.packing import passes
 
     tokens = [model.chat.encode(text)[:TOKENS] or [0] for text in texts]
     layers, found = range(max(1, model.network.shape.layers // 4)), {}
     with torch.inference_mode():
         for part in passes(range(len(tokens)), [len(own) for own in tokens]):
-            attention = PackedAttention([len(tokens[i]) for i in part], model.device)
+            attention = model.network.attention([len(tokens[i]) for i in part])
             x = model.network.embed(torch.tensor([t for i in part for t in tokens[i]], device=model.device))
             x = model.network.run(x, attention.positions, attention, layers=layers).float()
             found |= {

@@ -93,6 +93,18 @@ class Chat:
         self.ends: frozenset[int] = frozenset(i for i in ids if i is not None)
         """Tokens after which nothing follows."""
 
+    def check_vocabulary(self, size: int) -> None:
+        """Raises ModelError if a token has no row in an embedding of this size."""
+        tokens = self.tokenizer.get_vocab()
+        last = max(tokens, key=tokens.get, default=None)
+        if last is None:
+            raise ModelError("tokenizer.json has no tokens; download the model again")
+        if max(tokens[last], self.separator or 0) >= size:
+            raise ModelError(
+                f"the tokenizer has token ids up to {max(tokens[last], self.separator or 0)}, "
+                f"but the model's embedding has {size} rows; the two belong to different models"
+            )
+
     @cached_property
     def _render(self):
         from jinja2 import TemplateError

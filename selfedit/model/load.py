@@ -7,7 +7,6 @@ does, and a few-shot task's answers with their rating, unless SELFEDIT_PRECISION
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ import torch
 from selfedit.errors import ModelError
 from selfedit.model.catalog import Notify, resolve, weight_files
 from selfedit.model.chat import Chat
-from selfedit.model.packed.network import Network, Shape
+from selfedit.model.packed.network import Network
 from selfedit.model.packed.quantized import FILE
+from selfedit.model.shape import Shape, check_values, check_weights, one_line, read_object, reason, tensor_table
 
 
 @dataclass(frozen=True)
@@ -57,28 +57,26 @@ def load_model(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     try:
-        config = json.loads((folder / "config.json").read_text())
-        if not isinstance(config, dict):
-            raise ModelError("config.json does not hold a model's configuration")
-        shape = Shape.from_config(config)
+        shape, files = Shape.from_config(read_object(folder / "config.json")), weight_files(folder)
+        check_weights(shape, tensor_table(files))
+        chat = Chat(folder)
+        chat.check_vocabulary(shape.vocab)
         weights = {}
-        for file in weight_files(folder):
+        for file in files:
             weights |= load_file(file)
+        check_values(shape, weights)
         on_cpu = device == "cpu" and dtype == torch.float32
         blocks = load_file(folder / FILE) if on_cpu and (folder / FILE).exists() else {}
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        if isinstance(error, ModelError):
-            raise ModelError(f"{folder}: {error}") from error
-        raise ModelError(f"{folder}: damaged or half downloaded ({error}); delete it and fetch it again") from error
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{one_line(folder)}: damaged ({reason(error)}); delete it and fetch it again") from error
+    except ModelError as error:
+        raise ModelError(f"{one_line(folder)}: {error}") from error
     fingerprint = _fingerprint(weights)
     weights = {key: value.to(device, dtype) for key, value in weights.items()}
-    try:
-        network = Network(shape, weights, blocks)
-        if on_cpu and _checked(precision or default_precision()) == "mixed":
-            network.use_bf16()
-    except ModelError as error:
-        raise ModelError(f"{folder}: {error}") from error
-    return Model(name, folder, network, Chat(folder), fingerprint)
+    network = Network(shape, weights, blocks)
+    if on_cpu and _checked(precision or default_precision()) == "mixed":
+        network.use_bf16()
+    return Model(name, folder, network, chat, fingerprint)
 
 
 def default_precision() -> str:

@@ -64,7 +64,11 @@ class Field:
         right = isinstance(value, (int, float) if self.kind is float else self.kind) and (
             self.kind is bool or not isinstance(value, bool)
         )
-        if not right or (numeric and not self.low <= value <= self.high) or (self.choices and value not in self.choices):
+        if (
+            not right
+            or (numeric and not self.low <= value <= self.high)
+            or (self.choices and value not in self.choices)
+        ):
             state = "is missing" if value is None else f"is {shorten(value)}"
             raise ModelError(f"{name} {state}; expected {self._expected()}")
         return float(value) if self.kind is float else value
@@ -228,7 +232,7 @@ class Shape:
 
 
 def _read_rope(name: str, config: dict, positions: int, head_dim: int) -> dict[str, object]:
-    """The checked fields of one type of rotary positions, and `positions`: how many tokens the model reads with them."""
+    """The checked fields of one type of rotary positions, and `positions`: how many tokens the model then reads."""
     config = {"rope_type": config.get("type"), **config}  # `type`: the name of the field in older files
     kind = ROPE_FIELDS["rope_type"].check(f"{name}.rope_type", config["rope_type"])
     if nested := [key for key, value in config.items() if isinstance(value, dict)]:
@@ -246,11 +250,17 @@ def _read_rope(name: str, config: dict, positions: int, head_dim: int) -> dict[s
     if kind == "longrope":
         for key in ("short_factor", "long_factor"):
             if len(rope[key]) != head_dim // 2:
-                raise ModelError(f"{name}.{key} has {len(rope[key])} entries; expected {head_dim // 2}, half of head_dim")
+                raise ModelError(
+                    f"{name}.{key} has {len(rope[key])} entries; expected {head_dim // 2}, half of head_dim"
+                )
             entry = Field(float, 1e-6, 1e6)
             rope[key] = [entry.check(f"{name}.{key}[{i}]", value) for i, value in enumerate(rope[key])]
-        rope["factor"] = Field(float, 1e-6, 1e6, default=positions / original).check(f"{name}.factor", config.get("factor"))
-        if rope["short_factor"] != rope["long_factor"]:  # the long factors hold for texts beyond the original context only
+        rope["factor"] = Field(float, 1e-6, 1e6, default=positions / original).check(
+            f"{name}.factor", config.get("factor")
+        )
+        if (
+            rope["short_factor"] != rope["long_factor"]
+        ):  # the long factors hold for texts beyond the original context only
             rope["positions"] = min(positions, original)
     return rope
 
@@ -297,7 +307,9 @@ def check_weights(shape: Shape, tensors: Mapping[str, tuple[str, tuple[int, ...]
                 f"tensor {shorten(name)} has the sizes {list(sizes)}; config.json describes {list(expected[name])}"
             )
         if dtype not in DTYPES:
-            raise ModelError(f"tensor {shorten(name)} is stored as {dtype}; only weights in {', '.join(DTYPES)} are read")
+            raise ModelError(
+                f"tensor {shorten(name)} is stored as {dtype}; only weights in {', '.join(DTYPES)} are read"
+            )
 
 
 def check_values(shape: Shape, weights: Mapping[str, Tensor]) -> None:
@@ -324,7 +336,7 @@ def tensor_table(files: Iterable[Path]) -> dict[str, tuple[str, tuple[int, ...]]
                 part = {n: (t.get_dtype(), tuple(t.get_shape())) for n in file.keys() for t in [file.get_slice(n)]}
         except (OSError, SafetensorError) as error:
             raise ModelError(
-                f"{path.name} is damaged or half downloaded ({shorten(str(error), quote=False)}); download it again"
+                f"{path.name} is damaged or half downloaded ({reason(error)}); download it again"
             ) from error
         if twice := table.keys() & part.keys():
             raise ModelError(f"tensor {shorten(min(twice))} is in two weight files; download the model again")
@@ -337,16 +349,26 @@ def read_object(path: Path) -> dict:
     try:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # ValueError: also not UTF-8, and numbers of 5,000 digits
-        reason = getattr(error, "strerror", None) or error
-        raise ModelError(f"{path.name} is not readable JSON ({shorten(str(reason), quote=False)})") from error
+        raise ModelError(f"{path.name} is not readable JSON ({reason(error)}); download it again") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path.name} holds {shorten(value)}; expected an object")
     return value
 
 
-def shorten(value: object, most: int = 80, quote: bool = True) -> str:
-    """A value from outside as one short line for a message."""
-    text = repr(value) if quote else " ".join(str(value).split())
+def one_line(text: object) -> str:
+    """Text from outside for a message: control characters and line breaks escaped."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
+
+
+def shorten(value: object, most: int = 80) -> str:
+    """A value from outside for a message, in quotes if it is a text."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def reason(error: Exception, most: int = 160) -> str:
+    """The first line of an error of a library."""
+    text = one_line((str(getattr(error, "strerror", None) or error).strip().splitlines() or [type(error).__name__])[0])
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

@@ -12,7 +12,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from selfedit.model.packed.network import Network, PackedAttention
+from selfedit.model.packed.network import Network
 from selfedit.model.packed.packing import passes
 
 KEPT_BYTES = 4 * 2**30
@@ -37,7 +37,7 @@ class FrozenBelow:
     @torch.no_grad()
     def _computed(self, sequences: list[tuple[int, ...]]) -> tuple[Tensor, ...]:
         lengths = [len(tokens) for tokens in sequences]
-        attention = PackedAttention(lengths, self.network.device)
+        attention = self.network.attention(lengths)
         tokens = torch.tensor([t for own in sequences for t in own], device=self.network.device)
         x = self.network.run(self.network.embed(tokens), attention.positions, attention, layers=range(self.first_layer))
         return x.split(lengths)

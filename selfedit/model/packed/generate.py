@@ -21,7 +21,6 @@ from torch import Tensor
 from selfedit.errors import ModelError
 from selfedit.model.load import Model
 from selfedit.model.packed.lora import LoraBatch, TokenRange
-from selfedit.model.packed.network import PackedAttention
 from selfedit.model.packed.packing import alike
 
 SHARED_PREFIX = 16
@@ -171,7 +170,7 @@ class _Decoder:
         device = self.network.device
         if prefixes:
             lengths = [len(tokens) for _, tokens, _ in prefixes]
-            packed = PackedAttention(lengths, device)
+            packed = self.network.attention(lengths)
 
             def read_prefix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
                 for (_, tokens, rows), k_part, v_part in zip(prefixes, k.split(lengths), v.split(lengths)):
@@ -196,15 +195,23 @@ class _Decoder:
         own_lengths = [lengths[rows[0] : rows[-1] + 1] for _, rows in groups]
         kv_heads = self.network.shape.kv_heads
         sharing = self.network.shape.heads // kv_heads
-        masks = [
-            torch.ones(max(own), shared + max(own), dtype=torch.bool, device=device).tril(shared).repeat(sharing, 1)
-            for (shared, _), own in zip(groups, own_lengths)
-        ]
+        windows = self.network.shape.windows
+
+        def mask_of(shared: int, queries: int, window: int) -> Tensor:
+            mask = torch.ones(queries, shared + queries, dtype=torch.bool, device=device).tril(shared)
+            return (mask.triu(shared - window + 1) if window else mask).repeat(sharing, 1)
+
+        masks = {
+            window: [mask_of(shared, max(own), window) for (shared, _), own in zip(groups, own_lengths)]
+            for window in {*windows} or {0}
+        }
 
         def read_suffix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self._keep(layer, where, k, v)
             out = []
-            for (_, rows), own, mask, queries in zip(groups, own_lengths, masks, q.split(list(map(sum, own_lengths)))):
+            for (_, rows), own, mask, queries in zip(
+                groups, own_lengths, masks[windows[layer] if windows else 0], q.split(list(map(sum, own_lengths)))
+            ):
                 cached = slice(rows[0], rows[-1] + 1), slice(None), slice(mask.shape[1])
                 padded = torch.nn.utils.rnn.pad_sequence(queries.split(own), batch_first=True)
                 padded = (
@@ -227,13 +234,26 @@ class _Decoder:
         device, shape, count = self.network.device, self.network.shape, len(alive)
         positions, longest = self.filled, int(self.filled.max()) + 1
         where = self._places(torch.arange(count, device=device), positions)
-        hidden = torch.arange(longest, device=device) > positions[:, None]
-        mask = torch.zeros(count, longest, device=device, dtype=self.network.dtype).masked_fill_(hidden, float("-inf"))
-        mask = mask.repeat_interleave(shape.kv_heads, 0)[:, None] if count > 1 else None
+
+        def mask_of(window: int) -> Tensor | None:
+            if count == 1 and not window:
+                return None
+            place = torch.arange(longest, device=device)
+            hidden = place > positions[:, None]
+            if window:
+                hidden |= place <= positions[:, None] - window
+            mask = torch.zeros(count, longest, device=device, dtype=self.network.dtype)
+            return mask.masked_fill_(hidden, float("-inf")).repeat_interleave(shape.kv_heads, 0)[:, None]
+
+        masks = {window: mask_of(window) for window in {*shape.windows} or {0}}
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self._keep(layer, where, k, v)
-            keys, values = self.keys[layer], self.values[layer]
+            keys, values, mask = (
+                self.keys[layer],
+                self.values[layer],
+                masks[shape.windows[layer] if shape.windows else 0],
+            )
             grouped = q.view(count, shape.kv_heads, -1, shape.head_dim)  # the G heads that share keys, as G queries
             if mask is None:
                 return F.scaled_dot_product_attention(grouped, keys[:, :, :longest], values[:, :, :longest]).view(

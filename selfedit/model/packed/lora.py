@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from selfedit.errors import AdapterError
-from selfedit.model.packed.network import GROUPS, MODULES, PARENTS, Linear, LinearFn, Network, Shape
+from selfedit.model.packed.network import Linear, LinearFn, Network
+from selfedit.model.shape import GROUPS, MODULES, PARENTS, Shape
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 

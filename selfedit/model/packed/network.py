@@ -28,15 +28,8 @@ from torch import Tensor
 
 from selfedit.errors import ModelError
 from selfedit.model.packed.quantized import QuantizedWeight, joined
-
-GROUPS = {  # modules that read the same input → one product
-    "qkv": ("q_proj", "k_proj", "v_proj"),
-    "o": ("o_proj",),
-    "gate_up": ("gate_proj", "up_proj"),
-    "down": ("down_proj",),
-}
-MODULES = {module: group for group, modules in GROUPS.items() for module in modules}
-PARENTS = {m: "self_attn" if MODULES[m] in ("qkv", "o") else "mlp" for m in MODULES}
+from selfedit.model.packed.rotary import RotaryTable
+from selfedit.model.shape import GROUPS, PARENTS, Shape
 
 FEW_ROWS = 48
 """Up to this many rows a product on a CPU is bound by memory, and a packed weight layout (oneDNN) wins."""
@@ -45,70 +38,6 @@ AttentionFn = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [T, H, D], k [T, K, D], v [T, K, D]) → [T, H·D]"""
 LinearFn = Callable[[int, str, Tensor], Tensor]
 """(layer, group, x [T, I]) → [T, O]"""
-
-
-@dataclass(frozen=True)
-class Shape:
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    vocab: int
-    eps: float
-    rope_theta: float
-    max_positions: int
-    tied: bool
-
-    @classmethod
-    def from_config(cls, config: dict) -> Shape:
-        """Read a Hugging Face config.json. Raises ModelError on what this decoder does not do."""
-        kind = config.get("model_type")
-        if kind not in ("llama", "mistral", "qwen2", "qwen3"):
-            raise ModelError(
-                f"model type {kind!r} is not supported; choose a Llama, Mistral, SmolLM2, Qwen2 or Qwen3 model"
-            )
-        if config.get("quantization_config"):
-            raise ModelError(
-                "quantized weights (quantization_config) are not read; choose the model as it was trained, or a GGUF file"
-            )
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        if rope.get("rope_type", rope.get("type", "default")) != "default":
-            raise ModelError("scaled rotary positions (rope_scaling) are not supported yet; choose a model without")
-        if config.get("hidden_act", "silu") != "silu" or config.get("mlp_bias"):
-            raise ModelError("only models with SiLU and no MLP bias are supported")
-        window = config.get("sliding_window")
-        positions = config.get("max_position_embeddings", 4096)
-        if window and config.get("use_sliding_window", kind == "mistral"):
-            positions = min(positions, window)  # within one window, sliding attention is full attention
-        heads = config["num_attention_heads"]
-        return cls(
-            layers=config["num_hidden_layers"],
-            hidden=config["hidden_size"],
-            heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-            ffn=config["intermediate_size"],
-            vocab=config["vocab_size"],
-            eps=config.get("rms_norm_eps", 1e-6),
-            rope_theta=config.get("rope_theta") or rope.get("rope_theta") or 10000.0,
-            max_positions=positions,
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
-
-    def widths(self, module: str) -> tuple[int, int]:
-        """(in, out) of a linear module."""
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {
-            "q_proj": (self.hidden, q),
-            "k_proj": (self.hidden, kv),
-            "v_proj": (self.hidden, kv),
-            "o_proj": (q, self.hidden),
-            "gate_proj": (self.hidden, self.ffn),
-            "up_proj": (self.hidden, self.ffn),
-            "down_proj": (self.ffn, self.hidden),
-        }[module]
 
 
 class Linear:
@@ -173,25 +102,24 @@ class Layer:
 
 class Network:
     def __init__(self, shape: Shape, weights: dict[str, Tensor], blocks: dict[str, Tensor] | None = None):
-        """`weights`: tensors under their Hugging Face names, of one dtype on one device; consumed.
+        """`weights`: the tensors of `shape.tensors()`, of one dtype on one device; consumed.
 
         `blocks`: what a GGUF file holds for some of them, for an fp32 model on a CPU.
         """
         self.shape, blocks = shape, blocks or {}
-        try:
-            self.embedding = weights.pop("model.embed_tokens.weight")
-            self.norm = weights.pop("model.norm.weight")
-            head = weights.pop("lm_head.weight", None)
-            tied = shape.tied or head is None
-            self.head = Linear(self.embedding if tied else head)
-            self.head.quantized = joined(
-                [self.head.weight], [blocks.get("model.embed_tokens.weight" if tied else "lm_head.weight")]
-            )
-            self.layers = [self._layer(f"model.layers.{i}", weights, blocks) for i in range(shape.layers)]
-        except KeyError as error:
-            raise ModelError(f"the model lacks the tensor {error}; it is incomplete, download it again") from error
+        self.embedding = weights.pop("model.embed_tokens.weight")
+        self.norm = weights.pop("model.norm.weight")
+        self.head = Linear(self.embedding if shape.tied else weights.pop("lm_head.weight"))
+        self.head.quantized = joined(
+            [self.head.weight], [blocks.get("model.embed_tokens.weight" if shape.tied else "lm_head.weight")]
+        )
+        self.layers = [self._layer(f"model.layers.{i}", weights, blocks) for i in range(shape.layers)]
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
-        self._rotary = _rotary_table(shape, self.device, self.dtype)
+        self._rotary = RotaryTable(shape, self.device, self.dtype)
+
+    def attention(self, lengths: list[int], shared: list[tuple[int, int]] | None = None) -> PackedAttention:
+        """Attention of this model for packed sequences; the arguments are those of `PackedAttention`."""
+        return PackedAttention(lengths, self.device, shared, self.shape.windows)
 
     def check_lengths(self, texts: Iterable[Sized]) -> None:
         """Raises ModelError on one that has more tokens than the model has positions."""
@@ -266,7 +194,7 @@ class Network:
     ) -> Tensor:
         """Hidden states [T, hidden] before layer `layers.start` → those after its last layer (before the final norm)."""
         s, linear = self.shape, linear or self.base_linear
-        cos, sin = (table[positions] for table in self._rotary)
+        cos, sin = self._rotary(positions)
         q_width, kv_width = s.heads * s.head_dim, s.kv_heads * s.head_dim
         for i in layers if layers is not None else range(s.layers):
             layer = self.layers[i]
@@ -366,15 +294,6 @@ def _constant(value: float, device: torch.device) -> Tensor:
     return torch.tensor(value, device=device)
 
 
-def _rotary_table(shape: Shape, device, dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin, [positions, 1, D]; the first half of sin has its sign turned."""
-    half = torch.arange(0, shape.head_dim, 2, dtype=torch.float32)
-    frequencies = 1.0 / shape.rope_theta ** (half / shape.head_dim)
-    angles = torch.outer(torch.arange(shape.max_positions, dtype=torch.float32), frequencies)[:, None]
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat((cos, cos), -1).to(device, dtype), torch.cat((-sin, sin), -1).to(device, dtype)
-
-
 class Rotate(torch.autograd.Function):
     """Rotary positions: turn the pairs (x_i, x_{i + D/2}) by an angle; the gradient turns them back."""
 
@@ -406,8 +325,16 @@ class PackedAttention:
     LONG = 64
     """Tokens; sequences that share about as many of these lengths leave the queries of these out, in a bucket of their own."""
 
-    def __init__(self, lengths: list[int], device="cpu", shared: list[tuple[int, int]] | None = None):
-        """`shared[s]` = (leader, n): the first n tokens of s are those of an earlier sequence and have no rows of their own."""
+    def __init__(
+        self,
+        lengths: list[int],
+        device="cpu",
+        shared: list[tuple[int, int]] | None = None,
+        windows: tuple[int, ...] = (),
+    ):
+        """`shared[s]` = (leader, n): the first n tokens of s are those of an earlier sequence and have no rows of their own.
+
+        `windows`: those of a Shape."""
         shared = shared or [(0, 0)] * len(lengths)
         rows: list[Tensor] = []  # of each sequence, shared ones first
         count = 0
@@ -431,10 +358,11 @@ class PackedAttention:
                 queries.add(rows[s], range(silent, longest), shared[s][1])
         self._dense = keys.count == count and len(members) == 1
         self._queries, self._keys = queries.indices(device), keys.indices(device)
-        self._masks = [
-            torch.full((longest - silent, longest), float("-inf"), device=device).triu(silent + 1) if silent else None
-            for _, longest, silent in self.buckets
-        ]
+        self._windows = windows
+        self._masks = {
+            window: [_mask(longest, silent, window, device) for _, longest, silent in self.buckets]
+            for window in {0, *windows}
+        }
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if not self._dense:
@@ -447,12 +375,21 @@ class PackedAttention:
             [n * (longest - silent) for n, longest, silent in self.buckets],
             [n * longest for n, longest, _ in self.buckets],
         )
-        parts = []
-        for (n, _, _), mask, *qkv in zip(self.buckets, self._masks, q.split(asking), k.split(sizes), v.split(sizes)):
+        parts, masks = [], self._masks[self._windows[layer] if self._windows else 0]
+        for (n, _, _), mask, *qkv in zip(self.buckets, masks, q.split(asking), k.split(sizes), v.split(sizes)):
             o = causal_attention(*(x.unflatten(0, (n, -1)).transpose(1, 2) for x in qkv), mask)
             parts.append(o.transpose(1, 2).flatten(2).flatten(0, 1))
         o = torch.cat(parts) if len(parts) > 1 else parts[0]
         return o if self._dense else ScatterPacked.apply(o, self._queries[0], self._queries[1], self._queries[4])
+
+
+def _mask(length: int, silent: int, window: int, device) -> Tensor | None:
+    """0 where a query attends to a key, else −inf: [length - silent, length]; None: where causality alone decides."""
+    windowed = 0 < window < length
+    if not silent and not windowed:
+        return None
+    mask = torch.full((length - silent, length), float("-inf"), device=device)
+    return mask.triu(silent + 1) + mask.tril(silent - window) if windowed else mask.triu(silent + 1)
 
 
 class _Slots:

@@ -13,7 +13,7 @@ from torch import Tensor
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed.frozen import FrozenBelow
 from selfedit.model.packed.lora import LoraBatch, TokenRange
-from selfedit.model.packed.network import Network, PackedAttention, Vocabulary
+from selfedit.model.packed.network import Network, Vocabulary
 from selfedit.model.packed.packing import pack, passes, sharing
 
 LABELS_A_PASS = 128  # 25 MB of logits with 49,152 tokens: larger blocks are given back to the system each time, and come back page by page
@@ -104,7 +104,7 @@ def label_states(
         x = network.embed(
             torch.tensor([token for tokens, common in own for token in tokens[common:]], device=network.device)
         )
-    attention = PackedAttention(packing.lengths, network.device, packing.shared)
+    attention = network.attention(packing.lengths, packing.shared)
     linear = stack.linear(network, segments) if segments else None
     layers = range(frozen.first_layer if frozen else 0, network.shape.layers)
     x = network.run(x, attention.positions, attention, linear, layers)

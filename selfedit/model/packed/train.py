@@ -25,7 +25,7 @@ from selfedit.config import TrainConfig
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed.frozen import FrozenBelow
 from selfedit.model.packed.lora import Gradients, LoraBatch, LoraConfig, TokenRange
-from selfedit.model.packed.network import Linear, Network, PackedAttention, Vocabulary, rms_norm
+from selfedit.model.packed.network import Linear, Network, Vocabulary, rms_norm
 from selfedit.model.packed.packing import pack, passes
 
 TOKENS_A_WORKER = 64
@@ -270,7 +270,7 @@ def _backward(
         segments.append(TokenRange(work.run.row, own[0][0], own[-1][1]))
         work.rows = own[-1][1] - own[0][0]
     device = network.device
-    attention = PackedAttention(packing.lengths, device, packing.shared)
+    attention = network.attention(packing.lengths, packing.shared)
     layers = range(stack.config.layers[0], network.shape.layers)
     x = network.run(
         torch.cat(states), attention.positions, attention, stack.linear(network, segments, gradients), layers
