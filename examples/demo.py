@@ -1,10 +1,11 @@
 """`make demo`: learns this project's release notes with the embedded model, then asks about them without the document.
 
-Everything goes through the command line, in a memory home of its own (SELFEDIT_HOME, or .demo in this repository). The
-first run fetches the model (93 MB) and learns for about two minutes; later runs find the memory and only ask. Each answer
-is compared with what the notes say, and wrong ones are shown as such: a model of 135M parameters does not get all of
-them right. The exit code is 0 if more than half of the answers are right, 1 if not, and that of the command that failed if
-one did.
+Everything goes through the command line, in a memory home of its own: SELFEDIT_HOME, or .demo in this repository. The
+first run fetches the model (93 MB) and learns for about two minutes; later runs find the memory and only ask.
+
+Each answer is compared with what the notes say, and wrong ones are shown as such: a model of 135M parameters does not
+get all of them right. The exit code is 0 if more than half of the answers are right, 1 if not, or that of a command
+that failed.
 """
 
 import io
@@ -28,30 +29,42 @@ QUESTIONS = {
 """What is asked, and what a right answer contains. The last is not about the notes: the untouched model answers it."""
 
 
-def run(*arguments: str) -> tuple[int, str]:
-    """Runs a command as a person would type it; returns its exit code and what it printed."""
+def run(*arguments: str) -> int:
+    """Runs a command as a person would type it; returns its exit code."""
     print("\n$ selfedit " + " ".join(f'"{a}"' if " " in a else a for a in arguments), flush=True)
-    with redirect_stdout(io.StringIO()) as output:
-        code = main(list(arguments))
-    print(output.getvalue(), end="", flush=True)
-    return code, output.getvalue()
+    return main(list(arguments))
+
+
+class Tee(io.StringIO):
+    """Keeps what is printed, and prints it."""
+
+    def write(self, text: str) -> int:
+        sys.__stdout__.write(text)
+        return super().write(text)
+
+
+def ask(question: str, expected: str) -> tuple[int, bool]:
+    """Returns the exit code, and whether the answer is right."""
+    with redirect_stdout(Tee()) as shown:
+        code = run("ask", "--why", question)
+    right = expected in shown.getvalue().partition(question)[2]
+    print(f"  {'right' if right else 'wrong'}: expected “{expected}”", flush=True)
+    return code, right
 
 
 def demo() -> int:
     notes = NOTES.relative_to(Path.cwd()) if NOTES.is_relative_to(Path.cwd()) else NOTES
-    code, _ = run("learn", str(notes))
-    if code:
+    if code := run("learn", str(notes)):
         return code
     run("memory", "list")
-    right = 0
+    rights = []
     for question, expected in QUESTIONS.items():
-        code, answer = run("ask", "--why", question)
+        code, right = ask(question, expected)
         if code:
             return code
-        right += expected in answer
-        print(f"  {'right' if expected in answer else 'wrong'}: expected “{expected}”", flush=True)
-    print(f"\n{right} of {len(QUESTIONS)} answers are right.")
-    return 0 if 2 * right > len(QUESTIONS) else 1
+        rights.append(right)
+    print(f"\n{sum(rights)} of {len(rights)} answers are right.")
+    return 0 if 2 * sum(rights) > len(rights) else 1
 
 
 if __name__ == "__main__":
