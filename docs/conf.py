@@ -16,6 +16,7 @@ autodoc_member_order = "bysource"
 autodoc_class_signature = "separated"  # a dataclass shows its fields, not its long signature
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
+highlight_language = "none"  # for code blocks that name no language
 html_theme = "furo"
 html_title = "selfedit"
 html_show_sphinx = False
