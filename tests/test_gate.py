@@ -42,7 +42,7 @@ def test_the_best_is_kept_and_the_others_say_that_it_gained_more():
     assert kept == "rewrite"
     assert reasons == {
         "passage": "rewrite gained more",
-        "rewrite": "best gain: +3.00 nats a token",
+        "rewrite": "best gain: +3.00 nats per token",
         "implications": "rewrite gained more",
     }
 
@@ -60,13 +60,13 @@ def test_a_gain_within_chance_is_dropped():
     # Differences 6, -4, 4, -4: mean 0.5 is over the 0.3 that are needed, its interval of ± 1.645 · 5.26 / 2 is wider.
     kept, reasons = decided(trial("passage", [2.0, -8.2, 0.2, -8.0]))
     assert kept is None
-    assert reasons["passage"] == "gained +0.50 ± 4.33 nats a token, needs +0.30 beyond chance"
+    assert reasons["passage"] == "gained +0.50 ± 4.33 nats per token, needs +0.30 beyond chance"
 
 
 def test_a_sure_gain_that_is_too_small_is_dropped():
     kept, reasons = decided(trial("passage", [-3.75, -3.95, -3.55, -3.75]))
     assert kept is None
-    assert reasons["passage"] == "gained +0.25 ± 0.00 nats a token, needs +0.30 beyond chance"
+    assert reasons["passage"] == "gained +0.25 ± 0.00 nats per token, needs +0.30 beyond chance"
 
 
 def test_a_sure_gain_that_is_large_enough_is_kept():
@@ -108,7 +108,7 @@ def test_too_much_general_change_is_dropped_and_the_next_best_is_kept():
     trials = trial("passage", [-2.0] * 4, general_change=1.0), trial("rewrite", [-1.0] * 4, general_change=1.01)
     kept, reasons = decided(*trials)
     assert kept == "passage"
-    assert reasons["rewrite"] == "changes general behaviour by 1.01 nats a token, over 1.00"
+    assert reasons["rewrite"] == "changes general behaviour by 1.01 nats per token, over 1.00"
     assert decided(*trials, config=GateConfig(min_gain=0.3, max_general_change=1e9))[0] == "rewrite"
 
 
