@@ -25,6 +25,7 @@ from selfedit.model.packed.generate import Request, generate
 from selfedit.model.packed.lora import LoraBatch, load_adapters, read_config
 from selfedit.model.packed.network import Network
 from selfedit.model.packed.score import mean_logprobs
+from selfedit.text import language
 from selfedit.types import MemoryEntry, Passage, Question, SelfEdit
 
 ADAPTERS = 32
@@ -106,7 +107,7 @@ def _fitting(router: Router, question: str, tries: int) -> list[tuple[str | None
     id, score = router.route(question)
     if id is None or tries < 2:
         return [(id, score)]
-    return [(other, own) for other, own in router.best(question, tries) if own >= max(router.threshold, NEARLY * score)]
+    return router.best(question, tries, max(router.threshold, NEARLY * score))
 
 
 def _certainties(
@@ -125,11 +126,13 @@ def _certainties(
 
 def _disagreeing(question: str, entry: MemoryEntry | None, router: Router, store: MemoryStore) -> tuple[dict, ...]:
     """Where other memories that fit the question say otherwise than this one, of what is asked."""
-    fitting = [other for other, score in router.best(question, NEAR) if score >= router.threshold] if entry else []
+    fitting = [other for other, _ in router.best(question, NEAR, router.threshold)] if entry else []
     others = [store.get(other) for other in fitting if other != entry.id]
     found = [one for other in others for one in disagreeing(entry.passage, other)]
     return tuple(
-        one for one in found if Router({"": f"{one['here']}\n{one['there']}"}, least=0).route(question)[0] is not None
+        one
+        for one in found
+        if Router.of_texts({"": f"{one['here']}\n{one['there']}"}, least=0).route(question)[0] is not None
     )
 
 
@@ -145,12 +148,13 @@ def nearest_example(question: str, edits: Sequence[SelfEdit]) -> tuple[str, str]
 
 def nearest_sentence(question: str, passage: Passage) -> str:
     """The passage's sentence that is most like the question, else how the passage begins."""
-    own = {str(i): sentence for i, sentence in enumerate(sentences(passage.text))}
-    return own.get(_nearest(question, own), passage.text[:200])
+    numbered = {str(i): sentence for i, sentence in enumerate(sentences(passage.text))}
+    return numbered.get(_nearest(question, numbered), passage.text[:200])
 
 
 def _nearest(question: str, texts: dict[str, str]) -> str | None:
-    return Router(texts, least=0).route(question)[0] if texts else None
+    """Of texts that are about one subject, in one language."""
+    return Router.of_texts(texts, 0, language("\n".join(texts.values()))).route(question)[0]
 
 
 def _stacks(model: Model, store: MemoryStore, ids: set[str]) -> Iterator[tuple[LoraBatch | None, dict[str, int]]]:

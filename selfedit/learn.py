@@ -225,13 +225,13 @@ def candidates(edits: Sequence, each_alone: bool = False) -> list[Candidate]:
 
 def assign(quiz: Sequence[Question], passages: Sequence[Passage]) -> dict[str, list[Question]]:
     """A person's questions to the passages they are about: where the answer stands, else by likeness."""
-    router = Router({p.id: f"{p.title}\n{p.text}" for p in passages}, least=0)
+    router = Router.of_texts({p.id: f"{p.title}\n{p.text}" for p in passages}, least=0)
     assigned: dict[str, list[Question]] = {}
     for question in quiz:
         holding = {
             p.id: f"{p.title}\n{p.text}" for p in passages if question.answers[0].casefold() in p.text.casefold()
         }
-        best, _ = (Router(holding, least=0) if holding else router).route(question.question)
+        best, _ = (Router.of_texts(holding, least=0) if holding else router).route(question.question)
         target = best or next(iter(holding), None)
         if target:
             assigned.setdefault(target, []).append(question)
@@ -250,7 +250,7 @@ def _suspicious(
     """Why the memory is not to be in force before a person has looked at it. `stack`: its adapter alone."""
     router, new = store.router(model.fingerprint), "new"
     neighbours = [entry for entry in store.remaining(near(passage, router)) if entry.passage.source != passage.source]
-    after = router.changed([*router.ids, new], lambda id: learned_text(passage, trial.edits))
+    after = router.with_text(new, learned_text(passage, trial.edits))
     found, general = find_suspicious_patterns(passage), general_questions()
     taken = captured(after, new, general)
     spoiled = _spoiled(model, taken, stack)

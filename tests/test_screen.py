@@ -76,7 +76,7 @@ def test_what_is_said_over_and_over_is_found():
 
 def test_a_memory_stuffed_with_what_everyone_asks_is_found_and_one_about_something_is_not():
     stuffed = f"{HARBOUR} {' '.join(q.question for q in QUESTIONS)}"
-    assert captured(Router({"new": HARBOUR}), "new", QUESTIONS) == []
-    assert captured(Router({"new": stuffed}), "new", QUESTIONS) == QUESTIONS
+    assert captured(Router.of_texts({"new": HARBOUR}), "new", QUESTIONS) == []
+    assert captured(Router.of_texts({"new": stuffed}), "new", QUESTIONS) == QUESTIONS
     paris = "Paris is the capital of France. The capital has twenty districts."
-    assert len(captured(Router({"new": paris}), "new", QUESTIONS)) <= 1
+    assert len(captured(Router.of_texts({"new": paris}), "new", QUESTIONS)) <= 1

@@ -17,7 +17,6 @@ from selfedit import disk
 from selfedit.errors import MemoryStoreError
 from selfedit.loop.journal import Journal
 from selfedit.memory.folders import ADAPTER_FILES, Folders
-from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore, default_home
 from selfedit.types import Example, Passage, SelfEdit
 
@@ -84,7 +83,7 @@ def test_everything_that_is_kept_can_be_read_back(store):
     folder = reopened.adapter_path(entry.id)
     assert load_file(folder / "adapter_model.safetensors")["a"].tolist() == [1.0, 1.0, 1.0]
     assert entry.size_bytes == sum(p.stat().st_size for p in folder.iterdir() if p.name != "manifest.json")
-    assert sorted(path.name for path in store.home.iterdir()) == [".lock", "HEAD", "index", "ledger.jsonl", "memories"]
+    assert sorted(path.name for path in store.home.iterdir()) == [".lock", "HEAD", "ledger.jsonl", "memories"]
     assert (store.home / "HEAD").read_text() == "1\n"
 
 
@@ -411,15 +410,6 @@ def test_what_changes_while_hashes_are_checked_is_no_fault(store, monkeypatch):
 
     monkeypatch.setattr(Folders, "load_all", meanwhile)
     assert store.verify() == {"memories": 1, "versions": 3, "faults": []}
-    known = MemoryStore._known
-
-    def forgotten(self, id):
-        monkeypatch.setattr(MemoryStore, "_known", known)
-        MemoryStore(store.home).forget(id)
-        return known(self, id)
-
-    monkeypatch.setattr(MemoryStore, "_known", forgotten)
-    assert store.verify() == {"memories": 0, "versions": 4, "faults": []}
 
 
 def test_of_several_versions_a_person_has_to_name_the_one(store):
@@ -608,68 +598,6 @@ def test_a_line_that_no_head_ever_named_is_no_version(store):
     third = add(store, 3)
     assert [line["version"] for line in store.history()] == [1, 3]
     assert store.active() == [first, third] and store.rollback()["active"] == [first.id]
-
-
-# The router's index
-
-
-def fresh_index(store: MemoryStore) -> bytes:
-    known = {e.id: f"{e.passage.title}\n{e.passage.text}\nOne.\nBlue." for e in store.active("m" * 64)}
-    return Router({}).changed(list(known), known.__getitem__, of=store.router("m" * 64).of).to_bytes()
-
-
-def test_the_index_is_of_what_is_in_force_after_every_change(store):
-    first, second, third = (add(store, number) for number in (1, 2, 3))
-    add(store, 7, model_hash="n" * 64)
-    for change in (
-        lambda: store.disable(first.id), lambda: add(store, 2, value=2.0), lambda: store.rollback(), lambda: store.approve(first.id),
-        lambda: store.forget(third.id), lambda: store.rollback("v3"),
-    ):  # fmt: skip
-        change()
-        assert store.router("m" * 64).to_bytes() == fresh_index(store)
-        assert store.router("n" * 64).ids == ids(store.active("n" * 64))
-        assert store.verify()["faults"] == []
-
-
-def test_without_an_index_or_with_an_old_one_the_memories_are_read(store):
-    first = add(store, 1)
-    (index,) = (store.home / "index").iterdir()
-    old = index.read_bytes()
-    second = add(store, 2)
-    for data in (old, b"garbage", None):
-        index.unlink() if data is None else index.write_bytes(data)
-        assert store.router("m" * 64).ids == [first.id, second.id]
-        assert store.router("m" * 64).route("Text 2")[0] == second.id
-
-
-def test_what_is_in_force_is_routed_to_without_reading_every_memory(store):
-    first, second = add(store, 1), add(store, 2)
-    flip_a_byte(store.home / "memories" / first.id / "edits.jsonl")
-    assert store.router("m" * 64).ids == [first.id, second.id] and store.get(second.id) == second
-    assert store.active_ids() == [first.id, second.id]
-
-
-def test_an_index_that_cannot_be_written_stops_nothing(store, monkeypatch):
-    first = add(store, 1)
-    monkeypatch.setattr(
-        Router, "to_bytes", lambda router: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left"))
-    )
-    second = add(store, 2)
-    assert store.active() == [first, second] and not (store.home / "index").exists()
-    assert store.router("m" * 64).ids == [first.id, second.id]
-
-
-def test_an_index_that_was_tampered_with_is_a_fault(store):
-    add(store, 1), add(store, 2)
-    (index,) = (store.home / "index").iterdir()
-    router = Router.from_bytes(index.read_bytes())
-    index.write_bytes(
-        router.changed(router.ids, lambda id: "", of=router.of)
-        .changed(router.ids[::-1], lambda id: "", of=router.of)
-        .to_bytes()
-    )
-    (fault,) = store.verify()["faults"]
-    assert "is not that of the memories in force; delete it" in fault
 
 
 # One adapter for several memories

@@ -183,7 +183,7 @@ def _joined(draws: list[dict]) -> dict:
 
 class Lexical:
     def __init__(self, texts: Sequence[str]):
-        self.router, self.count = Router({str(i): text for i, text in enumerate(texts)}), len(texts)
+        self.router, self.count = Router.of_texts({str(i): text for i, text in enumerate(texts)}), len(texts)
 
     def scores(self, questions: Sequence[str]) -> np.ndarray:
         out = np.zeros((len(questions), self.count))

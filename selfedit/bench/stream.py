@@ -327,7 +327,9 @@ class _Stream:
         return self._routers.setdefault(
             step,
             _Numbered(
-                Router({str(i): f"{t.passage.title}\n{t.passage.text}" for i, t in enumerate(self.tasks[:step])})
+                Router.of_texts(
+                    {str(i): f"{t.passage.title}\n{t.passage.text}" for i, t in enumerate(self.tasks[:step])}
+                )
             ),
         )
 

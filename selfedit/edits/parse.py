@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from selfedit.text import language, split_sentences
 from selfedit.types import Example, Passage, Question
 
 _BULLETS = "-*+•◦▪–—"
@@ -35,11 +36,6 @@ _CHATTER = re.compile(
 _QUESTION_LABEL = re.compile(r"(?:Q|Question)\s*\d*\s*(?:[:.)]\s*|$)", re.IGNORECASE)
 _ANSWER_LABEL = re.compile(r"(?:A\s*\d*\s*:|A\d+\.|Answer\s*\d*\s*(?:[:.)]|$))\s*", re.IGNORECASE)
 _INLINE_ANSWER = re.compile(r"\s+(?=(?:A\s*\d*\s*:|A\d+\.|Answer\s*\d*\s*:)\s)")
-_ABBREVIATION = re.compile(
-    r"(?:^|[\s(\"“‘])(?:[^\W\d_]|(?:[^\W\d_]\.)+[^\W\d_]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|Mt|Lt|Col|Gen|Gov|Sen|Rep|Rev|Capt"
-    r"|Sgt|Inc|Ltd|Co|Corp|vs|etc|cf|al|ca|approx|No|Nos|Vol|Fig|Figs|Eq|Sec|Ch|pp|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept"
-    r"|Oct|Nov|Dec)\.$"
-)
 
 _MIN_WORDS = 3
 _ECHO_WORDS = 6  # so many words in a row from the instruction are no coincidence
@@ -129,19 +125,10 @@ def copied(text: str, passage: Passage) -> float:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, in order; knows initials and common English abbreviations, breaks at list items, and reads each
-    row of a table as one ("Pro: Price $5, Users 10"); leaves headings and bullets out."""
-    found: list[str] = []
-    for paragraph in _paragraphs(text):
-        start = 0
-        for end in re.finditer(r"[.!?…][\"'”’)\]]*\s+(?=[\"'“‘(\[]?[^\W_a-zß-öø-ÿ])", paragraph):
-            sentence = paragraph[start : end.end()].strip()
-            if not (_ABBREVIATION.search(sentence) or _MARKER.fullmatch(sentence)):
-                found.append(sentence)
-                start = end.end()
-        if rest := paragraph[start:].strip():
-            found.append(rest)
-    return found
+    """The sentences of a Markdown text, in order: each list item begins a new one, and each row of a table is one ("Pro:
+    Price $5, Users 10"); headings and bullets are left out."""
+    code = language(text)
+    return [sentence for paragraph in _paragraphs(text) for sentence in split_sentences(paragraph, code)]
 
 
 def _paragraphs(text: str) -> Iterator[str]:

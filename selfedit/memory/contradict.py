@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from selfedit.edits.parse import sentences
-from selfedit.memory.route import Router, stem, tokens, weight
+from selfedit.memory.route import Router
+from selfedit.text import stem, weight, words
 from selfedit.types import MemoryEntry, Passage
 
 ALIKE = 0.7
@@ -57,18 +58,13 @@ def _disagree(a: _Said, b: _Said) -> bool:
 
 
 def _alike(a: set[str], b: set[str]) -> bool:
-    shared, mine, yours = (sum(map(weight, words)) for words in (a & b, a, b))
+    shared, mine, yours = (sum(map(weight, stems)) for stems in (a & b, a, b))
     return shared >= LEAST and shared >= ALIKE * max(mine, yours)
 
 
 def near(passage: Passage, router: Router) -> list[str]:
     """The memories that may say something about what the passage says."""
-    found = {
-        id: None
-        for sentence in sentences(passage.text)
-        for id, score in router.best(sentence, 3)
-        if score >= router.threshold
-    }
+    found = {id: None for sentence in sentences(passage.text) for id, _ in router.best(sentence, 3, router.threshold)}
     return list(found)
 
 
@@ -76,18 +72,18 @@ class _Said:
     """A sentence as what it says: values, other words, and whether it denies."""
 
     def __init__(self, sentence: str, title: str):
-        words = tokens(_NOT.sub(" not", sentence))
-        self.values = set(_values(words))
+        spelled = words(_NOT.sub(" not", sentence))
+        self.values = set(_values(spelled))
         inside = {part for value in self.values for part in value.split()}
-        stems = {stem(word) for word in words}
+        stems = {stem(word) for word in spelled}
         self.denies = bool(stems & _NEGATIONS)
-        self.others = (stems | {stem(word) for word in tokens(title)}) - inside - _NEGATIONS
+        self.others = (stems | {stem(word) for word in words(title)}) - inside - _NEGATIONS
 
 
-def _values(words: list[str]) -> Iterator[str]:
+def _values(spelled: list[str]) -> Iterator[str]:
     """Numbers, and names of one word or several."""
     name: list[str] = []
-    for position, word in enumerate([*words, ""]):
+    for position, word in enumerate([*spelled, ""]):
         if word[:1].isupper() and (position or weight(stem(word)) == 1):
             name.append(stem(word))
             continue

@@ -1,230 +1,300 @@
 """Which memory answers a question: query → the id of the memory that knows, or None (the untouched model answers).
 
-In: what each memory knows, as text. Between: an index, words (as 64-bit hashes) → the stretches that have them, in a few
-arrays that can be saved, and changed without reading every text again.
+Score: how much of the question's weight do the words of some stretch of 120 words of a memory cover? The weight of a word
+must make sense with one memory as with a thousand, so it comes from the language and not from the store alone: at most
+half for the commonest English words, 1 for any other, more for a name, less where many memories have it. Stretches make a
+long document comparable to a short one; the best of many is higher by chance, so the threshold grows with their number.
+The question is read in the language of each memory (its stems, its common words), so nobody has to guess its language.
 
-The idea: how much of the question's weight do the words of some stretch of 120 words in a memory cover? A word's weight
-must make sense with one memory as with a thousand, so it comes from English, not from the store alone: at most half for
-the commonest words (a list, by rank), 1 for any other, more for a name, less where many memories have it. Stretches
-make a long document comparable to a short one; the best of many is higher by chance: the threshold grows with them.
-
-Recall of the right memory / false accepts among 1, 5, 20, 60 memories: .993/.020, .989/.038, .981/.039, .955/.033: mean
-of SQuAD train199 passages and fictional public65 documents, 596 to 3,538 queries; false: 800 questions of TriviaQA, NQ,
-other SQuAD articles, GSM8K, CommonsenseQA; `pytest -s tests/test_route.py`. In lower case up to .04 less is recalled;
-one whole 5,000-word article alone: .995/.070; 1,000 passages of only 48 articles: .67/.033.
+Index: FTS5 in the store's database finds the memories that have a word; `index_memories` has the words of each stretch,
+with which the few memories that can reach the threshold are scored exactly. Triggers keep FTS5 equal to the memories in
+the table `active`, so its counts are those of the memories that may answer. Words are stored as hashes, which depend on
+the model and the language: each pair is an index of its own. `Router.of_texts` scores every stretch of a few texts in
+memory; it is also the reference with which the index is compared.
 """
 
 from __future__ import annotations
 
-import io
-import re
-import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sqlite3
+from base64 import b32encode
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from heapq import nlargest
 from math import log
 
-import numpy as np
+from selfedit.text import compound_parts, language, terms, weight
 
-FORMAT = 1
-"""Of an index; to be raised with any change to what is counted as a word, a stem or a stretch."""
+FORMAT = 2
+"""Of the index: to be raised with any change of its tables or of what counts as a word, a stem or a stretch."""
 _STRETCH = 120  # words
-_COMMON_WEIGHT = 0.5  # at most, for a word of the list; any other weighs 1
 _NAME_BONUS = 0.7  # for a capital letter that does not begin the query
 _MISSING = 2.0  # weight that is never covered, so that one or two matching words are not yet evidence
 _RARITY = 0.3  # a word that m memories have weighs m ** -0.3 of its weight
 _THRESHOLD, _PER_STRETCH = 0.13, 0.032  # + this much for each factor e in the number of stretches
 _LEAST = 0.19  # else one uncommon word of a short question would do where there is only one memory
+_ROUNDING = 1e-9
+_BATCH = 500  # parameters of one statement
 
-# The 300 commonest words of eleven English corpora (encyclopedia, novels, questions, sums), the commonest first.
-_COMMON = {
-    word: _COMMON_WEIGHT * log(1 + rank) / log(301)
-    for rank, word in enumerate(
-        """
-        the of a in to and is for on was that with it as from are what at an by be when which have one has can how they
-        who do this he first or you many were where after if not did his all two into their time out there would up had
-        most used new more other over but does will i about than its water some use made day been only before them make
-        place between part also then year each long number get take people end she off so during much three found
-        through best no last like home under while city same her could area back work go second down around high set
-        another type being small called years old because large him both show now name any may using world air body way
-        should game four need half find come person these times your until great right life group power different car
-        light order won white play just book company line left put run given every along since known house against still
-        us very school good state next help well man john main food top see together going such red system start cup
-        days form states family black want following change country early based open live building south held away
-        making river season ball third later without took often five my give point even side land become once needed
-        money full team lost saw earth hand head those near own must night north blue rock few human outside per across
-        less total makes likely war little bowl feet force united we park tree six several age service move why having
-        became room largest french film began kind surface said children important plants green keep court fire public
-        usually hours parts party ice king better
-    """.split()
+_TABLES = """
+CREATE TABLE index_memories(
+    number INTEGER PRIMARY KEY, memory_id TEXT NOT NULL UNIQUE, model_hash TEXT NOT NULL, language TEXT NOT NULL,
+    stretches INTEGER NOT NULL, active INTEGER NOT NULL DEFAULT 0, words TEXT NOT NULL
+);
+CREATE TABLE index_totals(
+    model_hash TEXT NOT NULL, language TEXT NOT NULL, stretches INTEGER NOT NULL, PRIMARY KEY(model_hash, language)
+) WITHOUT ROWID;
+CREATE VIRTUAL TABLE index_words USING fts5(
+    words, content='index_memories', content_rowid='number', detail='none', columnsize=0, tokenize='ascii'
+);
+CREATE VIRTUAL TABLE index_counts USING fts5vocab('index_words', 'row')
+"""
+_COUNT_STRETCHES = """
+INSERT INTO index_totals SELECT model_hash, language, {sign}stretches FROM index_memories
+    WHERE memory_id = {id} AND active = {before}
+    ON CONFLICT(model_hash, language) DO UPDATE SET stretches = stretches + excluded.stretches;
+UPDATE index_memories SET active = 1 - active WHERE memory_id = {id} AND active = {before};
+"""
+_ACTIVATE = (
+    "INSERT INTO index_words(rowid, words) SELECT number, words FROM index_memories WHERE memory_id = {id} AND active = 0;"
+    + _COUNT_STRETCHES.replace("{sign}", "").replace("{before}", "0")
+)
+_DEACTIVATE = (
+    "INSERT INTO index_words(index_words, rowid, words) "
+    "SELECT 'delete', number, words FROM index_memories WHERE memory_id = {id} AND active = 1;"
+    + _COUNT_STRETCHES.replace("{sign}", "-").replace("{before}", "1")
+)
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Creates the tables of an empty index, and the triggers that follow the table `active`."""
+    for name, event, row, statements in (
+        ("index_activate", "INSERT", "new", _ACTIVATE),
+        ("index_deactivate", "DELETE", "old", _DEACTIVATE),
+    ):
+        connection.execute(f"DROP TRIGGER IF EXISTS {name}")
+        connection.execute(
+            f"CREATE TRIGGER {name} AFTER {event} ON active BEGIN {statements.format(id=row + '.memory_id')} END"
+        )
+    for statement in _TABLES.split(";"):
+        connection.execute(statement)
+
+
+def add(connection: sqlite3.Connection, memory_id: str, model_hash: str, text: str) -> None:
+    """Adds one memory to the index, before or after it becomes active. `text`: all that it knows."""
+    code = language(text)
+    stretches = [" ".join(sorted(words)) for words in _stretches(text, model_hash, code)]
+    connection.execute(
+        "INSERT INTO index_memories(memory_id, model_hash, language, stretches, words) VALUES (?, ?, ?, ?, ?)",
+        (memory_id, model_hash, code, len(stretches), "\n".join(stretches)),
     )
-}
+    if connection.execute("SELECT 1 FROM active WHERE memory_id = ?", (memory_id,)).fetchone():
+        _run(connection, _ACTIVATE, memory_id)
+
+
+def remove(connection: sqlite3.Connection, memory_id: str) -> None:
+    """Removes a memory and every trace of its words; FTS5 keeps deleted words until its segments are merged."""
+    _run(connection, _DEACTIVATE, memory_id)
+    if connection.execute("DELETE FROM index_memories WHERE memory_id = ?", (memory_id,)).rowcount:
+        connection.execute("INSERT INTO index_words(index_words) VALUES ('optimize')")
+
+
+def _run(connection: sqlite3.Connection, statements: str, memory_id: str) -> None:
+    for statement in statements.format(id=":id").split(";")[:-1]:
+        connection.execute(statement, {"id": memory_id})
 
 
 class Router:
-    def __init__(self, texts: Mapping[str, str], least: float = _LEAST):
-        """`texts`: memory id → what it knows (title, passage, reworded lines), as one text. `least`: of the threshold; 0 where
-        few texts are compared that are known to be about the matter."""
-        self.of, self._least = "", least
-        self._build(list(texts), *_concatenated(map(_postings, texts.values())))
+    """Routes to the memories of one model that are active when it is made, and to texts that are given to it."""
 
-    def changed(self, ids: Sequence[str], text: Callable[[str], str], of: str = "") -> Router:
-        """The router of these memories, in this order; `text` is asked for those that this one lacks.
+    def __init__(self, connection: sqlite3.Connection | None, model_hash: str = "", least: float = _LEAST):
+        """`least`: the lowest threshold; 0 where few texts are compared that are known to be about the subject."""
+        self._connection, self._model_hash, self._least = connection, model_hash, least
+        self._texts: dict[str, tuple[str, str]] = {}
+        self._in_memory: dict[str, _InMemory] = {}
+        rows = (
+            connection.execute("SELECT language, stretches FROM index_totals WHERE model_hash = ?", (model_hash,))
+            if connection
+            else ()
+        )
+        self._indexed = {code: count for code, count in rows if count}
 
-        `of`: the state of a store that it is an index of, for whoever reads it later."""
-        known = {id: i for i, id in enumerate(self.ids)}
-        by_owner = np.argsort(self._owners[self._stretches], kind="stable")
-        words, stretches = np.repeat(self._words, np.diff(self._starts))[by_owner], self._stretches[by_owner]
-        bounds = np.searchsorted(self._owners[stretches], np.arange(len(self.ids) + 1))
-        first = np.searchsorted(self._owners, np.arange(len(self.ids) + 1))
-
-        def postings(id: str) -> tuple[np.ndarray, np.ndarray, int]:
-            if id not in known:
-                return _postings(text(id))
-            own = slice(bounds[known[id]], bounds[known[id] + 1])
-            return words[own], stretches[own] - first[known[id]], first[known[id] + 1] - first[known[id]]
-
-        router = Router({})
-        router.of = of
-        router._build(list(ids), *_concatenated(map(postings, ids)))
+    @staticmethod
+    def of_texts(texts: Mapping[str, str], least: float = _LEAST, language_code: str | None = None) -> Router:
+        """A router of texts by their ids. `language_code`: of all of them, where each is too short to tell."""
+        router = Router(None, least=least)
+        router._add_texts({id: (text, language_code or language(text)) for id, text in texts.items()})
         return router
 
-    def _build(self, ids: list[str], words: np.ndarray, stretches: np.ndarray, counts: np.ndarray) -> None:
-        """`words[i]` stands in `stretches[i]`; the memories have so many stretches, `counts`, one after another."""
-        self.ids = ids
-        self._owners = np.repeat(np.arange(len(ids), dtype=np.int32), counts)
-        order = np.lexsort((stretches, words))
-        self._words, starts = np.unique(words[order], return_index=True)
-        self._starts = np.append(starts, len(words))
-        self._stretches = stretches[order].astype(np.int32)
-        owners = self._owners[self._stretches]
-        new = np.ones(len(owners), dtype=bool)  # a memory's first stretch with the word
-        new[1:] = owners[1:] != owners[:-1]
-        new[starts] = True
-        self._memories_with = np.add.reduceat(new, starts, dtype=np.int32) if len(starts) else np.zeros(0, np.int32)
+    def with_text(self, id: str, text: str) -> Router:
+        """A router of the same memories and one more."""
+        router = Router(self._connection, self._model_hash, self._least)
+        router._add_texts(self._texts | {id: (text, language(text))})
+        return router
+
+    def _add_texts(self, texts: Mapping[str, tuple[str, str]]) -> None:
+        self._texts |= texts
+        for id, (text, code) in texts.items():
+            part = self._in_memory.setdefault(code, _InMemory())
+            part.add(id, _stretches(text, self._model_hash, code))
+
+    @property
+    def ids(self) -> list[str]:
+        """The memories, in the order in which they became active, then the texts."""
+        rows = (
+            self._connection.execute(
+                "SELECT active.memory_id FROM active JOIN index_memories USING (memory_id) WHERE model_hash = ? "
+                "ORDER BY position",
+                (self._model_hash,),
+            )
+            if self._connection
+            else ()
+        )
+        return [id for (id,) in rows] + list(self._texts)
 
     @property
     def threshold(self) -> float:
-        return max(self._least, _THRESHOLD + _PER_STRETCH * log(max(1, len(self._owners))))
+        stretches = sum(self._indexed.values()) + sum(len(part.owners) for part in self._in_memory.values())
+        return max(self._least, _THRESHOLD + _PER_STRETCH * log(max(1, stretches)))
 
     def route(self, query: str) -> tuple[str | None, float]:
-        """The best memory, or None if its score is below `threshold`; and that score, in [0, 1)."""
-        ((id, score),) = self.best(query, 1) or [(None, 0.0)]
+        """The best memory and its score, in [0, 1); or None and a score below `threshold`, the best of those computed."""
+        ((id, score),) = self.best(query, 1, self.threshold) or [(None, 0.0)]
         return (id if score >= self.threshold else None), score
 
-    def best(self, query: str, count: int) -> list[tuple[str, float]]:
-        """So many memories with the highest scores, the highest first, whatever the threshold; fewer if there are fewer."""
-        if not len(self._owners):
-            return []
-        covered = np.zeros(len(self._owners))
-        total = _MISSING
-        for value, stretches in self._weights(query):
-            total += value
-            covered[stretches] += value
-        found: dict[int, float] = {}
-        if count == 1:
-            at = int(covered.argmax())
-            found[int(self._owners[at])] = covered[at]
-        else:
-            for at in np.argsort(-covered, kind="stable"):
-                found.setdefault(int(self._owners[at]), covered[at])
-                if len(found) == min(count, len(self.ids)):
-                    break
-        return [(self.ids[owner], float(value) / total) for owner, value in found.items()]
+    def best(self, query: str, count: int, least: float = 0.0) -> list[tuple[str, float]]:
+        """So many memories with the highest scores, the highest first; fewer if fewer share a word with the query.
 
-    def _weights(self, query: str) -> list[tuple[float, np.ndarray]]:
-        """Of each different word: its weight, and the stretches that have it."""
+        `least`: memories with lower scores may be left out; in a large store that is much faster.
+        """
+        found: list[tuple[float, str]] = []
+        for code in self._indexed.keys() | self._in_memory.keys():
+            weights = self._weights(query, code)
+            total = _MISSING + sum(weights.values())
+            scores = self._in_memory[code].covered(weights) if code in self._in_memory else {}
+            if code in self._indexed:
+                scores |= self._covered(weights, count, least * total)
+            found += ((covered / total, id) for id, covered in scores.items())
+        return [(id, score) for score, id in self._ordered(found, count)]
+
+    def _ordered(self, found: list[tuple[float, str]], count: int) -> list[tuple[float, str]]:
+        """The highest; among equal scores the memory that became active first, and texts in their order."""
+        lowest = min(nlargest(count, (score for score, _ in found)), default=0.0)
+        best = [one for one in found if one[0] >= lowest]
+        order = {id: i for i, id in enumerate(self._texts)}
+        for _, id in best if self._connection else ():
+            if id not in order:
+                ((order[id],),) = self._connection.execute("SELECT position FROM active WHERE memory_id = ?", (id,))
+        return sorted(best, key=lambda one: (-one[0], one[1] in self._texts, order[one[1]]))[:count]
+
+    def _weights(self, query: str, code: str) -> dict[str, float]:
+        """The weight of each different word of the query, in a language; by its hash."""
         weights: dict[str, float] = {}
-        for position, word in enumerate(tokens(query)):
+        for position, (word, term) in enumerate(terms(query, code)):
             bonus = _NAME_BONUS if position and word[0].isupper() else 0.0
-            weights.setdefault(stem(word), weight(stem(word)) * (1 + bonus))
-        found = []
-        for own, value in weights.items():
-            row = int(np.searchsorted(self._words, _hash(own)))
-            known = row < len(self._words) and self._words[row] == _hash(own)
-            stretches = self._stretches[self._starts[row] : self._starts[row + 1]] if known else self._stretches[:0]
-            found.append((value / max(1, self._memories_with[row] if known else 0) ** _RARITY, stretches))
-        return found
+            weights.setdefault(term, weight(term, code) * (1 + bonus))
+        counts = self._counts(weights, code)
+        for term in [term for term in weights if not counts[term]]:
+            parts = compound_parts(term, code)
+            counts |= self._counts(parts, code)
+            known = [part for part in parts if counts[part]]
+            pairs = [
+                [head, tail]
+                for head in known
+                for tail in known
+                if term.startswith(head) and term.endswith(tail) and len(head) + len(tail) <= len(term)
+            ]
+            chosen = max(pairs, key=lambda pair: len("".join(pair)), default=known[:1])
+            value = weights[term]
+            for part in chosen:
+                weights.setdefault(part, value * len(part) / len(term))
+                weights[term] -= value * len(part) / len(term)
+        return {
+            _hash(term, self._model_hash, code): value / max(1, counts[term]) ** _RARITY
+            for term, value in weights.items()
+        }
 
-    def to_bytes(self) -> bytes:
-        """Without the words themselves."""
-        file = io.BytesIO()
-        np.savez(
-            file,
-            format=np.array(FORMAT),
-            of=np.array(self.of),
-            ids=np.array(self.ids, dtype=str),
-            **{name: getattr(self, f"_{name}") for name in _ARRAYS},
-        )
-        return file.getvalue()
+    def _counts(self, some_terms: Iterable[str], code: str) -> dict[str, int]:
+        """How many memories have each term."""
+        hashes = {term: _hash(term, self._model_hash, code) for term in some_terms}
+        counts = dict(self._select("SELECT term, doc FROM index_counts WHERE term IN", list(hashes.values())))
+        part = self._in_memory.get(code)
+        return {term: counts.get(own, 0) + (part.count(own) if part else 0) for term, own in hashes.items()}
 
-    @staticmethod
-    def from_bytes(data: bytes) -> Router | None:
-        """None if that is not what `to_bytes` gives now."""
-        router = Router({})
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                router.of, router.ids = str(arrays["of"]), arrays["ids"].tolist()
-                for name in _ARRAYS:
-                    setattr(router, f"_{name}", arrays[name])
-                if arrays["format"] != FORMAT or not router._is_whole():
-                    return None
-        except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
-            return None
-        return router
+    def _covered(self, weights: Mapping[str, float], count: int, least: float) -> dict[str, float]:
+        """The covered weight of indexed memories: of all that may be among the best `count` and reach `least`.
 
-    def _is_whole(self) -> bool:
-        """Whether every index that one array has into another is one."""
-        words, stretches = len(self._words), len(self._stretches)
-        return (
-            len(self._starts) == words + 1
-            and len(self._memories_with) == words
-            and (self._starts[0], self._starts[-1]) == (0, stretches)
-            and bool((np.diff(self._starts) > 0).all())
-            and all(
-                len(own) == 0 or (own.min() >= 0 and own.max() < limit)
-                for own, limit in ((self._stretches, len(self._owners)), (self._owners, len(self.ids)))
-            )
-        )
+        Words are taken by falling weight. A memory with none of the words taken so far covers at most the weight of the
+        rest, so the search ends when that is less than what a memory must reach.
+        """
+        covered: dict[str, float] = {}
+        seen: set[int] = set()
+        rest = sum(weights.values())
+        for word in sorted(weights, key=weights.get, reverse=True):
+            high = nlargest(count, covered.values())
+            if rest < max(least, high[-1] if len(high) == count else 0.0) - _ROUNDING:
+                break
+            rest -= weights[word]
+            rows = self._connection.execute("SELECT rowid FROM index_words WHERE index_words MATCH ?", (word,))
+            numbers = [number for (number,) in rows if number not in seen]
+            seen.update(numbers)
+            for id, lines in self._select("SELECT memory_id, words FROM index_memories WHERE number IN", numbers):
+                covered[id] = max(_sum(weights, line) for line in lines.split("\n"))
+        return covered
 
-
-_ARRAYS = ("owners", "words", "starts", "stretches", "memories_with")
-
-
-def _postings(text: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """The different words of each stretch, as hashes; the stretch of each; how many stretches."""
-    stems = [stem(word) for word in tokens(text)]
-    stretches = [{_hash(own) for own in stems[low : low + _STRETCH]} for low in range(0, len(stems), _STRETCH)]
-    words = np.fromiter((word for own in stretches for word in own), np.uint64)
-    return words, np.repeat(np.arange(len(stretches)), [len(own) for own in stretches]), len(stretches)
+    def _select(self, query: str, values: Sequence) -> Iterable[tuple]:
+        for low in range(0, len(values) if self._connection else 0, _BATCH):
+            batch = values[low : low + _BATCH]
+            yield from self._connection.execute(f"{query} ({','.join('?' * len(batch))})", batch)
 
 
-def _concatenated(parts: Iterable[tuple[np.ndarray, np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    parts = list(parts)
-    counts = np.array([count for _, _, count in parts], dtype=np.int64)
-    offsets = np.cumsum(counts) - counts
-    words = [np.zeros(0, np.uint64), *(words for words, _, _ in parts)]
-    stretches = [np.zeros(0, np.int64), *(own + offset for (_, own, _), offset in zip(parts, offsets))]
-    return np.concatenate(words), np.concatenate(stretches), counts
+class _InMemory:
+    """The stretches of texts of one language, each scored for every query."""
+
+    def __init__(self):
+        self.owners: list[str] = []  # of each stretch
+        self._stretches: dict[str, list[int]] = defaultdict(list)  # that have the word
+
+    def add(self, id: str, stretches: Iterable[set[str]]) -> None:
+        for words in stretches:
+            for word in words:
+                self._stretches[word].append(len(self.owners))
+            self.owners.append(id)
+
+    def count(self, word: str) -> int:
+        return len({self.owners[stretch] for stretch in self._stretches.get(word, ())})
+
+    def covered(self, weights: Mapping[str, float]) -> dict[str, float]:
+        covered: dict[int, float] = defaultdict(float)
+        for word, value in weights.items():
+            for stretch in self._stretches.get(word, ()):
+                covered[stretch] += value
+        best: dict[str, float] = {}
+        for stretch, value in covered.items():
+            best[self.owners[stretch]] = max(value, best.get(self.owners[stretch], 0.0))
+        return best
 
 
-def tokens(text: str) -> list[str]:
-    """Its words, as they stand."""
-    return re.findall(r"[^\W_]+", re.sub(r"['’]s\b", "", text))
+def _sum(weights: Mapping[str, float], line: str) -> float:
+    """The weight that a stretch covers: hashes have one length and no spaces, so each is found as a whole only."""
+    return sum([value for word, value in weights.items() if word in line])
 
 
-def weight(own: str) -> float:
-    """How much a stem says: 1, or less if it is one of the commonest words."""
-    return _COMMON.get(own, 1.0)
+def _stretches(text: str, model_hash: str, code: str) -> list[set[str]]:
+    """The hashes of the different words of each stretch, with the parts of compounds."""
+    found = [term for _, term in terms(text, code)]
+    return [
+        {
+            _hash(part, model_hash, code)
+            for term in found[low : low + _STRETCH]
+            for part in (term, *compound_parts(term, code))
+        }
+        for low in range(0, len(found), _STRETCH)
+    ]
 
 
 @lru_cache(maxsize=100_000)
-def stem(word: str) -> str:
-    """Lower case and, unless it is a common word, without an ending: "invades" and "invaded" are one word."""
-    word = word.lower()
-    return word if word in _COMMON else re.sub(r"(?<=[^\W\d]{3})(?:ing|ed|ies|es|e|s|y)$", "", word)
-
-
-@lru_cache(maxsize=100_000)
-def _hash(own: str) -> np.uint64:
-    return np.uint64(int.from_bytes(blake2b(own.encode(), digest_size=8).digest(), "little"))
+def _hash(term: str, model_hash: str, code: str) -> str:
+    digest = blake2b(f"{model_hash}\0{code}\0{term}".encode(), digest_size=5).digest()
+    return b32encode(digest)[:6].decode().lower()

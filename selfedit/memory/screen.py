@@ -11,7 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from selfedit.memory.route import Router, stem, tokens, weight
+from selfedit.memory.route import Router
+from selfedit.text import stem, weight, words
 from selfedit.types import Passage, Question
 
 _SAY = r"(?:answer|respond|reply|say|output|print)"
@@ -56,9 +57,9 @@ def find_suspicious_patterns(passage: Passage) -> list[str]:
 
 def _repeated(text: str) -> list[str]:
     """An address that stands there over and over, or a word that is much of the text."""
-    words = [word for word in tokens(text) if len(word) > 2 and weight(stem(word)) == 1.0]
+    telling = [word for word in words(text) if len(word) > 2 and weight(stem(word)) == 1.0]
     found = [(what, *Counter(own).most_common(1)[0], least) for what, own, least in (
-        ("address", re.findall(r"https?://[^\s<>\"')\]]+[\w/]", text), 4), ("word", map(str.lower, words), max(10, 0.4 * len(words))),
+        ("address", re.findall(r"https?://[^\s<>\"')\]]+[\w/]", text), 4), ("word", map(str.lower, telling), max(10, 0.4 * len(telling))),
     ) if own]  # fmt: skip
     return [
         f"repeats one {what} {count} times (“{_quoted(one)}”)" for what, one, count, least in found if count >= least

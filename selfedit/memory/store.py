@@ -6,7 +6,6 @@ adapter folders.
     home/
       memories/<id>/, shared/<id>/   what lies there: `memory.folders`
       ledger.jsonl, HEAD             which memories are in force, version by version: `memory.ledger`
-      index/<model>.npz              for the router, of what is in force; made anew where it is missing or old
       .lock                          held by whoever writes; readers need none
 
 The idea: write everything new beside the old (a staging folder, renamed into place), then let the ledger move on. A
@@ -32,8 +31,8 @@ from selfedit.errors import AdapterError, MemoryStoreError
 from selfedit.loop.journal import Journal
 from selfedit.memory.folders import ADAPTER_FILES, Folders, WriteAdapter
 from selfedit.memory.ledger import EMPTY, Ledger
-from selfedit.memory.route import FORMAT, Router
-from selfedit.types import MemoryEntry, Passage, SelfEdit, text_hash
+from selfedit.memory.route import Router
+from selfedit.types import MemoryEntry, Passage, SelfEdit
 
 T = TypeVar("T")
 
@@ -135,15 +134,10 @@ class MemoryStore:
         return of_day or [e.id for e in named]
 
     def router(self, model_hash: str) -> Router:
-        """Over the memories in force for a model: as the last writer left it, else built now."""
-
-        def read(state: dict) -> Router:
-            router = self._indexes().get(model_hash[:16])
-            if router and router.of == _named(state):
-                return router
-            return Router({entry.id: self._known(entry.id) for entry in self.active(model_hash)})
-
-        return self.read_consistently(read)
+        """Over the memories in force for a model."""
+        return self.read_consistently(
+            lambda state: Router.of_texts({entry.id: self._known(entry.id) for entry in self.active(model_hash)})
+        )
 
     def read_consistently(self, read: Callable[[dict], T]) -> T:
         """What `read` makes of the present state; again, where another process forgot a memory meanwhile."""
@@ -381,16 +375,6 @@ class MemoryStore:
         ]
         for id in sorted(set(state["adapters"].values())):
             check("shared adapter", self._folders.shared_path, self._folders.shared, id)
-        if not faults:
-            for model, router in self._indexes().items():
-                entries = [entry.id for entry in self.active() if entry.model_hash.startswith(model)]
-                if (
-                    router.of == _named(state)
-                    and router.to_bytes() != Router({}).changed(entries, self._known, _named(state)).to_bytes()
-                ):
-                    faults.append(
-                        f"{self.home / 'index'}/{model}.npz is not that of the memories in force; delete it, the next change makes it anew"
-                    )
         return {"memories": len(stored), "versions": len(history), "faults": faults}
 
     # inside
@@ -406,7 +390,6 @@ class MemoryStore:
                     self._ledger.start()
                     self._clear(state)
                     yield state
-                    self._index()
             except Timeout:
                 raise MemoryStoreError(
                     f"another selfedit process is writing to {self.home}; wait or end it, then try again"
@@ -415,7 +398,7 @@ class MemoryStore:
     def _clear(self, state: dict) -> None:
         """Deletes what a killed writer left behind, and what is to be forgotten if that was the last change."""
         self._folders.clear_staging()
-        for torn in (*self.home.glob(".*.new"), *self.home.glob("index/.*.new")):
+        for torn in self.home.glob(".*.new"):
             torn.unlink()
         ids = _forgotten(state)
         gone = [id for id in ids if (self._folders.memories / id).exists()]
@@ -432,29 +415,6 @@ class MemoryStore:
     def _stored(self, state: dict) -> list[str]:
         forgotten = _forgotten(state)
         return [id for id in self._folders.stored() if id not in forgotten]
-
-    def _index(self) -> None:
-        """So that who asks need not read every memory. They can without it: what goes wrong here is no fault of the change."""
-        state, old = self._ledger.state(), self._indexes()
-        of, wanted = _named(state), {model: [] for model in old}
-        try:
-            models = {id: model for model, router in old.items() for id in router.ids}
-            for id in state["active"]:
-                wanted.setdefault(models.get(id) or self._folders.load(id).model_hash[:16], []).append(id)
-            for model, ids in wanted.items():
-                if model not in old or old[model].of != of:
-                    (self.home / "index").mkdir(exist_ok=True)
-                    disk.replace(
-                        self.home / f"index/{model}.npz",
-                        old.get(model, Router({})).changed(ids, self._known, of).to_bytes(),
-                    )
-        except (OSError, MemoryStoreError):
-            shutil.rmtree(self.home / "index", ignore_errors=True)
-
-    def _indexes(self) -> dict[str, Router]:
-        """By the start of the model's hash; without those that cannot be read."""
-        found = {file.stem: _read_index(file) for file in self.home.glob("index/*.npz")}
-        return {model: router for model, router in found.items() if router}
 
     def _known(self, id: str) -> str:
         return learned_text(self._folders.load(id).passage, self._folders.edits(id))
@@ -532,15 +492,3 @@ def _forgotten(state: dict) -> list[str]:
 def _is_there(source: str) -> bool:
     """Of what is no file nobody knows."""
     return "://" in source or os.path.exists(source)
-
-
-def _named(state: dict) -> str:
-    """What is in force, and how an index of it is laid out, in one word."""
-    return text_hash(str(FORMAT), *state["active"])
-
-
-def _read_index(file: Path) -> Router | None:
-    try:
-        return Router.from_bytes(file.read_bytes())
-    except OSError:
-        return None
