@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "selfedit"
 ROOMS = [  # from below
-    {"types", "errors", "config", "disk"},
+    {"types", "errors", "config", "disk", "text"},
     {"model"},
     {"edits", "judge", "tasks"},
     {"loop"},
