@@ -10,16 +10,53 @@ Source: the GGUF specification (ggml-org/ggml, docs/gguf.md).
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gguf
+import numpy as np
 
 from selfedit.errors import ModelError
 from selfedit.model.packed import quantized
+from selfedit.model.shape import FIELDS, REQUIRED, Field, Shape, check_values, check_weights, one_line, reason, shorten
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 ARCHITECTURES = {  # GGUF architecture → model_type, does it permute q and k
     "llama": ("llama", True),
     "qwen2": ("qwen2", False),
     "qwen3": ("qwen3", False),
 }
+
+SETTINGS = {  # field of config.json → GGUF key behind the architecture
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "rope_theta": "rope.freq_base",
+}
+OPTIONAL = ("num_key_value_heads", "head_dim", "rope_theta")
+UNSUPPORTED = (  # settings that would change the result; 0 and false are accepted
+    "expert_count",
+    "logit_scale",
+    "residual_scale",
+    "embedding_scale",
+    "attention.scale",
+    "attention.clamp_kqv",
+    "attention.max_alibi_bias",
+    "attention.sliding_window_pattern",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "use_parallel_residual",
+)
 
 TENSOR_NAMES = {  # GGUF → Hugging Face, inside a block
     "attn_q": "self_attn.q_proj",
@@ -35,111 +72,200 @@ TENSOR_NAMES = {  # GGUF → Hugging Face, inside a block
     "ffn_norm": "post_attention_layernorm",
 }
 
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLIT_PATTERNS = {  # pre-tokenizer → its splitting rule; None: that of GPT-2, which ByteLevel brings along
     "gpt-2": None,
     "smollm": None,
-    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    "llama-bpe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "qwen2": WORDS + r"\p{N}" + REST,
+    "llama-bpe": WORDS + r"\p{N}{1,3}" + REST,
 }
 
 CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 
+class Reader(gguf.GGUFReader):
+    """A GGUF file whose values are checked when they are read.
+
+    The library returns empty arrays for what lies behind the end of a file, and loops over the lengths that it reads
+    there; here that is an error.
+    """
+
+    def _get(self, offset, dtype, count=1, override_order=None):
+        if offset + int(count) * np.dtype(dtype).itemsize > len(self.data):
+            raise ValueError("the file is truncated")
+        return super()._get(offset, dtype, count, override_order)
+
+    def value(self, key: str, kind: Field | type) -> object:
+        """The value of a metadata key; the default of the field if the file lacks it. Raises ModelError."""
+        field = kind if isinstance(kind, Field) else Field(kind, default=None)
+        try:
+            value = self.fields[key].contents() if key in self.fields else None
+        except ValueError as error:  # a text that is not UTF-8
+            raise ModelError(f"{key} is not readable ({reason(error)})") from error
+        return field.check(key, value)
+
+
 def convert(gguf_file: Path, folder: Path) -> None:
-    """Write the model folder. Raises ModelError if the file is damaged or of an architecture not supported."""
-    import gguf
-
-    try:
-        reader = gguf.GGUFReader(gguf_file)
-    except Exception as error:  # the library raises many kinds on a damaged file
-        raise ModelError(f"{gguf_file}: not a readable GGUF file ({error}); download it again") from error
-    fields = {name: field for name, field in reader.fields.items()}
-
-    def value(key: str, default=None):
-        return fields[key].contents() if key in fields else default
-
-    architecture = value("general.architecture")
-    if architecture not in ARCHITECTURES:
-        raise ModelError(
-            f"{gguf_file}: architecture {architecture!r} is not supported; choose a model of {', '.join(ARCHITECTURES)}"
-        )
-    model_type, permuted = ARCHITECTURES[architecture]
-
-    def setting(key: str, default=None):
-        return value(f"{architecture}.{key}", default)
-
-    heads = setting("attention.head_count")
-    config = {
-        "architectures": [
-            {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}[model_type]
-        ],
-        "model_type": model_type,
-        "hidden_size": setting("embedding_length"),
-        "intermediate_size": setting("feed_forward_length"),
-        "num_hidden_layers": setting("block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": setting("attention.head_count_kv", heads),
-        "head_dim": setting("attention.key_length", setting("embedding_length") // heads),
-        "max_position_embeddings": setting("context_length"),
-        "rms_norm_eps": float(f"{setting('attention.layer_norm_rms_epsilon'):.6g}"),  # stored as fp32
-        "rope_theta": float(setting("rope.freq_base", 10000.0)),
-        "hidden_act": "silu",
-        "tie_word_embeddings": True,
-        "torch_dtype": "float32",
-        "bos_token_id": value("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": value("tokenizer.ggml.eos_token_id"),
-    }
-    if setting("rope.scaling.type") not in (None, "none") or "rope_freqs.weight" in {t.name for t in reader.tensors}:
-        raise ModelError(f"{gguf_file}: scaled rotary positions are not supported yet; choose a model without")
-    tensors, blocks = _tensors(reader, config, permuted)
-    config["vocab_size"] = tensors["model.embed_tokens.weight"].shape[0]
-    config["tie_word_embeddings"] = "lm_head.weight" not in tensors
-
+    """Write the model folder. Raises ModelError if the file is damaged or holds no model that is supported."""
     from safetensors.numpy import save_file
 
+    try:
+        reader = Reader(gguf_file, "c")
+    except Exception as error:  # the library raises many kinds on a damaged file
+        raise ModelError(
+            f"{one_line(gguf_file)}: not a readable GGUF file ({reason(error)}); download it again"
+        ) from error
+    try:
+        config, permuted = _config(reader)
+        tokenizer, settings = _tokenizer(reader, config["vocab_size"])
+        tensors, blocks = _tensors(reader, config, permuted)
+    except ModelError as error:
+        raise ModelError(f"{one_line(gguf_file)}: {error}") from error
+    config["tie_word_embeddings"] = "lm_head.weight" not in tensors
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     if blocks:
         save_file(blocks, folder / quantized.FILE)
     (folder / "config.json").write_text(json.dumps(config, indent=1))
-    _write_tokenizer(value, gguf_file, folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False), "utf-8")
 
 
-def _tensors(reader, config: dict, permuted: bool) -> tuple[dict, dict]:
-    """fp32 weights, and the blocks of those that are in a format of `quantized`."""
-    import numpy as np
-    from gguf import dequantize
+def _config(reader: Reader) -> tuple[dict, bool]:
+    """config.json, checked; are q and k permuted."""
+    kind = reader.value("general.type", Field(str, default="model"))
+    if kind != "model":
+        raise ModelError(f"general.type is {shorten(kind)}; expected a whole model, not an adapter or another part")
+    parts = reader.value("split.count", Field(int, 0, 2**16, default=0))
+    if parts > 1:
+        raise ModelError(f"split.count is {parts}: this is one part of a model; merge the parts into one file first")
+    architecture = reader.value("general.architecture", str)
+    if architecture not in ARCHITECTURES:
+        raise ModelError(
+            f"architecture {shorten(architecture)} is not supported; choose a model of {', '.join(ARCHITECTURES)}"
+        )
+    model_type, permuted = ARCHITECTURES[architecture]
+    if not reader.tensors:
+        raise ModelError("the file holds no tensors, only a vocabulary; choose a file with a model's weights")
 
-    tensors, blocks, bits = {}, {}, {}
-    for tensor in reader.tensors:
-        stem, _, kind = tensor.name.rpartition(".")
-        if stem == "token_embd":
-            name = "model.embed_tokens"
-        elif stem == "output":
-            name = "lm_head"
-        elif stem == "output_norm":
-            name = "model.norm"
+    def setting(key: str, kind: Field | type) -> object:
+        return reader.value(f"{architecture}.{key}", kind)
+
+    names = {tensor.name for tensor in reader.tensors}
+    config: dict = {"model_type": model_type}
+    for name, key in SETTINGS.items():
+        default = FIELDS[name].default if name in OPTIONAL else REQUIRED
+        config[name] = setting(key, replace(FIELDS[name], default=default))
+    config["rms_norm_eps"] = float(f"{config['rms_norm_eps']:.6g}")  # stored as fp32
+    config["rope_theta"] = config["rope_theta"] or 10000.0
+    if scaled := _rope_scaling(reader, setting, config["max_position_embeddings"]):
+        config["rope_parameters"] = {"rope_theta": config.pop("rope_theta")} | scaled
+    if window := setting("attention.sliding_window", replace(FIELDS["sliding_window"], low=0, default=0)):
+        config["sliding_window"] = window
+        if model_type == "llama":
+            config["model_type"] = "mistral"
         else:
-            _, block, part = stem.split(".")
-            if part not in TENSOR_NAMES:
-                raise ModelError(f"the GGUF file holds a tensor {tensor.name!r} that is not supported")
-            name = f"model.layers.{block}.{TENSOR_NAMES[part]}"
-        array = np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+            config |= {"use_sliding_window": True, "max_window_layers": 0}
+    if model_type in FIELDS["attention_bias"].models:
+        config["attention_bias"] = "blk.0.attn_output.bias" in names
+    for key in UNSUPPORTED:
+        full = f"{architecture}.{key}"
+        if full in reader.fields and (value := reader.fields[full].contents()):
+            raise ModelError(f"{full} is {shorten(value)}; models with this setting are not supported")
+    embedding = next((tensor.shape for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
+    if embedding is None:
+        raise ModelError("the file lacks the tensor 'token_embd.weight'; download it again")
+    config |= {
+        "vocab_size": int(embedding[-1]),
+        "hidden_act": "silu",
+        "tie_word_embeddings": "output.weight" not in names,
+        "torch_dtype": "float32",
+        "architectures": [f"{config['model_type'].capitalize()}ForCausalLM"],
+        "bos_token_id": reader.value("tokenizer.ggml.bos_token_id", int),
+        "eos_token_id": reader.value("tokenizer.ggml.eos_token_id", int),
+    }
+    config["num_key_value_heads"] = config["num_key_value_heads"] or config["num_attention_heads"]
+    shape = Shape.from_config(config)
+    config["head_dim"] = shape.head_dim
+    for key in ("rope.dimension_count", "attention.value_length"):
+        if (size := setting(key, Field(int, 1, 2**16, default=shape.head_dim))) != shape.head_dim:
+            raise ModelError(f"{architecture}.{key} is {size}; expected {shape.head_dim}, the size of a head")
+    return config, permuted
+
+
+def _rope_scaling(reader: Reader, setting: Callable, positions: int) -> dict | None:
+    """`rope_parameters` of config.json; None: plain positions."""
+    factors = next((tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight"), None)
+    kind = setting("rope.scaling.type", Field(str, choices=("none", "linear", "yarn"), default="none"))
+    number = Field(float, 1e-6, 1e6, default=None)
+    if factors is not None:  # Llama 3's, as divisors of the frequencies
+        if kind != "none":
+            raise ModelError(f"rope.scaling.type is {kind!r} in a file with rope_freqs.weight; expected one of the two")
+        values = np.asarray(factors).ravel().tolist() if factors.dtype == np.float32 else []
+        return {
+            "rope_type": "longrope",
+            "factor": 1.0,
+            "short_factor": values,
+            "long_factor": values,
+            "original_max_position_embeddings": positions,
+        }
+    if kind == "none":
+        return None
+    rope = {"rope_type": kind, "factor": setting("rope.scaling.factor", replace(number, default=REQUIRED))}
+    if kind == "yarn":
+        length = setting("rope.scaling.original_context_length", Field(int, 2, 2**27, default=None))
+        scale = setting("rope.scaling.attn_factor", number)
+        optional = {
+            "original_max_position_embeddings": length,
+            "beta_fast": setting("rope.scaling.yarn_beta_fast", number),
+            "beta_slow": setting("rope.scaling.yarn_beta_slow", number),
+            "attention_factor": None if scale is None else scale * (0.1 * math.log(rope["factor"]) + 1),
+        }
+        rope |= {name: value for name, value in optional.items() if value is not None}
+    return rope
+
+
+def _tensors(reader: Reader, config: dict, permuted: bool) -> tuple[dict, dict]:
+    """fp32 weights, and the blocks of those that are in a format of `quantized`."""
+    import torch
+
+    named = {_tensor_name(t.name): t for t in reader.tensors if t.name != "rope_freqs.weight"}
+    shape = Shape.from_config(config)
+    check_weights(shape, {name: ("F32", tuple(t.shape[::-1].tolist())) for name, t in named.items()})
+    tensors, blocks, bits = {}, {}, {}
+    for name, tensor in named.items():
+        try:
+            array = np.ascontiguousarray(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+        except NotImplementedError as error:
+            kind = tensor.tensor_type.name
+            raise ModelError(f"tensor {shorten(tensor.name)} is stored as {kind}; such weights are not read") from error
         array = array.reshape(tensor.shape[::-1].tolist())
         heads = 0
-        if permuted and stem.endswith(("attn_q", "attn_k")):
-            heads = config["num_attention_heads" if stem.endswith("q") else "num_key_value_heads"]
-        tensors[f"{name}.{kind}"] = _unpaired(array, heads)
-        if kind == "weight" and tensor.tensor_type.name in quantized.BLOCK_BYTES.values():
-            blocks[f"{name}.weight"] = _unpaired(np.array(tensor.data), heads)
+        if permuted and "self_attn." in name:
+            heads = {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(name.split(".")[-2], 0)
+        tensors[name] = _unpaired(array, heads)
+        if name.endswith(".weight") and tensor.tensor_type.name in quantized.BLOCK_BYTES.values():
+            blocks[name] = _unpaired(np.array(tensor.data), heads)
         bits[name] = tensor.n_bytes / tensor.n_elements
     _retie(tensors, blocks, bits)
+    check_values(shape, {name: torch.from_numpy(array) for name, array in tensors.items()})
     return tensors, blocks
 
 
-def _unpaired(rows, heads: int):
-    """Rows of q or k with each head's halves apart again; `heads` 0: as they are."""
-    import numpy as np
+def _tensor_name(name: str) -> str:
+    """GGUF → Hugging Face."""
+    stem, _, kind = name.rpartition(".")
+    outer = {"token_embd": "model.embed_tokens", "output": "lm_head", "output_norm": "model.norm"}
+    if stem in outer:
+        return f"{outer[stem]}.{kind}"
+    block, number, part = (*stem.split("."), "", "")[:3]
+    if block != "blk" or part not in TENSOR_NAMES or stem.count(".") != 2:
+        raise ModelError(f"the file holds the tensor {shorten(name)}, which is not supported")
+    return f"model.layers.{number}.{TENSOR_NAMES[part]}.{kind}"
 
+
+def _unpaired(rows: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of q or k with the two halves of each head separated again; `heads` 0: unchanged."""
     if not heads:
         return rows
     paired = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])
@@ -148,14 +274,12 @@ def _unpaired(rows, heads: int):
 
 def _retie(tensors: dict, blocks: dict, bits: dict) -> None:
     """Keep one copy of a tied matrix: files may hold two, quantized differently."""
-    import numpy as np
-
     head, embedding = tensors.get("lm_head.weight"), tensors["model.embed_tokens.weight"]
-    if head is None or head.shape != embedding.shape:
+    if head is None:
         return
     rows = slice(None, None, max(1, len(head) // 256))
     if np.corrcoef(head[rows].ravel(), embedding[rows].ravel())[0, 1] > 0.98:
-        if bits["lm_head"] > bits["model.embed_tokens"]:
+        if bits["lm_head.weight"] > bits["model.embed_tokens.weight"]:
             tensors["model.embed_tokens.weight"] = head
             blocks.pop("model.embed_tokens.weight", None)
             if "lm_head.weight" in blocks:
@@ -164,19 +288,31 @@ def _retie(tensors: dict, blocks: dict, bits: dict) -> None:
         blocks.pop("lm_head.weight", None)
 
 
-def _write_tokenizer(value, gguf_file: Path, folder: Path) -> None:
+def _tokenizer(reader: Reader, rows: int) -> tuple[Tokenizer, dict]:
+    """The tokenizer, and tokenizer_config.json. `rows`: of the embedding."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    kind, pre = value("tokenizer.ggml.model"), value("tokenizer.ggml.pre", "gpt-2")
+    kind = reader.value("tokenizer.ggml.model", str)
+    pre = reader.value("tokenizer.ggml.pre", Field(str, default="gpt-2"))
     if kind != "gpt2" or pre not in SPLIT_PATTERNS:
         raise ModelError(
-            f"{gguf_file}: tokenizer {kind!r}/{pre!r} is not supported; use the model's safetensors folder instead"
+            f"tokenizer {shorten(kind)}/{shorten(pre)} is not supported; use the model's safetensors folder instead"
         )
-    tokens, types = value("tokenizer.ggml.tokens"), value("tokenizer.ggml.token_type")
-    merges = [tuple(merge.split(" ")) for merge in value("tokenizer.ggml.merges")]
-    tokenizer = Tokenizer(
-        models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, ignore_merges=pre == "llama-bpe")
-    )
+    tokens = _list(reader, "tokenizer.ggml.tokens", str)
+    types = _list(reader, "tokenizer.ggml.token_type", int)
+    merges = [tuple(merge.split(" ")) for merge in _list(reader, "tokenizer.ggml.merges", str)]
+    if not len(tokens) == len(types) == len(set(tokens)):
+        raise ModelError(
+            f"tokenizer.ggml.tokens has {len(tokens)} entries, {len(set(tokens))} of them distinct, and "
+            f"tokenizer.ggml.token_type has {len(types)}; expected equal numbers"
+        )
+    if len(tokens) > rows:
+        raise ModelError(f"tokenizer.ggml.tokens has {len(tokens)} entries, but the embedding has {rows} rows")
+    try:
+        model = models.BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=pre == "llama-bpe")
+    except Exception as error:  # the library raises bare Exception
+        raise ModelError(f"tokenizer.ggml.merges does not fit the tokens ({reason(error)})") from error
+    tokenizer = Tokenizer(model)
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     if pre == "smollm":
@@ -194,18 +330,26 @@ def _write_tokenizer(value, gguf_file: Path, folder: Path) -> None:
     tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in special])
     extra = [t for t, kind in zip(tokens, types) if kind == USER_DEFINED]
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in extra])
-    tokenizer.save(str(folder / "tokenizer.json"))
 
     def token(key: str) -> str | None:
-        index = value(f"tokenizer.ggml.{key}_token_id")
+        index = reader.value(f"tokenizer.ggml.{key}_token_id", Field(int, 0, len(tokens) - 1, default=None))
         return None if index is None else tokens[index]
 
-    settings = {
+    return tokenizer, {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": token("bos"),
         "eos_token": token("eos"),
         "pad_token": token("padding") or token("eos"),
-        "add_bos_token": bool(value("tokenizer.ggml.add_bos_token", False)),
-        "chat_template": value("tokenizer.chat_template"),
+        "add_bos_token": reader.value("tokenizer.ggml.add_bos_token", Field(bool, default=False)),
+        "chat_template": reader.value("tokenizer.chat_template", str),
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False))
+
+
+def _list(reader: Reader, key: str, kind: type) -> list:
+    """A metadata array that is not empty, with entries of one type."""
+    values = reader.value(key, Field(list))
+    if wrong := [value for value in values if type(value) is not kind] or (not values and [values]):
+        raise ModelError(
+            f"{key} holds {shorten(wrong[0])}; expected a list of {'texts' if kind is str else 'whole numbers'}"
+        )
+    return values

@@ -297,14 +297,14 @@ def check_weights(shape: Shape, tensors: Mapping[str, tuple[str, tuple[int, ...]
     extra = [name for name in tensors if name not in expected and not UNUSED_TENSORS.fullmatch(name)]
     if extra:
         raise ModelError(
-            f"the weights hold the tensor {shorten(extra[0])}{_others(extra)}, which config.json does not describe; "
+            f"the weights hold the tensor {shorten(extra[0])}{_others(extra)}, which the configuration does not describe; "
             "they belong to another model"
         )
     for name in expected.keys() & tensors.keys():
         dtype, sizes = tensors[name]
         if tuple(sizes) != expected[name]:
             raise ModelError(
-                f"tensor {shorten(name)} has the sizes {list(sizes)}; config.json describes {list(expected[name])}"
+                f"tensor {shorten(name)} has the sizes {list(sizes)}; the configuration describes {list(expected[name])}"
             )
         if dtype not in DTYPES:
             raise ModelError(
