@@ -1,9 +1,12 @@
 import json
+import os
+import time
 
 import pytest
 from conftest import TINY_TEXT, write_tokenizer
 
 from selfedit.errors import ModelError
+from selfedit.model import template
 from selfedit.model.chat import Chat, TokenizedExample
 from selfedit.types import Example, Question
 
@@ -135,12 +138,93 @@ def test_a_template_finds_what_others_offer_it(tmp_path, template, said):
 
 
 @pytest.mark.parametrize(
-    "template",
-    ["{% generation %}{% endgeneration %}", "{{ raise_exception('no') }}", "{{ nobody() }}", "{{ 1 + 'a' }}"],
+    "text", ["{% generation %}", "{% nonsense %}", "{{ raise_exception('no') }}", "{{ nobody() }}", "{{ 1 + 'a' }}"]
 )
-def test_a_template_that_cannot_be_used_is_one_line(tmp_path, template):
+def test_a_template_that_cannot_be_used_is_one_line(tmp_path, text):
     with pytest.raises(ModelError, match="chat template cannot be"):
-        change_settings(tmp_path, template).ask("Who?")
+        change_settings(tmp_path, text).ask("Who?")
+
+
+ASSISTANT = [{"role": "user", "content": "Who <are> you?\n"}, {"role": "assistant", "content": "Größe & Co."}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% for m in messages %}{% if m.role == 'user' %}Q {{ m.content }}{% else %}"
+        "{% generation %}\n  A {{ m.content }} {% set x = 1 %}\n{% endgeneration %}{% endif %}{% endfor %}{{ x }}",
+        "{{ messages | tojson }}",
+        "{{ messages | tojson(indent=2) }}",
+        "{{ messages | tojson(ensure_ascii=True, sort_keys=True, separators=(',', ':')) }}",
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + loop.index %}{% continue %}{% endfor %}{{ ns.n }}",
+        "{{ dict(a=1) | tojson }}{{ bos_token }}{{ eos_token }}{{ missing }}{{ range(3) | list }}",
+        "  {%- if messages[0]['content'] is string %}\n  yes\n  {%- endif %}\n\n{{ messages[0].content.strip() }}\n",
+    ],
+)
+def test_a_template_writes_what_it_writes_in_transformers(tmp_path, text):
+    from transformers import AutoTokenizer
+
+    chat = change_settings(tmp_path, text)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    expected = tokenizer.apply_chat_template(ASSISTANT, tokenize=False, add_generation_prompt=True)
+    assert chat._render(ASSISTANT) == expected and expected
+
+
+ENDLESS = {
+    "many loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "one operation": "{{ (10 ** 10000000) % 7 }}",
+    "memory": "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+    "a long text": "{% for a in range(9999) %}{% for b in range(9999) %}{{ 'x' * 1000 }}{% endfor %}{% endfor %}",
+    "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "nesting": "{{ " + "(" * 100000 + "1" + ")" * 100000 + " }}",
+    "an escape": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_template_without_end_is_stopped_and_the_next_one_is_rendered(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(template, "SECONDS", 2.0)
+    chat = change_settings(tmp_path / "endless", ENDLESS[name])
+    start = time.monotonic()
+    with pytest.raises(ModelError, match="chat template cannot be used") as error:
+        chat.ask("Who?")
+    assert time.monotonic() - start < 10 and "\n" not in str(error.value) and len(str(error.value)) < 500
+    assert change_settings(tmp_path / "other", "Q: {{ messages[0].content }}").ask("Who?")
+
+
+def test_a_worker_that_was_killed_is_replaced_and_an_interrupted_request_leaves_no_reply(tmp_path, monkeypatch):
+    chat = change_settings(tmp_path, "{{ messages[0].content }}")
+    assert chat.decode(chat.ask("First")) == "First"
+    template._worker.kill()
+    template._worker.wait()
+    assert chat.decode(chat.ask("Second")) == "Second"
+
+    class Interrupted:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def readline(self):
+            raise KeyboardInterrupt
+
+        def __getattr__(self, name):
+            return getattr(self.stream, name)
+
+    monkeypatch.setattr(template._worker, "stdout", Interrupted(template._worker.stdout))
+    with pytest.raises(KeyboardInterrupt):
+        chat.ask("Third")
+    assert chat.decode(chat.ask("Fourth")) == "Fourth"
+
+
+def test_a_forked_process_has_a_worker_of_its_own(tmp_path):
+    chat = change_settings(tmp_path, "{{ messages[0].content }}")
+    chat.ask("Who?")
+    before = template._worker
+    child = os.fork()
+    if not child:
+        right = chat.decode(chat.ask("Child")) == "Child" and template._worker.pid != before.pid
+        template._stop()
+        os._exit(0 if right else 1)
+    assert os.waitpid(child, 0)[1] == 0 and template._worker is before and chat.decode(chat.ask("Parent")) == "Parent"
 
 
 def test_of_several_named_templates_the_default_is_taken(tmp_path):

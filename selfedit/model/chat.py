@@ -7,24 +7,21 @@ answer is a label, in the very chat form in which questions are later asked.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfedit.errors import ModelError
+from selfedit.model.shape import Field, read_object, reason, shorten
+from selfedit.model.template import render
 from selfedit.types import Example, Question
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from torch import Tensor
-
-
-TODAY = date(2024, 7, 26)
-"""For a chat template that asks: what Llama's own says where nobody tells it, so that a memory knows no other day."""
 
 
 @dataclass(frozen=True)
@@ -64,26 +61,15 @@ class TokenizedExample:
 class Chat:
     def __init__(self, folder: Path):
         """Read tokenizer.json and tokenizer_config.json of a model folder."""
-        from tokenizers import Tokenizer
-
-        try:
-            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            settings = json.loads((folder / "tokenizer_config.json").read_text())
-        except Exception as error:  # the library raises bare Exception
-            raise ModelError(f"{folder}: no readable tokenizer.json and tokenizer_config.json ({error})") from error
-        template = settings.get("chat_template")
-        if template is None and (folder / "chat_template.jinja").exists():
-            template = (folder / "chat_template.jinja").read_text()
-        if isinstance(template, list):  # several named templates
-            template = next((t["template"] for t in template if t["name"] == "default"), None)
-        self._template = template
-        self._names = {key: _token_text(settings.get(key)) for key in ("bos_token", "eos_token")}
-        self._specials = re.compile(
-            "|".join(re.escape(t.content) for t in self.tokenizer.get_added_tokens_decoder().values() if t.special)
-            or "(?!)"
-        )
-        first, plain = (self.tokenizer.encode("x", add_special_tokens=special).ids[:1] for special in (True, False))
-        separator = self._names["bos_token"] if settings.get("add_bos_token") else "<|endoftext|>"
+        self.tokenizer = _read_tokenizer(folder / "tokenizer.json")
+        settings = read_object(folder / "tokenizer_config.json")
+        self._template = _read_template(folder, settings.get("chat_template"))
+        self._names = {key: _token_text(key, settings.get(key)) for key in ("bos_token", "eos_token")}
+        begins = Field(bool, default=False).check("tokenizer_config.json: add_bos_token", settings.get("add_bos_token"))
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        self._specials = re.compile("|".join(re.escape(t.content) for t in added if t.special and t.content) or "(?!)")
+        first, plain = (self.encode("x", special)[:1] for special in (True, False))
+        separator = self._names["bos_token"] if begins else "<|endoftext|>"
         self.separator: int | None = (
             first[0] if first != plain else self.tokenizer.token_to_id(separator or "<|endoftext|>")
         )
@@ -105,44 +91,32 @@ class Chat:
                 f"but the model's embedding has {size} rows; the two belong to different models"
             )
 
-    @cached_property
-    def _render(self):
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+    def _render(self, messages: list[dict]) -> str:
         if self._template is None:  # a base model: the plainest form that works
-            return lambda messages: "".join(f"{m['content']}\n" for m in messages if m["content"])
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals |= {"raise_exception": _raise, "strftime_now": TODAY.strftime}
+            return "".join(f"{m['content']}\n" for m in messages if m["content"])
         names = {key: name or "" for key, name in self._names.items()}
-        try:
-            template = environment.from_string(self._template)
-        except TemplateError as error:
-            raise ModelError(f"the model's chat template cannot be read: {error}") from error
-
-        def render(messages: list[dict]) -> str:
-            try:
-                return template.render(messages=messages, add_generation_prompt=True, enable_thinking=False, **names)
-            except (TemplateError, ValueError, TypeError) as error:
-                raise ModelError(f"the model's chat template cannot be used: {error}") from error
-
-        return render
+        return render(self._template, messages=messages, add_generation_prompt=True, enable_thinking=False, **names)
 
     def plain(self, text: str) -> str:
         """The text with a space in what would be read as a control token: a document does not end a turn."""
         return self._specials.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """`special`: with the tokens that the tokenizer itself adds."""
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=special).ids
+        except Exception as error:  # the library raises bare Exception: an unknown character without a token for it
+            raise ModelError(f"the tokenizer cannot encode {shorten(text, 40)} ({reason(error)})") from error
 
     def decode(self, tokens: list[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def ask(self, question: str) -> list[int]:
         """The tokens of a question in the model's own chat form, up to where the answer begins."""
-        return self.encode(self._render([{"role": "user", "content": self.plain(question)}]))
+        tokens = self.encode(self._render([{"role": "user", "content": self.plain(question)}]))
+        if not tokens:
+            raise ModelError("the model's chat template writes no text; choose another model")
+        return tokens
 
     def continued(self, text: str) -> list[int]:
         """The tokens of a text that is to be continued."""
@@ -188,9 +162,39 @@ class Chat:
         return [] if end is None else [self.tokenizer.token_to_id(end)]
 
 
-def _token_text(token) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
+def _read_tokenizer(file: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and a panic of its native code is not even that
+        raise ModelError(f"{file.name} is not readable ({reason(error)}); download it again") from error
+    tokenizer.no_truncation()  # settings of somebody's training run
+    tokenizer.no_padding()
+    return tokenizer
 
 
-def _raise(message: str):
-    raise ValueError(message)
+def _read_template(folder: Path, value: object) -> str | None:
+    """The chat template: that of the file made for it, else the one in tokenizer_config.json."""
+    file = folder / "chat_template.jinja"
+    if file.exists():
+        try:
+            return file.read_text("utf-8")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{file.name} is not readable ({reason(error)}); download it again") from error
+    name = "tokenizer_config.json: chat_template"
+    if not isinstance(value, list):
+        return Field(str, default=None).check(name, value)
+    for entry in value:  # several named templates
+        if not isinstance(entry, dict) or not isinstance(entry.get("template"), str):
+            raise ModelError(f"{name} holds {shorten(entry)}; expected an object with a name and a template")
+        if entry.get("name") == "default":
+            return entry["template"]
+    raise ModelError(f"{name} has no entry with the name 'default'")
+
+
+def _token_text(key: str, token: object) -> str | None:
+    text = token.get("content") if isinstance(token, dict) else token
+    return Field(str, default=None).check(f"tokenizer_config.json: {key}", text)

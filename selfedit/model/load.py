@@ -1,7 +1,8 @@
 """A model's name → weights in memory, ready to run: fp32 on a CPU, bf16 on a GPU.
 
-A CPU that multiplies in bf16 takes large products twice (AVX-512 BF16) or four times (AMX) as fast (docs/LOG.md, study 15): there training
-does, and a few-shot task's answers with their rating, unless SELFEDIT_PRECISION is fp32.
+A CPU that multiplies in bf16 computes large products twice (AVX-512 BF16) or four times (AMX) as fast (docs/LOG.md,
+study 15). There training uses bf16, and so do a few-shot task's answers and their rating, unless SELFEDIT_PRECISION is
+fp32.
 """
 
 from __future__ import annotations

@@ -297,15 +297,14 @@ def check_weights(shape: Shape, tensors: Mapping[str, tuple[str, tuple[int, ...]
     extra = [name for name in tensors if name not in expected and not UNUSED_TENSORS.fullmatch(name)]
     if extra:
         raise ModelError(
-            f"the weights hold the tensor {shorten(extra[0])}{_others(extra)}, which the configuration does not describe; "
-            "they belong to another model"
+            f"the weights hold the tensor {shorten(extra[0])}{_others(extra)}, "
+            "which the configuration does not describe; they belong to another model"
         )
     for name in expected.keys() & tensors.keys():
         dtype, sizes = tensors[name]
         if tuple(sizes) != expected[name]:
-            raise ModelError(
-                f"tensor {shorten(name)} has the sizes {list(sizes)}; the configuration describes {list(expected[name])}"
-            )
+            described = f"the configuration describes {list(expected[name])}"
+            raise ModelError(f"tensor {shorten(name)} has the sizes {list(sizes)}; {described}")
         if dtype not in DTYPES:
             raise ModelError(
                 f"tensor {shorten(name)} is stored as {dtype}; only weights in {', '.join(DTYPES)} are read"
@@ -366,7 +365,7 @@ def shorten(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def reason(error: Exception, most: int = 160) -> str:
+def reason(error: BaseException, most: int = 160) -> str:
     """The first line of an error of a library."""
     text = one_line((str(getattr(error, "strerror", None) or error).strip().splitlines() or [type(error).__name__])[0])
     return text if len(text) <= most else f"{text[: most - 1]}…"
