@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 
 from selfedit.errors import ModelError
@@ -26,8 +27,13 @@ _worker: subprocess.Popen | None = None
 def render(template: str, **variables: object) -> str:
     """Raises ModelError if the template fails, or takes more than SECONDS or 1 GiB of memory."""
     request = {"template": template, "today": TODAY.isoformat(), "variables": variables, "seconds": SECONDS}
+    return _rendered(json.dumps(request).encode() + b"\n")
+
+
+@lru_cache(maxsize=512)  # a question is asked before and after training, and in every epoch
+def _rendered(line: bytes) -> str:
     with _lock:
-        reply = _exchange(json.dumps(request).encode() + b"\n")
+        reply = _exchange(line)
     if not reply:
         raise ModelError(
             f"the model's chat template cannot be used: it takes more than {SECONDS:g} s or 1 GiB of memory"
