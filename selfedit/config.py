@@ -22,14 +22,6 @@ def seed_number() -> Any:
     return number(0, 0, 2**63 - 1)
 
 
-def check_range(name: str, value: int | float, least: int | float, most: int | float, whole: bool) -> None:
-    """Raises SelfeditError unless the value is in the range and, where required, a whole number."""
-    if not (least <= value <= most and (isinstance(value, int) or not whole)):  # false for NaN, too
-        kind = "a whole number" if whole else "a number"
-        shown = "huge" if 1e30 < abs(value) < inf else value  # thousands of digits cannot be printed
-        raise SelfeditError(f"{name} is {shown}: give {kind} from {_shown(least)} to {_shown(most)}")
-
-
 def _shown(bound: int | float) -> str:
     return f"{bound:,.10g}"
 
@@ -40,9 +32,11 @@ class _Config:
 
     def __post_init__(self):
         for setting in number_fields(type(self)):
-            check_range(
-                setting.name, getattr(self, setting.name), *setting.metadata["range"], whole=setting.type == "int"
-            )
+            value, whole, (least, most) = getattr(self, setting.name), setting.type == "int", setting.metadata["range"]
+            if not least <= value <= most or (whole and not isinstance(value, int)):  # NaN is in no range
+                kind = "a whole number" if whole else "a number"
+                shown = "huge" if 1e30 < abs(value) < inf else value  # thousands of digits cannot be printed
+                raise SelfeditError(f"{setting.name} is {shown}: give {kind} from {_shown(least)} to {_shown(most)}")
 
 
 def number_fields(kind: type) -> list:
@@ -89,7 +83,7 @@ class GateConfig(_Config):
     max_general_change: float = number(2.5, 0, 1e9)
     """Mean KL(untouched ‖ adapted) on the fixed general texts, in nats per token."""
     max_general_lost: float = number(0.15, 0, 1)
-    """Net share of 40 everyday sentences that the untouched model completes correctly and the adapted model does not."""
+    """Net share of 40 everyday sentences that the untouched model completes correctly and the adapted one does not."""
     max_captured: float = number(0.2, 0, 1)
     """Share of the general questions that the router may send to the memory. An ordinary memory takes none or one of
     the 18."""

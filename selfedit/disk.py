@@ -1,4 +1,4 @@
-"""Bytes that stay: writes that are on the disk itself when they return, and the disk's objections as one clear line."""
+"""Durable file operations: a write is on the disk when it returns, and a disk error is one clear line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +19,29 @@ from selfedit.errors import SelfeditError
 
 @contextmanager
 def plain_errors(what: str, kind: type[SelfeditError]) -> Iterator[None]:
-    """Renames a full disk, a missing permission and their like to an error of this kind: "cannot `what`: why"."""
+    """Turns a full disk, a missing permission and the like into an error of this kind: "cannot `what`: reason"."""
     try:
         yield
-    except (OSError, SafetensorError) as error:  # the latter is how safetensors says that the disk is full
+    except (OSError, SafetensorError) as error:  # safetensors raises the latter when the disk is full
         reason = getattr(error, "strerror", None) or error
-        raise kind(f"cannot {what}: {reason}; mend that or choose another folder") from error
+        raise kind(f"cannot {what}: {reason}; correct that or choose another folder") from error
+
+
+def user_path(text: str | Path) -> Path:
+    """The path with `~` expanded. Raises SelfeditError for the home folder of an unknown user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise SelfeditError(f"{text}: there is no such home folder; write the path without ~") from None
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Raises SelfeditError if a file cannot be written in the folder, or the folder cannot be made. Leaves no trace."""
+    with plain_errors(f"write to {folder} ({option})", SelfeditError):
+        existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"probe")
+            file.flush()
 
 
 def write(path: Path, data: bytes, mode: str = "wb") -> None:
@@ -33,7 +51,7 @@ def write(path: Path, data: bytes, mode: str = "wb") -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Whoever reads or writes beside it, and whatever is killed: the file has its old bytes or the new ones."""
+    """Replaces the file's bytes. A concurrent reader, and a kill at any time, leaves the old bytes or the new ones."""
     new = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
         write(new, data)
@@ -44,12 +62,13 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def file_lock(path: Path) -> FileLock:
-    """While it is held, no other thread or process that asks for it writes the file; a kill frees it."""
+    """A lock for writing the file, between threads and processes. It is released when its holder is killed."""
     return FileLock(path.with_name(f".{path.name}.lock"), poll_interval=0.01)
 
 
 def add_line(path: Path, line: bytes) -> None:
-    """Appends `line`, which ends with a newline, where others may append, too; a last line that a kill tore is ended first."""
+    """Appends `line`, which ends with a newline, while other processes may append, too. If a kill left a partial last
+    line, that line is ended first."""
     with file_lock(path), path.open("a+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 1, 0))
@@ -57,7 +76,7 @@ def add_line(path: Path, line: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Puts a file's bytes, or a folder's names, on the disk itself: a power cut must not reorder the writes."""
+    """Flushes a file's bytes, or a folder's entries, to the disk, so that a power cut cannot reorder the writes."""
     if os.name == "posix":
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -1,14 +1,109 @@
-"""What a person sees in a terminal: progress with time left, and tables. Built on rich; nothing here decides anything."""
+"""Everything that a person sees: lines, questions, progress with the time left, and tables. Nothing is decided here.
+
+Documents, file names, models and their answers can carry escape sequences, which a terminal would obey. So every text
+goes through `plain` on its way out, and none is read as markup. JSON for programs is exact: it has escapes for these
+characters. `rich` is imported where it is needed, because `--help` and an error message do without it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from time import monotonic
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
-from rich.table import Table
+from selfedit.errors import SelfeditError
+
+SEQUENCES = re.compile(
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, cursor movements
+    "|(?:\x1b[]PX^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)"  # titles, links, the clipboard
+    "|\x1b[ -/]*[0-~]"  # character sets, resets
+)
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters other than tab and newline, changes of the writing direction, and halves of surrogate pairs."""
+
+
+def plain(text: str) -> str:
+    """The text without escape sequences, and with a replacement character for every other unsafe one."""
+    return UNSAFE.sub("\N{REPLACEMENT CHARACTER}", SEQUENCES.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
+def one_line(text: str) -> str:
+    """As `plain`, in one line: a title, a name or a message must not look like several."""
+    return " ".join(plain(text).split())
+
+
+# Lines
+
+
+def say(text: str) -> None:
+    """Prints a result."""
+    _write(plain(text) + "\n")
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SelfeditError(f"cannot write the output: {error.strerror}") from error
+
+
+def note(text: str) -> None:
+    """Prints to standard error. That is never worth a failure: nobody may be there to read it."""
+    with suppress(OSError):
+        print(plain(text), file=sys.stderr)
+
+
+def show_json(value: object) -> None:
+    """Prints JSON: readable where the output has the characters, escaped where it lacks them or they are unsafe."""
+    text = UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    _write(text + "\n")
+
+
+def can_ask() -> bool:
+    return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
+
+
+def confirmed(question: str) -> bool:
+    """Asks on standard error; anything but `y` or `yes` means no."""
+    print(f"{plain(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+# The standard streams
+
+
+def prepare_streams() -> None:
+    """Characters that the output does not have become `?`, and a closed output is like /dev/null."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace", write_through=False)  # argparse hides what fails before the flush
+
+
+def flush(stream) -> OSError | None:
+    """Writes what is left. What cannot be written is dropped and the reason returned, so that Python exits quietly."""
+    try:
+        stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+    return None
+
+
+# Progress
 
 STAGES = {
     "passage": "passages",
@@ -19,33 +114,31 @@ STAGES = {
     "test": "testing candidates",
     "answer": "answering",
     "judge": "judging",
-    "rounds": "rounds",
-    "contexts": "contexts",
-    "trials": "trials",
     "finetune": "finetuning the editor",
-    "tasks": "tasks",
 }
-
-
-WHOLES = ("passage", "rounds", "contexts", "trials", "methods", "documents", "tasks")
-"""Stages that others are part of."""
+OUTER_STAGES = ("passage", "rounds", "contexts", "trials", "methods", "documents", "tasks")
+"""Stages that contain other stages."""
 
 
 class Progress:
-    """A bar a stage on standard error, if that is a terminal; quiet: nothing but notes."""
+    """One bar per stage on standard error if that is a terminal. Quiet: notes only."""
 
     def __init__(self, quiet: bool):
-        self.console = Console(stderr=True)
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
         self.quiet = quiet
+        console = Console(stderr=True, markup=False, highlight=False, emoji=False)
         columns = (
-            TextColumn("{task.description:<20}"),
-            BarColumn(),
+            TextColumn("{task.description:<21}", markup=False),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        self.bars = Bars(*columns, console=self.console, disable=quiet or not self.console.is_terminal, transient=True)
+        self.bars = Bars(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)
         self._tasks: dict[str, int] = {}
 
     def __enter__(self):
@@ -56,13 +149,13 @@ class Progress:
         return self.bars.__exit__(*rest)
 
     def note(self, message: str) -> None:
-        self.console.print(message, style="dim", highlight=False, markup=False)
+        self._print((one_line(message), "dim"))
 
     def stage(self, stage: str, done: int, total: int) -> None:
         if self.quiet:
             return
-        if stage in WHOLES:  # a new piece: its own stages start anew
-            for name in [name for name in self._tasks if name not in WHOLES]:
+        if stage in OUTER_STAGES:  # a new piece of work: the stages inside it start again
+            for name in [name for name in self._tasks if name not in OUTER_STAGES]:
                 self.bars.remove_task(self._tasks.pop(name))
         if stage not in self._tasks:
             self._tasks[stage] = self.bars.add_task(STAGES.get(stage, stage), total=total)
@@ -71,241 +164,206 @@ class Progress:
     def report(self, report) -> None:
         if self.quiet:
             return
-        mark, outcome = ("[green]kept[/]", report.memory) if report.memory else ("[yellow]dropped[/]", "")
+        mark = ("kept", "green") if report.memory else ("dropped", "yellow")
         if report.quarantined:
-            mark, outcome = "[yellow]quarantined[/]", report.quarantined
+            mark = ("quarantined", "yellow")
         accuracy = (
             f"{report.correct_before}/{report.questions} → {report.correct_after}/{report.questions}"
             if report.questions
             else "no questions"
         )
-        self.console.print(
-            f"{mark} {outcome} {_escape(report.title)!s}: {accuracy}; {_escape(report.reason)}", highlight=False
-        )
+        ids = " ".join(filter(None, (report.quarantined or report.memory, one_line(report.title))))
+        self._print(mark, f" {ids}: {accuracy}; {one_line(report.reason)}")
         for other in report.disagrees:
-            self.console.print(
-                f"  [yellow]disagrees[/] with {_escape(other['source'])}: “{_escape(other['here'])}” there: “{_escape(other['there'])}”",
-                highlight=False,
-            )
+            here, there, source = (one_line(other[key]) for key in ("here", "there", "source"))
+            self._print(("  disagrees", "yellow"), f" with {source}, which states “{there}”; here: “{here}”")
+
+    def _print(self, *parts: str | tuple[str, str]) -> None:
+        with suppress(OSError):
+            if self.bars.disable:
+                print(_rendered(sys.stderr, _text(*parts)), end="", file=sys.stderr)
+            else:  # above the bars
+                self.bars.console.print(_text(*parts))
 
 
 def after(seconds: float, stage: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
-    """The same, silent for so long: what is soon over needs no bar."""
+    """The same callback, silent for the first seconds: short work needs no bar."""
     start = monotonic()
     return lambda name, done, total: stage(name, done, total) if monotonic() - start > seconds else None
 
 
+# Tables
+
+
 def report_table(report) -> None:
     summary = report.summary()
-    table = Table(title="learned", show_header=False, title_justify="left")
-    size = sum(r.size_bytes for r in report.reports)
-    kept, count = len(summary["memories"]), summary["passages"]
+    change = summary["general_change"]
     rows = [
-        ("passages", f"{count}, {kept} kept as memories"),
+        ("passages", f"{summary['passages']}, {len(summary['memories'])} kept as memories"),
         ("self-edits", f"{summary['edits_tried']} tried, {summary['edits_kept']} kept"),
         ("questions not trained on", str(summary["questions"])),
         ("closed-book accuracy", f"{_percent(summary['accuracy_before'])} → {_percent(summary['accuracy_after'])}"),
-        (
-            "general change (KL)",
-            "–" if summary["general_change"] is None else f"at most {summary['general_change']:.2f} nats a token",
-        ),
+        ("general change (KL)", "–" if change is None else f"at most {change:.2f} nats per token"),
         ("time", f"{summary['seconds']:.0f} s"),
-        ("adapters on disk", f"{size / 1e6:.1f} MB"),
+        ("adapters on disk", f"{sum(r.size_bytes for r in report.reports) / 1e6:.1f} MB"),
         ("memories", ", ".join(summary["memories"]) or "none"),
         ("superseded", ", ".join(summary["superseded"])),
         ("quarantined", ", ".join(summary["quarantined"])),
     ]
-    for name, value in rows:
-        if value:
-            table.add_row(name, value)
-    Console().print(table)
+    _print_table(("", ""), [row for row in rows if row[1]], title="learned", show_header=False)
 
 
 def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
-    console = Console()
     if not entries:
-        console.print("no memories yet; `selfedit learn DOCS` makes some")
+        say("no memories yet; `selfedit learn DOCS` makes some")
         return
-    table = Table()
-    for column in ("id", "title and source", "accuracy", "general\nchange", "MB", "learned"):
-        table.add_column(column, overflow="fold", no_wrap=column != "title and source")
+    rows = []
     for entry in entries:
         before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))
         change = entry.scores.get("general_change")
-        table.add_row(
-            entry.id if entry.id in in_force else f"[dim]{entry.id}\n(not in force)[/]",
-            f"{_escape(entry.passage.title)}\n[dim]{_escape(entry.passage.source)}[/]",
-            f"{_percent(before)} → {_percent(after)}",
-            "–" if change is None else f"{change:.2f}",
-            f"{entry.size_bytes / 1e6:.1f}",
-            entry.created[:10],
+        rows.append(
+            (
+                entry.id if entry.id in in_force else _text((f"{entry.id}\n(not in force)", "dim")),
+                _named(entry.passage),
+                f"{_percent(before)} → {_percent(after)}",
+                "–" if change is None else f"{change:.2f}",
+                f"{entry.size_bytes / 1e6:.1f}",
+                entry.created[:10],
+            )
         )
-    console.print(table)
+    _print_table(("id", "title and source", "accuracy", "general\nchange", "MB", "learned"), rows)
     for line in history:
-        console.print(
-            f"v{line['version']}  {line['time'][:19]}  {line['action']}  {' '.join(line['memories'])}", highlight=False
-        )
+        say(f"v{line['version']}  {line['time'][:19]}  {line['action']}  {' '.join(line['memories'])}")
 
 
-def retest_table(found) -> None:
-    console = Console()
-    if not found:
-        console.print("nothing to test: no such memory of this model is in force")
+def retest_table(results) -> None:
+    if not results:
+        say("nothing to test: no such memory of this model is in force")
         return
-    table = Table()
-    for column in ("id", "title and source", "questions", "found", "right\nthen", "right\nnow"):
-        table.add_column(column, overflow="fold", no_wrap=column != "title and source")
-    for one in found:
-        passage = one.memory.passage
-        table.add_row(
-            one.memory.id,
-            f"{_escape(passage.title)}\n[dim]{_escape(passage.source)}[/]",
-            *map(str, (one.questions, one.routed, one.right_then, one.right_now)),
-        )
-    console.print(table)
-    sums = [sum(getattr(one, name) for one in found) for name in ("questions", "routed", "right_then", "right_now")]
-    console.print(
-        "{:,} questions, {:,} find their memory; right when kept {:,}, right now {:,}".format(*sums), highlight=False
-    )
+    counts = [(one.questions, one.routed, one.right_then, one.right_now) for one in results]
+    rows = [(one.memory.id, _named(one.memory.passage), *map(str, row)) for one, row in zip(results, counts)]
+    _print_table(("id", "title and source", "questions", "routed", "right\nthen", "right\nnow"), rows)
+    totals = [sum(column) for column in zip(*counts)]
+    say("{:,} questions, {:,} find their memory; right when kept {:,}, right now {:,}".format(*totals))
 
 
 def consolidation_table(report) -> None:
-    table = Table()
-    for column in ("memory", "questions", "right\nthen", "right\nnow", ""):
-        table.add_column(column)
-    for one in report.rehearsed:
-        table.add_row(
+    rows = [
+        (
             one.memory,
-            str(one.questions),
-            str(one.right_then),
-            str(one.right_now),
+            *map(str, (one.questions, one.right_then, one.right_now)),
             "shares" if one.holds and report.shared else "apart",
         )
-    console = Console()
-    console.print(table)
-    console.print(
-        f"{report.shared or 'nothing shared'}: {report.reason}; general change {report.general_change:.2f} nats a token; {report.tokens:,} tokens, {report.seconds:.0f} s",
-        highlight=False,
+        for one in report.rehearsed
+    ]
+    _print_table(("memory", "questions", "right\nthen", "right\nnow", ""), rows)
+    say(
+        f"{report.shared or 'nothing shared'}: {report.reason}; general change {report.general_change:.2f} nats per "
+        f"token; {report.tokens:,} tokens, {report.seconds:.0f} s"
     )
 
 
 def memory_page(entry, edits) -> None:
-    console = Console()
-    before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))
-    console.print(f"[bold]{entry.id}[/]  {_escape(entry.passage.title)}")
-    console.print(
-        f"source   {_escape(entry.passage.source)}  (passage {entry.passage.index + 1}; document {entry.passage.source_hash[:12]})",
-        highlight=False,
+    passage, scores = entry.passage, entry.scores
+    before, after = (scores.get(side, {}).get("accuracy") for side in ("before", "after"))
+    _print(_text((entry.id, "bold"), f"  {one_line(passage.title)}"))
+    _print(
+        f"source   {one_line(passage.source)}  (passage {passage.index + 1}; document {passage.source_hash[:12]})",
+        f"model    {one_line(entry.model)}  adapter {entry.adapter_hash[:12]}  {entry.size_bytes / 1e6:.1f} MB  "
+        f"{entry.created}",
+        f"accuracy {_percent(before)} → {_percent(after)} on {len(scores.get('questions', []))} questions",
     )
-    console.print(
-        f"model    {entry.model}  adapter {entry.adapter_hash[:12]}  {entry.size_bytes / 1e6:.1f} MB  {entry.created}",
-        highlight=False,
-    )
-    console.print(
-        f"accuracy {_percent(before)} → {_percent(after)} on {len(entry.scores.get('questions', []))} questions",
-        highlight=False,
-    )
-    for reason in entry.scores.get("quarantined", ()):
-        console.print(f"[yellow]quarantined[/]: {_escape(reason)}", highlight=False)
-    console.print(f"\n{_escape(entry.passage.text)}\n", highlight=False)
+    for reason in scores.get("quarantined", ()):
+        _print(_text(("quarantined", "yellow"), f": {one_line(reason)}"))
+    _print(f"\n{passage.text}\n")
     for edit in edits:
-        console.print(f"[bold]{edit.style}[/]")
-        for example in edit.examples:
-            console.print(
-                "  " + _escape(f"{example.prompt} → {example.text}" if example.prompt else example.text),
-                highlight=False,
-            )
+        _print(_text((edit.style, "bold")))
+        _print(*(f"  {x.prompt} → {x.text}" if x.prompt else f"  {x.text}" for x in edit.examples))
 
 
-def model_table(rows: list[dict]) -> None:
-    table = Table()
-    for column in ("name", "MB", "licence", "from", "here", "about"):
-        table.add_column(column)
-    for row in rows:
-        here = {True: "yes", False: "no", None: "–"}[row["here"]]
-        table.add_row(row["name"], str(row["megabytes"] or "–"), row["licence"], row["from"], here, row["about"])
-    Console().print(table)
+def model_table(models: list[dict]) -> None:
+    cached = {True: "yes", False: "no", None: "–"}
+    rows = [
+        (m["name"], str(m["megabytes"] or "–"), m["licence"], m["from"], cached[m["here"]], m["about"]) for m in models
+    ]
+    _print_table(("name", "MB", "licence", "from", "here", "about"), rows)
 
 
 def calibration_table(result: dict) -> None:
-    table = Table(title="agreement with the verdicts", show_header=False, title_justify="left")
-    kappa, interval, accuracy = result["kappa"], result["ci95"], result["accuracy"]
+    kappa, interval = result["kappa"], result["ci95"]
+    shown_kappa = "–" if kappa is None else f"{kappa:.3f}"
     rows = [
         ("answers", f"{result['n']:,} on {result['titles']:,} titles"),
-        ("left out", f"{result['left_out']:,}, on titles that the grader was fitted on (--all scores them too)"),
         ("unscored", f"{result['unscored']:,}"),
-        (
-            "Cohen's kappa",
-            ("–" if kappa is None else f"{kappa:.3f}")
-            + (f"  [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""),
-        ),
-        ("accuracy", f"{accuracy:.3f}"),
+        ("Cohen's kappa", shown_kappa + (f"  [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")),
+        ("accuracy", f"{result['accuracy']:.3f}"),
         ("time", f"{result['seconds']:.1f} s"),
     ]
-    for name, value in rows:
-        if name != "left out" or result["left_out"]:
-            table.add_row(name, value)
+    if result["left_out"]:
+        left_out = f"{result['left_out']:,}, on titles that the grader was fitted on (--all scores them too)"
+        rows.insert(1, ("left out", left_out))
+    _print_table(("", ""), rows, title="agreement with the verdicts", show_header=False)
     cells = {name: f"{count:,}" for name, count in result["confusion"].items()}
-    confusion = Table()
-    for column in ("", "verdict: right", "verdict: wrong"):
-        confusion.add_column(column, justify="right" if column else "left")
-    confusion.add_row("judge: right", cells["true_positive"], cells["false_positive"])
-    confusion.add_row("judge: wrong", cells["false_negative"], cells["true_negative"])
-    Console().print(table, confusion)
+    rows = [
+        ("judge: right", cells["true_positive"], cells["false_positive"]),
+        ("judge: wrong", cells["false_negative"], cells["true_negative"]),
+    ]
+    _print_table(("", "verdict: right", "verdict: wrong"), rows)
 
 
 def rounds_table(summaries: list[dict]) -> None:
-    table = Table(title="the outer loop", title_justify="left")
-    for column in (
+    columns = (
         "round",
         "edits\nusable",
         "kept",
-        "dense: untouched,\npassage, best edit",
+        "log-prob.: untouched,\npassage, best edit",
         "reliability:\none run, mean",
         "best style\n(gain)",
         "editor",
         "min",
-    ):
-        table.add_column(column)
+    )
+    rows = []
     for s in summaries:
         trust, best = s["reliability"]["first"], s["styles"][0]
-        table.add_row(
-            str(s["round"]),
-            f"{s['usable']} of {s['edits']}",
-            str(s["kept"]),
-            ", ".join(f"{side['gold_logprob']:.2f}" for side in (s["untouched"], s["controls"]["passage"], s["best"])),
-            ", ".join("–" if v is None else f"{v:.2f}" for v in (trust["one_run"], trust["mean_of_seeds"])),
-            f"{best['style']}\n({best['gain']:+.2f})",
-            s["editor"]["id"] if s["finetuned"] else f"as before:\n{_escape(s['guard'].get('why', ''))}",
-            f"{s['seconds'] / 60:.1f}",
+        sides = (s["untouched"], s["controls"]["passage"], s["best"])
+        rows.append(
+            (
+                str(s["round"]),
+                f"{s['usable']} of {s['edits']}",
+                str(s["kept"]),
+                ", ".join(f"{side['gold_logprob']:.2f}" for side in sides),
+                ", ".join("–" if v is None else f"{v:.2f}" for v in (trust["one_run"], trust["mean_of_seeds"])),
+                f"{best['style']}\n({best['gain']:+.2f})",
+                s["editor"]["id"] if s["finetuned"] else f"as before:\n{s['guard'].get('why', '')}",
+                f"{s['seconds'] / 60:.1f}",
+            )
         )
-    Console().print(table)
+    _print_table(columns, rows, title="the outer loop")
 
 
 def recipe_rounds_table(summaries: list[dict]) -> None:
-    table = Table(title="the outer loop: recipes", title_justify="left")
-    for column in (
+    columns = (
         "round",
         "tasks solved",
         "recipes that solve",
-        "gain of a recipe,\nnats a token",
+        "gain per recipe,\nnats per token",
         "kept",
         "editor",
         "min",
-    ):
-        table.add_column(column)
-    for s in summaries:
-        solved = f"{s['solved']} of {s['recipes']}"
-        table.add_row(
+    )
+    rows = [
+        (
             str(s["round"]),
             f"{s['tasks_solved']} of {s['tasks']}",
-            solved,
+            f"{s['solved']} of {s['recipes']}",
             "–" if s["gain"] is None else f"{s['gain']:+.2f}",
             str(s["kept"]),
             s["editor"]["id"],
             f"{s['seconds'] / 60:.1f}",
         )
-    Console().print(table)
+        for s in summaries
+    ]
+    _print_table(columns, rows, title="the outer loop: recipes")
 
 
 def show_grids(task, found) -> None:
@@ -316,7 +374,7 @@ def show_grids(task, found) -> None:
 
     from selfedit.tasks.arc import PALETTE
 
-    def drawn(title: str, grid) -> Panel:
+    def panel(title: str, grid) -> Panel:
         text = Text()
         for row in grid:
             for cell in row:
@@ -325,30 +383,77 @@ def show_grids(task, found) -> None:
         text.right_crop(1)
         return Panel(text, title=title, expand=False)
 
-    console = Console()
     for i, pair in enumerate(task.train):
-        console.print(Columns([drawn(f"example {i + 1}", pair.input), drawn("", pair.output)]))
+        _print(Columns([panel(f"example {i + 1}", pair.input), panel("", pair.output)]))
     for pair, answer in zip(task.test, found.answers):
-        said = [
-            drawn(f"{'answer' if n == 0 else 'second'} ({votes} of {answer.asked})", grid)
+        answers = [
+            panel(f"{'answer' if n == 0 else 'second'} ({votes} of {answer.asked})", grid)
             for n, (grid, votes) in enumerate(zip(answer.attempts, answer.votes))
         ]
-        console.print(Columns([drawn("question", pair.input), *said]))
-        if not said:
-            console.print("no answer was a grid")
+        _print(Columns([panel("question", pair.input), *answers]))
+        if not answers:
+            say("no answer was a grid")
     for recipe in found.recipes:
-        console.print(f"studied {recipe.brief()}", style="dim")
-    console.print(
-        f"{len(found.recipes)} recipe{'s' if len(found.recipes) > 1 else ''}, {found.tokens:,} tokens, {found.seconds:.0f} s",
-        style="dim",
-    )
+        _print(_text((f"studied {recipe.brief()}", "dim")))
+    recipes = f"{len(found.recipes)} recipe{'s' if len(found.recipes) > 1 else ''}"
+    _print(_text((f"{recipes}, {found.tokens:,} tokens, {found.seconds:.0f} s", "dim")))
 
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.0%}"
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
+def _named(passage):
+    return _text(f"{one_line(passage.title)}\n", (one_line(passage.source), "dim"))
 
-    return escape(text)
+
+# rich
+
+
+def _text(*parts: str | tuple[str, str]):
+    """Plain text, of which some parts have a style: (text, style)."""
+    from rich.text import Text
+
+    return Text.assemble(*(plain(part) if isinstance(part, str) else (plain(part[0]), part[1]) for part in parts))
+
+
+class _Page(io.StringIO):
+    """Text for a stream. rich writes here, as to the stream itself, so that what goes wrong there is handled here."""
+
+    def __init__(self, stream):
+        super().__init__()
+        self.stream = stream
+
+    @property
+    def encoding(self):
+        return self.stream.encoding
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+
+def _rendered(stream, *renderables) -> str:
+    """Text is wrapped at words for a terminal, and stays in one line in a file."""
+    from rich.console import Console
+
+    console = Console(file=_Page(stream), markup=False, highlight=False, emoji=False)
+    for one in renderables:
+        is_text = isinstance(one, str) or type(one).__name__ == "Text"
+        console.print(_text(one) if isinstance(one, str) else one, soft_wrap=is_text and not console.is_terminal)
+    return console.file.getvalue()
+
+
+def _print(*renderables) -> None:
+    _write(_rendered(sys.stdout, *renderables))
+
+
+def _print_table(columns: Collection[str], rows: Iterable[tuple], **options) -> None:
+    """Cells are plain strings, or Text from `_text`. Titles and sources wrap, so that ids beside them do not."""
+    from rich.table import Table
+
+    table, wrapped = Table(title_justify="left", **options), "title and source"
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=wrapped in columns and column != wrapped)
+    for row in rows:
+        table.add_row(*(_text(cell) if isinstance(cell, str) else cell for cell in row))
+    _print(table)

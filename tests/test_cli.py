@@ -1,7 +1,10 @@
 """The command line: every verb answers with its values, and whatever a user can get wrong is one clear line and exit 2."""
 
+import argparse
+import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,7 +18,7 @@ from conftest import write_tiny_model
 from pypdf import PdfWriter
 
 from selfedit.ask import ask
-from selfedit.cli import main
+from selfedit.cli import _parser, main
 from selfedit.judge.evaluate import ANSWER_TOKENS, grade
 from selfedit.learn import _disagreements
 from selfedit.memory.store import MemoryStore
@@ -23,6 +26,7 @@ from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed.generate import Request, generate
 from selfedit.model.packed.lora import CONFIG_FILE, WEIGHTS_FILE, LoraBatch, LoraConfig, load_adapters
 from selfedit.model.packed.score import mean_logprobs
+from selfedit.terminal import UNSAFE, plain
 from selfedit.types import Example, Passage, Question, Score, SelfEdit
 
 ROOT = Path(__file__).parents[1]
@@ -131,42 +135,12 @@ def python(code: str, *arguments: str, **options) -> subprocess.CompletedProcess
     return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, timeout=120, **options)
 
 
-# Help
-
-
-@pytest.mark.parametrize(
-    "verb",
-    [
-        [],
-        ["learn"],
-        ["ask"],
-        ["memory"],
-        ["memory", "list"],
-        ["models"],
-        ["judge", "calibrate"],
-        ["bench", "knowledge"],
-        ["train-editor"],
-        ["bench", "inner-loop"],
-    ],
-)
-def test_help_is_shown_without_loading_what_is_heavy(verb):
-    check = (
-        "import sys, selfedit.cli\n"
-        "try: selfedit.cli.main([*sys.argv[1:], '--help'])\n"
-        "except SystemExit as end: assert end.code == 0\n"
-        "print({'torch', 'numpy', 'transformers', 'rich', 'httpx'} & sys.modules.keys() or 'light')"
-    )
-    shown = python(check, *verb, capture_output=True)
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout.startswith("usage: selfedit") and shown.stdout.endswith("light\n")
+# Arguments that do not fit
 
 
 @pytest.mark.parametrize("arguments", [[], ["lern"], ["memory"], ["ask", "Who?", "--tokens", "many"], ["learn"]])
-def test_a_command_that_does_not_exist_shows_how_it_is_used(arguments, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert end.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: selfedit")
+def test_a_command_that_does_not_exist_is_one_line_that_names_the_help(arguments, refusal):
+    assert re.search(r"; see `selfedit [a-z ]*--help`$", refusal(*arguments))
 
 
 # Documents that cannot be learned
@@ -250,17 +224,23 @@ def test_a_half_downloaded_model_folder_is_named(tmp_path, tiny_folder, document
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
-        ("epochs", "--set takes NAME=VALUE, not 'epochs'"),
-        ("epochs=many", "--set epochs: 'many' is not a number"),
-        ("epochs=", "--set epochs: '' is not a number"),
+        ("epochs", "--set: give NAME=VALUE, not 'epochs'; see `selfedit learn --help`"),
+        ("epochs=many", "--set: 'epochs': 'many' is not a number; see `selfedit learn --help`"),
+        ("epochs=", "--set: 'epochs': '' is not a number; see `selfedit learn --help`"),
         ("epoch=3", "unknown setting 'epoch'; did you mean 'epochs'?"),
         ("span=3", "unknown setting 'span'; did you mean 'spans'?"),
         ("epochs=0", "epochs is 0: give a whole number from 1 to 1,000"),
         ("epochs=1.5", "epochs is 1.5: give a whole number from 1 to 1,000"),
         ("rank=-4", "rank is -4: give a whole number from 1 to 4,096"),
         ("batch_size=0", "batch_size is 0: give a whole number from 1 to 4,096"),
-        ("learning_rate=nan", "learning_rate is nan: give a number from 0 to 10"),
-        ("learning_rate=inf", "learning_rate is inf: give a number from 0 to 10"),
+        ("learning_rate=nan", "--set: 'learning_rate': 'nan' is not a number; see `selfedit learn --help`"),
+        ("learning_rate=inf", "--set: 'learning_rate': 'inf' is not a number; see `selfedit learn --help`"),
+        ("learning_rate=1e400", "learning_rate is inf: give a number from 0 to 10"),
+        ("epochs=0x10", "--set: 'epochs': '0x10' is not a number; see `selfedit learn --help`"),
+        ("epochs=1_000", "--set: 'epochs': '1_000' is not a number; see `selfedit learn --help`"),
+        ("epochs=٣", "--set: 'epochs': '٣' is not a number; see `selfedit learn --help`"),
+        ("epochs=" + "9" * 5000, f"--set: 'epochs': '{'9' * 60}…' is not a number; see `selfedit learn --help`"),
+        ("questions_per_sentence=50000000", "questions_per_sentence is 50000000: give a whole number from 0 to 100"),
         ("passage_words=3", "passage_words is 3: give a whole number from 20 to 100,000"),
         ("spans=-1", "spans is -1: give a whole number from 0 to 1,000"),
     ],
@@ -336,7 +316,7 @@ def test_a_broken_line_of_questions_is_named(tmp_path, refusal, tiny, lines, rea
 
 def test_too_little_memory_is_one_line(refusal, tiny, monkeypatch):
     monkeypatch.setattr("selfedit.ask.ask", lambda *arguments, **options: torch.empty(1 << 60))
-    assert refusal("ask", "Who?", *tiny).startswith("the memory of this machine is not enough")
+    assert refusal("ask", "Who?", *tiny).startswith("this machine has too little memory")
     monkeypatch.setattr("selfedit.ask.ask", lambda *arguments, **options: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
         main(["ask", "Who?", *tiny])
@@ -347,7 +327,9 @@ def test_ask_needs_one_question_or_one_file(tmp_path, refusal, tiny):
     assert refusal("ask", *tiny) == "give one question, or --file with many"
     assert refusal("ask", "Who?", "--file", file, *tiny) == "give one question, or --file with many"
     assert refusal("ask", "  ", *tiny) == "the question is empty"
-    assert refusal("ask", "Who?", "--tokens", 0, *tiny) == "--tokens 0: at least 1"
+    assert refusal("ask", "Who?", "--tokens", 0, *tiny).startswith(
+        "--tokens: give a whole number from 1 to 100,000, not '0'"
+    )
     assert "no such file" in refusal("ask", "--file", tmp_path / "missing.jsonl", *tiny)
 
 
@@ -373,7 +355,7 @@ def test_a_home_under_a_file_is_one_line_for_every_verb(tmp_path, refusal, tiny)
     for action in (
         ["list"],
         ["show", "abc"],
-        ["forget", "abc"],
+        ["forget", "abc", "--yes"],
         ["rollback"],
         ["export", "abc", "--to", tmp_path / "out"],
     ):
@@ -391,7 +373,7 @@ def test_a_memory_with_a_changed_byte_does_not_answer(kept, home, tmp_path, refu
     assert refusal("ask", ABOUT_IT, *tiny).startswith(expected)
     assert refusal("memory", "export", kept.id, "--to", tmp_path / "out").startswith(expected)
     assert answer("ask", "What is the capital of France?", *tiny)["memory"] is None  # it needs no memory
-    assert answer("memory", "forget", kept.id)["active"] == []  # and the advice works
+    assert answer("memory", "forget", kept.id, "--yes")["active"] == []  # and the advice works
     assert answer("ask", ABOUT_IT, *tiny)["memory"] is None
 
 
@@ -414,7 +396,7 @@ def test_a_question_that_no_memory_fits_is_answered_by_the_untouched_model(kept,
 
 def test_without_json_the_answer_alone_is_printed(kept, answer, output, tiny):
     said = answer("ask", ABOUT_IT, *tiny, "--tokens", 8)["answer"]
-    assert output("ask", ABOUT_IT, *tiny, "--tokens", 8) == (said + "\n", "")
+    assert output("ask", ABOUT_IT, *tiny, "--tokens", 8) == (plain(said) + "\n", "")
 
 
 def test_of_several_that_fit_alike_the_answer_that_is_most_certain_is_taken(
@@ -443,7 +425,7 @@ def test_of_several_that_fit_alike_the_answer_that_is_most_certain_is_taken(
     assert {key: got[key] for key in ("answer", "source")} == said[max(said)]
     alone = answer("ask", ABOUT_IT, *tiny, "--tokens", 8)
     assert alone["source"] == PASSAGE.source and said[min(said)]["source"] in (alone["source"], twin.source)
-    assert "--tries 0" in refusal("ask", ABOUT_IT, *tiny, "--tries", 0)
+    assert refusal("ask", ABOUT_IT, *tiny, "--tries", 0).startswith("--tries: give a whole number from 1 to 100")
 
 
 def test_sources_that_disagree_are_shown_whichever_answers(kept, home, answer, output, tiny, tiny_model):
@@ -460,7 +442,7 @@ def test_sources_that_disagree_are_shown_whichever_answers(kept, home, answer, o
     assert answer("ask", "Did Ada Quill build the Vellmar Lighthouse?", *tiny)["disagrees"] == [there]
     assert answer("ask", "Did Bert Hall build the Vellmar Lighthouse?", *tiny)["disagrees"] == disagrees
     assert (
-        f"/docs/other.txt says otherwise: {other.text}"
+        f"/docs/other.txt disagrees: {other.text}"
         in output("ask", "Did Ada Quill build the Vellmar Lighthouse?", *tiny)[1]
     )
     MemoryStore(home).disable(entry.id)
@@ -474,7 +456,7 @@ def test_why_names_the_memory_what_was_studied_and_the_hashes(kept, answer, outp
     assert (got["passage"], got["source_hash"], got["adapter_hash"]) == (PASSAGE.text, "5" * 64, kept.adapter_hash)
     assert answer("ask", "What is two times three?", *tiny, "--why")["why"].startswith("no memory fits")
     out, err = output("ask", ABOUT_IT, *tiny, "--tokens", 4, "--why")
-    assert out == got["answer"] + "\n" and f"adapter_hash: {kept.adapter_hash}" in err
+    assert out == plain(got["answer"]) + "\n" and f"adapter_hash: {kept.adapter_hash}" in err
 
 
 def test_a_file_of_questions_is_answered_line_by_line_in_order_as_each_alone(
@@ -501,7 +483,7 @@ def test_a_memory_of_another_model_does_not_answer(kept, answer, tiny, other_fol
 
 
 def test_people_are_told_where_every_memory_is_of_another_model(kept, output, tiny, other_folder):
-    note = f"no memory in force is of these weights of {other_folder}: they are of tiny; give --model\n"
+    note = f"every memory in force belongs to another model than {other_folder}: give --model (tiny)\n"
     assert output("ask", ABOUT_IT, "--model", other_folder, "--tokens", 4)[1] == note
     assert output("memory", "test", "--model", other_folder)[1] == note
     assert output("ask", ABOUT_IT, *tiny, "--tokens", 4)[1] == ""
@@ -565,7 +547,7 @@ def test_what_is_disabled_is_listed_no_more_and_rolling_back_or_approving_brings
 
 
 def test_what_is_forgotten_is_gone_from_the_disk_and_a_rollback_says_so(kept, home, answer, output):
-    assert answer("memory", "forget", "vellmar.txt")["memories"] == [kept.id]
+    assert answer("memory", "forget", "vellmar.txt", "--yes")["memories"] == [kept.id]
     assert list((home / "memories").iterdir()) == []
     assert answer("memory", "list", "--all")["memories"] == []
     assert output("memory", "rollback")[0].splitlines()[1] == f"left out, as forgotten for good: {kept.id}"
@@ -595,13 +577,16 @@ def test_what_shared_an_adapter_with_a_forgotten_memory_is_consolidated_anew(
         for i in range(3)
     ]
     store.share(save, [kept, *others], {})
-    line = answer("memory", "forget", kept.id, *tiny)
+    line = answer("memory", "forget", kept.id, "--yes", *tiny)
     assert line["memories"] == [kept.id] and line["apart"] == [entry.id for entry in others]
     assert [one["memory"] for one in line["consolidated"]["rehearsed"]] == line["apart"]
     assert set(store.history()[-1]["adapters"].values()) == {line["consolidated"]["shared"]} != {None}
-    assert "2 that shared an adapter with it answer from their own" in output("memory", "forget", "2.txt", "--apart")[0]
+    assert (
+        "2 memories that shared an adapter with it now use their own"
+        in output("memory", "forget", "2.txt", "--apart", "--yes")[0]
+    )
     assert store.history()[-1]["adapters"] == {}
-    assert "consolidated" not in answer("memory", "forget", "1.txt", *tiny)
+    assert "consolidated" not in answer("memory", "forget", "1.txt", "--yes", *tiny)
 
 
 def test_a_memory_is_forgotten_where_one_that_shared_its_adapter_is_corrupt(kept, home, output, tiny, tiny_model):
@@ -618,20 +603,180 @@ def test_a_memory_is_forgotten_where_one_that_shared_its_adapter_is_corrupt(kept
     ]
     store.share(save, [kept, *others], {})
     (home / "memories" / others[0].id / "source.json").write_text("{")
-    said = output("memory", "forget", kept.id, *tiny)[0]
+    said = output("memory", "forget", kept.id, "--yes", *tiny)[0]
     assert (
         said.startswith("version 5: forget; in force: ")
-        and f"not consolidated anew: memory {others[0].id} is corrupt" in said
+        and f"not consolidated again: memory {others[0].id} is corrupt" in said
     )
     assert kept.id not in store.active_ids()
 
 
+# Nothing that a terminal obeys
+
+
+POISON = "[/x][bold] :smile: \x1b[31mred\x1b]0;title\x07 \x9b2J\b\x7f\u202eback\u2066"
+
+
+def test_what_a_memory_carries_cannot_reach_the_terminal(home, tiny_model, answer, output, refusal, tiny, tmp_path):
+    stack = LoraBatch(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
+    names = {name: f"{name} {POISON}\nversion 9: {POISON}" for name in ("title", "source", "model", "style", "reason")}
+    passage = Passage(names["title"], f"{PASSAGE.text} {POISON}", names["source"], "5" * 64)
+    entry = MemoryStore(home).add(
+        lambda folder: stack.save(0, folder, "tiny"),
+        model=names["model"],
+        model_hash=tiny_model.fingerprint,
+        passage=passage,
+        edits=[SelfEdit("rewrite", POISON, (Example(f"{POISON} Ada Quill"), Example("Ada", prompt=f"Who? {POISON}")))],
+        scores=SCORES | {"quarantined": [names["reason"]]},
+    )
+    out_folder = tmp_path / "out[/x]\x1b[31m\x9b"
+    shown = [
+        *output("memory", "list"),
+        *output("memory", "list", "--all"),
+        *output("memory", "show", entry.id),
+        *output("ask", ABOUT_IT, *tiny, "--why"),
+        *output("memory", "test", *tiny),
+        *output("memory", "export", entry.id, "--to", out_folder),
+        refusal("memory", "forget", entry.passage.source),
+        *output("ask", "Who?", "--model", f"nowhere {POISON}", code=2),
+        refusal("learn", f"nowhere {POISON}", *tiny),
+        *output("memory", "disable", entry.id),
+    ]
+    for text in shown:
+        assert UNSAFE.search(text.replace("\n", " ")) is None and "red" not in text.split("[bold] :smile: ")[0]
+    listing, page = shown[0], shown[4]
+    for part in ("title [/x][bold] :smile: red", "source [/x][bold] :smile: red"):
+        assert part in " ".join(page.split()) and part.split()[0] in listing
+    assert not any(line.lstrip().startswith("version 9") for text in shown[:6] for line in text.splitlines())
+    (record,) = answer("memory", "list", "--all")["memories"]
+    assert (record["title"], record["source"], record["model"]) == (passage.title, passage.source, names["model"])
+
+
 def test_a_question_that_is_not_utf8_is_refused_and_a_path_taken(refusal, output, kept, tmp_path):
-    assert refusal("ask", "caf\udce9") == "'caf\\udce9': not UTF-8"
+    assert refusal("ask", "caf\udce9") == "'caf\\udce9' is not UTF-8; give text in UTF-8"
     assert (
         output("memory", "export", kept.id, "--to", f"{tmp_path}/caf\udce9")[0]
-        == f"exported to {tmp_path}/caf? (a PEFT adapter folder)\n"
+        == f"exported to {tmp_path}/caf� (a PEFT adapter folder)\n"
     )
+
+
+# Forgetting asks first
+
+
+class Keyboard(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_forgetting_for_good_needs_a_person_or_yes(kept, home, refusal, capsys, monkeypatch):
+    shared = f"{kept.id} would be deleted for good; give --yes, because there is no terminal to confirm it on"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert refusal("memory", "forget", kept.id) == shared
+    assert refusal("memory", "forget", "vellmar.txt", "--json") == shared
+    monkeypatch.setattr(sys, "stdin", None)
+    assert refusal("memory", "forget", kept.id) == shared
+    question = (
+        f"these memories will be deleted for good:\n  {kept.id}  The Vellmar Lighthouse  (/docs/vellmar.txt)\n"
+        "delete? [y/N] "
+    )
+    for typed in ("n\n", "\n", ""):
+        monkeypatch.setattr(sys, "stdin", Keyboard(typed))
+        assert main(["memory", "forget", kept.id]) == 130
+        assert capsys.readouterr() == ("", question + "nothing was deleted\n")
+    assert MemoryStore(home).active_ids() == [kept.id]
+    monkeypatch.setattr(sys, "stdin", Keyboard("y\n"))
+    assert main(["memory", "forget", kept.id, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == question and json.loads(out)["memories"] == [kept.id] and MemoryStore(home).all() == []
+
+
+def test_a_corrupt_memory_is_shown_as_such_before_it_is_forgotten(kept, home, capsys, monkeypatch):
+    (home / "memories" / kept.id / "source.json").write_text("{")
+    monkeypatch.setattr(sys, "stdin", Keyboard("y\n"))
+    assert main(["memory", "forget", kept.id]) == 0
+    assert f"  memory {kept.id} is corrupt" in capsys.readouterr().err
+    assert MemoryStore(home).active_ids() == []
+
+
+# Paths
+
+
+@pytest.mark.parametrize("how", ["option", "joined option", "environment"])
+def test_a_home_under_the_tilde_is_the_users_home_folder(tmp_path, monkeypatch, output, kept, home, how):
+    user, work = tmp_path / "user", tmp_path / "work"
+    work.mkdir()
+    shutil.copytree(home, user / "memories here")
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("HOME", str(user))
+    path = "~/memories here"
+    options = {"option": ["--home", path], "joined option": [f"--home={path}"], "environment": []}[how]
+    if how == "environment":
+        monkeypatch.setenv("SELFEDIT_HOME", path)
+    assert kept.id in output("memory", "list", *options)[0]
+    output("memory", "disable", kept.id, *options)
+    output("memory", "export", kept.id, "--to=~/out", *options)
+    assert (user / "out" / WEIGHTS_FILE).exists() and list(work.iterdir()) == []
+
+
+def test_every_option_that_takes_a_path_knows_the_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = {"home", "quiz", "file", "to", "data", "editor", "out", "split", "ask", "recipe", "general", "others"}
+    seen = set()
+    for parser in parsers(_parser()):
+        for action in parser._actions:
+            if action.dest in paths | {"texts", "ids", "tasks", "examples"}:
+                assert str(action.type("~/x")) == f"{tmp_path}/x", (parser.prog, action.dest)
+                seen.add(action.dest)
+            elif action.metavar in ("FILE", "DIR", "FILE[:NAME]", "FILE[:SET]"):
+                pytest.fail(f"{parser.prog} {action.dest} takes a path that is not in this test")
+    assert paths < seen
+
+
+def parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    below = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [parser] + [found for choices in below for one in choices.values() for found in parsers(one)]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [("~nobody-here/x", "there is no such home folder"), ("", "the path is empty")]
+)
+def test_a_path_that_cannot_be_is_one_line(refusal, monkeypatch, value, reason):
+    assert reason in refusal("memory", "list", f"--home={value}")
+    assert reason in refusal("bench", "poison", f"--out={value}")
+    if value:
+        monkeypatch.setenv("SELFEDIT_HOME", value)
+        assert reason in refusal("memory", "list")
+        monkeypatch.setenv("SELFEDIT_CACHE", value)
+        assert reason in refusal("models", "list")
+
+
+def test_a_cache_under_the_tilde_is_the_users_home_folder(monkeypatch, tmp_path, answer):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SELFEDIT_CACHE", "~/cache")
+    (tmp_path / "cache/models/smollm2-135m").mkdir(parents=True)
+    write(tmp_path / "cache/models/smollm2-135m/config.json", "{}")
+    assert answer("models", "list")[0]["here"] is True
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["learn", "{document}", "--home", "{folder}"],
+        ["memory", "consolidate", "--home", "{folder}"],
+        ["bench", "poison", "--out", "{folder}"],
+        ["bench", "arc", "--tasks", "nowhere.json", "--out", "{folder}"],
+        ["train-editor", "--data", "nowhere.json", "--out", "{folder}"],
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_model_is_loaded(
+    command, document, tiny, refusal, monkeypatch
+):
+    monkeypatch.setattr("selfedit.model.load.load_model", lambda *arguments, **options: pytest.fail("loaded"))
+    folder = "/proc/1/task" if os.geteuid() == 0 else "/etc"  # not even root may write there
+    for place in (folder, f"{folder}/new"):
+        places = {"{document}": document, "{folder}": place}
+        line = refusal(*[places.get(word, word) for word in command], *tiny)
+        assert line.startswith(f"cannot write to {place} (--") and "choose another folder" in line
 
 
 def test_a_memory_is_tested_with_its_judging_questions_as_a_person_would_ask_them(
@@ -717,7 +862,7 @@ def test_learning_that_keeps_nothing_ends_with_3_and_says_so_in_numbers(document
 
 def test_without_json_the_reason_stands_above_the_table(document, output, roomy_folder):
     out, err = output("learn", document, "--model", roomy_folder, "--set", "spans=2", "--styles", "rewrite", code=3)
-    assert "no written question held" in err and err.endswith("nothing earned its place; the reasons stand above\n")
+    assert "no written question held" in err and err.endswith("nothing was kept; the reasons are above\n")
     assert "1, 0 kept as memories" in out and "– → –" in out
 
 
@@ -730,7 +875,9 @@ def test_ctrl_c_ends_with_130_and_the_way_on(monkeypatch, document, tiny, capsys
 
     monkeypatch.setattr("selfedit.learn.learn", interrupted)
     assert main(["learn", document, *tiny]) == 130
-    assert capsys.readouterr().err.strip() == "stopped; what is finished is kept, the same command goes on from there"
+    assert (
+        capsys.readouterr().err.strip() == "stopped; finished work is kept, and the same command continues from there"
+    )
     monkeypatch.setattr("selfedit.ask.ask", interrupted)
     assert main(["ask", "Who?", *tiny]) == 130
     assert capsys.readouterr().err.strip() == "stopped"
@@ -787,11 +934,11 @@ DATA = json.dumps(
         (["--conditions", "seal"], "give --editor DIR"),
         (["--conditions", "passage@"], "@TOKENS is a whole number"),
         (["--conditions", "edits:gpt4.1/implications"], "there: none"),
-        (["--limit", "0"], "--limit at least 1"),
+        (["--limit", "0"], "--limit: give a whole number from 1 to "),
         (["--skip", "2"], "has 2 passages; --skip 2 leaves none"),
-        (["--seeds", "0"], "at least 1 seed"),
-        (["--together", "1"], "at least 2 passages"),
-        (["--together", "many"], "'many' is not a whole number"),
+        (["--seeds", "0"], "--seeds: give a whole number from 1 to "),
+        (["--together", "1"], "--together: give a whole number from 2 to "),
+        (["--together", "many"], "--together: give a whole number from 2 to 1,000,000, not 'many'"),
         (["--set", "epoch=3"], "unknown setting 'epoch'"),
         (["--set", "epochs=0"], "epochs is 0"),
         (["--editor", "nowhere"], "no editor there"),
@@ -817,10 +964,10 @@ def test_data_that_is_not_tasks_is_one_line(tmp_path, refusal, tiny, content, ve
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--rounds", "0"], "--rounds 0"),
-        (["--contexts", "0"], "contexts is 0"),
-        (["--seeds", "1"], "seeds is 1"),
-        (["--edits", "0"], "edits is 0"),
+        (["--rounds", "0"], "--rounds: give a whole number from 1 to 1,000"),
+        (["--contexts", "0"], "--contexts: give a whole number from 1 to "),
+        (["--seeds", "1"], "--seeds: give a whole number from 2 to "),
+        (["--edits", "0"], "--edits: give a whole number from 1 to "),
         (["--styles", "poem"], "unknown style 'poem'"),
         (["--styles", ","], "give styles to write in"),
     ],
@@ -898,12 +1045,15 @@ def test_bench_knowledge_and_train_editor_answer_programs_and_people(tmp_path, a
         (["stream", "--methods", ","], "give methods of sequential"),
         (["stream", "--methods", "consolidated"], "needs it"),
         (["stream", "--study", "in-context"], "cannot be studied as 'in-context'"),
-        (["stream", "--documents", "1"], "at least 2 documents"),
-        (["stream", "--documents", "0"], "--documents at least 1"),
+        (["stream", "--documents", "1"], "--documents: give a whole number from 2 to "),
+        (["stream", "--documents", "-1"], "--documents: give a whole number from 2 to "),
         (["stream", "--skip", "2"], "--skip 2 leaves none"),
         (["stream", "--general", "{folder}"], "line 1: not JSON"),
         (["routing", "--others", "{data}", "--methods", ","], "give methods of lexical"),
-        (["routing", "--others", "{data}", "--memories", "many"], "'many' is not a whole number"),
+        (
+            ["routing", "--others", "{data}", "--memories", "many"],
+            "--memories: give a whole number from 1 to 1,000,000, not 'many'",
+        ),
         (["routing", "--others", "nowhere.jsonl"], "nowhere.jsonl"),
     ],
 )

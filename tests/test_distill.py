@@ -69,5 +69,5 @@ def test_only_answers_are_softened_and_the_teacher_sees_the_passage(tiny_model):
 
 
 def test_a_share_is_at_most_one():
-    with pytest.raises(SelfeditError, match="give at most 1"):
+    with pytest.raises(SelfeditError, match="give a number from 0 to 1"):
         TrainConfig(distill=1.5)

@@ -1,12 +1,16 @@
 """The house has one direction: a file imports only from its own room or from rooms below."""
 
+import argparse
 import ast
 import subprocess
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
+from time import monotonic
 
 import pytest
+
+from selfedit.cli import _parser
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "selfedit"
@@ -79,23 +83,50 @@ def test_no_file_imports_itself_in_a_circle():
     assert len(list(TopologicalSorter(graph).static_order())) == len(names)  # raises CycleError and names the circle
 
 
-LIGHT = [name for name in ("cli", "types", "errors", "config") if (PACKAGE / f"{name}.py").exists()]
+LIGHT = ["selfedit", "selfedit.cli", "selfedit.types", "selfedit.errors", "selfedit.config", "selfedit.terminal"]
+HEAVY = "{'torch', 'numpy', 'transformers', 'rich', 'httpx', 'filelock', 'safetensors'} & sys.modules.keys()"
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("module", LIGHT)
-def test_importing_it_does_not_import_torch(module):
-    check = f"import sys, selfedit.{module}; sys.exit(bool({{'torch', 'transformers', 'numpy'}} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+def test_importing_it_imports_nothing_heavy(module):
+    imported = python(f"import sys, {module}; print({HEAVY})")
+    assert (imported.stdout, imported.stderr) == ("set()\n", "")
 
 
-@pytest.mark.parametrize("module", [name for name in LIGHT if name == "cli"])
-def test_help_is_shown_without_importing_torch(module):
-    check = (
-        "import sys, selfedit.cli\n"
-        "sys.argv = ['selfedit', '--help']\n"
-        "try: selfedit.cli.main()\n"
-        "except SystemExit: pass\n"
-        "sys.exit(9 if 'torch' in sys.modules else 0)"
+def commands(parser: argparse.ArgumentParser, *prefix: str) -> list[list[str]]:
+    """The names of the parser's command and of all commands below it, as they are typed."""
+    below = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [[*prefix]] + [c for choices in below for name in choices for c in commands(choices[name], *prefix, name)]
+
+
+COMMANDS = commands(_parser())
+
+
+def test_the_commands_are_found_in_the_parser():
+    assert len(COMMANDS) > 25 and ["memory", "list"] in COMMANDS and ["train-editor"] in COMMANDS
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, ["--version"]], ids=" ".join)
+def test_help_is_shown_without_importing_anything_heavy(command):
+    option = [] if command == ["--version"] else ["--help"]
+    shown = python(
+        f"import sys, selfedit.cli\ncode = selfedit.cli.main(sys.argv[1:])\nprint({HEAVY}, code)", *command, *option
     )
-    shown = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
-    assert shown.returncode == 0 and "usage" in shown.stdout.lower()
+    assert shown.stderr == "" and shown.stdout.endswith("set() 0\n")
+    assert shown.stdout.startswith(" ".join(["usage: selfedit", *command]) if option else "selfedit ")
+
+
+def test_help_is_fast():
+    """As a multiple of Python's own start, because the machine may be busy."""
+
+    def seconds(*arguments: str) -> float:
+        start = monotonic()
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, check=True)
+        return monotonic() - start
+
+    own, help = (min(seconds(*arguments) for _ in range(5)) for arguments in (["-c", ""], ["-m", "selfedit.cli", "-h"]))
+    assert help < max(0.3, 8 * own)

@@ -823,7 +823,7 @@ def test_an_adapter_that_cannot_be_written_is_one_clear_line(store, error, reaso
         (folder / "adapter_model.safetensors").write_bytes(b"half")
         raise error
 
-    with pytest.raises(MemoryStoreError, match=f"cannot write to .*: {reason}; mend that") as caught:
+    with pytest.raises(MemoryStoreError, match=f"cannot write to .*: {reason}; correct that") as caught:
         add(store, 2, write=fails)
     assert str(store.home) in str(caught.value) and "\n" not in str(caught.value)
     assert (sorted(store.home.rglob("*")), view(store)) == before

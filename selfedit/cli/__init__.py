@@ -1,57 +1,64 @@
-"""The command line: arguments in, tables or JSON out, one clear line and exit 2 on anything a user can mend.
+"""The command line: arguments in, tables or JSON out, and one clear line and exit code 2 for what a user can correct.
 
 Heavy imports stay inside the commands: `--help` must not load torch.
-Exit codes: 0 done (learn: something was kept), 2 bad input, 3 nothing earned its place, 130 stopped with Ctrl-C.
+Exit codes: 0 done (learn: something was kept), 2 bad input, 3 nothing was kept, 130 stopped by the user.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from pathlib import Path
 
 from selfedit import __version__
 from selfedit.cli import memories, studies
-from selfedit.cli.options import BAD_INPUT, STOPPED
+from selfedit.cli.options import BAD_INPUT, STOPPED, Parser, add_json, path
 from selfedit.errors import SelfeditError
+from selfedit.terminal import flush, note, one_line, prepare_streams
 from selfedit.types import as_utf8
 
 DEFAULT_MODEL = "smollm2-135m"
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
-    arguments.argv = sys.argv[1:] if argv is None else list(map(str, argv))
-    if odd := [
-        value for value in vars(arguments).values() if isinstance(value, str) and as_utf8(value) != value
-    ]:  # but for paths
-        return _fail(f"{odd[0]!r}: not UTF-8")
+    prepare_streams()
+    code = _run(sys.argv[1:] if argv is None else [str(argument) for argument in argv])
+    fault = flush(sys.stdout)
+    if fault and not isinstance(fault, BrokenPipeError):  # a reader that has gone is no fault
+        code = _fail(f"cannot write the output: {fault.strerror}")
+    flush(sys.stderr)
+    return code
+
+
+def _run(argv: list[str]) -> int:
+    arguments = argparse.Namespace()
     try:
-        code = arguments.run(arguments)
-        sys.stdout.flush()  # a reader that has gone is noticed here, not while Python shuts down
-        return code
+        _parser().parse_args(argv, arguments)
+        arguments.argv = argv
+        for value in vars(arguments).values():
+            if isinstance(value, str) and as_utf8(value) != value:  # a Path may be in any encoding
+                raise SelfeditError(f"{value!r} is not UTF-8; give text in UTF-8")
+        if getattr(arguments, "out", None):
+            from selfedit.disk import check_writable
+
+            check_writable(arguments.out, "--out")
+        return arguments.run(arguments)
+    except SystemExit as end:  # of --help and --version
+        return int(end.code or 0)
     except SelfeditError as error:
         return _fail(str(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         resumes = {"out", "sources"} & vars(arguments).keys()
-        print(
-            "stopped" + ("; what is finished is kept, the same command goes on from there" if resumes else ""),
-            file=sys.stderr,
-        )
+        note("stopped" + ("; finished work is kept, and the same command continues from there" if resumes else ""))
         return STOPPED
-    except (MemoryError, RuntimeError) as error:  # as torch says it, of a processor and of a GPU
-        if (
-            not isinstance(error, MemoryError)
-            and "allocate memory" not in str(error)
-            and "out of memory" not in str(error)
+    except (MemoryError, RuntimeError) as error:  # torch reports a lack of memory, of a CPU or a GPU, as RuntimeError
+        if not isinstance(error, MemoryError) and not any(
+            phrase in str(error) for phrase in ("allocate memory", "out of memory")
         ):
             raise
         return _fail(
-            "the memory of this machine is not enough; fewer adapters at once, shorter texts or a smaller --model need less"
+            "this machine has too little memory; use fewer adapters at once, shorter texts or a smaller --model"
         )
     except OSError as error:
         if error.errno is None:
@@ -60,12 +67,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"selfedit: {' '.join(message.split())}", file=sys.stderr)
+    note(f"selfedit: {one_line(message)}")
     return BAD_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="selfedit",
         description="A language model that learns documents into its weights: tested, versioned, reversible.",
     )
@@ -73,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--home", type=Path, help="memory home (default: SELFEDIT_HOME, or the XDG data folder)")
-    common.add_argument("--json", action="store_true", help="print JSON for programs")
+    common.add_argument("--home", type=path, help="memory home (default: SELFEDIT_HOME, or the XDG data folder)")
+    add_json(common)
     with_model = argparse.ArgumentParser(add_help=False)
     with_model.add_argument(
         "--model", default=DEFAULT_MODEL, help="catalog name, folder, GGUF file or hub id (default: %(default)s)"

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
-from selfedit.cli.options import BAD_INPUT, NOTHING_KEPT, number_settings, open_model, open_store
+from selfedit.cli.options import (
+    BAD_INPUT,
+    NOTHING_KEPT,
+    STOPPED,
+    add_json,
+    add_settings,
+    open_model,
+    open_store,
+    path,
+    show,
+    whole,
+)
 from selfedit.config import ConsolidateConfig, LearnConfig, with_settings
 from selfedit.errors import SelfeditError
-from selfedit.types import as_utf8
+from selfedit.terminal import can_ask, confirmed, note, one_line, say, show_json
 
 
 def add(commands, common: argparse.ArgumentParser, with_model: argparse.ArgumentParser) -> None:
@@ -20,54 +28,52 @@ def add(commands, common: argparse.ArgumentParser, with_model: argparse.Argument
         "sources", nargs="+", metavar="DOCS", help="files, folders or URLs: text, Markdown, code, HTML, PDF"
     )
     learn.add_argument(
-        "--quiz", type=Path, metavar="FILE", help="your own judging questions: JSONL of question, answer"
+        "--quiz", type=path, metavar="FILE", help="your own judging questions: JSONL of question, answer"
     )
     learn.add_argument(
         "--styles", metavar="A,B", help=f"how the model writes study material (default: {','.join(LearnConfig.styles)})"
     )
     learn.add_argument("--each-alone", action="store_true", help="also try each style by itself, to see which one pays")
-    learn.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting that is a number, e.g. epochs=8 (all: selfedit/config.py)",
-    )
+    add_settings(learn, "learning", "epochs=8")
     learn.add_argument("--again", action="store_true", help="also redo passages that kept nothing before")
     learn.set_defaults(run=_learn)
 
     ask = commands.add_parser("ask", parents=[common, with_model], help="ask; answered from the weights")
     ask.add_argument("question", nargs="?", help="one question")
-    ask.add_argument("--file", type=Path, help='many at once: JSONL of {"question"} or {"prompt"} lines')
+    ask.add_argument("--file", type=path, help='many questions: JSONL of {"question"} or {"prompt"} lines')
     ask.add_argument("--why", action="store_true", help="show which memory, edit, source and hash answered")
-    ask.add_argument("--tokens", type=int, default=48, help="longest answer, in tokens (default: %(default)s)")
+    ask.add_argument(
+        "--tokens", type=whole(1, 100_000), default=48, help="longest answer, in tokens (default: %(default)s)"
+    )
     ask.add_argument(
         "--tries",
-        type=int,
+        type=whole(1, 100),
         default=1,
         metavar="N",
-        help="memories that answer, if as many fit nearly alike; the most certain answer is taken (default: %(default)s)",
+        help="how many memories answer if several fit about equally well; the most certain answer is taken "
+        "(default: %(default)s)",
     )
     ask.set_defaults(run=_ask)
 
-    memory = commands.add_parser("memory", help="what is kept: list, show, forget, roll back, verify, export")
+    memory = commands.add_parser("memory", help="the memories: list, show, forget, roll back, verify, export")
     actions = memory.add_subparsers(title="actions", required=True, metavar="ACTION")
     listing = actions.add_parser("list", parents=[common], help="the memories in force")
     listing.add_argument("--all", action="store_true", help="also those not in force, and the history")
     listing.set_defaults(run=_memory_list)
-    show = actions.add_parser(
+    page = actions.add_parser(
         "show", parents=[common], help="where a memory comes from, what was studied, how it scored"
     )
-    show.add_argument("id")
-    show.set_defaults(run=_memory_show)
+    page.add_argument("id")
+    page.set_defaults(run=_memory_show)
     which = "the start of an id, a source (its path or name), or a day (2026-11-23)"
     forget = actions.add_parser("forget", parents=[common], help="delete memories from the disk, for good")
     forget.add_argument("memories", metavar="WHICH", help=which)
+    forget.add_argument("--yes", action="store_true", help="delete without a question")
     forget.add_argument(
-        "--model", help="the model of the memories that shared an adapter with it (default: as they name it)"
+        "--model", help="the model of the memories that shared an adapter with it (default: the one that they name)"
     )
     forget.add_argument(
-        "--apart", action="store_true", help="do not consolidate anew the memories that shared an adapter with it"
+        "--apart", action="store_true", help="do not consolidate again the memories that shared an adapter with it"
     )
     forget.set_defaults(run=_memory_forget)
     for name, run, what in (
@@ -78,21 +84,15 @@ def add(commands, common: argparse.ArgumentParser, with_model: argparse.Argument
         action.add_argument("memories", metavar="WHICH", help=which)
         action.set_defaults(run=run)
     test = actions.add_parser(
-        "test", parents=[common, with_model], help="every memory's judging questions again: what still holds?"
+        "test", parents=[common, with_model], help="ask the judging questions of memories again: what still holds?"
     )
-    test.add_argument("memories", metavar="WHICH", nargs="?", help=f"{which}; all in force if none is given")
+    test.add_argument("memories", metavar="WHICH", nargs="?", help=f"{which}; default: all in force")
     test.set_defaults(run=_memory_test)
     consolidate = actions.add_parser(
-        "consolidate", parents=[common, with_model], help="many memories into one adapter, of those that still hold"
+        "consolidate", parents=[common, with_model], help="train one adapter for many memories, where they still hold"
     )
-    consolidate.add_argument("memories", metavar="WHICH", nargs="*", help=f"{which}; all in force if none is given")
-    consolidate.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting that is a number, e.g. epochs=4 (all: selfedit/config.py)",
-    )
+    consolidate.add_argument("memories", metavar="WHICH", nargs="*", help=f"{which}; default: all in force")
+    add_settings(consolidate, "the training", "epochs=4")
     consolidate.set_defaults(run=_memory_consolidate)
     verify = actions.add_parser("verify", parents=[common], help="recompute every hash")
     verify.set_defaults(run=_memory_verify)
@@ -103,13 +103,13 @@ def add(commands, common: argparse.ArgumentParser, with_model: argparse.Argument
     rollback.set_defaults(run=_memory_rollback)
     export = actions.add_parser("export", parents=[common], help="copy a memory out as a PEFT adapter folder")
     export.add_argument("id")
-    export.add_argument("--to", type=Path, required=True, metavar="DIR")
+    export.add_argument("--to", type=path, required=True, metavar="DIR", help="a new or empty folder")
     export.set_defaults(run=_memory_export)
 
     models = commands.add_parser("models", help="the models that are known by name")
     model_actions = models.add_subparsers(title="actions", required=True, metavar="ACTION")
     model_list = model_actions.add_parser("list", help="names, sizes, licences")
-    model_list.add_argument("--json", action="store_true")
+    add_json(model_list)
     model_list.set_defaults(run=_models_list)
     pull = model_actions.add_parser("pull", help="fetch and convert a model now")
     pull.add_argument("name")
@@ -129,7 +129,7 @@ def _learn(arguments) -> int:
     quiz = load_quiz(arguments.quiz) if arguments.quiz else []
     with Progress(quiet=arguments.json) as progress:
         passages = read_documents(arguments.sources, passage_words=config.passage_words, on_skip=progress.note)
-        store, model = open_store(arguments), open_model(arguments, progress.note)
+        store, model = open_store(arguments, writes=True), open_model(arguments, progress.note)
         report = learn(
             model,
             passages,
@@ -142,28 +142,20 @@ def _learn(arguments) -> int:
             on_report=progress.report,
         )
     summary = report.summary()
-    if arguments.json:
-        print(json.dumps(summary))
-    else:
-        report_table(report)
+    show(arguments, summary, lambda: report_table(report))
     if summary["memories"]:
         return 0
     if not arguments.json:
-        print(
-            "what earned its place waits for approval"
-            if summary["quarantined"]
-            else "nothing earned its place; the reasons stand above",
-            file=sys.stderr,
-        )
+        quarantined = "what passed the test waits for `selfedit memory approve`"
+        note(quarantined if summary["quarantined"] else "nothing was kept; the reasons are above")
     return NOTHING_KEPT
 
 
 def _learn_config(arguments) -> LearnConfig:
-    config = LearnConfig()
+    config = replace(LearnConfig(), each_alone=arguments.each_alone)
     if arguments.styles:
         config = replace(config, styles=tuple(arguments.styles.split(",")))
-    config = replace(config, each_alone=arguments.each_alone)
-    return with_settings(config, number_settings(arguments.set))
+    return with_settings(config, dict(arguments.set))
 
 
 # ask
@@ -179,15 +171,11 @@ def _ask(arguments) -> int:
         raise SelfeditError("give one question, or --file with many")
     if arguments.question is not None and not arguments.question.strip():
         raise SelfeditError("the question is empty")
-    if arguments.tokens < 1:
-        raise SelfeditError(f"--tokens {arguments.tokens}: at least 1")
-    if arguments.tries < 1:
-        raise SelfeditError(f"--tries {arguments.tries}: at least 1")
     questions = load_prompts(arguments.file) if arguments.file else [Question(arguments.question, ())]
     store = open_store(arguments)
     with Progress(quiet=arguments.json or not arguments.file) as progress:
         model = open_model(arguments, progress.note)
-        on_token = lambda done, total: progress.stage("answer", done, total)  # noqa: E731
+        on_token = lambda done, total: progress.stage("answer", done, total)  # noqa: E731  (a callback of one line)
         answers = ask(
             model, store, questions, max_new_tokens=arguments.tokens, tries=arguments.tries, on_token=on_token
         )
@@ -196,24 +184,21 @@ def _ask(arguments) -> int:
     for question, answer in zip(questions, answers):
         why = _why(store, question.question, answer) if arguments.why else {}
         if arguments.json:
-            print(json.dumps(answer.record() | why, ensure_ascii=False))
+            show_json(answer.record() | why)
             continue
-        print(answer.answer if not arguments.file else f"{question.question}\n  → {answer.answer}")
-        for one in answer.disagrees:
-            print(f"  {one['source']} says otherwise: {one['there']}", file=sys.stderr)
+        say(answer.answer if not arguments.file else f"{question.question}\n  → {answer.answer}")
+        for other in answer.disagrees:
+            note(f"  {one_line(other['source'])} disagrees: {one_line(other['there'])}")
         for name, value in why.items():
-            print(f"  {name}: {value}", file=sys.stderr)
+            note(f"  {name}: {one_line(value)}")
     return 0
 
 
 def _note_other_models(arguments, store, model) -> None:
-    """One line for people where every memory in force is of another model, so that none can answer."""
+    """Notes, for people, that every memory in force is of another model, so that none can answer."""
     if not arguments.json and store.active_ids() and not store.router(model.fingerprint).ids:
-        names = sorted({entry.model for entry in store.active()})
-        print(
-            f"no memory in force is of these weights of {model.name}: they are of {', '.join(names)}; give --model",
-            file=sys.stderr,
-        )
+        names = ", ".join(sorted({entry.model for entry in store.active()}))
+        note(one_line(f"every memory in force belongs to another model than {model.name}: give --model ({names})"))
 
 
 def _why(store, question: str, answer) -> dict:
@@ -245,16 +230,11 @@ def _memory_list(arguments) -> int:
     store = open_store(arguments)
     active = store.active()
     entries = store.all() if arguments.all else active
+    history = store.history() if arguments.all else []
     in_force = {entry.id for entry in active}
-    if arguments.json:
-        records = [_entry_record(entry) | {"active": entry.id in in_force} for entry in entries]
-        print(
-            json.dumps(
-                {"memories": records, "history": store.history()} if arguments.all else records, ensure_ascii=False
-            )
-        )
-    else:
-        memory_table(entries, in_force, store.history() if arguments.all else [])
+    records = [_entry_record(entry) | {"active": entry.id in in_force} for entry in entries]
+    value = {"memories": records, "history": history} if arguments.all else records
+    show(arguments, value, lambda: memory_table(entries, in_force, history))
     return 0
 
 
@@ -282,25 +262,22 @@ def _memory_show(arguments) -> int:
     store = open_store(arguments)
     entry = store.get(arguments.id)
     edits = store.edits(entry.id)
-    if arguments.json:
-        studied = [{"style": e.style, "prompt": x.prompt, "text": x.text} for e in edits for x in e.examples]
-        print(
-            json.dumps(
-                _entry_record(entry) | {"passage": entry.passage.text, "studied": studied, "scores": entry.scores},
-                ensure_ascii=False,
-            )
-        )
-    else:
-        memory_page(entry, edits)
+    studied = [{"style": e.style, "prompt": x.prompt, "text": x.text} for e in edits for x in e.examples]
+    value = _entry_record(entry) | {"passage": entry.passage.text, "studied": studied, "scores": entry.scores}
+    show(arguments, value, lambda: memory_page(entry, edits))
     return 0
 
 
 def _memory_forget(arguments) -> int:
-    """What shared an adapter with it answers from its own first, so that a stop or a fault meanwhile loses nothing."""
+    """Memories that shared an adapter with a forgotten one answer from their own adapters before they are consolidated
+    again, so that a stop or a fault in between loses nothing."""
     from selfedit.memory.consolidate import consolidate
     from selfedit.terminal import Progress, consolidation_table
 
     store = open_store(arguments)
+    if not _may_delete(arguments, store, store.find(arguments.memories)):
+        note("nothing was deleted")
+        return STOPPED
     line = store.forget(arguments.memories)
     if arguments.apart or len(line.get("apart", ())) < 2:
         return _changed(arguments, line)
@@ -314,20 +291,32 @@ def _memory_forget(arguments) -> int:
             why = f"of another model than {arguments.model}"
             model = open_model(arguments, progress.note)
             entries = [entry for entry in left if entry.model_hash == model.fingerprint]
-            report = (
-                consolidate(model, store, entries, ConsolidateConfig(), progress=progress.stage)
-                if len(entries) > 1
-                else None
-            )
-        except SelfeditError as error:  # what was asked for is done
+            if len(entries) > 1:
+                report = consolidate(model, store, entries, ConsolidateConfig(), progress=progress.stage)
+        except SelfeditError as error:  # the memories are forgotten all the same
             why = str(error)
     if arguments.json:
         return _changed(arguments, line | {"consolidated": report and report.record()})
-    if report:
-        consolidation_table(report)
-    else:
-        print(f"not consolidated anew: {why}")
+    consolidation_table(report) if report else say(one_line(f"not consolidated again: {why}"))
     return 0
+
+
+def _may_delete(arguments, store, ids: list[str]) -> bool:
+    """True if --yes or a person at a terminal says so. Raises SelfeditError if there is nobody to ask."""
+    if arguments.yes:
+        return True
+    if not can_ask():
+        raise SelfeditError(
+            f"{', '.join(ids)} would be deleted for good; give --yes, because there is no terminal to confirm it on"
+        )
+    lines = []
+    for id in ids:
+        try:
+            passage = store.get(id).passage
+            lines.append(f"  {id}  {one_line(passage.title)}  ({one_line(passage.source)})")
+        except SelfeditError as error:  # a corrupt memory can be forgotten, too
+            lines.append(f"  {one_line(str(error))}")
+    return confirmed("\n".join(["these memories will be deleted for good:", *lines, "delete?"]))
 
 
 def _memory_disable(arguments) -> int:
@@ -351,11 +340,8 @@ def _memory_test(arguments) -> int:
         if arguments.memories:
             chosen = store.find(arguments.memories)
             entries = [entry for entry in entries if entry.id in chosen]
-        found = retest(model, store, entries, on_token=lambda done, total: progress.stage("answer", done, total))
-    if arguments.json:
-        print(json.dumps([one.record() for one in found], ensure_ascii=False))
-    else:
-        retest_table(found)
+        results = retest(model, store, entries, on_token=lambda done, total: progress.stage("answer", done, total))
+    show(arguments, [result.record() for result in results], lambda: retest_table(results))
     return 0
 
 
@@ -363,28 +349,25 @@ def _memory_consolidate(arguments) -> int:
     from selfedit.memory.consolidate import consolidate
     from selfedit.terminal import Progress, consolidation_table
 
-    config = with_settings(ConsolidateConfig(), number_settings(arguments.set))
-    store = open_store(arguments)
+    config = with_settings(ConsolidateConfig(), dict(arguments.set))
+    store = open_store(arguments, writes=True)
     with Progress(quiet=arguments.json) as progress:
         model = open_model(arguments, progress.note)
         chosen = {id for which in arguments.memories for id in store.find(which)}
         entries = [entry for entry in store.active(model.fingerprint) if entry.id in chosen or not arguments.memories]
         report = consolidate(model, store, entries, config, progress=progress.stage)
-    print(json.dumps(report.record())) if arguments.json else consolidation_table(report)
+    show(arguments, report.record(), lambda: consolidation_table(report))
     return 0 if report.shared else NOTHING_KEPT
 
 
 def _memory_verify(arguments) -> int:
-    found = open_store(arguments).verify()
-    if arguments.json:
-        print(json.dumps(found))
-    elif found["faults"]:
-        raise SelfeditError("; ".join(found["faults"]))
-    else:
-        print(
-            f"{_count(found['memories'], 'memory', 'memories')}, {_count(found['versions'], 'version', 'versions')}: every hash is right"
-        )
-    return BAD_INPUT if found["faults"] else 0
+    result = open_store(arguments).verify()
+    if result["faults"] and not arguments.json:
+        raise SelfeditError("; ".join(result["faults"]))
+    memories = _count(result["memories"], "memory", "memories")
+    versions = _count(result["versions"], "version", "versions")
+    show(arguments, result, lambda: f"{memories}, {versions}: every hash is right")
+    return BAD_INPUT if result["faults"] else 0
 
 
 def _count(number: int, one: str, many: str) -> str:
@@ -396,25 +379,22 @@ def _memory_rollback(arguments) -> int:
 
 
 def _changed(arguments, line: dict) -> int:
-    if arguments.json:
-        print(json.dumps(line))
-    else:
-        print(f"version {line['version']}: {line['action']}; in force: {', '.join(line['active']) or 'nothing'}")
-        if line.get("note"):
-            print(line["note"])
-        if line.get("apart"):
-            print(
-                f"{len(line['apart'])} that shared an adapter with it answer from their own; `selfedit memory consolidate` joins them anew"
-            )
+    text = f"version {line['version']}: {line['action']}; in force: {', '.join(line['active']) or 'nothing'}"
+    if line.get("note"):
+        text += f"\n{line['note']}"
+    if line.get("apart"):
+        text += (
+            f"\n{_count(len(line['apart']), 'memory', 'memories')} that shared an adapter with it now use their own; "
+            "`selfedit memory consolidate` trains a shared one again"
+        )
+    show(arguments, line, lambda: text)
     return 0
 
 
 def _memory_export(arguments) -> int:
     open_store(arguments).export(arguments.id, arguments.to)
-    if arguments.json:
-        print(json.dumps({"exported": arguments.id, "to": str(arguments.to)}))
-    else:
-        print(f"exported to {as_utf8(str(arguments.to))} (a PEFT adapter folder)")
+    text = f"exported to {one_line(str(arguments.to))} (a PEFT adapter folder)"
+    show(arguments, {"exported": arguments.id, "to": str(arguments.to)}, lambda: text)
     return 0
 
 
@@ -425,22 +405,18 @@ def _models_list(arguments) -> int:
     from selfedit.model.catalog import CATALOG, HUB_IDS, is_cached
     from selfedit.terminal import model_table
 
-    rows = [
-        {"name": name, "megabytes": m.megabytes, "licence": m.licence, "from": m.requirement, "here": is_cached(name), "about": m.about}
-        for name, m in CATALOG.items()
-    ] + [
-        {"name": name, "megabytes": None, "licence": "Apache-2.0", "from": f"hub: {hub}", "here": None, "about": "better writer; needs a hub"}
-        for name, hub in HUB_IDS.items()
-    ]  # fmt: skip
-    if arguments.json:
-        print(json.dumps(rows))
-    else:
-        model_table(rows)
+    columns = ("name", "megabytes", "licence", "from", "here", "about")
+    rows = [(name, m.megabytes, m.licence, m.requirement, is_cached(name), m.about) for name, m in CATALOG.items()]
+    rows += [
+        (name, None, "Apache-2.0", f"hub: {hub}", None, "better writer; needs a hub") for name, hub in HUB_IDS.items()
+    ]
+    models = [dict(zip(columns, row)) for row in rows]
+    show(arguments, models, lambda: model_table(models))
     return 0
 
 
 def _models_pull(arguments) -> int:
     from selfedit.model.catalog import resolve
 
-    print(resolve(arguments.name, notify=lambda message: print(message, file=sys.stderr)))
+    say(str(resolve(arguments.name, notify=lambda message: note(one_line(message)))))
     return 0

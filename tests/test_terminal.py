@@ -1,0 +1,107 @@
+"""What reaches the terminal: text without anything that a terminal obeys, on any output, or a quiet end."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selfedit import terminal
+from selfedit.terminal import UNSAFE, one_line, plain, show_json
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a plain line, ×, 中文, ü, \t tab\n", "a plain line, ×, 中文, ü, \t tab\n"),
+        ("\x1b[1;31mred\x1b[0m", "red"),
+        ("\x1b]0;a window title\x07text", "text"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x1bPdevice control\x1b\\text", "text"),
+        ("\x9b2Jcleared \x9d0;title\x9c.", "cleared ."),
+        ("\x1b(0lines \x1bcreset", "lines reset"),
+        ("\x1b\x1b[31m[31m", "�[31m"),
+        ("\x1b]0;no end", "0;no end"),
+        ("ends in \x1b", "ends in �"),
+        ("over\rwritten", "over\nwritten"),
+        ("two\r\nlines", "two\nlines"),
+        ("back\b\x7f\x00", "back���"),
+        ("left \u202eto right\u2066", "left �to right�"),
+        ("half \udce9 pair", "half � pair"),
+    ],
+)
+def test_nothing_that_a_terminal_obeys_is_left(text, shown):
+    assert plain(text) == shown and not UNSAFE.search(shown)
+
+
+def test_a_name_is_one_line():
+    assert one_line("a\nselfedit: b\r\u2028c\td") == "a selfedit: b c d"
+
+
+def test_json_is_exact_and_has_no_raw_control_characters(monkeypatch):
+    value = {"title": "\x1b[31m ü \x9b \u202e \x7f \udce9 中"}
+    for encoding, raw in (("utf-8", "ü"), ("cp1252", "\\u00fc"), ("ascii", "\\u00fc")):
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+        show_json(value)
+        sys.stdout.flush()
+        printed = sys.stdout.buffer.getvalue().decode(encoding)
+        assert json.loads(printed) == value and not UNSAFE.search(printed) and raw in printed
+
+
+def test_a_question_is_answered_no_unless_the_answer_is_yes(monkeypatch, capsys):
+    for typed, answer in (("y\n", True), (" YES \n", True), ("n\n", False), ("", False), ("yess\n", False)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        assert terminal.confirmed("delete \x1b[31mit?") is answer
+        assert capsys.readouterr() == ("", "delete it? [y/N] ")
+
+
+# The streams of a process
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess:
+    """Runs `command`, in which SELFEDIT is this interpreter's `selfedit`, in bash."""
+    script = command.replace("SELFEDIT", f"'{sys.executable}' -m selfedit.cli")
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        env=os.environ | environment,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-16", "shift_jis"])
+@pytest.mark.parametrize(
+    "command", ["models list", "models list --json", "--help", "bench knowledge --help", "memory list"]
+)
+def test_an_output_in_another_encoding_is_no_fault(tmp_path, encoding, command):
+    done = shell(f"SELFEDIT {command}", PYTHONIOENCODING=encoding, SELFEDIT_HOME=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode(encoding)
+
+
+def test_an_error_in_another_encoding_is_one_line(tmp_path):
+    done = shell("SELFEDIT learn Größe-中.txt", PYTHONIOENCODING="ascii", SELFEDIT_HOME=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"selfedit: 'Gr??e-?.txt': no such file") and done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("command", ["models list", "models list --json", "--help", "--version"])
+def test_an_output_that_nobody_reads_is_no_fault(tmp_path, command):
+    for redirected in (">&-", "2>&-", "<&- >&- 2>&-", "| true"):
+        done = shell(f"SELFEDIT {command} {redirected}", SELFEDIT_HOME=str(tmp_path))
+        assert (done.returncode, done.stderr) == (0, b""), redirected
+    for unbuffered in ("", "1"):
+        full = shell(f"SELFEDIT {command} >/dev/full", SELFEDIT_HOME=str(tmp_path), PYTHONUNBUFFERED=unbuffered)
+        assert (full.returncode, full.stderr) == (2, b"selfedit: cannot write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize("redirected", [">&-", "2>&-", "2>/dev/full", "2> >(true)", "<&- >&- 2>&-", ">/dev/full"])
+def test_an_error_keeps_its_code_wherever_it_goes(tmp_path, redirected):
+    done = shell(f"SELFEDIT memory show abcd {redirected}", SELFEDIT_HOME=str(tmp_path))
+    assert done.returncode == 2 and b"Traceback" not in done.stderr and done.stderr.count(b"\n") <= 1
