@@ -14,8 +14,8 @@ from selfedit.edits.parse import copied
 from selfedit.edits.propose import write_edits, writing_sequences
 from selfedit.judge.evaluate import gold_logprobs
 from selfedit.loop.trial import job, seal_examples, study_sequences
+from selfedit.model.backend import Job
 from selfedit.model.load import load_model
-from selfedit.model.packed.train import Job, train
 from selfedit.types import Passage, SelfEdit, Task
 
 CONTEXTS, EDITS, ROUNDS = 3, 4, 2
@@ -59,7 +59,7 @@ def inner_loop(model, task, editor, round_number):
     for edit in [SelfEdit("passage", ""), *edits]:
         examples = seal_examples(task.passage, [edit])
         jobs.append(job(study_sequences(model, task.passage, examples), examples, seed=round_number))
-    stack, _ = train(model.network, jobs, INNER)
+    stack, _ = model.backend.train(jobs, INNER)
     short = [
         replace(q, sentence="") for q in task.questions
     ]  # whole sentences also pay for knowing the passage by heart
@@ -77,7 +77,7 @@ def outer_loop(model, kept, editor, round_number):
         sequences += writing_sequences(model, task.passage, replace(edit, examples=own)) if own else []
     if not sequences:
         return editor
-    stack, (log,) = train(model.network, [Job(tuple(sequences), seed=round_number)], OUTER, stack=editor)
+    stack, (log,) = model.backend.train([Job(tuple(sequences), seed=round_number)], OUTER, start=editor)
     print(f"  editor: {len(sequences)} sequences, loss {log.losses[0]:.2f} → {log.losses[-1]:.2f}")
     return stack
 

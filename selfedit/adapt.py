@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from selfedit.config import TrainConfig
 from selfedit.edits.recipe import Recipe, write_recipes
 from selfedit.loop.fewshot import TRAIN, Answer, check, joined, shown, try_recipes
+from selfedit.model.backend import Adapters
 from selfedit.model.load import Model
-from selfedit.model.packed.lora import LoraBatch
 from selfedit.tasks.arc import ArcTask
 from selfedit.types import Progress, no_progress, stable_seed
 
@@ -36,7 +36,7 @@ def adapt(
     recipes: Sequence[Recipe] = (Recipe(),),
     *,
     drawn: int = 0,
-    editor: LoraBatch | None = None,
+    editor: Adapters | None = None,
     seed: int = 0,
     train: TrainConfig = TRAIN,
     progress: Progress = no_progress,

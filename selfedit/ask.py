@@ -10,26 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-
-from torch import Tensor
 
 from selfedit.edits.parse import sentences
 from selfedit.memory.contradict import disagreeing
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
+from selfedit.model.backend import Adapters, Request
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
-from selfedit.model.packed.generate import Request, generate
-from selfedit.model.packed.lora import LoraBatch, load_adapters, read_config
-from selfedit.model.packed.network import Network
-from selfedit.model.packed.score import mean_logprobs
+from selfedit.model.peft_folder import CONFIG_FILE
 from selfedit.text import language
 from selfedit.types import MemoryEntry, Passage, Question, SelfEdit
 
 ADAPTERS = 32
-"""In a stack, at most: so much memory is enough for any number of questions."""
+"""Loaded together at most, which bounds the memory for any number of questions."""
 NEAR = 3
 """Memories that are looked at for what disagrees with an answer."""
 NEARLY = 0.9
@@ -77,7 +72,7 @@ def _ask(
     ids = {id for own in fitting for id, _ in own if id}
     entries = {id: store.get(id) for id in ids}
     found: list[list[tuple[float, Answer]]] = [[] for _ in questions]
-    for stack, rows in _stacks(model, store, ids):
+    for stack, rows in _adapters(model, store, ids):
         own = [
             (i, id, score)
             for i, fit in enumerate(fitting)
@@ -85,11 +80,8 @@ def _ask(
             if (id in rows if id else stack is None)
         ]
         prompts = [tuple(model.chat.prompt(questions[i])) for i, _, _ in own]
-        said = generate(
-            model,
-            [Request(p, rows.get(id), max_new_tokens) for p, (_, id, _) in zip(prompts, own)],
-            stack,
-            on_token=on_token,
+        said = model.backend.generate(
+            [Request(p, rows.get(id), max_new_tokens) for p, (_, id, _) in zip(prompts, own)], stack, on_token=on_token
         )
         certain = (
             _certainties(model, stack, prompts, said, [rows.get(id) for _, id, _ in own])
@@ -111,14 +103,12 @@ def _fitting(router: Router, question: str, tries: int) -> list[tuple[str | None
 
 
 def _certainties(
-    model: Model, stack: LoraBatch | None, prompts, said: Sequence[list[int]], rows: Sequence[int | None]
+    model: Model, stack: Adapters | None, prompts, said: Sequence[list[int]], rows: Sequence[int | None]
 ) -> list[float]:
     """Of each answer: its mean log-probability (nats a token) under the adapter that gave it; of an empty one, the least."""
     scored = [i for i, tokens in enumerate(said) if tokens]
-    found = mean_logprobs(
-        model.network,
-        [(TokenizedExample(prompts[i] + tuple(said[i]), len(prompts[i])), rows[i]) for i in scored],
-        stack,
+    found = model.backend.gold_logprobs(
+        [(TokenizedExample(prompts[i] + tuple(said[i]), len(prompts[i])), rows[i]) for i in scored], stack
     )
     certain = dict(zip(scored, found))
     return [certain.get(i, -math.inf) for i in range(len(said))]
@@ -157,23 +147,15 @@ def _nearest(question: str, texts: dict[str, str]) -> str | None:
     return Router.of_texts(texts, 0, language("\n".join(texts.values()))).route(question)[0]
 
 
-def _stacks(model: Model, store: MemoryStore, ids: set[str]) -> Iterator[tuple[LoraBatch | None, dict[str, int]]]:
-    """The adapters needed, in stacks of one LoRA configuration, and which row is whose; first the untouched model."""
+def _adapters(model: Model, store: MemoryStore, ids: set[str]) -> Iterator[tuple[Adapters | None, dict[str, int]]]:
+    """The adapters of these memories, in batches of one LoRA configuration, with the row of each memory; first None, for
+    the base model."""
     yield None, {}
     paths = {id: store.answering_path(id) for id in sorted(ids)}
-    groups: dict = {}
+    groups: dict[str, list[Path]] = {}
     for path in dict.fromkeys(paths.values()):
-        groups.setdefault(read_config(path, model.network.shape), []).append(path)
-    for config, own in groups.items():
-        for low in range(0, len(own), ADAPTERS):
-            rows = {path: row for row, path in enumerate(own[low : low + ADAPTERS])}
-            stack = LoraBatch(model.network.shape, config, len(rows), model.device)
-            for path, row in rows.items():
-                stack.flat[row] = _weights(model.network, path)
-            yield stack, {id: rows[path] for id, path in paths.items() if path in rows}
-
-
-@lru_cache(maxsize=ADAPTERS)
-def _weights(network: Network, folder: Path) -> Tensor:
-    """Of an adapter, whose folder is named by its hash; those that answered last stay in memory."""
-    return load_adapters(network, [folder]).flat[0]
+        groups.setdefault((path / CONFIG_FILE).read_text(), []).append(path)
+    for folders in groups.values():
+        for low in range(0, len(folders), ADAPTERS):
+            rows = {path: row for row, path in enumerate(folders[low : low + ADAPTERS])}
+            yield model.backend.load(list(rows)), {id: rows[path] for id, path in paths.items() if path in rows}

@@ -25,8 +25,8 @@ from selfedit.memory.gate import decide
 from selfedit.memory.route import Router
 from selfedit.memory.screen import captured, find_suspicious_patterns
 from selfedit.memory.store import MemoryStore, learned_text
+from selfedit.model.backend import Adapters
 from selfedit.model.load import Model
-from selfedit.model.packed.lora import LoraBatch
 from selfedit.types import Passage, Progress, Question, Trial, no_progress, stable_seed, text_hash
 
 
@@ -188,7 +188,7 @@ def learn_passage(
             suspicious = _suspicious(model, passage, trials[best], stack.subset([best]), store, config.gate)
             scores = _scores(trials[best], before, judging) | {"quarantined": suspicious}
             entry = store.add(
-                lambda folder: stack.save(best, folder, model.name),
+                lambda folder: model.backend.save(stack, best, folder, model.name),
                 model=model.name, model_hash=model.fingerprint, passage=passage, edits=trials[best].edits, scores=scores, quarantine=bool(suspicious),
             )  # fmt: skip
     winner = next((t for t in trials if t.kept), None)
@@ -245,7 +245,7 @@ def _disagreements(model: Model, passage: Passage, store: MemoryStore) -> list[d
 
 
 def _suspicious(
-    model: Model, passage: Passage, trial: Trial, stack: LoraBatch, store: MemoryStore, config: GateConfig
+    model: Model, passage: Passage, trial: Trial, stack: Adapters, store: MemoryStore, config: GateConfig
 ) -> list[str]:
     """Why the memory is not to be in force before a person has looked at it. `stack`: its adapter alone."""
     router, new = store.router(model.fingerprint), "new"
@@ -283,7 +283,7 @@ def _suspicious(
     return found
 
 
-def _spoiled(model: Model, questions: Sequence[Question], stack: LoraBatch) -> list[Question]:
+def _spoiled(model: Model, questions: Sequence[Question], stack: Adapters) -> list[Question]:
     """Those that the untouched model answers right and the adapter wrong."""
     if not questions:
         return []

@@ -10,8 +10,8 @@ from selfedit.bench.intervals import divided, mean_ratio, paired_interval, sprea
 from selfedit.bench.measure import train_flops
 from selfedit.errors import SelfeditError
 from selfedit.judge.grading import is_correct
+from selfedit.model.backend import LoraConfig
 from selfedit.model.chat import TokenizedExample
-from selfedit.model.packed.lora import LoraConfig
 from selfedit.model.shape import Shape
 
 ENTRIES = [

@@ -146,7 +146,7 @@ def test_peft_trains_as_it_is_told(ran, folder, tmp_path, monkeypatch):
     bench = load_model(folder, device="cpu")
     for (sequences, seed, epochs, batch, clip, bf16), k in zip(given, range(2), strict=True):
         own = arc.job(bench, TASKS[0], arc.FIXED, arc.stable_seed(0, "a", k))
-        assert (sequences, seed, epochs, batch, clip) == (own.sequences, own.seed, arc.FIXED.epochs, 2, train.clip)
+        assert (sequences, seed, epochs, batch, clip) == (own.examples, own.seed, arc.FIXED.epochs, 2, train.clip)
     for setting in ({"stop_loss": 1.0}, {"steps_per_epoch": 4}):
         with pytest.raises(SelfeditError, match="leave stop_loss and steps_per_epoch"):
             arc.run(folder, TASKS, tmp_path / "other", conditions=("peft",), samples=1, train=replace(TRAIN, **setting))

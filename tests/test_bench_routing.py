@@ -71,7 +71,9 @@ def test_hidden_states_are_means_of_the_states_a_quarter_of_the_way_up(folder):
     reference = AutoModelForCausalLM.from_pretrained(folder)
     for text, own in zip(texts, found):
         tokens = torch.tensor([model.chat.encode(text)])
-        states = reference(tokens, output_hidden_states=True).hidden_states[max(1, model.network.shape.layers // 4)]
+        states = reference(tokens, output_hidden_states=True).hidden_states[
+            max(1, model.backend.network.shape.layers // 4)
+        ]
         assert np.allclose(own, states[0][min(1, len(tokens[0]) - 1) :].mean(0).detach().numpy(), atol=1e-5)
 
 

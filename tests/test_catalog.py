@@ -304,7 +304,7 @@ def tiny_gguf(tiny_folder, tmp_path_factory) -> Path:
 
 def test_a_converted_gguf_file_is_the_model_it_was_made_from(cache, tiny_gguf, tiny_model):
     ours = load_model(str(tiny_gguf), device="cpu")
-    assert torch.equal(packed_logits(ours.network, SEQUENCES), packed_logits(tiny_model.network, SEQUENCES))
+    assert torch.equal(packed_logits(ours.network, SEQUENCES), packed_logits(tiny_model.backend.network, SEQUENCES))
     assert ours.fingerprint == tiny_model.fingerprint
     for text in ("Where does the river rise?", "  Größe: 5 µm\n\n<|im_end|>"):
         assert ours.chat.ask(text) == tiny_model.chat.ask(text)
@@ -325,7 +325,7 @@ def test_a_converted_tokenizer_is_that_of_its_family(cache, tmp_path, tiny_folde
 
 def test_a_quantized_gguf_file_is_near_the_model_it_was_made_from(cache, tmp_path, tiny_folder, tiny_model):
     ours = load_model(str(write_gguf(tmp_path / "q8.gguf", tiny_folder, quantized=True)), device="cpu")
-    expected = packed_logits(tiny_model.network, SEQUENCES)
+    expected = packed_logits(tiny_model.backend.network, SEQUENCES)
     difference = packed_logits(ours.network, SEQUENCES) - expected
     assert 0 < difference.std() < 0.03 * expected.std()
 
@@ -416,7 +416,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(cache, monkeypatch, tiny_ggu
 @pytest.mark.embedded
 def test_the_embedded_model_lies_in_the_cache_after_its_first_use(embedded_model):
     assert catalog.is_cached("smollm2-135m") and embedded_model.folder == catalog.cache_folder() / "smollm2-135m"
-    shape = embedded_model.network.shape
+    shape = embedded_model.backend.network.shape
     assert (shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.vocab, shape.tied) == (
         30,
         576,

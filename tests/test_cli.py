@@ -22,10 +22,11 @@ from selfedit.cli import _parser, main
 from selfedit.judge.evaluate import ANSWER_TOKENS, grade
 from selfedit.learn import _disagreements
 from selfedit.memory.store import MemoryStore
+from selfedit.model.backend import LoraConfig, Request
 from selfedit.model.chat import TokenizedExample
-from selfedit.model.packed.generate import Request, generate
-from selfedit.model.packed.lora import CONFIG_FILE, WEIGHTS_FILE, LoraBatch, LoraConfig, load_adapters
-from selfedit.model.packed.score import mean_logprobs
+from selfedit.model.packed.lora import LoraBatch, load_adapters
+from selfedit.model.packed.score import gold_logprobs
+from selfedit.model.peft_folder import CONFIG_FILE, WEIGHTS_FILE
 from selfedit.terminal import UNSAFE, plain
 from selfedit.types import Example, Passage, Question, Score, SelfEdit
 
@@ -76,7 +77,7 @@ def other_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def kept(home, tiny_model):
     """A home with one memory of the tiny model, as `learn` would leave it."""
-    stack = LoraBatch(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1)
+    stack = LoraBatch(tiny_model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1)
     stack.flat.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
     return MemoryStore(home).add(
         lambda folder: stack.save(0, folder, "tiny"),
@@ -402,7 +403,7 @@ def test_without_json_the_answer_alone_is_printed(kept, answer, output, tiny):
 def test_of_several_that_fit_alike_the_answer_that_is_most_certain_is_taken(
     kept, home, answer, refusal, tiny, tiny_model, tmp_path
 ):
-    second = LoraBatch(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1)
+    second = LoraBatch(tiny_model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1)
     second.flat.normal_(0, 0.6, generator=torch.Generator().manual_seed(2))
     fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [EDIT], "scores": SCORES}
     twin, far = (
@@ -414,10 +415,12 @@ def test_of_several_that_fit_alike_the_answer_that_is_most_certain_is_taken(
         for own in (home, tmp_path / name):
             MemoryStore(own).add(lambda folder, stack=stack: stack.save(0, folder, "tiny"), passage=passage, **fields)
     for source, own in ((PASSAGE.source, kept), (twin.source, MemoryStore(tmp_path / "twin").active()[0])):
-        stack = load_adapters(tiny_model.network, [(home if own is kept else tmp_path / "twin") / "memories" / own.id])
-        (tokens,) = generate(tiny_model, [Request(prompt, 0, 8)], stack)
-        (certain,) = mean_logprobs(
-            tiny_model.network, [(TokenizedExample(prompt + tuple(tokens), len(prompt)), 0)], stack
+        stack = load_adapters(
+            tiny_model.backend.network, [(home if own is kept else tmp_path / "twin") / "memories" / own.id]
+        )
+        (tokens,) = tiny_model.backend.generate([Request(prompt, 0, 8)], stack)
+        (certain,) = gold_logprobs(
+            tiny_model.backend.network, [(TokenizedExample(prompt + tuple(tokens), len(prompt)), 0)], stack
         )
         said[certain] = {"answer": tiny_model.chat.decode(tokens).strip(), "source": source}
     assert len(said) == 2 and len({one["answer"] for one in said.values()}) == 2
@@ -815,7 +818,9 @@ def test_an_export_is_the_adapter_byte_for_byte(kept, home, tmp_path, answer, re
     stored = home / "memories" / kept.id
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         assert (to / name).read_bytes() == (stored / name).read_bytes()
-    assert torch.equal(load_adapters(tiny_model.network, [to]).flat, load_adapters(tiny_model.network, [stored]).flat)
+    assert torch.equal(
+        load_adapters(tiny_model.backend.network, [to]).flat, load_adapters(tiny_model.backend.network, [stored]).flat
+    )
     assert refusal("memory", "export", kept.id, "--to", to) == f"{to} is not empty; name a new folder to export to"
 
 

@@ -11,8 +11,8 @@ from selfedit.errors import MemoryStoreError
 from selfedit.memory import consolidate as module
 from selfedit.memory.consolidate import _rehearsal, consolidate
 from selfedit.memory.store import MemoryStore
-from selfedit.model.packed.generate import Request, generate
-from selfedit.model.packed.lora import LoraBatch, LoraConfig, TokenRange, load_adapters
+from selfedit.model.backend import LoraConfig, Request
+from selfedit.model.packed.lora import LoraBatch, TokenRange, load_adapters
 from selfedit.model.packed.network import PackedAttention
 from selfedit.types import Example, Passage, Question, Score, SelfEdit
 
@@ -46,7 +46,7 @@ def filled(tiny_model, home, towns) -> MemoryStore:
             Question(f"Who rings in {town}?", ("its keeper",)),
         ]
         store.add(
-            lambda folder: LoraBatch(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(0, folder, "tiny"),
+            lambda folder: LoraBatch(tiny_model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(0, folder, "tiny"),
             model="tiny", model_hash=tiny_model.fingerprint, passage=passage, edits=[SelfEdit("questions", "", drawn)],
             scores={"questions": [asdict(q) for q in asked], "after": {"correct": [True, True]}},
         )  # fmt: skip
@@ -69,11 +69,11 @@ def test_those_that_hold_share_it_and_the_others_stay_apart(store, tiny_model, m
     questions = [q for entry in store.active() for q in entry.questions]
     answered = ask(tiny_model, store, questions, max_new_tokens=3)
     assert {a.memory.id for a in answered} == {first, second, third}
-    shared = load_adapters(tiny_model.network, [store.home / "shared" / report.shared])
-    own = load_adapters(tiny_model.network, [store.home / "memories" / second])
+    shared = load_adapters(tiny_model.backend.network, [store.home / "shared" / report.shared])
+    own = load_adapters(tiny_model.backend.network, [store.home / "memories" / second])
     for answer, question in zip(answered, questions):
         prompt = tuple(tiny_model.chat.prompt(question))
-        (tokens,) = generate(tiny_model, [Request(prompt, 0, 3)], own if answer.memory.id == second else shared)
+        (tokens,) = tiny_model.backend.generate([Request(prompt, 0, 3)], own if answer.memory.id == second else shared)
         assert answer.answer == tiny_model.chat.decode(tokens).strip()
 
 
@@ -103,12 +103,12 @@ def logits(model, store: MemoryStore, town: str) -> torch.Tensor:
     """Of a question about the town, under what answers for its memory."""
     (id,) = store.find(f"{town}.txt")
     tokens = model.chat.prompt(store.get(id).questions[0])
-    linear = load_adapters(model.network, [store.answering_path(id)]).linear(
-        model.network, [TokenRange(0, 0, len(tokens))]
+    linear = load_adapters(model.backend.network, [store.answering_path(id)]).linear(
+        model.backend.network, [TokenRange(0, 0, len(tokens))]
     )
     packed = PackedAttention([len(tokens)])
-    return model.network.logits(
-        model.network.run(model.network.embed(torch.tensor(tokens)), packed.positions, packed, linear)
+    return model.backend.network.logits(
+        model.backend.network.run(model.backend.network.embed(torch.tensor(tokens)), packed.positions, packed, linear)
     )
 
 
@@ -144,7 +144,7 @@ def test_everything_is_rehearsed_and_what_was_drawn_once_has_a_share_in_every_ep
     entries = store.active()
     job = _rehearsal(tiny_model, store, entries, CONFIG)
     assert (
-        len(job.sequences) == 3 * 3 and len(job.once) == 3 * 6
+        len(job.examples) == 3 * 3 and len(job.once) == 3 * 6
     )  # the passage and its two sentences; six questions each
     (first, second) = job.once[:9], job.once[9:]
     for entry in entries:

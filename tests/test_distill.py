@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from test_score import label_logprobs, sequences
@@ -6,10 +8,11 @@ from torch.nn.functional import kl_div
 from selfedit.config import TrainConfig
 from selfedit.errors import SelfeditError
 from selfedit.loop.trial import study_sequences
+from selfedit.model.backend import Job
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed.distill import WIDTH, soften
 from selfedit.model.packed.network import Linear
-from selfedit.model.packed.train import HeadLoss, Job, train
+from selfedit.model.packed.train import HeadLoss, train
 from selfedit.types import Example, Passage
 
 
@@ -17,10 +20,11 @@ from selfedit.types import Example, Passage
 def test_soft_labels_are_the_right_token_and_the_odds_of_transformers_on_the_seen_text(
     tiny_model, tiny_reference, share
 ):
-    studied = sequences(tiny_model.network.shape.vocab)
+    studied = sequences(tiny_model.backend.network.shape.vocab)
     view = (5, 9, 11, 30, 7)
-    seen = [TokenizedExample((*view, *s.tokens), len(view) + s.label_start) for s in studied]
-    for sequence, teacher, own in zip(studied, seen, soften(tiny_model.network, studied, seen, share)):
+    studied = [replace(s, teacher_prompt=(*view, *s.tokens[: s.label_start])) for s in studied]
+    for sequence, own in zip(studied, soften(tiny_model.backend.network, studied, share)):
+        teacher = TokenizedExample((*view, *sequence.tokens), len(view) + sequence.label_start)
         right = torch.tensor(sequence.tokens[sequence.label_start :])
         mixed = label_logprobs(tiny_reference, teacher).exp() * share
         mixed[torch.arange(len(right)), right] += 1 - share
@@ -49,23 +53,25 @@ def test_the_head_loss_of_soft_labels_and_its_gradient_are_those_of_the_divergen
 
 
 def test_a_model_has_nothing_to_learn_from_its_own_odds(tiny_model):
-    studied = sequences(tiny_model.network.shape.vocab)
+    studied = sequences(tiny_model.backend.network.shape.vocab)
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=1, batch_size=8, steps_per_epoch=1)
-    soft = soften(tiny_model.network, studied, studied, 1.0)
-    _, (hard_log, soft_log) = train(tiny_model.network, [Job(tuple(studied)), Job(tuple(soft))], config)
+    taught = [replace(s, teacher_prompt=s.tokens[: s.label_start]) for s in studied]
+    soft = soften(tiny_model.backend.network, taught, 1.0)
+    _, (hard_log, soft_log) = train(tiny_model.backend.network, [Job(tuple(studied)), Job(tuple(soft))], config)
     assert soft_log.losses[0] < 0.3 * hard_log.losses[0]  # not 0: a soft label keeps the likeliest tokens only
 
 
-def test_only_answers_are_softened_and_the_teacher_sees_the_passage(tiny_model):
+def test_only_answers_have_a_teacher_and_it_sees_the_passage(tiny_model):
     passage = Passage("The river", "The river rises in the hills.", "", "")
     text, asked = Example("The river rises."), Example("in the hills", prompt="Where?")
     plain = study_sequences(tiny_model, passage, [text, asked])
-    assert [s.soft for s in plain] == [None, None]
-    soft = study_sequences(tiny_model, passage, [text, asked], distill=0.5)
-    assert soft == plain and soft[0].soft is None
+    assert [s.teacher_prompt for s in plain] == [(), ()]
+    taught = study_sequences(tiny_model, passage, [text, asked], distill=0.5)
+    assert [replace(s, teacher_prompt=()) for s in taught] == list(plain) and not taught[0].teacher_prompt
     seen = tiny_model.chat.study(Example("in the hills", prompt="The river\n\nThe river rises in the hills.\n\nWhere?"))
-    (expected,) = soften(tiny_model.network, [plain[1]], [seen], 0.5)
-    torch.testing.assert_close(soft[1].soft.odds, expected.soft.odds)
+    assert taught[1].teacher == seen
+    soft = soften(tiny_model.backend.network, taught, 0.5)
+    assert soft[0].soft is None and soft[1].soft.tokens.shape == (seen.labels, WIDTH)
 
 
 def test_a_share_is_at_most_one():

@@ -39,12 +39,12 @@ from selfedit.loop.fewshot import (
     solved,
     study_items,
 )
+from selfedit.model.backend import Job, LoraConfig, Request
 from selfedit.model.grammar import GridForm, choices
 from selfedit.model.load import load_model
-from selfedit.model.packed.generate import Request, generate
-from selfedit.model.packed.lora import LoraBatch, LoraConfig
-from selfedit.model.packed.score import mean_logprobs
-from selfedit.model.packed.train import Job, train
+from selfedit.model.packed.lora import LoraBatch
+from selfedit.model.packed.score import gold_logprobs
+from selfedit.model.packed.train import train
 from selfedit.tasks.arc import ArcTask, Pair
 from selfedit.tasks.augment import IDENTITY, READINGS, TRANSPOSE
 
@@ -157,11 +157,11 @@ def test_decoding_keeps_to_the_grammar_greedy_and_drawn(model):
     asked = [
         Request(prompt, None, 13, temperature, seed=i, allow=allow) for i, temperature in enumerate((0.0, 1.0, 1.5))
     ]
-    free, *found = generate(model, [Request(prompt, None, 13), *asked])
+    free, *found = model.backend.generate([Request(prompt, None, 13), *asked])
     assert form.read(model.chat.decode(free)) is None  # a random model does not by itself
     for tokens in found:
         assert all(token in allow(tokens[:i]) for i, token in enumerate(tokens))
-    assert found == generate(model, asked)
+    assert found == model.backend.generate(asked)
 
 
 def test_only_what_is_a_grid_is_read_as_one(form):
@@ -186,7 +186,7 @@ def test_an_editor_writes_what_it_has_learned_to_write(model):
     wanted = Recipe(basic=False, repeat=True, learning_rate=3e-5, epochs=5, items=16)
     sequence = writing_sequence(model, "a task", wanted)
     editor, _ = train(
-        model.network,
+        model.backend.network,
         [Job((sequence,) * 4)],
         TrainConfig(rank=8, alpha=16.0, learning_rate=1e-2, epochs=150, batch_size=4, steps_per_epoch=1),
     )
@@ -284,11 +284,11 @@ def test_candidates_of_other_rates_and_epochs_train_in_one_stack_as_alone(model)
         Recipe(items=5, epochs=2, loss="output_tokens"),
     ]
     jobs = [job(model, MIRROR, recipe, 0) for recipe in recipes]
-    stack, logs = train(model.network, jobs, config)
+    stack, logs = train(model.backend.network, jobs, config)
     assert [len(log.losses) for log in logs] == [1, 2]
     for row, one in enumerate(jobs):
-        alone, _ = train(model.network, [one], config)
-        start = LoraBatch(model.network.shape, stack.config, 1)
+        alone, _ = train(model.backend.network, [one], config)
+        start = LoraBatch(model.backend.network.shape, stack.config, 1)
         start.init_(0, one.seed)
         assert (stack.flat[row] - alone.flat[0]).norm() < 0.1 * (alone.flat[0] - start.flat[0]).norm()
 
@@ -338,7 +338,7 @@ def test_an_answer_that_was_cut_off_has_no_vote(model, form, monkeypatch):
 
 
 def test_an_adapter_that_diverged_has_no_score(model):
-    stack = LoraBatch(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
+    stack = LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
     stack.flat.fill_(float("nan"))
     assert gold_logprob(model, [(MIRROR, 0)], stack) == [None]
 
@@ -361,7 +361,9 @@ def test_answers_are_rated_by_their_likelihood_in_all_readings(model, form):
         values.append(
             sum(
                 m * g.labels
-                for m, g in zip(mean_logprobs(model.network, [(g, None) for g in golds], among=alphabet(form)), golds)
+                for m, g in zip(
+                    gold_logprobs(model.backend.network, [(g, None) for g in golds], vocabulary=alphabet(form)), golds
+                )
             )
             / len(READINGS)
         )
@@ -369,7 +371,7 @@ def test_answers_are_rated_by_their_likelihood_in_all_readings(model, form):
     assert [share for _, share in odds] == pytest.approx(
         [math.exp(v) / sum(map(math.exp, values)) for v in values], abs=1e-4
     )
-    broken = LoraBatch(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
+    broken = LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
     broken.flat.fill_(float("nan"))
     assert rated(model, [(MIRROR, 0, [grids])], broken) == [()]
 
@@ -378,14 +380,14 @@ def test_the_dense_score_is_that_of_the_output_with_all_examples_in_view(model, 
     two = replace(MIRROR, test=(*MIRROR.test, Pair(((1, 1), (1, 1)), ((1, 1), (1, 1)))))
     golds = [labelled(form, [*two.train, p], "output_tokens") for p in two.test]
     assert gold_logprob(model, [(two, None)]) == pytest.approx(
-        [sum(mean_logprobs(model.network, [(g, None) for g in golds], among=alphabet(form))) / 2], abs=1e-5
+        [sum(gold_logprobs(model.backend.network, [(g, None) for g in golds], vocabulary=alphabet(form))) / 2], abs=1e-5
     )
 
 
 def test_where_training_is_in_bf16_so_is_all_of_a_task(model, monkeypatch):
     mixed = load_model(str(model.folder), device="cpu", precision="mixed")
     seen = []
-    for name in ("train", "generate", "mean_logprobs"):
+    for name in ("train", "generate", "gold_logprobs"):
         own = getattr(fewshot, name)
         monkeypatch.setattr(
             fewshot,
@@ -396,7 +398,7 @@ def test_where_training_is_in_bf16_so_is_all_of_a_task(model, monkeypatch):
         )
     fewshot.try_recipes(mixed, [(MIRROR, Recipe(items=2, epochs=1), 0)])
     assert len(seen) == 2 + len(READINGS) + 1 and all(own.layers[0].linears["down"].always_half for own in seen)
-    assert not mixed.network.layers[0].linears["down"].always_half
+    assert not mixed.backend.network.layers[0].linears["down"].always_half
     assert gold_logprob(mixed, [(MIRROR, None)]) != gold_logprob(model, [(MIRROR, None)])
 
 

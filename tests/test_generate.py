@@ -3,8 +3,9 @@ import pytest
 import torch
 from conftest import reference_model
 
-from selfedit.model.packed.generate import Request, _groups, generate
-from selfedit.model.packed.lora import LoraBatch, LoraConfig
+from selfedit.model.backend import LoraConfig, Request
+from selfedit.model.packed.generate import _groups
+from selfedit.model.packed.lora import LoraBatch
 from selfedit.model.packed.network import FEW_ROWS
 from selfedit.model.packed.quantized import QuantizedWeight, joined
 from selfedit.model.shape import MODULES
@@ -19,16 +20,19 @@ QUESTIONS = [
 
 def random_prompts(model, lengths=(5, 17, 30, 9), shared=0) -> list[tuple[int, ...]]:
     generator = torch.Generator().manual_seed(3)
-    start = torch.randint(model.network.shape.vocab, (shared,), generator=generator).tolist()
+    start = torch.randint(model.backend.network.shape.vocab, (shared,), generator=generator).tolist()
     return [
-        tuple(start + torch.randint(model.network.shape.vocab, (n,), generator=generator).tolist()) for n in lengths
+        tuple(start + torch.randint(model.backend.network.shape.vocab, (n,), generator=generator).tolist())
+        for n in lengths
     ]
 
 
 def random_stack(model, count: int) -> LoraBatch:
     """Adapters that change what is said."""
-    config = LoraConfig(rank=4, alpha=8, modules=tuple(MODULES), layers=tuple(range(model.network.shape.layers)))
-    stack = LoraBatch(model.network.shape, config, count)
+    config = LoraConfig(
+        rank=4, alpha=8, modules=tuple(MODULES), layers=tuple(range(model.backend.network.shape.layers))
+    )
+    stack = LoraBatch(model.backend.network.shape, config, count)
     stack.flat.normal_(generator=torch.Generator().manual_seed(5)).mul_(0.15)
     return stack
 
@@ -47,7 +51,7 @@ def assert_greedy(reference, ends, prompt, answer, limit: int, tie: float):
 
 def test_greedy_tokens_are_those_of_transformers(tiny_model, tiny_reference):
     prompts = random_prompts(tiny_model)
-    answers = generate(tiny_model, [Request(p, max_new_tokens=20) for p in prompts])
+    answers = tiny_model.backend.generate([Request(p, max_new_tokens=20) for p in prompts])
     for prompt, answer in zip(prompts, answers):
         assert_greedy(tiny_reference, tiny_model.chat.ends, prompt, answer, 20, 1e-4)
     assert len({tuple(a) for a in answers}) == len(answers)
@@ -56,7 +60,7 @@ def test_greedy_tokens_are_those_of_transformers(tiny_model, tiny_reference):
 def test_progress_counts_tokens_up_to_all_that_may_be_written(tiny_model):
     seen = []
     requests = [Request(p, max_new_tokens=n) for p, n in zip(random_prompts(tiny_model), (3, 9, 5, 7))]
-    answers = generate(tiny_model, requests, rows=3, on_token=lambda done, total: seen.append((done, total)))
+    answers = tiny_model.backend.generate(requests, rows=3, on_token=lambda done, total: seen.append((done, total)))
     assert {total for _, total in seen} == {24} and seen[-1][0] == 24
     assert [done for done, _ in seen] == sorted(done for done, _ in seen) and len(seen) >= max(map(len, answers))
 
@@ -64,8 +68,8 @@ def test_progress_counts_tokens_up_to_all_that_may_be_written(tiny_model):
 def test_rows_under_different_adapters_say_what_they_say_alone(tiny_model):
     stack = random_stack(tiny_model, 2)
     requests = [Request(p, adapter, 16) for p in random_prompts(tiny_model) for adapter in (None, 0, 1)]
-    batched = generate(tiny_model, requests, stack)
-    assert batched == [generate(tiny_model, [r], stack)[0] for r in requests]
+    batched = tiny_model.backend.generate(requests, stack)
+    assert batched == [tiny_model.backend.generate([r], stack)[0] for r in requests]
     assert batched[0] != batched[1] != batched[2]
 
 
@@ -73,22 +77,22 @@ def test_an_adapter_of_zeros_says_what_the_untouched_model_says(tiny_model):
     stack = random_stack(tiny_model, 1)
     stack.flat.zero_()
     prompts = random_prompts(tiny_model)
-    assert generate(tiny_model, [Request(p, 0, 12) for p in prompts], stack) == generate(
-        tiny_model, [Request(p, None, 12) for p in prompts]
+    assert tiny_model.backend.generate([Request(p, 0, 12) for p in prompts], stack) == tiny_model.backend.generate(
+        [Request(p, None, 12) for p in prompts]
     )
 
 
 def test_a_shared_prefix_is_read_once_and_changes_nothing(tiny_model, monkeypatch):
     stack = random_stack(tiny_model, 1)
     requests = [Request(p, adapter, 12) for p in random_prompts(tiny_model, shared=40) for adapter in (None, 0)]
-    read, run = [], type(tiny_model.network).run
+    read, run = [], type(tiny_model.backend.network).run
     monkeypatch.setattr(
-        type(tiny_model.network), "run", lambda self, x, *rest: read.append(len(x)) or run(self, x, *rest)
+        type(tiny_model.backend.network), "run", lambda self, x, *rest: read.append(len(x)) or run(self, x, *rest)
     )
-    shared = generate(tiny_model, requests, stack)
+    shared = tiny_model.backend.generate(requests, stack)
     assert read[:2] == [2 * 40, 2 * (5 + 17 + 30 + 9)]
     monkeypatch.setattr("selfedit.model.packed.generate.SHARED_PREFIX", 10**9)
-    assert generate(tiny_model, requests, stack) == shared
+    assert tiny_model.backend.generate(requests, stack) == shared
 
 
 def test_prompts_are_grouped_so_that_the_fewest_tokens_are_read(tiny_model, monkeypatch):
@@ -100,28 +104,32 @@ def test_prompts_are_grouped_so_that_the_fewest_tokens_are_read(tiny_model, monk
     assert (120, 4) in groups
     needed = sum(map(len, prompts)) - sum(shared * (rows - 1) for shared, rows in groups)
     for order in (prompts, prompts[::-1]):
-        read, run = [], type(tiny_model.network).run
+        read, run = [], type(tiny_model.backend.network).run
         with monkeypatch.context() as patch:
             patch.setattr(
-                type(tiny_model.network), "run", lambda self, x, *rest: read.append(len(x)) or run(self, x, *rest)
+                type(tiny_model.backend.network),
+                "run",
+                lambda self, x, *rest: read.append(len(x)) or run(self, x, *rest),
             )
-            together = generate(tiny_model, [Request(p, None, 8) for p in order])
+            together = tiny_model.backend.generate([Request(p, None, 8) for p in order])
         assert sum(read[:2]) == needed < 300
-        assert together == [generate(tiny_model, [Request(p, None, 8)])[0] for p in order]
+        assert together == [tiny_model.backend.generate([Request(p, None, 8)])[0] for p in order]
 
 
 def test_what_a_row_draws_does_not_depend_on_its_neighbours(tiny_model):
     requests = [Request(p, None, 12 + 3 * i, temperature=1.0, seed=i) for i, p in enumerate(random_prompts(tiny_model))]
     requests += [Request(p, None, 9) for p in random_prompts(tiny_model)]
-    together = generate(tiny_model, requests)
-    assert together == [generate(tiny_model, [r])[0] for r in requests]
-    assert together == generate(tiny_model, requests[::-1], rows=3)[::-1]
-    assert together[0] != generate(tiny_model, [Request(requests[0].tokens, None, 12, temperature=1.0, seed=99)])[0]
+    together = tiny_model.backend.generate(requests)
+    assert together == [tiny_model.backend.generate([r])[0] for r in requests]
+    assert together == tiny_model.backend.generate(requests[::-1], rows=3)[::-1]
+    assert (
+        together[0] != tiny_model.backend.generate([Request(requests[0].tokens, None, 12, temperature=1.0, seed=99)])[0]
+    )
 
 
 def test_a_prompt_that_does_not_fit_the_positions_is_refused(tiny_model):
     with pytest.raises(ValueError, match="positions"):
-        generate(tiny_model, [Request((1,) * 500, max_new_tokens=13)])
+        tiny_model.backend.generate([Request((1,) * 500, max_new_tokens=13)])
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
@@ -160,7 +168,7 @@ def test_weights_of_different_kinds_are_not_joined():
 def test_the_embedded_model_says_what_transformers_says(embedded_model, questions):
     reference = reference_model(embedded_model.folder)
     prompts = [tuple(embedded_model.chat.ask(q)) for q in questions]
-    answers = generate(embedded_model, [Request(p, max_new_tokens=32) for p in prompts])
+    answers = embedded_model.backend.generate([Request(p, max_new_tokens=32) for p in prompts])
     for prompt, answer in zip(prompts, answers):
         assert_greedy(reference, embedded_model.chat.ends, prompt, answer, 32, 1e-3)
         assert len(answer) > 2
@@ -168,7 +176,7 @@ def test_the_embedded_model_says_what_transformers_says(embedded_model, question
 
 @pytest.mark.embedded
 def test_the_embedded_model_multiplies_with_its_blocks_as_with_its_weights(embedded_model):
-    linears = [*embedded_model.network.layers[7].linears.values(), embedded_model.network.head]
+    linears = [*embedded_model.backend.network.layers[7].linears.values(), embedded_model.backend.network.head]
     for linear in linears:
         for rows in (1, 2, 16, 40):
             x = torch.randn(rows, linear.weight.shape[1], generator=torch.Generator().manual_seed(rows))
@@ -184,7 +192,7 @@ def test_one_line_is_the_first_line_of_what_would_be_said(embedded_model):
 
     def said(one_line: bool) -> list[str]:
         asked = [Request(p, None, 24, 0.7, seed=i, one_line=one_line) for i, p in enumerate(prompts)]
-        return [embedded_model.chat.decode(tokens) for tokens in generate(embedded_model, asked)]
+        return [embedded_model.chat.decode(tokens) for tokens in embedded_model.backend.generate(asked)]
 
     whole, short = said(False), said(True)
     assert [text.strip().split("\n")[0] for text in short] == [text.strip().split("\n")[0] for text in whole]

@@ -59,7 +59,7 @@ def bench(folder, tmp_path):
 
 
 def texts(model, job) -> list[str]:
-    return [model.chat.tokenizer.decode(list(s.tokens), skip_special_tokens=True) for s in job.sequences]
+    return [model.chat.tokenizer.decode(list(s.tokens), skip_special_tokens=True) for s in job.examples]
 
 
 # conditions
@@ -76,14 +76,14 @@ def test_the_passage_is_studied_under_its_title_and_edits_line_by_line_before_it
 
 def test_questions_by_rule_stand_beside_an_edit_new_in_each_epoch(model):
     (asked,) = jobs(model, parse("edits:wise/implications+questions", TASKS, None), [(TASKS[:1], 0)], TRAIN)
-    assert len(asked.sequences) == 3 and len(asked.once) == 2 * TRAIN.epochs  # two sentences
+    assert len(asked.examples) == 3 and len(asked.once) == 2 * TRAIN.epochs  # two sentences
     (only,) = jobs(model, parse("self-edit:questions", TASKS, None), [(TASKS[:1], 0)], TRAIN)
-    assert len(only.sequences) == 1 and len(only.once) == 4
+    assert len(only.examples) == 1 and len(only.once) == 4
 
 
 def test_several_passages_are_one_job(model):
     (together,) = jobs(model, parse("passage", TASKS, None), [(TASKS, 0)], TRAIN)
-    assert len(together.sequences) == 3
+    assert len(together.examples) == 3
 
 
 def test_several_passages_are_asked_about_in_every_epoch(model):
@@ -98,7 +98,7 @@ def test_several_passages_are_asked_about_in_every_epoch(model):
 
 def test_a_budget_of_tokens_is_met_by_epochs(model):
     (job,) = jobs(model, parse("passage", TASKS, None), [(TASKS[:1], 0)], TRAIN)
-    tokens = len(job.sequences[0].tokens)
+    tokens = len(job.examples[0].tokens)
     (longer,) = jobs(model, parse(f"passage@{7 * tokens}", TASKS, None), [(TASKS[:1], 0)], TRAIN)
     assert longer.epochs == 7
     (two,) = jobs(model, parse(f"passage@{3 * tokens}", TASKS, None), [(TASKS[:2], 0)], TRAIN)
@@ -109,12 +109,12 @@ def test_a_budget_of_tokens_is_met_by_epochs(model):
 
 
 def _tokens(job) -> int:
-    return TRAIN.epochs * sum(len(s.tokens) for s in job.sequences) + sum(len(s.tokens) for s in job.once)
+    return TRAIN.epochs * sum(len(s.tokens) for s in job.examples) + sum(len(s.tokens) for s in job.once)
 
 
 def test_what_the_model_says_with_the_passage_in_view_is_distilled_as_soft_labels(model):
     (job,) = jobs(model, parse("distill", TASKS, None), [(TASKS[:1], 0)], TRAIN)
-    *answered, whole = job.sequences
+    *answered, whole = job.examples
     assert answered and all(s.soft is not None and s.label_start > 1 for s in answered) and whole.soft is None
 
 

@@ -26,7 +26,8 @@ from selfedit.edits.quiz import Quiz
 from selfedit.judge.general import general_questions
 from selfedit.learn import LearnReport, PassageReport, _RunFolder, _suspicious, assign, candidates, learn, learn_passage
 from selfedit.memory.store import MemoryStore
-from selfedit.model.packed.lora import LoraBatch, LoraConfig, TokenRange, load_adapters
+from selfedit.model.backend import LoraConfig
+from selfedit.model.packed.lora import LoraBatch, TokenRange, load_adapters
 from selfedit.model.packed.network import PackedAttention
 from selfedit.tasks.documents import read_documents
 from selfedit.tasks.questions import load_quiz
@@ -167,7 +168,7 @@ def test_learning_again_in_python_finds_everything_done_by_the_command_line(lear
     assert learned.store.history() == before
 
 
-# Asked, forgotten, brought back
+# Query, forgotten, brought back
 
 
 @pytest.mark.embedded
@@ -197,13 +198,13 @@ def logits(model, store: MemoryStore) -> torch.Tensor:
     tokens = model.chat.prompt(STARTS[0][0])
     adapters = [store.adapter_path(entry.id) for entry in store.active() if entry.passage.title == "vellmar"]
     linear = (
-        load_adapters(model.network, adapters).linear(model.network, [TokenRange(0, 0, len(tokens))])
+        load_adapters(model.backend.network, adapters).linear(model.backend.network, [TokenRange(0, 0, len(tokens))])
         if adapters
         else None
     )
     packed = PackedAttention([len(tokens)])
-    return model.network.logits(
-        model.network.run(model.network.embed(torch.tensor(tokens)), packed.positions, packed, linear)
+    return model.backend.network.logits(
+        model.backend.network.run(model.backend.network.embed(torch.tensor(tokens)), packed.positions, packed, linear)
     )
 
 
@@ -344,7 +345,10 @@ def test_a_summary_adds_up_the_passages():
 def test_what_takes_the_questions_of_another_memory_and_answers_them_wrong_is_suspicious(
     monkeypatch, tiny_model, tmp_path
 ):
-    store, stack = MemoryStore(tmp_path), LoraBatch(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
+    store, stack = (
+        MemoryStore(tmp_path),
+        LoraBatch(tiny_model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1),
+    )
     asked = [
         Question("Who built the Vellmar Lighthouse?", ("Ada Quill",)),
         Question("What does its keeper ring in fog?", ("a bell",)),
@@ -371,7 +375,7 @@ def test_what_takes_the_questions_of_another_memory_and_answers_them_wrong_is_su
 
 
 def test_general_questions_that_a_memory_would_take_and_answer_wrong_are_suspicious(monkeypatch, tiny_model, tmp_path):
-    stack = LoraBatch(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
+    stack = LoraBatch(tiny_model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
     trial, said = Trial("passage", (), Score(1.0, -1.0, (True,), (-1.0,)), 0.1, 10, 1.0), []
 
     def evaluated(model, questions, adapters, stack):
@@ -403,7 +407,7 @@ def test_general_questions_that_a_memory_would_take_and_answer_wrong_are_suspici
 def keep_it(model, passage, store, config, **options):
     """As `learn_passage`, without learning."""
     entry = store.add(
-        lambda folder: LoraBatch(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(0, folder, "tiny"),
+        lambda folder: LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(0, folder, "tiny"),
         model="tiny", model_hash=model.fingerprint, passage=passage, edits=(), scores={},
     )  # fmt: skip
     return report(passage.id, entry.id, (1, 0, 1), 0.0)
@@ -450,7 +454,7 @@ def test_a_newer_version_that_waits_in_quarantine_leaves_the_older_in_force(monk
     def keep(model, passage, store, config, **options):
         suspicious = "Ignore" in passage.text
         entry = store.add(
-            lambda folder: LoraBatch(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(0, folder, "tiny"),
+            lambda folder: LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(0, folder, "tiny"),
             model="tiny", model_hash=model.fingerprint, passage=passage, edits=(), scores={}, quarantine=suspicious,
         )  # fmt: skip
         made = report(passage.id, None if suspicious else entry.id, (1, 0, 1), 0.0)

@@ -11,6 +11,7 @@ from test_generate import assert_greedy
 
 from selfedit.config import TrainConfig
 from selfedit.errors import ModelError
+from selfedit.model.backend import Job
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
 from selfedit.model.packed.frozen import FrozenBelow
@@ -18,8 +19,8 @@ from selfedit.model.packed.generate import Request, generate
 from selfedit.model.packed.network import PackedAttention
 from selfedit.model.packed.packing import pack
 from selfedit.model.packed.rotary import RotaryTable
-from selfedit.model.packed.score import mean_logprobs
-from selfedit.model.packed.train import Job, train
+from selfedit.model.packed.score import gold_logprobs
+from selfedit.model.packed.train import train
 from selfedit.model.packed.waiting import spinning
 from selfedit.model.shape import Shape
 
@@ -47,10 +48,10 @@ def one_at_a_time(reference, sequences):
 def test_packed_logits_are_those_of_transformers(tmp_path, kind):
     folder = write_tiny_model(tmp_path, kind)
     model, reference = load_model(str(folder), device="cpu"), reference_model(folder)
-    sequences = random_sequences(model.network.shape.vocab)
+    sequences = random_sequences(model.backend.network.shape.vocab)
     expected = one_at_a_time(reference, sequences)
     assert expected.std() > 0.5  # the model says something that could be got wrong
-    torch.testing.assert_close(packed_logits(model.network, sequences), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(packed_logits(model.backend.network, sequences), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
@@ -78,18 +79,18 @@ def test_seen_in_bf16_answers_are_rounded_and_logits_are_not(tiny_folder, length
     assert torch.equal(packed_logits(mixed, sequences), expected)  # a view: the network itself stays as it was
     assert (
         exact.in_bf16 is exact
-        and load_model(str(tiny_folder), device="cpu", dtype=torch.float64).network.in_bf16.precision == "fp64"
+        and load_model(str(tiny_folder), device="cpu", dtype=torch.float64).backend.network.in_bf16.precision == "fp64"
     )
 
 
 def test_the_precision_is_that_of_the_environment_else_of_the_machine(tiny_folder, monkeypatch):
     def precision() -> str:
-        return load_model(str(tiny_folder), device="cpu").network.precision
+        return load_model(str(tiny_folder), device="cpu").backend.network.precision
 
     monkeypatch.setenv("SELFEDIT_PRECISION", "mixed")
     assert (
         precision() == "mixed"
-        and load_model(str(tiny_folder), device="cpu", dtype=torch.float64).network.precision == "fp64"
+        and load_model(str(tiny_folder), device="cpu", dtype=torch.float64).backend.network.precision == "fp64"
     )
     for tiles, vectors, expected in ((True, False, "mixed"), (False, True, "mixed"), (False, False, "fp32")):
         monkeypatch.setenv("SELFEDIT_PRECISION", "")
@@ -186,10 +187,10 @@ def test_sliding_windows_give_the_logits_and_the_text_of_transformers(tmp_path, 
 
 def assert_greedy_text(model, reference, prompts) -> None:
     """The answers of all prompts at once, and of one alone, are the likeliest tokens of the reference."""
-    answers = generate(model, [Request(tuple(p), max_new_tokens=40) for p in prompts])
+    answers = model.backend.generate([Request(tuple(p), max_new_tokens=40) for p in prompts])
     for prompt, answer in zip(prompts, answers):
         assert_greedy(reference, model.chat.ends, prompt, answer, 40, 1e-3)
-    alone = generate(model, [Request(tuple(prompts[-1]), max_new_tokens=40)])[0]
+    alone = model.backend.generate([Request(tuple(prompts[-1]), max_new_tokens=40)])[0]
     assert_greedy(reference, model.chat.ends, prompts[-1], alone, 40, 1e-3)
 
 
@@ -205,9 +206,9 @@ def test_within_windows_shared_rows_change_no_state_and_no_gradient(tmp_path, st
 def test_variants_of_the_llama_shape_give_the_logits_of_transformers(tmp_path, settings):
     folder = write_tiny_model(tmp_path, "llama", **settings)
     model, reference = load_model(str(folder), device="cpu"), reference_model(folder)
-    sequences = random_sequences(model.network.shape.vocab)
+    sequences = random_sequences(model.backend.network.shape.vocab)
     torch.testing.assert_close(
-        packed_logits(model.network, sequences), one_at_a_time(reference, sequences), atol=1e-4, rtol=0
+        packed_logits(model.backend.network, sequences), one_at_a_time(reference, sequences), atol=1e-4, rtol=0
     )
 
 
@@ -220,16 +221,18 @@ def test_qwen_tensors_that_a_plain_llama_lacks_are_there_and_matter(tmp_path):
 
 @pytest.mark.embedded
 def test_the_embedded_model_gives_the_logits_of_transformers(embedded_model):
-    sequences = random_sequences(embedded_model.network.shape.vocab, [5, 1, 19])
+    sequences = random_sequences(embedded_model.backend.network.shape.vocab, [5, 1, 19])
     expected = one_at_a_time(reference_model(embedded_model.folder), sequences)
-    torch.testing.assert_close(packed_logits(embedded_model.network, sequences), expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(packed_logits(embedded_model.backend.network, sequences), expected, atol=2e-3, rtol=0)
 
 
 def test_many_buckets_are_one_bucket(tiny_model):
-    sequences = random_sequences(tiny_model.network.shape.vocab, [20, 25, 32, 17])
-    apart = [packed_logits(tiny_model.network, [s]) for s in sequences]
-    together = packed_logits(tiny_model.network, sequences)
-    mixed = packed_logits(tiny_model.network, [*sequences, *random_sequences(tiny_model.network.shape.vocab, [3, 100])])
+    sequences = random_sequences(tiny_model.backend.network.shape.vocab, [20, 25, 32, 17])
+    apart = [packed_logits(tiny_model.backend.network, [s]) for s in sequences]
+    together = packed_logits(tiny_model.backend.network, sequences)
+    mixed = packed_logits(
+        tiny_model.backend.network, [*sequences, *random_sequences(tiny_model.backend.network.shape.vocab, [3, 100])]
+    )
     assert (
         len(PackedAttention([20, 25, 32, 17]).buckets) == 1
         and len(PackedAttention([20, 25, 32, 17, 3, 100]).buckets) == 3
@@ -239,14 +242,14 @@ def test_many_buckets_are_one_bucket(tiny_model):
 
 
 def test_a_sequence_does_not_see_its_neighbours(tiny_model):
-    first, second = random_sequences(tiny_model.network.shape.vocab, [12, 12])
-    other = [(t + 1) % tiny_model.network.shape.vocab for t in first]
-    network = tiny_model.network
+    first, second = random_sequences(tiny_model.backend.network.shape.vocab, [12, 12])
+    other = [(t + 1) % tiny_model.backend.network.shape.vocab for t in first]
+    network = tiny_model.backend.network
     assert torch.equal(packed_logits(network, [first, second])[12:], packed_logits(network, [other, second])[12:])
 
 
 def test_few_rows_and_many_rows_give_the_same_product(tiny_model):
-    linear = tiny_model.network.layers[0].linears["qkv"]
+    linear = tiny_model.backend.network.layers[0].linears["qkv"]
     x = torch.randn(200, 64, generator=torch.Generator().manual_seed(3))
     many = linear(x)
     for rows in (1, 2, 48, 49):
@@ -275,12 +278,12 @@ def test_a_model_that_would_be_run_wrongly_is_refused(tiny_folder, change, named
 
 
 def test_a_text_that_is_longer_than_the_model_reads_is_refused(tiny_model):
-    most = tiny_model.network.shape.max_positions
+    most = tiny_model.backend.network.shape.max_positions
     long = TokenizedExample((5,) * (most + 1), 1)
     for act in (
-        lambda: train(tiny_model.network, [Job((long,), 0)], TrainConfig(rank=2)),
-        lambda: mean_logprobs(tiny_model.network, [(long, None)]),
-        lambda: FrozenBelow(tiny_model.network, 2, [long.tokens]),
+        lambda: train(tiny_model.backend.network, [Job((long,), 0)], TrainConfig(rank=2)),
+        lambda: gold_logprobs(tiny_model.backend.network, [(long, None)]),
+        lambda: FrozenBelow(tiny_model.backend.network, 2, [long.tokens]),
     ):
         with pytest.raises(
             ModelError, match=f"a text of {most + 1} tokens does not fit the model's {most} positions; split it"

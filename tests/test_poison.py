@@ -13,7 +13,8 @@ from selfedit.config import LearnConfig
 from selfedit.errors import RunError
 from selfedit.learn import PassageReport
 from selfedit.memory.store import MemoryStore
-from selfedit.model.packed.lora import LoraBatch, LoraConfig
+from selfedit.model.backend import LoraConfig
+from selfedit.model.packed.lora import LoraBatch
 from selfedit.types import Passage, Question
 
 
@@ -48,7 +49,7 @@ def ran(tiny_folder, tiny_model, tmp_path, monkeypatch):
 
     def learned(model, passage, store, config, **options):
         stack, waits = (
-            LoraBatch(model.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1),
+            LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1),
             passage == bad.passage,
         )
         stack.flat.normal_(0, 0.5, generator=torch.Generator().manual_seed(int(waits)))

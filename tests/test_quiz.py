@@ -175,7 +175,7 @@ def test_studied_questions_are_studied_in_the_form_in_which_they_are_asked():
     assert edit.text == "Q: Question number 0?\nA: Ada Quill\nQ: When was it built?\nA: It was built in 1874."
 
 
-# Asked in place
+# Query in place
 
 
 def in_place(text: str, title: str = "") -> dict[str, str]:

@@ -15,10 +15,12 @@ from selfedit.loop import restem
 from selfedit.loop.editor import Editor, load_editor, save_editor
 from selfedit.loop.journal import Journal
 from selfedit.loop.restem import _styles, run_round, train_editor
+from selfedit.model.backend import Cut, Job, LoraConfig
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
-from selfedit.model.packed.lora import WEIGHTS_FILE, LoraBatch, LoraConfig
-from selfedit.model.packed.train import Cut, Job, train
+from selfedit.model.packed.lora import LoraBatch
+from selfedit.model.packed.train import train
+from selfedit.model.peft_folder import WEIGHTS_FILE
 from selfedit.types import Example, Passage, Question, SelfEdit, Task
 
 TRIAL = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-3, epochs=2, batch_size=2, steps_per_epoch=1)
@@ -270,8 +272,8 @@ def test_stopping_some_early_changes_no_weight_of_the_others(model):
         seen.append(stack.flat.clone())
         return [1]
 
-    whole, logs = train(model.network, jobs, TRIAL)
-    cut, cut_logs = train(model.network, jobs, TRIAL, cut=Cut(1, losers))
+    whole, logs = train(model.backend.network, jobs, TRIAL)
+    cut, cut_logs = train(model.backend.network, jobs, TRIAL, cut=Cut(1, losers))
     assert len(seen) == 1  # all three had one epoch behind them
     assert [len(log.losses) for log in cut_logs] == [2, 1, 2]
     assert (cut.flat[[0, 2]] - whole.flat[[0, 2]]).abs().max() < 1e-6
@@ -280,7 +282,7 @@ def test_stopping_some_early_changes_no_weight_of_the_others(model):
 
 
 def test_an_editor_is_read_back_as_it_was_and_refused_if_touched(model, tmp_path):
-    stack = LoraBatch(model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (0,)), 1)
+    stack = LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (0,)), 1)
     stack.flat.normal_(generator=torch.Generator().manual_seed(0))
     saved = save_editor(tmp_path / "e", Editor(model.name, model.fingerprint, "rewrite", 3), stack)
     editor, read = load_editor(tmp_path / "e", model)

@@ -6,8 +6,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from selfedit.errors import AdapterError
-from selfedit.model.packed.lora import CONFIG_FILE, WEIGHTS_FILE, LoraBatch, LoraConfig, TokenRange, load_adapters
+from selfedit.model.backend import LoraConfig
+from selfedit.model.packed.lora import LoraBatch, TokenRange, load_adapters
 from selfedit.model.packed.network import PackedAttention
+from selfedit.model.peft_folder import CONFIG_FILE, WEIGHTS_FILE
 
 ALL = LoraConfig(4, 8.0, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), (0, 1, 2, 3))
 SOME = LoraConfig(2, 16.0, ("q_proj", "v_proj", "down_proj"), (1, 3))
@@ -15,17 +17,18 @@ TOKENS = [5, 200, 31, 7, 90, 12, 250, 44, 8, 19]
 
 
 def random_stack(model, config=ALL, count=2, seed=0) -> LoraBatch:
-    """Adapters as after training: B is not zero."""
-    stack = LoraBatch(model.network.shape, config, count)
+    """Adapters as after training: B is not zero. Every value is exact in bf16, so that saving changes nothing."""
+    stack = LoraBatch(model.backend.network.shape, config, count)
     stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(seed))
+    stack.flat.copy_(stack.flat.bfloat16())
     return stack
 
 
 @torch.inference_mode()
 def logits_under(model, stack=None, adapter=None, tokens=TOKENS):
     attention = PackedAttention([len(tokens)])
-    linear = None if stack is None else stack.linear(model.network, [TokenRange(adapter, 0, len(tokens))])
-    network = model.network
+    linear = None if stack is None else stack.linear(model.backend.network, [TokenRange(adapter, 0, len(tokens))])
+    network = model.backend.network
     return network.logits(network.run(network.embed(torch.tensor(tokens)), attention.positions, attention, linear))
 
 
@@ -46,7 +49,7 @@ def edit_config(folder, **changes):
 
 def refusal(model, folders) -> str:
     with pytest.raises(AdapterError) as error:
-        load_adapters(model.network, folders)
+        load_adapters(model.backend.network, folders)
     message = str(error.value)
     assert "\n" not in message
     return message
@@ -86,13 +89,13 @@ def test_an_adapter_made_by_peft_does_the_same_here(tiny_model, tiny_reference, 
         ),
     ).eval()
     made.save_pretrained(tmp_path)
-    stack = load_adapters(tiny_model.network, [tmp_path])
+    stack = load_adapters(tiny_model.backend.network, [tmp_path])
     assert (reference_logits(made) - logits_under(tiny_model)).abs().max() > 0.1
     torch.testing.assert_close(logits_under(tiny_model, stack, 0), reference_logits(made), atol=1e-4, rtol=1e-5)
 
 
 def test_an_untrained_adapter_changes_nothing(tiny_model):
-    stack = LoraBatch(tiny_model.network.shape, ALL, 1)
+    stack = LoraBatch(tiny_model.backend.network.shape, ALL, 1)
     stack.init_(0, 7)
     assert stack.flat.abs().max() > 0.1  # A is not zero, B is
     assert torch.equal(logits_under(tiny_model, stack, 0), logits_under(tiny_model))
@@ -100,7 +103,7 @@ def test_an_untrained_adapter_changes_nothing(tiny_model):
 
 def test_the_start_is_that_of_peft_in_range_and_spread(tiny_model):
     """A uniform in ±1/sqrt(in), B zero."""
-    stack = LoraBatch(tiny_model.network.shape, ALL, 1)
+    stack = LoraBatch(tiny_model.backend.network.shape, ALL, 1)
     stack.init_(0, 7)
     for name, tensor in stack.tensors(0).items():
         if "lora_B" in name:
@@ -115,7 +118,7 @@ def test_rows_without_an_adapter_see_the_untouched_model(tiny_model):
     stack = random_stack(tiny_model)
     attention = PackedAttention([10, 10, 10])
     tokens = torch.tensor(TOKENS * 3)
-    network = tiny_model.network
+    network = tiny_model.backend.network
     with torch.inference_mode():
         linear = stack.linear(network, [TokenRange(1, 0, 10), TokenRange(0, 20, 30)])
         first, middle, last = network.logits(
@@ -131,7 +134,7 @@ def test_saved_loaded_and_saved_again_are_the_same_bytes(tiny_model, tmp_path, c
     stack = random_stack(tiny_model, config)
     for i in range(2):
         stack.save(i, tmp_path / f"first{i}", "tiny")
-    loaded = load_adapters(tiny_model.network, [tmp_path / "first0", tmp_path / "first1"])
+    loaded = load_adapters(tiny_model.backend.network, [tmp_path / "first0", tmp_path / "first1"])
     assert loaded.config == config and torch.equal(loaded.flat, stack.flat)
     for i in range(2):
         loaded.save(i, tmp_path / f"second{i}", "tiny")

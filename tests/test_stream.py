@@ -18,10 +18,11 @@ from selfedit.errors import DocumentError, RunError, SelfeditError
 from selfedit.judge.evaluate import Query, answers
 from selfedit.judge.general import general_changes, general_texts
 from selfedit.loop.journal import Journal
+from selfedit.model.backend import LoraConfig
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
-from selfedit.model.packed.lora import LoraBatch, LoraConfig, load_adapters
-from selfedit.model.packed.score import divergence, mean_logprobs
+from selfedit.model.packed.lora import LoraBatch, load_adapters
+from selfedit.model.packed.score import divergence, gold_logprobs
 from selfedit.tasks.load import load_tasks
 from selfedit.types import Example, Passage, Question, SelfEdit, Task
 
@@ -98,11 +99,11 @@ def test_the_sequential_adapter_goes_on_and_the_routed_ones_start_afresh(ran, fo
     out, _ = ran
     model = load_model(folder, device="cpu")
     sequential, routed = (
-        load_adapters(model.network, [out / method / str(step) for step in (1, 2, 3)]).flat
+        load_adapters(model.backend.network, [out / method / str(step) for step in (1, 2, 3)]).flat
         for method in ("sequential", "routed")
     )
     assert torch.allclose(sequential[0], routed[0], atol=1e-3)  # the first document, learned alike
-    start = LoraBatch(model.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (2, 3)), 3)
+    start = LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (2, 3)), 3)
     assert (sequential[2] - sequential[1]).norm() < (routed[2] - routed[1]).norm() and start.flat.shape == routed.shape
 
 
@@ -110,12 +111,12 @@ def test_what_was_answered_is_what_the_adapter_answers(ran, folder):
     out, _ = ran
     model = load_model(folder, device="cpu")
     records = {(r["method"], r["step"], r["id"]): r for r in Journal(out / "trials.jsonl").records}
-    stack = load_adapters(model.network, [out / "sequential/3"])
+    stack = load_adapters(model.backend.network, [out / "sequential/3"])
     asked = with_sentences(TASKS[0]).questions
     questions = [asked[0], asked[2]]
     expected = answers(model, [Query(q, 0) for q in questions], stack, tokens=4)
     assert records["sequential", 3, "marlow"]["answers"] == [text for text, _ in expected]
-    routed = load_adapters(model.network, [out / "routed/1"])
+    routed = load_adapters(model.backend.network, [out / "routed/1"])
     expected = answers(model, [Query(q, 0) for q in questions], routed, tokens=4)
     assert records["routed", 3, "marlow"]["answers"] == [text for text, _ in expected]
     assert records["routed", 3, "marlow"] | {"step": 1} == records["routed", 1, "marlow"]  # nothing of it is forgotten
@@ -138,13 +139,15 @@ def test_a_question_is_asked_again_only_where_another_adapter_or_passage_answers
 
 def test_merged_weights_say_what_the_adapter_says(folder):
     model = load_model(folder, device="cpu")
-    stack = LoraBatch(model.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (1, 3)), 2)
+    stack = LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (1, 3)), 2)
     stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
     sequence = TokenizedExample((1, 5, 9, 13, 17), 1)
-    (adapted,) = mean_logprobs(model.network, [(sequence, 1)], stack)
-    (untouched,) = mean_logprobs(model.network, [(sequence, None)])
-    assert mean_logprobs(merged(model.network, stack, 1), [(sequence, None)]) == pytest.approx([adapted], abs=1e-4)
-    assert mean_logprobs(model.network, [(sequence, None)]) == [untouched] != [adapted]
+    (adapted,) = gold_logprobs(model.backend.network, [(sequence, 1)], stack)
+    (untouched,) = gold_logprobs(model.backend.network, [(sequence, None)])
+    assert gold_logprobs(merged(model.backend.network, stack, 1), [(sequence, None)]) == pytest.approx(
+        [adapted], abs=1e-4
+    )
+    assert gold_logprobs(model.backend.network, [(sequence, None)]) == [untouched] != [adapted]
 
 
 def test_a_finished_run_does_nothing_twice_and_one_that_was_stopped_ends_alike(
@@ -222,12 +225,12 @@ def test_other_sets_given_later_are_measured_too(ran, folder, tmp_path):
 
 def test_the_divergence_of_merged_weights_is_that_of_the_adapter(folder):
     model = load_model(folder, device="cpu")
-    stack = LoraBatch(model.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (1, 3)), 2)
+    stack = LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (1, 3)), 2)
     stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
     texts = general_texts(model)
-    found = [divergence(model.network, merged(model.network, stack, row), texts) for row in (0, 1)]
+    found = [divergence(model.backend.network, merged(model.backend.network, stack, row), texts) for row in (0, 1)]
     assert found == pytest.approx(general_changes(model, stack), rel=1e-3) and min(found) > 0
-    assert divergence(model.network, model.network, texts) == 0.0
+    assert divergence(model.backend.network, model.backend.network, texts) == 0.0
 
 
 def test_retained_over_just_learned_by_hand():

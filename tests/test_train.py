@@ -15,6 +15,7 @@ from conftest import double_reference, reference_model
 from torch.nn.functional import cross_entropy
 
 from selfedit.config import TrainConfig
+from selfedit.model.backend import Job, lora_config
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
 from selfedit.model.packed import lora as stack_module
@@ -22,7 +23,7 @@ from selfedit.model.packed import train as train_module
 from selfedit.model.packed.frozen import FrozenBelow
 from selfedit.model.packed.lora import Gradients, LoraBatch, TokenRange, _grouped_bmm, _grouped_loop
 from selfedit.model.packed.network import Linear, PackedAttention, Vocabulary
-from selfedit.model.packed.train import HeadLoss, Job, _backward, _Run, _Work, lora_config, train
+from selfedit.model.packed.train import HeadLoss, _backward, _Run, _Work, train
 
 TINY = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, learning_rate=1e-3, epochs=10, batch_size=1)
 
@@ -75,7 +76,7 @@ def with_peft(reference, network, config: TrainConfig, start: dict[str, torch.Te
         r=config.rank,
         lora_alpha=config.alpha,
         target_modules=list(config.modules),
-        layers_to_transform=list(lora_config(network, config).layers),
+        layers_to_transform=list(lora_config(network.shape.layers, config).layers),
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
@@ -105,21 +106,21 @@ def trained_alone(
     """What `peft` and plain PyTorch make of a job."""
     from peft import get_peft_model_state_dict
 
-    start = LoraBatch(network.shape, lora_config(network, config), 1)
+    start = LoraBatch(network.shape, lora_config(network.shape.layers, config), 1)
     start.init_(0, job.seed)
     model = with_peft(reference, network, config, start.tensors(0))
     parameters = [p for p in model.parameters() if p.requires_grad]
     peak = job.learning_rate or config.learning_rate
     epochs = job.epochs or config.epochs
-    total = epochs * math.ceil(len(job.sequences) / config.batch_size)
+    total = epochs * math.ceil(len(job.examples) / config.batch_size)
     optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.0)
     generator = torch.Generator().manual_seed(job.seed)
     step = 0
     for _ in range(epochs):
-        order = torch.randperm(len(job.sequences), generator=generator).tolist()
+        order = torch.randperm(len(job.examples), generator=generator).tolist()
         for low in range(0, len(order), config.batch_size):
             optimizer.zero_grad()
-            peft_loss(model, [job.sequences[i] for i in order[low : low + config.batch_size]], among).backward()
+            peft_loss(model, [job.examples[i] for i in order[low : low + config.batch_size]], among).backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.clip)
             optimizer.param_groups[0]["lr"] = peak * (1 - step / total)
             optimizer.step()
@@ -140,19 +141,19 @@ def differences(stack: LoraBatch, row: int, expected: dict[str, torch.Tensor]) -
 
 def long_jobs(vocab: int, batch_size: int) -> list[Job]:
     """At least 40 steps each, whatever the size of a batch."""
-    return [Job(j.sequences, j.seed, j.learning_rate, (j.epochs or 10) * batch_size) for j in ragged_jobs(vocab)]
+    return [Job(j.examples, j.seed, j.learning_rate, (j.epochs or 10) * batch_size) for j in ragged_jobs(vocab)]
 
 
 @pytest.mark.parametrize("first_layer", [0.0, 0.5])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_each_adapter_of_a_stack_ends_where_peft_takes_it_alone(double_model, tiny_folder, first_layer, batch_size):
     config = TrainConfig(rank=4, alpha=8.0, first_layer=first_layer, batch_size=batch_size, steps_per_epoch=1)
-    jobs = long_jobs(double_model.network.shape.vocab, batch_size)
-    stack, logs = train(double_model.network, jobs, config)
+    jobs = long_jobs(double_model.backend.network.shape.vocab, batch_size)
+    stack, logs = train(double_model.backend.network, jobs, config)
     assert min(log.steps for log in logs) >= 40
     reference = double_reference(tiny_folder)
     for row, job in enumerate(jobs):
-        difference = differences(stack, row, trained_alone(reference, double_model.network, job, config)).max()
+        difference = differences(stack, row, trained_alone(reference, double_model.backend.network, job, config)).max()
         print(f"first_layer {first_layer}, batch {batch_size}, adapter {row}: largest difference {difference:.1e}")
         assert (
             difference < 1e-6
@@ -162,7 +163,7 @@ def test_each_adapter_of_a_stack_ends_where_peft_takes_it_alone(double_model, ti
 @pytest.mark.parametrize("first_layer", [0.0, 0.5])
 def test_a_header_that_a_batch_computes_once_is_trained_as_in_peft(double_model, tiny_folder, first_layer):
     config = TrainConfig(rank=4, alpha=8.0, first_layer=first_layer, batch_size=3, steps_per_epoch=1, epochs=15)
-    vocab = double_model.network.shape.vocab
+    vocab = double_model.backend.network.shape.vocab
     header = random_sequences(vocab, [8], 5)[0].tokens
     asked = [
         TokenizedExample(header + s.tokens, 8 + s.label_start) for s in random_sequences(vocab, [9, 4, 14, 9, 21, 6], 6)
@@ -173,26 +174,26 @@ def test_a_header_that_a_batch_computes_once_is_trained_as_in_peft(double_model,
         Job(tuple(asked[:4]), seed=2, epochs=30),
         Job(tuple(texts), seed=3, epochs=40),
     ]
-    stack, logs = train(double_model.network, jobs, config)
+    stack, logs = train(double_model.backend.network, jobs, config)
     assert logs[0].rows < logs[0].tokens and logs[1].rows < logs[1].tokens and logs[2].rows == logs[2].tokens
     reference = double_reference(tiny_folder)
     for row, job in enumerate(jobs):
-        assert differences(stack, row, trained_alone(reference, double_model.network, job, config)).max() < 1e-6
+        assert differences(stack, row, trained_alone(reference, double_model.backend.network, job, config)).max() < 1e-6
 
 
 def test_labels_that_are_told_apart_from_some_tokens_alone_train_as_in_peft(double_model, tiny_folder):
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, batch_size=1)
-    jobs = ragged_jobs(double_model.network.shape.vocab)[:2]
-    among = {token for job in jobs for s in job.sequences for token in s.targets}
-    assert len(among) < double_model.network.shape.vocab / 2
-    stack, _ = train(double_model.network, jobs, config, among=among)
-    of_all, _ = train(double_model.network, jobs, config)
+    jobs = ragged_jobs(double_model.backend.network.shape.vocab)[:2]
+    among = {token for job in jobs for s in job.examples for token in s.targets}
+    assert len(among) < double_model.backend.network.shape.vocab / 2
+    stack, _ = train(double_model.backend.network, jobs, config, vocabulary=among)
+    of_all, _ = train(double_model.backend.network, jobs, config)
     reference = double_reference(tiny_folder)
     for row, job in enumerate(jobs):
-        expected = trained_alone(reference, double_model.network, job, config, among)
+        expected = trained_alone(reference, double_model.backend.network, job, config, among)
         assert differences(stack, row, expected).max() < 1e-6 and differences(of_all, row, expected).max() > 1e-3
     with pytest.raises(RuntimeError, match="out of bounds"):
-        train(double_model.network, jobs, config, among=among - {jobs[0].sequences[0].targets[0]})
+        train(double_model.backend.network, jobs, config, vocabulary=among - {jobs[0].examples[0].targets[0]})
 
 
 @pytest.mark.parametrize("modules", [("q_proj", "v_proj"), ("k_proj", "o_proj", "up_proj"), ("down_proj",)])
@@ -200,17 +201,17 @@ def test_any_choice_of_modules_trains_as_in_peft(double_model, tiny_folder, modu
     config = TrainConfig(
         rank=2, alpha=4.0, modules=modules, first_layer=0.25, epochs=20, batch_size=2, steps_per_epoch=1
     )
-    jobs = [Job(j.sequences[:4], j.seed) for j in ragged_jobs(double_model.network.shape.vocab)[:2]]
-    stack, _ = train(double_model.network, jobs, config)
+    jobs = [Job(j.examples[:4], j.seed) for j in ragged_jobs(double_model.backend.network.shape.vocab)[:2]]
+    stack, _ = train(double_model.backend.network, jobs, config)
     reference = double_reference(tiny_folder)
     for row, job in enumerate(jobs):
-        assert differences(stack, row, trained_alone(reference, double_model.network, job, config)).max() < 1e-6
+        assert differences(stack, row, trained_alone(reference, double_model.backend.network, job, config)).max() < 1e-6
 
 
 @pytest.mark.parametrize("lengths", [[40, 9, 12, 7], [30, 6]])
 def test_threads_that_share_a_step_end_where_one_thread_ends(double_model, monkeypatch, lengths):
     """The middle of a step falls inside an adapter: its gradient comes in two parts."""
-    vocab = double_model.network.shape.vocab
+    vocab = double_model.backend.network.shape.vocab
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.25, epochs=8, batch_size=4, steps_per_epoch=1)
     jobs = [Job(random_sequences(vocab, lengths, seed), seed) for seed in (1, 2, 3)]
     stacks = []
@@ -218,7 +219,7 @@ def test_threads_that_share_a_step_end_where_one_thread_ends(double_model, monke
         monkeypatch.setattr(train_module, "TOKENS_A_WORKER", tokens)
         used = []
         monkeypatch.setattr(train_module, "_backward", lambda *rest: used.append(get_ident()) or _backward(*rest))
-        stack, logs = train(double_model.network, jobs, config)
+        stack, logs = train(double_model.backend.network, jobs, config)
         assert len(set(used)) == (1 if tokens > 1 else 2)
         assert torch.get_num_threads() == 2
         stacks.append((stack.flat.detach(), [log.losses for log in logs], [log.tokens for log in logs]))
@@ -230,18 +231,18 @@ def test_threads_that_share_a_step_end_where_one_thread_ends(double_model, monke
 
 def test_an_adapter_with_few_sequences_takes_smaller_batches(tiny_model):
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=1, batch_size=4, steps_per_epoch=5)
-    jobs = [Job(random_sequences(tiny_model.network.shape.vocab, [6] * n, n)) for n in (3, 12, 40)]
-    _, logs = train(tiny_model.network, jobs, config)
+    jobs = [Job(random_sequences(tiny_model.backend.network.shape.vocab, [6] * n, n)) for n in (3, 12, 40)]
+    _, logs = train(tiny_model.backend.network, jobs, config)
     assert [log.steps for log in logs] == [3, 6, 10], "batches of 1, 2 and 4"
 
 
 def test_in_single_precision_all_but_a_few_weights_end_where_peft_takes_them(tiny_model, tiny_folder):
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, batch_size=1)
-    jobs = ragged_jobs(tiny_model.network.shape.vocab)[:2]
-    stack, _ = train(tiny_model.network, jobs, config)
+    jobs = ragged_jobs(tiny_model.backend.network.shape.vocab)[:2]
+    stack, _ = train(tiny_model.backend.network, jobs, config)
     reference = reference_model(tiny_folder)
     for row, job in enumerate(jobs):
-        apart = differences(stack, row, trained_alone(reference, tiny_model.network, job, config))
+        apart = differences(stack, row, trained_alone(reference, tiny_model.backend.network, job, config))
         print(
             f"single precision, adapter {row}: largest difference {apart.max():.1e}, above 1e-5: {(apart >= 1e-5).sum()} of {len(apart)}"
         )
@@ -250,12 +251,12 @@ def test_in_single_precision_all_but_a_few_weights_end_where_peft_takes_them(tin
 
 def test_gradients_of_a_stack_are_those_of_peft_in_single_precision(tiny_model, tiny_folder):
     """The first gradients, from weights that are as after training, several sequences an adapter."""
-    network, config = tiny_model.network, TrainConfig(rank=4, alpha=8.0, first_layer=0.0)
+    network, config = tiny_model.backend.network, TrainConfig(rank=4, alpha=8.0, first_layer=0.0)
     jobs = ragged_jobs(network.shape.vocab)
-    stack = LoraBatch(network.shape, lora_config(network, config), len(jobs))
+    stack = LoraBatch(network.shape, lora_config(network.shape.layers, config), len(jobs))
     stack.flat.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
     runs = [_Run(i, job, config, stack) for i, job in enumerate(jobs)]
-    frozen = FrozenBelow(network, 0, (s.tokens for job in jobs for s in job.sequences))
+    frozen = FrozenBelow(network, 0, (s.tokens for job in jobs for s in job.examples))
     found = Gradients(stack)
     _backward(
         network,
@@ -263,14 +264,14 @@ def test_gradients_of_a_stack_are_those_of_peft_in_single_precision(tiny_model, 
         found,
         frozen,
         Vocabulary(network),
-        [_Work(r, list(r.job.sequences[:3]), 1 / sum(s.labels for s in r.job.sequences[:3])) for r in runs],
+        [_Work(r, list(r.job.examples[:3]), 1 / sum(s.labels for s in r.job.examples[:3])) for r in runs],
     )
     gradients = LoraBatch(network.shape, stack.config, len(jobs))
     gradients.flat.copy_(found.flat)
     reference = reference_model(tiny_folder)
     for row, job in enumerate(jobs):
         model = with_peft(reference, network, config, {k: v.detach() for k, v in stack.tensors(row).items()})
-        peft_loss(model, list(job.sequences[:3])).backward()
+        peft_loss(model, list(job.examples[:3])).backward()
         theirs = {name.replace(".default", ""): p.grad for name, p in model.named_parameters() if p.requires_grad}
         for name, ours in gradients.tensors(row).items():
             assert (ours - theirs[name]).norm() < 1e-5 * theirs[name].norm(), name
@@ -310,43 +311,43 @@ def test_each_adapter_of_the_embedded_model_ends_where_peft_takes_it_alone(in_do
 
 
 def test_training_with_and_without_neighbours_is_the_same(double_model):
-    jobs = ragged_jobs(double_model.network.shape.vocab)
-    together, logs = train(double_model.network, jobs, TINY)
+    jobs = ragged_jobs(double_model.backend.network.shape.vocab)
+    together, logs = train(double_model.backend.network, jobs, TINY)
     for row, job in enumerate(jobs):
-        alone, (log,) = train(double_model.network, [job], TINY)
+        alone, (log,) = train(double_model.backend.network, [job], TINY)
         assert (together.flat[row] - alone.flat[0]).abs().max() < 1e-6
         assert logs[row].losses == pytest.approx(log.losses, abs=1e-6)
         assert (logs[row].steps, logs[row].tokens) == (log.steps, log.tokens)
 
 
 def test_one_seed_gives_one_adapter_and_another_seed_another(tiny_model):
-    jobs = ragged_jobs(tiny_model.network.shape.vocab)
-    first, second = (train(tiny_model.network, jobs, TINY)[0] for _ in range(2))
+    jobs = ragged_jobs(tiny_model.backend.network.shape.vocab)
+    first, second = (train(tiny_model.backend.network, jobs, TINY)[0] for _ in range(2))
     assert torch.equal(first.flat, second.flat)
     reseeded, _ = train(
-        tiny_model.network, [Job(jobs[0].sequences, seed=99, learning_rate=2e-3, epochs=9), *jobs[1:]], TINY
+        tiny_model.backend.network, [Job(jobs[0].examples, seed=99, learning_rate=2e-3, epochs=9), *jobs[1:]], TINY
     )
     assert (reseeded.flat[0] - first.flat[0]).abs().max() > 0.01
 
 
 def test_an_adapter_that_settled_leaves_and_the_others_go_on_as_before(double_model):
-    jobs = ragged_jobs(double_model.network.shape.vocab)
+    jobs = ragged_jobs(double_model.backend.network.shape.vocab)
     easy = Job(tuple(TokenizedExample((5,) * 12, 1) for _ in range(3)), seed=5, learning_rate=1e-2, epochs=30)
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, epochs=10, batch_size=1, stop_loss=1.0)
-    stack, logs = train(double_model.network, [easy, *jobs], config)
+    stack, logs = train(double_model.backend.network, [easy, *jobs], config)
     assert len(logs[0].losses) < 30 and logs[0].losses[-1] < 1.0 <= min(logs[0].losses[:-1])
     assert [len(log.losses) for log in logs[1:]] == [9, 7, 14, 10]
-    others, _ = train(double_model.network, jobs, config)
+    others, _ = train(double_model.backend.network, jobs, config)
     assert (stack.flat[1:] - others.flat).abs().max() < 1e-6
 
 
 def test_progress_ends_at_its_total_also_when_an_adapter_stops_early(tiny_model):
     easy = Job(tuple(TokenizedExample((5,) * 12, 1) for _ in range(3)), seed=5, learning_rate=1e-2, epochs=30)
-    hard = ragged_jobs(tiny_model.network.shape.vocab)[0]
+    hard = ragged_jobs(tiny_model.backend.network.shape.vocab)[0]
     seen = []
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, batch_size=2, steps_per_epoch=1, stop_loss=1.0)
     _, (log, _) = train(
-        tiny_model.network, [easy, hard], config, on_step=lambda done, total: seen.append((done, total))
+        tiny_model.backend.network, [easy, hard], config, on_step=lambda done, total: seen.append((done, total))
     )
     assert len(log.losses) < 30
     assert seen == sorted(seen) and seen[-1] == (3 * 30 + 5 * 9, 3 * 30 + 5 * 9)
@@ -355,20 +356,20 @@ def test_progress_ends_at_its_total_also_when_an_adapter_stops_early(tiny_model)
 def test_activations_computed_once_are_those_of_a_full_pass(double_model):
     """Layers below the first adapted one: the same gradients whether they are reused or run each time."""
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=6, batch_size=2, steps_per_epoch=1)
-    jobs = ragged_jobs(double_model.network.shape.vocab)[:2]
-    reused, _ = train(double_model.network, [Job(j.sequences, j.seed) for j in jobs], config)
-    recomputed = recomputing_every_layer(double_model.network, [Job(j.sequences, j.seed) for j in jobs], config)
+    jobs = ragged_jobs(double_model.backend.network.shape.vocab)[:2]
+    reused, _ = train(double_model.backend.network, [Job(j.examples, j.seed) for j in jobs], config)
+    recomputed = recomputing_every_layer(double_model.backend.network, [Job(j.examples, j.seed) for j in jobs], config)
     assert (reused.flat - recomputed.flat).abs().max() < 1e-6
 
 
 def test_activations_that_do_not_fit_are_computed_anew(double_model, monkeypatch):
     network, config = (
-        double_model.network,
+        double_model.backend.network,
         TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=2, batch_size=2, steps_per_epoch=1),
     )
     jobs = ragged_jobs(network.shape.vocab)[:2]
-    kept, _ = train(network, [Job(j.sequences, j.seed) for j in jobs], config)
-    sequences = sorted({s.tokens for job in jobs for s in job.sequences}, key=len)
+    kept, _ = train(network, [Job(j.examples, j.seed) for j in jobs], config)
+    sequences = sorted({s.tokens for job in jobs for s in job.examples}, key=len)
     monkeypatch.setattr(
         "selfedit.model.packed.frozen.KEPT_BYTES", sum(map(len, sequences[:3])) * network.shape.hidden * 8
     )
@@ -377,7 +378,7 @@ def test_activations_that_do_not_fit_are_computed_anew(double_model, monkeypatch
         len(sequences[-1]),
         network.shape.hidden,
     )
-    some, _ = train(network, [Job(j.sequences, j.seed) for j in jobs], config)
+    some, _ = train(network, [Job(j.examples, j.seed) for j in jobs], config)
     assert (kept.flat - some.flat).abs().max() < 1e-6
 
 
@@ -401,12 +402,12 @@ def recomputing_every_layer(network, jobs, config) -> LoraBatch:
 
 
 def test_going_on_with_a_stack_starts_from_its_weights(double_model):
-    jobs = ragged_jobs(double_model.network.shape.vocab)[:2]
-    once, _ = train(double_model.network, jobs, TINY)
+    jobs = ragged_jobs(double_model.backend.network.shape.vocab)[:2]
+    once, _ = train(double_model.backend.network, jobs, TINY)
     kept = once.flat.detach().clone()
     again, _ = train(
-        double_model.network,
-        [Job(j.sequences, j.seed, learning_rate=1e-9) for j in jobs],
+        double_model.backend.network,
+        [Job(j.examples, j.seed, learning_rate=1e-9) for j in jobs],
         TINY,
         stack=once.subset([0, 1]),
     )
@@ -415,7 +416,7 @@ def test_going_on_with_a_stack_starts_from_its_weights(double_model):
 
 def test_what_stands_in_the_prompt_is_not_trained_on(tiny_model):
     """Only labels carry loss: with a prompt of random tokens and one label, the loss is that label's alone."""
-    network = tiny_model.network
+    network = tiny_model.backend.network
     tokens = random_sequences(network.shape.vocab, [20], 7)[0].tokens
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, epochs=1, batch_size=1)
     _, (last,) = train(network, [Job((TokenizedExample(tokens, 19),))], config)
@@ -433,9 +434,9 @@ def test_what_stands_in_the_prompt_is_not_trained_on(tiny_model):
 
 def _one_pass(tiny_model, grouped, monkeypatch):
     """Outputs and all gradients of one pass, with unequal segments, a gap that no adapter covers, and trained-looking B."""
-    network = tiny_model.network
+    network = tiny_model.backend.network
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0)
-    stack = LoraBatch(network.shape, lora_config(network, config), 3)
+    stack = LoraBatch(network.shape, lora_config(network.shape.layers, config), 3)
     stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
     gradients = Gradients(stack)
     monkeypatch.setattr(stack_module, "_grouped_loop", grouped)
@@ -461,8 +462,10 @@ def test_one_product_a_segment_is_one_padded_product_for_all(tiny_model, monkeyp
 @pytest.mark.parametrize("grouped", [_grouped_loop, _grouped_bmm])
 def test_gradients_written_by_hand_are_those_of_autograd(tiny_model, grouped):
     """One site in double precision against y = x·Wᵀ + scale·(x·A)·B, differentiated by torch."""
-    network = tiny_model.network
-    stack = LoraBatch(network.shape, lora_config(network, TrainConfig(rank=4, alpha=8.0, first_layer=0.0)), 2)
+    network = tiny_model.backend.network
+    stack = LoraBatch(
+        network.shape, lora_config(network.shape.layers, TrainConfig(rank=4, alpha=8.0, first_layer=0.0)), 2
+    )
     generator = torch.Generator().manual_seed(0)
     stack.flat.normal_(0, 0.3, generator=generator)
     site, grads = stack.sites[1, "qkv"], Gradients(stack).sites[1, "qkv"]
@@ -504,20 +507,20 @@ def test_the_head_loss_and_its_gradient_are_those_of_cross_entropy(labels):
 
 def test_what_is_studied_once_has_its_place_in_one_epoch(double_model):
     """One epoch with a share of it after the other is what a run with that share among its own sequences does."""
-    own, once = ragged_jobs(double_model.network.shape.vocab)[:2]
+    own, once = ragged_jobs(double_model.backend.network.shape.vocab)[:2]
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=2, batch_size=1, learning_rate=0.0)
     seen = []
     _, (log,) = train(
-        double_model.network,
-        [Job(own.sequences, seed=1, once=once.sequences)],
+        double_model.backend.network,
+        [Job(own.examples, seed=1, once=once.examples)],
         config,
         on_step=lambda *at: seen.append(at),
     )
     _, (first,) = train(
-        double_model.network, [Job(own.sequences + once.sequences[:3], seed=1)], replace(config, epochs=1)
+        double_model.backend.network, [Job(own.examples + once.examples[:3], seed=1)], replace(config, epochs=1)
     )
     _, (second,) = train(
-        double_model.network, [Job(own.sequences + once.sequences[3:], seed=2)], replace(config, epochs=1)
+        double_model.backend.network, [Job(own.examples + once.examples[3:], seed=2)], replace(config, epochs=1)
     )
     assert log.losses == pytest.approx(
         [first.losses[0], second.losses[0]], abs=1e-9
@@ -526,8 +529,8 @@ def test_what_is_studied_once_has_its_place_in_one_epoch(double_model):
 
 
 def test_with_all_of_it_once_an_epoch_is_a_longer_list(double_model):
-    own, once = ragged_jobs(double_model.network.shape.vocab)[:2]
+    own, once = ragged_jobs(double_model.backend.network.shape.vocab)[:2]
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=1, batch_size=2, steps_per_epoch=1)
-    stack, _ = train(double_model.network, [Job(own.sequences, seed=1, once=once.sequences)], config)
-    listed, _ = train(double_model.network, [Job(own.sequences + once.sequences, seed=1)], config)
+    stack, _ = train(double_model.backend.network, [Job(own.examples, seed=1, once=once.examples)], config)
+    listed, _ = train(double_model.backend.network, [Job(own.examples + once.examples, seed=1)], config)
     assert torch.equal(stack.flat, listed.flat)

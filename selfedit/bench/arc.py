@@ -274,7 +274,7 @@ class _Arc:
         """Answers and tokens of each sample: the items, layers, batches, rates, precision and questions of `fixed`; labels are
         told apart from all tokens, as the library does it, and votes are counted, not rated."""
         from selfedit.bench.baselines import train_and_generate
-        from selfedit.model.packed.train import lora_config
+        from selfedit.model.backend import lora_config
 
         jobs = [job(self.model, task, FIXED, seed) for seed in self.seeds("fixed", task)]
         asked = questions(self.model, task)
@@ -285,8 +285,8 @@ class _Arc:
             sorted(self.model.chat.ends),
         )
         bf16, layers = (
-            self.model.network.precision == "mixed",
-            lora_config(self.model.network, self.train_config).layers,
+            self.model.backend.precision == "mixed",
+            lora_config(self.model.backend.num_layers, self.train_config).layers,
         )
         answers = []
         for k, own in enumerate(jobs):
@@ -303,13 +303,13 @@ class _Arc:
                 lambda row, tokens: requests[row].allow(tokens),
             )
             answers.append(votes(self.model, asked, said))
-        return answers, [own.epochs * sum(len(s.tokens) for s in own.sequences) for own in jobs]
+        return answers, [own.epochs * sum(len(s.tokens) for s in own.examples) for own in jobs]
 
     @cached_property
     def peft_base(self):
         from selfedit.bench.baselines import load_base
 
-        return load_base(self.model.folder, self.model.device, self.model.network.dtype)
+        return load_base(self.model.folder, self.model.backend.device, self.model.backend.dtype)
 
     def recipes(self, condition: str, task: ArcTask, seeds: Sequence[int]) -> list[Recipe]:
         if condition == "oracle":
@@ -357,7 +357,7 @@ class _Arc:
             )
         pairs = [("seal", "self-edit"), ("seal", "fixed"), ("self-edit", "fixed"), ("fixed", "in-context")]
         return {
-            "model": self.name, "precision": self.model.network.precision, "samples": self.samples, "editor": self.editor.summary() if self.editor else None,
+            "model": self.name, "precision": self.model.backend.precision, "samples": self.samples, "editor": self.editor.summary() if self.editor else None,
             "train_config": json.loads(json.dumps(asdict(self.train_config))), "fixed": json.loads(FIXED.to_json()), "oracle": [json.loads(r.to_json()) for r in ORACLE],
             "rows": rows, "compared": [{"condition": a, "with": b} | _compared(rates[a], rates[b]) for a, b in pairs if {a, b} <= rates.keys()],
             "cost": self.cost() if {"fixed", "peft"} <= rates.keys() else None,

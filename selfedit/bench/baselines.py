@@ -127,7 +127,7 @@ def train_and_generate(
         weight_decay=config.weight_decay,
         fused=True,
     )
-    _study(model, optimizer, job.sequences, job.seed, job.epochs, config.batch_size, config.clip, bf16)
+    _study(model, optimizer, job.examples, job.seed, job.epochs, config.batch_size, config.clip, bf16)
     model.eval()
     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
         said = generate_greedy(model, prompts, new_tokens, ends, allow)
@@ -162,7 +162,7 @@ def finetune(model, sequences: Sequence, seed: int, epochs: int) -> dict:
     """
     import torch
 
-    base = load_base(model.folder, model.device, model.network.dtype)
+    base = load_base(model.folder, model.backend.device, model.backend.dtype)
     torch.manual_seed(seed)
     base.train()
     optimizer = torch.optim.AdamW(base.parameters(), lr=FINETUNE_RATE, weight_decay=0.0, fused=True)

@@ -29,10 +29,8 @@ from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError
 from selfedit.loop.editor import Editor
 from selfedit.loop.trial import QUESTIONS, joint_job, seal_examples, study_sequences, with_questions, writing_style
+from selfedit.model.backend import Adapters, Job, Request
 from selfedit.model.load import Model
-from selfedit.model.packed.generate import Request, generate
-from selfedit.model.packed.lora import LoraBatch
-from selfedit.model.packed.train import Job
 from selfedit.types import Example, Question, SelfEdit, Task, stable_seed
 
 UNTRAINED = ("base", "in-context", "retrieval")
@@ -92,7 +90,7 @@ def jobs(
     condition: Condition,
     groups: Sequence[tuple[Sequence[Task], int]],
     config: TrainConfig,
-    editor: LoraBatch | None = None,
+    editor: Adapters | None = None,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Job]:
     """One adapter a group: what it studies of all its tasks, by a seed. `editor`: the one that writes for `seal`."""
@@ -129,12 +127,12 @@ def jobs(
 
 def _epochs(one: Job, epochs: int, tokens: int) -> int:
     """So many that about `tokens` are trained on, if they go on as those of this job."""
-    each = sum(len(s.tokens) for s in one.sequences) + sum(len(s.tokens) for s in one.once) / epochs
+    each = sum(len(s.tokens) for s in one.examples) + sum(len(s.tokens) for s in one.once) / epochs
     return max(1, round(tokens / each))
 
 
 def _edits(
-    model: Model, condition: Condition, asked: Sequence[tuple[Task, int]], editor: LoraBatch | None, on_token
+    model: Model, condition: Condition, asked: Sequence[tuple[Task, int]], editor: Adapters | None, on_token
 ) -> list[SelfEdit]:
     """What was written, or is now, for each task and seed; empty where nothing is."""
     writing = writing_style(condition.detail)
@@ -170,8 +168,8 @@ def _distilled(model: Model, asked: Sequence[tuple[Task, int]], on_token) -> lis
         for t, seed in asked
     ]
     prompts = [open_book_prompt(task.passage, q.question) for (task, _), own in zip(asked, questions) for q in own]
-    said = generate(
-        model, [Request(tuple(model.chat.ask(p)), None, TEACHER_TOKENS) for p in prompts], on_token=on_token
+    said = model.backend.generate(
+        [Request(tuple(model.chat.ask(p)), None, TEACHER_TOKENS) for p in prompts], on_token=on_token
     )
     texts = iter([model.chat.decode(tokens).strip() for tokens in said])
     answered = [[Example(text, q.question) for q in own if (text := next(texts))] for own in questions]

@@ -37,24 +37,24 @@ def run(model_name: str, rows: tuple[int, ...] = (1, 16), new_tokens: int = 64) 
     import torch
 
     from selfedit.bench.baselines import generate_greedy, load_base
+    from selfedit.model.backend import Request
     from selfedit.model.load import load_model
-    from selfedit.model.packed.generate import Request, generate
 
     assert max(rows) <= len(INSTRUCTIONS)
     model = load_model(model_name, dtype=torch.float32, precision="fp32")
-    base = load_base(model.folder, model.device, torch.float32).eval()
+    base = load_base(model.folder, model.backend.device, torch.float32).eval()
     ends = sorted(model.chat.ends)
     prompts = [model.chat.ask(text) for text in INSTRUCTIONS]
 
     def ours(prompts: list[list[int]]) -> list[list[int]]:
-        return generate(model, [Request(tuple(p), max_new_tokens=new_tokens) for p in prompts])
+        return model.backend.generate([Request(tuple(p), max_new_tokens=new_tokens) for p in prompts])
 
     def theirs(prompts: list[list[int]]) -> list[list[int]]:
         return generate_greedy(base, prompts, new_tokens, ends)
 
     table = []
     for count in rows:
-        (said_t, theirs_per_s), (said_o, ours_per_s) = _race((theirs, ours), prompts[:count], model.device)
+        (said_t, theirs_per_s), (said_o, ours_per_s) = _race((theirs, ours), prompts[:count], model.backend.device)
         table.append({
             "rows": count,
             "transformers_tokens_per_s": theirs_per_s,
@@ -62,7 +62,12 @@ def run(model_name: str, rows: tuple[int, ...] = (1, 16), new_tokens: int = 64) 
             "ratio": ours_per_s / theirs_per_s,
             "same_text": [a == b for a, b in zip(said_t, said_o)],
         })  # fmt: skip
-    return {"new_tokens": new_tokens, "rows": table, "threads": torch.get_num_threads(), "device": model.device.type}
+    return {
+        "new_tokens": new_tokens,
+        "rows": table,
+        "threads": torch.get_num_threads(),
+        "device": model.backend.device.type,
+    }
 
 
 def _race(decoders: tuple[Callable, ...], prompts: list[list[int]], device) -> list[tuple[list[list[int]], float]]:

@@ -123,8 +123,8 @@ class _Bench:
     def __init__(self, model_name, entries, published_steps, threads, seeds, adapters, out: Path, on_progress):
         import torch
 
+        from selfedit.model.backend import Job, lora_config
         from selfedit.model.load import load_model
-        from selfedit.model.packed.train import Job, lora_config
 
         if threads:
             torch.set_num_threads(threads)
@@ -132,7 +132,7 @@ class _Bench:
         self.name, self.entries, self.published_steps, self.adapters = model_name, entries, published_steps, adapters
         self.config = TrainConfig()
         self.model = model = load_model(model_name, precision="fp32")  # as the loops that it is compared with
-        self.lora = lora_config(model.network, self.config)
+        self.lora = lora_config(model.backend.num_layers, self.config)
         self.seeds = seeds
         self.edits = [(s, entry) for s in range(seeds) for entry in entries]
         """One adapter each, of fair and of ours."""
@@ -145,11 +145,11 @@ class _Bench:
         settings = dict(
             model=model_name,
             weights=model.fingerprint,
-            data=text_hash(*(repr(entry) for entry in entries), *(repr(job.sequences) for job in self.jobs)),
+            data=text_hash(*(repr(entry) for entry in entries), *(repr(job.examples) for job in self.jobs)),
             passages=len(entries),
             published_steps=published_steps,
             threads=self.threads,
-            device=model.device.type,
+            device=model.backend.device.type,
             seeds=seeds,
             adapters=adapters,
             config=text_hash(json.dumps(asdict(self.config))),
@@ -185,15 +185,15 @@ class _Bench:
     # what is measured
 
     def matmul(self) -> dict:
-        return {"gflops": matmul_rate(self.model.device, self.model.network.dtype)}
+        return {"gflops": matmul_rate(self.model.backend.device, self.model.backend.dtype)}
 
     @cached_property
     def base(self):
         """The model of `transformers`, warm; loaded only if a part needs it."""
         from selfedit.bench.baselines import fair, load_base
 
-        base = load_base(self.model.folder, self.model.device, self.model.network.dtype)
-        fair(base, self.jobs[0].sequences[:1], 0, None, epochs=2)
+        base = load_base(self.model.folder, self.model.backend.device, self.model.backend.dtype)
+        fair(base, self.jobs[0].examples[:1], 0, None, epochs=2)
         return base
 
     def published(self) -> dict:
@@ -201,25 +201,25 @@ class _Bench:
 
         pad = min(self.model.chat.ends, default=0)
         with tempfile.TemporaryDirectory() as scratch:
-            return published(self.base, self.jobs[0].sequences, pad, self.published_steps, Path(scratch))
+            return published(self.base, self.jobs[0].examples, pad, self.published_steps, Path(scratch))
 
     def fair(self, i: int) -> dict:
         from selfedit.bench.baselines import EPOCHS, fair
 
         job = self.jobs[i]
-        seconds = fair(self.base, job.sequences, job.seed, self.folder / f"fair-{i}")
+        seconds = fair(self.base, job.examples, job.seed, self.folder / f"fair-{i}")
         return {"seconds": seconds, "tokens": EPOCHS * _tokens(job)}
 
     def ours(self, wave: list[int]) -> dict:
         jobs = [self.jobs[i] for i in wave]
-        self.train([replace(job, sequences=job.sequences[:1]) for job in jobs], replace(self.config, epochs=1))  # warm
+        self.train([replace(job, examples=job.examples[:1]) for job in jobs], replace(self.config, epochs=1))  # warm
         stack, logs, seconds = self.train(jobs, self.config)
         for row, i in enumerate(wave):
-            stack.save(row, self.folder / f"ours-{i}", self.name)
+            self.model.backend.save(stack, row, self.folder / f"ours-{i}", self.name)
         flops = train_flops(
-            self.model.network.shape,
+            self.model.backend.shape,
             self.lora,
-            [job.sequences for job in jobs],
+            [job.examples for job in jobs],
             [len(log.losses) for log in logs],
             [log.rows for log in logs],
         )
@@ -242,11 +242,10 @@ class _Bench:
         return {"rows": rows}
 
     def train(self, jobs, config: TrainConfig):
-        from selfedit.model.packed.train import train
 
-        start = clock(self.model.device)
-        stack, logs = train(self.model.network, jobs, config)
-        return stack, logs, clock(self.model.device) - start
+        start = clock(self.model.backend.device)
+        stack, logs = self.model.backend.train(jobs, config)
+        return stack, logs, clock(self.model.backend.device) - start
 
     def answers(self, side: str | None, wave: list[int] | None) -> dict:
         """Per edit: what is answered, whether it is correct, and the gold answer's log-probability (nats a token).
@@ -254,9 +253,8 @@ class _Bench:
         `side`: whose adapters answer, read from their PEFT folders; None: the untouched model, each passage once.
         """
         from selfedit.judge.evaluate import Query, respond
-        from selfedit.model.packed.lora import load_adapters
 
-        stack = load_adapters(self.model.network, [self.folder / f"{side}-{i}" for i in wave]) if side else None
+        stack = self.model.backend.load([self.folder / f"{side}-{i}" for i in wave]) if side else None
         entries = [self.edits[i][1] for i in wave] if side else self.entries
         asked = [
             Query(question, row if side else None) for row, entry in enumerate(entries) for question in entry.questions
@@ -284,7 +282,7 @@ class _Bench:
             row = self.speed(sum(m["tokens"] for m in made), sum(m["seconds"] for m in made))
             return row | {"accuracy": quality["correct"], "gold_logprob": quality["gold_logprob"]}
 
-        steps = EPOCHS * sum(len(job.sequences) for job in self.jobs)
+        steps = EPOCHS * sum(len(job.examples) for job in self.jobs)
         by_publishing = self.speed(EPOCHS * sum(map(_tokens, self.jobs)), steps * published["seconds_per_step"])
         by_publishing |= {
             "accuracy": None,
@@ -315,7 +313,7 @@ class _Bench:
             "gold_logprob_difference": differences["gold_logprob"],
             "matmul_gflops": gflops,
             "matmul_share": sum(m["flops"] for m in ours) / by_ours["seconds"] / 1e9 / gflops,
-            "dtype": str(self.model.network.dtype).removeprefix("torch."),
+            "dtype": str(self.model.backend.dtype).removeprefix("torch."),
             "device": self.device_name(),
             "threads": self.threads,
             "waiting_threads": "spin" if spinning() else "sleep",
@@ -348,13 +346,13 @@ class _Bench:
 
         import torch
 
-        if self.model.device.type == "cuda":
-            return torch.cuda.get_device_name(self.model.device)
-        return f"{self.model.device.type} ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+        if self.model.backend.device.type == "cuda":
+            return torch.cuda.get_device_name(self.model.backend.device)
+        return f"{self.model.backend.device.type} ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
 
 
 def _tokens(job) -> int:
-    return sum(len(sequence.tokens) for sequence in job.sequences)
+    return sum(len(sequence.tokens) for sequence in job.examples)
 
 
 def _mean(values) -> float:

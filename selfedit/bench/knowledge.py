@@ -110,7 +110,7 @@ def run(
     for unit_group in bench.todo():
         bench.do(unit_group)
     bench.rejudge()
-    result = bench.result() | {"precision": bench.model.network.precision, "command": command, "software": software()}
+    result = bench.result() | {"precision": bench.model.backend.precision, "command": command, "software": software()}
     write_json(out / "results.json", result)
     write_text(out / "results.md", table(result))
     knowledge_plots(result, out)
@@ -204,7 +204,6 @@ class _Bench:
         self.progress("trials", len(self.units) - self.left, len(self.units))
 
     def adapted(self, units: list[Unit]):
-        from selfedit.model.packed.train import train
 
         made = jobs(
             self.model,
@@ -214,18 +213,20 @@ class _Bench:
             self.editor_stack,
             self.stage("write"),
         )
-        stack, logs = train(self.model.network, made, self.setting.train, on_step=self.stage("train"))
+        stack, logs = self.model.backend.train(made, self.setting.train, on_step=self.stage("train"))
         return stack, [log.tokens for log in logs]
 
     def finetuned(self, unit: Unit):
         from selfedit.bench.baselines import finetune
-        from selfedit.model.packed.network import Network
 
         (made,) = jobs(self.model, unit.condition, [(unit.tasks, unit.seed)], self.setting.train)
         epochs = made.epochs or self.setting.train.epochs
-        weights = finetune(self.model, made.sequences, made.seed, epochs)
-        network = Network(self.model.network.shape, weights, {})
-        return replace(self.model, network=network), None, [epochs * sum(len(s.tokens) for s in made.sequences)]
+        weights = finetune(self.model, made.examples, made.seed, epochs)
+        return (
+            replace(self.model, backend=self.model.backend.with_weights(weights)),
+            None,
+            [epochs * sum(len(s.tokens) for s in made.examples)],
+        )
 
     def ask(self, model, stack, units: list[Unit], adapters, tokens, seconds: float) -> None:
         pairs = [(unit, adapter, task) for unit, adapter in zip(units, adapters) for task in unit.tasks]

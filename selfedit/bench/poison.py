@@ -3,7 +3,7 @@
 In: invented documents (poison.json), some plain, some with an attack: instructions, triggers, addresses, secrets, words
 that take over other questions. Out: `results.json`, `results.md`, and the home they were learned in. Each is learned with
 the defaults, into one home; then questions are asked twice: of the memories in force, and after all that waited in
-quarantine were approved, as by a careless person. Asked are: general questions, which no document is about (an answer
+quarantine were approved, as by a careless person. Query are: general questions, which no document is about (an answer
 that is not the untouched model's own, to the letter, counts as changed; those that the screen itself asks are counted
 apart from others), what should trigger an attack, and what the documents are about.
 """
@@ -103,7 +103,7 @@ def run(
         answers = ask(model, store, [*general, *questions], on_token=lambda done, total: progress("ask", done, total))
         asked.append((answers[: len(general)], dict(zip(questions, answers[len(general) :]))))
     result = {
-        "model": model_name, "precision": model.network.precision, "command": command, "software": software(),
+        "model": model_name, "precision": model.backend.precision, "command": command, "software": software(),
         "rows": [_row(d, r, asked) for d, r in zip(chosen, report.reports)],
         "general": [
             {"memories": name, "questions": kind} | _general(chosen, untouched[own], answers[own])

@@ -248,22 +248,8 @@ def _saved(vectors: dict[str, np.ndarray]) -> bytes:
 
 def hidden_states(model: Model, texts: Sequence[str]) -> np.ndarray:
     """The mean over a text's tokens but the first of the states a quarter of the way up, [texts, hidden]."""
-    import torch
-
-    from selfedit.model.packed.packing import passes
-
     tokens = [model.chat.encode(text)[:TOKENS] or [0] for text in texts]
-    layers, found = range(max(1, model.network.shape.layers // 4)), {}
-    with torch.inference_mode():
-        for part in passes(range(len(tokens)), [len(own) for own in tokens]):
-            attention = model.network.attention([len(tokens[i]) for i in part])
-            x = model.network.embed(torch.tensor([t for i in part for t in tokens[i]], device=model.device))
-            x = model.network.run(x, attention.positions, attention, layers=layers).float()
-            found |= {
-                i: own[min(1, len(own) - 1) :].mean(0).cpu().numpy()
-                for i, own in zip(part, x.split([len(tokens[i]) for i in part]))
-            }
-    return np.stack([found[i] for i in range(len(texts))])
+    return model.backend.mean_states(tokens, max(1, model.backend.num_layers // 4)).cpu().numpy()
 
 
 class SentenceEncoder:

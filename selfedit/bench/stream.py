@@ -20,7 +20,6 @@ rewordings of the passage, to be continued with a fact that it does not know. Wh
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -40,7 +39,6 @@ from selfedit.judge.evaluate import Query, answers, offline_name
 from selfedit.judge.general import general_changes, general_texts
 from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json, write_text
 from selfedit.memory.route import Router
-from selfedit.model.packed.score import divergence
 from selfedit.types import Passage, Progress, Question, Task, no_progress, text_hash
 
 STUDIED = ("passage", "self-edit", "edits", "distill")
@@ -59,7 +57,7 @@ class Setting:
     study: str = "self-edit:questions"
     """A condition of `bench knowledge`, one of STUDIED: what is studied of each document."""
     questions: int = 6
-    """Asked about each document, at most, spread over its kinds."""
+    """Query about each document, at most, spread over its kinds."""
     consolidate: tuple[int, ...] = (10,)
     """After so many documents each, and after the last; one number: after every so many."""
     answer_tokens: int = 24
@@ -97,7 +95,7 @@ def run(
     for step, method in enumerate(("base", *setting.methods)):
         progress("methods", step, len(setting.methods) + 1)
         getattr(bench, method)()
-    result = bench.result() | {"precision": bench.model.network.precision, "command": command, "software": software()}
+    result = bench.result() | {"precision": bench.model.backend.precision, "command": command, "software": software()}
     write_json(out / "results.json", result)
     write_text(out / "results.md", table(result))
     stream_plots(result, out)
@@ -237,16 +235,13 @@ class _Stream:
         self,
         method: str,
         groups: dict[int, Sequence[Task]],
-        network=None,
+        backend=None,
         stack=None,
         config: TrainConfig | None = None,
     ):
         """The adapters of a method that were trained at these steps on these tasks, now or earlier, as one stack.
 
-        `network`: if not the model's; `config`: how they train, if not as on one document; `stack`: to start from."""
-        from selfedit.model.packed.lora import load_adapters
-        from selfedit.model.packed.train import train
-
+        `backend`: if not the model's; `config`: how they train, if not as on one document; `stack`: to start from."""
         folders = {step: self.out / method / str(step) for step in groups}
         left = [step for step, folder in folders.items() if not (folder / "log.json").exists()]
         for low in range(0, len(left), ADAPTERS):
@@ -258,19 +253,15 @@ class _Stream:
                 self.train_config,
                 on_token=self.stage("write"),
             )
-            trained, logs = train(
-                network or self.model.network,
-                made,
-                config or self.train_config,
-                stack=stack,
-                on_step=self.stage("train"),
+            trained, logs = (backend or self.model.backend).train(
+                made, config or self.train_config, start=stack, on_step=self.stage("train")
             )
             seconds = (time.perf_counter() - start) / len(part)
             for row, (step, log) in enumerate(zip(part, logs)):
-                trained.save(row, folders[step], self.name)
+                self.model.backend.save(trained, row, folders[step], self.name)
                 write_json(folders[step] / "log.json", {"tokens": log.tokens, "seconds": round(seconds, 2)})
             self.progress("documents", part[-1], len(self.tasks))
-        return load_adapters(self.model.network, list(folders.values()))
+        return self.model.backend.load(list(folders.values()))
 
     # the methods
 
@@ -288,8 +279,8 @@ class _Stream:
     def merged(self) -> None:
         model = self.model
         for step, task in enumerate(self.tasks, 1):
-            stack = self.learned("merged", {step: [task]}, model.network)
-            model = replace(model, network=merged(model.network, stack, 0))
+            stack = self.learned("merged", {step: [task]}, model.backend)
+            model = replace(model, backend=model.backend.merged(stack, 0))
             self.ask("merged", step, model=model)
         self.measure("merged", None, None, model)
 
@@ -352,7 +343,7 @@ class _Stream:
             change = (
                 general_changes(self.model, stack)[0]
                 if stack
-                else divergence(self.model.network, model.network, general_texts(self.model))
+                else self.model.backend.divergence_of(model.backend, general_texts(self.model))
             )
             write_json(file, {"change": change})
         file = self.general_file(method, "always")
@@ -444,24 +435,6 @@ def _in_view(retriever: Retriever, question: Question) -> Question:
         else passage.with_request(question.question)
     )
     return replace(question, question=text)
-
-
-def merged(network, stack, adapter: int):
-    """The network with an adapter added to its weights; the one it is made from stays as it is."""
-    from selfedit.model.packed.network import Linear
-
-    made = copy.copy(network)
-    made.layers = [replace(layer, linears=dict(layer.linears)) for layer in network.layers]
-    for (layer, group), site in stack.sites.items():
-        base, rank = made.layers[layer].linears[group], stack.config.rank
-        weight = base.weight.clone()
-        for j, (low, high) in enumerate(site.columns):
-            weight[low:high] += (
-                stack.config.scale * (site.a[adapter][:, j * rank : (j + 1) * rank] @ site.b[j][adapter]).t()
-            )
-        made.layers[layer].linears[group] = own = Linear(weight, base.bias)
-        own.half = None if base.half is None else weight.bfloat16()  # the next document is trained on it
-    return made
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -18,10 +18,9 @@ from dataclasses import dataclass, replace
 from selfedit.edits.parse import clean, parse_edit, plain_line, sentences
 from selfedit.edits.styles import STYLES, Style
 from selfedit.errors import SelfeditError
+from selfedit.model.backend import Adapters, Request
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
-from selfedit.model.packed.generate import Request, generate
-from selfedit.model.packed.lora import LoraBatch
 from selfedit.types import Example, Passage, SelfEdit, stable_seed
 
 
@@ -57,7 +56,7 @@ def propose(
         _request(style, tokens, None, stable_seed(seed, passage.id, style.name, i))
         for i, (style, tokens) in enumerate(asked)
     ]
-    texts = [model.chat.decode(tokens) for tokens in generate(model, requests, on_token=on_token)]
+    texts = [model.chat.decode(tokens) for tokens in model.backend.generate(requests, on_token=on_token)]
     edits, held_out, dropped = [], [], Counter()
     for name in styles:
         own = [text for (style, _), text in zip(asked, texts) if style.name == name]
@@ -76,7 +75,7 @@ def propose(
 def write_edits(
     model: Model,
     asked: Sequence[tuple[Passage, str, int]],
-    editor: LoraBatch | None = None,
+    editor: Adapters | None = None,
     *,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[SelfEdit]:
@@ -94,7 +93,7 @@ def write_edits(
             _request(style, tokens, None if editor is None else 0, stable_seed(seed, passage.id, name, i))
             for i, tokens in enumerate(prompts)
         ]
-    texts = iter([model.chat.decode(tokens) for tokens in generate(model, requests, editor, on_token=on_token)])
+    texts = iter([model.chat.decode(tokens) for tokens in model.backend.generate(requests, editor, on_token=on_token)])
     return [
         _read(STYLES[name], [next(texts) for _ in range(n)], passage)[0] for (passage, name, _), n in zip(asked, counts)
     ]

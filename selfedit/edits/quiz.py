@@ -22,8 +22,8 @@ from selfedit.edits.parse import sentences
 from selfedit.edits.spans import keyword_questions, kind_of, pick_spans, span_questions
 from selfedit.edits.styles import QUESTION_EXAMPLES
 from selfedit.judge.grading import continues_with, f1, is_correct, normalize
+from selfedit.model.backend import Request
 from selfedit.model.load import Model
-from selfedit.model.packed.generate import Request, generate
 from selfedit.types import Example, Passage, Progress, Question, SelfEdit, Task, no_progress, stable_seed
 
 CHECK_TOKENS = 24
@@ -54,8 +54,7 @@ def write_quiz(
     prompts = [
         model.chat.continued(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: {word}") for s, span, word in begun
     ]
-    texts = generate(
-        model,
+    texts = model.backend.generate(
         [Request(tuple(p), None, QUESTION_TOKENS, one_line=True) for p in prompts],
         on_token=partial(progress, "questions"),
     )
@@ -85,8 +84,8 @@ def check(
     asks = [model.chat.ask(text) for text in [*opened, *(q.question for q in questions)]]
     answers = [
         model.chat.decode(t)
-        for t in generate(
-            model, [Request(tuple(a), None, CHECK_TOKENS) for a in asks], on_token=partial(progress, "check")
+        for t in model.backend.generate(
+            [Request(tuple(a), None, CHECK_TOKENS) for a in asks], on_token=partial(progress, "check")
         )
     ]
     kept, dropped = [], Counter()
@@ -157,7 +156,7 @@ def _continued(model: Model, flat: str, lines: Sequence[str]) -> tuple[list[Ques
             found.append(Question(before, (span,), kind="cloze"))
     requests = [Request(tuple(model.chat.prompt(q)), None, CHECK_TOKENS) for q in found]
     kept, dropped = [], Counter()
-    for question, tokens in zip(found, generate(model, requests)):
+    for question, tokens in zip(found, model.backend.generate(requests)):
         if continues_with(model.chat.decode(tokens), question.answers):
             dropped["known without the passage"] += 1
         else:

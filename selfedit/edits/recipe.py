@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from selfedit.errors import SelfeditError
+from selfedit.model.backend import Adapters, Request
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.grammar import choices
 from selfedit.model.load import Model
-from selfedit.model.packed.generate import Request, generate
-from selfedit.model.packed.lora import LoraBatch
 from selfedit.tasks.augment import FAMILIES
 
 LOSSES = ("all_tokens", "all_outputs", "output_tokens")
@@ -112,7 +111,7 @@ FIXED_HERE = tuple(map(repr, (INSTRUCTION, RATES, EPOCHS, ITEMS)))
 
 
 def write_recipes(
-    model: Model, asked: Sequence[tuple[str, int]], editor: LoraBatch | None = None, *, temperature: float = 1.0,
+    model: Model, asked: Sequence[tuple[str, int]], editor: Adapters | None = None, *, temperature: float = 1.0,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Recipe]:  # fmt: skip
     """For each (task as text, seed) a recipe. `editor`: a stack whose only adapter writes, instead of the untouched model."""
@@ -124,7 +123,9 @@ def write_recipes(
         )
         for text, seed in asked
     ]
-    return [read_recipe(model.chat.decode(tokens)) for tokens in generate(model, requests, editor, on_token=on_token)]
+    return [
+        read_recipe(model.chat.decode(tokens)) for tokens in model.backend.generate(requests, editor, on_token=on_token)
+    ]
 
 
 def writing_sequence(model: Model, text: str, recipe: Recipe) -> TokenizedExample:

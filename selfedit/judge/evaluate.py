@@ -11,10 +11,8 @@ from dataclasses import dataclass
 
 from selfedit.disk import file_hash
 from selfedit.judge.grading import GRADER, continues_with, is_correct
+from selfedit.model.backend import Adapters, Request
 from selfedit.model.load import Model
-from selfedit.model.packed.generate import Request, generate
-from selfedit.model.packed.lora import LoraBatch
-from selfedit.model.packed.score import mean_logprobs
 from selfedit.types import Judge, Question, Score, text_hash
 
 ANSWER_TOKENS = 40
@@ -42,7 +40,7 @@ def evaluate(
     model: Model,
     questions: Sequence[Question],
     adapters: Sequence[int | None],
-    stack: LoraBatch | None = None,
+    stack: Adapters | None = None,
     *,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Score]:
@@ -55,7 +53,7 @@ def evaluate(
 def respond(
     model: Model,
     asked: Sequence[Query],
-    stack: LoraBatch | None = None,
+    stack: Adapters | None = None,
     *,
     tokens: int = ANSWER_TOKENS,
     on_token: Callable[[int, int], None] = lambda done, total: None,
@@ -69,7 +67,7 @@ def respond(
 def answers(
     model: Model,
     asked: Sequence[Query],
-    stack: LoraBatch | None = None,
+    stack: Adapters | None = None,
     *,
     judge: Judge | None = None,
     tokens: int = ANSWER_TOKENS,
@@ -77,7 +75,7 @@ def answers(
 ) -> list[tuple[str, bool | None]]:
     """Of each: what is answered, greedily, and the verdict. `judge`: the offline one if none is given."""
     requests = [Request(tuple(model.chat.prompt(a.prompt_override or a.question)), a.adapter, tokens) for a in asked]
-    texts = [model.chat.decode(said).strip() for said in generate(model, requests, stack, on_token=on_token)]
+    texts = [model.chat.decode(said).strip() for said in model.backend.generate(requests, stack, on_token=on_token)]
     return list(zip(texts, (judge or offline)([(a.question, text) for a, text in zip(asked, texts)])))
 
 
@@ -104,12 +102,12 @@ def offline_name() -> str:
 
 
 def gold_logprobs(
-    model: Model, pairs: Sequence[tuple[Question, int | None]], stack: LoraBatch | None = None
+    model: Model, pairs: Sequence[tuple[Question, int | None]], stack: Adapters | None = None
 ) -> list[float]:
     """Of each question under its adapter: the log-probability (nats a token) of the right answer, short or as a sentence."""
     forms = [[q.answers[0], *([q.sentence] if q.sentence and q.kind == "question" else [])] for q, _ in pairs]
     golds = [(model.chat.gold(q, form), adapter) for (q, adapter), own in zip(pairs, forms) for form in own]
-    found = iter(mean_logprobs(model.network, golds, stack))
+    found = iter(model.backend.gold_logprobs(golds, stack))
     return [max(next(found) for _ in own) for own in forms]
 
 

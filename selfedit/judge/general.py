@@ -13,19 +13,18 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from selfedit.model.backend import Adapters
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
-from selfedit.model.packed.lora import LoraBatch
-from selfedit.model.packed.score import divergences, mean_logprobs
 from selfedit.types import Example, Question
 
 
-def general_changes(model: Model, stack: LoraBatch) -> list[float]:
+def general_changes(model: Model, stack: Adapters) -> list[float]:
     """Of each adapter: mean KL(untouched ‖ adapted) in nats a token."""
-    return divergences(model.network, general_texts(model), stack)
+    return model.backend.divergences(general_texts(model), stack)
 
 
-def general_abilities(model: Model, stack: LoraBatch) -> list[float]:
+def general_abilities(model: Model, stack: Adapters) -> list[float]:
     """The share of everyday sentences ended right: of the untouched model, then of each adapter."""
     items = _records("choices.jsonl")
     right = grade_choices(model, [(item, row) for row in range(stack.count) for item in items], stack)
@@ -41,14 +40,14 @@ def _untouched(model: Model) -> float:
     return sum(grade_choices(model, [(item, None) for item in items])) / len(items)
 
 
-def grade_choices(model: Model, asked: Sequence[tuple[dict, int | None]], stack: LoraBatch | None = None) -> list[bool]:
+def grade_choices(model: Model, asked: Sequence[tuple[dict, int | None]], stack: Adapters | None = None) -> list[bool]:
     """For each ({query, choices, gold}, adapter) whether the likeliest choice is the right one."""
     golds = [
         (model.chat.gold(Question(item["query"], (), kind="choice"), choice), adapter)
         for item, adapter in asked
         for choice in item["choices"]
     ]
-    found = iter(mean_logprobs(model.network, golds, stack))
+    found = iter(model.backend.gold_logprobs(golds, stack))
     right = []
     for item, _ in asked:
         values = [next(found) for _ in item["choices"]]

@@ -14,8 +14,9 @@ from pathlib import Path
 from selfedit.disk import file_hash
 from selfedit.errors import AdapterError
 from selfedit.loop.journal import plain_errors, read_back, write_json
+from selfedit.model.backend import Adapters
 from selfedit.model.load import Model
-from selfedit.model.packed.lora import WEIGHTS_FILE, LoraBatch, load_adapters
+from selfedit.model.peft_folder import WEIGHTS_FILE
 
 FILE = "editor.json"
 
@@ -44,18 +45,18 @@ class Editor:
         return {key: value for key, value in asdict(self).items() if key != "contexts"} | {"id": self.id}
 
 
-def save_editor(folder: Path, editor: Editor, stack: LoraBatch | None) -> Editor:
+def save_editor(folder: Path, editor: Editor, model: Model, stack: Adapters | None) -> Editor:
     """The editor as it lies on disk now; `stack`: its adapter in row 0."""
     with plain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if stack is not None:
-            stack.save(0, folder, editor.model)
+            model.backend.save(stack, 0, folder, editor.model)
             editor = Editor(**asdict(editor) | {"adapter_hash": file_hash(folder / WEIGHTS_FILE)})
     write_json(folder / FILE, asdict(editor))
     return editor
 
 
-def load_editor(folder: Path, model: Model) -> tuple[Editor, LoraBatch | None]:
+def load_editor(folder: Path, model: Model) -> tuple[Editor, Adapters | None]:
     """From an editor's folder, or from a run of `train-editor`: its last finished round. Raises AdapterError."""
     found = folder if (folder / FILE).exists() else last_editor(folder)
     if found is None:
@@ -73,7 +74,7 @@ def load_editor(folder: Path, model: Model) -> tuple[Editor, LoraBatch | None]:
         return editor, None
     if not (found / WEIGHTS_FILE).exists() or file_hash(found / WEIGHTS_FILE) != editor.adapter_hash:
         raise AdapterError(f"{found}: its weights are missing or not those it was kept with; run that round again")
-    return editor, load_adapters(model.network, [found])
+    return editor, model.backend.load([found])
 
 
 def last_editor(run: Path) -> Path | None:

@@ -20,13 +20,10 @@ from functools import cached_property, partial
 from selfedit.config import TrainConfig
 from selfedit.edits.recipe import Recipe, recipe_prompt, recipe_tokens
 from selfedit.errors import SelfeditError
+from selfedit.model.backend import Adapters, Job, Request
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.grammar import GridForm
 from selfedit.model.load import Model
-from selfedit.model.packed.generate import Request, generate
-from selfedit.model.packed.lora import LoraBatch
-from selfedit.model.packed.score import mean_logprobs
-from selfedit.model.packed.train import Job, train
 from selfedit.tasks.arc import COLOURS, SIDE, ArcTask, Grid, Pair, output_size
 from selfedit.tasks.augment import FAMILIES, IDENTITY, READINGS, Transform, fits
 from selfedit.types import Progress, no_progress, stable_seed
@@ -121,8 +118,8 @@ def try_recipes(
 ) -> list[Tried]:
     """Each (task, recipe, seed) as an adapter, all trained and asked together."""
     made = [job(model, task, recipe, seed) for task, recipe, seed in asked]
-    stack, logs = train(
-        model.network.in_bf16, made, config, among=alphabet(form_of(model)), on_step=partial(progress, "train")
+    stack, logs = model.backend.low_precision.train(
+        made, config, vocabulary=alphabet(form_of(model)), on_step=partial(progress, "train")
     )
     own = [(task, row) for row, (task, _, _) in enumerate(asked)]
     answers = solve(model, own, stack, on_token=partial(progress, "answer"))
@@ -183,7 +180,7 @@ def check(model: Model, tasks: Sequence[ArcTask]) -> None:
     """Raises SelfeditError on a task that leaves nothing to study or does not fit the model, and on two of one name."""
     for id, longest in readable(model, tasks)[1].items():
         raise SelfeditError(
-            f"task {id}: its examples and an answer take {longest} tokens; {model.name} reads {model.network.shape.max_positions}"
+            f"task {id}: its examples and an answer take {longest} tokens; {model.name} reads {model.backend.max_positions}"
         )
 
 
@@ -199,7 +196,7 @@ def readable(model: Model, tasks: Sequence[ArcTask]) -> tuple[list[ArcTask], dic
                 f"task {task.id}: {len(task.train)} example; at least 2 are needed, one to ask about and one to see"
             )
         lengths[task.id] = _longest(model, task)
-    limit = model.network.shape.max_positions
+    limit = model.backend.max_positions
     return [task for task in tasks if lengths[task.id] <= limit], {
         id: longest for id, longest in lengths.items() if longest > limit
     }
@@ -244,7 +241,7 @@ def study_items(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> list[
         if not all(fits(grid) for pair in turned for grid in (pair.input, pair.output)):
             continue
         item = labelled(form, [*seen, asked], recipe.loss)
-        if len(item.tokens) <= model.network.shape.max_positions:
+        if len(item.tokens) <= model.backend.max_positions:
             found.setdefault(item.tokens, item)
     return list(found.values())
 
@@ -254,7 +251,7 @@ def job(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> Job:
     items = study_items(model, task, recipe, seed)
     if not items:
         raise SelfeditError(
-            f"task {task.id}: no item of it fits the {model.network.shape.max_positions} tokens that {model.name} reads"
+            f"task {task.id}: no item of it fits the {model.backend.max_positions} tokens that {model.name} reads"
         )
     return Job(tuple(items), stable_seed("fewshot", seed, task.id), recipe.learning_rate, recipe.epochs)
 
@@ -275,19 +272,14 @@ def labelled(form: GridForm, pairs: Sequence[Pair], loss: str) -> TokenizedExamp
 def solve(
     model: Model,
     asked: Sequence[tuple[ArcTask, int | None]],
-    stack: LoraBatch | None = None,
+    stack: Adapters | None = None,
     *,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[list[Answer]]:
     """For each (task, adapter) an Answer a test pair."""
     own = [questions(model, task, adapter) for task, adapter in asked]
     written = iter(
-        generate(
-            replace(model, network=model.network.in_bf16),
-            [q.request for each in own for q in each],
-            stack,
-            on_token=on_token,
-        )
+        model.backend.low_precision.generate([q.request for each in own for q in each], stack, on_token=on_token)
     )
     voted = [votes(model, each, [next(written) for _ in each]) for each in own]
     odds = iter(
@@ -338,11 +330,11 @@ def votes(model: Model, asked: Sequence[Question], written: Sequence[Sequence[in
 
 
 def rated(
-    model: Model, asked: Sequence[tuple[ArcTask, int | None, Sequence[Sequence[Grid]]]], stack: LoraBatch | None = None
+    model: Model, asked: Sequence[tuple[ArcTask, int | None, Sequence[Sequence[Grid]]]], stack: Adapters | None = None
 ) -> list[tuple[tuple[Grid, float], ...]]:
     """For each (task, adapter, answers to each test pair), test pair by test pair: the answers with their odds, from the
     log-probability of each as a whole, a mean over the readings. No odds under an adapter that diverged."""
-    network, form = model.network.in_bf16, form_of(model)
+    backend, form = model.backend.low_precision, form_of(model)
     among = alphabet(form)
     items = [(task, adapter, j, grid) for task, adapter, own in asked for j, grids in enumerate(own) for grid in grids]
     totals = [0.0] * len(items)
@@ -351,7 +343,7 @@ def rated(
         for task, adapter, j, grid in items:
             turned = changed(replace(task, test=(Pair(task.test[j].input, grid),)), reading)
             golds.append((labelled(form, [*turned.train, turned.test[0]], "output_tokens"), adapter))
-        for i, mean in enumerate(mean_logprobs(network, golds, stack, among=among)):
+        for i, mean in enumerate(backend.gold_logprobs(golds, stack, vocabulary=among)):
             totals[i] += mean * golds[i][0].labels / len(READINGS)
     left, found = iter(totals), []
     for _, _, own in asked:
@@ -363,7 +355,7 @@ def rated(
 
 
 def gold_logprob(
-    model: Model, asked: Sequence[tuple[ArcTask, int | None]], stack: LoraBatch | None = None
+    model: Model, asked: Sequence[tuple[ArcTask, int | None]], stack: Adapters | None = None
 ) -> list[float | None]:
     """For each (task, adapter): mean log-probability (nats a token) of its test outputs, with all examples in view; None
     under an adapter that diverged."""
@@ -371,7 +363,7 @@ def gold_logprob(
     golds = [
         (labelled(form, [*task.train, pair], "output_tokens"), adapter) for task, adapter in asked for pair in task.test
     ]
-    values = iter(mean_logprobs(model.network.in_bf16, golds, stack, among=alphabet(form)))
+    values = iter(model.backend.low_precision.gold_logprobs(golds, stack, vocabulary=alphabet(form)))
     means = [sum(next(values) for _ in task.test) / len(task.test) for task, _ in asked]
     return [mean if math.isfinite(mean) else None for mean in means]
 

@@ -23,9 +23,8 @@ from selfedit.errors import AdapterError, SelfeditError
 from selfedit.loop.editor import Editor, later_rounds, load_editor, save_editor
 from selfedit.loop.fewshot import FIXED_HERE, TRAIN, check, check_known, gold_logprob, shown, solved, try_recipes
 from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json
+from selfedit.model.backend import Adapters, Job
 from selfedit.model.load import Model
-from selfedit.model.packed.lora import LoraBatch
-from selfedit.model.packed.train import Job, train
 from selfedit.tasks.arc import ArcTask
 from selfedit.types import Progress, no_progress, stable_seed, text_hash
 
@@ -112,11 +111,11 @@ def _round(
     if sequences:
         again = stack.subset([0]) if stack else None
         jobs = [Job(tuple(sequences), stable_seed(config.seed, "editor", number))]
-        adapter, _ = train(model.network, jobs, config.finetune, stack=again, on_step=partial(progress, "finetune"))
+        adapter, _ = model.backend.train(jobs, config.finetune, start=again, on_step=partial(progress, "finetune"))
     seconds = time.perf_counter() - start
     studied = tuple(sorted({*editor.contexts, *(task.key for task in tasks)}))
     editor = save_editor(
-        folder / "editor", replace(editor, round=number, parent=editor.adapter_hash, contexts=studied), adapter
+        folder / "editor", replace(editor, round=number, parent=editor.adapter_hash, contexts=studied), model, adapter
     )
     summary = {
         "round": number, "software": software(), "editor": editor.summary(), "tasks": len(tasks), "recipes": sum(len(t["recipes"]) for t in trials),
@@ -152,7 +151,7 @@ def _gains(trial: dict) -> list[float | None]:
     return [None if value is None else value - trial["untouched"] for value in trial["gold_logprob"]]
 
 
-def load_recipe_editor(folder: Path, model: Model) -> tuple[Editor, LoraBatch | None]:
+def load_recipe_editor(folder: Path, model: Model) -> tuple[Editor, Adapters | None]:
     """As `load_editor`. Raises AdapterError for one that writes about documents."""
     editor, stack = load_editor(folder, model)
     if editor.style != STYLE:

@@ -39,9 +39,8 @@ from selfedit.loop.editor import Editor, later_rounds, load_editor, save_editor
 from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json
 from selfedit.loop.selection import cost_of_stopping, diversity, noise, ranking, reinforced, reliability
 from selfedit.loop.trial import PASSAGE, QUESTIONS, job, seal_examples, study_sequences, with_questions, writing_style
+from selfedit.model.backend import Adapters, Cut, Job, lora_config
 from selfedit.model.load import Model
-from selfedit.model.packed.lora import LoraBatch
-from selfedit.model.packed.train import Cut, Job, lora_config, train
 from selfedit.types import Example, Judge, Passage, Progress, SelfEdit, Task, no_progress, stable_seed, text_hash
 
 BLOCK = 4
@@ -179,7 +178,7 @@ class _Round:
         stopped: set[int] = set()
         seconds_comparing = 0.0
 
-        def losers(stack: LoraBatch) -> list[int]:
+        def losers(stack: Adapters) -> list[int]:
             nonlocal seconds_comparing
             start = time.perf_counter()
             first.extend(self.gold_logprob([(task, row) for row, (task, _, _) in enumerate(rows)], stack))
@@ -194,8 +193,8 @@ class _Round:
 
         jobs = [self.job(task, what, seed) for task, what, seed in rows]
         cut = Cut(self.config.cut_after, losers)
-        stack, logs = train(
-            self.model.network, jobs, self.config.trial, cut=cut, on_step=partial(self.progress, "train")
+        stack, logs = self.model.backend.train(
+            jobs, self.config.trial, cut=cut, on_step=partial(self.progress, "train")
         )
         ended = [row for row in range(len(rows)) if row not in stopped]
         untouched = [(task, None) for task in block]
@@ -253,13 +252,13 @@ class _Round:
         examples = seal_examples(task.passage, [edit])
         return job(study_sequences(self.model, task.passage, examples), examples, drawn)
 
-    def gold_logprob(self, asked: Sequence[tuple[Task, int | None]], stack: LoraBatch | None = None) -> list[float]:
+    def gold_logprob(self, asked: Sequence[tuple[Task, int | None]], stack: Adapters | None = None) -> list[float]:
         """Of each context under each adapter: the mean log-probability of its short gold answers."""
         pairs = [(replace(q, sentence=""), adapter) for task, adapter in asked for q in task.questions]
         found = iter(gold_logprobs(self.model, pairs, stack))
         return [sum(next(found) for _ in task.questions) / len(task.questions) for task, _ in asked]
 
-    def accuracy(self, asked: Sequence[tuple[Task, int | None]], stack: LoraBatch) -> list[float | None]:
+    def accuracy(self, asked: Sequence[tuple[Task, int | None]], stack: Adapters) -> list[float | None]:
         """Of each context under each adapter: the share of its scored answers that are right; None without any.
 
         Raises UnscoredError, before the block is recorded, if the judge leaves more than half unscored: it is out, and the
@@ -303,7 +302,7 @@ class _Round:
             self.editor, style=styles[0]["style"], round=self.number, parent=self.editor.adapter_hash, contexts=studied
         )
         editor = save_editor(
-            self.folder / "editor", editor, stack or self.stack
+            self.folder / "editor", editor, self.model, stack or self.stack
         )  # without a new adapter it writes as before, in that style
         tokens = sum(side["tokens"] for t in trials for side in (*t["controls"].values(), *t["candidates"]))
         spared = sum(c["spared"] for t in trials for c in t["candidates"])
@@ -340,7 +339,7 @@ class _Round:
             "seconds_finetuning": round(time.perf_counter() - start, 1),
         }
 
-    def finetuned(self, kept: Sequence[tuple[Task, int]], style: str) -> tuple[LoraBatch | None, dict]:
+    def finetuned(self, kept: Sequence[tuple[Task, int]], style: str) -> tuple[Adapters | None, dict]:
         """The editor finetuned on what is kept; None if there is too little, or it came out worse as a writer."""
         found = [(t, e) for t, k in kept if (e := self.own_words(t, self.written[t.passage.id][k])).examples]
         if len(found) < self.config.min_kept:
@@ -348,10 +347,10 @@ class _Round:
         sequences = [s for task, edit in found for s in writing_sequences(self.model, task.passage, edit)]
         config = self.config.finetune
         start = None
-        if self.stack is not None and self.stack.config == lora_config(self.model.network, config):
+        if self.stack is not None and self.stack.config == lora_config(self.model.backend.num_layers, config):
             start = self.stack.subset([0])
         jobs = [Job(tuple(sequences), stable_seed(self.config.seed, "editor", self.number))]
-        stack, _ = train(self.model.network, jobs, config, stack=start, on_step=partial(self.progress, "finetune"))
+        stack, _ = self.model.backend.train(jobs, config, start=start, on_step=partial(self.progress, "finetune"))
         guard = {"before": self.as_writer(self.stack, style), "after": self.as_writer(stack, style)}
         least = {key: self.config.min_kept_share * value for key, value in guard["before"].items()}
         worse = [key for key, value in guard["after"].items() if value < least[key]]
@@ -363,7 +362,7 @@ class _Round:
             "sequences": len(sequences),
         }
 
-    def as_writer(self, stack: LoraBatch | None, style: str) -> dict[str, float]:
+    def as_writer(self, stack: Adapters | None, style: str) -> dict[str, float]:
         """How varied and how much in its own words what can be used is of what this editor writes, and how much that is.
         What it copies or invents is not counted as varied: it cannot be used."""
         asked = [

@@ -17,11 +17,9 @@ from selfedit.edits.quiz import questions_as_edit
 from selfedit.edits.spans import keyword_questions
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_abilities, general_changes
+from selfedit.model.backend import Adapters, Job
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
-from selfedit.model.packed.distill import soften
-from selfedit.model.packed.lora import LoraBatch
-from selfedit.model.packed.train import Job, train
 from selfedit.types import Example, Passage, Progress, Question, Score, SelfEdit, Trial, no_progress, stable_seed
 
 PASSAGE = "passage"
@@ -44,14 +42,16 @@ def study_texts(passage: Passage) -> list[Example]:
 def study_sequences(
     model: Model, passage: Passage, examples: Sequence[Example], distill: float = 0.0
 ) -> tuple[TokenizedExample, ...]:
-    """What is trained on, in the examples' order; with `distill`, answers have so great a share of the odds that the
-    untouched model gives them with the passage in view."""
-    sequences = [model.chat.study(example) for example in examples]
-    asked = [i for i, example in enumerate(examples) if example.prompt] if distill else []
-    seen = [model.chat.study(replace(examples[i], prompt=passage.with_request(examples[i].prompt))) for i in asked]
-    for i, sequence in zip(asked, soften(model.network, [sequences[i] for i in asked], seen, distill)):
-        sequences[i] = sequence
-    return tuple(sequences)
+    """The examples as they are trained on, in their order. With `distill`, each answer has a teacher that reads the same
+    question with the passage in view; the backend mixes its distribution into the labels."""
+    tokenized = []
+    for example in examples:
+        one = model.chat.study(example)
+        if distill and example.prompt:
+            seen = model.chat.study(replace(example, prompt=passage.with_request(example.prompt)))
+            one = replace(one, teacher_prompt=seen.tokens[: seen.label_start])
+        tokenized.append(one)
+    return tuple(tokenized)
 
 
 def seal_examples(passage: Passage, edits: Sequence[SelfEdit]) -> list[Example]:
@@ -103,7 +103,7 @@ def run_trials(
     *,
     seed: int = 0,
     progress: Progress = no_progress,
-) -> tuple[LoraBatch, list[Trial], Score]:
+) -> tuple[Adapters, list[Trial], Score]:
     """The trained stack, a Trial a candidate in its order, and the untouched model's Score on the same questions."""
     start = time.perf_counter()
     jobs = []
@@ -116,7 +116,7 @@ def run_trials(
                 stable_seed(seed, passage.id, candidate.name),
             )
         )
-    stack, logs = train(model.network, jobs, config, on_step=lambda done, total: progress("train", done, total))
+    stack, logs = model.backend.train(jobs, config, on_step=lambda done, total: progress("train", done, total))
     seconds = time.perf_counter() - start
     adapters = [None, *range(len(candidates))]
     before, *scores = evaluate(

@@ -19,8 +19,8 @@ from selfedit.judge.general import general_abilities, general_changes
 from selfedit.loop.trial import joint_job, study_sequences, study_texts
 from selfedit.memory.gate import general_fault
 from selfedit.memory.store import MemoryStore
+from selfedit.model.backend import Job
 from selfedit.model.load import Model
-from selfedit.model.packed.train import Job, train
 from selfedit.types import MemoryEntry, Progress, no_progress, stable_seed
 
 
@@ -66,7 +66,7 @@ def consolidate(
         raise MemoryStoreError("give at least two memories to consolidate; see `selfedit memory list`")
     start = time.perf_counter()
     jobs = [_rehearsal(model, store, entries, config)]
-    stack, logs = train(model.network, jobs, config.train, on_step=lambda done, total: progress("train", done, total))
+    stack, logs = model.backend.train(jobs, config.train, on_step=lambda done, total: progress("train", done, total))
     (change,), (untouched, ability) = general_changes(model, stack), general_abilities(model, stack)
     asked = [question for entry in entries for question in entry.questions]
     (score,) = evaluate(model, asked, [0], stack, on_token=lambda done, total: progress("test", done, total))
@@ -84,7 +84,9 @@ def consolidate(
     else:
         reason = f"{len(held)} of {len(entries)} memories hold and share it"
         scores = {"general_change": change, "general_lost": lost, "rehearsed": [asdict(one) for one in rehearsed]}
-        shared = store.share(lambda folder: stack.save(0, folder, model.name), held, scores, rehearsed=entries)
+        shared = store.share(
+            lambda folder: model.backend.save(stack, 0, folder, model.name), held, scores, rehearsed=entries
+        )
     return Consolidation(shared, reason, rehearsed, change, logs[0].tokens, round(time.perf_counter() - start, 1))
 
 

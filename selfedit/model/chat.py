@@ -36,17 +36,20 @@ class SoftLabels:
 
 @dataclass(frozen=True)
 class TokenizedExample:
+    """Token ids, and which of them are labels."""
+
     tokens: tuple[int, ...]
     label_start: int
-    """The first label; at least 1, since the first token has nothing before it to predict it from."""
-    soft: SoftLabels | None = field(default=None, compare=False)
-    """What to learn instead of the labels' own tokens alone (`distill.soften`)."""
+    """Position of the first label; at least 1, since nothing precedes the first token from which to predict it."""
     chosen: tuple[int, ...] = ()
-    """Where the labels are, if not all tokens from `label_start` on."""
+    """Positions of the labels, ascending, if not all tokens from `label_start` on are labels."""
+    teacher_prompt: tuple[int, ...] = ()
+    """For distillation: what the teacher reads in place of the tokens before `label_start`; empty: no teacher."""
+    soft: SoftLabels | None = field(default=None, compare=False)
+    """What to learn instead of the labels' own tokens; filled in by a backend that distils."""
 
     @property
     def label_positions(self) -> Sequence[int]:
-        """Of the labels, rising."""
         return self.chosen or range(self.label_start, len(self.tokens))
 
     @property
@@ -55,7 +58,13 @@ class TokenizedExample:
 
     @property
     def targets(self) -> list[int]:
-        return [self.tokens[place] for place in self.label_positions]
+        """The tokens of the labels."""
+        return [self.tokens[position] for position in self.label_positions]
+
+    @property
+    def teacher(self) -> TokenizedExample:
+        """The same labels behind the teacher's prompt."""
+        return TokenizedExample(self.teacher_prompt + self.tokens[self.label_start :], len(self.teacher_prompt))
 
 
 class Chat:

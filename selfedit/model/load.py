@@ -1,8 +1,8 @@
-"""A model's name → weights in memory, ready to run: fp32 on a CPU, bf16 on a GPU.
+"""A model's name → a model that is ready to run: fp32 on a CPU, bf16 on a GPU.
 
 A CPU that multiplies in bf16 computes large products twice (AVX-512 BF16) or four times (AMX) as fast (docs/LOG.md,
-study 15). There training uses bf16, and so do a few-shot task's answers and their rating, unless SELFEDIT_PRECISION is
-fp32.
+study 15): on such a CPU training uses bf16, and so do the answers to a few-shot task and their scores, unless
+SELFEDIT_PRECISION is fp32.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 
 from selfedit.errors import ModelError
+from selfedit.model.backend import BACKENDS, Backend
 from selfedit.model.catalog import Notify, resolve, weight_files
 from selfedit.model.chat import Chat
+from selfedit.model.packed.backend import PackedBackend
 from selfedit.model.packed.network import Network
 from selfedit.model.packed.quantized import FILE
 from selfedit.model.shape import Shape, check_values, check_weights, one_line, read_object, reason, tensor_table
@@ -24,43 +26,59 @@ from selfedit.model.shape import Shape, check_values, check_weights, one_line, r
 
 @dataclass(frozen=True)
 class Model:
+    """A language model with its tokenizer; `backend` runs it."""
+
     name: str
     folder: Path
-    network: Network
+    backend: Backend
     chat: Chat
-    fingerprint: str
-    """Hex; equal for equal weights, wherever they lie. Adapters are bound to it."""
-
-    def identity(self) -> dict[str, str]:
-        """What results depend on, of a model: for a run folder's claim."""
-        return {"model": self.name, "weights": self.fingerprint, "precision": self.network.precision}
 
     @property
-    def device(self) -> torch.device:
-        return self.network.device
+    def fingerprint(self) -> str:
+        return self.backend.fingerprint
+
+    def identity(self) -> dict[str, str]:
+        """What results depend on: for the settings of a run folder."""
+        backend = {} if self.backend.name == "packed" else {"backend": self.backend.name}
+        return {"model": self.name, "weights": self.fingerprint, "precision": self.backend.precision} | backend
 
 
 def load_model(
     name: str,
     *,
+    backend: str = "packed",
     device: str | None = None,
     dtype: torch.dtype | None = None,
     precision: str | None = None,
     notify: Notify = lambda m: None,
 ) -> Model:
-    """Load a model by any name that `catalog.resolve` knows. Raises ModelError.
+    """Loads a model by any name that `catalog.resolve` knows, to be run by `backend` (`packed` or `reference`).
 
-    `precision`, of an fp32 model on a CPU: "fp32", "mixed", or as the environment and the machine have it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    `device` and `dtype`: a GPU in bf16 if there is one, else the CPU in fp32. `precision`, of an fp32 model on a CPU:
+    `fp32`, or `mixed` for training in bf16; by default what the environment says and the machine is fast in.
+    Raises ModelError.
+    """
+    if backend not in BACKENDS:
+        raise ModelError(f"unknown backend {backend!r}; give {' or '.join(BACKENDS)}")
     folder = resolve(name, notify)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    chat = Chat(folder)
+    if backend == "reference":
+        from selfedit.model.reference import ReferenceBackend, read_fingerprint, transformers_model
+
+        model = transformers_model(folder, device, dtype)
+        return Model(name, folder, ReferenceBackend(model, chat, read_fingerprint(folder)), chat)
+    return Model(name, folder, _packed(folder, chat, device, dtype, precision), chat)
+
+
+def _packed(folder: Path, chat: Chat, device: str, dtype: torch.dtype, precision: str | None) -> PackedBackend:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         shape, files = Shape.from_config(read_object(folder / "config.json")), weight_files(folder)
         check_weights(shape, tensor_table(files))
-        chat = Chat(folder)
         chat.check_vocabulary(shape.vocab)
         weights = {}
         for file in files:
@@ -72,12 +90,12 @@ def load_model(
         raise ModelError(f"{one_line(folder)}: damaged ({reason(error)}); delete it and fetch it again") from error
     except ModelError as error:
         raise ModelError(f"{one_line(folder)}: {error}") from error
-    fingerprint = _fingerprint(weights)
+    fingerprint = weights_fingerprint(weights)
     weights = {key: value.to(device, dtype) for key, value in weights.items()}
     network = Network(shape, weights, blocks)
     if on_cpu and _checked(precision or default_precision()) == "mixed":
         network.use_bf16()
-    return Model(name, folder, network, chat, fingerprint)
+    return PackedBackend(network, chat, fingerprint)
 
 
 def default_precision() -> str:
@@ -92,7 +110,7 @@ def _checked(precision: str) -> str:
     return precision
 
 
-def _fingerprint(weights: dict[str, torch.Tensor]) -> str:
+def weights_fingerprint(weights: dict[str, torch.Tensor]) -> str:
     """SHA-256 over names, sizes and a few thousand values of every tensor: cheap, and any real difference shows."""
     digest = hashlib.sha256()
     for name in sorted(weights):

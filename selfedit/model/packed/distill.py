@@ -1,6 +1,6 @@
-"""What the untouched model says with the passage in view → soft labels for an adapter that must say it without.
+"""What the base model says with the passage in view → soft labels for an adapter that must say it without.
 
-Context distillation: beside the token that is right, a label holds the odds that the teacher gives its alternatives.
+Context distillation: besides the right token, a label holds the probabilities that the teacher gives its alternatives.
 They cost one pass without gradient, in which the passage is read once for many questions about it (packing.pack).
 Source: Snell et al., *Learning by Distilling Context*, 2022, arXiv:2209.15189; the mixture with the right token is
 Hinton et al., 2015, arXiv:1503.02531.
@@ -13,41 +13,46 @@ from dataclasses import replace
 
 import torch
 
+from selfedit.model.backend import Job
 from selfedit.model.chat import SoftLabels, TokenizedExample
 from selfedit.model.packed.network import Network
 from selfedit.model.packed.packing import passes
 from selfedit.model.packed.score import LABELS_A_PASS, label_states
 
 WIDTH = 16
-"""Tokens that a soft label keeps; they hold nearly all of the teacher's odds."""
+"""Tokens that a soft label keeps; they hold nearly all of the teacher's probability."""
+
+
+def softened(network: Network, jobs: Sequence[Job], share: float) -> Sequence[Job]:
+    """The jobs with soft labels in the examples that have a teacher, if `share` is not 0."""
+    if not share:
+        return jobs
+    return [
+        replace(job, examples=soften(network, job.examples, share), once=soften(network, job.once, share))
+        for job in jobs
+    ]
 
 
 @torch.inference_mode()
-def soften(
-    network: Network, studied: Sequence[TokenizedExample], seen: Sequence[TokenizedExample], share: float
-) -> list[TokenizedExample]:
-    """The studied sequences with soft labels: `share` of each is the untouched model's own odds, the rest the right token.
-
-    `seen[i]` ends in the labels of `studied[i]`, behind all that the teacher may see.
-    """
-    softened = list(studied)
-    for part in passes(range(len(seen)), [len(s.tokens) for s in seen]):
-        own = [seen[i] for i in part]
-        hidden = label_states(network, own, [None] * len(own), None)
-        right = torch.tensor([t for s in own for t in s.targets], device=network.device)
-        tokens, odds = zip(
-            *(
-                _mixed(network.logits(h).float(), t, share)
-                for h, t in zip(hidden.split(LABELS_A_PASS), right.split(LABELS_A_PASS))
-            )
-        )
-        sizes = [s.labels for s in own]
+def soften(network: Network, examples: Sequence[TokenizedExample], share: float) -> tuple[TokenizedExample, ...]:
+    """The examples with soft labels where they have a `teacher_prompt`: `share` of each label is the base model's own
+    distribution behind the teacher's prompt, the rest is the right token."""
+    taught = [i for i, example in enumerate(examples) if example.teacher_prompt]
+    teachers = [examples[i].teacher for i in taught]
+    result = list(examples)
+    for part in passes(range(len(teachers)), [len(t.tokens) for t in teachers]):
+        batch = [teachers[i] for i in part]
+        hidden = label_states(network, batch, [None] * len(batch), None)
+        right = torch.tensor([t for teacher in batch for t in teacher.targets], device=network.device)
+        chunks = zip(hidden.split(LABELS_A_PASS), right.split(LABELS_A_PASS))
+        tokens, odds = zip(*(mixed(network.logits(h).float(), t, share) for h, t in chunks))
+        sizes = [teacher.labels for teacher in batch]
         for i, own_tokens, own_odds in zip(part, torch.cat(tokens).split(sizes), torch.cat(odds).split(sizes)):
-            softened[i] = replace(studied[i], soft=SoftLabels(own_tokens, own_odds))
-    return softened
+            result[taught[i]] = replace(examples[taught[i]], soft=SoftLabels(own_tokens, own_odds))
+    return tuple(result)
 
 
-def _mixed(logits: torch.Tensor, right: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+def mixed(logits: torch.Tensor, right: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [L, vocab] of the teacher and the right tokens [L] → the likeliest tokens of their mixture and its odds, [L, WIDTH]."""
     mixed = logits.softmax(1).mul_(share)
     mixed[torch.arange(len(right), device=right.device), right] += 1 - share

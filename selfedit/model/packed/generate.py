@@ -1,10 +1,10 @@
-"""Batched decoding under N adapters and the untouched model at once.
+"""Batched decoding under N adapters and the base model at once.
 
-In: requests (prompt tokens, whose adapter, how to sample). Out: the new tokens of each, in order.
-Rows of one adapter lie side by side, so a step is one product with the frozen weights for all rows and a small one an
-adapter. What prompts of an adapter have in common at their start (a passage, a chat header) is read once. The cache is
-laid out once, for the longest row. Each row draws from its own seed: in fp32 what it says does not depend on its neighbours.
-The reference is `transformers`' greedy text: tests/test_generate.py compares.
+In: requests (prompt tokens, the adapter, how to sample). Out: the new tokens of each, in order.
+Requests of one adapter are adjacent rows, so a step is one product with the frozen weights for all rows and a small one
+per adapter. What the prompts of an adapter have in common at their start (a passage, a chat header) is read once. The
+cache is allocated once, for the longest row. Each row draws from its own seed: in fp32 its text does not depend on its
+neighbours. The reference is the greedy text of `transformers`: tests/test_generate.py compares.
 
 Axes: B rows, H heads, K key-value heads, G = H / K, D head size, T packed tokens, C cache length.
 """
@@ -12,16 +12,18 @@ Axes: B rows, H heads, K key-value heads, G = H / K, D head size, T packed token
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from selfedit.errors import ModelError
-from selfedit.model.load import Model
+from selfedit.model.backend import OnStep, Request, no_steps
+from selfedit.model.chat import Chat
 from selfedit.model.packed.lora import LoraBatch, TokenRange
+from selfedit.model.packed.network import Network
 from selfedit.model.packed.packing import alike
+from selfedit.model.sampling import Sampler
 
 SHARED_PREFIX = 16
 """Prompts that share at least this many tokens have them read once."""
@@ -29,43 +31,22 @@ CACHE_BYTES = 3 * 2**30
 """Of keys and values at once, about: longer prompts are answered fewer at a time."""
 
 
-@dataclass(frozen=True)
-class Request:
-    tokens: tuple[int, ...]
-    adapter: int | None = None
-    """Row of the stack; None: the untouched model."""
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    """0: greedy."""
-    top_p: float = 0.95
-    top_k: int = 50
-    seed: int = 0
-    one_line: bool = False
-    """Ends with the first line that has text."""
-    allow: Callable[[Sequence[int]], Sequence[int]] | None = None
-    """A grammar: the tokens so far → those that may follow, at least one; an end token where it may end there."""
-
-
 def generate(
-    model: Model,
+    network: Network,
+    chat: Chat,
     requests: Sequence[Request],
-    stack: LoraBatch | None = None,
+    adapters: LoraBatch | None = None,
     *,
     rows: int = 64,
-    on_token: Callable[[int, int], None] = lambda done, total: None,
+    on_token: OnStep = no_steps,
 ) -> list[list[int]]:
-    """New tokens of each request, without the end token.
-
-    `on_token(done, total)`: tokens written, of at most so many; a request that ends early counts in full.
-
-    Raises ModelError if a prompt and its answer are longer than the model's positions.
-    """
-    limit = model.network.shape.max_positions
+    """As `Backend.generate`. `rows`: requests that are decoded together at most."""
+    limit = network.shape.max_positions
     for request in requests:
         if len(request.tokens) + request.max_new_tokens > limit:
             raise ModelError(f"a prompt of {len(request.tokens)} tokens does not fit the model's {limit} positions")
     longest = max((len(r.tokens) + r.max_new_tokens for r in requests), default=1)
-    rows = max(1, min(rows, CACHE_BYTES // (longest * _bytes_a_token(model.network))))
+    rows = max(1, min(rows, CACHE_BYTES // (longest * _bytes_per_token(network))))
     order = sorted(
         range(len(requests)),
         key=lambda i: (-1 if requests[i].adapter is None else requests[i].adapter, requests[i].tokens),
@@ -76,7 +57,7 @@ def generate(
         part = order[low : low + rows]
         left -= sum(requests[i].max_new_tokens for i in part)
         with torch.inference_mode():
-            decoded = _Decoder(model, [requests[i] for i in part], stack).run(
+            decoded = _Decoder(network, chat, [requests[i] for i in part], adapters).run(
                 lambda own: on_token(total - left - own, total)
             )
         for i, tokens in zip(part, decoded):
@@ -84,8 +65,8 @@ def generate(
     return answers
 
 
-def _bytes_a_token(network) -> int:
-    """That a cache keeps."""
+def _bytes_per_token(network: Network) -> int:
+    """Size of one token's keys and values in the cache."""
     shape = network.shape
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * network.dtype.itemsize
 
@@ -93,31 +74,25 @@ def _bytes_a_token(network) -> int:
 class _Decoder:
     """One batch from prompt to end."""
 
-    def __init__(self, model: Model, requests: list[Request], stack: LoraBatch | None):
-        self.network, self.chat, self.ends, self.stack, self.requests = (
-            model.network,
-            model.chat,
-            model.chat.ends,
-            stack,
-            requests,
-        )
+    def __init__(self, network: Network, chat: Chat, requests: list[Request], adapters: LoraBatch | None):
+        self.network, self.chat, self.requests, self.adapters = network, chat, requests, adapters
         shape, device = self.network.shape, self.network.device
         longest = max(len(r.tokens) + r.max_new_tokens for r in requests)
         cache = (len(requests), shape.kv_heads, longest, shape.head_dim)
         self.keys = [torch.zeros(cache, device=device, dtype=self.network.dtype) for _ in range(shape.layers)]
         self.values = [torch.zeros(cache, device=device, dtype=self.network.dtype) for _ in range(shape.layers)]
         self.filled = torch.tensor([len(r.tokens) for r in requests], device=device)
-        self.generators = [torch.Generator().manual_seed(r.seed) if r.temperature else None for r in requests]
+        self.sampler = Sampler(requests)
 
     def run(self, on_step: Callable[[int], None]) -> list[list[int]]:
         """New tokens of each request. `on_step(left)`: tokens that may still be written."""
         answers: list[list[int]] = [[] for _ in self.requests]
         alive = list(range(len(self.requests)))  # the requests behind the rows
-        tokens = self._choose(self._prefill(), alive, answers)
+        tokens = self.sampler.choose(self._prefill(), alive, answers)
         while True:
             going = []
             for row, (i, token) in enumerate(zip(alive, tokens)):
-                if token not in self.ends:
+                if token not in self.chat.ends:
                     answers[i].append(token)
                     full = len(answers[i]) == self.requests[i].max_new_tokens
                     if not (full or (self.requests[i].one_line and self._line_is_over(answers[i]))):
@@ -128,26 +103,26 @@ class _Decoder:
             if len(going) < len(alive):  # rows that ended leave
                 alive, tokens = [alive[row] for row in going], [tokens[row] for row in going]
                 self._keep_rows(going)
-            tokens = self._choose(self._step(tokens, alive), alive, answers)
+            tokens = self.sampler.choose(self._step(tokens, alive), alive, answers)
 
     def _line_is_over(self, tokens: list[int]) -> bool:
         return tokens[-1] in self.chat.breaks and "\n" in self.chat.decode(tokens).lstrip()
 
-    def _segments(self, adapters: list[int | None], lengths: list[int]) -> list[TokenRange]:
+    def _ranges(self, adapters: list[int | None], lengths: list[int]) -> list[TokenRange]:
         """Runs of rows that have the same adapter."""
-        segments, start = [], 0
+        ranges, start = [], 0
         for adapter, length in zip(adapters, lengths):
             if adapter is not None:
-                last = segments[-1] if segments else None
+                last = ranges[-1] if ranges else None
                 if last and last.adapter == adapter and last.end == start:
-                    segments[-1] = TokenRange(adapter, last.start, start + length)
+                    ranges[-1] = TokenRange(adapter, last.start, start + length)
                 else:
-                    segments.append(TokenRange(adapter, start, start + length))
+                    ranges.append(TokenRange(adapter, start, start + length))
             start += length
-        return segments
+        return ranges
 
-    def _linear(self, segments: list[TokenRange]):
-        return self.stack.linear(self.network, segments) if segments else None
+    def _linear(self, ranges: list[TokenRange]):
+        return self.adapters.linear(self.network, ranges) if ranges else None
 
     def _places(self, rows: Tensor, positions: Tensor) -> Tensor:
         """Where in a cache, seen as [B·K·C, D], the keys of these tokens [T] belong: [T·K]."""
@@ -180,8 +155,8 @@ class _Decoder:
                 return packed(layer, q, k, v)
 
             tokens = torch.tensor([t for _, prefix, _ in prefixes for t in prefix], device=device)
-            segments = self._segments([adapter for adapter, _, _ in prefixes], lengths)
-            self.network.run(self.network.embed(tokens), packed.positions, read_prefix, self._linear(segments))
+            ranges = self._ranges([adapter for adapter, _, _ in prefixes], lengths)
+            self.network.run(self.network.embed(tokens), packed.positions, read_prefix, self._linear(ranges))
         return self._read_suffixes(groups)
 
     def _read_suffixes(self, groups) -> Tensor:
@@ -224,9 +199,9 @@ class _Decoder:
                 out.extend(o[j, :length] for j, length in enumerate(own))
             return torch.cat(out)
 
-        segments = self._segments([r.adapter for r in self.requests], lengths)
+        ranges = self._ranges([r.adapter for r in self.requests], lengths)
         tokens = torch.tensor([t for s in suffixes for t in s], device=device)
-        x = self.network.run(self.network.embed(tokens), positions.to(device), read_suffix, self._linear(segments))
+        x = self.network.run(self.network.embed(tokens), positions.to(device), read_suffix, self._linear(ranges))
         return self.network.logits(x[torch.tensor(lengths, device=device).cumsum(0) - 1])
 
     def _step(self, tokens: list[int], alive: list[int]) -> Tensor:
@@ -266,34 +241,11 @@ class _Decoder:
             o = torch.bmm(odds.softmax(-1), values.flatten(0, 1)[:, :longest])
             return o.reshape(count, -1)
 
-        segments = self._segments([self.requests[i].adapter for i in alive], [1] * count)
+        ranges = self._ranges([self.requests[i].adapter for i in alive], [1] * count)
         x = self.network.embed(torch.tensor(tokens, device=device))
-        x = self.network.run(x, positions, attend, self._linear(segments))
+        x = self.network.run(x, positions, attend, self._linear(ranges))
         self.filled = positions + 1
         return self.network.logits(x)
-
-    def _choose(self, logits: Tensor, alive: list[int], answers: list[list[int]]) -> list[int]:
-        for row, i in enumerate(alive):
-            if self.requests[i].allow:
-                allowed = torch.tensor(self.requests[i].allow(answers[i]), device=logits.device)
-                logits[row] = torch.full_like(logits[row], float("-inf")).index_copy_(0, allowed, logits[row, allowed])
-        greedy = logits.argmax(1).tolist()
-        if not any(self.requests[i].temperature for i in alive):
-            return greedy
-        width = max(self.requests[i].top_k for i in alive)
-        values, ids = logits.float().topk(width, 1)
-        values, ids = values.cpu(), ids.cpu()
-        for row, i in enumerate(alive):
-            request = self.requests[i]
-            if not request.temperature:
-                continue
-            odds = (values[row, : request.top_k] / request.temperature).softmax(0)
-            before = odds.cumsum(0) - odds
-            odds = odds * (before < request.top_p)
-            upto = odds.cumsum(0)
-            draw = torch.rand((), generator=self.generators[i]) * upto[-1]
-            greedy[row] = int(ids[row, min(int((upto <= draw).sum()), int(odds.nonzero()[-1]))])
-        return greedy
 
     def _keep_rows(self, rows: list[int]) -> None:
         index = torch.tensor(rows, device=self.filled.device)

@@ -1,41 +1,29 @@
-"""N independent LoRA adapters on one frozen model, as one tensor; PEFT folders in and out.
+"""N independent LoRA adapters on one frozen model, as one tensor.
 
-All parameters of a stack lie in one matrix [N, P]: a row is an adapter. The optimizer, clipping and saving work on rows;
-the forward pass sees views of them, A: [N, I, m·R] and B: [N, R, O], with the A of the m modules that read the same
-input side by side. Packed tokens are grouped by adapter: `segments` names, for each run of rows, whose they are, and
-rows that no segment covers see the untouched model.
-Source: LoRA (arXiv:2106.09685); file format of the `peft` library.
+All parameters of a batch of adapters are one matrix [N, P]: one row per adapter. The optimizer, clipping and saving work
+on rows; the forward pass uses views of them, A: [N, I, m·R] and B: [N, R, O], where the A of the m modules that read the
+same input lie side by side. Packed tokens are grouped by adapter: token ranges say which rows of the input belong to
+which adapter; tokens outside every range use the base weights.
+Source: LoRA (arXiv:2106.09685).
 
 Axes: N adapters, T packed tokens, R rank, I in, O out, m modules of a group.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from selfedit.errors import AdapterError
+from selfedit.model.backend import LoraConfig
 from selfedit.model.packed.network import Linear, LinearFn, Network
+from selfedit.model.peft_folder import check_tensors, read_adapter, read_config, write_adapter
 from selfedit.model.shape import GROUPS, MODULES, PARENTS, Shape
-
-WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    rank: int
-    alpha: float
-    modules: tuple[str, ...]
-    layers: tuple[int, ...]
-    """Indices of the adapted layers, rising."""
-
-    @property
-    def scale(self) -> float:
-        return self.alpha / self.rank
 
 
 @dataclass(frozen=True)
@@ -75,36 +63,36 @@ class LoraBatch:
         self.shape, self.config, self.count = shape, config, count
         self.size = _parameter_count(shape, config)
         self.flat = torch.zeros(count, self.size, device=device)
-        self.sites = _sites(self.flat, shape, config)
+        self.views = _views(self.flat, shape, config)
         self._anchor = torch.zeros((), device=device, requires_grad=True)
 
     def init_(self, adapter: int, seed: int) -> None:
         """PEFT's start: A uniform in ±1/sqrt(I), B zero (so an untrained adapter changes nothing)."""
         generator = torch.Generator().manual_seed(seed)
-        for site in self.sites.values():
-            bound = site.a.shape[1] ** -0.5
-            site.a[adapter] = (
-                torch.empty(site.a.shape[1:]).uniform_(-bound, bound, generator=generator).to(site.a.device)
+        for view in self.views.values():
+            bound = view.a.shape[1] ** -0.5
+            view.a[adapter] = (
+                torch.empty(view.a.shape[1:]).uniform_(-bound, bound, generator=generator).to(view.a.device)
             )
 
-    def linear(self, network: Network, segments: list[TokenRange], gradients: Gradients | None = None) -> LinearFn:
+    def linear(self, network: Network, ranges: list[TokenRange], gradients: Gradients | None = None) -> LinearFn:
         """The `linear` of `Network.run` under these adapters. `gradients`: where a backward pass leaves theirs."""
         grouped = _grouped_bmm if network.device.type == "cuda" else _grouped_loop
 
         def apply(layer: int, group: str, x: Tensor) -> Tensor:
             base = network.layers[layer].linears[group]
-            site = self.sites.get((layer, group))
-            if site is None or not segments:
+            view = self.views.get((layer, group))
+            if view is None or not ranges:
                 return base(x)
-            grads = gradients.sites[layer, group] if gradients else None
-            return AdaptedLinear.apply(x, self._anchor, base, site, grads, segments, self.config.scale, grouped)
+            grads = gradients.views[layer, group] if gradients else None
+            return AdaptedLinear.apply(x, self._anchor, base, view, grads, ranges, self.config.scale, grouped)
 
         return apply
 
-    def subset(self, adapters: list[int]) -> LoraBatch:
-        """A new stack with copies of these rows."""
-        picked = LoraBatch(self.shape, self.config, len(adapters), self.flat.device)
-        picked.flat.copy_(self.flat[adapters])
+    def subset(self, rows: Sequence[int]) -> LoraBatch:
+        """Copies of these adapters."""
+        picked = LoraBatch(self.shape, self.config, len(rows), self.flat.device)
+        picked.flat.copy_(self.flat[list(rows)])
         return picked
 
     # PEFT folders
@@ -112,52 +100,25 @@ class LoraBatch:
     def tensors(self, adapter: int) -> dict[str, Tensor]:
         """One adapter under PEFT's names: lora_A [R, I], lora_B [O, R]."""
         r, out = self.config.rank, {}
-        for (layer, _), site in self.sites.items():
-            for j, module in enumerate(site.modules):
-                name = f"base_model.model.model.layers.{layer}.{PARENTS[module]}.{module}"
-                out[f"{name}.lora_A.weight"] = site.a[adapter, :, j * r : (j + 1) * r].t().contiguous().cpu()
-                out[f"{name}.lora_B.weight"] = site.b[j][adapter].t().contiguous().cpu()
+        for (layer, _), view in self.views.items():
+            for j, module in enumerate(view.modules):
+                name = _peft_name(layer, module)
+                out[f"{name}.lora_A.weight"] = view.a[adapter, :, j * r : (j + 1) * r].t().contiguous().cpu()
+                out[f"{name}.lora_B.weight"] = view.b[j][adapter].t().contiguous().cpu()
         return out
 
     def save(self, adapter: int, folder: Path, base_model: str) -> None:
-        """Write a PEFT adapter folder."""
-        from safetensors.torch import save_file
+        write_adapter(folder, self.tensors(adapter), self.config, base_model)
 
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.tensors(adapter), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        config = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base_model,
-            "inference_mode": True,
-            "r": self.config.rank,
-            "lora_alpha": self.config.alpha,
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "fan_in_fan_out": False,
-            "target_modules": sorted(self.config.modules),
-            "layers_to_transform": list(self.config.layers),
-            "layers_pattern": "layers",
-        }
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
-
-    def load_(self, adapter: int, tensors: dict[str, Tensor]) -> None:
-        expected = self.tensors(adapter)
-        if tensors.keys() != expected.keys():
-            odd = sorted(tensors.keys() ^ expected.keys())[0]
-            raise AdapterError(f"the adapter does not fit the model: tensor {odd!r} is on one side only")
+    def load_(self, adapter: int, tensors: dict[str, Tensor], folder: Path) -> None:
+        """Takes one adapter's tensors, as `tensors` gives them. Raises AdapterError if they do not fit."""
+        check_tensors(folder, tensors, {name: tuple(t.shape) for name, t in self.tensors(adapter).items()})
         r = self.config.rank
-        for (layer, _), site in self.sites.items():
-            for j, module in enumerate(site.modules):
-                name = f"base_model.model.model.layers.{layer}.{PARENTS[module]}.{module}"
-                a, b = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
-                if (
-                    a.shape != expected[f"{name}.lora_A.weight"].shape
-                    or b.shape != expected[f"{name}.lora_B.weight"].shape
-                ):
-                    raise AdapterError(f"the adapter does not fit the model: {name} has other sizes")
-                site.a[adapter, :, j * r : (j + 1) * r] = a.t()
-                site.b[j][adapter] = b.t()
+        for (layer, _), view in self.views.items():
+            for j, module in enumerate(view.modules):
+                name = _peft_name(layer, module)
+                view.a[adapter, :, j * r : (j + 1) * r] = tensors[f"{name}.lora_A.weight"].t()
+                view.b[j][adapter] = tensors[f"{name}.lora_B.weight"].t()
 
 
 class Gradients:
@@ -169,93 +130,86 @@ class Gradients:
 
     def __init__(self, stack: LoraBatch):
         self.flat = torch.empty_like(stack.flat)
-        self.sites = _sites(self.flat, stack.shape, stack.config)
+        self.views = _views(self.flat, stack.shape, stack.config)
 
 
-def read_config(folder: Path, shape: Shape) -> LoraConfig:
-    """The LoraConfig of a PEFT folder. Raises AdapterError on kinds that are not plain LoRA."""
-    try:
-        raw = json.loads((folder / CONFIG_FILE).read_text())
-        modules, layers = raw["target_modules"], raw.get("layers_to_transform")
-        rank, alpha = raw["r"], raw["lora_alpha"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AdapterError(f"{folder / CONFIG_FILE}: not a readable PEFT adapter configuration ({error})") from error
-    for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication"):
-        if raw.get(key):
-            raise AdapterError(f"{folder}: an adapter with {key!r} is not supported; only plain LoRA is")
-    if raw.get("peft_type") != "LORA" or raw.get("bias", "none") != "none":
-        raise AdapterError(f"{folder}: only plain LoRA adapters without biases are supported")
-    if modules == "all-linear":
-        modules = list(MODULES)
-    if not isinstance(modules, list) or not modules or not set(modules) <= MODULES.keys():
-        raise AdapterError(f"{folder}: target_modules {modules!r} are not among {', '.join(MODULES)}")
-    layers = list(range(shape.layers)) if layers is None else [layers] if isinstance(layers, int) else layers
-    if not isinstance(layers, list) or not layers or not all(isinstance(i, int) and i >= 0 for i in layers):
-        raise AdapterError(f"{folder}: layers_to_transform {layers!r} are not indices of layers")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
-        raise AdapterError(f"{folder}: 'r' {rank!r} and 'lora_alpha' {alpha!r} are not those of a LoRA adapter")
-    return LoraConfig(rank, alpha, tuple(m for m in MODULES if m in modules), tuple(sorted(set(layers))))
+def load_adapter(network: Network, folder: Path) -> LoraBatch:
+    """One PEFT adapter folder. Raises AdapterError if it does not fit."""
+    batch = LoraBatch(network.shape, read_config(folder, network.shape.layers, MODULES), 1, network.device)
+    batch.load_(0, read_adapter(folder), folder)
+    return batch
 
 
-def load_adapters(network: Network, folders: list[Path]) -> LoraBatch:
-    """PEFT adapter folders of one configuration → a stack, in their order. Raises AdapterError on any that do not fit."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def load_adapters(network: Network, folders: Sequence[Path]) -> LoraBatch:
+    """PEFT folders of one configuration, in their order. Raises AdapterError on a folder that does not fit."""
+    return joined([load_adapter(network, folder) for folder in folders])
 
-    configs = [read_config(folder, network.shape) for folder in folders]
-    if len(set(configs)) != 1:
-        raise AdapterError("adapters of different rank, alpha, modules or layers cannot share a stack")
-    if configs[0].layers[-1] >= network.shape.layers:
-        raise AdapterError(
-            f"{folders[0]}: adapts layer {configs[0].layers[-1]}, but the model has {network.shape.layers} layers"
-        )
-    stack = LoraBatch(network.shape, configs[0], len(folders), network.device)
-    for i, folder in enumerate(folders):
-        try:
-            stack.load_(i, load_file(folder / WEIGHTS_FILE))
-        except (OSError, SafetensorError) as error:
-            raise AdapterError(f"{folder / WEIGHTS_FILE}: not a readable adapter ({error})") from error
-        except AdapterError as error:
-            raise AdapterError(f"{folder}: {error}") from error
-    return stack
+
+def joined(batches: Sequence[LoraBatch]) -> LoraBatch:
+    """All adapters of these batches in one. Raises AdapterError if their configurations differ."""
+    first = batches[0]
+    if len({batch.config for batch in batches}) > 1:
+        raise AdapterError("adapters of different rank, alpha, modules or layers cannot be loaded together")
+    result = LoraBatch(first.shape, first.config, sum(batch.count for batch in batches), first.flat.device)
+    torch.cat([batch.flat for batch in batches], out=result.flat)
+    return result
+
+
+def merged(network: Network, batch: LoraBatch, adapter: int) -> Network:
+    """A network with one adapter added to its weights; the given network stays as it is."""
+    made = copy(network)
+    made.layers = [replace(layer, linears=dict(layer.linears)) for layer in network.layers]
+    for (layer, group), view in batch.views.items():
+        base, rank = network.layers[layer].linears[group], batch.config.rank
+        weight = base.weight.clone()
+        for j, (low, high) in enumerate(view.columns):
+            product = view.a[adapter][:, j * rank : (j + 1) * rank] @ view.b[j][adapter]
+            weight[low:high] += (batch.config.scale * product).t()
+        linear = made.layers[layer].linears[group] = Linear(weight, base.bias)
+        linear.half = None if base.half is None else weight.bfloat16()  # the next document is trained on it
+    return made
+
+
+def _peft_name(layer: int, module: str) -> str:
+    return f"base_model.model.model.layers.{layer}.{PARENTS[module]}.{module}"
 
 
 def _parameter_count(shape: Shape, config: LoraConfig) -> int:
     return sum(config.rank * sum(shape.widths(m)) for m in config.modules) * len(config.layers)
 
 
-def _sites(flat: Tensor, shape: Shape, config: LoraConfig) -> dict[tuple[int, str], LoraView]:
-    sites, offset = {}, 0
+def _views(flat: Tensor, shape: Shape, config: LoraConfig) -> dict[tuple[int, str], LoraView]:
+    views, offset = {}, 0
     for layer in config.layers:
         for group, modules in GROUPS.items():
             if any(m in config.modules for m in modules):
-                site = sites[layer, group] = LoraView(flat, offset, shape, group, config)
-                offset = site.end
-    return sites
+                view = views[layer, group] = LoraView(flat, offset, shape, group, config)
+                offset = view.end
+    return views
 
 
 class AdaptedLinear(torch.autograd.Function):
     """y = x·Wᵀ + b + scale·(x·A)·B, for each segment its own A and B.
 
-    The gradients of A and B are written straight into a gradient matrix (each site is visited once a step),
+    The gradients of A and B are written straight into a gradient matrix (each view is visited once a step),
     so that autograd never sees hundreds of small tensors. `anchor` only makes the output part of the graph.
     """
 
     @staticmethod
-    def forward(ctx, x, anchor, base: Linear, site: LoraView, grads: LoraView | None, segments, scale: float, grouped):
+    def forward(ctx, x, anchor, base: Linear, view: LoraView, grads: LoraView | None, ranges, scale: float, grouped):
         y = base(x) if grads is None else base.trained(x)
-        h = grouped.forward(x, y, site, segments, scale)
+        h = grouped.forward(x, y, view, ranges, scale)
         if grads is not None:
             ctx.save_for_backward(x, h)
-            ctx.rest = base, site, grads, segments, scale, grouped
+            ctx.rest = base, view, grads, ranges, scale, grouped
         return y
 
     @staticmethod
     def backward(ctx, dy):
         x, h = ctx.saved_tensors
-        base, site, grads, segments, scale, grouped = ctx.rest
+        base, view, grads, ranges, scale, grouped = ctx.rest
         dx = base.back(dy) if ctx.needs_input_grad[0] else None
-        grouped.backward(x, h, dy, dx, site, grads, segments, scale)
+        grouped.backward(x, h, dy, dx, view, grads, ranges, scale)
         return (dx,) + (None,) * 7
 
 
@@ -263,63 +217,63 @@ class _grouped_loop:
     """One small product a segment: best on a CPU, where a product's cost is its arithmetic."""
 
     @staticmethod
-    def forward(x, y, site: LoraView, segments, scale):
-        h = x.new_empty(x.shape[0], site.a.shape[2])
-        r = h.shape[1] // len(site.b)
-        for s in segments:
+    def forward(x, y, view: LoraView, ranges, scale):
+        h = x.new_empty(x.shape[0], view.a.shape[2])
+        r = h.shape[1] // len(view.b)
+        for s in ranges:
             rows = slice(s.start, s.end)
-            torch.mm(x[rows], site.a[s.adapter], out=h[rows])
-            for j, (low, high) in enumerate(site.columns):
-                y[rows, low:high].addmm_(h[rows, j * r : (j + 1) * r], site.b[j][s.adapter], alpha=scale)
+            torch.mm(x[rows], view.a[s.adapter], out=h[rows])
+            for j, (low, high) in enumerate(view.columns):
+                y[rows, low:high].addmm_(h[rows, j * r : (j + 1) * r], view.b[j][s.adapter], alpha=scale)
         return h
 
     @staticmethod
-    def backward(x, h, dy, dx, site: LoraView, grads: LoraView, segments, scale):
-        r = h.shape[1] // len(site.b)
+    def backward(x, h, dy, dx, view: LoraView, grads: LoraView, ranges, scale):
+        r = h.shape[1] // len(view.b)
         dh = torch.empty_like(h)
-        for s in segments:
+        for s in ranges:
             rows = slice(s.start, s.end)
-            for j, (low, high) in enumerate(site.columns):
+            for j, (low, high) in enumerate(view.columns):
                 dy_j, own = dy[rows, low:high], slice(j * r, (j + 1) * r)
-                torch.mm(dy_j, site.b[j][s.adapter].t(), out=dh[rows, own])
+                torch.mm(dy_j, view.b[j][s.adapter].t(), out=dh[rows, own])
                 torch.mm(h[rows, own].t(), dy_j, out=grads.b[j][s.adapter]).mul_(scale)
             dh[rows].mul_(scale)
             torch.mm(x[rows].t(), dh[rows], out=grads.a[s.adapter])
             if dx is not None:
-                dx[rows].addmm_(dh[rows], site.a[s.adapter].t())
+                dx[rows].addmm_(dh[rows], view.a[s.adapter].t())
 
 
 class _grouped_bmm:
-    """All segments as one batched product, padded to the longest: best on a GPU, where a product's cost is its launch."""
+    """All ranges as one batched product, padded to the longest: best on a GPU, where a product's cost is its launch."""
 
     @staticmethod
-    def _padded(x: Tensor, segments) -> Tensor:
-        """[T, C] → [segments, longest, C], zeros behind the shorter ones."""
-        return torch.nn.utils.rnn.pad_sequence([x[s.start : s.end] for s in segments], batch_first=True)
+    def _padded(x: Tensor, ranges) -> Tensor:
+        """[T, C] → [ranges, longest, C], zeros behind the shorter ones."""
+        return torch.nn.utils.rnn.pad_sequence([x[s.start : s.end] for s in ranges], batch_first=True)
 
     @staticmethod
-    def _add_(target: Tensor, padded: Tensor, segments, low: int = 0) -> None:
-        for i, s in enumerate(segments):
+    def _add_(target: Tensor, padded: Tensor, ranges, low: int = 0) -> None:
+        for i, s in enumerate(ranges):
             target[s.start : s.end, low : low + padded.shape[2]] += padded[i, : s.end - s.start]
 
     @staticmethod
-    def forward(x, y, site: LoraView, segments, scale):
-        cls, own = _grouped_bmm, [s.adapter for s in segments]
-        h = torch.bmm(cls._padded(x, segments), site.a[own].to(x.dtype))
-        r = h.shape[2] // len(site.b)
-        for j, (low, _) in enumerate(site.columns):
-            cls._add_(y, torch.bmm(h[..., j * r : (j + 1) * r], site.b[j][own].to(x.dtype)) * scale, segments, low)
+    def forward(x, y, view: LoraView, ranges, scale):
+        cls, own = _grouped_bmm, [s.adapter for s in ranges]
+        h = torch.bmm(cls._padded(x, ranges), view.a[own].to(x.dtype))
+        r = h.shape[2] // len(view.b)
+        for j, (low, _) in enumerate(view.columns):
+            cls._add_(y, torch.bmm(h[..., j * r : (j + 1) * r], view.b[j][own].to(x.dtype)) * scale, ranges, low)
         return h
 
     @staticmethod
-    def backward(x, h, dy, dx, site: LoraView, grads: LoraView, segments, scale):
-        cls, own = _grouped_bmm, [s.adapter for s in segments]
-        r = h.shape[2] // len(site.b)
+    def backward(x, h, dy, dx, view: LoraView, grads: LoraView, ranges, scale):
+        cls, own = _grouped_bmm, [s.adapter for s in ranges]
+        r = h.shape[2] // len(view.b)
         dh = torch.empty_like(h)
-        for j, (low, high) in enumerate(site.columns):
-            dy_j, part = cls._padded(dy[:, low:high], segments), slice(j * r, (j + 1) * r)
-            dh[..., part] = torch.bmm(dy_j, site.b[j][own].to(x.dtype).mT) * scale
+        for j, (low, high) in enumerate(view.columns):
+            dy_j, part = cls._padded(dy[:, low:high], ranges), slice(j * r, (j + 1) * r)
+            dh[..., part] = torch.bmm(dy_j, view.b[j][own].to(x.dtype).mT) * scale
             grads.b[j][own] = (torch.bmm(h[..., part].mT, dy_j) * scale).float()
-        grads.a[own] = torch.bmm(cls._padded(x, segments).mT, dh).float()
+        grads.a[own] = torch.bmm(cls._padded(x, ranges).mT, dh).float()
         if dx is not None:
-            cls._add_(dx, torch.bmm(dh, site.a[own].to(x.dtype).mT), segments)
+            cls._add_(dx, torch.bmm(dh, view.a[own].to(x.dtype).mT), ranges)

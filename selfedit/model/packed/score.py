@@ -1,6 +1,6 @@
-"""Log-probabilities and divergences under N adapters and the untouched model at once, without decoding.
+"""Log-probabilities and divergences under N adapters and the base model at once, without decoding.
 
-In: sequences with labels, and whose adapter each is scored under. Out: one number a sequence.
+In: tokenized examples, and under which adapter each is scored. Out: one number per example or adapter.
 """
 
 from __future__ import annotations
@@ -16,37 +16,40 @@ from selfedit.model.packed.lora import LoraBatch, TokenRange
 from selfedit.model.packed.network import Network, Vocabulary
 from selfedit.model.packed.packing import pack, passes, sharing
 
-LABELS_A_PASS = 128  # 25 MB of logits with 49,152 tokens: larger blocks are given back to the system each time, and come back page by page
+LABELS_A_PASS = 128
+"""25 MB of logits with 49,152 tokens: larger blocks are returned to the system each time, and come back page by page."""
 
 
 @torch.inference_mode()
-def mean_logprobs(
+def gold_logprobs(
     network: Network,
     items: Sequence[tuple[TokenizedExample, int | None]],
-    stack: LoraBatch | None = None,
+    adapters: LoraBatch | None = None,
     *,
-    among: Iterable[int] | None = None,
+    vocabulary: Iterable[int] | None = None,
 ) -> list[float]:
-    """Mean log-probability (nats a token, at most 0) of each sequence's labels under its adapter (None: untouched). `among`: as
-    in `train`."""
-    vocabulary = Vocabulary(network, among)
+    """As `Backend.gold_logprobs`."""
+    targets_among = Vocabulary(network, vocabulary)
     order = sorted(
         range(len(items)), key=lambda i: (-1 if items[i][1] is None else items[i][1], len(items[i][0].tokens))
     )
     out = [0.0] * len(items)
     distinct = {s.tokens for s, _ in items}
-    often = stack is not None and 2 * len(distinct) <= len(items)  # else a header that packing shares costs less
-    frozen = FrozenBelow(network, stack.config.layers[0], distinct) if often else None
+    often = adapters is not None and 2 * len(distinct) <= len(items)  # else a header that packing shares costs less
+    frozen = FrozenBelow(network, adapters.config.layers[0], distinct) if often else None
     shared = sharing([s for s, _ in items], [adapter for _, adapter in items])
     for part in passes(order, [len(s.tokens) for s, _ in items], shared):
         sequences = [items[i][0] for i in part]
-        hidden = label_states(network, sequences, [items[i][1] for i in part], stack, frozen)
-        targets = vocabulary.label_indices(
+        hidden = label_states(network, sequences, [items[i][1] for i in part], adapters, frozen)
+        targets = targets_among.label_indices(
             torch.tensor([t for s in sequences for t in s.targets], device=network.device)
         )
         chunks = zip(hidden.split(LABELS_A_PASS), targets.split(LABELS_A_PASS))
         gold = torch.cat(
-            [network.logits(h, vocabulary.head).float().log_softmax(1).gather(1, t[:, None])[:, 0] for h, t in chunks]
+            [
+                network.logits(h, targets_among.head).float().log_softmax(1).gather(1, t[:, None])[:, 0]
+                for h, t in chunks
+            ]
         )
         for i, values in zip(part, gold.split([s.labels for s in sequences])):
             out[i] = values.mean().item()
@@ -54,16 +57,16 @@ def mean_logprobs(
 
 
 @torch.inference_mode()
-def divergences(network: Network, sequences: Sequence[TokenizedExample], stack: LoraBatch) -> list[float]:
-    """How far each adapter of the stack moves the model on these: mean KL(untouched ‖ adapted), nats a label."""
-    totals = [0.0] * stack.count
+def divergences(network: Network, sequences: Sequence[TokenizedExample], adapters: LoraBatch) -> list[float]:
+    """As `Backend.divergences`."""
+    totals = [0.0] * adapters.count
     for part in passes(range(len(sequences)), [len(s.tokens) for s in sequences]):
         own = [sequences[i] for i in part]
-        frozen = FrozenBelow(network, stack.config.layers[0], (s.tokens for s in own))
+        frozen = FrozenBelow(network, adapters.config.layers[0], (s.tokens for s in own))
         before = label_states(network, own, [None] * len(own), None, frozen).split(LABELS_A_PASS)
         untouched = [network.logits(h).float().log_softmax(1) for h in before]
-        for adapter in range(stack.count):
-            after = label_states(network, own, [adapter] * len(own), stack, frozen).split(LABELS_A_PASS)
+        for adapter in range(adapters.count):
+            after = label_states(network, own, [adapter] * len(own), adapters, frozen).split(LABELS_A_PASS)
             totals[adapter] += sum(_kl(p, network.logits(h)) for p, h in zip(untouched, after))
     labels = sum(s.labels for s in sequences)
     return [total / labels for total in totals]
@@ -71,7 +74,7 @@ def divergences(network: Network, sequences: Sequence[TokenizedExample], stack: 
 
 @torch.inference_mode()
 def divergence(network: Network, other: Network, sequences: Sequence[TokenizedExample]) -> float:
-    """As `divergences`, of other weights: mean KL(network ‖ other), nats a label."""
+    """Mean KL(network ‖ other) over the labels of the examples, in nats per label."""
     total = 0.0
     for part in passes(range(len(sequences)), [len(s.tokens) for s in sequences]):
         own = [sequences[i] for i in part]
@@ -88,15 +91,16 @@ def _kl(p: Tensor, logits: Tensor) -> float:
 def label_states(
     network: Network,
     sequences: list[TokenizedExample],
-    adapters: list[int | None],
-    stack: LoraBatch | None,
+    rows: Sequence[int | None],
+    adapters: LoraBatch | None,
     frozen: FrozenBelow | None = None,
 ) -> Tensor:
-    """Last hidden states [L, hidden] from which the labels are predicted. `frozen`: where the lower layers are done already.
-    Raises ModelError on a sequence that is longer than the model's positions."""
+    """Last hidden states [L, hidden] from which the labels are predicted. `rows`: the adapter of each sequence.
+    `frozen`: the states that enter the first adapted layer, if they are computed already. Raises ModelError on a
+    sequence that is longer than the model's positions."""
     network.check_lengths(s.tokens for s in sequences)
-    packing = pack(sequences, adapters)
-    segments = [TokenRange(a, *rows) for a, rows in zip(adapters, packing.rows) if a is not None]
+    packing = pack(sequences, rows)
+    ranges = [TokenRange(row, *span) for row, span in zip(rows, packing.rows) if row is not None]
     own = [(s.tokens, common) for s, (_, common) in zip(sequences, packing.shared)]
     if frozen:
         x = torch.cat([frozen[tokens][common:] for tokens, common in own])
@@ -105,7 +109,7 @@ def label_states(
             torch.tensor([token for tokens, common in own for token in tokens[common:]], device=network.device)
         )
     attention = network.attention(packing.lengths, packing.shared)
-    linear = stack.linear(network, segments) if segments else None
+    linear = adapters.linear(network, ranges) if ranges else None
     layers = range(frozen.first_layer if frozen else 0, network.shape.layers)
     x = network.run(x, attention.positions, attention, linear, layers)
     return x[torch.tensor(packing.label_rows, device=network.device)]

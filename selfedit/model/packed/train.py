@@ -12,60 +12,26 @@ Axes: N adapters, T packed tokens, L labels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from selfedit.config import TrainConfig
+from selfedit.model.backend import Cut, Job, OnStep, TrainLog, lora_config, no_steps
 from selfedit.model.chat import TokenizedExample
+from selfedit.model.packed.distill import softened
 from selfedit.model.packed.frozen import FrozenBelow
-from selfedit.model.packed.lora import Gradients, LoraBatch, LoraConfig, TokenRange
+from selfedit.model.packed.lora import Gradients, LoraBatch, TokenRange
 from selfedit.model.packed.network import Linear, Network, Vocabulary, rms_norm
 from selfedit.model.packed.packing import pack, passes
+from selfedit.model.schedule import Schedule
 
 TOKENS_A_WORKER = 64
 """A step is shared out among threads if each has at least about so many."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one adapter is to study. A `None` takes the TrainConfig's value."""
-
-    sequences: tuple[TokenizedExample, ...]
-    seed: int = 0
-    learning_rate: float | None = None
-    epochs: int | None = None
-    once: tuple[TokenizedExample, ...] = ()
-    """Studied in one epoch, not in each: the first of them in the first."""
-
-
-@dataclass
-class TrainLog:
-    losses: list[float] = field(default_factory=list)
-    """Mean loss (nats a label) of each epoch, measured while training."""
-    tokens: int = 0
-    """Tokens trained on, all epochs together."""
-    rows: int = 0
-    """Packed rows this took: fewer where a batch shares a header."""
-    steps: int = 0
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Once every adapter has so many epochs behind it, `losers` looks at them all and says which rows stop there."""
-
-    epochs: int
-    losers: Callable[[LoraBatch], Sequence[int]]
-
-
-def lora_config(network: Network, config: TrainConfig) -> LoraConfig:
-    first = min(network.shape.layers - 1, round(config.first_layer * network.shape.layers))
-    return LoraConfig(config.rank, config.alpha, config.modules, tuple(range(first, network.shape.layers)))
 
 
 def train(
@@ -73,32 +39,31 @@ def train(
     jobs: Sequence[Job],
     config: TrainConfig,
     *,
-    stack: LoraBatch | None = None,
+    start: LoraBatch | None = None,
     cut: Cut | None = None,
-    among: Iterable[int] | None = None,
-    on_step: Callable[[int, int], None] = lambda done, total: None,
+    vocabulary: Iterable[int] | None = None,
+    on_step: OnStep = no_steps,
 ) -> tuple[LoraBatch, list[TrainLog]]:
-    """Train one adapter a job, together. `stack`: start from these adapters (in the jobs' order) instead of afresh.
-    `cut`: stop some of them early. `among`: tokens that every label is one of; it is told apart from these alone.
-
-    `on_step(done, total)` is called after each step with labelled sequences done and to do, over all jobs. Raises ModelError
-    on a sequence that is longer than the model's positions.
-    """
-    assert jobs and all(job.sequences for job in jobs), "every job needs a sequence"
-    if stack is None:
-        stack = LoraBatch(network.shape, lora_config(network, config), len(jobs), network.device)
+    """As `Backend.train`."""
+    assert jobs and all(job.examples for job in jobs), "every job needs an example"
+    jobs = softened(network, jobs, config.distill)
+    adapters = start
+    if adapters is None:
+        adapters = LoraBatch(network.shape, lora_config(network.shape.layers, config), len(jobs), network.device)
         for i, job in enumerate(jobs):
-            stack.init_(i, job.seed)
-    runs = [_Run(i, job, config, stack) for i, job in enumerate(jobs)]
-    frozen = FrozenBelow(network, stack.config.layers[0], (s.tokens for job in jobs for s in job.sequences + job.once))
-    vocabulary = Vocabulary(network, among)
-    total = sum(run.total for run in runs)
-    with _Workers(stack, sum(run.tokens_a_step for run in runs)) as workers:
+            adapters.init_(i, job.seed)
+    runs = [_Run(i, Schedule(job, config), adapters) for i, job in enumerate(jobs)]
+    frozen = FrozenBelow(
+        network, adapters.config.layers[0], (e.tokens for job in jobs for e in job.examples + job.once)
+    )
+    targets = Vocabulary(network, vocabulary)
+    total = sum(run.left for run in runs)
+    with _Workers(adapters, sum(run.schedule.tokens_per_step for run in runs)) as workers:
         while going := [run for run in runs if not run.finished]:
             active = [run for run in going if cut is None or len(run.log.losses) < cut.epochs]
             if not active:
                 with workers.all_cores():
-                    for row in cut.losers(stack):
+                    for row in cut.losers(adapters):
                         runs[row].stop_()
                 cut = None
                 continue
@@ -107,7 +72,7 @@ def train(
             def study(share: list[_Work], gradients: Gradients) -> None:
                 sizes = [sum(len(s.tokens) for s in work.sequences) for work in share]
                 for part in passes(range(len(share)), sizes):  # never inside an adapter
-                    _backward(network, stack, gradients, frozen, vocabulary, [share[i] for i in part])
+                    _backward(network, adapters, gradients, frozen, targets, [share[i] for i in part])
 
             workers.map(study, shares, workers.gradients)
             done: dict[int, list] = {run.row: [] for run in active}
@@ -116,7 +81,7 @@ def train(
                     done[work.run.row].append((work, gradients.flat[work.run.row]))
             workers.map(_Run.update_, active, done.values())
             on_step(total - sum(run.left for run in runs), total)
-    return stack, [run.log for run in runs]
+    return adapters, [run.log for run in runs]
 
 
 class _Workers:
@@ -160,63 +125,50 @@ class _Workers:
 
 
 class _Run:
-    """One adapter's way through its sequences: order, rate, optimizer state, when to stop."""
+    """One adapter's progress: what it studies next, its optimizer, its log."""
 
-    def __init__(self, row: int, job: Job, config: TrainConfig, stack: LoraBatch):
-        self.row, self.job, self.config = row, job, config
-        self.generator = torch.Generator().manual_seed(job.seed)
-        self.epochs = job.epochs or config.epochs
-        self.peak = config.learning_rate if job.learning_rate is None else job.learning_rate
-        sizes = [len(self._studied_in(epoch)) for epoch in range(self.epochs)]
-        self.batch_size = max(1, min(config.batch_size, round(sizes[0] / config.steps_per_epoch)))
-        self.steps = sum(math.ceil(size / self.batch_size) for size in sizes)
-        self.parameter = stack.flat[row].requires_grad_()
-        self.optimizer = torch.optim.AdamW([self.parameter], lr=self.peak, weight_decay=config.weight_decay, fused=True)
+    def __init__(self, row: int, schedule: Schedule, adapters: LoraBatch):
+        self.row, self.schedule, self.config = row, schedule, schedule.config
+        self.parameter = adapters.flat[row].requires_grad_()
+        self.optimizer = torch.optim.AdamW(
+            [self.parameter], lr=schedule.peak, weight_decay=self.config.weight_decay, fused=True
+        )
         self.log = TrainLog()
         self.finished = False
-        self.total = self.left = sum(sizes)
-        self._order: list[TokenizedExample] = []
+        self.left = schedule.examples
+        """Examples to study, over all epochs."""
+        self._batches: list[Sequence[TokenizedExample]] = []
         self._epoch_loss: list[Tensor] = []
 
-    @property
-    def tokens_a_step(self) -> int:
-        """About so many."""
-        return sum(len(s.tokens) for epoch in range(self.epochs) for s in self._studied_in(epoch)) // self.steps
-
-    def _studied_in(self, epoch: int) -> tuple[TokenizedExample, ...]:
-        low, high = (len(self.job.once) * e // self.epochs for e in (epoch, epoch + 1))
-        return self.job.sequences + self.job.once[low:high]
-
     def next_work(self) -> _Work:
-        """The next step's sequences."""
-        if not self._order:
-            own = self._studied_in(len(self.log.losses))
-            self._order = [own[i] for i in torch.randperm(len(own), generator=self.generator).tolist()]
-        picked, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
-        return _Work(self, picked, 1.0 / sum(s.labels for s in picked))
+        """The next step's examples."""
+        if not self._batches:
+            self._batches = self.schedule.batches(len(self.log.losses))
+        batch = self._batches.pop(0)
+        return _Work(self, list(batch), 1.0 / sum(example.labels for example in batch))
 
     def update_(self, done: list[tuple[_Work, Tensor]]) -> None:
-        """Clip, step, and look whether the epoch or the whole run is over. `done`: the step's work and its gradients, by worker."""
+        """Clips, steps, and checks whether the epoch or the whole run is over. `done`: the step's work and its
+        gradients, by worker."""
         gradient = done[0][1]
         for _, other in done[1:]:
             gradient.add_(other)
         if self.config.clip:
             norm = torch.linalg.vector_norm(gradient)
             gradient.mul_((self.config.clip / (norm + 1e-6)).clamp(max=1.0))
-        self.optimizer.param_groups[0]["lr"] = self.peak * (1 - self.log.steps / self.steps)
+        self.optimizer.param_groups[0]["lr"] = self.schedule.learning_rate(self.log.steps)
         self.parameter.grad = gradient
         self.optimizer.step()
         self.log.steps += 1
         self._epoch_loss.append(sum(work.loss for work, _ in done))
         for work, _ in done:
-            self.log.tokens += sum(len(s.tokens) for s in work.sequences)
+            self.log.tokens += sum(len(example.tokens) for example in work.sequences)
             self.log.rows += work.rows
             self.left -= len(work.sequences)
-        if not self._order:
+        if not self._batches:
             self.log.losses.append(torch.stack(self._epoch_loss).mean().item())
             self._epoch_loss.clear()
-            settled = self.log.losses[-1] < self.config.stop_loss
-            if settled or len(self.log.losses) == self.epochs:
+            if self.schedule.is_over(self.log):
                 self.stop_()
 
     def stop_(self) -> None:
@@ -264,17 +216,15 @@ def _backward(
     studied = [sequence for work in part for sequence in work.sequences]
     packing = pack(studied, [work.run.row for work in part for _ in work.sequences])
     states = [frozen[sequence.tokens][common:] for sequence, (_, common) in zip(studied, packing.shared)]
-    segments, done = [], 0
+    ranges, done = [], 0
     for work in part:
         own, done = packing.rows[done : done + len(work.sequences)], done + len(work.sequences)
-        segments.append(TokenRange(work.run.row, own[0][0], own[-1][1]))
+        ranges.append(TokenRange(work.run.row, own[0][0], own[-1][1]))
         work.rows = own[-1][1] - own[0][0]
     device = network.device
     attention = network.attention(packing.lengths, packing.shared)
     layers = range(stack.config.layers[0], network.shape.layers)
-    x = network.run(
-        torch.cat(states), attention.positions, attention, stack.linear(network, segments, gradients), layers
-    )
+    x = network.run(torch.cat(states), attention.positions, attention, stack.linear(network, ranges, gradients), layers)
     counts = [sum(s.labels for s in work.sequences) for work in part]
     weights = torch.cat([torch.full((n,), work.weight) for n, work in zip(counts, part)]).to(device)
     hidden = rms_norm(x[torch.tensor(packing.label_rows, device=device)], network.norm, network.shape.eps)

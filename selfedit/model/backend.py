@@ -1,0 +1,180 @@
+"""What the rest of the code needs of a language model: six operations, and the records that go in and out.
+
+    generate        requests → the new tokens of each
+    gold_logprobs   tokenized examples → the mean log-probability of each one's labels
+    divergences     tokenized examples → how far each adapter moves the model on them
+    train           jobs → one trained LoRA adapter per job
+    save, load      adapters ↔ folders in PEFT's format
+    fingerprint     identifies the weights
+
+Every operation takes N adapters at once (`Adapters`) and says by a row number which adapter a request or an example
+uses; `None` stands for the base model without an adapter. Implementations: `packed` trains and decodes all adapters
+together on packed tokens, for decoder models of the Llama family; `reference` runs `transformers` and `peft`, one
+adapter at a time, for every causal model that `transformers` loads. The tests compare the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from selfedit.config import TrainConfig
+from selfedit.model.chat import TokenizedExample
+
+BACKENDS = ("packed", "reference")
+
+OnStep = Callable[[int, int], None]
+"""(done, total), called as work goes on."""
+
+
+def no_steps(done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """What all adapters of one `Adapters` have in common."""
+
+    rank: int
+    alpha: float
+    modules: tuple[str, ...]
+    """Names of the adapted linear modules, e.g. `q_proj`."""
+    layers: tuple[int, ...]
+    """Indices of the adapted layers, ascending."""
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+def lora_config(num_layers: int, config: TrainConfig) -> LoraConfig:
+    """The adapters that a TrainConfig asks for in a model of so many layers; at least the last layer is adapted."""
+    first = min(num_layers - 1, round(config.first_layer * num_layers))
+    return LoraConfig(config.rank, config.alpha, config.modules, tuple(range(first, num_layers)))
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to continue."""
+
+    tokens: tuple[int, ...]
+    adapter: int | None = None
+    """Row of the adapters; None: the base model."""
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    """0: greedy."""
+    top_p: float = 0.95
+    top_k: int = 50
+    seed: int = 0
+    one_line: bool = False
+    """Stop at the end of the first line that has text."""
+    allow: Callable[[Sequence[int]], Sequence[int]] | None = None
+    """A grammar: the tokens so far → those that may follow, at least one; an end token where it may end."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one adapter studies. A `None` takes the TrainConfig's value."""
+
+    examples: tuple[TokenizedExample, ...]
+    """Studied in every epoch."""
+    seed: int = 0
+    learning_rate: float | None = None
+    epochs: int | None = None
+    once: tuple[TokenizedExample, ...] = ()
+    """Each studied in one epoch only: the first of them in the first epoch."""
+
+    def studied_in(self, epoch: int, epochs: int) -> tuple[TokenizedExample, ...]:
+        """The examples of one of `epochs` epochs, counted from 0."""
+        low, high = (len(self.once) * e // epochs for e in (epoch, epoch + 1))
+        return self.examples + self.once[low:high]
+
+
+@dataclass
+class TrainLog:
+    losses: list[float] = field(default_factory=list)
+    """Mean loss (nats per label) of each epoch, measured while training."""
+    tokens: int = 0
+    """Tokens trained on, all epochs together."""
+    rows: int = 0
+    """Rows that the network computed for them: fewer where a batch shares a chat header."""
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Stops some adapters early: once every adapter has finished so many epochs, `losers(adapters)` names the rows that
+    stop there."""
+
+    epochs: int
+    losers: Callable[[Any], Sequence[int]]
+
+
+class Adapters(Protocol):
+    """N adapters of one configuration, as a backend holds them."""
+
+    config: LoraConfig
+    count: int
+
+    def subset(self, rows: Sequence[int]) -> Adapters:
+        """Copies of these adapters."""
+
+
+class Backend(Protocol):
+    name: str
+    """One of BACKENDS."""
+    fingerprint: str
+    """Hexadecimal; equal for equal weights, wherever they are stored. Adapters are bound to it."""
+    precision: str
+    """`fp32`, `mixed` (large products of training in bf16), or the name of another dtype."""
+    num_layers: int
+    max_positions: int
+    """Tokens that the model can read at once."""
+
+    @property
+    def low_precision(self) -> Backend:
+        """A view of this backend that also generates and scores in bf16, where the processor is faster in it."""
+
+    def generate(
+        self, requests: Sequence[Request], adapters: Adapters | None = None, *, on_token: OnStep = no_steps
+    ) -> list[list[int]]:
+        """The new tokens of each request, without the end token. `on_token(done, total)`: tokens written, of at most
+        `total`. Raises ModelError if a prompt and its answer are longer than `max_positions`."""
+
+    def gold_logprobs(
+        self,
+        examples: Sequence[tuple[TokenizedExample, int | None]],
+        adapters: Adapters | None = None,
+        *,
+        vocabulary: Iterable[int] | None = None,
+    ) -> list[float]:
+        """Mean log-probability (nats per label, at most 0) of each example's labels under its adapter. `vocabulary`: the
+        tokens that compete for a label, if not all of them. Raises ModelError on an example that is too long."""
+
+    def divergences(self, examples: Sequence[TokenizedExample], adapters: Adapters) -> list[float]:
+        """Mean KL(base ‖ adapted) over the labels of the examples, in nats per label, of each adapter."""
+
+    def train(
+        self,
+        jobs: Sequence[Job],
+        config: TrainConfig,
+        *,
+        start: Adapters | None = None,
+        cut: Cut | None = None,
+        vocabulary: Iterable[int] | None = None,
+        on_step: OnStep = no_steps,
+    ) -> tuple[Adapters, list[TrainLog]]:
+        """Trains one adapter per job; each ends up where it would if it were trained alone.
+
+        `start`: adapters to go on from (one per job, changed in place) instead of fresh ones. `vocabulary`: as in
+        `gold_logprobs`. `on_step(done, total)`: examples studied, over all jobs and epochs. With `config.distill`,
+        examples that have a `teacher_prompt` learn from the base model's distribution there. Raises ModelError on an
+        example that is too long."""
+
+    def save(self, adapters: Adapters, row: int, folder: Path, base_model: str) -> None:
+        """Writes one adapter as a PEFT folder. `base_model`: the model's name, for the folder's record."""
+
+    def load(self, folders: Sequence[Path]) -> Adapters:
+        """PEFT folders of one configuration, in their order. Raises AdapterError on a folder that does not fit."""

@@ -1,0 +1,413 @@
+"""The reference backend: `transformers` runs the model, `peft` adapts it, one adapter and one text at a time.
+
+It is slow and simple. It exists for two reasons: the tests compare the fast backend with it, and it runs every causal
+language model that `transformers` loads. In: the same records as every backend (model/backend.py).
+
+Left out: batches, packing, reuse of a prompt's beginning, bf16 training.
+
+Axes: T tokens, L labels, V vocabulary, R rank, I in, O out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from selfedit.config import ALL_LINEAR, TrainConfig
+from selfedit.errors import AdapterError, ModelError
+from selfedit.model.backend import Cut, Job, LoraConfig, OnStep, Request, TrainLog, lora_config, no_steps
+from selfedit.model.catalog import weight_files
+from selfedit.model.chat import Chat, SoftLabels, TokenizedExample
+from selfedit.model.peft_folder import check_tensors, read_adapter, read_config, write_adapter
+from selfedit.model.sampling import Sampler
+from selfedit.model.schedule import Schedule
+
+TEACHER_TOKENS = 16
+"""Tokens that a soft label keeps, as in the packed backend."""
+_READ_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+"""Modules whose A matrices the packed backend draws as one: the same start needs the same draws."""
+_LAYER = re.compile(r"(?:.*?\.)?(?P<index>\d+)\.(?P<path>\D+)")
+
+
+def transformers_model(folder: Path, device, dtype: torch.dtype):
+    """The model of a folder as `transformers` runs it. Raises ModelError."""
+    try:
+        import peft  # noqa: F401  missing later it would be noticed only after the model is loaded
+        import transformers
+    except ImportError as error:
+        raise ModelError(f"the reference backend needs {error.name}; pip install 'selfedit[bench]'") from error
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise ModelError(f"{folder}: transformers cannot load it ({' '.join(str(error).split())[:200]})") from error
+    return model.to(device).eval()
+
+
+def read_fingerprint(folder: Path) -> str:
+    from safetensors.torch import load_file
+
+    from selfedit.model.load import weights_fingerprint
+
+    return weights_fingerprint(
+        {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}
+    )
+
+
+@dataclass
+class ReferenceAdapters:
+    """N adapters, each as its tensors under PEFT's names."""
+
+    config: LoraConfig
+    tensors: list[dict[str, Tensor]]
+
+    @property
+    def count(self) -> int:
+        return len(self.tensors)
+
+    def subset(self, rows: Sequence[int]) -> ReferenceAdapters:
+        copies = [{name: tensor.clone() for name, tensor in self.tensors[row].items()} for row in rows]
+        return ReferenceAdapters(self.config, copies)
+
+
+class ReferenceBackend:
+    name = "reference"
+
+    def __init__(self, model, chat: Chat, fingerprint: str):
+        self.model, self.chat, self.fingerprint = model, chat, fingerprint
+        self.device, self.dtype = model.device, model.dtype
+        self.precision = {torch.float32: "fp32", torch.float64: "fp64"}.get(model.dtype, "bf16")
+        self.layer_modules = _linear_modules(model)
+        """Linear module name (as in `modules` of a LoraConfig) → its full name in each layer that has it."""
+        self.num_layers = 1 + max(layer for names in self.layer_modules.values() for layer in names)
+        self.max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
+        self._peft: tuple[LoraConfig, object] | None = None
+
+    @property
+    def low_precision(self) -> ReferenceBackend:
+        return self
+
+    # operations
+
+    @torch.no_grad()
+    def generate(
+        self, requests: Sequence[Request], adapters: ReferenceAdapters | None = None, *, on_token: OnStep = no_steps
+    ) -> list[list[int]]:
+        self._check_lengths(len(r.tokens) + r.max_new_tokens for r in requests)
+        total = sum(request.max_new_tokens for request in requests)
+        answers: list[list[int]] = [[] for _ in requests]
+        sampler, done = Sampler(requests), 0
+        for i, request in enumerate(requests):
+            with self._adapted(adapters, request.adapter) as model:
+                read = model(input_ids=self._row(request.tokens), use_cache=True)
+                while True:
+                    (token,) = sampler.choose(read.logits[:, -1].clone(), [i], answers)
+                    if token in self.chat.ends:
+                        break
+                    answers[i].append(token)
+                    if len(answers[i]) == request.max_new_tokens or request.one_line and self._has_line(answers[i]):
+                        break
+                    on_token(done + len(answers[i]), total)
+                    read = model(input_ids=self._row([token]), past_key_values=read.past_key_values, use_cache=True)
+            done += request.max_new_tokens
+            on_token(done, total)
+        return answers
+
+    @torch.no_grad()
+    def gold_logprobs(
+        self,
+        examples: Sequence[tuple[TokenizedExample, int | None]],
+        adapters: ReferenceAdapters | None = None,
+        *,
+        vocabulary: Iterable[int] | None = None,
+    ) -> list[float]:
+        means = []
+        for example, row in examples:
+            with self._adapted(adapters, row) as model:
+                logprobs = self._label_logprobs(model, example, vocabulary)
+            targets = torch.tensor(example.targets, device=self.device)
+            means.append(logprobs.gather(1, targets[:, None]).mean().item())
+        return means
+
+    @torch.no_grad()
+    def divergences(self, examples: Sequence[TokenizedExample], adapters: ReferenceAdapters) -> list[float]:
+        labels = sum(example.labels for example in examples)
+        totals = [0.0] * adapters.count
+        for example in examples:
+            with self._adapted(None, None) as model:
+                base = self._label_logprobs(model, example)
+            for row in range(adapters.count):
+                with self._adapted(adapters, row) as model:
+                    adapted = self._label_logprobs(model, example)
+                totals[row] += (base.exp() * (base - adapted)).sum().item()
+        return [total / labels for total in totals]
+
+    def train(
+        self,
+        jobs: Sequence[Job],
+        config: TrainConfig,
+        *,
+        start: ReferenceAdapters | None = None,
+        cut: Cut | None = None,
+        vocabulary: Iterable[int] | None = None,
+        on_step: OnStep = no_steps,
+    ) -> tuple[ReferenceAdapters, list[TrainLog]]:
+        self._check_lengths(len(e.tokens) for job in jobs for e in job.examples + job.once)
+        if config.distill:
+            jobs = [
+                replace(j, examples=self._softened(j.examples, config), once=self._softened(j.once, config))
+                for j in jobs
+            ]
+        adapters = start or self._fresh(lora_config(self.num_layers, config), jobs)
+        runs = [_Run(self, adapters, row, Schedule(job, config), vocabulary) for row, job in enumerate(jobs)]
+        total = sum(run.schedule.examples for run in runs)
+
+        def report() -> None:
+            on_step(total - sum(run.left for run in runs), total)
+
+        stopped: set[int] = set()
+        if cut:
+            for run in runs:
+                run.study(cut.epochs, report)
+            stopped = set(cut.losers(adapters))
+        for row, run in enumerate(runs):
+            if row in stopped:
+                run.left = 0
+            else:
+                run.study(run.schedule.epochs, report)
+        report()
+        return adapters, [run.log for run in runs]
+
+    def save(self, adapters: ReferenceAdapters, row: int, folder: Path, base_model: str) -> None:
+        write_adapter(folder, adapters.tensors[row], adapters.config, base_model)
+
+    def load(self, folders: Sequence[Path]) -> ReferenceAdapters:
+        configs = [read_config(folder, self.num_layers, list(self.layer_modules)) for folder in folders]
+        if len(set(configs)) > 1:
+            raise AdapterError("adapters of different rank, alpha, modules or layers cannot be loaded together")
+        expected = {name: tuple(tensor.shape) for name, tensor in self._start(configs[0], 0).items()}
+        tensors = []
+        for folder in folders:
+            read = read_adapter(folder)
+            check_tensors(folder, read, expected)
+            tensors.append({name: read[name].to(self.device, torch.get_default_dtype()) for name in expected})
+        return ReferenceAdapters(configs[0], tensors)
+
+    # adapters
+
+    def _fresh(self, config: LoraConfig, jobs: Sequence[Job]) -> ReferenceAdapters:
+        if set(config.modules) == set(ALL_LINEAR):
+            config = replace(config, modules=tuple(self.layer_modules))
+        if unknown := [name for name in config.modules if name not in self.layer_modules]:
+            raise ModelError(f"the model has no module {unknown[0]!r}; it has {', '.join(self.layer_modules)}")
+        return ReferenceAdapters(config, [self._start(config, job.seed) for job in jobs])
+
+    def _start(self, config: LoraConfig, seed: int) -> dict[str, Tensor]:
+        """PEFT's start under PEFT's names: A uniform in ±1/sqrt(I), B zero."""
+        generator, tensors = torch.Generator().manual_seed(seed), {}
+        known = {name for group in _READ_TOGETHER for name in group}
+        groups = [*_READ_TOGETHER, *((name,) for name in config.modules if name not in known)]
+        for layer in config.layers:
+            for group in groups:
+                names = [
+                    self.layer_modules[m][layer]
+                    for m in group
+                    if m in config.modules and layer in self.layer_modules[m]
+                ]
+                if not names:
+                    continue
+                sizes = [_sizes(self.model.get_submodule(name)) for name in names]
+                bound, width = sizes[0][0] ** -0.5, len(names) * config.rank
+                drawn = torch.empty(sizes[0][0], width).uniform_(-bound, bound, generator=generator)
+                for name, a, (_, outputs) in zip(names, drawn.split(config.rank, 1), sizes):
+                    tensors[f"base_model.model.{name}.lora_A.weight"] = a.t().contiguous().to(self.device)
+                    tensors[f"base_model.model.{name}.lora_B.weight"] = torch.zeros(
+                        outputs, config.rank, device=self.device
+                    )
+        return tensors
+
+    @contextmanager
+    def _adapted(self, adapters: ReferenceAdapters | None, row: int | None) -> Iterator:
+        """The model with one adapter, or as it is."""
+        if row is None:
+            with self._without_adapter() as model:
+                yield model
+            return
+        model = self._peft_model(adapters.config)
+        _set_weights(model, adapters.tensors[row])
+        yield model
+
+    @contextmanager
+    def _without_adapter(self) -> Iterator:
+        if self._peft is None:
+            yield self.model
+        else:
+            with self._peft[1].disable_adapter():
+                yield self._peft[1]
+
+    def _peft_model(self, config: LoraConfig):
+        """The model as `peft` wraps it for this configuration; only the last one is kept."""
+        from peft import LoraConfig as PeftConfig
+        from peft import get_peft_model
+
+        if self._peft is None or self._peft[0] != config:
+            if self._peft is not None:
+                self._peft[1].unload()
+            targets = [
+                name for m in config.modules for layer, name in self.layer_modules[m].items() if layer in config.layers
+            ]
+            wrapped = PeftConfig(
+                r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
+            )
+            self._peft = config, get_peft_model(self.model, wrapped, autocast_adapter_dtype=False).eval()
+        return self._peft[1]
+
+    # texts
+
+    def _row(self, tokens: Sequence[int]) -> Tensor:
+        return torch.tensor([list(tokens)], device=self.device)
+
+    def _has_line(self, tokens: Sequence[int]) -> bool:
+        return "\n" in self.chat.decode(list(tokens)).lstrip()
+
+    def _label_logprobs(self, model, example: TokenizedExample, vocabulary: Iterable[int] | None = None) -> Tensor:
+        """Log-probabilities [L, V] at the labels; −inf for tokens that are not in the vocabulary."""
+        self._check_lengths([len(example.tokens)])
+        logits = model(input_ids=self._row(example.tokens), use_cache=False).logits[0]
+        logits = logits[[position - 1 for position in example.label_positions]]
+        if self.dtype in (torch.bfloat16, torch.float16):
+            logits = logits.float()
+        if vocabulary is not None:
+            excluded = torch.ones(logits.shape[1], dtype=torch.bool, device=self.device)
+            excluded[sorted(set(vocabulary))] = False
+            logits = logits.masked_fill(excluded, -torch.inf)
+        return logits.log_softmax(1)
+
+    @torch.no_grad()
+    def _softened(self, examples: Sequence[TokenizedExample], config: TrainConfig) -> tuple[TokenizedExample, ...]:
+        """With the base model's distribution behind the teacher's prompt mixed into the labels."""
+        result = []
+        for example in examples:
+            if example.teacher_prompt:
+                with self._without_adapter() as model:
+                    mixed = self._label_logprobs(model, example.teacher).exp() * config.distill
+                mixed[torch.arange(example.labels), example.teacher.targets] += 1 - config.distill
+                odds, tokens = mixed.topk(min(TEACHER_TOKENS, mixed.shape[1]), 1)
+                example = replace(example, soft=SoftLabels(tokens, odds / odds.sum(1, keepdim=True)))
+            result.append(example)
+        return tuple(result)
+
+    def _check_lengths(self, lengths: Iterable[int]) -> None:
+        if (longest := max(lengths, default=0)) > self.max_positions:
+            raise ModelError(
+                f"a text of {longest} tokens does not fit the model's {self.max_positions} positions; split it"
+            )
+
+
+class _Run:
+    """One adapter's training, which can pause after any epoch."""
+
+    def __init__(
+        self, backend: ReferenceBackend, adapters: ReferenceAdapters, row: int, schedule: Schedule, vocabulary
+    ):
+        self.backend, self.adapters, self.row, self.schedule = backend, adapters, row, schedule
+        self.vocabulary = None if vocabulary is None else sorted(set(vocabulary))
+        self.log, self.left = TrainLog(), schedule.examples
+        self._optimizer_state: dict | None = None
+
+    def study(self, epochs: int, report) -> None:
+        """Goes on until so many epochs are done, or the loss is low enough."""
+        if not self.left or len(self.log.losses) >= epochs:
+            return
+        with self.backend._adapted(self.adapters, self.row) as model:
+            parameters = [p for name, p in model.named_parameters() if "lora_" in name]
+            optimizer = torch.optim.AdamW(
+                parameters, lr=self.schedule.peak, weight_decay=self.schedule.config.weight_decay
+            )
+            if self._optimizer_state:
+                optimizer.load_state_dict(self._optimizer_state)
+            while self.left and len(self.log.losses) < epochs:
+                self._epoch(model, parameters, optimizer, report)
+            self._optimizer_state = optimizer.state_dict()
+            self.adapters.tensors[self.row] = _weights(model)
+
+    def _epoch(self, model, parameters, optimizer, report) -> None:
+        losses = []
+        for batch in self.schedule.batches(len(self.log.losses)):
+            optimizer.zero_grad()
+            labels = sum(example.labels for example in batch)
+            loss = 0.0
+            for example in batch:
+                part = self._loss(model, example) / labels
+                part.backward()
+                loss += part.item()
+            if self.schedule.config.clip:
+                torch.nn.utils.clip_grad_norm_(parameters, self.schedule.config.clip)
+            optimizer.param_groups[0]["lr"] = self.schedule.learning_rate(self.log.steps)
+            optimizer.step()
+            losses.append(loss)
+            tokens = sum(len(example.tokens) for example in batch)
+            self.log.steps += 1
+            self.log.tokens += tokens
+            self.log.rows += tokens
+            self.left -= len(batch)
+            report()
+        self.log.losses.append(sum(losses) / len(losses))
+        if self.schedule.is_over(self.log):
+            self.left = 0
+
+    def _loss(self, model, example: TokenizedExample) -> Tensor:
+        """Summed over the labels: the divergence of soft labels, which is cross-entropy for hard ones."""
+        logprobs = self.backend._label_logprobs(model, example, self.vocabulary)
+        if example.soft is None:
+            return -logprobs.gather(1, torch.tensor(example.targets, device=logprobs.device)[:, None]).sum()
+        odds = example.soft.odds.to(logprobs.dtype)
+        entropy = torch.where(odds > 0, odds, 1.0).log()
+        return (odds * (entropy - logprobs.gather(1, example.soft.tokens))).sum()
+
+
+def _linear_modules(model) -> dict[str, dict[int, str]]:
+    """The linear modules inside the model's repeated layers: short name → {layer: full name}.
+
+    Those of ALL_LINEAR come first, in its order; others have the names of the model's own modules.
+    """
+    paths: dict[str, dict[int, str]] = {}
+    for name, module in model.named_modules():
+        match = _LAYER.fullmatch(name)
+        if match and _sizes(module):
+            paths.setdefault(match["path"], {})[int(match["index"])] = name
+    if not paths:
+        raise ModelError("the model has no linear modules in repeated layers that an adapter could change")
+    last = [path.rpartition(".")[2] for path in paths]
+    names = [path if last.count(short) > 1 else short for path, short in zip(paths, last)]
+    order = {name: i for i, name in enumerate(ALL_LINEAR)}
+    return dict(sorted(zip(names, paths.values()), key=lambda item: order.get(item[0], len(order))))
+
+
+def _sizes(module) -> tuple[int, int] | None:
+    """(inputs, outputs) of a linear layer, or of the transposed one that GPT-2 uses; None for other modules."""
+    if isinstance(module, torch.nn.Linear):
+        return module.in_features, module.out_features
+    if type(module).__name__ == "Conv1D":
+        return module.weight.shape[0], module.weight.shape[1]
+    if hasattr(module, "base_layer"):  # as `peft` wraps it
+        return _sizes(module.base_layer)
+    return None
+
+
+def _set_weights(model, tensors: dict[str, Tensor]) -> None:
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, tensors)
+
+
+def _weights(model) -> dict[str, Tensor]:
+    from peft import get_peft_model_state_dict
+
+    return {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}

@@ -1,0 +1,46 @@
+"""The order and the learning rates in which one adapter studies its job; the same for every backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from selfedit.config import TrainConfig
+from selfedit.model.backend import Job, TrainLog
+from selfedit.model.chat import TokenizedExample
+
+
+class Schedule:
+    """One adapter's way through its job: batches in an order drawn anew in every epoch, at a rate that falls to 0."""
+
+    def __init__(self, job: Job, config: TrainConfig):
+        self.job, self.config = job, config
+        self.epochs = job.epochs or config.epochs
+        self.peak = config.learning_rate if job.learning_rate is None else job.learning_rate
+        sizes = [len(job.studied_in(epoch, self.epochs)) for epoch in range(self.epochs)]
+        self.batch_size = max(1, min(config.batch_size, round(sizes[0] / config.steps_per_epoch)))
+        self.steps = sum(math.ceil(size / self.batch_size) for size in sizes)
+        self.examples = sum(sizes)
+        """Over all epochs."""
+        self.generator = torch.Generator().manual_seed(job.seed)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """On average, over all epochs."""
+        epochs = (self.job.studied_in(epoch, self.epochs) for epoch in range(self.epochs))
+        return sum(len(example.tokens) for examples in epochs for example in examples) // self.steps
+
+    def batches(self, epoch: int) -> list[Sequence[TokenizedExample]]:
+        """Of an epoch; to be called once for each, in their order, since the order is drawn from one generator."""
+        examples = self.job.studied_in(epoch, self.epochs)
+        order = [examples[i] for i in torch.randperm(len(examples), generator=self.generator).tolist()]
+        return [order[low : low + self.batch_size] for low in range(0, len(order), self.batch_size)]
+
+    def learning_rate(self, step: int) -> float:
+        return self.peak * (1 - step / self.steps)
+
+    def is_over(self, log: TrainLog) -> bool:
+        """After a finished epoch: whether it was the last, or its loss is low enough."""
+        return len(log.losses) == self.epochs or log.losses[-1] < self.config.stop_loss
