@@ -304,7 +304,9 @@ def tiny_gguf(tiny_folder, tmp_path_factory) -> Path:
 
 def test_a_converted_gguf_file_is_the_model_it_was_made_from(cache, tiny_gguf, tiny_model):
     ours = load_model(str(tiny_gguf), device="cpu")
-    assert torch.equal(packed_logits(ours.network, SEQUENCES), packed_logits(tiny_model.backend.network, SEQUENCES))
+    assert torch.equal(
+        packed_logits(ours.backend.network, SEQUENCES), packed_logits(tiny_model.backend.network, SEQUENCES)
+    )
     assert ours.fingerprint == tiny_model.fingerprint
     for text in ("Where does the river rise?", "  Größe: 5 µm\n\n<|im_end|>"):
         assert ours.chat.ask(text) == tiny_model.chat.ask(text)
@@ -326,7 +328,7 @@ def test_a_converted_tokenizer_is_that_of_its_family(cache, tmp_path, tiny_folde
 def test_a_quantized_gguf_file_is_near_the_model_it_was_made_from(cache, tmp_path, tiny_folder, tiny_model):
     ours = load_model(str(write_gguf(tmp_path / "q8.gguf", tiny_folder, quantized=True)), device="cpu")
     expected = packed_logits(tiny_model.backend.network, SEQUENCES)
-    difference = packed_logits(ours.network, SEQUENCES) - expected
+    difference = packed_logits(ours.backend.network, SEQUENCES) - expected
     assert 0 < difference.std() < 0.03 * expected.std()
 
 

@@ -11,11 +11,10 @@ from test_generate import assert_greedy
 
 from selfedit.config import TrainConfig
 from selfedit.errors import ModelError
-from selfedit.model.backend import Job
+from selfedit.model.backend import Job, Request
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
 from selfedit.model.packed.frozen import FrozenBelow
-from selfedit.model.packed.generate import Request, generate
 from selfedit.model.packed.network import PackedAttention
 from selfedit.model.packed.packing import pack
 from selfedit.model.packed.rotary import RotaryTable
@@ -57,7 +56,7 @@ def test_packed_logits_are_those_of_transformers(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_in_mixed_precision_what_is_trained_on_is_near_and_what_is_answered_is_the_same(tmp_path, kind):
     folder = str(write_tiny_model(tmp_path, kind))
-    exact, mixed = (load_model(folder, device="cpu", precision=p).network for p in ("fp32", "mixed"))
+    exact, mixed = (load_model(folder, device="cpu", precision=p).backend.network for p in ("fp32", "mixed"))
     assert (exact.precision, mixed.precision) == ("fp32", "mixed")
     sequences = random_sequences(exact.shape.vocab)
     expected = packed_logits(exact, sequences)
@@ -70,7 +69,7 @@ def test_in_mixed_precision_what_is_trained_on_is_near_and_what_is_answered_is_t
 
 @pytest.mark.parametrize("lengths", [RAGGED, [5]])  # of few rows a layer has other forms
 def test_seen_in_bf16_answers_are_rounded_and_logits_are_not(tiny_folder, lengths):
-    exact, mixed = (load_model(str(tiny_folder), device="cpu", precision=p).network for p in ("fp32", "mixed"))
+    exact, mixed = (load_model(str(tiny_folder), device="cpu", precision=p).backend.network for p in ("fp32", "mixed"))
     sequences = random_sequences(exact.shape.vocab, lengths)
     expected = packed_logits(exact, sequences)
     found = packed_logits(mixed.in_bf16, sequences)
@@ -142,13 +141,15 @@ def test_scaled_rotary_positions_give_the_logits_and_the_text_of_transformers(tm
     window = {"sliding_window": None} if kind == "mistral" else {}
     folder = write_tiny_model(tmp_path, kind, rope_parameters={"rope_theta": 1000.0, **ROPES[name]}, **window)
     model, reference = load_model(str(folder), device="cpu"), reference_model(folder)
-    sequences = random_sequences(model.network.shape.vocab, [7, 60, 200, 511])
+    sequences = random_sequences(model.backend.network.shape.vocab, [7, 60, 200, 511])
     expected = one_at_a_time(reference, sequences)
-    torch.testing.assert_close(packed_logits(model.network, sequences), expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(packed_logits(model.backend.network, sequences), expected, atol=1e-3, rtol=0)
     if name != "dynamic":
-        model.network._rotary = RotaryTable(replace(model.network.shape, rope=None), "cpu", torch.float32)
-        assert (packed_logits(model.network, sequences) - expected).abs().max() > 0.1
-        model.network._rotary = RotaryTable(model.network.shape, "cpu", torch.float32)
+        model.backend.network._rotary = RotaryTable(
+            replace(model.backend.network.shape, rope=None), "cpu", torch.float32
+        )
+        assert (packed_logits(model.backend.network, sequences) - expected).abs().max() > 0.1
+        model.backend.network._rotary = RotaryTable(model.backend.network.shape, "cpu", torch.float32)
     assert_greedy_text(model, reference, [sequences[0], sequences[1], sequences[2]])
 
 
@@ -167,17 +168,17 @@ WINDOWS = {
 def test_sliding_windows_give_the_logits_and_the_text_of_transformers(tmp_path, kind):
     folder = write_tiny_model(tmp_path, kind, **WINDOWS[kind])
     model, reference = load_model(str(folder), device="cpu"), reference_model(folder)
-    shape = model.network.shape
+    shape = model.backend.network.shape
     assert shape.max_positions == 512 and set(shape.windows) == ({24} if kind == "mistral" else {0, 24})
     sequences = random_sequences(shape.vocab, [7, 24, 25, 60, 200])
     expected = one_at_a_time(reference, sequences)
     torch.testing.assert_close(
-        packed_logits(model.network, sequences, model.network.attention([*map(len, sequences)])),
+        packed_logits(model.backend.network, sequences, model.backend.network.attention([*map(len, sequences)])),
         expected,
         atol=1e-4,
         rtol=0,
     )
-    without = packed_logits(model.network, sequences)  # attends to everything
+    without = packed_logits(model.backend.network, sequences)  # attends to everything
     assert (without - expected)[:31].abs().max() < 1e-4 < 0.1 < (without - expected).abs().max()
     shared = random_sequences(shape.vocab, [40])[0]
     assert_greedy_text(
@@ -197,7 +198,7 @@ def assert_greedy_text(model, reference, prompts) -> None:
 @pytest.mark.parametrize("starts", [(64, 64, 64, 64), (150, 70, 20, 135)])
 def test_within_windows_shared_rows_change_no_state_and_no_gradient(tmp_path, starts):
     folder = write_tiny_model(tmp_path, "qwen2", **WINDOWS["qwen2"])
-    check_shared_rows(load_model(str(folder), device="cpu", dtype=torch.float64).network, starts)
+    check_shared_rows(load_model(str(folder), device="cpu", dtype=torch.float64).backend.network, starts)
 
 
 @pytest.mark.parametrize(
@@ -213,8 +214,8 @@ def test_variants_of_the_llama_shape_give_the_logits_of_transformers(tmp_path, s
 
 
 def test_qwen_tensors_that_a_plain_llama_lacks_are_there_and_matter(tmp_path):
-    biased = load_model(str(write_tiny_model(tmp_path / "a", "qwen2")), device="cpu").network
-    normed = load_model(str(write_tiny_model(tmp_path / "b", "qwen3")), device="cpu").network
+    biased = load_model(str(write_tiny_model(tmp_path / "a", "qwen2")), device="cpu").backend.network
+    normed = load_model(str(write_tiny_model(tmp_path / "b", "qwen3")), device="cpu").backend.network
     assert biased.layers[0].linears["qkv"].bias.abs().max() > 0.1
     assert normed.layers[0].q_norm.std() > 0.1 and normed.layers[0].k_norm.std() > 0.1
 
@@ -340,7 +341,7 @@ def test_what_prompts_begin_with_alike_is_laid_once():
 )
 def test_shared_rows_change_no_state_and_no_gradient(tiny_folder, starts, silent):
     """Sequences that begin with so many tokens of one header; of some only the first asks with its queries."""
-    network = load_model(str(tiny_folder), device="cpu", dtype=torch.float64).network
+    network = load_model(str(tiny_folder), device="cpu", dtype=torch.float64).backend.network
     attentions = check_shared_rows(network, starts)
     assert [{start for *_, start in attention.buckets} for attention in attentions] == [silent, {0}]
 

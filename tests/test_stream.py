@@ -10,7 +10,7 @@ from conftest import write_tiny_model
 
 from selfedit.bench import stream
 from selfedit.bench.general import General
-from selfedit.bench.stream import Setting, _kept, merged, table
+from selfedit.bench.stream import Setting, _kept, table
 from selfedit.config import TrainConfig
 from selfedit.edits.propose import Proposal
 from selfedit.edits.quiz import Quiz, with_sentences
@@ -21,7 +21,7 @@ from selfedit.loop.journal import Journal
 from selfedit.model.backend import LoraConfig
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
-from selfedit.model.packed.lora import LoraBatch, load_adapters
+from selfedit.model.packed.lora import LoraBatch, load_adapters, merged
 from selfedit.model.packed.score import divergence, gold_logprobs
 from selfedit.tasks.load import load_tasks
 from selfedit.types import Example, Passage, Question, SelfEdit, Task

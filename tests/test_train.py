@@ -279,7 +279,7 @@ def test_gradients_of_a_stack_are_those_of_peft_in_single_precision(tiny_model, 
 
 
 def test_in_mixed_precision_every_adapter_ends_near_where_fp32_takes_it(tiny_folder):
-    exact, mixed = (load_model(str(tiny_folder), device="cpu", precision=p).network for p in ("fp32", "mixed"))
+    exact, mixed = (load_model(str(tiny_folder), device="cpu", precision=p).backend.network for p in ("fp32", "mixed"))
     jobs = ragged_jobs(exact.shape.vocab)
     (expected, logs), (found, own) = (train(network, jobs, TINY) for network in (exact, mixed))
     start = LoraBatch(exact.shape, expected.config, len(jobs))
@@ -292,7 +292,7 @@ def test_in_mixed_precision_every_adapter_ends_near_where_fp32_takes_it(tiny_fol
 
 @pytest.mark.embedded
 def test_each_adapter_of_the_embedded_model_ends_where_peft_takes_it_alone(in_double, embedded_model):
-    network = load_model(embedded_model.name, device="cpu", dtype=torch.float64).network
+    network = load_model(embedded_model.name, device="cpu", dtype=torch.float64).backend.network
     reference = double_reference(embedded_model.folder)
     texts = [
         "The archive of Tellin opens at nine on every market day.",

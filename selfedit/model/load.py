@@ -7,7 +7,6 @@ SELFEDIT_PRECISION is fp32.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from selfedit.errors import ModelError
 from selfedit.model.backend import BACKENDS, Backend
 from selfedit.model.catalog import Notify, resolve, weight_files
 from selfedit.model.chat import Chat
+from selfedit.model.fingerprint import weights_fingerprint
 from selfedit.model.packed.backend import PackedBackend
 from selfedit.model.packed.network import Network
 from selfedit.model.packed.quantized import FILE
@@ -108,14 +108,3 @@ def _checked(precision: str) -> str:
     if precision not in ("fp32", "mixed"):
         raise ModelError(f"precision (SELFEDIT_PRECISION) is {precision!r}; give fp32 or mixed")
     return precision
-
-
-def weights_fingerprint(weights: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names, sizes and a few thousand values of every tensor: cheap, and any real difference shows."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name]
-        flat = tensor.flatten()
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(flat[:: max(1, flat.numel() // 1024)].float().numpy().tobytes())
-    return digest.hexdigest()

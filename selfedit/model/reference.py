@@ -24,6 +24,7 @@ from selfedit.errors import AdapterError, ModelError
 from selfedit.model.backend import Cut, Job, LoraConfig, OnStep, Request, TrainLog, lora_config, no_steps
 from selfedit.model.catalog import weight_files
 from selfedit.model.chat import Chat, SoftLabels, TokenizedExample
+from selfedit.model.fingerprint import weights_fingerprint
 from selfedit.model.peft_folder import check_tensors, read_adapter, read_config, write_adapter
 from selfedit.model.sampling import Sampler
 from selfedit.model.schedule import Schedule
@@ -52,8 +53,6 @@ def transformers_model(folder: Path, device, dtype: torch.dtype):
 
 def read_fingerprint(folder: Path) -> str:
     from safetensors.torch import load_file
-
-    from selfedit.model.load import weights_fingerprint
 
     return weights_fingerprint(
         {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}
