@@ -117,8 +117,12 @@ def reference_model(folder: Path):
 
 
 def double_reference(folder: Path):
-    """In double precision throughout: the norms of `transformers` would round to single."""
-    model = reference_model(folder).double()
+    """In double precision throughout."""
+    return with_exact_norms(reference_model(folder).double())
+
+
+def with_exact_norms(model):
+    """A model of `transformers` whose norms compute in double precision: its own round to single."""
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
             if name.endswith("norm"):

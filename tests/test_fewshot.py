@@ -42,6 +42,7 @@ from selfedit.loop.fewshot import (
 from selfedit.model.backend import Job, LoraConfig, Request
 from selfedit.model.grammar import GridForm, choices
 from selfedit.model.load import load_model
+from selfedit.model.packed.backend import PackedBackend
 from selfedit.model.packed.lora import LoraBatch
 from selfedit.model.packed.score import gold_logprobs
 from selfedit.model.packed.train import train
@@ -308,9 +309,9 @@ def test_studying_a_rule_makes_its_answer_likelier(model):
 def test_the_question_is_put_in_every_reading_and_with_each_example_left_out(model, form, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        fewshot,
+        PackedBackend,
         "generate",
-        lambda model, requests, stack=None, **_: (
+        lambda self, requests, adapters=None, **_: (
             asked.extend(requests) or [model.chat.encode("42\n06\n")] * len(requests)
         ),
     )
@@ -331,7 +332,9 @@ def test_the_question_is_put_in_every_reading_and_with_each_example_left_out(mod
 def test_an_answer_that_was_cut_off_has_no_vote(model, form, monkeypatch):
     cut = model.chat.encode("42\n" * 100)
     monkeypatch.setattr(
-        fewshot, "generate", lambda model, requests, stack=None, **_: [cut[: r.max_new_tokens] for r in requests]
+        PackedBackend,
+        "generate",
+        lambda self, requests, adapters=None, **_: [cut[: r.max_new_tokens] for r in requests],
     )
     ((answer,),) = solve(model, [(MIRROR, None)])
     assert answer.said == () and answer.asked == 20
@@ -388,16 +391,14 @@ def test_where_training_is_in_bf16_so_is_all_of_a_task(model, monkeypatch):
     mixed = load_model(str(model.folder), device="cpu", precision="mixed")
     seen = []
     for name in ("train", "generate", "gold_logprobs"):
-        own = getattr(fewshot, name)
+        method = getattr(PackedBackend, name)
         monkeypatch.setattr(
-            fewshot,
+            PackedBackend,
             name,
-            lambda first, *rest, own=own, **named: (
-                seen.append(getattr(first, "network", first)) or own(first, *rest, **named)
-            ),
+            lambda self, *rest, method=method, **named: seen.append(self.network) or method(self, *rest, **named),
         )
     fewshot.try_recipes(mixed, [(MIRROR, Recipe(items=2, epochs=1), 0)])
-    assert len(seen) == 2 + len(READINGS) + 1 and all(own.layers[0].linears["down"].always_half for own in seen)
+    assert len(seen) == 2 + len(READINGS) + 1 and all(network.layers[0].linears["down"].always_half for network in seen)
     assert not mixed.backend.network.layers[0].linears["down"].always_half
     assert gold_logprob(mixed, [(MIRROR, None)]) != gold_logprob(model, [(MIRROR, None)])
 

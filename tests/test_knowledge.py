@@ -166,7 +166,10 @@ def test_every_condition_runs_and_a_finished_run_takes_more_without_doing_anythi
     bench, tmp_path, model, monkeypatch
 ):
     save_editor(
-        tmp_path / "editor", replace(EDITOR, model=model.name, model_hash=model.fingerprint, style="questions"), None
+        tmp_path / "editor",
+        replace(EDITOR, model=model.name, model_hash=model.fingerprint, style="questions"),
+        model,
+        None,
     )
     options = dict(editor=tmp_path / "editor", together=[3])
     first = bench("base,passage,in-context", **options)
@@ -302,7 +305,7 @@ def test_passages_that_chose_what_the_editor_studied_are_refused(bench, tmp_path
     editor = replace(
         EDITOR, model=model.name, model_hash=model.fingerprint, style="questions", contexts=(TASKS[1].passage.words_id,)
     )
-    save_editor(tmp_path / "editor", editor, None)
+    save_editor(tmp_path / "editor", editor, model, None)
     other = [
         replace(
             t,

@@ -18,6 +18,7 @@ from selfedit.loop.restem import _styles, run_round, train_editor
 from selfedit.model.backend import Cut, Job, LoraConfig
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
+from selfedit.model.packed.backend import PackedBackend
 from selfedit.model.packed.lora import LoraBatch
 from selfedit.model.packed.train import train
 from selfedit.model.peft_folder import WEIGHTS_FILE
@@ -284,7 +285,7 @@ def test_stopping_some_early_changes_no_weight_of_the_others(model):
 def test_an_editor_is_read_back_as_it_was_and_refused_if_touched(model, tmp_path):
     stack = LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (0,)), 1)
     stack.flat.normal_(generator=torch.Generator().manual_seed(0))
-    saved = save_editor(tmp_path / "e", Editor(model.name, model.fingerprint, "rewrite", 3), stack)
+    saved = save_editor(tmp_path / "e", Editor(model.name, model.fingerprint, "rewrite", 3), model, stack)
     editor, read = load_editor(tmp_path / "e", model)
     assert editor == saved and torch.equal(read.flat, stack.flat)
     data = bytearray((tmp_path / "e" / WEIGHTS_FILE).read_bytes())
@@ -300,7 +301,7 @@ def test_what_is_no_editor_is_one_clear_line(model, tmp_path):
     (tmp_path / "editor.json").write_text("[]")
     with pytest.raises(AdapterError, match="not an editor's record"):
         load_editor(tmp_path, model)
-    save_editor(tmp_path, Editor("other", "x", "rewrite"), None)
+    save_editor(tmp_path, Editor("other", "x", "rewrite"), model, None)
     with pytest.raises(AdapterError, match="an editor for other"):
         load_editor(tmp_path, model)
 
@@ -323,8 +324,7 @@ def test_the_embedded_model_writes_an_edit_and_would_study_to_write_it_again(emb
 def test_an_editor_studies_a_line_without_the_marks_it_was_written_with(model, monkeypatch):
     said = "**In 1931** the bridge of Marlow was opened.\nMore of it."
     monkeypatch.setattr(
-        "selfedit.edits.propose.generate",
-        lambda model, requests, *rest, **options: [model.chat.encode(said) for _ in requests],
+        PackedBackend, "generate", lambda self, requests, *rest, **options: [model.chat.encode(said) for _ in requests]
     )
     passage = Passage("Marlow", "The bridge of Marlow was built and opened in 1931.", "", "")
     (edit,) = write_edits(model, [(passage, "paraphrase", 0)])
