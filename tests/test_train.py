@@ -24,6 +24,7 @@ from selfedit.model.packed.frozen import FrozenBelow
 from selfedit.model.packed.lora import Gradients, LoraBatch, TokenRange, _grouped_bmm, _grouped_loop
 from selfedit.model.packed.network import Linear, PackedAttention, Vocabulary
 from selfedit.model.packed.train import HeadLoss, _backward, _Run, _Work, train
+from selfedit.model.schedule import Schedule
 
 TINY = TrainConfig(rank=4, alpha=8.0, first_layer=0.0, learning_rate=1e-3, epochs=10, batch_size=1)
 
@@ -255,7 +256,7 @@ def test_gradients_of_a_stack_are_those_of_peft_in_single_precision(tiny_model, 
     jobs = ragged_jobs(network.shape.vocab)
     stack = LoraBatch(network.shape, lora_config(network.shape.layers, config), len(jobs))
     stack.flat.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
-    runs = [_Run(i, job, config, stack) for i, job in enumerate(jobs)]
+    runs = [_Run(i, Schedule(job, config), stack) for i, job in enumerate(jobs)]
     frozen = FrozenBelow(network, 0, (s.tokens for job in jobs for s in job.examples))
     found = Gradients(stack)
     _backward(
@@ -264,7 +265,7 @@ def test_gradients_of_a_stack_are_those_of_peft_in_single_precision(tiny_model, 
         found,
         frozen,
         Vocabulary(network),
-        [_Work(r, list(r.job.examples[:3]), 1 / sum(s.labels for s in r.job.examples[:3])) for r in runs],
+        [_Work(r, list(j.examples[:3]), 1 / sum(s.labels for s in j.examples[:3])) for r, j in zip(runs, jobs)],
     )
     gradients = LoraBatch(network.shape, stack.config, len(jobs))
     gradients.flat.copy_(found.flat)
@@ -409,7 +410,7 @@ def test_going_on_with_a_stack_starts_from_its_weights(double_model):
         double_model.backend.network,
         [Job(j.examples, j.seed, learning_rate=1e-9) for j in jobs],
         TINY,
-        stack=once.subset([0, 1]),
+        start=once.subset([0, 1]),
     )
     assert (again.flat - kept).abs().max() < 1e-6
 
@@ -468,7 +469,7 @@ def test_gradients_written_by_hand_are_those_of_autograd(tiny_model, grouped):
     )
     generator = torch.Generator().manual_seed(0)
     stack.flat.normal_(0, 0.3, generator=generator)
-    site, grads = stack.sites[1, "qkv"], Gradients(stack).sites[1, "qkv"]
+    site, grads = stack.views[1, "qkv"], Gradients(stack).views[1, "qkv"]
     segments = [TokenRange(1, 0, 5), TokenRange(0, 5, 12)]
     x, dy = torch.randn(12, 64, generator=generator), torch.randn(12, 128, generator=generator)
     a, b = site.a.double().requires_grad_(), [part.double().requires_grad_() for part in site.b]
