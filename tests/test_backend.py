@@ -102,7 +102,12 @@ def test_every_setting_of_training_means_the_same(in_double, folder, tmp_path, c
     work = [replace(job, epochs=3) for job in jobs(250)]
     if "distill" in changes:
         work = [
-            replace(j, examples=tuple(replace(e, teacher_prompt=(7, *e.tokens[: e.label_start])) for e in j.examples))
+            replace(
+                j,
+                examples=tuple(
+                    replace(e, teacher_prompt=(7, *e.tokens[: e.label_start]), distill=0.5) for e in j.examples
+                ),
+            )
             for j in work
         ]
     (ours, our_logs), (theirs, their_logs) = (m.backend.train(work, config, **options) for m in (packed, reference))

@@ -16,14 +16,14 @@ from selfedit.model.packed.train import HeadLoss, train
 from selfedit.types import Example, Passage
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("share", [0.1, 0.3, 1.0])
 def test_soft_labels_are_the_right_token_and_the_odds_of_transformers_on_the_seen_text(
     tiny_model, tiny_reference, share
 ):
     studied = sequences(tiny_model.backend.network.shape.vocab)
     view = (5, 9, 11, 30, 7)
-    studied = [replace(s, teacher_prompt=(*view, *s.tokens[: s.label_start])) for s in studied]
-    for sequence, own in zip(studied, soften(tiny_model.backend.network, studied, share)):
+    studied = [replace(s, teacher_prompt=(*view, *s.tokens[: s.label_start]), distill=share) for s in studied]
+    for sequence, own in zip(studied, soften(tiny_model.backend.network, studied)):
         teacher = TokenizedExample((*view, *sequence.tokens), len(view) + sequence.label_start)
         right = torch.tensor(sequence.tokens[sequence.label_start :])
         mixed = label_logprobs(tiny_reference, teacher).exp() * share
@@ -55,8 +55,8 @@ def test_the_head_loss_of_soft_labels_and_its_gradient_are_those_of_the_divergen
 def test_a_model_has_nothing_to_learn_from_its_own_odds(tiny_model):
     studied = sequences(tiny_model.backend.network.shape.vocab)
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=1, batch_size=8, steps_per_epoch=1)
-    taught = [replace(s, teacher_prompt=s.tokens[: s.label_start]) for s in studied]
-    soft = soften(tiny_model.backend.network, taught, 1.0)
+    taught = [replace(s, teacher_prompt=s.tokens[: s.label_start], distill=1.0) for s in studied]
+    soft = soften(tiny_model.backend.network, taught)
     _, (hard_log, soft_log) = train(tiny_model.backend.network, [Job(tuple(studied)), Job(tuple(soft))], config)
     assert soft_log.losses[0] < 0.3 * hard_log.losses[0]  # not 0: a soft label keeps the likeliest tokens only
 
@@ -67,10 +67,10 @@ def test_only_answers_have_a_teacher_and_it_sees_the_passage(tiny_model):
     plain = study_sequences(tiny_model, passage, [text, asked])
     assert [s.teacher_prompt for s in plain] == [(), ()]
     taught = study_sequences(tiny_model, passage, [text, asked], distill=0.5)
-    assert [replace(s, teacher_prompt=()) for s in taught] == list(plain) and not taught[0].teacher_prompt
+    assert [replace(s, teacher_prompt=(), distill=0.0) for s in taught] == list(plain) and not taught[0].teacher_prompt
     seen = tiny_model.chat.study(Example("in the hills", prompt="The river\n\nThe river rises in the hills.\n\nWhere?"))
     assert taught[1].teacher == seen
-    soft = soften(tiny_model.backend.network, taught, 0.5)
+    soft = soften(tiny_model.backend.network, taught)
     assert soft[0].soft is None and soft[1].soft.tokens.shape == (seen.labels, WIDTH)
 
 

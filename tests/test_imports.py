@@ -130,3 +130,33 @@ def test_help_is_fast():
 
     own, help = (min(seconds(*arguments) for _ in range(5)) for arguments in (["-c", ""], ["-m", "selfedit.cli", "-h"]))
     assert help < max(0.3, 8 * own)
+
+
+HIDDEN = {"network", "flat", "views"}
+"""Attributes of a backend's inside."""
+PACKED = "selfedit.model.packed"
+
+
+def looks_inside(source: str) -> list[str]:
+    """What a source names of the inside of a backend: modules below `model`, or attributes."""
+    modules = [module for module in imported(source) if module.startswith((PACKED, "selfedit.model.reference"))]
+    attributes = [node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
+    modules = [
+        module for module in modules if module not in (PACKED, f"{PACKED}.waiting", f"{PACKED}.waiting.spinning")
+    ]
+    return modules + [name for name in attributes if name in HIDDEN]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_only_the_model_package_knows_how_a_backend_works(file):
+    if file.relative_to(PACKAGE).parts[0] != "model":
+        assert looks_inside(file.read_text()) == []
+
+
+def test_a_look_inside_a_backend_would_be_found():
+    assert looks_inside("from selfedit.model.packed.lora import LoraBatch") == [
+        PACKED + ".lora",
+        PACKED + ".lora.LoraBatch",
+    ]
+    assert looks_inside("print(model.backend.network.shape)") == ["network"]
+    assert looks_inside("model.backend.train([], config)") == []

@@ -115,7 +115,11 @@ def _tokens(job) -> int:
 def test_what_the_model_says_with_the_passage_in_view_is_distilled_as_soft_labels(model):
     (job,) = jobs(model, parse("distill", TASKS, None), [(TASKS[:1], 0)], TRAIN)
     *answered, whole = job.examples
-    assert answered and all(s.soft is not None and s.label_start > 1 for s in answered) and whole.soft is None
+    assert (
+        answered
+        and all(s.distill == 1.0 and s.teacher_prompt and s.label_start > 1 for s in answered)
+        and whole.distill == 0
+    )
 
 
 def test_seal_writes_in_the_style_its_editor_chose():

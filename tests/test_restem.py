@@ -285,6 +285,7 @@ def test_stopping_some_early_changes_no_weight_of_the_others(model):
 def test_an_editor_is_read_back_as_it_was_and_refused_if_touched(model, tmp_path):
     stack = LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (0,)), 1)
     stack.flat.normal_(generator=torch.Generator().manual_seed(0))
+    stack.flat.copy_(stack.flat.bfloat16())  # what a folder holds
     saved = save_editor(tmp_path / "e", Editor(model.name, model.fingerprint, "rewrite", 3), model, stack)
     editor, read = load_editor(tmp_path / "e", model)
     assert editor == saved and torch.equal(read.flat, stack.flat)

@@ -49,7 +49,7 @@ def study_sequences(
         one = model.chat.study(example)
         if distill and example.prompt:
             seen = model.chat.study(replace(example, prompt=passage.with_request(example.prompt)))
-            one = replace(one, teacher_prompt=seen.tokens[: seen.label_start])
+            one = replace(one, teacher_prompt=seen.tokens[: seen.label_start], distill=distill)
         tokenized.append(one)
     return tuple(tokenized)
 

@@ -169,8 +169,8 @@ class Backend(Protocol):
         """Trains one adapter per job; each ends up where it would if it were trained alone.
 
         `start`: adapters to go on from (one per job, changed in place) instead of fresh ones. `vocabulary`: as in
-        `gold_logprobs`. `on_step(done, total)`: examples studied, over all jobs and epochs. With `config.distill`,
-        examples that have a `teacher_prompt` learn from the base model's distribution there. Raises ModelError on an
+        `gold_logprobs`. `on_step(done, total)`: examples studied, over all jobs and epochs. Examples with
+        a teacher learn from the base model's distribution behind its prompt. Raises ModelError on an
         example that is too long."""
 
     def save(self, adapters: Adapters, row: int, folder: Path, base_model: str) -> None:

@@ -44,7 +44,9 @@ class TokenizedExample:
     chosen: tuple[int, ...] = ()
     """Positions of the labels, ascending, if not all tokens from `label_start` on are labels."""
     teacher_prompt: tuple[int, ...] = ()
-    """For distillation: what the teacher reads in place of the tokens before `label_start`; empty: no teacher."""
+    """For distillation: what the teacher reads in place of the tokens before `label_start`."""
+    distill: float = 0.0
+    """Share of the labels, in [0, 1], that is the teacher's distribution; the rest is the label's own token."""
     soft: SoftLabels | None = field(default=None, compare=False)
     """What to learn instead of the labels' own tokens; filled in by a backend that distils."""
 

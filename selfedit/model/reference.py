@@ -158,11 +158,7 @@ class ReferenceBackend:
         on_step: OnStep = no_steps,
     ) -> tuple[ReferenceAdapters, list[TrainLog]]:
         self._check_lengths(len(e.tokens) for job in jobs for e in job.examples + job.once)
-        if config.distill:
-            jobs = [
-                replace(j, examples=self._softened(j.examples, config), once=self._softened(j.once, config))
-                for j in jobs
-            ]
+        jobs = [replace(job, examples=self._softened(job.examples), once=self._softened(job.once)) for job in jobs]
         adapters = start or self._fresh(lora_config(self.num_layers, config), jobs)
         runs = [_Run(self, adapters, row, Schedule(job, config), vocabulary) for row, job in enumerate(jobs)]
         total = sum(run.schedule.examples for run in runs)
@@ -289,14 +285,14 @@ class ReferenceBackend:
         return logits.log_softmax(1)
 
     @torch.no_grad()
-    def _softened(self, examples: Sequence[TokenizedExample], config: TrainConfig) -> tuple[TokenizedExample, ...]:
+    def _softened(self, examples: Sequence[TokenizedExample]) -> tuple[TokenizedExample, ...]:
         """With the base model's distribution behind the teacher's prompt mixed into the labels."""
         result = []
         for example in examples:
-            if example.teacher_prompt:
+            if example.distill:
                 with self._without_adapter() as model:
-                    mixed = self._label_logprobs(model, example.teacher).exp() * config.distill
-                mixed[torch.arange(example.labels), example.teacher.targets] += 1 - config.distill
+                    mixed = self._label_logprobs(model, example.teacher).exp() * example.distill
+                mixed[torch.arange(example.labels), example.teacher.targets] += 1 - example.distill
                 odds, tokens = mixed.topk(min(TEACHER_TOKENS, mixed.shape[1]), 1)
                 example = replace(example, soft=SoftLabels(tokens, odds / odds.sum(1, keepdim=True)))
             result.append(example)

@@ -23,38 +23,35 @@ WIDTH = 16
 """Tokens that a soft label keeps; they hold nearly all of the teacher's probability."""
 
 
-def softened(network: Network, jobs: Sequence[Job], share: float) -> Sequence[Job]:
-    """The jobs with soft labels in the examples that have a teacher, if `share` is not 0."""
-    if not share:
-        return jobs
-    return [
-        replace(job, examples=soften(network, job.examples, share), once=soften(network, job.once, share))
-        for job in jobs
-    ]
+def softened(network: Network, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs with soft labels in the examples that have a teacher."""
+    return [replace(job, examples=soften(network, job.examples), once=soften(network, job.once)) for job in jobs]
 
 
 @torch.inference_mode()
-def soften(network: Network, examples: Sequence[TokenizedExample], share: float) -> tuple[TokenizedExample, ...]:
-    """The examples with soft labels where they have a `teacher_prompt`: `share` of each label is the base model's own
+def soften(network: Network, examples: Sequence[TokenizedExample]) -> tuple[TokenizedExample, ...]:
+    """The examples with soft labels where `distill` is not 0: so great a share of each label is the base model's own
     distribution behind the teacher's prompt, the rest is the right token."""
-    taught = [i for i, example in enumerate(examples) if example.teacher_prompt]
+    taught = [i for i, example in enumerate(examples) if example.distill]
     teachers = [examples[i].teacher for i in taught]
     result = list(examples)
     for part in passes(range(len(teachers)), [len(t.tokens) for t in teachers]):
         batch = [teachers[i] for i in part]
         hidden = label_states(network, batch, [None] * len(batch), None)
         right = torch.tensor([t for teacher in batch for t in teacher.targets], device=network.device)
-        chunks = zip(hidden.split(LABELS_A_PASS), right.split(LABELS_A_PASS))
-        tokens, odds = zip(*(mixed(network.logits(h).float(), t, share) for h, t in chunks))
+        shares = torch.tensor([examples[taught[i]].distill for i in part for _ in range(teachers[i].labels)])
+        chunks = zip(*(x.split(LABELS_A_PASS) for x in (hidden, right, shares.to(network.device))))
+        tokens, odds = zip(*(mixed(network.logits(h).float(), t, share) for h, t, share in chunks))
         sizes = [teacher.labels for teacher in batch]
         for i, own_tokens, own_odds in zip(part, torch.cat(tokens).split(sizes), torch.cat(odds).split(sizes)):
             result[taught[i]] = replace(examples[taught[i]], soft=SoftLabels(own_tokens, own_odds))
     return tuple(result)
 
 
-def mixed(logits: torch.Tensor, right: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [L, vocab] of the teacher and the right tokens [L] → the likeliest tokens of their mixture and its odds, [L, WIDTH]."""
-    mixed = logits.softmax(1).mul_(share)
-    mixed[torch.arange(len(right), device=right.device), right] += 1 - share
-    odds, tokens = mixed.topk(min(WIDTH, mixed.shape[1]), 1)
+def mixed(logits: torch.Tensor, right: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [L, V] of the teacher, right tokens [L] and the teacher's shares [L] → the likeliest tokens of the mixture
+    and their probabilities, [L, WIDTH] each."""
+    mixture = logits.softmax(1).mul_(share[:, None])
+    mixture[torch.arange(len(right), device=right.device), right] += 1 - share
+    odds, tokens = mixture.topk(min(WIDTH, mixture.shape[1]), 1)
     return tokens, odds / odds.sum(1, keepdim=True)

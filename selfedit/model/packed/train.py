@@ -46,7 +46,7 @@ def train(
 ) -> tuple[LoraBatch, list[TrainLog]]:
     """As `Backend.train`."""
     assert jobs and all(job.examples for job in jobs), "every job needs an example"
-    jobs = softened(network, jobs, config.distill)
+    jobs = softened(network, jobs)
     adapters = start
     if adapters is None:
         adapters = LoraBatch(network.shape, lora_config(network.shape.layers, config), len(jobs), network.device)
