@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from selfedit.bench import decode, inner_loop
-from selfedit.bench.intervals import divided, mean_ratio, paired_interval, spread
+from selfedit.bench.intervals import divide, mean_ratio, paired_interval, percentiles
 from selfedit.bench.measure import train_flops
 from selfedit.errors import SelfeditError
 from selfedit.judge.grading import is_correct
@@ -63,7 +63,7 @@ def test_a_run_compares_the_three_ways_on_the_same_sequences(finished):
     assert len(result["stages"]) == 5 and all(row["tokens_per_s"] > 0 for row in result["stages"])
     assert result["command"].startswith("selfedit bench inner-loop --model")
     assert json.loads((out / "inner-loop.json").read_text()) == result
-    assert "self-edits an hour" in (out / "inner-loop.md").read_text()
+    assert "self-edits per hour" in (out / "inner-loop.md").read_text()
 
 
 def test_a_resumed_run_does_only_what_is_missing(finished, tiny_folder):
@@ -112,15 +112,15 @@ def test_the_paired_interval_is_that_of_the_differences():
 
 
 def test_what_is_divided_by_nothing_is_above_every_bound():
-    assert divided(np.array([1.0, 0.0, 2.0]), np.array([0.0, 0.0, 4.0])).tolist() == [
+    assert divide(np.array([1.0, 0.0, 2.0]), np.array([0.0, 0.0, 4.0])).tolist() == [
         math.inf,
         pytest.approx(math.nan, nan_ok=True),
         0.5,
     ]
-    assert spread([*range(9800), *[math.inf] * 200]) == pytest.approx(
+    assert percentiles([*range(9800), *[math.inf] * 200]) == pytest.approx(
         [250, 9749], abs=1
     )  # of the finite ones alone it would be 9554
-    assert spread([*range(9700), *[math.inf] * 300]) is None
+    assert percentiles([*range(9700), *[math.inf] * 300]) is None
     assert mean_ratio([1.0] * 8, [0.0] * 6 + [1.0] * 2)[1:] == [None, None]
     assert mean_ratio([1.0], [2.0]) == [0.5, None, None]
 

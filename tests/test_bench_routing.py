@@ -9,7 +9,7 @@ import torch
 from conftest import write_tiny_model
 
 from selfedit.bench import routing
-from selfedit.bench.routing import Both, Cosine, Draw, Lexical, SentenceEncoder, Vectors, hidden_states, table
+from selfedit.bench.routing import Both, Cosine, Lexical, SentenceEncoder, Store, Vectors, hidden_states, table
 from selfedit.errors import RunError, SelfeditError
 from selfedit.model import catalog
 from selfedit.model.load import load_model
@@ -37,8 +37,8 @@ def measured(scores, right, foreign=((0.0, 0.0, 0.0),)):
             return np.array([table_of[question] for question in questions])
 
     table_of = {f"q{i}": row for i, row in enumerate(scores)} | {f"o{i}": row for i, row in enumerate(foreign)}
-    draw = Draw(TASKS[:3], [(f"q{i}", place) for i, place in enumerate(right)])
-    return routing._joined([routing._measure("lexical", Given(), draw, [f"o{i}" for i in range(len(foreign))])])
+    store = Store(TASKS[:3], [(f"q{i}", place) for i, place in enumerate(right)])
+    return routing._summary([routing._measure("lexical", Given(), store, [f"o{i}" for i in range(len(foreign))])])
 
 
 def test_recall_counts_the_memories_before_the_right_one():
@@ -125,7 +125,7 @@ def test_a_store_is_never_larger_than_what_there_is(folder, tmp_path):
     result = routing.run(folder, TASKS, OTHERS, tmp_path / "run", memories=(4, 30, 300), methods=("lexical",))
     assert [r["memories"] for r in result["rows"]] == [4, 5]
     with pytest.raises(SelfeditError, match="of 2 passages drawn none has questions"):
-        list(routing._draws([TASKS[4]] * 4, 2, random.Random(0)))
+        list(routing._stores([TASKS[4]] * 4, 2, random.Random(0)))
 
 
 def test_a_run_has_a_row_for_each_size_and_way_and_goes_on(folder, tmp_path):

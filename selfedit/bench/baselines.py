@@ -1,9 +1,9 @@
-"""The inner loop as others run it, on `transformers` and `peft`: what ours is measured against.
+"""The inner loop on `transformers` and `peft`: the baselines of `bench inner-loop`, `bench arc` and `bench knowledge`.
 
-In: one self-edit's token sequences. Out: the seconds its training takes and, of the fair one, a PEFT folder.
-`published` is SEAL's recipe (arXiv:2506.10943 and its released code): sequences padded to 2,048 tokens, the pads are
-labels, adapters on q and v, the HF Trainer. `fair` is what a careful engineer writes in an afternoon with the same
-libraries: no padding, all linear layers, the model stays warm, the optimizer is the fused one.
+In: the token sequences of one self-edit. Out: the seconds that its training takes; `fair` also writes a PEFT folder.
+`published` is SEAL's recipe (arXiv:2506.10943 and its released code): sequences padded to 2,048 tokens, padding tokens
+used as labels, adapters on q and v, the Trainer of `transformers`. `fair` is what a careful engineer writes in an
+afternoon with the same libraries: no padding, all linear layers, the model stays loaded, the fused optimizer.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ RANK, ALPHA, LEARNING_RATE, EPOCHS = 32, 64, 1e-3, 10
 PUBLISHED_MODULES = ("q_proj", "v_proj")
 PADDED_TO = 2048
 FINETUNE_RATE = 5e-5
-"""Of full finetuning, where adapters take 1e-3: not tuned yet."""
+"""Learning rate of full finetuning, where adapters use 1e-3; not tuned yet."""
 
 
 def check_libraries() -> None:
-    """Raises SelfeditError where one is missing."""
+    """Raises SelfeditError if a library is missing."""
     try:
         import accelerate  # noqa: F401  the Trainer needs it, and says so only when it is used
         import peft  # noqa: F401
@@ -33,7 +33,7 @@ def check_libraries() -> None:
 
 
 def load_base(folder: Path, device, dtype):
-    """The model as `transformers` runs it."""
+    """Returns the model of `transformers` whose weights are in the folder."""
     check_libraries()
     import transformers
 
@@ -42,10 +42,10 @@ def load_base(folder: Path, device, dtype):
 
 
 def published(base, sequences: Sequence, pad: int, steps: int, scratch: Path) -> dict:
-    """Seconds a step of the published recipe, over `steps` steps behind one that warms up.
+    """Returns the seconds per step of the published recipe, measured over `steps` steps after one warm-up step.
 
-    No attention mask is passed: all real tokens stand before the pads, so it changes little, and without it a step is
-    faster.
+    No attention mask is passed: all real tokens precede the padding, so the mask changes little, and a step without it
+    is faster.
     """
     import torch
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -85,7 +85,7 @@ def published(base, sequences: Sequence, pad: int, steps: int, scratch: Path) ->
 
 
 def fair(base, sequences: Sequence, seed: int, folder: Path | None, epochs: int = EPOCHS) -> float:
-    """Train one adapter, write it to the folder, return the seconds of the training."""
+    """Trains one adapter, writes it to the folder, and returns the seconds of the training."""
     import torch
 
     torch.manual_seed(seed)
@@ -113,9 +113,11 @@ def train_and_generate(
     ends: Sequence[int],
     allow=None,
 ) -> list[list[int]]:
-    """One adapter of these layers trained on a `model.train` Job as its TrainConfig says, then all prompts continued under
-    it, in one padded batch. `bf16`: both in mixed precision. `allow`: as `generate_greedy`. → the tokens behind each prompt,
-    without an end."""
+    """Trains one adapter on the given layers, then continues all prompts under it in one padded batch.
+
+    `job`, `config`: a Job and a TrainConfig of `model.train`. `bf16`: train and generate in mixed precision. `ends`:
+    end tokens. `allow`: as for `generate_greedy`. Returns the new tokens of each prompt, without the end token.
+    """
     import torch
 
     torch.manual_seed(job.seed)
@@ -130,16 +132,19 @@ def train_and_generate(
     _study(model, optimizer, job.examples, job.seed, job.epochs, config.batch_size, config.clip, bf16)
     model.eval()
     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-        said = generate_greedy(model, prompts, new_tokens, ends, allow)
+        outputs = generate_greedy(model, prompts, new_tokens, ends, allow)
     model.unload()
-    return said
+    return outputs
 
 
 def generate_greedy(
     model, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int], allow=None
 ) -> list[list[int]]:
-    """Greedy, by `transformers`' own generate, the shorter prompts padded in front. `allow`: (prompt's place, tokens so far)
-    → those that may follow. → the tokens behind each, without an end."""
+    """Continues the prompts greedily with `transformers`, the shorter prompts padded on the left.
+
+    `ends`: end tokens. `allow`: maps (index of the prompt, new tokens so far) to the tokens that may follow. Returns
+    the new tokens of each prompt, without the end token.
+    """
     import torch
     from transformers import GenerationConfig
 
@@ -150,15 +155,15 @@ def generate_greedy(
         max_new_tokens=new_tokens, do_sample=False, eos_token_id=list(ends), pad_token_id=ends[0]
     )
     with torch.inference_mode():
-        grammar = {"prefix_allowed_tokens_fn": lambda row, said: allow(row, said[longest:].tolist())} if allow else {}
+        grammar = {"prefix_allowed_tokens_fn": lambda row, seen: allow(row, seen[longest:].tolist())} if allow else {}
         out = model.generate(input_ids=tokens, attention_mask=mask, **grammar)[:, longest:].tolist()
     return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in out]
 
 
 def finetune(model, sequences: Sequence, seed: int, epochs: int) -> dict:
-    """All weights trained on the sequences, in batches of one: what a model has learned without an adapter.
+    """Trains all weights on the sequences, in batches of one, instead of an adapter.
 
-    `model`: our Model, whose folder holds the weights. Returns them by their names in the folder.
+    `model`: our Model, whose folder holds the weights. Returns the new weights by their names in that folder.
     """
     import torch
 
@@ -173,21 +178,23 @@ def finetune(model, sequences: Sequence, seed: int, epochs: int) -> dict:
 def _study(
     model, optimizer, sequences: Sequence, seed: int, epochs: int, batch: int = 1, clip: float = 0.0, bf16: bool = False
 ) -> None:
-    """In an order drawn anew in every epoch, at a rate that falls to 0. A batch is padded to its longest sequence. `bf16`:
-    products by torch's own mixed precision."""
+    """Trains in a new random order per epoch, with a learning rate that falls linearly to 0.
+
+    A batch is padded to its longest sequence. `bf16`: use the mixed precision of torch.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     rate, total, done = optimizer.param_groups[0]["lr"], epochs * -(-len(sequences) // batch), 0
     for _ in range(epochs):
         for picked in torch.randperm(len(sequences), generator=generator).split(batch):
-            own = [sequences[i] for i in picked.tolist()]
-            longest = max(len(s.tokens) for s in own)
-            gaps = [longest - len(s.tokens) for s in own]
-            tokens = torch.tensor([[*s.tokens, *[0] * gap] for s, gap in zip(own, gaps)], device=model.device)
-            mask = torch.tensor([[1] * len(s.tokens) + [0] * gap for s, gap in zip(own, gaps)], device=model.device)
+            members = [sequences[i] for i in picked.tolist()]
+            longest = max(len(s.tokens) for s in members)
+            gaps = [longest - len(s.tokens) for s in members]
+            tokens = torch.tensor([[*s.tokens, *[0] * gap] for s, gap in zip(members, gaps)], device=model.device)
+            mask = torch.tensor([[1] * len(s.tokens) + [0] * gap for s, gap in zip(members, gaps)], device=model.device)
             labels = torch.full_like(tokens, -100)
-            for row, sequence in zip(labels, own):
+            for row, sequence in zip(labels, members):
                 row[list(sequence.label_positions)] = torch.tensor(sequence.targets, device=row.device)
             with torch.autocast(tokens.device.type, torch.bfloat16, enabled=bf16):
                 loss = model(
@@ -207,7 +214,9 @@ def _adapted(
 ):
     from peft import LoraConfig, get_peft_model
 
-    places = {"layers_to_transform": list(layers)} if layers else {}
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(modules), task_type="CAUSAL_LM", **places)
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # the two libraries' own affair
+    where = {"layers_to_transform": list(layers)} if layers else {}
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(modules), task_type="CAUSAL_LM", **where)
+    with warnings.catch_warnings(
+        action="ignore", category=FutureWarning
+    ):  # peft calls a deprecated API of transformers
         return get_peft_model(base, config)

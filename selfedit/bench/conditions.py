@@ -1,18 +1,21 @@
-"""The conditions of `bench knowledge`: what each one studies, or has in view.
+"""The conditions of `bench knowledge`: what each one trains on, or has in the prompt.
 
-A condition is written NAME, NAME:DETAIL or NAME@TOKENS, the last trained on about so many tokens a passage by more or
-fewer epochs, so that rows can be compared at equal budgets:
+In: the text of a condition, and tasks. Out: training jobs (`jobs`), or a changed prompt (`prompt_override`). A
+condition is written NAME, NAME:DETAIL or NAME@TOKENS. With @TOKENS the number of epochs is chosen such that training
+uses about that many tokens per passage, so that conditions can be compared at equal budgets. The names are:
 
-- `base`: closed book, nothing studied;
-- `passage`: the passage alone;
-- `self-edit[:STYLE]`: the untouched model's own edits; `seal[:STYLE]`: the trained editor's, in the style it has chosen;
-- `edits:WRITER/STYLE`: edits that stand in the data file;
-- `distill`: the model's own answers with the passage in view, to questions by rule, as soft labels;
-- `finetune`: the passage, all weights instead of an adapter;
+- `base`: closed book, without training;
+- `passage`: train on the passage alone;
+- `self-edit[:STYLE]`: on edits of the untouched model; `seal[:STYLE]`: on edits of the trained editor, in its best
+  style;
+- `edits:WRITER/STYLE`: on edits from the data file;
+- `distill`: on the model's answers to rule-based questions with the passage in the prompt, as soft labels;
+- `finetune`: on the passage, with all weights instead of an adapter;
 - `in-context`: the passage in the prompt (the ceiling); `retrieval`: the best passages of the whole run by BM25.
 
-A STYLE that ends in `+questions` has questions by rule beside the edit, answered by the passage's own sentences.
-Adapted conditions study SEAL's sequences: the title over each line, the passage itself last (docs/SEAL.md, §1).
+A STYLE that ends in `+questions` adds rule-based questions to the edit; their answers are sentences of the passage.
+Conditions with an adapter train on the sequences of SEAL: the title before each line, and last the passage itself
+(docs/SEAL.md, section 1).
 """
 
 from __future__ import annotations
@@ -31,26 +34,26 @@ from selfedit.loop.editor import Editor
 from selfedit.loop.trial import QUESTIONS, joint_job, seal_examples, study_sequences, with_questions, writing_style
 from selfedit.model.backend import Adapters, Job, Request
 from selfedit.model.load import Model
-from selfedit.types import Example, Question, SelfEdit, Task, stable_seed
+from selfedit.types import Example, Passage, Question, SelfEdit, Task, stable_seed
 
 UNTRAINED = ("base", "in-context", "retrieval")
 NAMES = (*UNTRAINED, "passage", "self-edit", "seal", "edits", "distill", "finetune")
 SEAL_STYLE = "implications"
-QUESTIONS_A_SENTENCE = 1
-"""By rule, new ones in each epoch."""
+QUESTIONS_PER_SENTENCE = 1
+"""Number of rule-based questions per sentence and epoch; every epoch has new ones."""
 TEACHER_TOKENS = 40
 RETRIEVED = 3
-"""Passages in the prompt."""
+"""Number of passages in the prompt."""
 
 
 @dataclass(frozen=True)
 class Condition:
     text: str
-    """As it was given."""
+    """The condition as the user wrote it."""
     name: str
     detail: str = ""
     tokens: int | None = None
-    """To train on, of each passage; None: as many as the epochs of the TrainConfig make."""
+    """Training tokens per passage; None: determined by the epochs of the TrainConfig."""
 
     @property
     def trains(self) -> bool:
@@ -58,19 +61,19 @@ class Condition:
 
 
 def parse(text: str, tasks: Sequence[Task], editor: Editor | None) -> Condition:
-    """Raises SelfeditError that says what there is."""
+    """Reads a condition. Raises SelfeditError, with the known values, if it does not exist."""
     rest, at, tokens = text.partition("@")
     name, _, detail = rest.partition(":")
     if name not in NAMES:
         raise SelfeditError(f"unknown condition {name!r}; known: {', '.join(NAMES)}")
     if at and not (tokens.isdecimal() and int(tokens) and name in NAMES[len(UNTRAINED) :]):
-        raise SelfeditError(f"{text}: @TOKENS is a whole number, of a condition that trains")
+        raise SelfeditError(f"{text}: @TOKENS must be a whole number, and the condition must train")
     if name == "edits":
         missing = next((t for t in tasks if detail.removesuffix(f"+{QUESTIONS}") not in t.edits), None)
         if missing is not None:
-            there = ", ".join(missing.edits) or "none"
             raise SelfeditError(
-                f"{text}: the data has no such edits for {missing.id or missing.passage.title!r}; there: {there}"
+                f"{text}: the data has no such edits for {missing.id or missing.passage.title!r}; "
+                f"known: {', '.join(missing.edits) or 'none'}"
             )
     elif name == "seal" and editor is None:
         raise SelfeditError("seal needs a trained editor: give --editor DIR (`selfedit train-editor` makes one)")
@@ -78,7 +81,8 @@ def parse(text: str, tasks: Sequence[Task], editor: Editor | None) -> Condition:
         detail = detail or (editor.style if name == "seal" else SEAL_STYLE)
         if (writing := writing_style(detail)) and writing not in STYLES:
             raise SelfeditError(
-                f"{text}: unknown style {writing!r}; known: {', '.join(STYLES)}, each also with +{QUESTIONS}, and {QUESTIONS}"
+                f"{text}: unknown style {writing!r}; known: {', '.join(STYLES)}, each also with +{QUESTIONS}, "
+                f"and {QUESTIONS}"
             )
     elif detail:
         raise SelfeditError(f"{text}: {name} takes no detail")
@@ -93,102 +97,109 @@ def jobs(
     editor: Adapters | None = None,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Job]:
-    """One adapter a group: what it studies of all its tasks, by a seed. `editor`: the one that writes for `seal`."""
-    asked = [(task, seed) for group, seed in groups for task in group]
-    distilled = _distilled(model, asked, on_token) if condition.name == "distill" else None
-    edits = None if distilled else _edits(model, condition, asked, editor, on_token)
+    """Returns one training job per group of (tasks, seed): one adapter learns all tasks of its group.
+
+    `editor`: the adapter that writes the edits of `seal`.
+    """
+    pairs = [(task, seed) for group, seed in groups for task in group]
+    distilled = _distilled(model, pairs, on_token) if condition.name == "distill" else None
+    edits = None if distilled else _edits(model, condition, pairs, editor, on_token)
+
+    def examples(i: int, epochs: int) -> list[Example]:
+        if distilled:
+            return distilled[i]
+        task, seed = pairs[i]
+        return seal_examples(task.passage, [_add_questions(condition, task, edits[i], epochs, seed)])
 
     def build(members: range, epochs: int) -> Job:
         parts = []
         for i in members:
-            task, seed = asked[i]
-            own = (
-                distilled[i]
-                if distilled
-                else seal_examples(task.passage, [_asking(condition, task, edits[i], epochs, seed)])
-            )
-            parts.append((study_sequences(model, task.passage, own, 1.0 if distilled else config.distill), own))
-        return joint_job(
-            parts, stable_seed("knowledge", asked[members[0]][1], *(asked[i][0].passage.id for i in members)), epochs
-        )
+            studied = examples(i, epochs)
+            distill = 1.0 if distilled else config.distill
+            parts.append((study_sequences(model, pairs[i][0].passage, studied, distill), studied))
+        seed = stable_seed("knowledge", pairs[members[0]][1], *(pairs[i][0].passage.id for i in members))
+        return joint_job(parts, seed, epochs)
 
-    made, at = [], 0
+    made, start = [], 0
     for group, _ in groups:
-        members, at = range(at, at + len(group)), at + len(group)
-        one = build(members, config.epochs)
+        members, start = range(start, start + len(group)), start + len(group)
+        job = build(members, config.epochs)
         if condition.tokens:
-            epochs = _epochs(one, config.epochs, condition.tokens * len(group))
-            one = replace(
-                build(members, epochs) if one.once else one, epochs=epochs
-            )  # questions are new in every epoch
-        made.append(one)
+            epochs = _epochs(job, config.epochs, condition.tokens * len(group))
+            # Every epoch has new questions, so their number depends on the number of epochs.
+            job = replace(build(members, epochs) if job.once else job, epochs=epochs)
+        made.append(job)
     return made
 
 
-def _epochs(one: Job, epochs: int, tokens: int) -> int:
-    """So many that about `tokens` are trained on, if they go on as those of this job."""
-    each = sum(len(s.tokens) for s in one.examples) + sum(len(s.tokens) for s in one.once) / epochs
-    return max(1, round(tokens / each))
+def _epochs(job: Job, epochs: int, tokens: int) -> int:
+    """Returns the number of epochs that trains on about `tokens`, given a job built for `epochs`."""
+    per_epoch = sum(len(s.tokens) for s in job.examples) + sum(len(s.tokens) for s in job.once) / epochs
+    return max(1, round(tokens / per_epoch))
 
 
 def _edits(
-    model: Model, condition: Condition, asked: Sequence[tuple[Task, int]], editor: Adapters | None, on_token
+    model: Model, condition: Condition, pairs: Sequence[tuple[Task, int]], editor: Adapters | None, on_token
 ) -> list[SelfEdit]:
-    """What was written, or is now, for each task and seed; empty where nothing is."""
+    """Returns the edit of each (task, seed), read from the data or written now; empty if the condition has no edits."""
     writing = writing_style(condition.detail)
     if condition.name == "edits":
-        return [given_edit(task, writing, seed) for task, seed in asked]
+        return [given_edit(task, writing, seed) for task, seed in pairs]
     if condition.name in ("self-edit", "seal") and writing:
         writer = editor if condition.name == "seal" else None
-        return write_edits(model, [(task.passage, writing, seed) for task, seed in asked], writer, on_token=on_token)
-    return [SelfEdit("", "") for _ in asked]
+        return write_edits(model, [(task.passage, writing, seed) for task, seed in pairs], writer, on_token=on_token)
+    return [SelfEdit("", "") for _ in pairs]
 
 
-def _asking(condition: Condition, task: Task, edit: SelfEdit, epochs: int, seed: int) -> SelfEdit:
-    """The edit, with questions by rule for so many epochs if the condition's style has them."""
+def _add_questions(condition: Condition, task: Task, edit: SelfEdit, epochs: int, seed: int) -> SelfEdit:
+    """Adds rule-based questions for this many epochs to the edit, if the style of the condition asks for them."""
     if condition.detail == writing_style(condition.detail):
         return edit
     return with_questions(
-        task.passage, edit, QUESTIONS_A_SENTENCE * epochs, stable_seed("questions", seed, task.passage.id)
+        task.passage, edit, QUESTIONS_PER_SENTENCE * epochs, stable_seed("questions", seed, task.passage.id)
     )
 
 
 def given_edit(task: Task, name: str, seed: int) -> SelfEdit:
-    """The seed-th of the edits that others wrote, read as one of our own is; but for what it says nothing is dropped."""
+    """Returns an edit of the data file, chosen by the seed and parsed like a generated one.
+
+    Unlike a generated edit, it keeps examples that name something the passage does not have.
+    """
     texts = task.edits[name]
     text = texts[seed % len(texts)]
     style = name.rpartition("/")[2]
     return SelfEdit(style, text, tuple(clean(parse_edit(style, text, task.passage), task.passage)[0]))
 
 
-def _distilled(model: Model, asked: Sequence[tuple[Task, int]], on_token) -> list[list[Example]]:
-    """Of each task: questions by rule, with what the untouched model answers them with the passage in view; and the passage."""
+def _distilled(model: Model, pairs: Sequence[tuple[Task, int]], on_token) -> list[list[Example]]:
+    """Returns per task rule-based questions, answered by the model with the passage in the prompt; and the passage."""
     questions = [
-        keyword_questions(t.passage, QUESTIONS_A_SENTENCE, stable_seed("distill", seed, t.passage.id))
-        for t, seed in asked
+        keyword_questions(t.passage, QUESTIONS_PER_SENTENCE, stable_seed("distill", seed, t.passage.id))
+        for t, seed in pairs
     ]
-    prompts = [open_book_prompt(task.passage, q.question) for (task, _), own in zip(asked, questions) for q in own]
-    said = model.backend.generate(
+    prompts = [open_book_prompt(task.passage, q.question) for (task, _), group in zip(pairs, questions) for q in group]
+    outputs = model.backend.generate(
         [Request(tuple(model.chat.ask(p)), None, TEACHER_TOKENS) for p in prompts], on_token=on_token
     )
-    texts = iter([model.chat.decode(tokens).strip() for tokens in said])
-    answered = [[Example(text, q.question) for q in own if (text := next(texts))] for own in questions]
-    return [[*own, *seal_examples(task.passage, [])] for (task, _), own in zip(asked, answered)]
+    texts = iter([model.chat.decode(tokens).strip() for tokens in outputs])
+    answered = [[Example(text, q.question) for q in group if (text := next(texts))] for group in questions]
+    return [[*examples, *seal_examples(task.passage, [])] for (task, _), examples in zip(pairs, answered)]
 
 
-# with something in view
+# Passages in the prompt.
 
 
 def prompt_override(
     condition: Condition, task: Task, question: Question, retriever: Retriever | None
 ) -> Question | None:
-    """The question as the model reads it; None: as it is."""
+    """Returns the question with a passage in the prompt, or None if the condition is closed book."""
     if condition.name == "in-context":
-        passage = task.passage
-    elif condition.name == "retrieval":
-        passage = retriever.view(question)
-    else:
-        return None
+        return with_passage(task.passage, question)
+    return with_passage(retriever.best(question), question) if condition.name == "retrieval" else None
+
+
+def with_passage(passage: Passage, question: Question) -> Question:
+    """Returns the question, or the text to be continued, with the passage before it."""
     text = (
         open_book_prompt(passage, question.question)
         if question.kind == "question"
@@ -201,7 +212,7 @@ class Retriever:
     """BM25 over all passages of the run."""
 
     def __init__(self, tasks: Sequence[Task], most: int = RETRIEVED):
-        """`most`: passages to be put in view at once. Raises SelfeditError without the library."""
+        """`most`: the maximum number of passages per question. Raises SelfeditError if bm25s is not installed."""
         try:
             import bm25s
         except ImportError as error:
@@ -213,11 +224,11 @@ class Retriever:
             bm25s.tokenize([f"{p.title}\n{p.text}" for p in self.passages], show_progress=False), show_progress=False
         )
 
-    def view(self, question: Question):
-        """The best passages as one, the best last: next to the question."""
+    def best(self, question: Question) -> Passage:
+        """Returns the best passages joined into one; the best is last, next to the question."""
         import bm25s
 
         tokens = bm25s.tokenize(question.question, show_progress=False)
-        found, _ = self.index.retrieve(tokens, k=min(self.most, len(self.passages)), show_progress=False)
-        best = [self.passages[int(i)] for i in found[0]][::-1]
+        ranked, _ = self.index.retrieve(tokens, k=min(self.most, len(self.passages)), show_progress=False)
+        best = [self.passages[int(i)] for i in ranked[0]][::-1]
         return replace(best[-1], title="", text="\n\n".join(f"{p.title}\n\n{p.text}".strip() for p in best))

@@ -1,9 +1,10 @@
-"""Greedy decoding, ours beside `transformers`' own `generate`: tokens a second, and whether the text is the same.
+"""Greedy decoding: the speed of ours beside that of `transformers`, and whether both write the same text.
 
-In: a model's name. Out: a row for each number of prompts decoded at once. Both compute in fp32 with the same prompts, end
-tokens and threads, take turns, and are called once before the clock starts; the best of three counts. Where the model
-was a GGUF file, ours may read its quantized blocks, `transformers` the same numbers unpacked. The tokens that are counted
-are those of the text: no prompt, no end token, no padding behind a row that ended.
+In: the name of a model. Out: one row per number of prompts that are decoded at once. Both sides compute in fp32 with
+the same prompts, end tokens and threads. They alternate, each runs once before the measurement, and the best of three
+runs counts. If the model was loaded from a GGUF file, ours may read its quantized blocks, while `transformers` reads
+the same numbers dequantized. Only tokens of the text are counted: no prompt, no end token, no padding after the end of
+a row.
 """
 
 from __future__ import annotations
@@ -42,41 +43,39 @@ def run(model_name: str, rows: tuple[int, ...] = (1, 16), new_tokens: int = 64) 
 
     assert max(rows) <= len(INSTRUCTIONS)
     model = load_model(model_name, dtype=torch.float32, precision="fp32")
-    base = load_base(model.folder, model.backend.device, torch.float32).eval()
-    ends = sorted(model.chat.ends)
+    device = model.backend.device
+    base = load_base(model.folder, device, torch.float32).eval()
+    end_tokens = sorted(model.chat.ends)
     prompts = [model.chat.ask(text) for text in INSTRUCTIONS]
 
     def ours(prompts: list[list[int]]) -> list[list[int]]:
         return model.backend.generate([Request(tuple(p), max_new_tokens=new_tokens) for p in prompts])
 
     def theirs(prompts: list[list[int]]) -> list[list[int]]:
-        return generate_greedy(base, prompts, new_tokens, ends)
+        return generate_greedy(base, prompts, new_tokens, end_tokens)
 
     table = []
     for count in rows:
-        (said_t, theirs_per_s), (said_o, ours_per_s) = _race((theirs, ours), prompts[:count], model.backend.device)
-        table.append({
-            "rows": count,
-            "transformers_tokens_per_s": theirs_per_s,
-            "ours_tokens_per_s": ours_per_s,
-            "ratio": ours_per_s / theirs_per_s,
-            "same_text": [a == b for a, b in zip(said_t, said_o)],
-        })  # fmt: skip
-    return {
-        "new_tokens": new_tokens,
-        "rows": table,
-        "threads": torch.get_num_threads(),
-        "device": model.backend.device.type,
-    }
+        (their_tokens, their_rate), (our_tokens, our_rate) = _time((theirs, ours), prompts[:count], device)
+        table.append(
+            {
+                "rows": count,
+                "transformers_tokens_per_s": their_rate,
+                "ours_tokens_per_s": our_rate,
+                "ratio": our_rate / their_rate,
+                "same_text": [a == b for a, b in zip(their_tokens, our_tokens)],
+            }
+        )
+    return {"new_tokens": new_tokens, "rows": table, "threads": torch.get_num_threads(), "device": device.type}
 
 
-def _race(decoders: tuple[Callable, ...], prompts: list[list[int]], device) -> list[tuple[list[list[int]], float]]:
-    """For each decoder what it says and its best tokens a second; they take turns."""
-    said = [decode(prompts) for decode in decoders]
+def _time(decoders: tuple[Callable, ...], prompts: list[list[int]], device) -> list[tuple[list[list[int]], float]]:
+    """Returns the tokens of each decoder and its best rate in tokens per second; the decoders alternate."""
+    outputs = [decode(prompts) for decode in decoders]
     best = [float("inf")] * len(decoders)
     for _ in range(REPEATS):
         for i, decode in enumerate(decoders):
             start = clock(device)
             decode(prompts)
             best[i] = min(best[i], clock(device) - start)
-    return [(text, max(1, sum(map(len, text))) / seconds) for text, seconds in zip(said, best)]
+    return [(rows, max(1, sum(map(len, rows))) / seconds) for rows, seconds in zip(outputs, best)]

@@ -1,7 +1,7 @@
-"""General ability: multiple-choice questions, answered by the choice that is likeliest behind the question.
+"""General ability: multiple-choice questions, answered by the choice that is most probable after the question.
 
-In: a folder with JSON lines of {query, choices, gold}; of each file that has those, the first questions. Out: the share
-of right choices (`judge.general.grade_choices`).
+In: a folder with files of JSON lines {query, choices, gold}; the first EACH questions of every known file are read.
+Out: the share of correct choices (`judge.general.grade_choices`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from selfedit.tasks.records import elements, expect, field, read_jsonl
 from selfedit.types import text_hash
 
 SETS = ("arc_easy", "piqa", "openbook_qa", "copa")
-"""Of which a model of 135 million parameters answers more than chance."""
+"""Question sets on which a model of 135 million parameters scores above chance."""
 EACH = 50
-"""Questions of a set."""
+"""Number of questions per set."""
 
 
 class General:
@@ -31,21 +31,23 @@ class General:
                 self.items += [(name, _item(at, line)) for at, line in islice(read_jsonl(file), EACH)]
         if not self.items:
             raise DocumentError(
-                f"{folder}: none of {', '.join(f'{name}.jsonl' for name in SETS)} is there; give another --general"
+                f"{folder} has none of the files {', '.join(f'{name}.jsonl' for name in SETS)}; give another --general"
             )
         self.texts = [item["query"] for _, item in self.items]
         self.hash = text_hash(json.dumps(self.items))[:12]
 
     def accuracy(self, model, adapters: Sequence[int | None], stack=None) -> tuple[float, dict[str, float]]:
-        """In all, and by set; question i under `adapters[i]`."""
-        right = grade_choices(model, [(item, adapter) for (_, item), adapter in zip(self.items, adapters)], stack)
-        of = {name: [r for (own, _), r in zip(self.items, right) if own == name] for name, _ in self.items}
-        return sum(right) / len(right), {name: sum(own) / len(own) for name, own in of.items()}
+        """Returns the accuracy over all questions and per set; question i is answered under `adapters[i]`."""
+        correct = grade_choices(model, [(item, adapter) for (_, item), adapter in zip(self.items, adapters)], stack)
+        by_set: dict[str, list[bool]] = {}
+        for (name, _), verdict in zip(self.items, correct):
+            by_set.setdefault(name, []).append(verdict)
+        return sum(correct) / len(correct), {name: sum(verdicts) / len(verdicts) for name, verdicts in by_set.items()}
 
 
 def _item(at: str, line: object) -> dict:
     choices = [expect(choice, str, where) for where, choice in elements(line, "choices", at)]
     gold = field(line, "gold", int, at, may_be_empty=True)
     if not 0 <= gold < len(choices):
-        raise DocumentError(f"{at}: 'gold' is {gold}; there are choices 0 to {len(choices) - 1}")
+        raise DocumentError(f"{at}: 'gold' is {gold}; it must be between 0 and {len(choices) - 1}")
     return {"query": field(line, "query", str, at), "choices": choices, "gold": gold}

@@ -1,12 +1,12 @@
-"""`selfedit bench inner-loop`: how fast self-edits become adapters, side by side, with the quality checked alike.
+"""`selfedit bench inner-loop`: the speed of turning self-edits into adapters, beside two baselines of equal quality.
 
-In: a model's name and passages of invented facts, each with a self-edit (lines written by hand, and questions made from
-the passage's sentences, as `learn` makes them) and other questions to judge by. Out: one result, also as
-`inner-loop.json` and `inner-loop.md`. Three ways train on the same sequences in one run on one machine:
-`published` (SEAL's recipe; a few steps are timed, the rest is extrapolated), `fair` (the same libraries used well; run
-in full) and `ours` (`model.train` with its defaults, many adapters in one stack). Then the adapters of fair and ours
-answer the same questions through the same code, closed book. An edit is one self-edit trained to its end: one adapter.
-With `out`, each part is kept there as it finishes and is not done again.
+In: the name of a model, and passages of invented facts. Each passage has a self-edit (hand-written lines, and questions
+made from the sentences of the passage as in `learn`) and other questions for judging. Out: one result, also written as
+`inner-loop.json` and `inner-loop.md`. Three implementations train on the same sequences, in one run on one machine:
+`published` (SEAL's recipe; a few steps are timed and the rest is extrapolated), `fair` (the same libraries used well,
+in full) and `ours` (`model.train` with its defaults, many adapters at once). Then the adapters of fair and ours answer
+the same questions with the same code, closed book. The unit of the speed is one self-edit, that is one fully trained
+adapter. With `out`, each finished part is stored there and not run again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shlex
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from selfedit.bench.intervals import paired_interval
@@ -31,14 +31,14 @@ from selfedit.model.packed.waiting import spinning
 from selfedit.types import Example, Passage, Question, stable_seed, text_hash
 
 PASSAGES = Path(__file__).with_name("passages.jsonl")
-QUESTIONS_A_SENTENCE = 1
+QUESTIONS_PER_SENTENCE = 1
 LOAD_MARGIN = 0.5
-"""Load above the threads in use from which on another process must be using the cores."""
+"""A load that exceeds the number of threads by more than this means that other processes use the cores."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A passage with the self-edit to train on and the questions that tell whether it was learned."""
+    """A passage, the self-edit to train on, and the questions that test whether the passage was learned."""
 
     title: str
     context: str
@@ -46,16 +46,16 @@ class Entry:
     edit: tuple[str, ...]
 
     def examples(self) -> list[Example]:
-        """SEAL's training sequences, the title over each line and the passage itself last; and questions in chat form."""
+        """Returns SEAL's training sequences (title before each line, passage last) and questions in chat form."""
         passage = Passage(self.title, self.context, "", "")
-        asked = keyword_questions(passage, QUESTIONS_A_SENTENCE, stable_seed("inner-loop", self.title))
+        questions = keyword_questions(passage, QUESTIONS_PER_SENTENCE, stable_seed("inner-loop", self.title))
         return [Example(f"{self.title}\n{text}") for text in (*self.edit, self.context)] + list(
-            questions_as_edit(asked).examples
+            questions_as_edit(questions).examples
         )
 
 
 def read_entries(file: Path, count: int) -> list[Entry]:
-    """The first `count` passages of a JSON-lines file."""
+    """Reads the first `count` passages of a JSON-lines file. Raises SelfeditError."""
     try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         entries = [
@@ -68,17 +68,17 @@ def read_entries(file: Path, count: int) -> list[Entry]:
             for row in rows
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SelfeditError(f"{file}: not passages with title, context, questions and edit ({error})") from error
-    if silent := [entry.title for entry in entries if not entry.questions]:
-        raise SelfeditError(f"{file}: {silent[0]!r} has no questions to judge by")
+        raise SelfeditError(f"{file}: passages need title, context, questions and edit ({error})") from error
+    if without := [entry.title for entry in entries if not entry.questions]:
+        raise SelfeditError(f"{file}: {without[0]!r} has no questions")
     if not 1 <= count <= len(entries):
-        raise SelfeditError(f"{file} holds {len(entries)} passages, {count} were asked for")
+        raise SelfeditError(f"{file} has {len(entries)} passages, but {count} were requested")
     return entries[:count]
 
 
-def _question(question: str, answer: str, context: str) -> Question:
-    asked = Question(question, (answer,))
-    return replace(asked, sentence=find_supporting_sentence(Passage("", context, "", ""), asked))
+def _question(text: str, answer: str, context: str) -> Question:
+    question = Question(text, (answer,))
+    return replace(question, sentence=find_supporting_sentence(Passage("", context, "", ""), question))
 
 
 def run(
@@ -93,16 +93,17 @@ def run(
     out: Path | None = None,
     on_progress: Callable[[str], None] = lambda part: None,
 ) -> dict:
-    """`adapters`: how many train at once, at most; `seeds`: how often each passage is trained, by fair and by ours.
+    """Runs the benchmark and returns its result.
 
-    `on_progress(part)` is called before each part that is not done yet. Raises SelfeditError if `out` holds a run with
-    other settings.
+    `adapters`: the maximum number of adapters that are trained at once. `seeds`: how often fair and ours train on each
+    passage. `on_progress(part)` is called before each part that is not finished yet. Raises SelfeditError if `out`
+    holds a run with other settings.
     """
+    counts = dict(published_steps=published_steps, threads=threads, seeds=seeds, adapters=adapters)
     command = ["selfedit", "bench", "inner-loop", "--model", model_name]
-    for name, value in dict(passages=passages, published_steps=published_steps, threads=threads, seeds=seeds,
-                            adapters=adapters, data=data, out=out).items():  # fmt: skip
+    for name, value in {"passages": passages, **counts, "data": data, "out": out}.items():
         command += [] if value == run.__kwdefaults__[name] else [f"--{name.replace('_', '-')}", str(value)]
-    for name, value in dict(published_steps=published_steps, seeds=seeds, adapters=adapters, threads=threads).items():
+    for name, value in counts.items():
         if value is not None and value < 1:
             raise SelfeditError(f"{name} is {value}; it must be at least 1")
     entries = read_entries(data or PASSAGES, passages)
@@ -118,7 +119,7 @@ def run(
 
 
 class _Bench:
-    """The parts in their order; each is a method that measures one thing and returns what is to be kept of it."""
+    """The parts of the benchmark; each is a method that measures one thing and returns the record that is stored."""
 
     def __init__(self, model_name, entries, published_steps, threads, seeds, adapters, out: Path, on_progress):
         import torch
@@ -131,11 +132,11 @@ class _Bench:
         self.threads = torch.get_num_threads()
         self.name, self.entries, self.published_steps, self.adapters = model_name, entries, published_steps, adapters
         self.config = TrainConfig()
-        self.model = model = load_model(model_name, precision="fp32")  # as the loops that it is compared with
+        self.model = model = load_model(model_name, precision="fp32")  # the precision of the baselines
         self.lora = lora_config(model.backend.num_layers, self.config)
         self.seeds = seeds
         self.edits = [(s, entry) for s in range(seeds) for entry in entries]
-        """One adapter each, of fair and of ours."""
+        """The self-edits; fair and ours train one adapter for each."""
         self.jobs = [
             Job(tuple(map(model.chat.study, entry.examples())), stable_seed("inner-loop", s, entry.title))
             for s, entry in self.edits
@@ -164,32 +165,32 @@ class _Bench:
         rates = [parts("matmul-before", self.matmul)]
         published = parts("published", self.published)
         fair, ours = [], []
-        for w, wave in enumerate(self.waves):  # fair and ours take turns
-            fair += [parts(f"fair-{i}", lambda: self.fair(i)) for i in wave]
-            ours.append(parts(f"ours-{w}", lambda: self.ours(wave)))
+        for w, wave in enumerate(self.waves):  # fair and ours alternate
+            fair += [parts(f"fair-{i}", partial(self.fair, i)) for i in wave]
+            ours.append(parts(f"ours-{w}", partial(self.ours, wave)))
         rates.append(parts("matmul-after", self.matmul))
         stages = parts("stages", self.stages)["rows"]
-        self.__dict__.pop("base", None)  # its memory is needed no more
+        self.__dict__.pop("base", None)  # frees its memory
         answers: dict[str, list[dict]] = {
             "untouched": parts("answers-untouched", lambda: self.answers(None, None))["edits"]
         }
         for side in ("fair", "ours"):
-            made = [
-                parts(f"answers-{side}-{w}", lambda: self.answers(side, wave))["edits"]
+            waves = [
+                parts(f"answers-{side}-{w}", partial(self.answers, side, wave))["edits"]
                 for w, wave in enumerate(self.waves)
             ]
-            answers[side] = [edit for wave in made for edit in wave]
+            answers[side] = [edit for edits in waves for edit in edits]
         decoding = parts("decode", lambda: decode.run(self.name))
         return self.result(rates, published, fair, ours, stages, answers, decoding)
 
-    # what is measured
+    # Measurements.
 
     def matmul(self) -> dict:
         return {"gflops": matmul_rate(self.model.backend.device, self.model.backend.dtype)}
 
     @cached_property
     def base(self):
-        """The model of `transformers`, warm; loaded only if a part needs it."""
+        """The model of `transformers`, after a short training as warm-up; loaded only if a part needs it."""
         from selfedit.bench.baselines import fair, load_base
 
         base = load_base(self.model.folder, self.model.backend.device, self.model.backend.dtype)
@@ -212,7 +213,7 @@ class _Bench:
 
     def ours(self, wave: list[int]) -> dict:
         jobs = [self.jobs[i] for i in wave]
-        self.train([replace(job, examples=job.examples[:1]) for job in jobs], replace(self.config, epochs=1))  # warm
+        self.train([replace(job, examples=job.examples[:1]) for job in jobs], replace(self.config, epochs=1))  # warm-up
         stack, logs, seconds = self.train(jobs, self.config)
         for row, i in enumerate(wave):
             self.model.backend.save(stack, row, self.folder / f"ours-{i}", self.name)
@@ -226,18 +227,18 @@ class _Bench:
         return {"seconds": seconds, "tokens": sum(log.tokens for log in logs), "flops": flops}
 
     def stages(self) -> dict:
-        """What each idea adds, from one epoch each on all layers."""
-        whole = replace(self.config, first_layer=0.0, epochs=1)
+        """Returns the speed of each optimization, measured in one epoch on all layers."""
+        all_layers = replace(self.config, first_layer=0.0, epochs=1)
         jobs = [self.jobs[i] for i in self.waves[0]]
         rows = []
-        for name, own, config in (
-            ("one adapter, all layers, 1 sequence a step", jobs[:1], replace(whole, batch_size=1)),
-            ("one adapter, all layers, batches of the default", jobs[:1], whole),
-            ("stacked, all layers, batches of the default", jobs, whole),
+        for name, trained, config in (
+            ("one adapter, all layers, 1 sequence per step", jobs[:1], replace(all_layers, batch_size=1)),
+            ("one adapter, all layers, default batches", jobs[:1], all_layers),
+            ("many adapters, all layers, default batches", jobs, all_layers),
         ):
-            _, logs, seconds = self.train(own, config)
+            _, logs, seconds = self.train(trained, config)
             rows.append(
-                {"stage": name, "adapters": len(own), "tokens_per_s": sum(log.tokens for log in logs) / seconds}
+                {"stage": name, "adapters": len(trained), "tokens_per_s": sum(log.tokens for log in logs) / seconds}
             )
         return {"rows": rows}
 
@@ -248,31 +249,31 @@ class _Bench:
         return stack, logs, clock(self.model.backend.device) - start
 
     def answers(self, side: str | None, wave: list[int] | None) -> dict:
-        """Per edit: what is answered, whether it is correct, and the gold answer's log-probability (nats a token).
+        """Returns per edit the answers, their verdicts, and the log-probability of the gold answers (nats per token).
 
-        `side`: whose adapters answer, read from their PEFT folders; None: the untouched model, each passage once.
+        `side`: whose adapters answer, read from their PEFT folders; None: the untouched model, once per passage.
         """
         from selfedit.judge.evaluate import Query, respond
 
         stack = self.model.backend.load([self.folder / f"{side}-{i}" for i in wave]) if side else None
         entries = [self.edits[i][1] for i in wave] if side else self.entries
-        asked = [
+        queries = [
             Query(question, row if side else None) for row, entry in enumerate(entries) for question in entry.questions
         ]
-        found = iter(respond(self.model, asked, stack))
+        responses = iter(respond(self.model, queries, stack))
         edits = []
         for entry in entries:
-            own = [next(found) for _ in entry.questions]
+            of_entry = [next(responses) for _ in entry.questions]
             edits.append(
                 {
-                    "answers": [r.text for r in own],
-                    "correct": [r.correct for r in own],
-                    "gold_logprob": [r.gold_logprob for r in own],
+                    "answers": [r.text for r in of_entry],
+                    "correct": [r.correct for r in of_entry],
+                    "gold_logprob": [r.gold_logprob for r in of_entry],
                 }
             )
         return {"edits": edits}
 
-    # what comes out
+    # Results.
 
     def result(self, rates, published, fair, ours, stages, answers, decoding) -> dict:
         from selfedit.bench.baselines import EPOCHS
@@ -283,13 +284,13 @@ class _Bench:
             return row | {"accuracy": quality["correct"], "gold_logprob": quality["gold_logprob"]}
 
         steps = EPOCHS * sum(len(job.examples) for job in self.jobs)
-        by_publishing = self.speed(EPOCHS * sum(map(_tokens, self.jobs)), steps * published["seconds_per_step"])
-        by_publishing |= {
+        published_row = self.speed(EPOCHS * sum(map(_tokens, self.jobs)), steps * published["seconds_per_step"])
+        published_row |= {
             "accuracy": None,
             "steps_timed": published["steps_timed"],
             "padded_to": published["padded_to"],
         }
-        by_fair, by_ours = side("fair", fair), side("ours", ours)
+        fair_row, our_row = side("fair", fair), side("ours", ours)
         gflops = max(rate["gflops"] for rate in rates)
         differences = {
             key: paired_interval(self.by_passage(answers["ours"], key), self.by_passage(answers["fair"], key))
@@ -297,22 +298,22 @@ class _Bench:
         }
         loads = self.parts.loads()
         busy = [f"{part} (load {load:.1f})" for part, load in loads.items() if load > self.threads + LOAD_MARGIN]
-        first = {"stage": "fair: PEFT, one adapter, all layers, 1 sequence a step", "adapters": 1}
-        last = {"stage": "ours: the default, all its epochs", "adapters": len(self.waves[0])}
+        first = {"stage": "fair: PEFT, one adapter, all layers, 1 sequence per step", "adapters": 1}
+        last = {"stage": "ours: the defaults, all epochs", "adapters": len(self.waves[0])}
         return {
-            "published": by_publishing,
-            "fair": by_fair,
-            "ours": by_ours,
+            "published": published_row,
+            "fair": fair_row,
+            "ours": our_row,
             "untouched": {
                 "accuracy": _mean(_mean(edit["correct"]) for edit in answers["untouched"]),
                 "gold_logprob": _mean(_mean(edit["gold_logprob"]) for edit in answers["untouched"]),
             },
-            "speedup_vs_published": by_ours["edits_per_hour"] / by_publishing["edits_per_hour"],
-            "speedup_vs_fair": by_ours["edits_per_hour"] / by_fair["edits_per_hour"],
+            "speedup_vs_published": our_row["edits_per_hour"] / published_row["edits_per_hour"],
+            "speedup_vs_fair": our_row["edits_per_hour"] / fair_row["edits_per_hour"],
             "accuracy_difference": differences["correct"],
             "gold_logprob_difference": differences["gold_logprob"],
             "matmul_gflops": gflops,
-            "matmul_share": sum(m["flops"] for m in ours) / by_ours["seconds"] / 1e9 / gflops,
+            "matmul_share": sum(m["flops"] for m in ours) / our_row["seconds"] / 1e9 / gflops,
             "dtype": str(self.model.backend.dtype).removeprefix("torch."),
             "device": self.device_name(),
             "threads": self.threads,
@@ -322,22 +323,22 @@ class _Bench:
             "questions": sum(len(entry.questions) for entry in self.entries),
             "seeds": self.seeds,
             "model": self.name,
-            "train_config": json.loads(json.dumps(asdict(self.config))),  # as a reader of the file sees it
+            "train_config": json.loads(json.dumps(asdict(self.config))),  # lists for tuples, as in the file
             "stages": [
-                first | {"tokens_per_s": by_fair["tokens"] / by_fair["seconds"]},
+                first | {"tokens_per_s": fair_row["tokens"] / fair_row["seconds"]},
                 *stages,
-                last | {"tokens_per_s": by_ours["tokens"] / by_ours["seconds"]},
+                last | {"tokens_per_s": our_row["tokens"] / our_row["seconds"]},
             ],
             "decode": {key: value for key, value in decoding.items() if key != "load"},
             "loads": loads,
-            "warnings": [f"another process was using the cores before: {', '.join(busy)}"] if busy else [],
+            "warnings": [f"another process used the cores before: {', '.join(busy)}"] if busy else [],
         }
 
     def speed(self, tokens: int, seconds: float) -> dict:
         return {"tokens": tokens, "seconds": seconds, "edits_per_hour": 3600 * len(self.edits) / seconds}
 
     def by_passage(self, edits: list[dict], key: str) -> list[float]:
-        """The mean of a passage's questions, over its seeds."""
+        """Returns per passage the mean over its questions and seeds."""
         means, count = [_mean(edit[key]) for edit in edits], len(self.entries)
         return [_mean(means[p::count]) for p in range(count)]
 
@@ -361,10 +362,9 @@ def _mean(values) -> float:
 
 
 def table(result: dict) -> str:
-    """The result in Markdown, for people."""
-
+    """Returns the result as Markdown."""
     rows = [
-        "| | tokens trained on | seconds | self-edits an hour | accuracy | log-probability of the gold answer |",
+        "| | training tokens | seconds | self-edits per hour | accuracy | log-probability of the gold answer |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for side in ("published", "fair", "ours"):
@@ -382,30 +382,33 @@ def table(result: dict) -> str:
     ]
     for r in result["decode"]["rows"]:
         decode.append(
-            f"| {r['rows']} | {r['transformers_tokens_per_s']:,.1f} | {r['ours_tokens_per_s']:,.1f} | {r['ratio']:.2f} | "
-            f"{sum(r['same_text'])} of {r['rows']} |"
+            f"| {r['rows']} | {r['transformers_tokens_per_s']:,.1f} | {r['ours_tokens_per_s']:,.1f} "
+            f"| {r['ratio']:.2f} | {sum(r['same_text'])} of {r['rows']} |"
         )
     lines = [
         f"# Inner loop: {result['model']}",
         "",
         f"`{result['command']}`  ",
-        f"{result['device']}, {result['threads']} threads ({result['waiting_threads']} while they wait), {result['dtype']}; {result['passages']} passages × {result['seeds']} "
-        f"seeds, {result['questions']} questions, closed book; at most {result['adapters']} adapters at once.",
+        f"{result['device']}, {result['threads']} threads ({result['waiting_threads']} while they wait), "
+        f"{result['dtype']}; {result['passages']} passages × {result['seeds']} seeds, {result['questions']} questions, "
+        f"closed book; at most {result['adapters']} adapters at once.",
         "",
         *rows,
         "",
-        f"- Ours is **{result['speedup_vs_published']:.1f}** times as fast as published ({result['published']['steps_timed']} steps of "
-        f"it timed, the rest extrapolated) and **{result['speedup_vs_fair']:.1f}** times as fast as fair, in self-edits an hour.",
+        f"- Ours is **{result['speedup_vs_published']:.1f}** times as fast as published "
+        f"({result['published']['steps_timed']} of its steps are timed, the rest is extrapolated) and "
+        f"**{result['speedup_vs_fair']:.1f}** times as fast as fair, in self-edits per hour.",
         f"- Ours − fair, 95 % interval over passages: accuracy {with_interval(result['accuracy_difference'], '+.3f')}, "
         f"log-probability {with_interval(result['gold_logprob_difference'], '+.3f')}.",
-        f"- Useful arithmetic of ours: {result['matmul_share']:.0%} of the {result['matmul_gflops']:,.0f} GFLOP/s of a large product.",
+        f"- Useful arithmetic of ours: {result['matmul_share']:.0%} of the {result['matmul_gflops']:,.0f} GFLOP/s of a "
+        "large matrix product.",
         *(f"- **Warning**: {warning}." for warning in result["warnings"]),
         "",
-        "## Where it comes from",
+        "## Sources of the speed",
         "",
         *stages,
         "",
-        "## Decoding, greedy",
+        "## Greedy decoding",
         "",
         *decode,
     ]

@@ -1,13 +1,14 @@
-"""`selfedit bench knowledge`: what is answered without the passage, after learning it in every way one could.
+"""`selfedit bench knowledge`: closed-book accuracy after learning passages under different conditions.
 
 In: tasks (passages with questions) and conditions (bench/conditions.py). Out: `results.json`, `results.md`, plots, and
-`trials.jsonl`, a line for each passage, condition and seed with what was answered. The same questions, the same judge,
-one model; passages one at a time or so many together in one adapter. What stands in trials.jsonl is not done again:
-a stopped run goes on, a finished one takes more conditions, passages or seeds.
+`trials.jsonl` with one line per passage, condition and seed that holds the answers. All conditions have the same model,
+questions and judge. An adapter learns one passage, or several together. Records in trials.jsonl are not made again: a
+stopped run resumes, and a finished run can be extended by conditions, passages or seeds.
 
-Intervals are bootstraps over passages, 95 %: a passage is drawn with all its questions and seeds, in every condition
-at once, so differences are paired. Passages that share an adapter are drawn apart too: with few adapters the interval
-is too narrow. An answer that the judge left unscored is in no mean; above 5 % of a condition's the run fails.
+Intervals are 95 % bootstraps over passages. A passage is resampled with all its questions and seeds, and in all
+conditions at once, so differences are paired. Passages that share an adapter are resampled separately, so with few
+adapters the interval is too narrow. Answers that the judge left unscored are in no mean; if they are more than 5 % of a
+condition, the run fails.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from selfedit.bench.baselines import FINETUNE_RATE, check_libraries
 from selfedit.bench.conditions import (
-    QUESTIONS_A_SENTENCE,
+    QUESTIONS_PER_SENTENCE,
     RETRIEVED,
     SEAL_STYLE,
     TEACHER_TOKENS,
@@ -46,24 +47,25 @@ from selfedit.types import Judge, Progress, Task, no_progress, text_hash
 TRAIN = TrainConfig(
     rank=16, alpha=32.0, first_layer=0.33, learning_rate=2e-3, epochs=8, batch_size=2, steps_per_epoch=1
 )
-"""Those of `learn` (docs/LOG.md, study 8) with more epochs, since most edits have few sequences; compared in study 12."""
+"""The settings of `learn` with more epochs, since most edits have few sequences (docs/LOG.md, studies 8 and 12)."""
 ADAPTERS = 8
-"""Trained in one stack, at most."""
+"""Maximum number of adapters that are trained at once."""
 UNSCORED_MOST = 0.05
+"""Maximum share of unscored answers per condition."""
 JUDGED_AT_ONCE = 64
-"""Records, of several answers each."""
+"""Records per call of the judge; a record has several answers."""
 FIXED = tuple(
     map(
         repr,
-        (QUESTIONS_A_SENTENCE, TEACHER_TOKENS, RETRIEVED, ANSWER_TOKENS, SEAL_STYLE, FINETUNE_RATE, *STYLES.values()),
+        (QUESTIONS_PER_SENTENCE, TEACHER_TOKENS, RETRIEVED, ANSWER_TOKENS, SEAL_STYLE, FINETUNE_RATE, *STYLES.values()),
     )
 )
-"""What results depend on and no option changes: with other values it is another run."""
+"""Constants that results depend on and no option changes; a run with other values is a different run."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What one adapter learns, and is asked about."""
+    """The passages that one adapter learns and is then tested on."""
 
     condition: Condition
     tasks: tuple[Task, ...]
@@ -77,17 +79,17 @@ class Setting:
     seeds: int = 1
     """How often each passage is learned."""
     together: Sequence[int] = ()
-    """Also so many passages in one adapter."""
+    """Numbers of passages that one adapter learns together, in addition to 1."""
     editor: Path | None = None
-    """A run of the outer loop, for `seal`."""
+    """The folder of an outer-loop run, for `seal`."""
     train: TrainConfig = TRAIN
     judge: Judge = offline
     judge_name: str = field(default_factory=offline_name)
-    """By which its verdicts are known."""
+    """Identifies the verdicts of this judge in the records."""
 
     def __post_init__(self):
         if (self.judge is offline) is not (self.judge_name == offline_name()):
-            raise SelfeditError("give the judge a name of its own, by which its verdicts are known")
+            raise SelfeditError("give the judge a name that differs from the name of the offline judge")
         if self.seeds < 1 or any(n < 2 for n in self.together) or not self.conditions:
             raise SelfeditError("give conditions, at least 1 seed, and at least 2 passages to --together")
 
@@ -102,7 +104,10 @@ def run(
     progress: Progress = no_progress,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict:
-    """Raises SelfeditError, before any work, on what cannot be run."""
+    """Runs the benchmark and returns the content of results.json.
+
+    Raises SelfeditError, before any work, on settings that cannot be run.
+    """
     from selfedit.bench.plots import knowledge_plots, pyplot
 
     pyplot()
@@ -135,11 +140,11 @@ class _Bench:
         if "finetune" in (names := {condition.name for condition in self.conditions}):
             check_libraries()
         if "retrieval" in names:
-            self.retriever  # without its library it would fail after much else
+            _ = self.retriever  # a missing library is reported before any work
         self.together = 1, *sorted(set(setting.together))
         self.left = 0
-        """Units to be done still."""
-        self._alone = lock_run_folder(out, self.settings())
+        """Number of units that are not finished."""
+        self._lock = lock_run_folder(out, self.settings())
         self.journal = Journal(out / "trials.jsonl")
         self.done = {self.record_key(r): r for r in self.journal.records}
 
@@ -153,7 +158,7 @@ class _Bench:
         return unit.condition.text, unit.together, unit.seed, task.key, self.depends(unit, task)
 
     def depends(self, unit: Unit, task: Task) -> str:
-        """What the answers depend on besides the task itself; empty if nothing."""
+        """Returns a hash of what the answers depend on besides the task; empty if they depend on nothing else."""
         parts = [t.passage.id for t in unit.tasks] if unit.together > 1 else []
         if unit.condition.name == "seal":
             parts.append(self.editor.id)
@@ -163,28 +168,28 @@ class _Bench:
             parts += [t.passage.id for t in self.tasks]
         return text_hash(*parts)[:12] if parts else ""
 
-    # what there is to do
+    # Work to be done.
 
     @cached_property
     def units(self) -> list[Unit]:
-        """In the order in which they are done: the cheap conditions first, seed by seed."""
+        """All units in the order in which they are run: seed by seed, conditions without training first."""
         return [
             Unit(condition, tuple(self.tasks[low : low + n]), seed, n)
             for n in self.together
             for seed in range(self.setting.seeds)
             for condition in sorted(self.conditions, key=lambda c: c.trains)
-            if condition.trains or (n == 1 and seed == 0)  # the others are the same for every seed
+            if condition.trains or (n == 1 and seed == 0)  # without training every seed gives the same answers
             if not (n > 1 and condition.name == "finetune")
-            for low in range(0, len(self.tasks) - n + 1, n)  # passages that do not fill an adapter are left out
+            for low in range(0, len(self.tasks) - n + 1, n)  # a last group of fewer than n passages is left out
         ]
 
     def todo(self) -> Iterator[list[Unit]]:
-        """Groups of one condition and size that are done at once."""
-        left = [u for u in self.units if any(self.key(u, t) not in self.done for t in u.tasks)]
-        self.left = len(left)
-        for (condition, _), like in groupby(left, key=lambda u: (u.condition, u.together)):
-            like, size = list(like), 1 if condition.name == "finetune" else ADAPTERS
-            yield from (like[low : low + size] for low in range(0, len(like), size))
+        """Yields groups of units that are run at once: units of one condition and size."""
+        todo = [u for u in self.units if any(self.key(u, t) not in self.done for t in u.tasks)]
+        self.left = len(todo)
+        for (condition, _), group in groupby(todo, key=lambda u: (u.condition, u.together)):
+            units, size = list(group), 1 if condition.name == "finetune" else ADAPTERS
+            yield from (units[low : low + size] for low in range(0, len(units), size))
 
     def do(self, units: list[Unit]) -> None:
         self.progress("trials", len(self.units) - self.left, len(self.units))
@@ -229,28 +234,34 @@ class _Bench:
         )
 
     def ask(self, model, stack, units: list[Unit], adapters, tokens, seconds: float) -> None:
-        pairs = [(unit, adapter, task) for unit, adapter in zip(units, adapters) for task in unit.tasks]
-        asked = [
-            Query(
-                question,
-                adapter,
-                prompt_override(
-                    unit.condition, task, question, self.retriever if unit.condition.name == "retrieval" else None
-                ),
-            )
-            for unit, adapter, task in pairs
+        """Asks the questions of all units and records the answers.
+
+        `adapters`, `tokens`: the adapter and the number of training tokens of each unit; `seconds`: per unit.
+        """
+        retriever = self.retriever if units[0].condition.name == "retrieval" else None
+        rows = [(unit, adapter, n, task) for unit, adapter, n in zip(units, adapters, tokens) for task in unit.tasks]
+        queries = [
+            Query(question, adapter, prompt_override(unit.condition, task, question, retriever))
+            for unit, adapter, _, task in rows
             for question in task.questions
         ]
-        responses = iter(respond(model, asked, stack, on_token=self.stage("test")))
-        sizes = {id(unit): len(unit.tasks) for unit in units}
-        trained = {id(unit): n for unit, n in zip(units, tokens)}
-        for unit, _, task in pairs:
-            own = [next(responses) for _ in task.questions]
-            record = dict(
-                condition=unit.condition.text, together=unit.together, seed=unit.seed, task=task.key, id=task.id, depends=self.depends(unit, task),
-                judge=offline_name(), correct=[r.correct for r in own], gold_logprob=[round(r.gold_logprob, 5) for r in own], answers=[r.text for r in own],
-                tokens=trained[id(unit)] / sizes[id(unit)], seconds=round(seconds / sizes[id(unit)], 3),
-            )  # fmt: skip
+        responses = iter(respond(model, queries, stack, on_token=self.stage("test")))
+        for unit, _, trained, task in rows:
+            of_task = [next(responses) for _ in task.questions]
+            record = {
+                "condition": unit.condition.text,
+                "together": unit.together,
+                "seed": unit.seed,
+                "task": task.key,
+                "id": task.id,
+                "depends": self.depends(unit, task),
+                "judge": offline_name(),
+                "correct": [r.correct for r in of_task],
+                "gold_logprob": [round(r.gold_logprob, 5) for r in of_task],
+                "answers": [r.text for r in of_task],
+                "tokens": trained / len(unit.tasks),
+                "seconds": round(seconds / len(unit.tasks), 3),
+            }
             self.journal.add(record)
             self.done[self.key(unit, task)] = record
 
@@ -262,17 +273,19 @@ class _Bench:
         return lambda done, total: self.progress(name, done, total)
 
     def rejudge(self) -> None:
-        """Ask for the verdicts that are missing, or another judge's: the offline one has seen every answer when it was given,
-        so that no refusal can lose one."""
-        asked = []
+        """Asks the judge for verdicts that are missing or came from another judge.
+
+        The offline judge has graded every answer before, so the answers are on disk even if this judge fails.
+        """
+        unjudged = []
         for unit in self.units:
             for task in unit.tasks:
                 record = self.done[self.key(unit, task)]
                 if record["judge"] != self.setting.judge_name or None in record["correct"]:
-                    asked.append((unit, task, record))
-        for low in range(0, len(asked), JUDGED_AT_ONCE):
-            self.progress("judge", low, len(asked))
-            part = asked[low : low + JUDGED_AT_ONCE]
+                    unjudged.append((unit, task, record))
+        for low in range(0, len(unjudged), JUDGED_AT_ONCE):
+            self.progress("judge", low, len(unjudged))
+            part = unjudged[low : low + JUDGED_AT_ONCE]
             pairs = [pair for _, task, record in part for pair in zip(task.questions, record["answers"])]
             verdicts = iter(self.setting.judge(pairs))
             for unit, task, record in part:
@@ -283,26 +296,30 @@ class _Bench:
                 self.journal.add(renewed)
                 self.done[self.key(unit, task)] = renewed
 
-    # what comes out
+    # Results.
 
     def result(self) -> dict:
-        tables = {(c.text, n): self.tallies(c, n) for n in self.together for c in self.conditions if self.of(c, n)}
+        tables = {
+            (c.text, n): self.tallies(c, n) for n in self.together for c in self.conditions if self.units_of(c, n)
+        }
         unscored = 0
-        for (text, _), own in tables.items():
-            _, scored, _, asked = matrix(own).sum(0)
-            unscored += int(asked - scored)
-            if asked - scored > UNSCORED_MOST * asked:
+        for (text, _), side in tables.items():
+            _, scored, _, answered = matrix(side).sum(0)
+            unscored += int(answered - scored)
+            if answered - scored > UNSCORED_MOST * answered:
                 raise UnscoredError(
-                    f"{text}: the judge left {asked - scored:.0f} of {asked:.0f} answers unscored; the same command asks it again"
+                    f"{text}: the judge left {answered - scored:.0f} of {answered:.0f} answers unscored; "
+                    "run the same command to ask it again"
                 )
-        base = tables.get(("base", 1))
+        base, ceiling = tables.get(("base", 1)), tables.get(("in-context", 1))
         rows = []
-        for (text, n), own in tables.items():
-            alike = tables.get((f"passage@{text.partition('@')[2]}", n))  # at the same budget, where that was run
-            passage = alike if alike is not None and alike is not own else tables.get(("passage", n))
-            rows.append(
-                {"condition": text, "together": n} | self.row(own, base, passage, tables.get(("in-context", 1)))
-            )
+        for (text, n), side in tables.items():
+            passage = tables.get(
+                (f"passage@{text.partition('@')[2]}", n)
+            )  # the control at the same budget, if it was run
+            if passage is None or passage is side:
+                passage = tables.get(("passage", n))
+            rows.append({"condition": text, "together": n} | self.row(side, base, passage, ceiling))
         pairs = [
             (a, b)
             for a in tables
@@ -329,56 +346,48 @@ class _Bench:
             ],
         }
 
-    def of(self, condition: Condition, together: int) -> list[Unit]:
+    def units_of(self, condition: Condition, together: int) -> list[Unit]:
         return [u for u in self.units if u.condition == condition and u.together == together]
 
     def tallies(self, condition: Condition, together: int) -> dict:
-        """Of each passage, summed over its seeds: [right, scored, dense, asked] in all and by kind of question; tokens and seconds."""
-        found: dict[str, dict] = {}
-        for unit in self.of(condition, together):
+        """Returns per passage the sums over its seeds that bench/tallies.py describes, with tokens and seconds."""
+        side: dict[str, dict] = {}
+        for unit in self.units_of(condition, together):
             for task in unit.tasks:
                 record = self.done[self.key(unit, task)]
-                own = found.setdefault(task.key, {"kinds": {}, "tokens": 0.0, "seconds": 0.0})
-                own["tokens"] += record["tokens"]
-                own["seconds"] += record["seconds"]
+                passage = side.setdefault(task.key, {"kinds": {}, "tokens": 0.0, "seconds": 0.0})
+                passage["tokens"] += record["tokens"]
+                passage["seconds"] += record["seconds"]
                 for question, verdict, gold_logprob in zip(task.questions, record["correct"], record["gold_logprob"]):
                     for kind in ("", question.kind):
-                        tally = own["kinds"].setdefault(kind, [0, 0, 0.0, 0])
+                        tally = passage["kinds"].setdefault(kind, [0, 0, 0.0, 0])
                         tally[0] += bool(verdict)
                         tally[1] += verdict is not None
                         tally[2] += gold_logprob
                         tally[3] += 1
-        return found
+        return side
 
-    def row(self, own: dict, base: dict | None, passage: dict | None, ceiling: dict | None) -> dict:
-        kinds = sorted({kind for p in own.values() for kind in p["kinds"]} - {""})
-        tallies = matrix(own)
-        return {
-            "passages": len(own),
-            "questions": sum(len(t.questions) for t in self.tasks if t.key in own),
-            "accuracy": share(tallies),
-            "ci95": interval(tallies),
-            "vs_base": difference(own, base),
-            "vs_passage": difference(own, passage),
-            "of_in_context": ratio(own, ceiling),
+    def row(self, side: dict, base: dict | None, passage: dict | None, ceiling: dict | None) -> dict:
+        def accuracy(kind: str = "") -> dict:
+            tallies = matrix(side, kind)
+            return {"accuracy": share(tallies), "ci95": interval(tallies), "of_in_context": ratio(side, ceiling, kind)}
+
+        kinds = sorted({kind for p in side.values() for kind in p["kinds"]} - {""})
+        tallies = matrix(side)
+        return accuracy() | {
+            "passages": len(side),
+            "questions": sum(len(t.questions) for t in self.tasks if t.key in side),
+            "vs_base": difference(side, base),
+            "vs_passage": difference(side, passage),
             "gold_logprob": float(tallies[:, 2].sum() / tallies[:, 3].sum()),
-            "train_tokens": round(sum(p["tokens"] for p in own.values())),
-            "seconds": round(sum(p["seconds"] for p in own.values()), 1),
-            "by_kind": {
-                k: {
-                    "accuracy": share(matrix(own, k)),
-                    "ci95": interval(matrix(own, k)),
-                    "of_in_context": ratio(own, ceiling, k),
-                }
-                for k in kinds
-            }
-            if len(kinds) > 1
-            else {},
+            "train_tokens": round(sum(p["tokens"] for p in side.values())),
+            "seconds": round(sum(p["seconds"] for p in side.values()), 1),
+            "by_kind": {kind: accuracy(kind) for kind in kinds} if len(kinds) > 1 else {},
         }
 
 
 def table(result: dict) -> str:
-    """The rows in Markdown, for people."""
+    """Returns the rows as Markdown."""
 
     def accuracy(row: dict) -> str:
         return with_interval([row["accuracy"], *(row["ci95"] or (None, None))])
@@ -386,29 +395,20 @@ def table(result: dict) -> str:
     def cells(r: dict) -> list[str]:
         runs = r["passages"] * (result["seeds"] if r["train_tokens"] else 1)
         return [
-            *(str(r[name]) for name in ("condition", "together", "passages", "questions")), accuracy(r),
-            with_interval(r["vs_base"], "+.3f"), with_interval(r["vs_passage"], "+.3f"), with_interval(r["of_in_context"], ".2f"),
-            f"{r['gold_logprob']:.2f}", f"{r['train_tokens'] / runs:,.0f}", f"{r['seconds'] / runs:.1f}",
-        ]  # fmt: skip
+            *(str(r[name]) for name in ("condition", "together", "passages", "questions")),
+            *(accuracy(r), with_interval(r["vs_base"], "+.3f"), with_interval(r["vs_passage"], "+.3f")),
+            *(with_interval(r["of_in_context"], ".2f"), f"{r['gold_logprob']:.2f}"),
+            *(f"{r['train_tokens'] / runs:,.0f}", f"{r['seconds'] / runs:.1f}"),
+        ]
 
     unscored = f" ({result['unscored']} answers unscored)" if result["unscored"] else ""
-    head = [
-        "condition",
-        "together",
-        "passages",
-        "questions",
-        "accuracy",
-        "− base",
-        "− passage",
-        "÷ in-context",
-        "gold_logprob",
-        "tokens a passage",
-        "seconds a passage",
-    ]
+    head = "condition,together,passages,questions,accuracy,− base,− passage,÷ in-context".split(",")
+    head += ["log-probability", "tokens per passage", "seconds per passage"]
     lines = [
         *heading("Knowledge", result),
-        f"Closed book but for in-context and retrieval; dense: log-probability of the right answer, short or as a sentence, nats a token; {result['seeds']} seeds; "
-        f"judge: {result['judge']}{unscored}. 95 % intervals: paired bootstrap over passages.",
+        "Closed book, except in-context and retrieval. Log-probability: of the correct answer, short or as a sentence, "
+        f"nats per token. {result['seeds']} seeds; judge: {result['judge']}{unscored}. 95 % intervals: paired "
+        "bootstrap over passages.",
         "",
         *markdown(head, map(cells, result["rows"])),
     ]
@@ -422,13 +422,13 @@ def table(result: dict) -> str:
             ]
             for d in result["seal_minus"]
         )
-        lines += ["", *markdown(["difference", "together", "accuracy", "tokens a passage"], differences)]
+        lines += ["", *markdown(["difference", "together", "accuracy", "tokens per passage"], differences)]
     kinds = list(dict.fromkeys(kind for r in result["rows"] for kind in r["by_kind"]))
     if kinds:
-        for title, shown in (("accuracy", accuracy), ("÷ in-context", lambda own: with_interval(own["of_in_context"]))):
-            by_kind = (
-                [r["condition"], r["together"], *(shown(r["by_kind"][k]) if k in r["by_kind"] else "–" for k in kinds)]
+        for title, cell in (("accuracy", accuracy), ("÷ in-context", lambda row: with_interval(row["of_in_context"]))):
+            by_kind = [
+                [r["condition"], r["together"], *(cell(r["by_kind"][k]) if k in r["by_kind"] else "–" for k in kinds)]
                 for r in result["rows"]
-            )
+            ]
             lines += ["", *markdown([title, "together", *kinds], by_kind)]
     return "\n".join(lines) + "\n"

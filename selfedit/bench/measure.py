@@ -1,7 +1,8 @@
-"""What a benchmark needs besides its subject: a clock, the machine's own rate, useful arithmetic, resume.
+"""Tools of the speed benchmark: a clock, the rate of this machine, counts of useful operations, and resuming.
 
-The idea of the share: a part's useful floating-point operations per second over the rate that this machine reaches on
-a large product with the same threads and the same number format. It says how much is left to gain, on any machine.
+The useful floating-point operations per second of a part are divided by the rate that this machine reaches on a large
+matrix product with the same number of threads and the same number format. This share says how much speed is left to
+gain, on any machine.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from selfedit.loop.journal import lock_run_folder, read_back, write_json
 
 
 class Parts:
-    """A benchmark's finished parts, a JSON file each; what lies there is not done again."""
+    """The finished parts of a benchmark, one JSON file each; a part that has a file is not run again."""
 
     def __init__(self, folder: Path, settings: dict, on_progress: Callable[[str], None]):
         """Raises RunError if the folder holds the parts of a run with other settings."""
         self.folder, self.on_progress = folder, on_progress
-        self._alone = lock_run_folder(folder, settings)
+        self._lock = lock_run_folder(folder, settings)
 
     def __call__(self, name: str, make: Callable[[], dict]) -> dict:
-        """The part of that name, made now or earlier, with the machine's `load` just before it was made."""
+        """Returns the named part, made now or earlier, with the `load` of the machine just before it was made."""
         file = self.folder / f"{name}.json"
         if not file.exists():
             self.on_progress(name)
@@ -32,13 +33,13 @@ class Parts:
         return read_back(file)
 
     def loads(self) -> dict[str, float]:
-        """Load (processes that want a core, mean of a minute) before each part that was made."""
-        found = ((f.stem, read_back(f).get("load")) for f in sorted(self.folder.glob("*.json")))
-        return {name: load for name, load in found if load is not None}
+        """Returns the load average over one minute before each finished part."""
+        loads = ((file.stem, read_back(file).get("load")) for file in sorted(self.folder.glob("*.json")))
+        return {name: load for name, load in loads if load is not None}
 
 
 def clock(device) -> float:
-    """Seconds, after everything that was started on the device has ended."""
+    """Returns the time in seconds, after all work that was queued on the device has finished."""
     import torch
 
     if torch.device(device).type == "cuda":
@@ -47,7 +48,7 @@ def clock(device) -> float:
 
 
 def matmul_rate(device, dtype, repeats: int = 5) -> float:
-    """GFLOP/s of a large square product; the best of several, since only disturbances differ."""
+    """Returns the GFLOP/s of a large matrix product; the best of several, as other processes only slow it down."""
     import torch
 
     size = 8192 if torch.device(device).type == "cuda" else 2048
@@ -62,32 +63,33 @@ def matmul_rate(device, dtype, repeats: int = 5) -> float:
 
 
 def train_flops(shape, lora, sequences: Sequence[Sequence], epochs: Sequence[int], rows: Sequence[int]) -> int:
-    """Floating-point operations that `train` must do for these adapters; a multiply and an add are two.
+    """Returns the floating-point operations that `train` needs for these adapters; a multiply-add counts as two.
 
-    `lora`: their LoraConfig; `sequences[n]`, `epochs[n]`: what adapter n studies, and how many times; `rows[n]`: the
-    packed rows of all its batches (TrainLog.rows: a header that a batch shares is one). With W the weights
-    of the linear modules of a layer, I + O their widths, r the rank, H the hidden size and V the vocabulary:
-    - layers below the first adapted one: 2·W a token of each distinct sequence, once;
-    - adapted layers, a packed row: 2·W forward, 2·W for the gradient of the input, 6·r·(I + O) for LoRA (two
-      products forward, four backward); nothing reads the gradient of the first adapted product's input: less 2·W and
-      2·r·I of it, and less the 2·W of frozen modules before it;
-    - the head, a label and epoch: 2·H·V for the logits and 2·H·V for their gradient.
-    Attention scores, norms and the optimizer are left out: no matrix product does them, or they are about 1 %.
+    `lora`: their LoraConfig. `sequences[n]`, `epochs[n]`: what adapter n is trained on, and how many times. `rows[n]`:
+    the number of packed rows in all its batches (TrainLog.rows; a prefix that a batch shares counts once). Let W be the
+    number of weights in the linear modules of a layer, I and O their input and output widths, r the rank, H the hidden
+    size and V the size of the vocabulary. The operations are:
+    - layers below the first adapted one: 2·W per token of each distinct sequence, once;
+    - adapted layers, per packed row: 2·W forward, 2·W for the gradient of the input, 6·r·(I + O) for LoRA (two products
+      forward, four backward). The gradient of the input of the first adapted product is never needed, which saves 2·W
+      and 2·r·I of that product, and 2·W of the frozen modules before it;
+    - the output head, per label and epoch: 2·H·V for the logits and 2·H·V for their gradient. Attention scores, norms
+      and the optimizer are left out: they are no matrix products, or about 1 % of the total.
     """
     from selfedit.model.shape import GROUPS
 
     weights = {m: i * o for modules in GROUPS.values() for m in modules for i, o in [shape.widths(m)]}
     layer = sum(weights.values())
-    adapters = sum(sum(shape.widths(m)) for m in lora.modules)
-    adapted = len(lora.layers) * (4 * layer + 6 * lora.rank * adapters)
-    for modules in GROUPS.values():  # in the order in which they are run
+    widths = sum(sum(shape.widths(m)) for m in lora.modules)
+    adapted = len(lora.layers) * (4 * layer + 6 * lora.rank * widths)
+    for modules in GROUPS.values():  # in the order of the forward pass
         adapted -= 2 * sum(weights[m] for m in modules)
         first = [m for m in modules if m in lora.modules]
         if first:
             adapted -= 2 * lora.rank * sum(shape.widths(m)[0] for m in first)
             break
-    distinct = {s.tokens for own in sequences for s in own}
+    distinct = {s.tokens for studied in sequences for s in studied}
     total = 2 * layer * lora.layers[0] * sum(map(len, distinct))
-    for own, times, packed in zip(sequences, epochs, rows):
-        total += packed * adapted + times * sum(s.labels for s in own) * 4 * shape.hidden * shape.vocab
+    for studied, times, packed in zip(sequences, epochs, rows):
+        total += packed * adapted + times * sum(s.labels for s in studied) * 4 * shape.hidden * shape.vocab
     return total

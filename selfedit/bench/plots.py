@@ -1,4 +1,4 @@
-"""Results → PNG files, with matplotlib; nothing here measures anything."""
+"""Results of the benchmarks → PNG files, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from selfedit.errors import SelfeditError
 
 
 def knowledge_plots(result: dict, folder: Path) -> list[Path]:
-    """`accuracy.png`: a bar a condition with its interval; `budget.png`: accuracy against the tokens trained on."""
+    """`accuracy.png`: one bar per condition with its interval; `budget.png`: accuracy over the training tokens."""
     plt = pyplot()
     rows = [r for r in result["rows"] if r["accuracy"] is not None]
     names = [_name(r) for r in rows]
@@ -39,7 +39,7 @@ def knowledge_plots(result: dict, folder: Path) -> list[Path]:
             axes.errorbar(
                 tokens, r["accuracy"], yerr=_errors([r], "accuracy", "ci95"), fmt="o", capsize=3, label=_name(r)
             )
-        axes.set_xlabel("tokens trained on, a passage")
+        axes.set_xlabel("training tokens per passage")
         axes.set_ylabel("accuracy, closed book")
         axes.set_ylim(0, 1)
         axes.legend(fontsize=8)
@@ -48,7 +48,7 @@ def knowledge_plots(result: dict, folder: Path) -> list[Path]:
 
 
 def _errors(rows: list[dict], value: str, interval: str) -> list[list[float]]:
-    """How far each row's interval reaches below and above its value; 0 where it has none."""
+    """Returns the distances from the values to their lower and upper bounds; 0 for rows without an interval."""
     bounds = [row[interval] or [row[value]] * 2 for row in rows]
     return [
         [row[value] - low for row, (low, _) in zip(rows, bounds)],
@@ -57,35 +57,24 @@ def _errors(rows: list[dict], value: str, interval: str) -> list[list[float]]:
 
 
 def round_plots(summaries: list[dict], folder: Path) -> list[Path]:
-    """`rounds.png`: what each round's edits are worth, what each style gained, and how far the reward can be trusted."""
+    """`rounds.png`: the quality of each round's edits, the gain of each style, and the reliability of the reward."""
     plt = pyplot()
     rounds = [s["round"] for s in summaries]
     figure, (levels, gained, trust) = plt.subplots(1, 3, figsize=(13.5, 3.8), layout="constrained")
-    for name, side in (("untouched", lambda s: s["untouched"]), ("best edit of each context", lambda s: s["best"])):
-        levels.plot(
-            rounds,
-            [side(s)["gold_logprob"] - s["controls"]["passage"]["gold_logprob"] for s in summaries],
-            marker="o",
-            label=name,
-        )
+    for name, key in (("untouched", "untouched"), ("best edit of each context", "best")):
+        gains = [s[key]["gold_logprob"] - s["controls"]["passage"]["gold_logprob"] for s in summaries]
+        levels.plot(rounds, gains, marker="o", label=name)
     levels.axhline(0, color="#888888", linestyle=":", label="passage alone")
-    levels.set_ylabel("log-probability of the gold answers,\nover the passage alone, nats a token")
-    for style in dict.fromkeys(row["style"] for s in summaries for row in s["styles"]):
-        own = [
-            (s["round"], row["gain"], row["error"] or 0.0)
-            for s in summaries
-            for row in s["styles"]
-            if row["style"] == style
-        ]
-        gained.errorbar(
-            *zip(*((r, gain) for r, gain, _ in own)),
-            yerr=[error for *_, error in own],
-            marker="o",
-            capsize=3,
-            label=style,
-        )
+    levels.set_ylabel("log-probability of the gold answers\nminus passage alone, nats per token")
+    by_style: dict[str, list[tuple]] = {}
+    for summary in summaries:
+        for row in summary["styles"]:
+            by_style.setdefault(row["style"], []).append((summary["round"], row["gain"], row["error"] or 0.0))
+    for style, points in by_style.items():
+        x, y, errors = zip(*points)
+        gained.errorbar(x, y, yerr=errors, marker="o", capsize=3, label=style)
     gained.axhline(0, color="#888888", linestyle=":")
-    gained.set_ylabel("gain over the passage alone,\nnats a token (± s.e.)")
+    gained.set_ylabel("gain over the passage alone,\nnats per token (± standard error)")
     for key, name in (("one_run", "one run"), ("mean_of_seeds", "mean of its seeds")):
         trust.plot(
             rounds,
@@ -110,7 +99,10 @@ def round_plots(summaries: list[dict], folder: Path) -> list[Path]:
 
 
 def stream_plots(result: dict, folder: Path) -> list[Path]:
-    """`stream.png`: a heat map a method, right answers of each document after each; with several sizes, `consolidation.png`."""
+    """`stream.png`: one heat map per method of the accuracy on each document after each step.
+
+    If documents were consolidated at several sizes, also `consolidation.png`.
+    """
     import numpy as np
 
     plt = pyplot()
@@ -118,39 +110,39 @@ def stream_plots(result: dict, folder: Path) -> list[Path]:
     figure, axes = plt.subplots(
         1, len(matrices), figsize=(3.4 * len(matrices) + 0.8, 3.9), layout="constrained", squeeze=False
     )
-    for own, (method, matrix) in zip(axes[0], matrices.items()):
-        rows, columns = len(matrix), len(matrix[0])
-        shown = own.imshow(
+    for panel, (method, matrix) in zip(axes[0], matrices.items()):
+        image = panel.imshow(
             np.array([[np.nan if v is None else v for v in row] for row in matrix]),
-            vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest", extent=(0.5, columns + 0.5, rows - 0.5, -0.5),
-        )  # fmt: skip
+            vmin=0,
+            vmax=1,
+            cmap="viridis",
+            aspect="auto",
+            interpolation="nearest",
+            extent=(0.5, len(matrix[0]) + 0.5, len(matrix) - 0.5, -0.5),
+        )
         row = next(r for r in result["rows"] if r["method"] == method)
-        ratio = "" if row["ratio"] is None else f": {row['just_learned']:.2f} → {row['retained']:.2f}"
-        own.set_title(f"{method}{ratio}", fontsize=10)
-        own.set_xlabel("document")
+        change = "" if row["ratio"] is None else f": {row['just_learned']:.2f} → {row['retained']:.2f}"
+        panel.set_title(f"{method}{change}", fontsize=10)
+        panel.set_xlabel("document")
     axes[0][0].set_ylabel("documents learned")
-    figure.colorbar(shown, ax=axes[0].tolist(), label="right answers, closed book", shrink=0.85)
+    figure.colorbar(image, ax=axes[0].tolist(), label="accuracy, closed book", shrink=0.85)
     made = [_save(figure, folder / "stream.png")]
     return made + ([_consolidation_plot(result["consolidation"], folder)] if len(result["consolidation"]) > 1 else [])
 
 
 def _consolidation_plot(curve: list[dict], folder: Path) -> Path:
-    """What one adapter for so many documents keeps of what each of theirs answers, and what it costs."""
+    """Draws the accuracy of one adapter for many documents and of one adapter each, their ratio, and the cost."""
     figure, (kept, ratio, cost) = pyplot().subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     sizes = [row["documents"] for row in curve]
-    for name, label in (("just_learned", "an adapter each, just learned"), ("retained", "one adapter for all")):
+    for name, label in (("just_learned", "one adapter each, just learned"), ("retained", "one adapter for all")):
         kept.plot(sizes, [row[name] for row in curve], marker="o", label=label)
-    kept.set_title("right answers, closed book", fontsize=10)
+    kept.set_title("accuracy, closed book", fontsize=10)
     kept.legend(fontsize=8)
-    known = [row for row in curve if row["ci95"]]
-    errors = [
-        [max(0, row["ratio"] - row["ci95"][0]) for row in known],
-        [max(0, row["ci95"][1] - row["ratio"]) for row in known],
-    ]
-    ratio.errorbar(
-        [row["documents"] for row in known], [row["ratio"] for row in known], yerr=errors, marker="o", capsize=3
-    )
-    ratio.set_title("their ratio, 95 %", fontsize=10)
+    rows = [row for row in curve if row["ci95"]]
+    errors = [[max(0, distance) for distance in distances] for distances in _errors(rows, "ratio", "ci95")]
+    x, y = ([row[name] for row in rows] for name in ("documents", "ratio"))
+    ratio.errorbar(x, y, yerr=errors, marker="o", capsize=3)
+    ratio.set_title("their ratio, 95 % interval", fontsize=10)
     cost.plot(sizes, [row["seconds"] for row in curve], marker="o")
     cost.set_title("seconds of training", fontsize=10)
     for axes, top in ((kept, 1), (ratio, 1.5), (cost, None)):
@@ -160,22 +152,16 @@ def _consolidation_plot(curve: list[dict], folder: Path) -> Path:
 
 
 def routing_plots(result: dict, folder: Path) -> list[Path]:
-    """`routing.png`: recall against the number of memories, a line a way."""
+    """`routing.png`: recall over the number of memories, one line per method."""
     plt = pyplot()
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained", sharey=True)
     for axes, (name, title) in zip(
-        panels, (("recall_at_1", "recall@1"), ("recall_at_3", "recall@3"), ("accepted", "first, and accepted"))
+        panels, (("recall_at_1", "recall@1"), ("recall_at_3", "recall@3"), ("accepted", "first and accepted"))
     ):
         for method in dict.fromkeys(r["method"] for r in result["rows"]):
-            own = [r for r in result["rows"] if r["method"] == method]
-            axes.errorbar(
-                [r["memories"] for r in own],
-                [r[name] for r in own],
-                yerr=_errors(own, name, f"{name}_ci95"),
-                marker="o",
-                capsize=3,
-                label=method,
-            )
+            rows = [r for r in result["rows"] if r["method"] == method]
+            x, y = ([r[key] for r in rows] for key in ("memories", name))
+            axes.errorbar(x, y, yerr=_errors(rows, name, f"{name}_ci95"), marker="o", capsize=3, label=method)
         axes.set_xscale("log")
         axes.set_ylim(0, 1)
         axes.set_xlabel("memories")
@@ -185,9 +171,10 @@ def routing_plots(result: dict, folder: Path) -> list[Path]:
 
 
 def arc_pages(tasks, attempts: dict, folder: Path) -> list[Path]:
-    """`tasks/ID.png`: a task's examples; then, for each test input, the truth if it is known and each condition's attempts.
+    """`tasks/ID.png`: the examples of a task; then per test input the correct output, if known, and all attempts.
 
-    `attempts`: (condition, task id) → what it is called there, and the attempts at each test pair, best first."""
+    `attempts`: (condition, task id) → a title, and the attempts at each test pair, best first.
+    """
     from matplotlib.colors import ListedColormap
 
     from selfedit.tasks.arc import PALETTE
@@ -196,18 +183,15 @@ def arc_pages(tasks, attempts: dict, folder: Path) -> list[Path]:
     colours = ListedColormap(PALETTE)
     (folder / "tasks").mkdir(exist_ok=True)
     for task in tasks:
-        own = [found for (_, id), found in attempts.items() if id == task.id]
+        by_condition = [values for (_, id), values in attempts.items() if id == task.id]
         rows = [[(f"example {i + 1}", p.input), ("", p.output)] for i, p in enumerate(task.train)]
         for j, pair in enumerate(task.test):
-            said = [
-                (
-                    f"{title if n == 0 else 'second'}{': right' if pair.output and grid == pair.output else ': no grid' if grid is None else ''}",
-                    grid,
-                )
-                for title, answers in own
-                for n, grid in enumerate(answers[j] or [None])
-            ]
-            rows.append([("test", pair.input), *([("truth", pair.output)] if pair.output else []), *said])
+            row = [("test", pair.input), *([("truth", pair.output)] if pair.output else [])]
+            for title, answers in by_condition:
+                for n, grid in enumerate(answers[j] or [None]):
+                    verdict = ": no grid" if grid is None else ": right" if grid == pair.output else ""
+                    row.append((f"{'second' if n else title}{verdict}", grid))
+            rows.append(row)
         width = max(map(len, rows))
         figure, axes = plt.subplots(
             len(rows), width, figsize=(1.5 * width, 1.6 * len(rows)), layout="constrained", squeeze=False
@@ -241,7 +225,7 @@ def _save(figure, file: Path) -> Path:
 
 
 def pyplot():
-    """Raises SelfeditError without the library: to be called before the work that is to be drawn."""
+    """Returns matplotlib.pyplot. Raises SelfeditError if it is not installed; call it before long work, too."""
     try:
         import matplotlib
     except ImportError as error:

@@ -1,18 +1,20 @@
-"""`selfedit bench routing`: which memory knows the answer? Ways to find it, compared over stores of several sizes.
+"""`selfedit bench routing`: methods that find the memory for a question, compared on stores of several sizes.
 
-In: tasks (passages, each as if it were a memory; those without questions are there to be confused with) and questions
-about other things. Out: `results.json`, `results.md`, `routing.png`. The ways:
+In: tasks and unrelated questions. Each passage stands for a memory; passages without questions are distractors. Out:
+`results.json`, `results.md`, `routing.png`. The methods are:
 
-- `lexical`: the router of `ask` (memory/route.py); its constants were fitted on parts of the same sets (its docstring says which);
-- `hidden`: the mean of the model's own states a quarter of the way up, of a question and of a passage, without the first
-  token's (which only gathers attention), less what all passages, and all questions about other things, have in common
-  (their means); cosine;
-- `sentence`: all-MiniLM-L6-v2 (Wang et al. 2020; Reimers and Gurevych 2019), cosine with the best stretch of 120 words;
+- `lexical`: the router of `ask` (memory/route.py, whose docstring says on which parts of these sets it was fitted);
+- `hidden`: cosine similarity of mean hidden states of the language model after a quarter of its layers. The first token
+  is left out, since it is an attention sink. The mean over all passages is subtracted from the vectors of passages, and
+  the mean over all unrelated questions from the vectors of questions;
+- `sentence`: all-MiniLM-L6-v2 (Wang et al. 2020; Reimers and Gurevych 2019), cosine similarity with the best window of
+  120 words;
 - `lexical+sentence`: the sum of both scores.
 
-Recall@k: the right memory is among the first k. Accepted: it is the first, and its score is above the one that
-5 % of the questions about other things exceed; so all ways are compared at the same rate of false accepts. Shares are
-means over memories, with 95 % bootstraps over them. Vectors are computed once and stay in files named by their model.
+Recall@k: the right memory is among the first k. Accepted: the right memory is the first, and its score is above the
+threshold that 5 % of the unrelated questions exceed, so all methods are compared at the same rate of false accepts.
+Shares are means over memories, with 95 % bootstrap intervals over memories. Vectors are computed once and stored in
+files named after their model.
 """
 
 from __future__ import annotations
@@ -39,18 +41,18 @@ from selfedit.types import Progress, Task, no_progress, text_hash
 METHODS = ("lexical", "hidden", "sentence", "lexical+sentence")
 FALSE_ACCEPTS = 0.05
 QUESTIONS = 1000
-"""Of each size, at most; and of those about other things."""
+"""Maximum number of questions per store, and of unrelated questions."""
 TIMED = 50
-"""Questions, one at a time."""
+"""Number of questions that are timed one by one."""
 SHARES = ("recall_at_1", "recall_at_3", "accepted")
-STRETCH = 120  # words, as in memory/route.py
-TOKENS = 256  # of a text that are read at most: what MiniLM was trained with
+WINDOW = 120  # words, as in memory/route.py
+TOKENS = 256  # tokens per text that are read at most: the length that MiniLM was trained with
 CHUNK = 256  # texts between two saves
 
 
 class Finder(Protocol):
     def scores(self, questions: Sequence[str]) -> np.ndarray:
-        """[questions, memories]"""
+        """Returns the score of each memory for each question, [questions, memories]."""
 
 
 def run(
@@ -66,7 +68,10 @@ def run(
     progress: Progress = no_progress,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict:
-    """`others`: questions that no memory answers."""
+    """Runs the benchmark and returns the content of results.json.
+
+    `others`: questions that no memory answers. Raises SelfeditError on settings that cannot be run.
+    """
     from selfedit.bench.plots import pyplot, routing_plots
 
     pyplot()
@@ -75,10 +80,8 @@ def run(
     if unknown := [m for m in methods if m not in METHODS]:
         raise SelfeditError(f"unknown method {unknown[0]!r}; known: {', '.join(METHODS)}")
     if not memories or min(memories) < 2 or not others or not any(task.questions for task in tasks):
-        raise SelfeditError(
-            "give sizes of at least 2 memories, passages with questions, and questions about other things"
-        )
-    _alone = lock_run_folder(
+        raise SelfeditError("give sizes of at least 2 memories, passages with questions, and unrelated questions")
+    _lock = lock_run_folder(
         out,
         {
             "model": model_name,
@@ -95,18 +98,25 @@ def run(
         )
     if any("sentence" in method for method in methods):
         encoders["sentence"] = Vectors(SentenceEncoder(notify), out / "sentence.npz", progress)
-    drawn = random.Random(seed)
-    others = drawn.sample(list(others), min(len(others), QUESTIONS))
+    rng = random.Random(seed)
+    others = rng.sample(list(others), min(len(others), QUESTIONS))
     rows = []
     sizes = sorted({min(size, len(tasks)) for size in memories})
     for step, size in enumerate(sizes):
         progress("sizes", step, len(sizes))
-        for draw in _draws(tasks, size, drawn):
-            rows += [_measure(method, _finder(method, draw, others, encoders), draw, others) for method in methods]
+        for store in _stores(tasks, size, rng):
+            rows += [_measure(method, _finder(method, store, others, encoders), store, others) for method in methods]
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["memories"]), []).append(row)
     result = {
-        "model": model_name, "command": command, "software": software(), "false_accepts": FALSE_ACCEPTS, "others": len(others),
-        "rows": [_joined([r for r in rows if (r["method"], r["memories"]) == key]) for key in dict.fromkeys((r["method"], r["memories"]) for r in rows)],
-    }  # fmt: skip
+        "model": model_name,
+        "command": command,
+        "software": software(),
+        "false_accepts": FALSE_ACCEPTS,
+        "others": len(others),
+        "rows": [_summary(group) for group in groups.values()],
+    }
     write_json(out / "results.json", result)
     write_text(out / "results.md", table(result))
     routing_plots(result, out)
@@ -114,8 +124,8 @@ def run(
 
 
 @dataclass(frozen=True)
-class Draw:
-    """A store, as if: its memories, and questions with the place of the memory that knows."""
+class Store:
+    """A simulated store: its memories, and questions with the index of the memory that answers each."""
 
     tasks: list[Task]
     questions: list[tuple[str, int]]
@@ -125,60 +135,62 @@ class Draw:
         return [f"{task.passage.title}\n{task.passage.text}" for task in self.tasks]
 
 
-def _draws(tasks: Sequence[Task], size: int, drawn: random.Random) -> Iterator[Draw]:
-    """Small stores several times, so that as many questions are asked as of a large one."""
+def _stores(tasks: Sequence[Task], size: int, rng: random.Random) -> Iterator[Store]:
+    """Yields random stores of one size; several small ones, so that they have as many questions as a large one."""
     for _ in range(max(1, min(5, len(tasks) // size))):
-        own = drawn.sample(list(tasks), size)
-        questions = [(q.question, i) for i, task in enumerate(own) for q in task.questions]
+        sample = rng.sample(list(tasks), size)
+        questions = [(q.question, i) for i, task in enumerate(sample) for q in task.questions]
         if not questions:
             raise SelfeditError(
-                f"of {size} passages drawn none has questions; give larger --memories or more passages with questions"
+                f"none of {size} sampled passages has questions; give larger --memories or more passages with questions"
             )
-        yield Draw(own, drawn.sample(questions, min(len(questions), QUESTIONS)))
+        yield Store(sample, rng.sample(questions, min(len(questions), QUESTIONS)))
 
 
-def _finder(method: str, draw: Draw, others: Sequence[str], encoders: dict[str, Vectors]) -> Finder:
+def _finder(method: str, store: Store, others: Sequence[str], encoders: dict[str, Vectors]) -> Finder:
     if method == "lexical":
-        return Lexical(draw.texts)
+        return Lexical(store.texts)
     if method == "lexical+sentence":
-        return Both(Lexical(draw.texts), Cosine(encoders["sentence"], draw.texts))
-    return Cosine(encoders[method], draw.texts, others if method == "hidden" else ())
+        return Both(Lexical(store.texts), Cosine(encoders["sentence"], store.texts))
+    return Cosine(encoders[method], store.texts, others if method == "hidden" else ())
 
 
-def _measure(method: str, finder: Finder, draw: Draw, others: Sequence[str]) -> dict:
-    asked = [question for question, _ in draw.questions]
-    right = np.array([place for _, place in draw.questions])
-    scores, foreign = finder.scores(asked), finder.scores(others).max(1)
-    own = scores[np.arange(len(right)), right]
-    above, alike = (scores > own[:, None]).sum(1), (scores == own[:, None]).sum(1)
-    at_1, at_3 = (((k - above) / alike).clip(0, 1) for k in (1, 3))  # of those with one score each may come first
-    bound = np.quantile(foreign, 1 - FALSE_ACCEPTS)
+def _measure(method: str, finder: Finder, store: Store, others: Sequence[str]) -> dict:
+    """Returns the shares of one store per question, the index of its memory, and the milliseconds per question."""
+    questions = [question for question, _ in store.questions]
+    target = np.array([index for _, index in store.questions])
+    scores, other_scores = finder.scores(questions), finder.scores(others).max(1)
+    right = scores[np.arange(len(target)), target]
+    higher, equal = (scores > right[:, None]).sum(1), (scores == right[:, None]).sum(1)
+    at_1, at_3 = (((k - higher) / equal).clip(0, 1) for k in (1, 3))  # ties are broken at random, in expectation
+    threshold = np.quantile(other_scores, 1 - FALSE_ACCEPTS)
     start = time.perf_counter()
-    for question in asked[:TIMED]:
+    for question in questions[:TIMED]:
         finder.scores([question])
     seconds = time.perf_counter() - start
-    found = {
+    return {
         "method": method,
-        "memories": len(draw.tasks),
-        "place": right,
+        "memories": len(store.tasks),
+        "target": target,
         "recall_at_1": at_1,
         "recall_at_3": at_3,
-        "accepted": at_1 * (own > bound),
+        "accepted": at_1 * (right > threshold),
+        "milliseconds": 1000 * seconds / len(questions[:TIMED]),
     }
-    return found | {"milliseconds": 1000 * seconds / len(asked[:TIMED])}
 
 
-def _joined(draws: list[dict]) -> dict:
+def _summary(stores: list[dict]) -> dict:
+    """Returns the row of one method and size: the means over the memories of all its stores."""
     row = {
-        "method": draws[0]["method"],
-        "memories": draws[0]["memories"],
-        "draws": len(draws),
-        "questions": sum(len(d["place"]) for d in draws),
+        "method": stores[0]["method"],
+        "memories": stores[0]["memories"],
+        "draws": len(stores),
+        "questions": sum(len(s["target"]) for s in stores),
     }
     for name in SHARES:
-        shares = [d[name][d["place"] == place].mean() for d in draws for place in np.unique(d["place"])]
+        shares = [s[name][s["target"] == target].mean() for s in stores for target in np.unique(s["target"])]
         row[name], row[f"{name}_ci95"] = mean_interval(shares)
-    return row | {"milliseconds": min(d["milliseconds"] for d in draws)}
+    return row | {"milliseconds": min(s["milliseconds"] for s in stores)}
 
 
 class Lexical:
@@ -195,18 +207,21 @@ class Lexical:
 
 class Cosine:
     def __init__(self, vectors: Vectors, texts: Sequence[str], neutral: Sequence[str] = ()):
-        """`neutral`: questions whose mean is taken off a question's vector; then the passages' is taken off theirs."""
-        stretches = [
-            [" ".join(words[low : low + STRETCH]) for low in range(0, max(1, len(words)), STRETCH)]
+        """`neutral`: questions whose mean is subtracted from the vectors of questions.
+
+        If there are any, the mean of the passages is also subtracted from the vectors of passages.
+        """
+        windows = [
+            [" ".join(words[low : low + WINDOW]) for low in range(0, max(1, len(words)), WINDOW)]
             for words in map(str.split, texts)
         ]
-        self.vectors, self.starts = vectors, np.cumsum([0, *map(len, stretches)])[:-1]
-        found = vectors([one for own in stretches for one in own])
+        self.vectors, self.starts = vectors, np.cumsum([0, *map(len, windows)])[:-1]
+        encoded = vectors([window for text in windows for window in text])
         self.shift = vectors(neutral).mean(0) if neutral else 0.0
-        self.found = _unit(found - found.mean(0) if neutral else found)
+        self.windows = _unit(encoded - encoded.mean(0) if neutral else encoded)
 
     def scores(self, questions: Sequence[str]) -> np.ndarray:
-        return np.maximum.reduceat(_unit(self.vectors(questions) - self.shift) @ self.found.T, self.starts, axis=1)
+        return np.maximum.reduceat(_unit(self.vectors(questions) - self.shift) @ self.windows.T, self.starts, axis=1)
 
 
 class Both:
@@ -218,7 +233,7 @@ class Both:
 
 
 class Vectors:
-    """Texts → their vectors [texts, width], each computed once; in a file, so that a stopped run goes on."""
+    """Texts → vectors [texts, width]. Each vector is computed once and stored in a file, so a stopped run resumes."""
 
     def __init__(self, encode: Callable[[Sequence[str]], np.ndarray], file: Path, progress: Progress):
         self.encode, self.file, self.progress = encode, file, progress
@@ -228,7 +243,7 @@ class Vectors:
                 self.known = dict(zip(saved["of"].tolist(), saved["vectors"]))
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        if len(texts) == 1:  # so that it can be timed
+        if len(texts) == 1:  # never stored, so that a single question can be timed
             return self.encode(texts)
         missing = sorted({text for text in texts if text_hash(text) not in self.known}, key=len)
         for low in range(0, len(missing), CHUNK):
@@ -247,7 +262,7 @@ def _saved(vectors: dict[str, np.ndarray]) -> bytes:
 
 
 def hidden_states(model: Model, texts: Sequence[str]) -> np.ndarray:
-    """The mean over a text's tokens but the first of the states a quarter of the way up, [texts, hidden]."""
+    """Returns the mean hidden state after a quarter of the layers, without the first token, [texts, hidden]."""
     tokens = [model.chat.encode(text)[:TOKENS] or [0] for text in texts]
     return model.backend.mean_states(tokens, max(1, model.backend.num_layers // 4)).cpu().numpy()
 
@@ -282,14 +297,15 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def table(result: dict) -> str:
-    """The rows in Markdown, for people."""
+    """Returns the rows as Markdown."""
     lines = [
         *heading("Routing", result),
-        f"Accepted: the right memory is the first, at the score that lets {result['false_accepts']:.0%} of {result['others']:,} questions about other things pass. "
-        "95 % bootstrap over memories; milliseconds of one question, alone.",
+        "Accepted: the right memory is the first, with the threshold that accepts "
+        f"{result['false_accepts']:.0%} of {result['others']:,} unrelated questions. Intervals: 95 % bootstrap over "
+        "memories. Milliseconds: per question, asked one by one.",
         "",
         *markdown(
-            ["memories", "way", "questions", "recall@1", "recall@3", "accepted", "ms"],
+            ["memories", "method", "questions", "recall@1", "recall@3", "accepted", "ms"],
             (
                 [
                     f"{r['memories']:,}",

@@ -1,21 +1,23 @@
-"""`selfedit bench stream`: documents learned one after another; what is still known after each, by every way to keep them.
+"""`selfedit bench stream`: documents learned one after another, and how much of them each method retains.
 
-In: tasks (documents with questions). Out: `results.json`, `results.md`, heat maps, and `trials.jsonl`, a line for each
-method, step and document. Every method studies the same sequences of each document, with the same settings:
+In: tasks (documents with questions). Out: `results.json`, `results.md`, heat maps, and `trials.jsonl` with one line per
+method, step and document. Every method trains on the same sequences of each document, with the same settings:
 
-- `sequential`: one adapter, trained on and on;
-- `merged`: an adapter a document, merged into the weights before the next (published SEAL);
-- `routed`: an adapter a document, each question answered under the one that the router finds (ours);
-- `consolidated`: after so many documents one adapter is trained on all so far from the untouched model, on what the others
-  study (what is drawn afresh in each epoch: all of it once) with the settings of `memory consolidate`, for questions that the router sends to any of them (ours; but nobody is let out of it who does
-  not hold, since the questions that would tell are those that are asked here);
-- `retrieval`: the best passage of those so far, by BM25, in the prompt.
+- `sequential`: one adapter that is trained on each document in turn;
+- `merged`: one adapter per document, merged into the weights before the next document (published SEAL);
+- `routed`: one adapter per document; the router chooses the adapter that answers a question (ours);
+- `consolidated`: at certain steps, one new adapter is trained on all documents so far, with the settings of `memory
+  consolidate`. Its training data is that of the other methods; questions that are new in each epoch are used once. It
+  answers the questions that the router assigns to any of these documents (ours). Unlike `memory consolidate`, it drops
+  no document that it fails to retain, since that decision would need the questions that are asked here;
+- `retrieval`: the best passage so far, by BM25, in the prompt.
 
-A matrix has K+1 rows, after so many documents, and K columns; row 0 is the untouched model, and after i documents the
-first i are asked. Just learned: the mean of its diagonal (for `consolidated`, that of `routed`: it is what goes in);
-retained: of its last row. Intervals are bootstraps over documents, 95 %. Documents without questions are asked what
-judges a memory in `learn`: questions that the model writes, answers with the passage in view and not without, and its own
-rewordings of the passage, to be continued with a fact that it does not know. What is on disk is not done again.
+A matrix has K+1 rows (steps) and K columns (documents). Row 0 is the untouched model; after i documents, the first i
+are tested. Just learned: the mean of the diagonal (for `consolidated`, the diagonal of `routed`, whose adapters it
+replaces). Retained: the mean of the last row. Intervals are 95 % bootstraps over documents. Documents without questions
+are tested with questions like those that judge a memory in `learn`: questions that the model writes, and answers only
+with the passage in the prompt, and rewordings of the passage that end before a fact the model does not know. Finished
+work on disk is not repeated.
 """
 
 from __future__ import annotations
@@ -24,16 +26,17 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 
-from selfedit.bench.conditions import Retriever, jobs, parse
+from selfedit.bench.conditions import Retriever, jobs, parse, with_passage
 from selfedit.bench.general import General
 from selfedit.bench.intervals import mean_ratio
 from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.config import ConsolidateConfig, LearnConfig, TrainConfig
 from selfedit.edits.propose import propose
-from selfedit.edits.quiz import open_book_prompt, questions_from_rewordings, with_sentences, write_quiz
+from selfedit.edits.quiz import questions_from_rewordings, with_sentences, write_quiz
 from selfedit.errors import SelfeditError
 from selfedit.judge.evaluate import Query, answers, offline_name
 from selfedit.judge.general import general_changes, general_texts
@@ -46,20 +49,22 @@ METHODS = ("sequential", "merged", "routed", "consolidated", "retrieval")
 TRAIN = TrainConfig(
     rank=16, alpha=32.0, first_layer=0.33, learning_rate=2e-3, epochs=8, batch_size=2, steps_per_epoch=1
 )
-"""As `bench knowledge`."""
+"""The settings of `bench knowledge`."""
 ADAPTERS = 8
-"""Trained in one stack, at most."""
+"""Maximum number of adapters that are trained at once."""
+TOGETHER = ConsolidateConfig().train
+"""The settings of `memory consolidate`, for `consolidated`."""
 
 
 @dataclass(frozen=True)
 class Setting:
     methods: tuple[str, ...] = METHODS
     study: str = "self-edit:questions"
-    """A condition of `bench knowledge`, one of STUDIED: what is studied of each document."""
+    """The training data of each document: a condition of `bench knowledge` whose name is in STUDIED."""
     questions: int = 6
-    """Query about each document, at most, spread over its kinds."""
+    """Maximum number of questions per document, spread over their kinds."""
     consolidate: tuple[int, ...] = (10,)
-    """After so many documents each, and after the last; one number: after every so many."""
+    """Steps at which to consolidate, besides the last; a single number n means every n documents."""
     answer_tokens: int = 24
     seed: int = 0
 
@@ -71,13 +76,17 @@ def run(
     setting: Setting = Setting(),
     *,
     train: TrainConfig = TRAIN,
-    together: TrainConfig = ConsolidateConfig().train,
+    together: TrainConfig = TOGETHER,
     general: Path | None = None,
     command: str = "",
     progress: Progress = no_progress,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict:
-    """`together`: of `consolidated`. `general`: a folder of multiple-choice sets (JSON lines of query, choices, gold), to measure what else is forgotten."""
+    """Runs the benchmark and returns the content of results.json.
+
+    `together`: the training settings of `consolidated`. `general`: a folder of multiple-choice sets (bench/general.py),
+    to measure the loss of other abilities. Raises SelfeditError, before any work, on settings that cannot be run.
+    """
     from selfedit.bench.plots import pyplot, stream_plots
 
     pyplot()
@@ -90,7 +99,7 @@ def run(
     if len(tasks) < 2 or min(setting.consolidate, default=0) < 2 or setting.questions < 1:
         raise SelfeditError("give at least 2 documents, 1 question each, and at least 2 documents to consolidate")
     if "retrieval" in setting.methods:
-        Retriever(tasks)  # without the library it would fail after everything else
+        Retriever(tasks)  # a missing library is reported before any work
     bench = _Stream(model_name, tasks, out, setting, train, together, general, progress, notify)
     for step, method in enumerate(("base", *setting.methods)):
         progress("methods", step, len(setting.methods) + 1)
@@ -119,13 +128,10 @@ class _Stream:
 
         self.condition = parse(setting.study, tasks, None)
         self.name, self.general = model_name, General(general) if general else None
-        self.model, self.out, self.setting, self.progress = (
-            load_model(model_name, notify=notify),
-            out,
-            setting,
-            progress,
-        )
+        self.model = load_model(model_name, notify=notify)
+        self.out, self.setting, self.progress = out, setting, progress
         self.train_config, self.together = train, together
+        self._routers: dict[int, Router] = {}
         config = [
             json.dumps(asdict(train)),
             json.dumps(asdict(together)),
@@ -135,31 +141,30 @@ class _Stream:
             str(setting.seed),
             offline_name(),
         ]
-        self._alone = lock_run_folder(
+        self._lock = lock_run_folder(
             out, self.model.identity() | {"documents": [t.key for t in tasks], "config": text_hash(*config)}
         )
         self.journal = Journal(out / "trials.jsonl")
         self.done = {(r["method"], r["step"], r["document"]): r for r in self.journal.records}
-        self.tasks = [self.judged(task) for task in tasks]
+        self.tasks = [self.with_questions(task) for task in tasks]
 
-    def judged(self, task: Task) -> Task:
-        """With so many questions, as many of each kind; of a document that has none, such as the model writes itself."""
+    def with_questions(self, task: Task) -> Task:
+        """Returns the task with at most `setting.questions` questions, of all kinds in turn; writes missing ones."""
         if not task.questions:
-            known = self.done.get(("quiz", 0, task.key))
-            if known is None:
-                known = self.add("quiz", 0, task, questions=[asdict(q) for q in self.written(task.passage)])
+            record = self.done.get(("quiz", 0, task.key))
+            if record is None:
+                record = self.add("quiz", 0, task, questions=[asdict(q) for q in self.write_questions(task.passage)])
             task = replace(
-                task, questions=tuple(Question(**q | {"answers": tuple(q["answers"])}) for q in known["questions"])
+                task, questions=tuple(Question(**q | {"answers": tuple(q["answers"])}) for q in record["questions"])
             )
         kinds: dict[str, list[Question]] = {}
         for question in with_sentences(task).questions:
             kinds.setdefault(question.kind, []).append(question)
-        most = max(map(len, kinds.values()), default=0)
-        in_turn = [own[i] for i in range(most) for own in kinds.values() if i < len(own)]
+        in_turn = [q for row in zip_longest(*kinds.values()) for q in row if q is not None]
         return replace(task, questions=tuple(in_turn[: self.setting.questions]))
 
-    def written(self, passage: Passage) -> list[Question]:
-        """By the model, as in `learn`; nothing of them is studied here, so all of them can be asked."""
+    def write_questions(self, passage: Passage) -> list[Question]:
+        """Writes questions as `learn` does; none of them is used for training here, so all of them can be asked."""
         learn = LearnConfig()
         quiz = write_quiz(self.model, passage, spans=learn.spans, seed=self.setting.seed, progress=self.progress)
         proposal = propose(self.model, passage, learn.styles, seed=self.setting.seed, on_token=self.stage("write"))
@@ -172,12 +177,12 @@ class _Stream:
         self.done[method, step, task.key] = record
         return record
 
-    # asking
+    # Questions and answers.
 
     def missing(self, method: str, step: int) -> list[Task]:
-        """Documents learned by then (all of them at step 0: the untouched model) that were not asked about yet."""
-        own = self.tasks[:step] if step else self.tasks
-        return [task for task in own if (method, step, task.key) not in self.done]
+        """Returns the documents learned by this step that are not tested yet; at step 0, all documents count."""
+        learned = self.tasks[:step] if step else self.tasks
+        return [task for task in learned if (method, step, task.key) not in self.done]
 
     def ask(
         self,
@@ -187,35 +192,30 @@ class _Stream:
         model=None,
         stack=None,
     ) -> None:
+        """Tests the documents learned by this step; `adapters`: chooses the adapter that answers a question."""
         if missing := self.missing(method, step):
-            self.record(
-                method,
-                step,
-                missing,
-                self.answers([Query(q, adapters(q)) for task in missing for q in task.questions], stack, model),
-            )
+            queries = [Query(q, adapters(q)) for task in missing for q in task.questions]
+            self.record(method, step, missing, self.answers(queries, stack, model))
         self.progress("documents", step, len(self.tasks))
 
-    def ask_each_once(self, method: str, asked: Callable[[Question, int], Query], stack=None) -> None:
-        """After each step; what is asked as it was after an earlier one is answered as it was."""
-        found: dict[Query, tuple[str, bool | None]] = {}
+    def ask_each_once(self, method: str, query: Callable[[Question, int], Query], stack=None) -> None:
+        """Tests all steps; a query that occurred at an earlier step is not answered again."""
+        known: dict[Query, tuple[str, bool | None]] = {}
         for step in range(1, len(self.tasks) + 1):
             for task in self.tasks[:step]:
-                if record := self.done.get((method, step, task.key)):  # by an earlier run
-                    found = (
-                        dict(zip((asked(q, step) for q in task.questions), zip(record["answers"], record["correct"])))
-                        | found
-                    )
+                if record := self.done.get((method, step, task.key)):  # written by an earlier run
+                    for question, *answer in zip(task.questions, record["answers"], record["correct"]):
+                        known.setdefault(query(question, step), tuple(answer))
             if missing := self.missing(method, step):
-                wanted = [asked(q, step) for task in missing for q in task.questions]
-                new = [one for one in dict.fromkeys(wanted) if one not in found]
-                found |= zip(new, self.answers(new, stack))
-                self.record(method, step, missing, [found[one] for one in wanted])
+                queries = [query(q, step) for task in missing for q in task.questions]
+                new = [q for q in dict.fromkeys(queries) if q not in known]
+                known |= zip(new, self.answers(new, stack))
+                self.record(method, step, missing, [known[q] for q in queries])
             self.progress("documents", step, len(self.tasks))
 
-    def answers(self, asked: Sequence[Query], stack=None, model=None) -> list[tuple[str, bool | None]]:
+    def answers(self, queries: Sequence[Query], stack=None, model=None) -> list[tuple[str, bool | None]]:
         return answers(
-            model or self.model, asked, stack, tokens=self.setting.answer_tokens, on_token=self.stage("test")
+            model or self.model, queries, stack, tokens=self.setting.answer_tokens, on_token=self.stage("test")
         )
 
     def record(
@@ -223,13 +223,14 @@ class _Stream:
     ) -> None:
         answered = iter(answered)
         for task in tasks:
-            own = [next(answered) for _ in task.questions]
-            self.add(method, step, task, correct=[correct for _, correct in own], answers=[text for text, _ in own])
+            of_task = [next(answered) for _ in task.questions]
+            correct, texts = [verdict for _, verdict in of_task], [text for text, _ in of_task]
+            self.add(method, step, task, correct=correct, answers=texts)
 
     def stage(self, name: str) -> Callable[[int, int], None]:
         return lambda done, total: self.progress(name, done, total)
 
-    # learning
+    # Training.
 
     def learned(
         self,
@@ -239,13 +240,15 @@ class _Stream:
         stack=None,
         config: TrainConfig | None = None,
     ):
-        """The adapters of a method that were trained at these steps on these tasks, now or earlier, as one stack.
+        """Returns the adapters of a method, one per step in `groups`, trained on the tasks of that step now or earlier.
 
-        `backend`: if not the model's; `config`: how they train, if not as on one document; `stack`: to start from."""
+        `backend`: the base weights, by default those of the model. `stack`: the adapter to continue from. `config`: the
+        training settings, by default those for one document.
+        """
         folders = {step: self.out / method / str(step) for step in groups}
-        left = [step for step, folder in folders.items() if not (folder / "log.json").exists()]
-        for low in range(0, len(left), ADAPTERS):
-            part, start = left[low : low + ADAPTERS], time.perf_counter()
+        todo = [step for step, folder in folders.items() if not (folder / "log.json").exists()]
+        for low in range(0, len(todo), ADAPTERS):
+            part, start = todo[low : low + ADAPTERS], time.perf_counter()
             made = jobs(
                 self.model,
                 self.condition,
@@ -263,7 +266,7 @@ class _Stream:
             self.progress("documents", part[-1], len(self.tasks))
         return self.model.backend.load(list(folders.values()))
 
-    # the methods
+    # One function per method.
 
     def base(self) -> None:
         self.ask("base", 0)
@@ -286,58 +289,54 @@ class _Stream:
 
     @property
     def consolidations(self) -> list[int]:
-        count, at = len(self.tasks), sorted(set(self.setting.consolidate))
-        return [*(range(at[0], count, at[0]) if len(at) == 1 else (step for step in at if step < count)), count]
+        """The steps at which documents are consolidated; the last is always among them."""
+        count, steps = len(self.tasks), sorted(set(self.setting.consolidate))
+        if len(steps) == 1:
+            steps = range(steps[0], count, steps[0])
+        return [*(step for step in steps if step < count), count]
 
     def routed(self) -> None:
         stack = self.learned("routed", {step: [task] for step, task in enumerate(self.tasks, 1)})
-        self.ask_each_once("routed", lambda question, step: Query(question, self.route(question, step)), stack)
-        self.measure("routed", stack, lambda texts: [self.router(len(self.tasks)).at(text) for text in texts])
+        self.ask_each_once("routed", lambda q, step: Query(q, self.route(q.question, step)), stack)
+        self.measure("routed", stack, lambda texts: [self.route(text, len(self.tasks)) for text in texts])
 
     def consolidated(self) -> None:
-        count, stack = len(self.tasks), None
+        def adapter(text: str, step: int) -> int | None:
+            return None if self.route(text, step) is None else 0
+
+        stack = None
         for step in self.consolidations:
             stack = self.learned("consolidated", {step: self.tasks[:step]}, config=self.together)
-            self.ask(
-                "consolidated", step, lambda question: None if self.route(question, step) is None else 0, stack=stack
-            )
-        self.measure(
-            "consolidated", stack, lambda texts: [None if self.router(count).at(text) is None else 0 for text in texts]
-        )
+            self.ask("consolidated", step, lambda q, step=step: adapter(q.question, step), stack=stack)
+        self.measure("consolidated", stack, lambda texts: [adapter(text, len(self.tasks)) for text in texts])
 
     def retrieval(self) -> None:
         retriever = lru_cache(1)(lambda step: Retriever(self.tasks[:step], most=1))
-        self.ask_each_once(
-            "retrieval", lambda question, step: Query(question, None, _in_view(retriever(step), question))
-        )
 
-    # which memory
+        def query(question: Question, step: int) -> Query:
+            return Query(question, None, with_passage(retriever(step).best(question), question))
 
-    def router(self, step: int) -> _Numbered:
-        """Over the first so many documents."""
-        return self._routers.setdefault(
-            step,
-            _Numbered(
-                Router.of_texts(
-                    {str(i): f"{t.passage.title}\n{t.passage.text}" for i, t in enumerate(self.tasks[:step])}
-                )
-            ),
-        )
+        self.ask_each_once("retrieval", query)
 
-    @cached_property
-    def _routers(self) -> dict:
-        return {}
+    def route(self, text: str, step: int) -> int | None:
+        """Returns the index of the memory that the router chooses among the first `step` documents, or None."""
+        if step not in self._routers:
+            passages = {str(i): f"{t.passage.title}\n{t.passage.text}" for i, t in enumerate(self.tasks[:step])}
+            self._routers[step] = Router.of_texts(passages)
+        id, _ = self._routers[step].route(text)
+        return None if id is None else int(id)
 
-    def route(self, question: Question, step: int) -> int | None:
-        return self.router(step).at(question.question)
-
-    # what else is forgotten
+    # Loss of other abilities.
 
     def measure(
         self, method: str, stack, adapters: Callable[[Sequence[str]], list[int | None]] | None, model=None
     ) -> None:
-        """After the last document: general ability on the sets, as asked; and for one adapter that many documents share, KL on
-        the general texts and general ability, whatever a router would say."""
+        """Measures the loss of other abilities after the last document.
+
+        It consists of the accuracy on the multiple-choice sets, under the adapters that `adapters` chooses. For an
+        adapter that many documents share, it also has the KL divergence on the general texts, and the accuracy without
+        a router.
+        """
         file = self.general_file(method, "texts")
         if not file.exists() and method in ("sequential", "merged", "consolidated"):
             change = (
@@ -351,20 +350,19 @@ class _Stream:
             write_json(file, {"accuracy": self.general.accuracy(self.model, [0] * len(self.general.texts), stack)[0]})
         file = self.general_file(method, "sets")
         if not file.exists() and self.general:
-            at = adapters(self.general.texts) if adapters else [None] * len(self.general.texts)
-            accuracy, sets = self.general.accuracy(model or self.model, at, stack)
+            rows = adapters(self.general.texts) if adapters else [None] * len(self.general.texts)
+            accuracy, sets = self.general.accuracy(model or self.model, rows, stack)
             write_json(file, {"accuracy": accuracy, "sets": sets})
 
-    def general_file(self, method: str, of: str) -> Path:
-        return (
-            self.out / f"general-{method}-{f'{of}-{self.general.hash}' if of != 'texts' and self.general else of}.json"
-        )
+    def general_file(self, method: str, kind: str) -> Path:
+        name = f"{kind}-{self.general.hash}" if kind != "texts" and self.general else kind
+        return self.out / f"general-{method}-{name}.json"
 
-    def measured(self, method: str, of: str) -> dict:
-        file = self.general_file(method, of)
+    def measured(self, method: str, kind: str) -> dict:
+        file = self.general_file(method, kind)
         return read_back(file) if file.exists() else {}
 
-    # what comes out
+    # Results.
 
     def result(self) -> dict:
         before, matrices, rows = self.measured("base", "sets").get("accuracy"), {}, []
@@ -377,24 +375,22 @@ class _Stream:
             steps = self.consolidations if method == "consolidated" else range(1, count + 1)
             logs = [self.out / method / str(step) / "log.json" for step in steps]
             spent = [read_back(log) for log in logs if log.exists()]
+            unrouted = "sets" if method in ("sequential", "merged") else "always"
             rows.append(
                 {"method": method, "documents": count}
-                | _kept([learned[i + 1][i] for i in range(count)], matrix[-1])
-                | {"general_before": before, "general_after": self.measured(method, "sets").get("accuracy")}
+                | _retention([learned[i + 1][i] for i in range(count)], matrix[-1])
                 | {
-                    "general_always": self.measured(
-                        method, "sets" if method in ("sequential", "merged") else "always"
-                    ).get("accuracy")
-                }
-                | {"general_change": self.measured(method, "texts").get("change")}
-                | {
+                    "general_before": before,
+                    "general_after": self.measured(method, "sets").get("accuracy"),
+                    "general_always": self.measured(method, unrouted).get("accuracy"),
+                    "general_change": self.measured(method, "texts").get("change"),
                     "tokens": sum(log["tokens"] for log in spent),
                     "seconds": round(sum(log["seconds"] for log in spent), 1),
                 }
             )
         curve = [
             {"documents": step}
-            | _kept([matrices["routed"][i + 1][i] for i in range(step)], matrices["consolidated"][step][:step])
+            | _retention([matrices["routed"][i + 1][i] for i in range(step)], matrices["consolidated"][step][:step])
             | read_back(self.out / "consolidated" / str(step) / "log.json")
             for step in (self.consolidations if "consolidated" in matrices else ())
         ]
@@ -411,30 +407,9 @@ class _Stream:
         }
 
     def share(self, method: str, step: int, task: Task) -> float | None:
-        """Of right answers; None where that was not asked, or nothing is there to be asked."""
+        """Returns the accuracy on a document; None if it was not tested at this step, or has no questions."""
         record = self.done.get((method, step, task.key))
         return sum(map(bool, record["correct"])) / len(record["correct"]) if record and record["correct"] else None
-
-
-class _Numbered:
-    """A router of documents that are known by their numbers."""
-
-    def __init__(self, router: Router):
-        self.router = router
-
-    def at(self, text: str) -> int | None:
-        id, _ = self.router.route(text)
-        return None if id is None else int(id)
-
-
-def _in_view(retriever: Retriever, question: Question) -> Question:
-    passage = retriever.view(question)
-    text = (
-        open_book_prompt(passage, question.question)
-        if question.kind == "question"
-        else passage.with_request(question.question)
-    )
-    return replace(question, question=text)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -442,8 +417,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _kept(learned: Sequence[float | None], last: Sequence[float | None]) -> dict:
-    """Means over documents of what was right just after learning and at the end; their ratio with its interval."""
+def _retention(learned: Sequence[float | None], last: Sequence[float | None]) -> dict:
+    """Returns the mean accuracy over documents, just after learning and at the end, and their ratio."""
     pairs = [(a, b) for a, b in zip(learned, last) if a is not None and b is not None]
     if not pairs:
         return {"just_learned": _mean(learned), "retained": _mean(last), "ratio": None, "ci95": None}
@@ -458,56 +433,35 @@ def _kept(learned: Sequence[float | None], last: Sequence[float | None]) -> dict
 
 
 def table(result: dict) -> str:
-    """The rows in Markdown, for people."""
+    """Returns the rows as Markdown."""
 
-    def kept(row: dict) -> list[str]:
-        return [
-            number(row["just_learned"]),
-            number(row["retained"]),
-            with_interval([row["ratio"], *(row["ci95"] or (None, None))], ".2f"),
-        ]
+    def retention(row: dict) -> list[str]:
+        ratio = with_interval([row["ratio"], *(row["ci95"] or (None, None))], ".2f")
+        return [number(row["just_learned"]), number(row["retained"]), ratio]
 
+    def cost(row: dict) -> list[str]:
+        return [f"{row['tokens']:,}", f"{row['seconds']:,.0f}"]
+
+    def general(row: dict) -> list[str]:
+        accuracies = [number(row[f"general_{name}"]) for name in ("before", "after", "always")]
+        return [*accuracies, number(row["general_change"], ".2f")]
+
+    retention_head, cost_head = ["just learned", "retained", "ratio"], ["tokens", "seconds"]
     lines = [
         *heading("A stream of documents", result),
-        f"{result['rows'][0]['documents']} documents, {result['questions']} questions, each document studied as `{result['study']}`; the untouched model "
-        f"answers {number(result['untouched'])}. Retained: after the last document; ratio with a 95 % bootstrap over documents. Adapters are kept without the gate "
-        "of `learn`. General: right choices among those of questions about other things, asked as the documents' are (of `routed` and `consolidated` those that "
-        "the router lets through); always, and KL: under the adapter itself. Tokens and seconds: of writing and training, all steps together.",
+        f"{result['rows'][0]['documents']} documents, {result['questions']} questions; training data: "
+        f"`{result['study']}`; accuracy of the untouched model: {number(result['untouched'])}. Retained: after the "
+        "last document; ratio with a 95 % bootstrap over documents. Adapters are kept without the gate of `learn`. General: "
+        "accuracy on unrelated multiple-choice questions; with `routed` and `consolidated`, a question reaches an "
+        "adapter only if the router assigns it to a document. Always, and KL: under the adapter, without a router. "
+        "Tokens and seconds: writing and training, all steps together.",
         "",
         *markdown(
-            [
-                "method",
-                "just learned",
-                "retained",
-                "ratio",
-                "general before",
-                "after",
-                "always",
-                "KL",
-                "tokens",
-                "seconds",
-            ],
-            (
-                [
-                    r["method"],
-                    *kept(r),
-                    number(r["general_before"]),
-                    number(r["general_after"]),
-                    number(r["general_always"]),
-                    number(r["general_change"], ".2f"),
-                    f"{r['tokens']:,}",
-                    f"{r['seconds']:,.0f}",
-                ]
-                for r in result["rows"]
-            ),
+            ["method", *retention_head, "general before", "after", "always", "KL", *cost_head],
+            ([r["method"], *retention(r), *general(r), *cost(r)] for r in result["rows"]),
         ),
     ]
     if result["consolidation"]:
-        cells = (
-            [r["documents"], *kept(r), f"{r['tokens']:,}", f"{r['seconds']:,.0f}"] for r in result["consolidation"]
-        )
-        lines += [
-            "",
-            *markdown(["consolidated", "just learned", "retained", "ratio", "tokens", "seconds"], cells, words=0),
-        ]
+        cells = ([r["documents"], *retention(r), *cost(r)] for r in result["consolidation"])
+        lines += ["", *markdown(["consolidated", *retention_head, *cost_head], cells, words=0)]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Markdown for people: what the tables of all benchmarks have in common."""
+"""Helpers for the Markdown tables of all benchmarks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def heading(title: str, result: dict) -> list[str]:
-    """What was run, by which command, of which software."""
-    by = ", ".join(str(result[key]) for key in ("software", "precision") if key in result)
-    return [f"# {title}: {Path(result['model']).name}", "", f"`{result['command']}` (selfedit {by})", ""]
+    """Returns the title with the name of the model, and the command with the version of the software."""
+    version = ", ".join(str(result[key]) for key in ("software", "precision") if key in result)
+    return [f"# {title}: {Path(result['model']).name}", "", f"`{result['command']}` (selfedit {version})", ""]
 
 
 def markdown(head: Sequence[str], cells: Iterable[Sequence[object]], words: int = 1) -> list[str]:
-    """A table; its first so many columns are words, the others numbers."""
+    """Returns the lines of a table; the first `words` columns are aligned as text, the others as numbers."""
     lines = [list(head), [*["---"] * words, *["--:"] * (len(head) - words)], *cells]
     return [f"| {' | '.join(map(str, line))} |" for line in lines]
 
@@ -27,8 +27,8 @@ def between(bounds: Sequence[float] | None, digits: str = ".3f") -> str:
 
 
 def with_interval(values: Sequence[float | None] | None, digits: str = ".3f") -> str:
-    """Of [value, low, high]; the value alone where it has no interval."""
+    """Formats [value, low, high]; only the value if it has no interval."""
     if values is None or values[0] is None:
         return "–"
-    own = number(values[0], digits)
-    return own if values[1] is None else f"{own} {between(values[1:], digits)}"
+    value = number(values[0], digits)
+    return value if values[1] is None else f"{value} {between(values[1:], digits)}"
