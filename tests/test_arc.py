@@ -54,7 +54,7 @@ def changed(**values) -> dict:
     [
         ("{", "not JSON"), ("[1]", "should be an object, is a list"), ({}, "is empty"), ({"a": 3}, "a: should be an object, is a number"),
         ({"a": {"train": []}}, "train': is empty"), ({"a": {"train": EXAMPLE["train"]}}, "'test' is missing"),
-        ({"../../x": EXAMPLE}, "a task's id has letters"), ({"$\\frac$": EXAMPLE}, "a task's id has letters"), ({"\ud800": EXAMPLE}, "a task's id has letters"),
+        ({"../../x": EXAMPLE}, "the id of a task has at most 64 letters"), ({"$\\frac$": EXAMPLE}, "the id of a task has at most 64 letters"), ({"\ud800": EXAMPLE}, "the id of a task has at most 64 letters"),
         ({"x" * 65: EXAMPLE}, "at most 64"), (changed(train=[{"input": [[1]]}]), "train[0]: 'output' is missing"), (changed(train=[3]), "train[0]: should be an object"),
         (changed(test=[{"input": []}]), "test[0]: 'input': is empty"), (changed(test=[{"input": [[]]}]), "test[0].input[0]: is empty"),
         (changed(test=[{"input": [[1, 2], [3]]}]), "input[1]: 1 cells; rows have equal length, at most 30, and the first has 2"),

@@ -451,10 +451,10 @@ def table(result: dict) -> str:
         *heading("A stream of documents", result),
         f"{result['rows'][0]['documents']} documents, {result['questions']} questions; training data: "
         f"`{result['study']}`; accuracy of the untouched model: {number(result['untouched'])}. Retained: after the "
-        "last document; ratio with a 95 % bootstrap over documents. Adapters are kept without the gate of `learn`. General: "
-        "accuracy on unrelated multiple-choice questions; with `routed` and `consolidated`, a question reaches an "
-        "adapter only if the router assigns it to a document. Always, and KL: under the adapter, without a router. "
-        "Tokens and seconds: writing and training, all steps together.",
+        "last document; ratio with a 95 % bootstrap over documents. Adapters are kept without the gate of `learn`. "
+        "General: accuracy on unrelated multiple-choice questions; with `routed` and `consolidated`, a question "
+        "reaches an adapter only if the router assigns it to a document. Always, and KL: under the adapter, without a "
+        "router. Tokens and seconds: writing and training, all steps together.",
         "",
         *markdown(
             ["method", *retention_head, "general before", "after", "always", "KL", *cost_head],

@@ -1,7 +1,7 @@
-"""Questions × adapters → Scores: answers decoded and graded, and how probable the gold answers are; closed book.
+"""Questions × adapters → Scores: the answers, their verdicts, and the log-probability of the gold answers; closed book.
 
-The accuracy says what a user would see; the dense score (log-probability of the gold answer) can rank where a handful
-of yes and no cannot: a yes/no reward over five questions has a reliability of .13 (docs/SEAL.md, §4).
+The accuracy is what a user would see. The log-probability of the gold answer can rank adapters where a handful of
+yes/no verdicts cannot: a yes/no reward over five questions has a reliability of .13 (docs/SEAL.md, §4).
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ ANSWER_TOKENS = 40
 
 @dataclass(frozen=True)
 class Query:
+    """A question for one adapter."""
+
     question: Question
     adapter: int | None = None
     """Row of the stack; None: the untouched model."""
     prompt_override: Question | None = None
-    """The question as the model reads it, if that is not the question alone: with a passage in view."""
+    """The question in the prompt, if it differs, for example because it has a passage before it."""
 
 
 @dataclass(frozen=True)
 class Response:
     text: str
     correct: bool | None
-    """None: unscored, which is not wrong."""
+    """None means unscored, which is not the same as wrong."""
     gold_logprob: float
-    """Log-probability (nats a token) of the gold answer."""
+    """Log-probability of the gold answer, in nats per token."""
 
 
 def evaluate(
@@ -44,74 +46,79 @@ def evaluate(
     *,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Score]:
-    """One Score an adapter (None: the untouched model). Without questions a Score is unscored, not zero."""
-    asked = [Query(question, adapter) for adapter in adapters for question in questions]
-    responses, n = respond(model, asked, stack, on_token=on_token), len(questions)
+    """Returns one Score per adapter (None: the untouched model); without questions it is unscored, not zero."""
+    queries = [Query(question, adapter) for adapter in adapters for question in questions]
+    responses, n = respond(model, queries, stack, on_token=on_token), len(questions)
     return [score(responses[i * n : (i + 1) * n]) for i in range(len(adapters))]
 
 
 def respond(
     model: Model,
-    asked: Sequence[Query],
+    queries: Sequence[Query],
     stack: Adapters | None = None,
     *,
     tokens: int = ANSWER_TOKENS,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Response]:
-    """What is answered to each, greedily and with at most so many `tokens`, and how good that is by the offline judge."""
-    said = answers(model, asked, stack, tokens=tokens, on_token=on_token)
-    gold_logprob = gold_logprobs(model, [(a.prompt_override or a.question, a.adapter) for a in asked], stack)
-    return [Response(text, correct, logprob) for (text, correct), logprob in zip(said, gold_logprob)]
+    """Answers each query greedily with at most `tokens` tokens; the verdicts are those of the offline judge."""
+    graded = answers(model, queries, stack, tokens=tokens, on_token=on_token)
+    logprobs = gold_logprobs(model, [(q.prompt_override or q.question, q.adapter) for q in queries], stack)
+    return [Response(text, correct, logprob) for (text, correct), logprob in zip(graded, logprobs)]
 
 
 def answers(
     model: Model,
-    asked: Sequence[Query],
+    queries: Sequence[Query],
     stack: Adapters | None = None,
     *,
     judge: Judge | None = None,
     tokens: int = ANSWER_TOKENS,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[tuple[str, bool | None]]:
-    """Of each: what is answered, greedily, and the verdict. `judge`: the offline one if none is given."""
-    requests = [Request(tuple(model.chat.prompt(a.prompt_override or a.question)), a.adapter, tokens) for a in asked]
-    texts = [model.chat.decode(said).strip() for said in model.backend.generate(requests, stack, on_token=on_token)]
-    return list(zip(texts, (judge or offline)([(a.question, text) for a, text in zip(asked, texts)])))
+    """Answers each query greedily and returns (answer, verdict) pairs; `judge`: the offline judge by default."""
+    requests = [Request(tuple(model.chat.prompt(q.prompt_override or q.question)), q.adapter, tokens) for q in queries]
+    texts = [model.chat.decode(output).strip() for output in model.backend.generate(requests, stack, on_token=on_token)]
+    return list(zip(texts, (judge or offline)([(q.question, text) for q, text in zip(queries, texts)])))
 
 
 def score(responses: Sequence[Response]) -> Score:
-    """Means over what was scored; without any, None."""
-    right = [r.correct for r in responses if r.correct is not None]
-    gold_logprob = [r.gold_logprob for r in responses]
+    """Returns the means over the scored responses; None if there are none."""
+    verdicts = [r.correct for r in responses if r.correct is not None]
+    logprobs = [r.gold_logprob for r in responses]
     return Score(
-        sum(right) / len(right) if right else None,
-        sum(gold_logprob) / len(gold_logprob) if gold_logprob else None,
+        sum(verdicts) / len(verdicts) if verdicts else None,
+        sum(logprobs) / len(logprobs) if logprobs else None,
         tuple(r.correct for r in responses),
-        tuple(gold_logprob),
+        tuple(logprobs),
     )
 
 
 def offline(pairs: Sequence[tuple[Question, str]]) -> list[bool | None]:
-    """The judge that needs nobody."""
-    return [grade(question, said) for question, said in pairs]
+    """Grades (question, answer) pairs without a language model."""
+    return [grade(question, answer) for question, answer in pairs]
 
 
 def offline_name() -> str:
-    """By which its verdicts are known: refitted, or with other rules, it is another judge."""
-    return f"offline {text_hash(*(file_hash(GRADER.with_name(name)) for name in (GRADER.name, 'grading.py', 'features.py')))[:8]}"
+    """Identifies the verdicts of the offline judge; a change of its rules or of its fitted numbers changes the name."""
+    files = (GRADER.with_name(name) for name in (GRADER.name, "grading.py", "features.py"))
+    return f"offline {text_hash(*map(file_hash, files))[:8]}"
 
 
 def gold_logprobs(
     model: Model, pairs: Sequence[tuple[Question, int | None]], stack: Adapters | None = None
 ) -> list[float]:
-    """Of each question under its adapter: the log-probability (nats a token) of the right answer, short or as a sentence."""
+    """Returns the log-probability (nats per token) of the gold answer to each question under its adapter.
+
+    The answer is scored in its short form and, if known, as a sentence; the higher value counts.
+    """
     forms = [[q.answers[0], *([q.sentence] if q.sentence and q.kind == "question" else [])] for q, _ in pairs]
-    golds = [(model.chat.gold(q, form), adapter) for (q, adapter), own in zip(pairs, forms) for form in own]
-    found = iter(model.backend.gold_logprobs(golds, stack))
-    return [max(next(found) for _ in own) for own in forms]
+    golds = [(model.chat.gold(q, form), adapter) for (q, adapter), texts in zip(pairs, forms) for form in texts]
+    logprobs = iter(model.backend.gold_logprobs(golds, stack))
+    return [max(next(logprobs) for _ in texts) for texts in forms]
 
 
 def grade(question: Question, prediction: str) -> bool:
+    """Grades an answer to a question, or the continuation of a text."""
     if question.kind == "question":
         return is_correct(prediction, question.answers, question.question)
     return continues_with(prediction, question.answers)

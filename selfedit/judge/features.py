@@ -1,12 +1,13 @@
-"""A prediction, a gold answer and the question → eleven numbers from which the grader reads its verdict.
+"""A prediction, a gold answer and a question → eleven numbers, the features from which the grader decides.
 
-The idea: fold case, accents, plurals, endings and number words; leave out small words and what the question already
-said; then count how much of the gold is in the prediction, and what else the prediction says. A word also half counts
-if a similar one is said (erosive, eroding), fully if an acronym says it, and more if it is rare. How common a word is
-comes with the fitted numbers: the share of article titles in whose questions and answers it occurs.
+The idea: normalize case, accents, plurals, endings and number words; ignore small words and words of the question; then
+measure how much of the gold answer is in the prediction, and what else the prediction has. A gold word counts fully if
+it or its acronym occurs, in part if a similar word occurs (erosive, eroding), and more if it is rare. The frequency of
+a word is part of the fitted numbers: the share of article titles in whose questions and answers it occurs.
 
-Left out, since these eleven numbers did better across titles than a hundred and thirty: word vectors, word order, the
-gold's head noun and last word, how near a number is, hedges, the kind of question, where in the answer the gold stands.
+Left out, since these eleven features generalize to new titles better than 130 did: word vectors, word order, the head
+noun and the last word of the gold answer, the distance between numbers, hedges, the kind of question, and the position
+of the gold answer in the prediction.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 
-_STEM_LENGTH = 6  # letters that tell words apart: monetarization = monetarisation, but also internal = international
-_COPIED = 3  # words in a row that make a piece of the answer a copy of the question
-_SIMILAR = 0.5  # below it two words have nothing in common
-_SAME = 0.7  # above it they are forms of one word
-_LEAST_WEIGHT = 0.15  # of the commonest word; the rarest has 1.15
+_STEM_LENGTH = 6  # letters; equates monetarization and monetarisation, but also internal and international
+_COPIED = 3  # a run of this many words of the question is copied
+_SIMILAR = 0.5  # words with a lower similarity have nothing in common
+_SAME = 0.7  # words with a higher similarity are forms of the same word
+_LEAST_WEIGHT = 0.15  # weight of the most common word; the rarest has 1.15
 _GRAM = 4  # letters
 
 NEGATIONS = frozenset("not no never neither nor cannot without none nothing".split())
@@ -29,7 +30,7 @@ SMALL_WORDS = frozenset(
     "these those which who they he she has had have into over than about also such some other around nearly "
     "approximately".split()
 )
-_TITLES = frozenset(  # of people: "Barack Obama" is President Obama
+_TITLES = frozenset(  # titles of people: "Barack Obama" answers "President Obama"
     "king queen emperor empress prince princess duke count earl lord sir dame pope saint bishop archbishop president "
     "chancellor minister governor senator general marshal admiral colonel captain mr mrs ms dr doctor professor".split()
 )
@@ -52,54 +53,56 @@ _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 _SENTENCE = re.compile(r"\s*.*?\w[^\w\s]*[.!?](?=\s)", re.DOTALL)
 _ITEMS = re.compile(r",|;|&|\band\b|\bor\b")
 
-# Name → which way alone it may move the verdict: 1 towards right, -1 towards wrong, 0 either.
+# Name → the direction in which the feature may move the verdict: 1 towards correct, -1 towards wrong, 0 both.
 FEATURES = {
-    "words": 1,  # share of the gold's new words that the answer has, outside what it copied from the question
-    "words_anywhere": 1,  # the same, copied or not
-    "weight": 1,  # as "words", with rare words weighing more and similar words counting in part
-    "letters": 1,  # share of the gold's runs of four letters
-    "worst_item": 1,  # of a gold that is a list: how well the least found item is found
-    "missing_numbers": -1,  # how many of the gold's
+    "words": 1,  # share of the gold's new words in the parts of the answer that are not copied from the question
+    "words_anywhere": 1,  # share of the gold's new words in the whole answer
+    "weight": 1,  # like "words", but rare words weigh more and similar words count in part
+    "letters": 1,  # share of the gold's letter 4-grams
+    "worst_item": 1,  # if the gold is a list: the score of the item that is matched worst
+    "missing_numbers": -1,  # count of the gold's numbers that the answer lacks
     "precision": 1,  # share of the first sentence's new words that are the gold's
-    "other_names": -1,  # capitalised words of the first sentence that are neither the gold's nor the question's
+    "other_names": -1,  # capitalized words of the first sentence that neither the gold nor the question has
     "echo": 0,  # share of the question's words that the answer repeats
-    "rarity": 0,  # of the gold's new words
-    "names": 0,  # share of the gold's words that are capitalised
+    "rarity": 0,  # mean rarity of the gold's new words
+    "names": 0,  # share of the gold's words that are capitalized
 }
 
 
 def features(prediction: str, gold: str, question: str, common: Mapping[str, float]) -> list[float]:
-    """In the order of FEATURES. `common` has the share of titles in which a stem occurs; a stem that it lacks is rare."""
-    said, asked, wanted = words(prediction), words(question), words(gold)
-    said_stems, asked_stems = [stem(word) for word in said], [stem(word) for word in asked]
-    told, known = set(said_stems), set(asked_stems)
-    new = new_words(wanted, known)
-    # A choice ("internal or external?") is answered in the question's own words; elsewhere copying it says nothing.
-    fresh = said if "or" in asked else [word for word, keep in zip(said, not_copied(said_stems, asked_stems)) if keep]
-    fresh_stems, spelled = {stem(word) for word in fresh}, _spelled_acronyms(prediction, gold)
-    scores = [1.0 if word in spelled else _found(word, set(fresh), fresh_stems) for word in new]
+    """Returns the features in the order of FEATURES; `common`: stem → share of titles, 0 for stems it lacks."""
+    predicted, query, target = words(prediction), words(question), words(gold)
+    predicted_stems, query_stems = [stem(word) for word in predicted], [stem(word) for word in query]
+    stems, known = set(predicted_stems), set(query_stems)
+    new = new_words(target, known)
+    # A choice ("internal or external?") is answered with words of the question; otherwise copied words are no answer.
+    fresh = list(predicted)
+    if "or" not in query:
+        fresh = [word for word, keep in zip(predicted, not_copied(predicted_stems, query_stems)) if keep]
+    fresh_stems, acronyms = {stem(word) for word in fresh}, _acronym_words(prediction, gold)
+    scores = [1.0 if word in acronyms else _match(word, set(fresh), fresh_stems) for word in new]
     rarity = [1.0 - common.get(stem(word), 0.0) for word in new]
     weights = [_LEAST_WEIGHT + value for value in rarity]
-    precision, other_names = _first_sentence(prediction, wanted, known)
+    precision, other_names = _first_sentence(prediction, target, known)
     values = {
         "words": _mean([score == 1 for score in scores]),
-        "words_anywhere": _mean([word in spelled or stem(word) in told for word in new]),
+        "words_anywhere": _mean([word in acronyms or stem(word) in stems for word in new]),
         "weight": sum(score * weight for score, weight in zip(scores, weights)) / max(sum(weights), 1e-9),
-        "letters": _letters(wanted, said),
-        "worst_item": _worst_item(gold, set(said), told),
-        "missing_numbers": _missing_numbers(said, wanted, asked),
+        "letters": _letters(target, predicted),
+        "worst_item": _worst_item(gold, set(predicted), stems),
+        "missing_numbers": _missing_numbers(predicted, target, query),
         "precision": precision,
         "other_names": other_names,
-        "echo": _mean([stem(word) in told for word in asked if word not in SMALL_WORDS]),
+        "echo": _mean([stem(word) in stems for word in query if word not in SMALL_WORDS]),
         "rarity": _mean(rarity),
         "names": _mean([word[0].isupper() and word.lower() not in SMALL_WORDS for word in _cased_words(gold)]),
     }
     return [round(float(values[name]), 3) for name in FEATURES]
 
 
-def new_words(wanted: Sequence[str], known: Collection[str]) -> list[str]:
-    """The gold's words less the small ones and those whose stems the question has, unless nothing else is left."""
-    content = [word for word in wanted if word not in SMALL_WORDS] or list(wanted)
+def new_words(target: Sequence[str], known: Collection[str]) -> list[str]:
+    """Removes small words, titles and words with a known stem from the gold answer, unless nothing else is left."""
+    content = [word for word in target if word not in SMALL_WORDS] or list(target)
     content = [word for word in content if word not in _TITLES] or content
     return [word for word in content if stem(word) not in known] or content
 
@@ -135,7 +138,7 @@ def stem(word: str) -> str:
 
 @lru_cache(maxsize=200_000)
 def similarity(a: str, b: str) -> float:
-    """Of two spellings, in [0, 1]: a common beginning, common pairs of letters, or one word within the other."""
+    """Returns the similarity of two words in [0, 1], from a common prefix, common letter pairs, or inclusion."""
     if stem(a) == stem(b):
         return 1.0
     if a[0].isdigit() or b[0].isdigit() or min(len(a), len(b)) < 4:
@@ -149,72 +152,72 @@ def similarity(a: str, b: str) -> float:
     return best if best >= _SIMILAR else 0.0
 
 
-def not_copied(said: Sequence[str], asked: Sequence[str]) -> list[bool]:
-    """False for every run of words that the question has too: "The name of Queen's first album is"."""
-    runs = {tuple(asked[i : i + _COPIED]) for i in range(len(asked) - _COPIED + 1)}
-    fresh = [True] * len(said)
-    for i in range(len(said) - _COPIED + 1):
-        if tuple(said[i : i + _COPIED]) in runs:
+def not_copied(predicted: Sequence[str], query: Sequence[str]) -> list[bool]:
+    """Returns False for words in runs that the question also has: "The name of Queen's first album is"."""
+    runs = {tuple(query[i : i + _COPIED]) for i in range(len(query) - _COPIED + 1)}
+    fresh = [True] * len(predicted)
+    for i in range(len(predicted) - _COPIED + 1):
+        if tuple(predicted[i : i + _COPIED]) in runs:
             fresh[i : i + _COPIED] = [False] * _COPIED
     return fresh
 
 
-def _spelled_acronyms(prediction: str, gold: str) -> set[str]:
-    """The gold's words that the prediction says as an acronym, and acronyms of the gold that it spells out."""
-    said, wanted = _cased_words(prediction), _cased_words(gold)
-    names = [word for word in wanted if word[0].isupper()]
+def _acronym_words(prediction: str, gold: str) -> set[str]:
+    """Returns gold words that the prediction abbreviates to an acronym, and gold acronyms that it spells out."""
+    predicted, target = _cased_words(prediction), _cased_words(gold)
+    names = [word for word in target if word[0].isupper()]
     initials = "".join(word[0] for word in names)
-    found = set()
-    for word in said:
+    matched = set()
+    for word in predicted:
         if 2 <= len(word) <= 6 and word.isupper() and word in initials:
             start = initials.index(word)
-            found |= {name.lower() for name in names[start : start + len(word)]}
-    shorts = [word for word in names if 2 <= len(word) <= 6 and word.isupper()]
-    if shorts:
-        every = "".join(word[0] for word in said).upper()
-        large = "".join(word[0] for word in said if word.lower() not in SMALL_WORDS).upper()
-        found |= {word.lower() for word in shorts if word in every or word in large}
-    return found
+            matched |= {name.lower() for name in names[start : start + len(word)]}
+    acronyms = [word for word in names if 2 <= len(word) <= 6 and word.isupper()]
+    if acronyms:
+        all_initials = "".join(word[0] for word in predicted).upper()
+        content_initials = "".join(word[0] for word in predicted if word.lower() not in SMALL_WORDS).upper()
+        matched |= {word.lower() for word in acronyms if word in all_initials or word in content_initials}
+    return matched
 
 
-def _letters(wanted: Sequence[str], said: Sequence[str]) -> float:
-    gold, text = f" {' '.join(wanted)} ", f" {' '.join(said)} "
+def _letters(target: Sequence[str], predicted: Sequence[str]) -> float:
+    gold, text = f" {' '.join(target)} ", f" {' '.join(predicted)} "
     grams = {gold[i : i + _GRAM] for i in range(len(gold) - _GRAM + 1)}
     return _mean([gram in text for gram in grams])
 
 
-def _worst_item(gold: str, said: Collection[str], stems: Collection[str]) -> float:
+def _worst_item(gold: str, predicted: Collection[str], stems: Collection[str]) -> float:
     items = [[word for word in words(item) if word not in SMALL_WORDS] for item in _ITEMS.split(gold)]
-    return min((max(_found(word, said, stems) for word in item) for item in items if item), default=0.0)
+    return min((max(_match(word, predicted, stems) for word in item) for item in items if item), default=0.0)
 
 
-def _found(word: str, said: Collection[str], stems: Collection[str]) -> float:
-    """1 if it is said, less if only a similar word is."""
-    return 1.0 if stem(word) in stems else max((similarity(word, other) for other in said), default=0.0)
+def _match(word: str, predicted: Collection[str], stems: Collection[str]) -> float:
+    """Returns 1 if the prediction has the word, else the similarity of its most similar word."""
+    return 1.0 if stem(word) in stems else max((similarity(word, other) for other in predicted), default=0.0)
 
 
-def _missing_numbers(said: Sequence[str], wanted: Sequence[str], asked: Sequence[str]) -> int:
-    numbers, known, told = _numbers(wanted), _numbers(asked), _numbers(said)
-    return len((numbers - known or numbers) - told)
+def _missing_numbers(predicted: Sequence[str], target: Sequence[str], query: Sequence[str]) -> int:
+    numbers, known = _numbers(target), _numbers(query)
+    return len((numbers - known or numbers) - _numbers(predicted))
 
 
 def _numbers(text: Sequence[str]) -> set[float]:
-    """One number for "7 million", and 1970 for "1970s"."""
-    found = [(i, _NUMBER.match(word)) for i, word in enumerate(text) if word[0].isdigit()]
+    """Returns the numbers of a text: one number for "7 million", and 1970 for "1970s"."""
+    matches = [(i, _NUMBER.match(word)) for i, word in enumerate(text) if word[0].isdigit()]
     return {
-        float(match.group()) * _TIMES.get(text[i + 1] if i + 1 < len(text) else "", 1) for i, match in found if match
+        float(match.group()) * _TIMES.get(text[i + 1] if i + 1 < len(text) else "", 1) for i, match in matches if match
     }
 
 
-def _first_sentence(prediction: str, wanted: Sequence[str], known: Collection[str]) -> tuple[float, int]:
-    """Of its words that are new to the question: the share that is the gold's, and how many others are names."""
+def _first_sentence(prediction: str, target: Sequence[str], known: Collection[str]) -> tuple[float, int]:
+    """Looks at the new words of the first sentence: returns the gold's share, and the number of other names."""
     match = _SENTENCE.match(prediction)
     sentence = match.group() if match else prediction
     pairs = list(zip(words(sentence), _cased_words(sentence)))
     new = [
         (i, word, cased) for i, (word, cased) in enumerate(pairs) if word not in SMALL_WORDS and stem(word) not in known
     ]
-    other = [(i, cased) for i, word, cased in new if max((similarity(word, w) for w in wanted), default=0) < _SAME]
+    other = [(i, cased) for i, word, cased in new if max((similarity(word, w) for w in target), default=0) < _SAME]
     return 1 - len(other) / max(len(new), 1) if new else 0.0, sum(i > 0 and cased[0].isupper() for i, cased in other)
 
 

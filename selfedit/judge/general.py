@@ -1,9 +1,9 @@
-"""How far an adapter moves the model away from what it could do: mean KL divergence on a fixed set of general texts, and
-the share of everyday sentences that it ends right.
+"""How much an adapter changes a model elsewhere: KL divergence on general texts, and accuracy on everyday sentences.
 
-Both sets are our own, on topics that no memory is about. The texts (general.jsonl) are questions in chat form and plain
-prose: 0 is the untouched model; an adapter that answers everything with what it learned last is several nats away. The
-sentences (choices.jsonl) have three endings, of which the likeliest, a mean over its tokens, is the model's choice.
+In: a model and adapters. Out: one number per adapter. Both data sets were written for this project, on topics that no
+memory is about. The texts (general.jsonl) are questions in chat form and plain prose. The divergence of the untouched
+model is 0; an adapter that answers every question with what it learned last is several nats away. The sentences
+(choices.jsonl) have three endings; the model chooses the one with the highest mean log-probability per token.
 """
 
 from __future__ import annotations
@@ -20,39 +20,37 @@ from selfedit.types import Example, Question
 
 
 def general_changes(model: Model, stack: Adapters) -> list[float]:
-    """Of each adapter: mean KL(untouched ‖ adapted) in nats a token."""
+    """Returns for each adapter the mean KL(untouched ‖ adapted) in nats per token."""
     return model.backend.divergences(general_texts(model), stack)
 
 
 def general_abilities(model: Model, stack: Adapters) -> list[float]:
-    """The share of everyday sentences ended right: of the untouched model, then of each adapter."""
+    """Returns the share of everyday sentences completed correctly, by the untouched model and then by each adapter."""
     items = _records("choices.jsonl")
-    right = grade_choices(model, [(item, row) for row in range(stack.count) for item in items], stack)
-    return [
-        _untouched(model),
-        *(sum(right[low : low + len(items)]) / len(items) for low in range(0, len(right), len(items))),
-    ]
+    correct = grade_choices(model, [(item, row) for row in range(stack.count) for item in items], stack)
+    shares = (sum(correct[low : low + len(items)]) / len(items) for low in range(0, len(correct), len(items)))
+    return [_untouched_ability(model), *shares]
 
 
 @lru_cache(maxsize=4)
-def _untouched(model: Model) -> float:
+def _untouched_ability(model: Model) -> float:
     items = _records("choices.jsonl")
     return sum(grade_choices(model, [(item, None) for item in items])) / len(items)
 
 
-def grade_choices(model: Model, asked: Sequence[tuple[dict, int | None]], stack: Adapters | None = None) -> list[bool]:
-    """For each ({query, choices, gold}, adapter) whether the likeliest choice is the right one."""
+def grade_choices(model: Model, pairs: Sequence[tuple[dict, int | None]], stack: Adapters | None = None) -> list[bool]:
+    """Returns for each ({query, choices, gold}, adapter) whether the most probable choice is the gold one."""
     golds = [
         (model.chat.gold(Question(item["query"], (), kind="choice"), choice), adapter)
-        for item, adapter in asked
+        for item, adapter in pairs
         for choice in item["choices"]
     ]
-    found = iter(model.backend.gold_logprobs(golds, stack))
-    right = []
-    for item, _ in asked:
-        values = [next(found) for _ in item["choices"]]
-        right.append(values.index(max(values)) == item["gold"])
-    return right
+    logprobs = iter(model.backend.gold_logprobs(golds, stack))
+    correct = []
+    for item, _ in pairs:
+        values = [next(logprobs) for _ in item["choices"]]
+        correct.append(values.index(max(values)) == item["gold"])
+    return correct
 
 
 def general_texts(model: Model) -> list[TokenizedExample]:
@@ -60,7 +58,7 @@ def general_texts(model: Model) -> list[TokenizedExample]:
 
 
 def general_questions() -> list[Question]:
-    """Those of the texts that are questions; no memory is about them."""
+    """Returns the general texts that are questions; no memory is about them."""
     return [Question(r["prompt"], (r["answer"],)) for r in _records() if r["prompt"]]
 
 

@@ -1,15 +1,16 @@
-"""Graders: what a model said, and the gold answers → right or wrong, or an overlap in [0, 1]. No language model.
+"""Graders: the answer of a model and the gold answers → correct or not, or an overlap in [0, 1]; no language model.
 
-`is_correct` stands in for SEAL's GPT-4.1 judge (yes or no: extra words allowed, the gold fully conveyed and not
-contradicted, blank is wrong). The idea: rules for what must hold (the gold itself is right; blank, denied, echoed
-and endlessly guessing answers are wrong), then shallow trees over the few numbers of features.py, each of which may
-move the verdict one way only, so that saying more of the gold never hurts. The trees are grader.json, fitted to GPT-4.1's
-verdicts by tools/fit_grader.py.
+`is_correct` stands in for SEAL's GPT-4.1 judge (yes or no; extra words are allowed, the gold answer must be fully
+conveyed and not contradicted, a blank answer is wrong). First come rules for what must hold: the gold answer itself is
+correct; blank, negated and echoing answers, and answers that guess at everything, are wrong. Then shallow decision
+trees decide from the few numbers of features.py. Each number may move the verdict in one direction only, so an answer
+that says more of the gold is never graded worse. The trees are in grader.json, fitted to verdicts of GPT-4.1 by
+tools/fit_grader.py.
 
-Of 27,669 verdicts (tools/fit_grader.py): across the 70 titles that it was chosen on, each graded by trees that had not
-seen it (n = 22,887), accuracy 0.888 and Cohen's kappa 0.768; on the other 17 titles (n = 4,782) 0.885 and 0.756. More
-features do not help: what is left is knowledge (the jejunum is a part of the small intestine) and the judge's own
-noise. Its verdicts on two nearly equal predictions to one question agree with a kappa of 0.88.
+Agreement with 27,669 verdicts (tools/fit_grader.py): on the 70 titles of the development set, each graded by trees
+fitted without it (n = 22,887), accuracy 0.888 and Cohen's kappa 0.768; on the other 17 titles (n = 4,782) 0.885 and
+0.756. More features do not help. The remaining disagreement needs knowledge (the jejunum is a part of the small
+intestine) or is noise of GPT-4.1, whose verdicts on two nearly equal predictions agree with a kappa of 0.88.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from pathlib import Path
 from selfedit.judge.features import NEGATIONS, SMALL_WORDS, features, new_words, not_copied, stem, words
 
 GRADER = Path(__file__).with_name("grader.json")
-_MAX_ALTERNATIVES = 15  # a longer enumeration is a guess at everything
-_MAX_NAMES = 25  # and numbers; more of them are a guess at everything without commas
+_MAX_ALTERNATIVES = 15  # a longer enumeration guesses at everything
+_MAX_NAMES = 25  # names and numbers; an answer with more of them guesses at everything, even without commas
 _MAX_WORDS_BEFORE_TARGET = 12
-_ECHO = 0.7  # share of the question's words that makes an answer without any of its own a repetition
-_FIRST_WORDS = re.compile(r"(?:\s*\S+){0,80}")  # later words are rambling; SEAL's answers have at most 64 tokens
-_NEXT_SAMPLE = re.compile(r"\n\s*(?:Question:|---)")  # a base model goes on with another question of its own
+_ECHO = 0.7  # an answer that copies this share of the question's words, and adds none, is a repetition
+_FIRST_WORDS = re.compile(r"(?:\s*\S+){0,80}")  # later words are ignored; SEAL's answers have at most 64 tokens
+_NEXT_SAMPLE = re.compile(r"\n\s*(?:Question:|---)")  # base models continue with another question and answer
 
-_OPPOSITES = {  # each with the words of its line
+_OPPOSITES = {  # word → the other words of its line
     word: frozenset(line.split()) - {word}
     for line in (
         "north south east west",
@@ -55,60 +56,60 @@ _OPPOSITES = {  # each with the words of its line
 
 
 def is_correct(prediction: str, answers: Sequence[str], question: str = "") -> bool:
-    """Whether the prediction conveys at least one of the gold answers."""
+    """Returns whether the prediction conveys at least one of the gold answers."""
     prediction = cut(prediction)
     return any(_conveys(prediction, cut(gold), question) for gold in answers)
 
 
 def cut(text: str) -> str:
-    """The part that is graded: the first eighty words, and no further question that a base model asks itself."""
+    """Returns the part that is graded: the first 80 words, up to the next question that a base model may generate."""
     return _FIRST_WORDS.match(_NEXT_SAMPLE.split(text.strip())[0]).group()
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
-    """SQuAD's F1: overlap of normalised words with the nearest gold answer, in [0, 1]."""
+    """Returns SQuAD's F1: the overlap of normalized words with the most similar gold answer, in [0, 1]."""
     return max((_f1(normalize(prediction).split(), normalize(gold).split()) for gold in answers), default=0.0)
 
 
 def continues_with(prediction: str, answers: Sequence[str]) -> bool:
-    """For cloze probes: the continuation says a target, word for word, with at most twelve words before it."""
-    said = " ".join(words(prediction))
+    """Grades cloze probes: whether the continuation has a gold answer verbatim, with at most 12 words before it."""
+    predicted = " ".join(words(prediction))
     for gold in answers:
         target = " ".join(words(gold))
-        before, found, _ = f" {said} ".partition(f" {target} ")
-        if target and found and len(before.split()) <= _MAX_WORDS_BEFORE_TARGET:
+        before, match, _ = f" {predicted} ".partition(f" {target} ")
+        if target and match and len(before.split()) <= _MAX_WORDS_BEFORE_TARGET:
             return True
     return False
 
 
 def normalize(text: str) -> str:
-    """SQuAD's own normalisation: lower case, no punctuation, no articles, single spaces."""
+    """Normalizes as SQuAD does: lower case, no punctuation, no articles, single spaces."""
     text = re.sub(r"[!-/:-@\[-`{-~]", "", text.lower())
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
 def _conveys(prediction: str, gold: str, question: str) -> bool:
-    said, wanted = words(prediction), words(gold)
-    if not wanted:  # a symbol, such as "+"
+    predicted, target = words(prediction), words(gold)
+    if not target:  # a symbol, such as "+"
         symbol = re.escape(gold.strip())
         return bool(symbol) and bool(re.search(rf"\b{symbol}\b" if symbol.isalnum() else symbol, prediction))
-    if _bare(said, wanted) == _bare(wanted, wanted):
+    if _content(predicted, target) == _content(target, target):
         return True
-    if not said or _guesses_at_everything(prediction, gold):
+    if not predicted or _guesses_at_everything(prediction, gold):
         return False
-    asked = words(question)
-    if _echoes(said, asked) or _denied(said, wanted, asked) or _contradicts(set(said), set(wanted)):
+    query = words(question)
+    if _echoes(predicted, query) or _negates(predicted, target, query) or _contradicts(set(predicted), set(target)):
         return False
     return _score(features(prediction, gold, question, _fitted()["common"])) > 0
 
 
-def _bare(said: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Without small words and "the answer is", unless the gold says them."""
-    return [word for word in said if word in wanted or word not in SMALL_WORDS | {"answer", "correct"}]
+def _content(predicted: Sequence[str], target: Sequence[str]) -> list[str]:
+    """Removes small words and "the answer is", unless the gold answer has them."""
+    return [word for word in predicted if word in target or word not in SMALL_WORDS | {"answer", "correct"}]
 
 
 def _score(values: Sequence[float]) -> float:
-    """Log odds of right: the sum over all trees of the leaf that the values lead to."""
+    """Returns the log odds of correct: the sum over all trees of the leaf that the values lead to."""
     total = 0.0
     for node in _fitted()["trees"]:
         while node.__class__ is list:  # faster than isinstance
@@ -120,8 +121,11 @@ def _score(values: Sequence[float]) -> float:
 
 @cache
 def _fitted() -> dict:
-    """`trees`: a node is [feature, threshold, node if not above it, node if above it], a leaf a number; `common`: see
-    features()."""
+    """Returns `trees` and `common` (see `features`).
+
+    A node of a tree is [feature, threshold, node if the value is not above it, node if it is above]; a leaf is a
+    number.
+    """
     return json.loads(GRADER.read_text(encoding="utf-8"))
 
 
@@ -131,34 +135,34 @@ def _guesses_at_everything(prediction: str, gold: str) -> bool:
     return pieces > max(_MAX_ALTERNATIVES, 2 * wanted_pieces) or names > max(_MAX_NAMES, 2 * wanted_names)
 
 
-def _echoes(said: Sequence[str], asked: Sequence[str]) -> bool:
-    """Every word is copied from the question, and most of the question is."""
-    stems, question_stems = [stem(word) for word in said], [stem(word) for word in asked]
-    return len(said) >= _ECHO * len(asked) and not any(not_copied(stems, question_stems))
+def _echoes(predicted: Sequence[str], query: Sequence[str]) -> bool:
+    """Returns whether all words are copied from the question, and most words of the question are copied."""
+    stems, query_stems = [stem(word) for word in predicted], [stem(word) for word in query]
+    return len(predicted) >= _ECHO * len(query) and not any(not_copied(stems, query_stems))
 
 
-def _denied(said: Sequence[str], wanted: Sequence[str], asked: Sequence[str]) -> bool:
-    """A negation stands just before the gold: "not in Oslo"; but "not Bergen but Oslo" is fine."""
-    stems, question_stems = [stem(word) for word in said], [stem(word) for word in asked]
-    new = {stem(word) for word in new_words(wanted, set(question_stems))}
-    first = next((i for i, found in enumerate(stems) if found in new), 0)
-    gold_stems = {stem(word) for word in wanted}
-    while first and stems[first - 1] in gold_stems:
+def _negates(predicted: Sequence[str], target: Sequence[str], query: Sequence[str]) -> bool:
+    """Returns whether a negation stands just before the gold answer: "not in Oslo", but not "not Bergen but Oslo"."""
+    stems, query_stems = [stem(word) for word in predicted], [stem(word) for word in query]
+    new = {stem(word) for word in new_words(target, set(query_stems))}
+    first = next((i for i, word_stem in enumerate(stems) if word_stem in new), 0)
+    target_stems = {stem(word) for word in target}
+    while first and stems[first - 1] in target_stems:
         first -= 1
-    fresh = not_copied(stems, question_stems)
-    near = {said[i] for i in range(max(0, first - 2), first) if fresh[i]}
-    if not NEGATIONS & near or NEGATIONS & set(wanted):
+    fresh = not_copied(stems, query_stems)
+    near = {predicted[i] for i in range(max(0, first - 2), first) if fresh[i]}
+    if not NEGATIONS & near or NEGATIONS & set(target):
         return False
-    # What is not so, the answer may say with a "not" of its own: "They did not regard 1 as a number".
-    return not NEGATIONS & set(asked) or set(said[:first]) <= SMALL_WORDS | NEGATIONS
+    # A question with a negation may be answered with one: "They did not regard 1 as a number".
+    return not NEGATIONS & set(query) or set(predicted[:first]) <= SMALL_WORDS | NEGATIONS
 
 
-def _contradicts(said: Set[str], wanted: Set[str]) -> bool:
-    """It says the opposite of a word of the gold, and not the word."""
-    return any(_OPPOSITES[word] & said for word in wanted - said if word in _OPPOSITES)
+def _contradicts(predicted: Set[str], target: Set[str]) -> bool:
+    """Returns whether the answer has the opposite of a word of the gold answer, and lacks the word itself."""
+    return any(_OPPOSITES[word] & predicted for word in target - predicted if word in _OPPOSITES)
 
 
-def _f1(said: list[str], gold: list[str]) -> float:
-    if not said or not gold:
-        return float(said == gold)
-    return 2 * sum((Counter(said) & Counter(gold)).values()) / (len(said) + len(gold))
+def _f1(predicted: list[str], gold: list[str]) -> float:
+    if not predicted or not gold:
+        return float(predicted == gold)
+    return 2 * sum((Counter(predicted) & Counter(gold)).values()) / (len(predicted) + len(gold))

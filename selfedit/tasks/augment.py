@@ -1,8 +1,8 @@
-"""Ways to change a grid that can be undone: what makes many tasks of a few examples, and many readings of one question.
+"""Invertible transforms of grids: they make many training tasks from a few examples, and many variants of a question.
 
-A Transform changes every grid of a task alike; its `back` gives the grid again, for any grid. Colours and the order of
-examples are permuted too (`ArcTask` → ArcTask, in `loop.fewshot`).
-Source: test-time training for ARC (Akyürek et al., arXiv:2411.07279), whose families SEAL chooses from.
+In: a grid. Out: the transformed grid; `Transform.back` inverts it. A Transform changes every grid of a task in the same
+way. Colours and the order of the examples are permuted elsewhere (loop/fewshot.py). Source: test-time training for ARC
+(Akyürek et al., arXiv:2411.07279); SEAL chooses among its families of transforms.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Transform:
         return as_grid(self.forward(np.array(grid)))
 
     def back(self, grid: Grid) -> Grid | None:
-        """The grid before; None for one that this transform never makes."""
-        found = as_grid(self.backward(np.array(grid)))
-        return found if found and found[0] and self(found) == grid else None
+        """Returns the original grid; None if this transform cannot produce the given grid."""
+        original = as_grid(self.backward(np.array(grid)))
+        return original if original and original[0] and self(original) == grid else None
 
     def then(self, other: Transform) -> Transform:
         return Transform(
@@ -52,7 +52,7 @@ def _own_inverse(name: str, change: Callable[[Array], Array]) -> Transform:
 
 
 def _moved(down: int, right: int) -> Transform:
-    """What leaves on one side comes in on the other."""
+    """Shifts the grid cyclically: cells that leave on one side enter on the opposite side."""
     return Transform(
         f"translate {down} {right}",
         lambda g: np.roll(g, (down, right), (0, 1)),
@@ -65,7 +65,7 @@ def _half(axis: int) -> Callable[[Array], Array]:
 
 
 def _mirrored(axis: int) -> Transform:
-    """The grid, and behind it its mirror image."""
+    """Appends the mirror image of the grid."""
     return Transform(
         f"reflect {'down' if axis == 0 else 'right'}",
         lambda g: np.concatenate((g, np.flip(g, axis)), axis),
@@ -78,7 +78,7 @@ def _repeated(axis: int) -> Transform:
 
 
 def _stretched(rows: int, columns: int) -> Transform:
-    """Each cell becomes so many."""
+    """Repeats each cell `rows` times down and `columns` times to the right."""
     name = {(2, 2): "double", (2, 1): "double height", (1, 2): "double width"}[rows, columns]
     return Transform(name, lambda g: g.repeat(rows, 0).repeat(columns, 1), lambda g: g[::rows, ::columns])
 
@@ -88,7 +88,7 @@ TRANSPOSE = _own_inverse("transpose", lambda g: g.T)
 FLIP_DOWN, FLIP_RIGHT = _own_inverse("flip down", np.flipud), _own_inverse("flip right", np.fliplr)
 TURNS = tuple(_turned(quarters) for quarters in (1, 2, 3))
 READINGS = (IDENTITY, TRANSPOSE, FLIP_DOWN, FLIP_RIGHT, TURNS[1])
-"""In which a question is put: those of the paper."""
+"""The transforms under which each question is asked: those of the paper."""
 BASIC = (
     *TURNS,
     FLIP_DOWN,
@@ -109,5 +109,5 @@ FAMILIES = {"basic": BASIC, "size": SIZE, "chain": CHAIN, "repeat": REPEAT}
 
 
 def fits(grid: Grid) -> bool:
-    """Whether it is no larger than a grid may be."""
+    """Returns whether the grid does not exceed the maximum size."""
     return len(grid) <= SIDE and len(grid[0]) <= SIDE

@@ -1,10 +1,8 @@
-"""Outside documents become Passages.
+"""Files, folders and web addresses → Passages.
 
-In: files, folders and web addresses. Out: Passages, each once for each document. `formats` makes a text of what is fetched here, and
-`passages` splits it.
-
-This is a boundary: what is wrong with a file or an address is found here and raised as a DocumentError of one line that
-begins with the source. Inside a folder a bad file is skipped, and the reason goes to `on_skip`.
+In: names of sources. Out: Passages, without repetitions within a document. This module fetches the bytes, `formats`
+converts them to text, and `passages` splits the text. A bad file or address raises a DocumentError of one line that
+begins with the source. Inside a folder, a bad file is skipped and the reason is passed to `on_skip`.
 """
 
 from __future__ import annotations
@@ -34,10 +32,10 @@ def read_documents(
     timeout_s: float = 20.0,
     on_skip: Callable[[str], None] = lambda reason: None,
 ) -> list[Passage]:
-    """Passages of at most `passage_words` words (a document of up to 1.25 times that stays whole), in the order given; of
-    documents that have the same, one for each.
+    """Returns passages of at most `passage_words` words, in the order of the sources.
 
-    `max_bytes` bounds every file and download, `timeout_s` a whole download. Raises DocumentError.
+    A document of up to 1.25 times that length stays whole. A passage that occurs in several documents is returned once
+    per document. `max_bytes` limits every file and download, `timeout_s` a whole download. Raises DocumentError.
     """
     passages: dict[tuple[str, str], Passage] = {}
     for source in sources:
@@ -51,9 +49,9 @@ def read_documents(
 
 
 def read_text(path: str | PurePath, max_bytes: int = MAX_BYTES) -> str:
-    """A file's text as it stands. UTF-8, or UTF-16 with a byte-order mark; anything else is a DocumentError.
+    """Returns the text of a file in UTF-8, or UTF-16 with a byte-order mark; raises DocumentError on anything else.
 
-    A file whose name ends in .gz is unzipped; `max_bytes` bounds it zipped and unzipped.
+    A file whose name ends in .gz is unzipped; `max_bytes` limits both its zipped and its unzipped size.
     """
     name = str(path)
     data = _file_bytes(name, max_bytes)
@@ -70,7 +68,7 @@ def _read(source: str, max_bytes: int, timeout_s: float, on_skip: Callable[[str]
 
 
 def _read_folder(folder: str, max_bytes: int, on_skip: Callable[[str], None]) -> Iterator[Document]:
-    """Its readable files, each folder's in order of name and before those of its subfolders; none hidden."""
+    """Yields the readable files, sorted by name, a folder before its subfolders; skips hidden files."""
 
     def skip_folder(error: OSError) -> None:
         reason = f"{error.filename}: the folder cannot be listed ({error.strerror}); change its permissions"
@@ -78,7 +76,7 @@ def _read_folder(folder: str, max_bytes: int, on_skip: Callable[[str], None]) ->
             raise DocumentError(reason)
         on_skip(reason)
 
-    found = False
+    is_empty = True
     for parent, folders, names in os.walk(folder, onerror=skip_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
@@ -90,9 +88,9 @@ def _read_folder(folder: str, max_bytes: int, on_skip: Callable[[str], None]) ->
             except DocumentError as error:
                 on_skip(str(error))
             else:
-                found = True
+                is_empty = False
                 yield document
-    if not found:
+    if is_empty:
         raise DocumentError(f"{folder}: no readable document in this folder; put text, HTML or PDF files there")
 
 
@@ -108,7 +106,7 @@ def _file_bytes(path: str, max_bytes: int) -> bytes:
     if stat.S_ISDIR(status.st_mode):
         raise DocumentError(f"{path}: a folder; name a file in it")
     if not stat.S_ISREG(status.st_mode):
-        raise DocumentError(f"{path}: neither a file nor a folder; save what it gives to a file")
+        raise DocumentError(f"{path}: neither a file nor a folder; save its content to a file")
     if status.st_size > max_bytes:
         size = f"{status.st_size / 1e6:.1f} MB, over the limit of {max_bytes / 1e6:g} MB"
         raise DocumentError(f"{path}: {size}; split it, or raise max_bytes")
@@ -122,10 +120,10 @@ def _file_bytes(path: str, max_bytes: int) -> bytes:
 def _unzipped(path: str, data: bytes, max_bytes: int) -> bytes:
     try:
         with gzip.GzipFile(fileobj=BytesIO(data)) as file:
-            unzipped = file.read(max_bytes + 1)  # a small file may unzip to any size
+            unzipped = file.read(max_bytes + 1)  # the unzipped size is unknown and may be huge
     except (OSError, EOFError, zlib.error) as error:
         raise DocumentError(
-            f"{path}: not a whole gzip file ({error}); zip it again, or give it unzipped without .gz"
+            f"{path}: not a complete gzip file ({error}); zip it again, or give it unzipped without .gz"
         ) from None
     if len(unzipped) > max_bytes:
         raise DocumentError(
@@ -139,7 +137,7 @@ def _read_url(url: str, max_bytes: int, timeout_s: float) -> Document:
 
     deadline = monotonic() + timeout_s
     too_large = f"{url}: over the limit of {max_bytes / 1e6:g} MB; save the part you need to a file, or raise max_bytes"
-    too_slow = f"{url}: no full answer within {timeout_s:g} s; try again later, or raise timeout_s"
+    too_slow = f"{url}: no complete response within {timeout_s:g} s; try again later, or raise timeout_s"
     body = bytearray()
     try:
         headers = {"user-agent": "selfedit"}
@@ -150,11 +148,11 @@ def _read_url(url: str, max_bytes: int, timeout_s: float) -> Document:
                 body += chunk
                 if len(body) > max_bytes:
                     raise DocumentError(too_large)
-                if monotonic() > deadline:  # httpx times each read, so a trickle would never end
+                if monotonic() > deadline:  # the timeout of httpx is per read, so a slow stream would never end
                     raise DocumentError(too_slow)
     except httpx.TimeoutException:
         raise DocumentError(too_slow) from None
-    except (httpx.HTTPError, httpx.InvalidURL, ImportError) as error:  # ImportError: a SOCKS proxy without its part
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError) as error:  # ImportError: a SOCKS proxy without its library
         raise DocumentError(f"{url}: cannot be fetched ({error}); check the address and the connection") from None
 
     content_type = response.headers.get("content-type", "")

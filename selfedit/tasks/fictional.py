@@ -1,10 +1,9 @@
-"""Invented documents with cloze probes become Tasks: knowledge that no model can have met.
+"""Invented documents with cloze probes → Tasks about knowledge that no model has seen in training.
 
-In: a JSON list, `[{id, context, probes: [{kind, prompt, target}]}]`, as made from the Fictional Knowledge data set (Chang
-et al. 2024, "How Do Large Language Models Acquire Factual Knowledge During Pretraining?"). Out: a Task for each
-context, in the order of the file, with the probe's kind (memorization, paraphrase or composition) as its question's.
-
-A probe is continued, not answered: a space belongs between prompt and target.
+In: a JSON list, `[{id, context, probes: [{kind, prompt, target}]}]`, as made from the Fictional Knowledge data set
+(Chang et al. 2024, "How Do Large Language Models Acquire Factual Knowledge During Pretraining?"). Out: one Task per
+context, in the order of the file. The kind of a question is that of its probe (memorization, paraphrase or
+composition). A probe is a text to be continued, with a space between prompt and target.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from selfedit.types import Passage, Question, Task, text_hash
 
 
 def fictional_tasks(content: object, path: str) -> list[Task]:
-    """Raises DocumentError that says which item lacks what."""
+    """Raises DocumentError that names the item and the missing field."""
     tasks = []
     for at, item in numbered(content, path):
         context = field(item, "context", str, at)

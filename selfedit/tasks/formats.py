@@ -1,9 +1,9 @@
-"""One document's bytes become text, whatever their format.
+"""The bytes of a document → text.
 
-In: the bytes of a text, HTML or PDF file. Out: a title, and a text with markdown headings and a blank line between
-paragraphs. What cannot be read is a DocumentError of one line that begins with the source.
+In: the bytes of a text, HTML or PDF file. Out: a title, and a text with Markdown headings and blank lines between
+paragraphs. An unreadable document raises a DocumentError of one line that begins with the source.
 
-Left out: office formats, notebooks, scanned pages, web pages that only a script fills.
+Left out: office formats, notebooks, scanned pages, and web pages that need JavaScript.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CODE = frozenset(
     ".toml .yaml .yml .json .jsonl .cfg .ini .conf .sh .bash .sql .csv .tsv .xml .css".split()
 )
 READABLE = HTML | PROSE | CODE | {".pdf"}
-"""Suffixes of what is read from a folder; a file that is named outright is read whatever its suffix."""
+"""Suffixes of the files that are read from a folder; a file that is named itself may have any suffix."""
 
 
 class Document(NamedTuple):
@@ -38,9 +38,10 @@ class Document(NamedTuple):
 
 
 def parse_document(source: str, name: str, data: bytes, charset: str | None = None) -> Document:
-    """`name`: the file name, whose suffix tells the format and whose stem is the title of a document without one.
+    """Converts a document to text. Raises DocumentError.
 
-    `charset`: what a server said; without it, what a page declares, or UTF-8.
+    `name`: the file name; its suffix determines the format, and its stem is the title of a document without a title.
+    `charset`: the encoding that a server declared; by default the encoding that a page declares, or UTF-8.
     """
     path = PurePath(name)
     suffix = path.suffix.lower()
@@ -56,14 +57,14 @@ def parse_document(source: str, name: str, data: bytes, charset: str | None = No
         title = "" if suffix in CODE else _first_heading(text)
     text = _normalise(text)
     if not text:
-        raise DocumentError(f"{source}: holds nothing but white space or markup; give a document with text in it")
+        raise DocumentError(f"{source}: has only white space or markup; give a document with text in it")
     title = title or re.sub(r"[-_\s]+", " ", path.stem).strip()
-    # A file name need not be valid Unicode; a record must be.
+    # A file name may be invalid Unicode, but a record must be valid.
     return Document(as_utf8(source), as_utf8(title), text, suffix in CODE)
 
 
 def decode(source: str, data: bytes, charset: str | None = None) -> str:
-    """UTF-8 if nothing says otherwise; UTF-16 if its byte-order mark does."""
+    """Decodes the bytes as UTF-16 if they have its byte-order mark, else in the given encoding, by default UTF-8."""
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if b"\0" in data and not is_utf16:
         raise DocumentError(f"{source}: a binary file (it has NUL bytes); save it as text, HTML or PDF")
@@ -80,7 +81,7 @@ def _declared_charset(html: bytes) -> str | None:
 
 
 def _normalise(text: str) -> str:
-    """Unix newlines, no white space at ends of lines, at most one blank line in a row."""
+    """Converts to Unix newlines; removes white space at line ends and repeated blank lines."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = "\n".join(line.rstrip() for line in text.split("\n"))
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
@@ -97,7 +98,7 @@ _RST_HEADING = re.compile(rf"^(?:({_RST_RULE})\1{{2,}}\n)?(\S.*)\n({_RST_RULE})\
 
 
 def _rst(text: str) -> str:
-    """Underlined headings in markdown's form; one that opens the document is its title."""
+    """Converts underlined headings to Markdown; a heading at the start of the document is its title."""
     return re.sub(r"\A\s*##", "#", _RST_HEADING.sub(r"## \2", _normalise(text)))
 
 
@@ -105,14 +106,14 @@ def _pdf(source: str, data: bytes) -> tuple[str, str]:
     from pypdf import PdfReader
     from pypdf.errors import DependencyError, FileNotDecryptedError
 
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it reports every flaw that it then mends
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of every defect that it repairs
     try:
         reader = PdfReader(BytesIO(data))
         text = "\n".join(page.extract_text() for page in reader.pages)
         title = str(reader.metadata.title or "") if reader.metadata else ""
     except (FileNotDecryptedError, DependencyError):
         raise DocumentError(f"{source}: an encrypted PDF; save a copy without password first") from None
-    except Exception as error:  # pypdf raises whatever a damaged file makes it stumble over
+    except Exception as error:  # a damaged file makes pypdf raise exceptions of any kind
         raise DocumentError(f"{source}: a damaged PDF ({type(error).__name__}); save or download it again") from None
     if not text.strip():
         raise DocumentError(f"{source}: a PDF without text, perhaps scanned pages; run OCR on it first (e.g. ocrmypdf)")
@@ -129,14 +130,14 @@ _HTML_MARKS = {
     "li": ("\n- ", ""),
     "pre": ("\n\n```\n", "\n```\n\n"),
 }
-"""What stands in the text before and after an element."""
+"""Element → the text inserted before it and after it."""
 
 
 def _html(source: str, markup: str) -> tuple[str, str]:
     from bs4 import BeautifulSoup, NavigableString, ParserRejectedMarkup, Tag
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # guesses that the text might be XML, a file name or an address
+        warnings.simplefilter("ignore")  # BeautifulSoup warns if the text resembles XML, a file name or an address
         try:
             soup = BeautifulSoup(markup, "html.parser")
         except ParserRejectedMarkup:
@@ -144,8 +145,8 @@ def _html(source: str, markup: str) -> tuple[str, str]:
     titles = (" ".join(tag.get_text().split()) for tag in (soup.title, soup.h1) if tag)
     title = next(filter(None, titles), "")
 
-    # A walk with a stack: thousands of paragraphs may lie in one another, unclosed, too deep for recursion; and to
-    # change the tree instead takes time quadratic in the number of siblings.
+    # The tree is walked with an explicit stack: thousands of unclosed paragraphs may be nested too deeply for
+    # recursion. Changing the tree in place would take time quadratic in the number of siblings.
     parts: list[str] = []
     stack = [soup]
     while stack:
@@ -157,7 +158,7 @@ def _html(source: str, markup: str) -> tuple[str, str]:
                 stack += [after, *reversed(inside), before]
         elif type(node) is NavigableString:
             parts.append(re.sub(r"\s+", " ", node))
-        elif type(node) is str:  # a mark or a <pre>; what remains are comments and the like
+        elif type(node) is str:  # a text of _HTML_MARKS or a <pre>; other nodes are comments and the like
             parts.append(node)
-    text = re.sub(r"^ (?! )", "", "".join(parts), flags=re.MULTILINE)  # the space before an element's first word
+    text = re.sub(r"^ (?! )", "", "".join(parts), flags=re.MULTILINE)  # a space before the first word of an element
     return title, re.sub(r"^- \s+", "- ", text, flags=re.MULTILINE)

@@ -1,7 +1,7 @@
-"""A data file in any of the forms we know → Tasks: the form is told by what stands in it.
+"""A data file in any known format → Tasks; the format is detected from the content.
 
-In: SQuAD v1.1 in its official form, a list of {title, context, questions}, or a list of {context, probes}; where documents
-without questions will do, also a list of {title, content}.
+In: SQuAD v1.1 in its official format, a list of {title, context, questions}, or a list of {context, probes}; if
+documents without questions are allowed, also a list of {title, content}. Out: Tasks.
 """
 
 from __future__ import annotations
@@ -17,30 +17,29 @@ from selfedit.types import Passage, Task, text_hash
 
 
 def load_tasks(path: str | PurePath, *, without_questions: bool = False) -> list[Task]:
-    """Each passage once, with all its questions. Raises DocumentError that says what is wrong, and where.
+    """Returns each passage once, with all its questions. Raises DocumentError that names the place and the fault.
 
-    `without_questions`: documents that have none are welcome too."""
+    `without_questions`: also read documents that have no questions.
+    """
     content = read_json(path)
     first = content[0] if isinstance(content, list) and content else content
-    documents = without_questions and isinstance(first, dict) and "content" in first
-    if not documents and isinstance(first, dict) and not first.keys() & {"data", "questions", "probes"}:
-        raise DocumentError(
-            f"{path}: neither SQuAD ('data'), nor passages with 'questions' or 'probes'; there is {', '.join(map(repr, first))}"
-        )
-    read = (
-        _documents if documents else fictional_tasks if isinstance(first, dict) and "probes" in first else squad_tasks
-    )
-    once: dict[str, Task] = {}
+    fields = first.keys() if isinstance(first, dict) else set()
+    if without_questions and "content" in fields:
+        read = _documents
+    elif "probes" in fields:
+        read = fictional_tasks
+    elif isinstance(first, dict) and not fields & {"data", "questions"}:
+        known = "neither SQuAD ('data'), nor passages with 'questions' or 'probes'"
+        raise DocumentError(f"{path}: {known}; there is {', '.join(map(repr, first))}")
+    else:
+        read = squad_tasks
+    merged: dict[str, Task] = {}
     for task in read(content, str(path)):
-        earlier = once.get(task.passage.id)
-        if earlier:
-            task = replace(
-                earlier,
-                questions=tuple(dict.fromkeys(earlier.questions + task.questions)),
-                edits=earlier.edits | task.edits,
-            )
-        once[task.passage.id] = task
-    return list(once.values())
+        if earlier := merged.get(task.passage.id):
+            questions = tuple(dict.fromkeys(earlier.questions + task.questions))
+            task = replace(earlier, questions=questions, edits=earlier.edits | task.edits)
+        merged[task.passage.id] = task
+    return list(merged.values())
 
 
 def _documents(content: object, path: str) -> list[Task]:

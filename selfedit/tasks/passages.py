@@ -1,14 +1,14 @@
-"""Split a document's text into passages that can each be learned in one go.
+"""The text of a document → passages that are short enough to be learned.
 
-In: a title and a normalised text. Out: Passages in reading order, of much the same length and at most `passage_words`
-words (a document only a little longer stays whole); together they are the text, with nothing lost or repeated.
+In: a title and a normalized text. Out: Passages in reading order, of similar length and at most `passage_words` words
+(a document that is only a little longer stays whole). Together they are the text; nothing is lost or repeated.
 
-The idea is that of TeX's line breaking. The text is cut into pieces at every place where a break is allowed: before a
-markdown heading, between paragraphs, and inside a paragraph only if it is too long for one passage: between
-sentences, lines, words, and at last characters, in that order. Each place has a cost. Then the breaks are chosen for
-which costs and squared deviations from the average length add up to the least.
+The idea is that of TeX's line breaking. The text is cut into pieces wherever a break is allowed: before a Markdown
+heading, between paragraphs, and inside a paragraph only if it is too long for a passage: between sentences, lines,
+words, and finally characters, in this order. Each kind of break has a cost. The chosen breaks minimize the sum of these
+costs and of the squared deviations from the average length.
 
-Left out: headings that are underlined, and repairing a code fence that is cut in two.
+Left out: underlined headings, and repairing a code fence that is cut in two.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import NamedTuple
 from selfedit.types import Passage, text_hash
 
 WHOLE_FACTOR = 1.25
-"""A document up to this many times `passage_words` stays whole: halves lose more context than they save."""
+"""A document of up to this many times `passage_words` stays whole, since its halves would lose context."""
 MIN_PASSAGE_WORDS = 20
 MIN_PIECE_WORDS = 5
-"""Less than this is worth no passage of its own."""
+"""A shorter piece is never a separate passage."""
 
 SECTION_COST, PARAGRAPH_COST = 0.0, 0.05
 
@@ -44,22 +44,23 @@ class _Piece(NamedTuple):
     text: str
     words: int
     heading: str
-    """The markdown heading it stands under."""
+    """The Markdown heading above the piece."""
     cost: float
-    """Of a break before it."""
+    """The cost of a break before the piece."""
 
 
 def split_passages(title: str, text: str, source: str, *, passage_words: int, is_code: bool = False) -> list[Passage]:
-    """`is_code`: `#` starts a comment and not a heading, and lines are cut only if one alone is too long.
+    """Splits a text. Raises ValueError if `passage_words` is too small.
 
-    A passage of a divided document is titled "title — heading", after the heading that most of it stands under.
+    `is_code`: `#` starts a comment instead of a heading, and a line is cut only if it is longer than a passage. The
+    title of a passage of a divided document is "title — heading", with the heading of most of its words.
     """
     if passage_words < MIN_PASSAGE_WORDS:
         raise ValueError(f"passage_words is {passage_words}: give at least {MIN_PASSAGE_WORDS}")
     source_hash = text_hash(text)
     if count_words(text) <= WHOLE_FACTOR * passage_words:
         return [Passage(title, text, source, source_hash)]
-    # A piece leaves room for a scrap beside it, so that no scrap must become a passage.
+    # A piece is a little shorter than a passage, so that a very short neighbour fits into the same passage.
     longest = passage_words - MIN_PIECE_WORDS
     pieces = [part for piece in _paragraphs(text, is_code) for part in _cut(piece, longest, is_code)]
     groups = _balance(pieces, passage_words)
@@ -71,19 +72,22 @@ def split_passages(title: str, text: str, source: str, *, passage_words: int, is
 
 
 def count_words(text: str) -> int:
-    """Words between white space; but one over 20 characters (a URL, minified code) counts as several, and a Chinese
-    or Japanese character as one, so that text without spaces has a length too."""
+    """Counts words between white space.
+
+    A word of more than 20 characters (a URL, minified code) counts as several, and a Chinese or Japanese character
+    counts as one, so that text without spaces has a length, too.
+    """
     return len(_WORD.findall(text))
 
 
 def heading_text(line: str) -> str:
-    """Of a markdown heading, without the marks around it."""
+    """Returns the text of a Markdown heading without its marks."""
     words = line.split()[1:]
     return " ".join(words[:-1] if words and not words[-1].strip("#") else words)
 
 
 def _paragraphs(text: str, is_code: bool) -> Iterator[_Piece]:
-    """A heading stays with the paragraph below it; a blank line inside a code fence ends nothing."""
+    """Yields paragraphs; a heading belongs to the paragraph below it, and a code fence is not split at blank lines."""
     lines: list[str] = []
     heading, cost, fence, has_body = "", SECTION_COST, "", False
     for line in text.splitlines(keepends=True):
@@ -114,7 +118,7 @@ def _piece(lines: list[str], heading: str, cost: float) -> _Piece:
 
 
 def _cut(piece: _Piece, longest: int, is_code: bool) -> list[_Piece]:
-    """The piece, or slices of it that have at most `longest` words, cut as coarsely as that allows."""
+    """Returns the piece, or slices of at most `longest` words, cut at the coarsest breaks that allow this."""
     by_line = is_code or _FENCE.search(piece.text)
     parts = [piece]
     for pattern, cost in _FINER_CUTS if by_line else (_SENTENCE_CUT, *_FINER_CUTS):
@@ -125,7 +129,7 @@ def _cut(piece: _Piece, longest: int, is_code: bool) -> list[_Piece]:
 
 
 def _slices(piece: _Piece, pattern: re.Pattern, cost: float) -> Iterator[_Piece]:
-    """The piece cut after each match, but for slices of under MIN_PIECE_WORDS, which join the next."""
+    """Cuts the piece after each match; a slice of fewer than MIN_PIECE_WORDS joins the next one."""
     start, before = 0, piece.cost
     for end in [*(match.end() for match in pattern.finditer(piece.text)), len(piece.text)]:
         text = piece.text[start:end]
@@ -136,7 +140,10 @@ def _slices(piece: _Piece, pattern: re.Pattern, cost: float) -> Iterator[_Piece]
 
 
 def _balance(pieces: list[_Piece], passage_words: int) -> list[list[_Piece]]:
-    """Consecutive groups of at most `passage_words` words with the least sum of costs (dynamic programming)."""
+    """Groups consecutive pieces into passages of at most `passage_words` words with the least total cost.
+
+    The groups are found by dynamic programming.
+    """
     total = sum(piece.words for piece in pieces)
     target = total / -(-total // passage_words)
     least = [0.0]  # least[i]: the least cost of grouping the first i pieces

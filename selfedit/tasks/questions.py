@@ -1,7 +1,7 @@
-"""Questions of the user's own, one JSON object a line.
+"""Files with questions of the user, one JSON object per line → Questions.
 
-In: a quiz, `{question, answer | answers}` a line, or asks without gold answers, `{question}` or `{prompt}` a line.
-Out: Questions in the order of the file. Other keys are ignored, and so are blank lines.
+In: a quiz with lines `{question, answer | answers}`, or prompts without gold answers with lines `{question}` or
+`{prompt}`. Out: Questions in the order of the file. Blank lines and other keys are ignored.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def load_quiz(path: str | PurePath) -> list[Question]:
 
 
 def load_prompts(path: str | PurePath) -> list[Question]:
-    """A `question` is to be asked; a `prompt`, of kind `continue`, is to be continued. Raises DocumentError."""
-    return [_ask(expect(item, dict, at), at) for at, item in read_jsonl(path)]
+    """Reads questions and, as the kind `continue`, texts to be continued (`prompt`). Raises DocumentError."""
+    return [_prompt(expect(item, dict, at), at) for at, item in read_jsonl(path)]
 
 
-def _ask(item: dict, at: str) -> Question:
+def _prompt(item: dict, at: str) -> Question:
     if "question" in item:
         return Question(field(item, "question", str, at), answers=())
     if "prompt" in item:

@@ -1,7 +1,7 @@
-"""Data files of JSON or JSON lines, and their fields, each checked as it is taken.
+"""Data files of JSON or JSON lines, with checked access to their fields.
 
-In: a path; a file whose name ends in .gz is unzipped. Out: values of the kind that was asked for, or a DocumentError
-that names the file, the item or line, and what is wrong there.
+In: a path; a file whose name ends in .gz is unzipped. Out: values of the requested type, or a DocumentError that names
+the file, the item or line, and the fault.
 """
 
 from __future__ import annotations
@@ -33,23 +33,22 @@ def read_json(path: str | PurePath) -> object:
 
 
 def read_jsonl(path: str | PurePath) -> Iterator[tuple[str, object]]:
-    """(where it stands, for messages; its value) of every line that is not blank; at least one."""
-    found = False
-    # Not splitlines(): JSON text may hold U+2028 and its like, which end no line.
+    """Yields the position (for messages) and the value of each line that is not blank; raises if there is none."""
+    is_empty = True
+    # JSON text may have U+2028 and similar characters inside a line; splitlines() would split at them.
     for number, line in enumerate(read_text(path, MAX_BYTES).split("\n"), start=1):
         if line.strip():
-            found = True
+            is_empty = False
             yield f"{path} line {number}", _parse(line, f"{path} line {number}")
-    if not found:
-        raise DocumentError(f"{path}: empty; give one JSON object a line")
+    if is_empty:
+        raise DocumentError(f"{path}: empty; give one JSON object per line")
 
 
 def expect(value: object, kind: type[T], where: str, *, may_be_empty: bool = False) -> T:
-    """The value, which must be of that kind and, unless it may be, not empty."""
+    """Returns the value if it has the given type and, unless `may_be_empty`, is not empty; raises DocumentError."""
     if not isinstance(value, kind):
-        raise DocumentError(
-            f"{where}: should be {_KINDS[kind]}, is {'a number' if type(value) in (int, float) else _KINDS[type(value)]}"
-        )
+        actual = "a number" if type(value) in (int, float) else _KINDS[type(value)]
+        raise DocumentError(f"{where}: should be {_KINDS[kind]}, is {actual}")
     if not (may_be_empty or kind is bool or (value.strip() if isinstance(value, str) else value)):
         raise DocumentError(f"{where}: is empty")
     if isinstance(value, str) and as_utf8(value) != value:
@@ -58,7 +57,7 @@ def expect(value: object, kind: type[T], where: str, *, may_be_empty: bool = Fal
 
 
 def field(item: object, name: str, kind: type[T], where: str, *, may_be_empty: bool = False) -> T:
-    """item[name], which must be there, of that kind and, unless it may be, not empty."""
+    """Returns item[name], checked as by `expect`; raises DocumentError if it is missing."""
     fields = expect(item, dict, where)
     if name not in fields:
         raise DocumentError(f"{where}: {name!r} is missing; there is {', '.join(map(repr, fields))}")
@@ -66,7 +65,7 @@ def field(item: object, name: str, kind: type[T], where: str, *, may_be_empty: b
 
 
 def numbered(values: object, where: str) -> Iterator[tuple[str, object]]:
-    """(where it stands, as in `file.json.data[2].paragraphs[0]`; the value) for each value of a list."""
+    """Yields the position (as in `file.json.data[2].paragraphs[0]`) and the value of each element of a list."""
     for index, value in enumerate(expect(values, list, where)):
         yield f"{where}[{index}]", value
 
@@ -76,13 +75,13 @@ def elements(item: object, name: str, where: str) -> Iterator[tuple[str, object]
 
 
 def optional_id(item: dict, where: str) -> str:
-    """What the file calls it, text or number; empty where it says nothing."""
-    found = item.get("id", "")
-    return str(found) if isinstance(found, int) else (expect(found, str, f"{where}: 'id'") if found else "")
+    """Returns the id of an item, a text or a number, as text; empty if it has none."""
+    id = item.get("id", "")
+    return str(id) if isinstance(id, int) else (expect(id, str, f"{where}: 'id'") if id else "")
 
 
 def gold_answers(item: object, where: str) -> tuple[str, ...]:
-    """From `answer`, the canonical one, or the list `answers`, or both; each once."""
+    """Returns the distinct answers from `answer` (the canonical one), from the list `answers`, or from both."""
     fields = expect(item, dict, where)
     if "answers" not in fields:
         return (field(item, "answer", str, where),)
