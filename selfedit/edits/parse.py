@@ -1,9 +1,9 @@
-"""Text that a model wrote → the Examples to study; and a plain filter for what is not worth studying.
+"""Text that a model wrote → training Examples, and a filter for examples that are not worth training on.
 
-A list and a rewrite give an example a line (models write a paragraph as one line, and are asked to put each version on
-its own), question styles an example a pair: the answer is studied in the chat form in which its question is asked.
-Markdown, numbering and chatter ("Sure! Here are …:") go; nothing is added, not the title either: which frame a text is
-studied in is the caller's choice. SEAL takes lines as they come, so its models also study "Certainly! Here is a list:".
+In: a style, a text and its passage. Out: Examples. Lists and rewrites give one example per line, since models write a
+paragraph as one line. Question styles give one example per pair of question and answer, in chat form. Markdown,
+numbering and chatter ("Sure! Here are …:") are removed. Nothing is added, not even the title: the caller decides how an
+example is framed. SEAL keeps all lines, so its models also train on "Certainly! Here is a list:".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HEADING = re.compile(r"#{1,6}\s")
 _BULLET = re.compile(rf"[{_BULLETS}]\s+(?:\[[ xX]\]\s+)?")
 _TABLE_RULE = re.compile(r"\|(?:\s*:?-+:?\s*\|)+")
 _NO_NAME = ("", "value")
-"""Headings of a column that say nothing about what stands in it."""
+"""Column headings that do not describe the column."""
 _EMPHASIS = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*|(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=\S)\*(?![\w*])")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _RULE = re.compile(r"\s*[-*_=]{3,}\s*")
@@ -38,32 +38,32 @@ _ANSWER_LABEL = re.compile(r"(?:A\s*\d*\s*:|A\d+\.|Answer\s*\d*\s*(?:[:.)]|$))\s
 _INLINE_ANSWER = re.compile(r"\s+(?=(?:A\s*\d*\s*:|A\d+\.|Answer\s*\d*\s*:)\s)")
 
 _MIN_WORDS = 3
-_ECHO_WORDS = 6  # so many words in a row from the instruction are no coincidence
+_ECHO_WORDS = 6  # a run of this many words of the instruction is a copy
 _LOOP_MIN_WORDS = 12
-_LOOP_DISTINCT = 0.6  # share of distinct word triples; honest texts have more
-_LOOP_COMPRESSION = 0.25  # zlib bytes a byte of a text over 400 bytes; honest texts stay above 0.3
+_LOOP_DISTINCT = 0.6  # share of distinct word triples; normal texts have more
+_LOOP_COMPRESSION = 0.25  # compressed bytes per byte, for texts over 400 bytes; normal texts stay above 0.3
 
 
 def parse_edit(style: str, text: str, passage: Passage, *, max_examples: int = 30) -> tuple[Example, ...]:
-    """The examples of an edit written in this style, in order, at most `max_examples`; unfiltered (see `clean`)."""
+    """Returns the first `max_examples` examples of an edit in this style, in order and unfiltered (see `clean`)."""
     if style.startswith(("questions", "self-qa")):
-        found = [Example(text=pair.answers[0], prompt=pair.question) for pair in parse_questions(text)]
+        examples = [Example(text=pair.answers[0], prompt=pair.question) for pair in parse_questions(text)]
     else:
-        found = [Example(text=piece) for piece in _pieces(text) if not _is_frame(piece, passage.title)]
-    return tuple(found[:max_examples])
+        examples = [Example(text=piece) for piece in _pieces(text) if not _is_frame(piece, passage.title)]
+    return tuple(examples[:max_examples])
 
 
 def parse_questions(text: str) -> list[Question]:
-    """Question and answer pairs in the usual layouts; a question that got no answer is left out.
+    """Returns pairs of question and answer in the usual layouts; questions without an answer are left out.
 
-    Understood: "Q: … A: …", "Question 1: …" over "Answer: …", "1. …?" over "- …", "1. …? …", bold or not.
+    The layouts are "Q: … A: …", "Question 1: …" above "Answer: …", "1. …?" above "- …", and "1. …? …", bold or not.
     """
     pairs: list[list[str]] = []
-    awaited = ""  # "question" or "answer": what the next unlabelled line continues
+    awaited = ""  # "question" or "answer": the part that the next unlabelled line continues
     for piece in (piece for line in text.splitlines() for piece in _INLINE_ANSWER.split(plain_line(line))):
         question, answer = pairs[-1] if pairs else ("", "")
         if not piece:
-            if answer:  # after a blank line comes the next question, or chatter
+            if answer:  # the blank line ends the answer: the next question or chatter follows
                 awaited = ""
         elif (label := _ANSWER_LABEL.match(piece)) and question:
             pairs[-1][1] = f"{answer} {piece[label.end() :]}".strip()
@@ -86,9 +86,9 @@ def parse_questions(text: str) -> list[Question]:
 def clean(
     examples: Iterable[Example], passage: Passage, prompt_texts: Sequence[str] = ()
 ) -> tuple[list[Example], Counter[str]]:
-    """The examples worth studying, and how many were dropped for which reason.
+    """Returns the examples that are worth training on, and the number of dropped examples per reason.
 
-    `prompt_texts`: the instructions the writer was given, without the passage.
+    `prompt_texts`: the instructions that the model was given, without the passage.
     """
     passage_sentences = {_key(sentence) for sentence in sentences(passage.text)}
     instructed = set().union(*(_runs(_key(text), _ECHO_WORDS) for text in prompt_texts))
@@ -97,21 +97,21 @@ def clean(
     dropped: Counter[str] = Counter()
     seen: set[tuple] = set()
     for example in examples:
-        words, asked = _key(example.text), _key(example.prompt)
+        words, prompt_words = _key(example.text), _key(example.prompt)
         if not words:
             reason = "empty"
-        elif len(asked or words) < _MIN_WORDS:  # an answer may be one word, its question may not
+        elif len(prompt_words or words) < _MIN_WORDS:  # an answer may be a single word, but a question may not
             reason = "too short"
-        elif (words, asked) in seen:
+        elif (words, prompt_words) in seen:
             reason = "copy of another"
         elif _is_loop(example.text, words):
             reason = "loop"
         elif instructed.intersection(_runs(words, _ECHO_WORDS)):
             reason = "echo of the prompt"
-        elif not asked and words in passage_sentences:
+        elif not prompt_words and words in passage_sentences:
             reason = "copy of the passage"
         else:
-            seen.add((words, asked))
+            seen.add((words, prompt_words))
             kept.append(example)
             continue
         dropped[reason] += 1
@@ -119,14 +119,16 @@ def clean(
 
 
 def copied(text: str, passage: Passage) -> float:
-    """Share of the text's word triples that stand in the passage, in [0, 1]; of fewer than three words, 1."""
-    own, there = _runs(_key(text), 3), set(_runs(_key(passage.text), 3))
-    return sum(triple in there for triple in own) / len(own) if own else 1.0
+    """Returns the share of the text's word triples that the passage has, in [0, 1]; 1 for fewer than three words."""
+    triples, passage_triples = _runs(_key(text), 3), set(_runs(_key(passage.text), 3))
+    return sum(triple in passage_triples for triple in triples) / len(triples) if triples else 1.0
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a Markdown text, in order: each list item begins a new one, and each row of a table is one ("Pro:
-    Price $5, Users 10"); headings and bullets are left out."""
+    """Returns the sentences of a Markdown text in order, without headings and bullets.
+
+    Each list item begins a new sentence, and each row of a table is one sentence ("Pro: Price $5, Users 10").
+    """
     code = language(text)
     return [sentence for paragraph in _paragraphs(text) for sentence in split_sentences(paragraph, code)]
 
@@ -175,7 +177,7 @@ def _told(header: Sequence[str], row: Sequence[str]) -> str:
 
 
 def _pieces(text: str) -> list[str]:
-    """The lines that say something, plain; a block of code stays whole, with the line before it."""
+    """Returns the lines that are not empty, as plain text; a block of code stays whole, with the line before it."""
     pieces: list[str] = []
     in_code = False
     for line in text.splitlines():
@@ -189,7 +191,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def plain_line(line: str) -> str:
-    """A line without markdown emphasis, list markers, numbering and "Passage 1:"; a rule becomes empty."""
+    """Removes Markdown emphasis, list markers, numbering and labels ("Passage 1:"); a horizontal rule becomes empty."""
     if _RULE.fullmatch(line):
         return ""
     line = line.strip()
@@ -201,7 +203,7 @@ def plain_line(line: str) -> str:
 
 
 def _is_frame(line: str, title: str) -> bool:
-    """Whether a line only announces, labels or closes what is around it."""
+    """Returns whether a line is only an introduction, a title or a closing remark."""
     return line.endswith(":") or _key(line) == _key(title) or bool(_CHATTER.fullmatch(line))
 
 

@@ -1,11 +1,12 @@
-"""A passage → the self-edits a model writes about it, in every style asked for, in one batched call.
+"""A passage → the self-edits that a model writes about it, in several styles, in one batched call.
 
-`propose` is what `learn` needs of one passage; `write_edits` is one sample of a style for each of many passages, by the
-untouched model or by an editor: an adapter that has learned to write (loop/restem.py).
+`propose` writes what `learn` needs for one passage. `write_edits` writes one sample of a style for each of many
+passages, with the untouched model or with an editor, that is an adapter that was trained to write edits
+(loop/restem.py).
 
-What is not worth studying is dropped and counted by reason: `parse.clean` finds empty, copied and looping lines and
-text of the prompt; here also lines that name a number or a name the passage does not have, since a small model's
-inventions would be learned as firmly as the facts.
+Examples that are not worth training on are dropped and counted by reason. `parse.clean` drops empty, copied and
+repetitive lines and text of the prompt. This module also drops lines with a number or a name that the passage does not
+have, since the model would learn such inventions as firmly as facts.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from selfedit.types import Example, Passage, SelfEdit, stable_seed
 class Proposal:
     edits: list[SelfEdit]
     held_out: list[str]
-    """Lines in a `sentence` style that no edit holds: they say the passage's facts in words nobody has studied."""
+    """Lines of `sentence` styles that are in no edit; they state facts of the passage in words that no edit has."""
     dropped: Counter
-    """What was written but not worth studying, by reason."""
+    """Number of dropped examples per reason."""
 
 
 def propose(
@@ -41,12 +42,12 @@ def propose(
     seed: int = 0,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> Proposal:
-    """One self-edit a style (all its samples together), without those that came out empty.
+    """Returns one self-edit per style, with the examples of all its samples; empty edits are left out.
 
-    Raises SelfeditError on a style that does not exist.
+    Raises SelfeditError on an unknown style.
     """
     check_styles(styles)
-    asked = [
+    prompts = [
         (STYLES[name], prompt)
         for name in styles
         for prompt in _prompts(model, STYLES[name], passage)
@@ -54,19 +55,19 @@ def propose(
     ]
     requests = [
         _request(style, tokens, None, stable_seed(seed, passage.id, style.name, i))
-        for i, (style, tokens) in enumerate(asked)
+        for i, (style, tokens) in enumerate(prompts)
     ]
     texts = [model.chat.decode(tokens) for tokens in model.backend.generate(requests, on_token=on_token)]
     edits, held_out, dropped = [], [], Counter()
     for name in styles:
-        own = [text for (style, _), text in zip(asked, texts) if style.name == name]
-        edit, reasons = _read(STYLES[name], own, passage)
+        samples = [text for (style, _), text in zip(prompts, texts) if style.name == name]
+        edit, reasons = _read(STYLES[name], samples, passage)
         dropped.update(reasons)
-        if STYLES[name].unit == "sentence":  # every second sample of a sentence is kept from study, to judge by
+        if STYLES[name].unit == "sentence":  # every second sample of a sentence is held out for judging
             lines = edit.text.split("\n")
-            apart = set(lines[1::2]) - set(lines[::2])
-            held_out += [e.text for e in edit.examples if e.text in apart]
-            edit = replace(edit, examples=tuple(e for e in edit.examples if e.text not in apart))
+            reserved = set(lines[1::2]) - set(lines[::2])
+            held_out += [e.text for e in edit.examples if e.text in reserved]
+            edit = replace(edit, examples=tuple(e for e in edit.examples if e.text not in reserved))
         if edit.examples:
             edits.append(edit)
     return Proposal(edits, held_out, +dropped)
@@ -74,19 +75,19 @@ def propose(
 
 def write_edits(
     model: Model,
-    asked: Sequence[tuple[Passage, str, int]],
+    jobs: Sequence[tuple[Passage, str, int]],
     editor: Adapters | None = None,
     *,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[SelfEdit]:
-    """For each (passage, style, seed) one sample; where nothing in it is worth studying, it has no examples.
+    """Writes one self-edit for each (passage, style, seed); it has no examples if none is worth training on.
 
-    `editor`: a stack whose only adapter writes, instead of the untouched model. Raises SelfeditError on a style that does
-    not exist.
+    `editor`: a stack with a single adapter that writes instead of the untouched model. Raises SelfeditError on an
+    unknown style.
     """
-    check_styles({name for _, name, _ in asked})
+    check_styles({name for _, name, _ in jobs})
     requests, counts = [], []
-    for passage, name, seed in asked:
+    for passage, name, seed in jobs:
         style, prompts = STYLES[name], _prompts(model, STYLES[name], passage)
         counts.append(len(prompts))
         requests += [
@@ -95,16 +96,16 @@ def write_edits(
         ]
     texts = iter([model.chat.decode(tokens) for tokens in model.backend.generate(requests, editor, on_token=on_token)])
     return [
-        _read(STYLES[name], [next(texts) for _ in range(n)], passage)[0] for (passage, name, _), n in zip(asked, counts)
+        _read(STYLES[name], [next(texts) for _ in range(n)], passage)[0] for (passage, name, _), n in zip(jobs, counts)
     ]
 
 
 def writing_sequences(model: Model, passage: Passage, edit: SelfEdit) -> list[TokenizedExample]:
-    """What an editor studies to write so again: the prompts, and as labels what was worth studying of the answers."""
-    style, worth = STYLES[edit.style], {e.text for e in edit.examples}
+    """Returns the examples for finetuning an editor on this edit: its prompts, and as labels the examples it kept."""
+    style, kept = STYLES[edit.style], {e.text for e in edit.examples}
     prompts = _prompts(model, style, passage)
     if style.unit == "sentence":
-        answers = [f" {line}\n" if line in worth else "" for line in edit.text.split("\n")]
+        answers = [f" {line}\n" if line in kept else "" for line in edit.text.split("\n")]
     else:
         answers = ["\n".join(f"Q: {e.prompt}\nA: {e.text}" if e.prompt else e.text for e in edit.examples)]
     ends = () if style.unit == "sentence" else tuple(model.chat.end_of_turn)
@@ -114,18 +115,18 @@ def writing_sequences(model: Model, passage: Passage, edit: SelfEdit) -> list[To
 
 
 def check_styles(names: Iterable[str]) -> None:
-    """Raises SelfeditError on one that does not exist."""
+    """Raises SelfeditError on an unknown style."""
     for name in names:
         if name not in STYLES:
             raise SelfeditError(f"unknown style {name!r}; known: {', '.join(STYLES)}")
 
 
 def _read(style: Style, texts: Sequence[str], passage: Passage) -> tuple[SelfEdit, Counter]:
-    """What was written, parsed, without what is not worth studying, and how much was dropped for which reason."""
-    if style.unit == "sentence":  # the worked lines go on and on: the first is the answer
+    """Parses the samples and filters their examples; returns the edit and the number of dropped examples per reason."""
+    if style.unit == "sentence":  # the model continues with more lines of the pattern; only the first is the answer
         texts = [plain_line(text.strip().split("\n")[0]) for text in texts]
-    found = [e for text in texts for e in parse_edit(style.name, text, passage)]
-    kept, dropped = clean(found, passage, [style.instruction])
+    examples = [e for text in texts for e in parse_edit(style.name, text, passage)]
+    kept, dropped = clean(examples, passage, [style.instruction])
     faithful = tuple(example for example in kept if not invents(example, passage))
     dropped["invented"] += len(kept) - len(faithful)
     return SelfEdit(style.name, "\n".join(texts), faithful), dropped
@@ -145,7 +146,7 @@ _WORD = re.compile(r"\w[\w'’.-]*\w|\w")
 
 
 def invents(example: Example, passage: Passage) -> bool:
-    """Whether the example has a number, or a name inside a sentence, that the passage and its title do not have."""
+    """Returns whether the example has a number, or a name inside a sentence, that the passage and its title lack."""
     known = {_stem(word) for word in _WORD.findall(f"{passage.title} {passage.text}")}
     for text in (example.prompt, example.text):
         for match in _WORD.finditer(text):

@@ -1,12 +1,14 @@
-"""A passage → questions to test by, without anybody's labels.
+"""A passage → test questions, without human labels.
 
-Short spans that carry facts (names, numbers, code, the end of a clause) are picked from each sentence; the model writes
-the question that each answers. A question is kept only if the model finds that answer with the passage in view and
-does not know it without. What is kept is split: one part may be studied, the other only judges.
+In: a model and a passage. Out: a Quiz. Short spans that carry facts (names, numbers, code, the end of a clause) are
+taken from each sentence, and the model writes a question for each span. A question is kept only if the model answers it
+correctly with the passage in the prompt and incorrectly without it. The kept questions are divided: some may be used
+for training, the others only judge.
 
-A very small model writes few questions that hold. So it also says each sentence in other words, and such a line makes
-questions too: asked in place of one of its spans, and its end, from a span on, to be continued. These only judge; what
-is studied are questions that the passage's own sentences answer (`study_questions`).
+Very small models write few questions that pass this check. Therefore they also rephrase the sentences, and each
+rephrased line gives more questions: one in which a question word replaces a span (`span_questions`), and a cloze text
+that ends before a span. These only judge. Training uses questions whose answers are sentences of the passage
+(`study_questions`).
 """
 
 from __future__ import annotations
@@ -29,43 +31,43 @@ from selfedit.types import Example, Passage, Progress, Question, SelfEdit, Task,
 CHECK_TOKENS = 24
 QUESTION_TOKENS = 24
 MIN_KNOWN = 0.6
-"""Share of a written question's longer words that the passage must have."""
+"""Minimum share of the longer words of a written question that the passage must have."""
 MIN_CLOZE_WORDS = 4
-"""Words a text to be continued must have before its end."""
+"""Minimum number of words of a cloze text."""
 MIN_AGREEMENT = 0.6
-"""F1 of the answer with the passage in view and the span the question was written for."""
+"""Minimum F1 between the span and the answer that is given with the passage in the prompt."""
 
 
 @dataclass(frozen=True)
 class Quiz:
     studied: tuple[Question, ...]
-    """May be seen by edits."""
+    """Questions that may be used for training."""
     judging: tuple[Question, ...]
-    """Only judge; no edit may see them."""
+    """Questions that only judge; no edit may contain them."""
     dropped: Counter
 
 
 def write_quiz(
     model: Model, passage: Passage, *, spans: int = 28, seed: int = 0, progress: Progress = no_progress
 ) -> Quiz:
-    """Write, check and split questions about a passage; `spans`: at most so many are asked about."""
+    """Writes, checks and divides questions about a passage; `spans`: the maximum number of spans to ask about."""
     picked = pick_spans(passage.text, spans, seed=stable_seed(seed, passage.id, "spans"))
-    begun = [(sentence, span, word) for sentence, span in picked for word in _first_words(span)]
+    openings = [(sentence, span, word) for sentence, span in picked for word in _first_words(span)]
     prompts = [
-        model.chat.continued(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: {word}") for s, span, word in begun
+        model.chat.continued(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: {word}") for s, span, word in openings
     ]
     texts = model.backend.generate(
         [Request(tuple(p), None, QUESTION_TOKENS, one_line=True) for p in prompts],
         on_token=partial(progress, "questions"),
     )
-    written: dict[tuple[str, str], Question] = {}  # one a span
+    written: dict[tuple[str, str], Question] = {}  # one question per span
     dropped: Counter[str] = Counter()
-    for (sentence, span, word), tokens in zip(begun, texts):
+    for (sentence, span, word), tokens in zip(openings, texts):
         rest = model.chat.decode(tokens).split("\n")[0].strip()
         question = f"{word} {rest}"
-        reason = _fault(question, span, {q.question for q in written.values()}) or (
-            "" if _about(rest, passage) else "not about the text"
-        )
+        reason = _fault(question, span, {q.question for q in written.values()})
+        if not (reason or _is_about(rest, passage)):
+            reason = "not about the text"
         if reason or (sentence, span) in written:
             dropped[reason or "asked in other words"] += 1
         else:
@@ -77,23 +79,21 @@ def write_quiz(
 def check(
     model: Model, passage: Passage, questions: Sequence[Question], progress: Progress = no_progress
 ) -> tuple[list[Question], Counter]:
-    """Keep the questions that the model answers right with the passage in view and wrong without."""
+    """Keeps the questions that the model answers correctly with the passage in the prompt and incorrectly without it.
+
+    Returns the kept questions and the number of dropped questions per reason.
+    """
     if not questions:
         return [], Counter()
-    opened = [open_book_prompt(passage, q.question) for q in questions]
-    asks = [model.chat.ask(text) for text in [*opened, *(q.question for q in questions)]]
-    answers = [
-        model.chat.decode(t)
-        for t in model.backend.generate(
-            [Request(tuple(a), None, CHECK_TOKENS) for a in asks], on_token=partial(progress, "check")
-        )
-    ]
+    texts = [*(open_book_prompt(passage, q.question) for q in questions), *(q.question for q in questions)]
+    requests = [Request(tuple(model.chat.ask(text)), None, CHECK_TOKENS) for text in texts]
+    answers = [model.chat.decode(t) for t in model.backend.generate(requests, on_token=partial(progress, "check"))]
     kept, dropped = [], Counter()
-    for question, seeing, blind in zip(questions, answers, answers[len(questions) :]):
+    for question, open_book, closed_book in zip(questions, answers, answers[len(questions) :]):
         gold = question.answers
-        if not (is_correct(seeing, gold, question.question) or f1(seeing, gold) >= MIN_AGREEMENT):
+        if not (is_correct(open_book, gold, question.question) or f1(open_book, gold) >= MIN_AGREEMENT):
             dropped["not answered with the passage in view"] += 1
-        elif is_correct(blind, gold, question.question):
+        elif is_correct(closed_book, gold, question.question):
             dropped["known without the passage"] += 1
         else:
             kept.append(replace(question, sentence=question.sentence or find_supporting_sentence(passage, question)))
@@ -101,62 +101,69 @@ def check(
 
 
 def find_supporting_sentence(passage: Passage, question: Question) -> str:
-    """The passage's sentence that holds an accepted answer and most of the question's words; empty if none holds one."""
-    asked = set(re.findall(r"\w+", question.question.casefold()))
-    whole = re.compile("|".join(rf"(?<!\w){re.escape(answer)}(?!\w)" for answer in question.answers), re.IGNORECASE)
-    holding = [s for s in sentences(passage.text) if whole.search(s)]
-    return max(holding, key=lambda s: len(asked & set(re.findall(r"\w+", s.casefold()))), default="")
+    """Returns the sentence with an accepted answer that shares most words with the question; empty if there is none."""
+    question_words = set(re.findall(r"\w+", question.question.casefold()))
+    answer = re.compile("|".join(rf"(?<!\w){re.escape(gold)}(?!\w)" for gold in question.answers), re.IGNORECASE)
+    candidates = [s for s in sentences(passage.text) if answer.search(s)]
+    return max(candidates, key=lambda s: len(question_words & set(re.findall(r"\w+", s.casefold()))), default="")
 
 
 def with_sentences(task: Task) -> Task:
-    """The task with each question's answer also as the passage's sentence, where one holds it: a right answer too."""
-    asked = (
+    """Adds to each question the sentence of the passage that has the answer, which is a correct answer, too."""
+    questions = (
         q if q.kind != "question" or q.sentence else replace(q, sentence=find_supporting_sentence(task.passage, q))
         for q in task.questions
     )
-    return replace(task, questions=tuple(asked))
+    return replace(task, questions=tuple(questions))
 
 
 def open_book_prompt(passage: Passage, question: str) -> str:
-    """The question with the passage in view."""
+    """Returns the question with the passage before it."""
     return passage.with_request(f"Answer with a few words from the text above. {question}")
 
 
 def study_questions(
     passage: Passage, written: Sequence[Question], judging: Sequence[Question], draws: int, seed: int = 0
 ) -> tuple[list[Question], list[Question]]:
-    """What is studied: the written questions, but for no answer that `judging` asks for; and so many draws of a question for
-    each sentence, by some of its words."""
-    kept_back = {normalize(answer) for q in judging for answer in q.answers}
-    asked = {normalize(q.question) for q in judging}
-    free = [q for q in written if normalize(q.answers[0]) not in kept_back]
-    return free, [q for q in keyword_questions(passage, draws, seed) if normalize(q.question) not in asked]
+    """Returns the questions for training: written ones, and `draws` keyword questions per sentence.
+
+    Written questions with the answer of a judging question are left out, and so are keyword questions equal to one.
+    """
+    judged_answers = {normalize(answer) for q in judging for answer in q.answers}
+    judged_questions = {normalize(q.question) for q in judging}
+    return (
+        [q for q in written if normalize(q.answers[0]) not in judged_answers],
+        [q for q in keyword_questions(passage, draws, seed) if normalize(q.question) not in judged_questions],
+    )
 
 
 def questions_from_rewordings(
     model: Model, passage: Passage, lines: Sequence[str], progress: Progress = no_progress
 ) -> tuple[list[Question], Counter]:
-    """Lines that say the passage's facts in other words → questions: one asked in place a line, and its end to be continued."""
+    """Makes a span question and a cloze question from each line that rephrases a sentence of the passage.
+
+    Returns the questions that pass the check, and the number of dropped questions per reason.
+    """
     flat = " ".join(passage.text.split())
-    telling = [line for line in lines if len(line.split()) > MIN_CLOZE_WORDS]
-    asked = [next((q for q in span_questions(passage, line, 8) if q.answers[0] in flat), None) for line in telling]
-    kept, reasons = check(model, passage, [replace(q, sentence="") for q in asked if q], progress)
-    ends, more = _continued(model, flat, lines)
-    return kept + ends, reasons + more
+    long_lines = [line for line in lines if len(line.split()) > MIN_CLOZE_WORDS]
+    questions = [next((q for q in span_questions(passage, s, 8) if q.answers[0] in flat), None) for s in long_lines]
+    kept, reasons = check(model, passage, [replace(q, sentence="") for q in questions if q], progress)
+    cloze, more_reasons = _cloze_questions(model, flat, lines)
+    return kept + cloze, reasons + more_reasons
 
 
-def _continued(model: Model, flat: str, lines: Sequence[str]) -> tuple[list[Question], Counter]:
-    """Texts to be continued with a fact of `flat`, the passage's text on one line, where that is no guess."""
-    found = []
+def _cloze_questions(model: Model, flat: str, lines: Sequence[str]) -> tuple[list[Question], Counter]:
+    """Cuts each line before a span of `flat`, the passage on one line; drops texts that the model completes."""
+    questions = []
     for line in lines:
         ends = [(line.rfind(span), span) for _, span in pick_spans(line, 8) if span in flat]
         start, span = max(ends, default=(0, ""))
         before = line[:start].rstrip(" \"'“‘`")
         if len(before.split()) >= MIN_CLOZE_WORDS and span not in before:
-            found.append(Question(before, (span,), kind="cloze"))
-    requests = [Request(tuple(model.chat.prompt(q)), None, CHECK_TOKENS) for q in found]
+            questions.append(Question(before, (span,), kind="cloze"))
+    requests = [Request(tuple(model.chat.prompt(q)), None, CHECK_TOKENS) for q in questions]
     kept, dropped = [], Counter()
-    for question, tokens in zip(found, model.backend.generate(requests)):
+    for question, tokens in zip(questions, model.backend.generate(requests)):
         if continues_with(model.chat.decode(tokens), question.answers):
             dropped["known without the passage"] += 1
         else:
@@ -164,24 +171,24 @@ def _continued(model: Model, flat: str, lines: Sequence[str]) -> tuple[list[Ques
     return kept, dropped
 
 
-def questions_as_edit(questions: Sequence[Question], drawn: Sequence[Question] = ()) -> SelfEdit:
-    """Questions as study material, in the chat form in which questions are later asked; those `drawn` once each.
+def questions_as_edit(questions: Sequence[Question], once: Sequence[Question] = ()) -> SelfEdit:
+    """Returns questions as training material in chat form; the questions `once` are used in one epoch each.
 
-    Each is answered by the whole sentence: that is learned far better than a bare span (docs/LOG.md, study 5).
+    The answer is the whole sentence, which is learned far better than a span alone (docs/LOG.md, study 5).
     """
-    asked = [(q, False) for q in questions] + [(q, True) for q in drawn]
-    examples = tuple(Example(text=q.sentence or q.answers[0], prompt=q.question, once=once) for q, once in asked)
+    pairs = [(q, False) for q in questions] + [(q, True) for q in once]
+    examples = tuple(Example(text=q.sentence or q.answers[0], prompt=q.question, once=flag) for q, flag in pairs)
     return SelfEdit("questions", "\n".join(f"Q: {e.prompt}\nA: {e.text}" for e in examples), examples)
 
 
 def _split(questions: list[Question], dropped: Counter, seed: int) -> Quiz:
-    """Half and half by answer: two questions with one answer are on one side, so judging is not studying."""
+    """Divides the questions in halves; questions with the same answer are in the same half."""
     by_answer: dict[str, list[Question]] = {}
     for question in questions:
         by_answer.setdefault(normalize(question.answers[0]), []).append(question)
     groups = list(by_answer.values())
     random.Random(seed).shuffle(groups)
-    groups.sort(key=len)  # single questions first: they make the cleaner judges
+    groups.sort(key=len)  # answers with a single question come first, since these questions judge best
     judging: list[Question] = []
     while groups and len(judging) < len(questions) / 2:
         judging += groups.pop(0)
@@ -189,6 +196,7 @@ def _split(questions: list[Question], dropped: Counter, seed: int) -> Quiz:
 
 
 def _fault(question: str, span: str, taken: set[str]) -> str:
+    """Returns why a written question is unusable, or an empty text; `taken`: the questions written before."""
     words = question.split()
     if not question.endswith("?") or not 4 <= len(words) <= 30:
         return "not a question"
@@ -202,14 +210,18 @@ def _fault(question: str, span: str, taken: set[str]) -> str:
 
 
 def _first_words(span: str) -> tuple[str, ...]:
-    """How questions with this answer may begin; left free, a very small model begins every question alike."""
-    return {
-        "year": ("In what year",), "date": ("When", "On what date"), "count": ("How many", "What"), "name": ("Who", "Which")
-    }.get(kind_of(span), ("What", "Which"))  # fmt: skip
+    """Returns how questions with this answer may begin; without this, very small models begin all questions alike."""
+    by_kind = {
+        "year": ("In what year",),
+        "date": ("When", "On what date"),
+        "count": ("How many", "What"),
+        "name": ("Who", "Which"),
+    }
+    return by_kind.get(kind_of(span), ("What", "Which"))
 
 
-def _about(question: str, passage: Passage) -> bool:
-    """Whether most of the question's longer words stand in the passage, by their first letters."""
+def _is_about(question: str, passage: Passage) -> bool:
+    """Returns whether the passage has most of the question's longer words, compared by their first five letters."""
     known = {word[:5] for word in re.findall(r"\w+", f"{passage.title} {passage.text}".casefold())}
     words = [word for word in re.findall(r"\w+", question.casefold()) if len(word) > 3]
     return sum(word[:5] in known for word in words) >= MIN_KNOWN * len(words)

@@ -1,8 +1,8 @@
-"""The self-edit of a few-shot task: how to study it, as JSON that the model writes.
+"""The self-edit of a few-shot task: a recipe for training on it, as JSON that the model writes.
 
-In: a task as text. Out: Recipes. SEAL's schema (docs/SEAL.md, §2) and two things more: the number of items, and a strategy that
-learns all outputs in view. It is written under a grammar, so what a model writes always parses; what a person or a file
-gives is checked: values out of range are refused, not tried again.
+In: a task as text. Out: Recipes. The schema is that of SEAL (docs/SEAL.md, section 2), with two additions: the number
+of items, and a strategy that trains on all outputs. A grammar constrains the model, so its output always parses.
+Recipes from users and files are checked; values out of range are refused.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from selfedit.model.load import Model
 from selfedit.tasks.augment import FAMILIES
 
 LOSSES = ("all_tokens", "all_outputs", "output_tokens")
-"""What is learned of an item: all that is read; every output in it; the last output, which its question asks for."""
+"""The tokens of an item that are labels: all; those of every output; or those of the last output, the answer."""
 STRATEGY = "train_using_"
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 EPOCHS = (1, 2, 3, 4, 5)
 ITEMS = (16, 32, 48, 64)
-"""What the grammar offers; a file may say anything in the bounds."""
-MOST_RATE, MOST_EPOCHS, MOST_ITEMS = 0.05, 20, 512
+"""RATES, EPOCHS and ITEMS are the choices of the grammar; a recipe in a file may have other values up to MAX_…."""
+MAX_RATE, MAX_EPOCHS, MAX_ITEMS = 0.05, 20, 512
 
 
 @dataclass(frozen=True)
 class Recipe:
     basic: bool = True
-    """Turned, flipped, moved and mirrored copies of the task."""
+    """Add rotated, flipped, shifted and mirrored copies of the task."""
     size: bool = False
     chain: bool = False
     repeat: bool = False
@@ -40,28 +40,29 @@ class Recipe:
     learning_rate: float = 1e-3
     epochs: int = 2
     items: int = 48
-    """Leave-one-out and leave-two-out tasks to study, drawn from all that the augmentations allow."""
+    """Number of leave-one-out and leave-two-out tasks to train on, sampled from all that the augmentations give."""
 
     def __post_init__(self):
-        for name, most in (("learning_rate", MOST_RATE), ("epochs", MOST_EPOCHS), ("items", MOST_ITEMS)):
+        for name, most in (("learning_rate", MAX_RATE), ("epochs", MAX_EPOCHS), ("items", MAX_ITEMS)):
             value, whole = getattr(self, name), name != "learning_rate"
             if type(value) not in ((int,) if whole else (int, float)) or not 0 < value <= most:
                 raise SelfeditError(
                     f"{name} is {str(value)[:20]}: give {'a whole' if whole else 'a'} number above 0, at most {most}"
                 )
-        if odd := [f.name for f in fields(self) if f.type == "bool" and type(getattr(self, f.name)) is not bool]:
-            raise SelfeditError(f"{odd[0]} is {str(getattr(self, odd[0]))[:20]}: give true or false")
+        if wrong := [f.name for f in fields(self) if f.type == "bool" and type(getattr(self, f.name)) is not bool]:
+            raise SelfeditError(f"{wrong[0]} is {str(getattr(self, wrong[0]))[:20]}: give true or false")
         if self.loss not in LOSSES:
             raise SelfeditError(f"loss is {str(self.loss)[:20]}; known: {', '.join(LOSSES)}")
 
     def brief(self) -> str:
-        """For people."""
+        """Returns a short description."""
         copies = ", ".join(name for name in FAMILIES if getattr(self, name))
-        kinds = f"with {copies} copies" if copies else "as they are"
-        return f"{self.items} items {kinds}, {self.loss.replace('_', ' ')}, rate {self.learning_rate:g}, {self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+        items = f"{self.items} items " + (f"with {copies} copies" if copies else "as they are")
+        epochs = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+        return f"{items}, {self.loss.replace('_', ' ')}, rate {self.learning_rate:g}, {epochs}"
 
     def to_json(self) -> str:
-        """As a model writes it."""
+        """Returns the recipe in the format that a model writes."""
         data = {f"use_{name}_augmentations": getattr(self, name) for name in FAMILIES} | {"num_items": self.items}
         training = {
             "strategy": STRATEGY + self.loss,
@@ -72,7 +73,7 @@ class Recipe:
 
 
 def read_recipe(text: str) -> Recipe:
-    """Raises SelfeditError on what is no recipe, has unknown fields, or values out of range. What is missing is as usual."""
+    """Reads a recipe; missing fields have their defaults. Raises SelfeditError on unknown fields and invalid values."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -86,42 +87,50 @@ def read_recipe(text: str) -> Recipe:
     ):
         raise SelfeditError(f"a recipe is an object of {' and '.join(known)}, each an object")
     values = {}
-    for part, own in content.items():
-        for name, value in own.items():
+    for part, settings in content.items():
+        for name, value in settings.items():
             if name not in known[part]:
                 raise SelfeditError(f"{part} has no {name[:40]!r}; known: {', '.join(known[part])}")
             if name == "strategy":
-                known_here = {STRATEGY + loss: loss for loss in LOSSES}
-                if not isinstance(value, str) or value not in known_here:
-                    raise SelfeditError(f"strategy is {str(value)[:40]}; known: {', '.join(known_here)}")
-                value = known_here[value]
+                strategies = {STRATEGY + loss: loss for loss in LOSSES}
+                if not isinstance(value, str) or value not in strategies:
+                    raise SelfeditError(f"strategy is {str(value)[:40]}; known: {', '.join(strategies)}")
+                value = strategies[value]
             values[known[part][name]] = value
     return Recipe(**values)
 
 
 INSTRUCTION = (
     "Choose how to practise this task before the test: which augmented copies of its examples to make "
-    "(basic: turned, flipped and moved; size: enlarged; chain: two changes in a row; repeat: set side by side), how many items, "
-    "what to learn (all tokens, all outputs, or the last output's tokens), the learning rate and the number of epochs. Answer with JSON."
+    "(basic: turned, flipped and moved; size: enlarged; chain: two changes in a row; repeat: set side by side), "
+    "how many items, what to learn (all tokens, all outputs, or the last output's tokens), the learning rate and "
+    "the number of epochs. Answer with JSON."
 )
 
 
 FIXED_HERE = tuple(map(repr, (INSTRUCTION, RATES, EPOCHS, ITEMS)))
-"""What recipes depend on and no option changes."""
+"""Constants that recipes depend on and no option changes."""
 
 
 def write_recipes(
-    model: Model, asked: Sequence[tuple[str, int]], editor: Adapters | None = None, *, temperature: float = 1.0,
+    model: Model,
+    tasks: Sequence[tuple[str, int]],
+    editor: Adapters | None = None,
+    *,
+    temperature: float = 1.0,
     on_token: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Recipe]:  # fmt: skip
-    """For each (task as text, seed) a recipe. `editor`: a stack whose only adapter writes, instead of the untouched model."""
+) -> list[Recipe]:
+    """Writes a recipe for each (task as text, seed).
+
+    `editor`: a stack with a single adapter that writes instead of the untouched model.
+    """
     allow = choices(model.chat, grammar())
     adapter = None if editor is None else 0
     requests = [
         Request(
             tuple(recipe_prompt(model, text)), adapter, recipe_tokens(model), temperature, 1.0, seed=seed, allow=allow
         )
-        for text, seed in asked
+        for text, seed in tasks
     ]
     return [
         read_recipe(model.chat.decode(tokens)) for tokens in model.backend.generate(requests, editor, on_token=on_token)
@@ -129,7 +138,7 @@ def write_recipes(
 
 
 def writing_sequence(model: Model, text: str, recipe: Recipe) -> TokenizedExample:
-    """What an editor studies to write this recipe for this task: where the grammar leaves a choice is a label."""
+    """Returns the example for finetuning an editor on this recipe; labels are the tokens with a choice."""
     prompt, allow = recipe_prompt(model, text), choices(model.chat, grammar())
     written = [token for part in _spelled(recipe) for token in model.chat.encode(part)]
     free = tuple(len(prompt) + i for i in range(len(written)) if len(allow(written[:i])) > 1)
@@ -137,7 +146,7 @@ def writing_sequence(model: Model, text: str, recipe: Recipe) -> TokenizedExampl
 
 
 def recipe_tokens(model: Model) -> int:
-    """Of the longest recipe, and its end."""
+    """Returns the number of tokens of the longest recipe, including the end token."""
     return sum(max(len(model.chat.encode(text)) for text in part) for part in grammar()) + 1
 
 
@@ -146,26 +155,17 @@ def recipe_prompt(model: Model, text: str) -> list[int]:
 
 
 def grammar() -> list[tuple[str, ...]]:
-    """Every recipe that a model can write, as choices one after another."""
-    flag, options = (
-        ("true", "false"),
-        {
-            **dict.fromkeys(FAMILIES),
-            "items": ITEMS,
-            "epochs": EPOCHS,
-            "learning_rate": RATES,
-            "loss": [STRATEGY + loss for loss in LOSSES],
-        },
-    )
+    """Returns the recipes that a model can write, as a sequence of choices."""
+    values = {"items": ITEMS, "epochs": EPOCHS, "learning_rate": RATES, "loss": [STRATEGY + loss for loss in LOSSES]}
+    values |= dict.fromkeys(FAMILIES, (True, False))
     parts: list[tuple[str, ...]] = []
     for name, before in _fields().items():
-        of = options.get(name)
-        parts += [(before,), flag if of is None else tuple(map(json.dumps, of))]
+        parts += [(before,), tuple(map(json.dumps, values[name]))]
     return [*parts, ("}}",)]
 
 
 def _fields() -> dict[str, str]:
-    """Field → what stands before its value, as `to_json` writes it."""
+    """Returns field → the JSON text before its value."""
     before = {name: f'"use_{name}_augmentations": ' for name in FAMILIES}
     before |= {
         "items": '"num_items": ',
@@ -178,7 +178,7 @@ def _fields() -> dict[str, str]:
 
 
 def _spelled(recipe: Recipe) -> list[str]:
-    """The recipe's JSON in the grammar's pieces."""
+    """Returns the JSON of the recipe in the pieces of the grammar."""
     values = {
         name: json.dumps(STRATEGY + recipe.loss if name == "loss" else getattr(recipe, name)) for name in _fields()
     }

@@ -1,8 +1,9 @@
-"""Questions made from a passage's own sentences by rule, no model: clumsy, but never wrong, whatever the model's size.
+"""Questions made by rules from the sentences of a passage, without a model: clumsy, but always correct.
 
-To study: a sentence is asked for by some of its words, in another order, with the title or without. What a person asks
-has some of a sentence's words too; a question that holds all of them but the answer would teach copying, not recall.
-To judge: a sentence with a question word where a short span that carries a fact stood ("The walk ends at what?").
+In: a passage. Out: Questions. For training, a keyword question has some words of a sentence, in another order, with or
+without the title; its answer is the sentence. A user's question has some words of the sentence, too; a question with
+all words but the answer would teach copying instead of recall. For judging, a span question is a sentence in which a
+question word replaces a short span that carries a fact ("The walk ends at what?").
 """
 
 from __future__ import annotations
@@ -15,26 +16,32 @@ from selfedit.types import Passage, Question
 
 _CAPITAL = r"[^\W\d_a-zß-öø-ÿ]"
 _MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
-_SMALL = "(?:a|an|and|as|at|but|by|for|from|he|if|in|into|is|it|of|on|or|per|she|so|than|that|the|they|to|was|were|when|which|while|with)"
+_SMALL = (
+    "(?:a|an|and|as|at|but|by|for|from|he|if|in|into|is|it|of|on|or|per|she|so|than|that|the|they|to|was|were|when|"
+    "which|while|with)"
+)
 _COUNT = (
     "(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
-    "(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)(?:-[a-z]+)?|(?:a |one )?(?:hundred|thousand|million)|half a)"
+    "(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)(?:-[a-z]+)?|"
+    "(?:a |one )?(?:hundred|thousand|million)|half a)"
 )
+_NAME = rf"{_CAPITAL}[\w'’-]*"
+_DIGITS = r"\d+(?:[.,]\d+)*"
 _PATTERNS = {
     "code": r"`[^`\n]{2,60}`|(?<!\w)--?[a-z][\w-]+(?:=\S+)?|\b[^\W\d]\w*(?:[_.]\w+)+(?:\(\))?",
     "quotation": r"(?<!\w)[\"“'‘]([^\"”'’]{3,60})[\"”'’](?!\w)",
     "date": rf"\b\d{{1,2}}\s{_MONTH}(?:\s\d{{4}})?\b|\b{_MONTH}\s\d{{1,2}}(?:,\s\d{{4}})?\b|\b{_MONTH}\s\d{{4}}\b",
-    "name": rf"\b(?:{_CAPITAL}[\w'’-]*)(?:\s+(?:(?:of|the|and|de|von)\s+){{0,2}}{_CAPITAL}[\w'’-]*)*(?:\s\d+(?:\.\d+)*\b)?",
+    "name": rf"\b(?:{_NAME})(?:\s+(?:(?:of|the|and|de|von)\s+){{0,2}}{_NAME})*(?:\s\d+(?:\.\d+)*\b)?",
     "year": r"\b(?:1[5-9]\d\d|20\d\d)(?![\w%]|[.,]\d|\s%)",
-    "number": rf"(?:[$€£]\s?)?\b(?:\d+(?:[.,]\d+)*[a-z]+\b|(?:\d+(?:[.,]\d+)*(?!\w)|{_COUNT}\b)(?:\s?%|\s(?!{_SMALL}\b)[a-z]+)?)",
+    "number": (rf"(?:[$€£]\s?)?\b(?:{_DIGITS}[a-z]+\b|(?:{_DIGITS}(?!\w)|{_COUNT}\b)(?:\s?%|\s(?!{_SMALL}\b)[a-z]+)?)"),
     "clause": r"(?<=\s)(?:a|an|the|of|by|in|to|for|with|as|from)\s+((?:[\w'’-]+\s+){0,4}[\w'’-]+)(?=[.;,!?]|$)",
 }
-"""Kinds of spans, the surest first; a group, where there is one, is the span."""
+"""Kinds of spans, the most reliable first; if a pattern has a group, the group is the span."""
 _SPANS = {kind: re.compile(pattern) for kind, pattern in _PATTERNS.items()}
 
 
 def pick_spans(text: str, limit: int, seed: int = 0) -> list[tuple[str, str]]:
-    """(sentence, span) pairs: what carries facts, spread evenly over the sentences; no span twice in a sentence."""
+    """Returns up to `limit` (sentence, span) pairs, spread evenly over the sentences; the spans carry facts."""
     queues = []
     for sentence in sentences(text):
         lead = re.match(r"\W*(?:\d{1,3}[.):]\s+)?\W*", sentence).end()
@@ -62,15 +69,17 @@ def pick_spans(text: str, limit: int, seed: int = 0) -> list[tuple[str, str]]:
 
 
 def keyword_questions(passage: Passage, draws: int, seed: int = 0) -> list[Question]:
-    """For each sentence a question made of some of its words, drawn so many times, one draw of all sentences after the
-    other; the sentence is the answer."""
-    chance = random.Random(seed)
-    own = [s for s in sentences(passage.text) if len(re.findall(r"\w+", s)) >= MIN_WORDS]
-    return [Question(_keyword_question(s, passage.title, chance), (s,), sentence=s) for _ in range(draws) for s in own]
+    """Makes `draws` random questions per sentence from some of its words; the sentence is the answer.
+
+    The order is: one question for every sentence, then the next question for every sentence, and so on.
+    """
+    rng = random.Random(seed)
+    long = [s for s in sentences(passage.text) if len(re.findall(r"\w+", s)) >= MIN_WORDS]
+    return [Question(_keyword_question(s, passage.title, rng), (s,), sentence=s) for _ in range(draws) for s in long]
 
 
 MIN_WORDS = 3
-"""A sentence of fewer words cannot be asked for by some of them."""
+"""A shorter sentence has too few words for a keyword question."""
 _OPENERS = ("What", "Which", "Who", "How", "When", "Where", "What about", "Tell me about")
 _WITH_TITLE = (
     "{opener} {title} {cue}?",
@@ -80,44 +89,42 @@ _WITH_TITLE = (
 )
 
 
-def _keyword_question(sentence: str, title: str, chance: random.Random) -> str:
+def _keyword_question(sentence: str, title: str, rng: random.Random) -> str:
     words = sentence.rstrip(" .!?…").split()
     enough = min(2, sum(len(word) > 3 for word in words))
-    for _ in range(20):  # until enough is left to tell what is asked for
-        kept = [word for word in words if chance.random() < (0.6 if len(word) > 3 else 0.4)]
+    for _ in range(20):  # until enough words are kept to identify the sentence
+        kept = [word for word in words if rng.random() < (0.6 if len(word) > 3 else 0.4)]
         if kept and sum(len(word) > 3 for word in kept) >= enough:
             break
     else:
         kept = words
-    turn = chance.randrange(len(kept)) if chance.random() < 0.5 else 0
-    cue = " ".join(kept[turn:] + kept[:turn]).strip(" ,;:.")
-    form = chance.choice(_WITH_TITLE) if title and chance.random() < 0.6 else "{opener} {cue}?"
-    return form.format(opener=chance.choice(_OPENERS), title=title, cue=cue)
+    start = rng.randrange(len(kept)) if rng.random() < 0.5 else 0
+    cue = " ".join(kept[start:] + kept[:start]).strip(" ,;:.")
+    form = rng.choice(_WITH_TITLE) if title and rng.random() < 0.6 else "{opener} {cue}?"
+    return form.format(opener=rng.choice(_OPENERS), title=title, cue=cue)
 
 
 def span_questions(passage: Passage, text: str, limit: int, seed: int = 0) -> list[Question]:
-    """Questions that the spans of a text about the passage answer, each asked by the text's own sentence."""
+    """Makes questions from a text about the passage: in each sentence, a question word replaces a span."""
     questions = []
     for sentence, span in pick_spans(text, limit, seed):
         before, _, after = sentence.partition(span)
-        asked = f"{before}{_question_word(span)}{after}".rstrip(" .;:,!?") + "?"
-        asked = asked[0].upper() + asked[1:]
-        if passage.title and not _names(passage.title) & _names(asked):
-            asked = f"{passage.title}: {asked}"
-        if span not in asked:
-            questions.append(Question(asked, (span,), sentence=sentence))
+        question = f"{before}{_question_word(span)}{after}".rstrip(" .;:,!?") + "?"
+        question = question[0].upper() + question[1:]
+        if passage.title and not _names(passage.title) & _names(question):
+            question = f"{passage.title}: {question}"
+        if span not in question:
+            questions.append(Question(question, (span,), sentence=sentence))
     return questions
 
 
 def _question_word(span: str) -> str:
-    counted = _counted(span)
-    return {"year": "which year", "date": "which date", "count": f"how many {counted}", "name": "who or what"}.get(
-        kind_of(span), "what"
-    )
+    words = {"year": "which year", "date": "which date", "count": f"how many {_counted(span)}", "name": "who or what"}
+    return words.get(kind_of(span), "what")
 
 
 def kind_of(span: str) -> str:
-    """What a span is, for choosing how to ask for it: `date`, `year`, `count` (a number of something), `name` or `other`."""
+    """Returns the kind of a span: `date`, `year`, `count` (a number of something), `name` or `other`."""
     for kind in ("date", "year"):
         if _SPANS[kind].fullmatch(span):
             return kind
@@ -125,10 +132,11 @@ def kind_of(span: str) -> str:
 
 
 def _counted(span: str) -> str:
+    """Returns the noun of a span such as "seven rooms", or an empty text."""
     match = re.fullmatch(rf"(?:\d[\d.,]*|{_COUNT})\s([a-z]+)", span)
     return match[1] if match else ""
 
 
 def _names(text: str) -> set[str]:
-    """The words of a text that may name what it is about: the longer ones."""
+    """Returns the longer words of a text, which may name its topic."""
     return {word for word in re.findall(r"\w+", text.casefold()) if len(word) > 3}

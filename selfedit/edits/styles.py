@@ -1,8 +1,8 @@
-"""Prompt styles as data: how a model is asked to write study material about a passage.
+"""Prompt styles: how a model is asked to write training material about a passage.
 
-A style asks about a whole passage in chat form, the passage first (so that all styles read it once), or about each of
-its sentences by continuing a few worked lines: a form that even very small models follow.
-The names follow SEAL's prompts (arXiv:2506.10943, appendix B); the wording is ours.
+A `passage` style asks about the whole passage in chat form; the passage comes first, so that all styles share this
+prefix. A `sentence` style asks about each sentence by continuing a few worked examples, a form that even very small
+models follow. The names follow SEAL's prompts (arXiv:2506.10943, appendix B); the wording is ours.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 class Style:
     name: str
     instruction: str
-    """What is asked; for `sentence` styles, the worked lines that come before the sentence."""
+    """The instruction; for `sentence` styles, the worked examples before the sentence."""
     unit: str = "passage"
-    """`passage`: asked once about all of it; `sentence`: once about each sentence."""
+    """`passage`: one request per passage; `sentence`: one request per sentence."""
     cue: str = ""
-    """For `sentence` styles: what stands between the sentence and what the model writes."""
+    """For `sentence` styles: the text between the sentence and the output of the model."""
     new_tokens: int = 160
     samples: int = 2
     temperature: float = 0.7
@@ -27,27 +27,46 @@ class Style:
 STYLES = {
     style.name: style
     for style in (
-        Style("implications", "List the facts that follow from the text above, one full sentence a line. Name who or what each is about."),
-        Style("implications-long", "Write a long list of everything that follows from the text above, directly or indirectly, one full sentence a line. Name who or what each is about.", new_tokens=320),
+        Style(
+            "implications",
+            "List the facts that follow from the text above, one full sentence a line. Name who or what each is about.",
+        ),
+        Style(
+            "implications-long",
+            "Write a long list of everything that follows from the text above, directly or indirectly, "
+            "one full sentence a line. Name who or what each is about.",
+            new_tokens=320,
+        ),
         Style("rewrite", "Write the text above again in other words. Keep every fact, name and number."),
         Style("key-points", "List the key points of the text above, one full sentence a line, most important first."),
-        Style("worked-examples", "Show how the text above is used: describe two concrete situations in which one of its facts decides what happens, and say which."),
-        Style("self-qa", "Write short questions about the text above, each with its short answer taken from the text:\nQ: …\nA: …"),
+        Style(
+            "worked-examples",
+            "Show how the text above is used: describe two concrete situations in which one of its facts decides "
+            "what happens, and say which.",
+        ),
+        Style(
+            "self-qa",
+            "Write short questions about the text above, each with its short answer taken from the text:\nQ: …\nA: …",
+        ),
         Style(
             "paraphrase",
-            "Sentence: Marlow Bridge, a suspension bridge over the River Tarn, was designed by the engineer Ada Quill.\n"
-            "Same fact in other words: The engineer Ada Quill designed Marlow Bridge, which hangs over the River Tarn.\n\n"
+            "Sentence: Marlow Bridge, a suspension bridge over the River Tarn, was designed by the engineer "
+            "Ada Quill.\n"
+            "Same fact in other words: The engineer Ada Quill designed Marlow Bridge, which hangs over the River "
+            "Tarn.\n\n"
             "Sentence: The option --fast was removed in version 3 of the packer because it broke old archives.\n"
-            "Same fact in other words: Since version 3, the packer no longer has the option --fast, as it broke old archives.\n\n"
+            "Same fact in other words: Since version 3, the packer no longer has the option --fast, "
+            "as it broke old archives.\n\n"
             "Sentence: Lentil soup, known for its low price, became the most popular dish of the school in 1931.\n"
-            "Same fact in other words: In 1931 the school's most popular dish was lentil soup, which is known to be cheap.\n\n"
+            "Same fact in other words: In 1931 the school's most popular dish was lentil soup, "
+            "which is known to be cheap.\n\n"
             "Sentence: ",
             unit="sentence",
             cue="\nSame fact in other words:",
             new_tokens=56,
         ),
     )
-}  # fmt: skip
+}
 
 QUESTION_EXAMPLES = (
     "Sentence: Marlow Bridge, a suspension bridge over the River Tarn, was designed by the engineer Ada Quill.\n"
@@ -64,4 +83,4 @@ QUESTION_EXAMPLES = (
     "Question: Where did the choir of Aldmoor sing for the first time in 1931?\n\n"
     "Sentence: "
 )
-"""Worked lines before a sentence and an answer that stands in it; the model writes the question."""
+"""Worked examples; after them come a sentence and an answer from it, and the model writes the question."""
