@@ -148,7 +148,7 @@ def test_peft_trains_as_it_is_told(ran, folder, tmp_path, monkeypatch):
         own = arc.job(bench, TASKS[0], arc.FIXED, arc.stable_seed(0, "a", k))
         assert (sequences, seed, epochs, batch, clip) == (own.examples, own.seed, arc.FIXED.epochs, 2, train.clip)
     for setting in ({"stop_loss": 1.0}, {"steps_per_epoch": 4}):
-        with pytest.raises(SelfeditError, match="leave stop_loss and steps_per_epoch"):
+        with pytest.raises(SelfeditError, match="keep the defaults of stop_loss and steps_per_epoch"):
             arc.run(folder, TASKS, tmp_path / "other", conditions=("peft",), samples=1, train=replace(TRAIN, **setting))
 
 
@@ -292,7 +292,7 @@ def test_a_search_ends_once_enough_is_found_and_looks_at_the_likeliest_first(
     assert run(1)["tasks"] == result["tasks"] and len(done) == 4
     assert run(2)["solvable"] == order[1:] and len(done) == 6
     assert run(9)["solvable"] == order[1:]
-    with pytest.raises(SelfeditError, match="at least 1 task, by the conditions in-context and oracle"):
+    with pytest.raises(SelfeditError, match="at least 1 task to find and the conditions in-context and oracle"):
         arc.run(folder, tasks, tmp_path, conditions=("oracle",), samples=1, find=1, train=TRAIN)
 
 
@@ -609,13 +609,13 @@ def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, s
         (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "magic"], "unknown condition 'magic'"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "seal"], "seal needs a trained editor"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--limit", "0"], "--limit: give a whole number from 1 to 1,000,000, not '0'"), (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "epochs=3"], "--set epochs: a recipe says that"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "oracle", "--split", "x"], "--split needs the conditions in-context and oracle"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "in-context,oracle", "--split", "{}/one.json/x.json"], "cannot use --split"),
-        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "in-context,oracle", "--split", "/"], "--split / is a folder; give a file"), (["bench", "arc", "--tasks", "{}/tasks.json", "--editor", "{}"], "an editor is for the condition seal"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "in-context,oracle", "--split", "/"], "--split / is a folder; give a file"), (["bench", "arc", "--tasks", "{}/tasks.json", "--editor", "{}"], "only the condition seal uses an editor"),
         (["bench", "arc", "--tasks", "{}/twice.json"], "has tasks of one name; name one of its sets: train, test"), (["bench", "arc", "--tasks", "{}/twice.json", "--ids", "{}/ids.json:first"], "has tasks of one name"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--samples", "1000000"], "--samples: give a whole number from 1 to 64"), (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "first_layer=1e308"], "first_layer is huge: give a number from 0 to 1"),
         (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "rank=1000000000"], "rank is 1000000000: give a whole number from 1 to 4,096"), (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--edits", "1"], "edits is 1: give a whole number from 2 to 1,000"),
         (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--contexts", "0"], "--contexts: give a whole number from 1 to 100,000, not '0'"),
         (["train-editor", "--data", "{}/tasks.json", "--set", "rate=3"], "unknown setting 'rate'"), (["adapt", "{}/one.json", "--editor", "{}", "--edits", "0"], "--edits is 0: the editor needs at least 1"),
-        (["bench", "arc", "--tasks", "{}/tasks.json", "--samples", "0"], "--samples: give a whole number from 1 to 64"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", ","], "give conditions"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--samples", "0"], "--samples: give a whole number from 1 to 64"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", ","], "give at least 1 condition"),
         (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--seeds", "3"], "--seeds is for --domain text"), (["train-editor", "--data", "{}/tasks.json", "--max-side", "3"], "--max-side is for --domain arc"),
         (["adapt", "{}/nope.json"], "nope.json"), (["adapt", "{}/ids.json"], "'train' is missing"), (["adapt", "{}/one.json", "--ask", "{}/ids.json"], "'test' is missing"),
         (["adapt", "{}/one.json", "--recipe", "{}/ids.json"], "a recipe is an object"), (["adapt", "{}/one.json", "--edits", "-1"], "--edits -1"), (["adapt", "{}/one.json", "--editor", "{}"], "no editor there"),

@@ -124,7 +124,7 @@ def test_sentence_vectors_are_means_over_the_words_without_the_padding(tmp_path,
 def test_a_store_is_never_larger_than_what_there_is(folder, tmp_path):
     result = routing.run(folder, TASKS, OTHERS, tmp_path / "run", memories=(4, 30, 300), methods=("lexical",))
     assert [r["memories"] for r in result["rows"]] == [4, 5]
-    with pytest.raises(SelfeditError, match="of 2 passages drawn none has questions"):
+    with pytest.raises(SelfeditError, match="none of 2 sampled passages has questions"):
         list(routing._stores([TASKS[4]] * 4, 2, random.Random(0)))
 
 

@@ -938,7 +938,7 @@ DATA = json.dumps(
         (["--conditions", "base,sael"], "unknown condition 'sael'"),
         (["--conditions", "seal"], "give --editor DIR"),
         (["--conditions", "passage@"], "@TOKENS is a whole number"),
-        (["--conditions", "edits:gpt4.1/implications"], "there: none"),
+        (["--conditions", "edits:gpt4.1/implications"], "known: none"),
         (["--limit", "0"], "--limit: give a whole number from 1 to "),
         (["--skip", "2"], "has 2 passages; --skip 2 leaves none"),
         (["--seeds", "0"], "--seeds: give a whole number from 1 to "),

@@ -133,11 +133,11 @@ def test_seal_writes_in_the_style_its_editor_chose():
     [
         ("sael", "unknown condition 'sael'; known: base"),
         ("seal", "needs a trained editor"),
-        ("base@100", "@TOKENS is a whole number, of a condition that trains"),
+        ("base@100", "@TOKENS is a whole number, for conditions that train"),
         ("passage@-1", "@TOKENS is a whole number"),
         ("passage:rewrite", "takes no detail"),
         ("self-edit:poem", "unknown style 'poem'"),
-        ("edits:gpt4.1/rewrite", "the data has no such edits for 'marlow'; there: wise/implications"),
+        ("edits:gpt4.1/rewrite", "the data has no such edits for 'marlow'; known: wise/implications"),
     ],
 )
 def test_a_condition_that_cannot_be_run_is_one_clear_line(text, message):
@@ -262,7 +262,7 @@ def test_a_judge_that_refuses_loses_no_answer(bench, tmp_path, monkeypatch):
     assert (
         bench("base,passage", judge=lambda pairs: [True] * len(pairs), judge_name="far")["rows"][1]["accuracy"] == 1.0
     )
-    with pytest.raises(SelfeditError, match="give the judge a name of its own"):
+    with pytest.raises(SelfeditError, match="give the judge a name that differs"):
         bench("base", judge=refuses)
     with pytest.raises(SelfeditError, match="give conditions"):
         bench("")

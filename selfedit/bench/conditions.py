@@ -67,7 +67,7 @@ def parse(text: str, tasks: Sequence[Task], editor: Editor | None) -> Condition:
     if name not in NAMES:
         raise SelfeditError(f"unknown condition {name!r}; known: {', '.join(NAMES)}")
     if at and not (tokens.isdecimal() and int(tokens) and name in NAMES[len(UNTRAINED) :]):
-        raise SelfeditError(f"{text}: @TOKENS must be a whole number, and the condition must train")
+        raise SelfeditError(f"{text}: @TOKENS is a whole number, for conditions that train")
     if name == "edits":
         missing = next((t for t in tasks if detail.removesuffix(f"+{QUESTIONS}") not in t.edits), None)
         if missing is not None:
