@@ -14,7 +14,7 @@ from conftest import arc_json, write_tiny_model
 from selfedit import adapt as adapt_module
 from selfedit.adapt import adapt
 from selfedit.bench import arc
-from selfedit.bench.arc import _compared, split_tasks, table
+from selfedit.bench.arc import _compare, split_tasks, table
 from selfedit.cli import main
 from selfedit.config import RecipeConfig, TrainConfig
 from selfedit.edits.recipe import LOSSES, Recipe
@@ -342,10 +342,10 @@ def test_rates_and_intervals_by_hand(ran):
 
 
 def test_a_ratio_to_nothing_is_none_and_others_have_an_interval():
-    found = _compared([1.0, 0.5, 0.75, 1.0], [0.5, 0.25, 0.25, 0.25])
+    found = _compare([1.0, 0.5, 0.75, 1.0], [0.5, 0.25, 0.25, 0.25])
     assert found["ratio"] == pytest.approx(2.6) and found["ratio_ci95"][0] >= 2.0 and found["difference"][0] == 0.5
-    assert _compared([1.0, 0.0], [0.0, 0.0])["ratio"] is None
-    assert _compared([1.0, 0.0], [1.0, 0.0])["ratio_ci95"] is None  # a draw of the second task alone has no ratio
+    assert _compare([1.0, 0.0], [0.0, 0.0])["ratio"] is None
+    assert _compare([1.0, 0.0], [1.0, 0.0])["ratio_ci95"] is None  # a draw of the second task alone has no ratio
 
 
 def test_the_solvable_tasks_are_parted_once_and_whole():

@@ -10,7 +10,7 @@ from conftest import write_tiny_model
 
 from selfedit.bench import stream
 from selfedit.bench.general import General
-from selfedit.bench.stream import Setting, _kept, table
+from selfedit.bench.stream import Setting, _retention, table
 from selfedit.config import TrainConfig
 from selfedit.edits.propose import Proposal
 from selfedit.edits.quiz import Quiz, with_sentences
@@ -234,10 +234,10 @@ def test_the_divergence_of_merged_weights_is_that_of_the_adapter(folder):
 
 
 def test_retained_over_just_learned_by_hand():
-    found = _kept([1.0, 0.5, None], [0.5, 0.5, 0.7])
+    found = _retention([1.0, 0.5, None], [0.5, 0.5, 0.7])
     assert (found["just_learned"], found["retained"], found["ratio"]) == (0.75, 0.5, pytest.approx(2 / 3))
     assert found["ci95"][0] == pytest.approx(0.5) and found["ci95"][1] == pytest.approx(1.0)
-    assert _kept([None], [None])["ratio"] is None and _kept([0.0], [0.0])["ratio"] is None
+    assert _retention([None], [None])["ratio"] is None and _retention([0.0], [0.0])["ratio"] is None
 
 
 def test_bad_input_is_one_clear_line(folder, tmp_path, ran):
