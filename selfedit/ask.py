@@ -1,14 +1,15 @@
-"""Questions → answers from the weights: the memory that fits each is found, and the model answers under it.
+"""Questions → answers from the weights: the memory that fits each question is found, and the model answers with it.
 
-The document is never in the prompt. Where no memory fits, the untouched model answers. Where several fit nearly as well,
-each may be tried in the same batch, and the answer that its adapter is most certain of is taken; on facts that is worth
-next to nothing, and among memories that do not fit it does harm (docs/LOG.md, study 14), so one is tried unless told.
+The document is never in the prompt. Where no memory fits, the base model answers. Where several fit nearly as well,
+each may answer in the same batch, and the answer that its adapter gives the highest probability is taken. On facts this
+gains next to nothing, and among memories that do not fit it does harm (docs/LOG.md, study 14), so one memory answers by
+default.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from selfedit.edits.parse import sentences
 from selfedit.memory.contradict import disagreeing
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
-from selfedit.model.backend import Adapters, Request
+from selfedit.model.backend import Adapters, OnStep, Request, no_steps
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
 from selfedit.model.peft_folder import CONFIG_FILE
@@ -25,28 +26,40 @@ from selfedit.types import MemoryEntry, Passage, Question, SelfEdit
 
 ADAPTERS = 32
 """Loaded together at most, which bounds the memory for any number of questions."""
-NEAR = 3
-"""Memories that are looked at for what disagrees with an answer."""
-NEARLY = 0.9
-"""Of the best memory's score: what others have to reach to be tried beside it."""
+COMPARED = 3
+"""Memories that are searched for a sentence that contradicts an answer."""
+NEARLY_AS_GOOD = 0.9
+"""Share of the best memory's score that another memory must reach to be tried as well."""
 
 
 @dataclass(frozen=True)
 class Answer:
     answer: str
     memory: MemoryEntry | None
-    """None: the untouched model answered."""
+    """None: the base model answered."""
     score: float
-    """How well the memory fits the question, as the router scores it."""
+    """How well the memory fits the question, in [0, 1) (`Router.route`)."""
     disagrees: tuple[dict, ...] = ()
-    """Other sources that say otherwise of what is asked: `memory`, `source`, what is said `here` and `there`."""
+    """Other sources that contradict this one about the question: `memory`, `source`, the sentences `here` and
+    `there`."""
 
     def record(self) -> dict:
-        return {
+        record = {
             "answer": self.answer,
             "memory": self.memory.id if self.memory else None,
             "source": self.memory.passage.source if self.memory else None,
-        } | ({"disagrees": list(self.disagrees)} if self.disagrees else {})
+        }
+        return record | ({"disagrees": list(self.disagrees)} if self.disagrees else {})
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A question that one memory, or the base model, is to answer."""
+
+    question: int
+    """Index of the question."""
+    memory: str | None
+    score: float
 
 
 def ask(
@@ -56,78 +69,66 @@ def ask(
     *,
     max_new_tokens: int = 48,
     tries: int = 1,
-    on_token: Callable[[int, int], None] = lambda done, total: None,
+    on_token: OnStep = no_steps,
 ) -> list[Answer]:
-    """Answers in the questions' order. A question of another kind than `question` is a text that is continued.
+    """Answers in the order of the questions. A question whose kind is not `question` is a text to be continued.
 
-    `tries`: so many memories, at most, answer a question that they fit nearly alike."""
+    `tries`: the number of memories that answer a question at most, if they fit nearly equally well."""
     return store.read_consistently(lambda state: _ask(model, store, questions, max_new_tokens, tries, on_token))
 
 
 def _ask(
-    model: Model, store: MemoryStore, questions: Sequence[Question], max_new_tokens: int, tries: int, on_token
+    model: Model, store: MemoryStore, questions: Sequence[Question], max_new_tokens: int, tries: int, on_token: OnStep
 ) -> list[Answer]:
     router = store.router(model.fingerprint)
-    fitting = [_fitting(router, question.question, tries) for question in questions]
-    ids = {id for own in fitting for id, _ in own if id}
+    attempts = [_Attempt(i, *fit) for i, q in enumerate(questions) for fit in _fitting(router, q.question, tries)]
+    ids = {attempt.memory for attempt in attempts if attempt.memory}
     entries = {id: store.get(id) for id in ids}
-    found: list[list[tuple[float, Answer]]] = [[] for _ in questions]
-    for stack, rows in _adapters(model, store, ids):
-        own = [
-            (i, id, score)
-            for i, fit in enumerate(fitting)
-            for id, score in fit
-            if (id in rows if id else stack is None)
-        ]
-        prompts = [tuple(model.chat.prompt(questions[i])) for i, _, _ in own]
-        said = model.backend.generate(
-            [Request(p, rows.get(id), max_new_tokens) for p, (_, id, _) in zip(prompts, own)], stack, on_token=on_token
-        )
-        certain = (
-            _certainties(model, stack, prompts, said, [rows.get(id) for _, id, _ in own])
-            if tries > 1
-            else [0.0] * len(own)
-        )
-        for (i, id, score), tokens, certainty in zip(own, said, certain):
-            disagrees = _disagreeing(questions[i].question, entries.get(id), router, store)
-            found[i].append((certainty, Answer(model.chat.decode(tokens).strip(), entries.get(id), score, disagrees)))
-    return [max(own, key=lambda one: one[0])[1] for own in found]
+    candidates: list[list[tuple[float, Answer]]] = [[] for _ in questions]
+    for adapters, rows in _adapters(model, store, ids):
+        batch = [a for a in attempts if (a.memory is None if adapters is None else a.memory in rows)]
+        prompts = [tuple(model.chat.prompt(questions[a.question])) for a in batch]
+        requests = [Request(p, rows.get(a.memory), max_new_tokens) for p, a in zip(prompts, batch)]
+        texts = model.backend.generate(requests, adapters, on_token=on_token)
+        certainties = _certainties(model, adapters, requests, texts) if tries > 1 else [0.0] * len(batch)
+        for attempt, tokens, certainty in zip(batch, texts, certainties):
+            entry = entries.get(attempt.memory)
+            disagrees = _disagreeing(questions[attempt.question].question, entry, router, store)
+            answer = Answer(model.chat.decode(tokens).strip(), entry, attempt.score, disagrees)
+            candidates[attempt.question].append((certainty, answer))
+    return [max(given, key=lambda pair: pair[0])[1] for given in candidates]
 
 
 def _fitting(router: Router, question: str, tries: int) -> list[tuple[str | None, float]]:
-    """The memory that fits best and those that fit nearly as well, with their scores; None alone if none fits."""
+    """The memory that fits best and those that fit nearly as well, with their scores; only None if no memory fits."""
     id, score = router.route(question)
     if id is None or tries < 2:
         return [(id, score)]
-    return router.best(question, tries, max(router.threshold, NEARLY * score))
+    return router.best(question, tries, max(router.threshold, NEARLY_AS_GOOD * score))
 
 
 def _certainties(
-    model: Model, stack: Adapters | None, prompts, said: Sequence[list[int]], rows: Sequence[int | None]
+    model: Model, adapters: Adapters | None, requests: Sequence[Request], texts: Sequence[list[int]]
 ) -> list[float]:
-    """Of each answer: its mean log-probability (nats a token) under the adapter that gave it; of an empty one, the least."""
-    scored = [i for i, tokens in enumerate(said) if tokens]
-    found = model.backend.gold_logprobs(
-        [(TokenizedExample(prompts[i] + tuple(said[i]), len(prompts[i])), rows[i]) for i in scored], stack
-    )
-    certain = dict(zip(scored, found))
-    return [certain.get(i, -math.inf) for i in range(len(said))]
+    """The mean log-probability of each text (nats per token) under the adapter that wrote it; −inf for an empty
+    text."""
+    written = [i for i, tokens in enumerate(texts) if tokens]
+    examples = [TokenizedExample(requests[i].tokens + tuple(texts[i]), len(requests[i].tokens)) for i in written]
+    logprobs = model.backend.gold_logprobs(list(zip(examples, (requests[i].adapter for i in written))), adapters)
+    known = dict(zip(written, logprobs))
+    return [known.get(i, -math.inf) for i in range(len(texts))]
 
 
 def _disagreeing(question: str, entry: MemoryEntry | None, router: Router, store: MemoryStore) -> tuple[dict, ...]:
-    """Where other memories that fit the question say otherwise than this one, of what is asked."""
-    fitting = [other for other, _ in router.best(question, NEAR, router.threshold)] if entry else []
-    others = [store.get(other) for other in fitting if other != entry.id]
-    found = [one for other in others for one in disagreeing(entry.passage, other)]
-    return tuple(
-        one
-        for one in found
-        if Router.of_texts({"": f"{one['here']}\n{one['there']}"}, least=0).route(question)[0] is not None
-    )
+    """Contradictions between the answering memory and other memories that fit the question, about what it asks."""
+    fitting = [id for id, _ in router.best(question, COMPARED, router.threshold)] if entry else []
+    others = [store.get(id) for id in fitting if id != entry.id]
+    records = [record for other in others for record in disagreeing(entry.passage, other)]
+    return tuple(r for r in records if _nearest(question, {"": f"{r['here']}\n{r['there']}"}) is not None)
 
 
 def nearest_example(question: str, edits: Sequence[SelfEdit]) -> tuple[str, str] | None:
-    """(style, text) of the studied line that is most like the question: what `--why` shows."""
+    """(style, text) of the studied line that resembles the question most; None if no line does. Shown by `--why`."""
     lines = {
         f"{i}.{j}": (edit.style, f"{e.prompt} {e.text}".strip())
         for i, edit in enumerate(edits)
@@ -137,19 +138,20 @@ def nearest_example(question: str, edits: Sequence[SelfEdit]) -> tuple[str, str]
 
 
 def nearest_sentence(question: str, passage: Passage) -> str:
-    """The passage's sentence that is most like the question, else how the passage begins."""
+    """The sentence of the passage that resembles the question most, else the beginning of the passage."""
     numbered = {str(i): sentence for i, sentence in enumerate(sentences(passage.text))}
     return numbered.get(_nearest(question, numbered), passage.text[:200])
 
 
 def _nearest(question: str, texts: dict[str, str]) -> str | None:
-    """Of texts that are about one subject, in one language."""
+    """The key of the text that resembles the question most; None if no text does. The texts are about one subject, in
+    one language."""
     return Router.of_texts(texts, 0, language("\n".join(texts.values()))).route(question)[0]
 
 
 def _adapters(model: Model, store: MemoryStore, ids: set[str]) -> Iterator[tuple[Adapters | None, dict[str, int]]]:
-    """The adapters of these memories, in batches of one LoRA configuration, with the row of each memory; first None, for
-    the base model."""
+    """The adapters of these memories, in batches of one LoRA configuration, with the row of each memory; first None,
+    for the base model."""
     yield None, {}
     paths = {id: store.answering_path(id) for id in sorted(ids)}
     groups: dict[str, list[Path]] = {}

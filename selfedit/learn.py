@@ -1,8 +1,8 @@
-"""The main job: documents → tested memories. Questions, self-edits, trials, gate, store; a passage at a time.
+"""The main job: documents → tested memories. For each passage: questions, self-edits, trials, gate, store.
 
-Every finished passage is on disk before the next begins (its memory in the store, its record in the run folder), so a
-run that is stopped loses none and the same command goes on. A run's folder is named by what was asked for: the model's
-weights, the settings and the questions; the passages of other documents can join it at any time.
+Every finished passage is on disk before the next one begins (its memory in the store, its record in the run folder), so
+a run that is stopped loses none, and the same command continues it. The name of a run folder depends on the model, the
+settings and the user's questions only, so passages of other documents can be added to it at any time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PassageReport:
     edits_tried: int
     edits_kept: int
     questions: int
-    """Judging questions: no edit saw them."""
+    """Judging questions; none of the edits contains them."""
     correct_before: int
     correct_after: int
     general_change: float | None
@@ -49,21 +49,21 @@ class PassageReport:
     size_bytes: int
     trials: list[dict] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
-    """What was written but not used, by reason."""
+    """How much generated text was not used, by reason."""
     disagrees: list[dict] = field(default_factory=list)
-    """With memories of other sources: `memory`, `source`, what is said `here` and `there`. Not in the run's record, which
-    would keep what another source says after that is forgotten."""
+    """Contradictions with memories of other sources: `memory`, `source`, the sentences `here` and `there`. They are not
+    stored in the run's record, which would keep another source's text after that source is forgotten."""
     quarantined: str | None = None
-    """The memory that waits for a person's approval; `reason` says why."""
+    """The memory that waits for the user's approval; `reason` says why."""
 
 
 @dataclass(frozen=True)
 class LearnReport:
-    """What the whole job did; passages that an earlier, interrupted run had finished are counted in."""
+    """The result of the whole job, including passages that an earlier, interrupted run had finished."""
 
     reports: list[PassageReport]
     superseded: list[str] = field(default_factory=list)
-    """Memories of passages that their document has no more."""
+    """Memories of passages that are no longer in their document."""
 
     def summary(self) -> dict:
         done, questions = self.reports, sum(r.questions for r in self.reports)
@@ -95,53 +95,54 @@ def learn(
     notify: Callable[[str], None] = lambda message: None,
     on_report: Callable[[PassageReport], None] = lambda report: None,
 ) -> LearnReport:
-    """Learn each passage; `quiz`: a person's own questions, which judge the passages that they are about instead of written ones.
+    """Learns each passage.
 
-    `again`: also redo passages that an earlier run finished without keeping anything. `progress`: with stage `passage`
-    a new one begins. `notify`: for a line to a person. A passage that several documents have is learned once. A document
-    that was learned before in another version is answered from the new one: once all its passages are done, memories of
-    passages that it has no more are superseded; but not while one of the new ones waits in quarantine, or if none was kept.
+    `quiz`: the user's own questions; they judge the passages that they are about, in place of generated ones. `again`:
+    also repeat passages that an earlier run finished without keeping anything. `progress`: the stage `passage` marks
+    the beginning of each passage. `notify`: receives a line for the user. A passage that occurs in several documents is
+    learned once. When all passages of a document are done, memories of passages that are no longer in it are
+    superseded, unless one of the new memories is in quarantine or none was kept.
     """
-    own_questions = assign(quiz, passages)
-    if idle := [q for q in quiz if not any(q in own for own in own_questions.values())]:
+    user_questions = assign(quiz, passages)
+    if idle := [q for q in quiz if not any(q in questions for questions in user_questions.values())]:
         notify(
-            f"{len(idle)} of {len(quiz)} own questions fit none of these passages and judge nothing (“{idle[0].question}”)"
+            f"{len(idle)} of {len(quiz)} questions of the quiz fit none of these passages and are not used "
+            f"(“{idle[0].question}”)"
         )
     run = _RunFolder(store.home, model, config, quiz)
-    entries = store.active()  # a corrupt one is noticed before the work, not after
+    entries = store.active()  # notices a corrupt memory before the work, not after it
     active = {entry.id for entry in entries}
     reports = {p.id: report for p in passages if (report := run.report(p, active)) and (report.memory or not again)}
     sources: dict[str, set[str]] = {}
     for passage in passages:
         sources.setdefault(passage.id, set()).add(passage.source)
-    there = {
-        e.id: sources[e.passage.id] for e in entries if e.passage.id in sources and e.model_hash == model.fingerprint
-    }
-    waiting = {report.quarantined: sources[id] for id, report in reports.items() if report.quarantined}
-    store.add_sources(there | waiting)  # before anything is superseded: a file may only have been moved
+    known = [e for e in entries if e.passage.id in sources and e.model_hash == model.fingerprint]
+    quarantined = {report.quarantined: sources[id] for id, report in reports.items() if report.quarantined}
+    # Before anything is superseded, since a file may only have been moved.
+    store.add_sources({entry.id: sources[entry.passage.id] for entry in known} | quarantined)
     last = {passage.source: i for i, passage in enumerate(passages)}
     superseded: list[str] = []
-    told: set[str] = set()
+    reported: set[str] = set()
     for i, passage in enumerate(passages):
         progress("passage", i, len(passages))
         if passage.id not in reports:
             report = learn_passage(
-                model, passage, store, config, quiz=own_questions.get(passage.id) if quiz else None, progress=progress
+                model, passage, store, config, quiz=user_questions.get(passage.id) if quiz else None, progress=progress
             )
             run.add(report)
             reports[passage.id] = report
             if memory := report.memory or report.quarantined:
                 store.add_sources({memory: sources[passage.id]})
-        if passage.id not in told:
-            told.add(passage.id)
+        if passage.id not in reported:
+            reported.add(passage.id)
             on_report(reports[passage.id])
         if last[passage.source] == i:
-            own = [p for p in passages if p.source == passage.source]
-            if any(reports[p.id].memory for p in own) and not any(reports[p.id].quarantined for p in own):
-                superseded += store.supersede(own, model.fingerprint, last.keys())
+            document = [p for p in passages if p.source == passage.source]
+            if any(reports[p.id].memory for p in document) and not any(reports[p.id].quarantined for p in document):
+                superseded += store.supersede(document, model.fingerprint, last.keys())
     progress("passage", len(passages), len(passages))
-    in_force = set(store.active_ids())  # what one document has no more another one may have kept since
-    return LearnReport([reports[id] for id in sources], [id for id in superseded if id not in in_force])
+    active = set(store.active_ids())  # a passage that left one document may have been kept for another one since
+    return LearnReport([reports[id] for id in sources], [id for id in superseded if id not in active])
 
 
 def learn_passage(
@@ -153,7 +154,7 @@ def learn_passage(
     quiz: Sequence[Question] | None = None,
     progress: Progress = no_progress,
 ) -> PassageReport:
-    """One passage from text to memory, or to the reason why not."""
+    """Takes one passage from its text to a memory, or to the reason why there is none."""
     start = time.perf_counter()
     proposal = propose(
         model, passage, config.styles, seed=config.seed, on_token=lambda done, total: progress("write", done, total)
@@ -161,19 +162,18 @@ def learn_passage(
     written = write_quiz(model, passage, spans=config.spans, seed=config.seed, progress=progress)
     if quiz is None:
         reworded, reasons = questions_from_rewordings(model, passage, proposal.held_out, progress)
-        judging, free = [*written.judging, *reworded], written.studied
+        judging, to_study = [*written.judging, *reworded], written.studied
     else:
         judging, reasons = check(model, passage, quiz, progress)
-        free = written.studied + written.judging
+        to_study = written.studied + written.judging
     draws = config.questions_per_sentence * config.train.epochs
-    asked, drawn = study_questions(
-        passage, free, [*judging, *(quiz or ())], draws, stable_seed(config.seed, passage.id, "cues")
-    )
-    edits = proposal.edits + ([questions_as_edit(asked, drawn)] if asked or drawn else [])
+    seed = stable_seed(config.seed, passage.id, "cues")
+    always, once = study_questions(passage, to_study, [*judging, *(quiz or ())], draws, seed)
+    edits = proposal.edits + ([questions_as_edit(always, once)] if always or once else [])
     trials: list[Trial] = []
     entry, disagrees, suspicious = None, [], []
     if judging:
-        stack, trials, before = run_trials(
+        adapters, trials, before = run_trials(
             model,
             passage,
             candidates(edits, config.each_alone),
@@ -185,14 +185,22 @@ def learn_passage(
         trials, best = decide(trials, before, config.gate)
         if best is not None:
             disagrees = _disagreements(model, passage, store)
-            suspicious = _suspicious(model, passage, trials[best], stack.subset([best]), store, config.gate)
-            scores = _scores(trials[best], before, judging) | {"quarantined": suspicious}
+            suspicious = _suspicious(model, passage, trials[best], adapters.subset([best]), store, config.gate)
             entry = store.add(
-                lambda folder: model.backend.save(stack, best, folder, model.name),
-                model=model.name, model_hash=model.fingerprint, passage=passage, edits=trials[best].edits, scores=scores, quarantine=bool(suspicious),
-            )  # fmt: skip
+                lambda folder: model.backend.save(adapters, best, folder, model.name),
+                model=model.name,
+                model_hash=model.fingerprint,
+                passage=passage,
+                edits=trials[best].edits,
+                scores=_scores(trials[best], before, judging) | {"quarantined": suspicious},
+                quarantine=bool(suspicious),
+            )
     winner = next((t for t in trials if t.kept), None)
-    reason = winner.reason if winner else (_why_not(trials) if trials else "no written question held: none could judge")
+    reason = (
+        winner.reason
+        if winner
+        else (_why_not(trials) if trials else "no generated question passed the check, so none could judge")
+    )
     if suspicious:
         reason = f"quarantined: {'; '.join(suspicious)}; `selfedit memory approve {entry.id}` puts it in force"
     right_before = sum(before.correct) if trials else 0
@@ -217,14 +225,14 @@ def learn_passage(
 
 
 def candidates(edits: Sequence, each_alone: bool = False) -> list[Candidate]:
-    """The passage alone, all edits together, and (`each_alone`, or where there is but one) each edit by itself."""
+    """The passage alone, all edits together, and each edit by itself if `each_alone` or if there is only one."""
     each = [Candidate(edit.style, (edit,)) for edit in edits] if each_alone or len(edits) == 1 else []
     together = [Candidate("+".join(edit.style for edit in edits), tuple(edits))] if len(edits) > 1 else []
     return [Candidate(PASSAGE), *each, *together]
 
 
 def assign(quiz: Sequence[Question], passages: Sequence[Passage]) -> dict[str, list[Question]]:
-    """A person's questions to the passages they are about: where the answer stands, else by likeness."""
+    """Passage id → the user's questions about it: the passage that contains the answer, else the most similar one."""
     router = Router.of_texts({p.id: f"{p.title}\n{p.text}" for p in passages}, least=0)
     assigned: dict[str, list[Question]] = {}
     for question in quiz:
@@ -239,26 +247,27 @@ def assign(quiz: Sequence[Question], passages: Sequence[Passage]) -> dict[str, l
 
 
 def _disagreements(model: Model, passage: Passage, store: MemoryStore) -> list[dict]:
-    """Sentences of the passage that memories of other sources have with another value."""
+    """Sentences of the passage that memories of other sources contradict."""
     others = store.remaining(near(passage, store.router(model.fingerprint)))
     return [record for other in others for record in disagreeing(passage, other)]
 
 
 def _suspicious(
-    model: Model, passage: Passage, trial: Trial, stack: Adapters, store: MemoryStore, config: GateConfig
+    model: Model, passage: Passage, trial: Trial, adapter: Adapters, store: MemoryStore, config: GateConfig
 ) -> list[str]:
-    """Why the memory is not to be in force before a person has looked at it. `stack`: its adapter alone."""
+    """Reasons why the memory must not become active before the user has looked at it. `adapter`: its adapter alone."""
     router, new = store.router(model.fingerprint), "new"
     neighbours = [entry for entry in store.remaining(near(passage, router)) if entry.passage.source != passage.source]
     after = router.with_text(new, learned_text(passage, trial.edits))
-    found, general = find_suspicious_patterns(passage), general_questions()
+    reasons, general = find_suspicious_patterns(passage), general_questions()
     taken = captured(after, new, general)
-    spoiled = _spoiled(model, taken, stack)
+    spoiled = _spoiled(model, taken, adapter)
     if len(taken) > config.max_captured * len(general):
-        found.append(f"would answer {len(taken)} of {len(general)} general questions (“{taken[0].question}”)")
+        reasons.append(f"would answer {len(taken)} of {len(general)} general questions (“{taken[0].question}”)")
     elif len(spoiled) > config.max_lost * len(general):
-        found.append(
-            f"would answer {len(spoiled)} of {len(general)} general questions otherwise than the untouched model, and wrong (“{spoiled[0].question}”)"
+        reasons.append(
+            f"would answer {len(spoiled)} of {len(general)} general questions wrong that the base model answers right "
+            f"(“{spoiled[0].question}”)"
         )
     right = [
         (entry, q)
@@ -273,21 +282,20 @@ def _suspicious(
     ]
     lost = taken and [
         entry
-        for (entry, _), correct in zip(taken, evaluate(model, [q for _, q in taken], [0], stack)[0].correct)
+        for (entry, _), correct in zip(taken, evaluate(model, [q for _, q in taken], [0], adapter)[0].correct)
         if not correct
     ]
     if len(lost) > config.max_lost * len(right):
-        found.append(
-            f"would answer {len(lost)} of {len(right)} questions of memories near it, and wrong ({', '.join(sorted({e.id for e in lost}))})"
-        )
-    return found
+        ids = ", ".join(sorted({entry.id for entry in lost}))
+        reasons.append(f"would answer {len(lost)} of {len(right)} questions of similar memories, and wrong ({ids})")
+    return reasons
 
 
-def _spoiled(model: Model, questions: Sequence[Question], stack: Adapters) -> list[Question]:
-    """Those that the untouched model answers right and the adapter wrong."""
+def _spoiled(model: Model, questions: Sequence[Question], adapter: Adapters) -> list[Question]:
+    """Questions that the base model answers right and the adapter wrong."""
     if not questions:
         return []
-    before, after = evaluate(model, questions, [None, 0], stack)
+    before, after = evaluate(model, questions, [None, 0], adapter)
     return [q for q, was, now in zip(questions, before.correct, after.correct) if was and not now]
 
 
@@ -322,7 +330,7 @@ def _why_not(trials: Sequence[Trial]) -> str:
 
 
 class _RunFolder:
-    """What earlier runs of the same job have finished: resume is looking."""
+    """The records of earlier runs of the same job; a passage that is recorded is not learned again."""
 
     def __init__(self, home: Path, model: Model, config: LearnConfig, quiz: Sequence[Question]):
         settings = json.dumps(asdict(config), sort_keys=True, default=str)
@@ -333,18 +341,19 @@ class _RunFolder:
         for record in self.journal.records:
             try:
                 report = PassageReport(**record)
-            except TypeError:  # of another version
+            except TypeError:  # a record of another version
                 continue
             self.finished[report.passage] = report
         settings = {"model": model.name, "model_hash": model.fingerprint, "config": asdict(config)}
-        if not (self.folder / "config.json").exists():  # a disk that cannot be written: before hours of work, not after
+        if not (self.folder / "config.json").exists():  # also notices an unwritable disk before hours of work
             write_json(self.folder / "config.json", settings)
 
     def report(self, passage: Passage, active: set[str]) -> PassageReport | None:
-        """Of an earlier run, unless its memory is in force no more; a memory that a person approved meanwhile counts as kept."""
+        """The record of an earlier run, unless its memory is no longer active. A memory that the user approved
+        meanwhile counts as kept."""
         report = self.finished.get(passage.id)
         if report and report.quarantined in active:
-            report = replace(report, memory=report.quarantined, quarantined=None, reason="approved by a person")
+            report = replace(report, memory=report.quarantined, quarantined=None, reason="approved by the user")
         return None if report and report.memory and report.memory not in active else report
 
     def add(self, report: PassageReport) -> None:

@@ -1,16 +1,17 @@
-"""What is kept → does it still hold? Every memory's judging questions again, through the router, as a person would ask.
+"""Asks every memory's judging questions again, through the router, as a person would ask them.
 
-A question that was answered right when its memory was kept may be lost since: another memory answers it now, or none.
+A question that was answered right when its memory was kept may be answered by another memory now, or by none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfedit.ask import ask
 from selfedit.judge.evaluate import ANSWER_TOKENS, grade
 from selfedit.memory.store import MemoryStore
+from selfedit.model.backend import OnStep, no_steps
 from selfedit.model.load import Model
 from selfedit.types import MemoryEntry
 
@@ -20,10 +21,10 @@ class Retested:
     memory: MemoryEntry
     questions: int
     right_then: int
-    """When it was kept, under its adapter."""
+    """Right answers when the memory was kept, with its own adapter."""
     right_now: int
     routed: int
-    """To this memory, now."""
+    """Questions for which the router now chooses this memory."""
 
     def record(self) -> dict:
         return {
@@ -38,26 +39,17 @@ class Retested:
 
 
 def retest(
-    model: Model,
-    store: MemoryStore,
-    memories: Sequence[MemoryEntry] | None = None,
-    *,
-    on_token: Callable[[int, int], None] = lambda done, total: None,
+    model: Model, store: MemoryStore, memories: Sequence[MemoryEntry] | None = None, *, on_token: OnStep = no_steps
 ) -> list[Retested]:
-    """Of these memories, or of all in force."""
+    """One result per memory; of all active memories if none are given."""
     memories = store.active(model.fingerprint) if memories is None else memories
-    asked = [(entry, question) for entry in memories for question in entry.questions]
-    answers = ask(model, store, [question for _, question in asked], max_new_tokens=ANSWER_TOKENS, on_token=on_token)
-    found = []
+    questions = [question for entry in memories for question in entry.questions]
+    answers = iter(ask(model, store, questions, max_new_tokens=ANSWER_TOKENS, on_token=on_token))
+    results = []
     for entry in memories:
-        own = [(question, answer) for (owner, question), answer in zip(asked, answers) if owner is entry]
-        found.append(
-            Retested(
-                entry,
-                len(own),
-                sum(map(bool, entry.scores.get("after", {}).get("correct", ()))),
-                sum(grade(question, answer.answer) for question, answer in own),
-                sum(answer.memory is not None and answer.memory.id == entry.id for _, answer in own),
-            )
-        )
-    return found
+        pairs = [(question, next(answers)) for question in entry.questions]
+        right_then = sum(map(bool, entry.scores.get("after", {}).get("correct", ())))
+        right_now = sum(grade(question, answer.answer) for question, answer in pairs)
+        routed = sum(answer.memory is not None and answer.memory.id == entry.id for _, answer in pairs)
+        results.append(Retested(entry, len(pairs), right_then, right_now, routed))
+    return results

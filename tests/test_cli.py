@@ -858,7 +858,7 @@ def test_learning_that_keeps_nothing_ends_with_3_and_says_so_in_numbers(document
     assert (record["title"], record["memory"], record["reason"]) == (
         "vellmar",
         None,
-        "no written question held: none could judge",
+        "no generated question passed the check, so none could judge",
     )
     assert sum(record["dropped"].values()) > 0
     assert answer(*command, code=3) == summary  # the second run finds the first one's record, its seconds too
@@ -867,7 +867,7 @@ def test_learning_that_keeps_nothing_ends_with_3_and_says_so_in_numbers(document
 
 def test_without_json_the_reason_stands_above_the_table(document, output, roomy_folder):
     out, err = output("learn", document, "--model", roomy_folder, "--set", "spans=2", "--styles", "rewrite", code=3)
-    assert "no written question held" in err and err.endswith("nothing was kept; the reasons are above\n")
+    assert "no generated question passed the check" in err and err.endswith("nothing was kept; the reasons are above\n")
     assert "1, 0 kept as memories" in out and "– → –" in out
 
 

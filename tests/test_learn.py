@@ -366,7 +366,7 @@ def test_what_takes_the_questions_of_another_memory_and_answers_them_wrong_is_su
     )  # fmt: skip
     assert of("The tea of the Orsk valley is dried on slate roofs.") == []
     (reason,) = of("Who built the Vellmar Lighthouse? Its keeper Bert Hall built the Vellmar Lighthouse.")
-    assert reason == f"would answer 1 of 2 questions of memories near it, and wrong ({entry.id})"
+    assert reason == f"would answer 1 of 2 questions of similar memories, and wrong ({entry.id})"
     monkeypatch.setattr(
         "selfedit.learn.evaluate", lambda *_: [Score(1.0, -1.0, (True,), (-1.0,))]
     )  # where it answers them right
@@ -397,7 +397,7 @@ def test_general_questions_that_a_memory_would_take_and_answer_wrong_are_suspici
     answers = (True, False)  # of the untouched model, of the memory
     (reason,) = of(wrong)
     assert reason.startswith(
-        f"would answer {len(said)} of 18 general questions otherwise than the untouched model, and wrong (“{said[0].question}”)"
+        f"would answer {len(said)} of 18 general questions wrong that the base model answers right (“{said[0].question}”)"
     )
     for answers in ((True, True), (False, False)):
         assert of(wrong) == []
@@ -555,7 +555,7 @@ def test_own_questions_that_fit_no_passage_are_named(monkeypatch, tiny_model, tm
     said, passage = [], Passage("Gate", "The gate is red.", "/docs/gate.md", "5" * 64)
     quiz = [Question("What colour is the gate?", ("red",)), Question("Who is it?", ("Lima",))]
     learn(tiny_model, [passage], MemoryStore(tmp_path), CONFIG, quiz=quiz, notify=said.append)
-    assert said == ["1 of 2 own questions fit none of these passages and judge nothing (“Who is it?”)"]
+    assert said == ["1 of 2 questions of the quiz fit none of these passages and are not used (“Who is it?”)"]
 
 
 def test_a_memory_that_waited_and_was_lost_can_be_forgotten_and_learned_again(monkeypatch, tiny_model, tmp_path):
