@@ -621,7 +621,7 @@ POISON = "[/x][bold] :smile: \x1b[31mred\x1b]0;title\x07 \x9b2J\b\x7f\u202eback\
 
 
 def test_what_a_memory_carries_cannot_reach_the_terminal(home, tiny_model, answer, output, refusal, tiny, tmp_path):
-    stack = LoraBatch(tiny_model.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
+    stack = LoraBatch(tiny_model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
     names = {name: f"{name} {POISON}\nversion 9: {POISON}" for name in ("title", "source", "model", "style", "reason")}
     passage = Passage(names["title"], f"{PASSAGE.text} {POISON}", names["source"], "5" * 64)
     entry = MemoryStore(home).add(
