@@ -107,8 +107,8 @@ def test_scores_do_not_depend_on_how_much_goes_into_a_pass(tiny_model, adapted, 
         gold_logprobs(tiny_model.backend.network, items, stack),
         divergences(tiny_model.backend.network, [s for s, _ in items], stack),
     )
-    monkeypatch.setattr(packing, "TOKENS_A_PASS", 20)
-    monkeypatch.setattr(score, "LABELS_A_PASS", 3)
+    monkeypatch.setattr(packing, "TOKENS_PER_PASS", 20)
+    monkeypatch.setattr(score, "LABELS_PER_PASS", 3)
     parts = (
         gold_logprobs(tiny_model.backend.network, items, stack),
         divergences(tiny_model.backend.network, [s for s, _ in items], stack),
@@ -130,7 +130,7 @@ def test_answers_to_a_long_prompt_read_it_once_an_adapter_and_are_scored_as_alon
         "run",
         lambda self, x, *rest, **named: ran.append(len(x)) or run(self, x, *rest, **named),
     )
-    monkeypatch.setattr(packing, "TOKENS_A_PASS", 150)
+    monkeypatch.setattr(packing, "TOKENS_PER_PASS", 150)
     assert gold_logprobs(tiny_model.backend.network, items, stack) == pytest.approx(each, abs=1e-5)
     assert ran == [
         199 + sum(len(answer) + 1 for answer in answers[i::2]) for i in (0, 1)
@@ -141,7 +141,7 @@ def test_a_pass_counts_what_is_laid_with_its_own_first(monkeypatch):
     def passes(order, own, owners):
         return list(packing.passes(order, [len(s.tokens) for s in own], packing.sharing(own, owners)))
 
-    monkeypatch.setattr(packing, "TOKENS_A_PASS", 100)
+    monkeypatch.setattr(packing, "TOKENS_PER_PASS", 100)
     asked = [TokenizedExample((*range(80), 100 + i, 200 + i), 81) for i in range(6)]
     other = [TokenizedExample((*range(300, 380), 100 + i), 81) for i in range(2)]
     texts = [TokenizedExample(tuple(range(82)), 1) for _ in range(2)]

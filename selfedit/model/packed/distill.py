@@ -17,7 +17,7 @@ from selfedit.model.backend import Job
 from selfedit.model.chat import SoftLabels, TokenizedExample
 from selfedit.model.packed.network import Network
 from selfedit.model.packed.packing import passes
-from selfedit.model.packed.score import LABELS_A_PASS, label_states
+from selfedit.model.packed.score import LABELS_PER_PASS, label_states
 
 WIDTH = 16
 """Tokens that a soft label keeps; they hold nearly all of the teacher's probability."""
@@ -40,7 +40,7 @@ def soften(network: Network, examples: Sequence[TokenizedExample]) -> tuple[Toke
         hidden = label_states(network, batch, [None] * len(batch), None)
         right = torch.tensor([t for teacher in batch for t in teacher.targets], device=network.device)
         shares = torch.tensor([examples[taught[i]].distill for i in part for _ in range(teachers[i].labels)])
-        chunks = zip(*(x.split(LABELS_A_PASS) for x in (hidden, right, shares.to(network.device))))
+        chunks = zip(*(x.split(LABELS_PER_PASS) for x in (hidden, right, shares.to(network.device))))
         tokens, odds = zip(*(mixed(network.logits(h).float(), t, share) for h, t, share in chunks))
         sizes = [teacher.labels for teacher in batch]
         for i, own_tokens, own_odds in zip(part, torch.cat(tokens).split(sizes), torch.cat(odds).split(sizes)):

@@ -22,7 +22,7 @@ from selfedit.model.backend import OnStep, Request, no_steps
 from selfedit.model.chat import Chat
 from selfedit.model.packed.lora import LoraBatch, TokenRange
 from selfedit.model.packed.network import Network
-from selfedit.model.packed.packing import alike
+from selfedit.model.packed.packing import common_prefix
 from selfedit.model.sampling import Sampler
 
 SHARED_PREFIX = 16
@@ -265,7 +265,7 @@ def _groups(requests: Sequence[Request]) -> list[tuple[int, range]]:
         min(len(a.tokens), len(b.tokens)) - 1 for a, b in zip(requests, requests[1:])
     ]  # each one's last is read for what follows
     common = [
-        alike(a.tokens, b.tokens, end) if a.adapter == b.adapter else 0
+        common_prefix(a.tokens, b.tokens, end) if a.adapter == b.adapter else 0
         for a, b, end in zip(requests, requests[1:], ends)
     ]
     saved, last = [0], []  # of the first n rows: tokens not read again at best, and the group that ends there

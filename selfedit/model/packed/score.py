@@ -16,7 +16,7 @@ from selfedit.model.packed.lora import LoraBatch, TokenRange
 from selfedit.model.packed.network import Network, Vocabulary
 from selfedit.model.packed.packing import pack, passes, sharing
 
-LABELS_A_PASS = 128
+LABELS_PER_PASS = 128
 """25 MB of logits with 49,152 tokens: larger blocks are returned to the system each time, and come back page by page."""
 
 
@@ -44,7 +44,7 @@ def gold_logprobs(
         targets = targets_among.label_indices(
             torch.tensor([t for s in sequences for t in s.targets], device=network.device)
         )
-        chunks = zip(hidden.split(LABELS_A_PASS), targets.split(LABELS_A_PASS))
+        chunks = zip(hidden.split(LABELS_PER_PASS), targets.split(LABELS_PER_PASS))
         gold = torch.cat(
             [
                 network.logits(h, targets_among.head).float().log_softmax(1).gather(1, t[:, None])[:, 0]
@@ -63,10 +63,10 @@ def divergences(network: Network, sequences: Sequence[TokenizedExample], adapter
     for part in passes(range(len(sequences)), [len(s.tokens) for s in sequences]):
         own = [sequences[i] for i in part]
         frozen = FrozenBelow(network, adapters.config.layers[0], (s.tokens for s in own))
-        before = label_states(network, own, [None] * len(own), None, frozen).split(LABELS_A_PASS)
+        before = label_states(network, own, [None] * len(own), None, frozen).split(LABELS_PER_PASS)
         untouched = [network.logits(h).float().log_softmax(1) for h in before]
         for adapter in range(adapters.count):
-            after = label_states(network, own, [adapter] * len(own), adapters, frozen).split(LABELS_A_PASS)
+            after = label_states(network, own, [adapter] * len(own), adapters, frozen).split(LABELS_PER_PASS)
             totals[adapter] += sum(_kl(p, network.logits(h)) for p, h in zip(untouched, after))
     labels = sum(s.labels for s in sequences)
     return [total / labels for total in totals]
@@ -78,7 +78,7 @@ def divergence(network: Network, other: Network, sequences: Sequence[TokenizedEx
     total = 0.0
     for part in passes(range(len(sequences)), [len(s.tokens) for s in sequences]):
         own = [sequences[i] for i in part]
-        states = [label_states(one, own, [None] * len(own), None).split(LABELS_A_PASS) for one in (network, other)]
+        states = [label_states(one, own, [None] * len(own), None).split(LABELS_PER_PASS) for one in (network, other)]
         total += sum(_kl(network.logits(h).float().log_softmax(1), other.logits(g)) for h, g in zip(*states))
     return total / sum(s.labels for s in sequences)
 
