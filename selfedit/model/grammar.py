@@ -38,12 +38,12 @@ def choices(chat: Chat, parts: Sequence[Sequence[str]]) -> Callable[[Sequence[in
 
 
 class GridForm:
-    """How a model reads and writes grids of colours (0 to 9): one line per row and one token per cell, with a space between
-    the cells if its tokenizer would join them."""
+    """How a model reads and writes grids of colours (0 to 9): one line per row and one token per cell, with a space
+    between the cells if its tokenizer would join them."""
 
     def __init__(self, chat: Chat, side: int):
-        """`side`: the largest number of rows and columns. Raises ModelError for a tokenizer that has no token per cell, with
-        or without spaces."""
+        """`side`: the largest number of rows and columns. Raises ModelError for a tokenizer that has no token per cell,
+        with or without spaces."""
         self.chat, self.side, self.ends = chat, side, sorted(chat.ends)
         self.cells = [chat.encode(str(colour)) for colour in range(10)]
         self.line = chat.encode("\n")
@@ -82,8 +82,8 @@ class GridForm:
     def allow(
         self, written: Sequence[int], size: tuple[int, int] | None = None, colours: Sequence[int] = range(10)
     ) -> list[int]:
-        """A grammar of rows of equal length in these colours, and of the end: after the last row if the size (rows, columns)
-        is known, else after a blank line."""
+        """A grammar of rows of equal length in these colours, and of the end: after the last row if the size (rows,
+        columns) is known, else after a blank line."""
         cells, line = [self.cells[colour][0] for colour in colours], self.line[0]
         width = next((i for i, token in enumerate(written) if token == line), None)  # of a row, in tokens
         if width is None and size:

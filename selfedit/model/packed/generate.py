@@ -28,7 +28,7 @@ from selfedit.model.sampling import Sampler
 SHARED_PREFIX = 16
 """Prompts that share at least this many tokens have them read once."""
 CACHE_BYTES = 3 * 2**30
-"""Of keys and values at once, about: longer prompts are answered fewer at a time."""
+"""Approximate size of the keys and values that are kept at once; longer prompts are answered in smaller batches."""
 
 
 def generate(
@@ -52,15 +52,17 @@ def generate(
         key=lambda i: (-1 if requests[i].adapter is None else requests[i].adapter, requests[i].tokens),
     )
     answers: list[list[int]] = [[] for _ in requests]
-    total = left = sum(request.max_new_tokens for request in requests)
+    total = later = sum(request.max_new_tokens for request in requests)
     for low in range(0, len(order), rows):
-        part = order[low : low + rows]
-        left -= sum(requests[i].max_new_tokens for i in part)
+        batch = order[low : low + rows]
+        later -= sum(requests[i].max_new_tokens for i in batch)
+
+        def report(left: int, later: int = later) -> None:
+            on_token(total - later - left, total)
+
         with torch.inference_mode():
-            decoded = _Decoder(network, chat, [requests[i] for i in part], adapters).run(
-                lambda own: on_token(total - left - own, total)
-            )
-        for i, tokens in zip(part, decoded):
+            decoded = _Decoder(network, chat, [requests[i] for i in batch], adapters).run(report)
+        for i, tokens in zip(batch, decoded):
             answers[i] = tokens
     return answers
 
@@ -72,7 +74,7 @@ def _bytes_per_token(network: Network) -> int:
 
 
 class _Decoder:
-    """One batch from prompt to end."""
+    """Decodes one batch, from the prompts to the last token."""
 
     def __init__(self, network: Network, chat: Chat, requests: list[Request], adapters: LoraBatch | None):
         self.network, self.chat, self.requests, self.adapters = network, chat, requests, adapters
@@ -109,7 +111,7 @@ class _Decoder:
         return tokens[-1] in self.chat.breaks and "\n" in self.chat.decode(tokens).lstrip()
 
     def _ranges(self, adapters: list[int | None], lengths: list[int]) -> list[TokenRange]:
-        """Runs of rows that have the same adapter."""
+        """The ranges of adjacent rows that use the same adapter; `lengths`: rows of each request."""
         ranges, start = [], 0
         for adapter, length in zip(adapters, lengths):
             if adapter is not None:
@@ -124,13 +126,13 @@ class _Decoder:
     def _linear(self, ranges: list[TokenRange]):
         return self.adapters.linear(self.network, ranges) if ranges else None
 
-    def _places(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """Where in a cache, seen as [B·K·C, D], the keys of these tokens [T] belong: [T·K]."""
+    def _cache_indices(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """The indices [T·K] of the keys of these tokens [T] in a cache that is viewed as [B·K·C, D]."""
         _, heads, length, _ = self.keys[0].shape
-        of_heads = rows[:, None] * heads + torch.arange(heads, device=rows.device)
-        return (of_heads * length + positions[:, None]).flatten()
+        row_heads = rows[:, None] * heads + torch.arange(heads, device=rows.device)
+        return (row_heads * length + positions[:, None]).flatten()
 
-    def _keep(self, layer: int, where: Tensor, k: Tensor, v: Tensor) -> None:
+    def _store(self, layer: int, where: Tensor, k: Tensor, v: Tensor) -> None:
         for cache, new in ((self.keys[layer], k), (self.values[layer], v)):
             cache.view(-1, cache.shape[3]).index_copy_(0, where, new.reshape(-1, cache.shape[3]))
 
@@ -166,7 +168,9 @@ class _Decoder:
         positions = torch.cat(
             [torch.arange(shared, len(self.requests[i].tokens)) for shared, rows in groups for i in rows]
         )
-        where = self._places(torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)), positions).to(device)
+        where = self._cache_indices(torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)), positions).to(
+            device
+        )
         own_lengths = [lengths[rows[0] : rows[-1] + 1] for _, rows in groups]
         kv_heads = self.network.shape.kv_heads
         sharing = self.network.shape.heads // kv_heads
@@ -182,7 +186,7 @@ class _Decoder:
         }
 
         def read_suffix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self._keep(layer, where, k, v)
+            self._store(layer, where, k, v)
             out = []
             for (_, rows), own, mask, queries in zip(
                 groups, own_lengths, masks[windows[layer] if windows else 0], q.split(list(map(sum, own_lengths)))
@@ -208,7 +212,7 @@ class _Decoder:
         """One token a row into the cache; logits [B, vocab] of the next."""
         device, shape, count = self.network.device, self.network.shape, len(alive)
         positions, longest = self.filled, int(self.filled.max()) + 1
-        where = self._places(torch.arange(count, device=device), positions)
+        where = self._cache_indices(torch.arange(count, device=device), positions)
 
         def mask_of(window: int) -> Tensor | None:
             if count == 1 and not window:
@@ -223,17 +227,13 @@ class _Decoder:
         masks = {window: mask_of(window) for window in {*shape.windows} or {0}}
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self._keep(layer, where, k, v)
-            keys, values, mask = (
-                self.keys[layer],
-                self.values[layer],
-                masks[shape.windows[layer] if shape.windows else 0],
-            )
+            self._store(layer, where, k, v)
+            keys, values = self.keys[layer], self.values[layer]
+            mask = masks[shape.windows[layer] if shape.windows else 0]
             grouped = q.view(count, shape.kv_heads, -1, shape.head_dim)  # the G heads that share keys, as G queries
             if mask is None:
-                return F.scaled_dot_product_attention(grouped, keys[:, :, :longest], values[:, :, :longest]).view(
-                    count, -1
-                )
+                o = F.scaled_dot_product_attention(grouped, keys[:, :, :longest], values[:, :, :longest])
+                return o.view(count, -1)
             # two batched products: a third faster than the fused kernel, which is made for many queries
             odds = torch.baddbmm(
                 mask, grouped.flatten(0, 1), keys.flatten(0, 1)[:, :longest].mT, alpha=shape.head_dim**-0.5
@@ -255,20 +255,18 @@ class _Decoder:
             for layer, old in enumerate(cache):
                 new = old.new_empty(len(rows), *old.shape[1:])
                 new[:, :, :used] = old[index, :, :used]
-                new[:, :, used:] = 0  # masked later, but what is not a number would show through
+                new[:, :, used:] = 0  # masked later, but a NaN would pass through the mask
                 cache[layer] = new
 
 
 def _groups(requests: Sequence[Request]) -> list[tuple[int, range]]:
-    """Sorted requests → (tokens at the start that are read once, rows of the batch), so that the fewest tokens are read."""
-    ends = [
-        min(len(a.tokens), len(b.tokens)) - 1 for a, b in zip(requests, requests[1:])
-    ]  # each one's last is read for what follows
-    common = [
-        common_prefix(a.tokens, b.tokens, end) if a.adapter == b.adapter else 0
-        for a, b, end in zip(requests, requests[1:], ends)
-    ]
-    saved, last = [0], []  # of the first n rows: tokens not read again at best, and the group that ends there
+    """Sorted requests → groups of (tokens of the common beginning, which is read once; rows of the batch), chosen by
+    dynamic programming so that the fewest tokens are read."""
+    common = []  # of neighbours, but for the last token of each, from whose row the next token is predicted
+    for a, b in zip(requests, requests[1:]):
+        limit = min(len(a.tokens), len(b.tokens)) - 1
+        common.append(common_prefix(a.tokens, b.tokens, limit) if a.adapter == b.adapter else 0)
+    saved, last = [0], []  # for the first n rows: the most tokens that need not be read again, and the last group
     for end in range(1, len(requests) + 1):
         most, group, shared = saved[end - 1], (0, range(end - 1, end)), len(requests[end - 1].tokens)
         for start in range(end - 2, -1, -1):

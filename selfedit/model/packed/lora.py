@@ -1,9 +1,9 @@
 """N independent LoRA adapters on one frozen model, as one tensor.
 
-All parameters of a batch of adapters are one matrix [N, P]: one row per adapter. The optimizer, clipping and saving work
-on rows; the forward pass uses views of them, A: [N, I, m·R] and B: [N, R, O], where the A of the m modules that read the
-same input lie side by side. Packed tokens are grouped by adapter: token ranges say which rows of the input belong to
-which adapter; tokens outside every range use the base weights.
+All parameters of a batch of adapters are one matrix [N, P]: one row per adapter. The optimizer, clipping and saving
+work on rows; the forward pass uses views of them, A: [N, I, m·R] and B: [N, R, O], where the A of the m modules that
+read the same input lie side by side. Packed tokens are grouped by adapter: token ranges say which rows of the input
+belong to which adapter; tokens outside every range use the base weights.
 Source: LoRA (arXiv:2106.09685).
 
 Axes: N adapters, T packed tokens, R rank, I in, O out, m modules of a group.
@@ -28,7 +28,7 @@ from selfedit.model.shape import GROUPS, MODULES, PARENTS, Shape
 
 @dataclass(frozen=True)
 class TokenRange:
-    """Rows [start, end) of the packed tokens belong to this adapter."""
+    """Rows [start, end) of the packed tokens use this adapter."""
 
     adapter: int
     start: int
@@ -46,7 +46,7 @@ class LoraView:
         self.a = flat[:, offset:end].view(count, width_in, len(modules) * r)
         self.b: list[Tensor] = []
         self.columns: list[tuple[int, int]] = []
-        """Where in the group's output each module writes."""
+        """[low, high) of each module's columns in the output of the group."""
         start = 0
         for module in GROUPS[group]:
             width = shape.widths(module)[1]
@@ -76,7 +76,7 @@ class LoraBatch:
             )
 
     def linear(self, network: Network, ranges: list[TokenRange], gradients: Gradients | None = None) -> LinearFn:
-        """The `linear` of `Network.run` under these adapters. `gradients`: where a backward pass leaves theirs."""
+        """The `linear` argument of `Network.run` with these adapters. `gradients`: receives those of a backward pass."""
         grouped = _grouped_bmm if network.device.type == "cuda" else _grouped_loop
 
         def apply(layer: int, group: str, x: Tensor) -> Tensor:
@@ -122,15 +122,15 @@ class LoraBatch:
 
 
 class Gradients:
-    """Room for the gradients of a stack's adapters: `flat` [N, P] is laid out as the stack's own.
+    """The gradients of a batch of adapters: `flat` [N, P] has the layout of the batch's own parameters.
 
-    A backward pass writes those of the adapters it holds, over what was there; before that a row means nothing, and
-    takes no memory.
+    A backward pass overwrites the rows of the adapters that it trains. Other rows are not initialized, and take no
+    memory until they are written.
     """
 
-    def __init__(self, stack: LoraBatch):
-        self.flat = torch.empty_like(stack.flat)
-        self.views = _views(self.flat, stack.shape, stack.config)
+    def __init__(self, batch: LoraBatch):
+        self.flat = torch.empty_like(batch.flat)
+        self.views = _views(self.flat, batch.shape, batch.config)
 
 
 def load_adapter(network: Network, folder: Path) -> LoraBatch:
@@ -189,10 +189,10 @@ def _views(flat: Tensor, shape: Shape, config: LoraConfig) -> dict[tuple[int, st
 
 
 class AdaptedLinear(torch.autograd.Function):
-    """y = x·Wᵀ + b + scale·(x·A)·B, for each segment its own A and B.
+    """y = x·Wᵀ + b + scale·(x·A)·B, with the A and B of each token range's adapter.
 
-    The gradients of A and B are written straight into a gradient matrix (each view is visited once a step),
-    so that autograd never sees hundreds of small tensors. `anchor` only makes the output part of the graph.
+    The gradients of A and B are written directly into a gradient matrix (each view is visited once per step), so that
+    autograd never handles hundreds of small tensors. `anchor` makes the output a part of the autograd graph.
     """
 
     @staticmethod
@@ -214,7 +214,7 @@ class AdaptedLinear(torch.autograd.Function):
 
 
 class _grouped_loop:
-    """One small product a segment: best on a CPU, where a product's cost is its arithmetic."""
+    """One small product per token range: best on a CPU, where the cost of a product is its arithmetic."""
 
     @staticmethod
     def forward(x, y, view: LoraView, ranges, scale):

@@ -1,7 +1,7 @@
 """Sequences → packed rows: one sequence after another without padding, and a common beginning only once.
 
-A chat header is a third of a short question. Its rows are the same in every sequence of an adapter, so the products with
-the weights compute them once; only attention uses them in each sequence (network.PackedAttention).
+A chat header is a third of a short question. Its rows are the same in every sequence of an adapter, so the products
+with the weights compute them once; only attention uses them in each sequence (network.PackedAttention).
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def passes(
 ) -> Iterator[list[int]]:
     """Divides the indices in `order` into parts of about TOKENS_PER_PASS tokens; item i has `sizes[i]` tokens.
 
-    `shared(part, i)`: how many tokens of item i share their rows with an earlier item of the part (`sharing`). A part is
-    up to four times as large for items that share three quarters of their tokens, which would be computed again in
+    `shared(part, i)`: how many tokens of item i share their rows with an earlier item of the part (`sharing`). A part
+    is up to four times as large for items that share three quarters of their tokens, which would be computed again in
     another part."""
     part, tokens = [], 0
     for i in order:
