@@ -150,8 +150,8 @@ class Backend(Protocol):
         *,
         vocabulary: Iterable[int] | None = None,
     ) -> list[float]:
-        """Mean log-probability (nats per label, at most 0) of each example's labels under its adapter. `vocabulary`: the
-        tokens that compete for a label, if not all of them. Raises ModelError on an example that is too long."""
+        """Mean log-probability (nats per label, at most 0) of each example's labels under its adapter. `vocabulary`:
+        the tokens that compete for a label, if not all of them. Raises ModelError on an example that is too long."""
 
     def divergences(self, examples: Sequence[TokenizedExample], adapters: Adapters) -> list[float]:
         """Mean KL(base ‖ adapted) over the labels of the examples, in nats per label, of each adapter."""

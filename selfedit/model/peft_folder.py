@@ -89,9 +89,8 @@ def check_tensors(folder: Path, tensors: dict[str, Tensor], expected: dict[str, 
     if odd := sorted(tensors.keys() ^ expected.keys()):
         raise AdapterError(f"{folder}: the adapter does not fit the model: tensor {odd[0]!r} is on one side only")
     for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise AdapterError(
-                f"{folder}: the adapter does not fit the model: {name} is {list(tensors[name].shape)}, not {list(shape)}"
-            )
+        actual = tuple(tensors[name].shape)
+        if actual != shape:
+            raise AdapterError(f"{folder}: the adapter does not fit the model: {name} is {actual}, not {shape}")
         if not tensors[name].isfinite().all():
             raise AdapterError(f"{folder}: {name} holds values that are not finite")

@@ -76,7 +76,7 @@ class LoraBatch:
             )
 
     def linear(self, network: Network, ranges: list[TokenRange], gradients: Gradients | None = None) -> LinearFn:
-        """The `linear` argument of `Network.run` with these adapters. `gradients`: receives those of a backward pass."""
+        """The `linear` argument of `Network.run` with these adapters. `gradients`: takes those of a backward pass."""
         grouped = _grouped_bmm if network.device.type == "cuda" else _grouped_loop
 
         def apply(layer: int, group: str, x: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ class _grouped_loop:
 
 
 class _grouped_bmm:
-    """All ranges as one batched product, padded to the longest: best on a GPU, where a product's cost is its launch."""
+    """All token ranges as one padded batched product: best on a GPU, where the launch of a product is its cost."""
 
     @staticmethod
     def _padded(x: Tensor, ranges) -> Tensor:

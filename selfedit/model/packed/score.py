@@ -17,7 +17,7 @@ from selfedit.model.packed.network import Network, Vocabulary
 from selfedit.model.packed.packing import pack, passes, sharing
 
 LABELS_PER_PASS = 128
-"""25 MB of logits with 49,152 tokens: larger blocks are returned to the system each time, and come back page by page."""
+"""25 MB of logits with 49,152 tokens: larger blocks go back to the system each time, and come back page by page."""
 
 
 @torch.inference_mode()
