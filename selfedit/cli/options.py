@@ -119,9 +119,9 @@ def typed(arguments) -> str:
     """The command as it was typed, to be recorded beside the result; without the secrets in a judge's address."""
     argv = ["selfedit", *arguments.argv]
     if getattr(arguments, "judge", None):
-        from selfedit.judge.remote import shown
+        from selfedit.judge.remote import public_url
 
-        argv = [part.replace(arguments.judge, shown(arguments.judge)) for part in argv]
+        argv = [part.replace(arguments.judge, public_url(arguments.judge)) for part in argv]
     return as_utf8(shlex.join(argv))
 
 
