@@ -44,7 +44,8 @@ def main() -> None:
             if others[best] > alone and edits[best].examples:  # an edit that does not beat the passage teaches nothing
                 kept.append((task, edits[best]))
         print(
-            f"round {round_number}: {len(kept)} of {len(tasks)} contexts reinforced, mean gain of the best edit {sum(rewards) / len(rewards):+.2f}"
+            f"round {round_number}: {len(kept)} of {len(tasks)} contexts reinforced, mean gain of the best edit "
+            f"{sum(rewards) / len(rewards):+.2f}"
         )
         if kept:
             editor = outer_loop(model, kept, editor, round_number)
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def inner_loop(model, task, editor, round_number):
-    """Self-edits → adapters → log-probability of the right answers, nats a token; the first is of the passage studied alone."""
+    """Returns the log-probability of the gold answers (nats per token) per edit, the passage alone first."""
     asked = [(task.passage, STYLES[k % len(STYLES)], 100 * round_number + k) for k in range(EDITS)]
     edits = write_edits(model, asked, editor)
     jobs = []

@@ -10,7 +10,8 @@ from selfedit.model.load import load_model  # noqa: E402
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}"
+    "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are "
+    "helpful.<|im_end|>\n' }}{% endif %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -76,7 +77,8 @@ def arc_json(task) -> dict:
 
 def write_tiny_model(folder: Path, kind: str = "llama", **settings) -> Path:
     """A random model of a few layers, written by transformers; norms and biases are random too, so that none can be
-    left out unnoticed."""
+    left out unnoticed.
+    """
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)

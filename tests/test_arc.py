@@ -52,19 +52,34 @@ def changed(**values) -> dict:
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("{", "not JSON"), ("[1]", "should be an object, is a list"), ({}, "is empty"), ({"a": 3}, "a: should be an object, is a number"),
-        ({"a": {"train": []}}, "train': is empty"), ({"a": {"train": EXAMPLE["train"]}}, "'test' is missing"),
-        ({"../../x": EXAMPLE}, "the id of a task has at most 64 letters"), ({"$\\frac$": EXAMPLE}, "the id of a task has at most 64 letters"), ({"\ud800": EXAMPLE}, "the id of a task has at most 64 letters"),
-        ({"x" * 65: EXAMPLE}, "at most 64"), (changed(train=[{"input": [[1]]}]), "train[0]: 'output' is missing"), (changed(train=[3]), "train[0]: should be an object"),
-        (changed(test=[{"input": []}]), "test[0]: 'input': is empty"), (changed(test=[{"input": [[]]}]), "test[0].input[0]: is empty"),
-        (changed(test=[{"input": [[1, 2], [3]]}]), "input[1]: 1 cells; rows have equal length, at most 30, and the first has 2"),
+        ("{", "not JSON"),
+        ("[1]", "should be an object, is a list"),
+        ({}, "is empty"),
+        ({"a": 3}, "a: should be an object, is a number"),
+        ({"a": {"train": []}}, "train': is empty"),
+        ({"a": {"train": EXAMPLE["train"]}}, "'test' is missing"),
+        ({"../../x": EXAMPLE}, "the id of a task has at most 64 letters"),
+        ({"$\\frac$": EXAMPLE}, "the id of a task has at most 64 letters"),
+        ({"\ud800": EXAMPLE}, "the id of a task has at most 64 letters"),
+        ({"x" * 65: EXAMPLE}, "at most 64"),
+        (changed(train=[{"input": [[1]]}]), "train[0]: 'output' is missing"),
+        (changed(train=[3]), "train[0]: should be an object"),
+        (changed(test=[{"input": []}]), "test[0]: 'input': is empty"),
+        (changed(test=[{"input": [[]]}]), "test[0].input[0]: is empty"),
+        (
+            changed(test=[{"input": [[1, 2], [3]]}]),
+            "input[1]: 1 cells; rows have equal length, at most 30, and the first has 2",
+        ),
         (changed(test=[{"input": [[0] * 1000] * 30}]), "input[0]: 1000 cells; rows have equal length, at most 30"),
         (changed(test=[{"input": [[0]] * 1000}]), "input: 1000 rows; a grid has at most 30"),
-        (changed(test=[{"input": [[10]]}]), "'10' is no colour; colours are whole numbers, 0 to 9"), (changed(test=[{"input": [[-1]]}]), "'-1' is no colour"),
-        (changed(test=[{"input": [[True]]}]), "'True' is no colour"), (changed(test=[{"input": [["1"]]}]), "'1' is no colour"),
-        (changed(test=[{"input": [[1.0]]}]), "'1.0' is no colour"), (changed(test=[{"input": [[None]]}]), "'None' is no colour"),
+        (changed(test=[{"input": [[10]]}]), "'10' is no colour; colours are whole numbers, 0 to 9"),
+        (changed(test=[{"input": [[-1]]}]), "'-1' is no colour"),
+        (changed(test=[{"input": [[True]]}]), "'True' is no colour"),
+        (changed(test=[{"input": [["1"]]}]), "'1' is no colour"),
+        (changed(test=[{"input": [[1.0]]}]), "'1.0' is no colour"),
+        (changed(test=[{"input": [[None]]}]), "'None' is no colour"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_task_is_one_line_that_says_where(tmp_path, content, message):
     with pytest.raises(DocumentError) as caught:
         load_arc(write(tmp_path / "t.json", content))
@@ -85,9 +100,10 @@ def blank(rows: int, columns: int):
         ([((2, 3), (1, 1)), ((4, 1), (1, 1))], (5, 6), (1, 1)),  # always the same
         ([((3, 3), (3, 3)), ((3, 3), (3, 3))], (3, 3), (3, 3)),  # all rules agree
         ([((3, 3), (3, 3)), ((3, 3), (3, 3))], (5, 5), None),  # they do not
-        ([((2, 3), (2, 3)), ((4, 1), (2, 2))], (5, 6), None), ([((1, 1), (10, 10)), ((2, 2), (20, 20))], (4, 4), None),
+        ([((2, 3), (2, 3)), ((4, 1), (2, 2))], (5, 6), None),
+        ([((1, 1), (10, 10)), ((2, 2), (20, 20))], (4, 4), None),
     ],
-)  # fmt: skip
+)
 def test_the_examples_tell_the_size_of_the_answer_or_they_do_not(sizes, question, expected):
     assert output_size([Pair(blank(*into), blank(*out)) for into, out in sizes], blank(*question)) == expected
 

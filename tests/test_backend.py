@@ -171,8 +171,8 @@ def test_greedy_and_drawn_texts_are_equal(models, saved):
 
 
 def test_what_does_not_fit_is_refused_alike(models, tmp_path):
+    long = TokenizedExample(tuple([5] * 513), 1)
     for model in models:
-        long = TokenizedExample(tuple([5] * 513), 1)
         for call in (
             lambda b: b.gold_logprobs([(long, None)]),
             lambda b: b.generate([Request(long.tokens)]),

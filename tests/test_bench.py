@@ -141,7 +141,8 @@ def test_the_operations_of_a_tiny_training_are_those_counted_by_hand():
     )
     modules = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     studied = (TokenizedExample((1, 2, 3), 1), TokenizedExample((1, 2, 3, 4, 5), 1))
-    # Weights a layer: 16 + 8 + 8 + 16 + 32 + 32 + 32 = 144, of which q, k, v 32. Widths I + O: 8 + 6 + 6 + 8 + 12 + 12 + 12 = 64.
+    # Weights per layer: 16 + 8 + 8 + 16 + 32 + 32 + 32 = 144, of which q, k, v have 32.
+    # Widths I + O: 8 + 6 + 6 + 8 + 12 + 12 + 12 = 64.
     below = 2 * 144 * 8
     a_token = 2 * 144 + 2 * (144 - 32) + 6 * 2 * 64 - 2 * 2 * 12  # forward, backward, LoRA
     a_label = 4 * 4 * 10

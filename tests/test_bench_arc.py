@@ -5,6 +5,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -66,16 +67,8 @@ def small_recipes():
 def ran(folder, small_recipes, tmp_path_factory):
     out = tmp_path_factory.mktemp("arc")
     rounds = train_recipes(load_model(folder, device="cpu"), [task("c", 2)], out / "editor", 2, CONFIG, TRAIN)
-    run = lambda: arc.run(
-        folder,
-        TASKS,
-        out / "run",
-        conditions=arc.CONDITIONS,
-        samples=2,
-        editor=out / "editor",
-        train=TRAIN,
-        command="selfedit bench arc …",
-    )  # noqa: E731
+    options = dict(conditions=arc.CONDITIONS, samples=2, editor=out / "editor", train=TRAIN)
+    run = partial(arc.run, folder, TASKS, out / "run", **options, command="selfedit bench arc …")
     return out, rounds, run, run()
 
 
@@ -144,7 +137,7 @@ def test_peft_trains_as_it_is_told(ran, folder, tmp_path, monkeypatch):
     train = replace(TRAIN, batch_size=2)
     arc.run(folder, TASKS[:1], tmp_path, conditions=("peft",), samples=2, train=train)
     bench = load_model(folder, device="cpu")
-    for (sequences, seed, epochs, batch, clip, bf16), k in zip(given, range(2), strict=True):
+    for (sequences, seed, epochs, batch, clip, _), k in zip(given, range(2), strict=True):
         own = arc.job(bench, TASKS[0], arc.FIXED, arc.stable_seed(0, "a", k))
         assert (sequences, seed, epochs, batch, clip) == (own.examples, own.seed, arc.FIXED.epochs, 2, train.clip)
     for setting in ({"stop_loss": 1.0}, {"steps_per_epoch": 4}):
@@ -153,7 +146,7 @@ def test_peft_trains_as_it_is_told(ran, folder, tmp_path, monkeypatch):
 
 
 def test_peft_learns_and_answers_the_same(folder, tmp_path, monkeypatch):
-    """The reference of the whole: training, decoding, votes. Nothing that the untouched model says, so it has to be learned."""
+    """Compares training, decoding and votes as a whole; the answers have to be learned."""
     seven = ((7, 7), (7, 7))
     one = ArcTask(
         "seven",
@@ -280,9 +273,11 @@ def test_a_search_ends_once_enough_is_found_and_looks_at_the_likeliest_first(
         arc._Arc, "do", lambda self, condition, task: done.append(condition) or real(self, condition, task)
     )
     monkeypatch.setattr(arc, "solved", lambda task, answers: float(done[-1] == "oracle" and task.id != order[0]))
-    run = lambda find: arc.run(
-        folder, tasks, tmp_path, conditions=("in-context", "oracle"), samples=1, find=find, train=TRAIN
-    )  # noqa: E731
+
+    def run(find: int) -> dict:
+        conditions = ("in-context", "oracle")
+        return arc.run(folder, tasks, tmp_path, conditions=conditions, samples=1, find=find, train=TRAIN)
+
     result = run(1)
     assert (
         [t["id"] for t in result["tasks"]] == order[:2]
@@ -364,7 +359,10 @@ def load_model_stub():
 
 @contextmanager
 def another_process_in(run: Path):
-    holds = "import sys; from pathlib import Path; from selfedit.loop.journal import lock_run_folder; _ = lock_run_folder(Path(sys.argv[1]), {}); print(flush=True); sys.stdin.read()"
+    holds = (
+        "import sys; from pathlib import Path; from selfedit.loop.journal import lock_run_folder; _ = "
+        "lock_run_folder(Path(sys.argv[1]), {}); print(flush=True); sys.stdin.read()"
+    )
     (run / "settings.json").rename(run / "aside.json")
     with subprocess.Popen(
         [sys.executable, "-c", holds, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -603,24 +601,80 @@ def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, s
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["bench", "arc", "--tasks", "{}/tasks.json:nope"], "has no set 'nope'; there: train, test"), (["bench", "arc", "--max-side", "1"], "leave no task"),
-        (["bench", "arc", "--ids", "{}/ids.json:none"], "has no list 'none'; there: first"), (["bench", "arc", "--tasks", "{}/empty.json"], "empty.json has no tasks"),
-        (["bench", "arc", "--ids", "{}/ids.json:odd"], "has no task 'nope'"), (["bench", "arc", "--ids", "{}/ids.json:bad"], "should be text, is a number"),
-        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "magic"], "unknown condition 'magic'"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "seal"], "seal needs a trained editor"),
-        (["bench", "arc", "--tasks", "{}/tasks.json", "--limit", "0"], "--limit: give a whole number from 1 to 1,000,000, not '0'"), (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "epochs=3"], "--set epochs: a recipe says that"),
-        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "oracle", "--split", "x"], "--split needs the conditions in-context and oracle"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "in-context,oracle", "--split", "{}/one.json/x.json"], "cannot use --split"),
-        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "in-context,oracle", "--split", "/"], "--split / is a folder; give a file"), (["bench", "arc", "--tasks", "{}/tasks.json", "--editor", "{}"], "only the condition seal uses an editor"),
-        (["bench", "arc", "--tasks", "{}/twice.json"], "has tasks of one name; name one of its sets: train, test"), (["bench", "arc", "--tasks", "{}/twice.json", "--ids", "{}/ids.json:first"], "has tasks of one name"),
-        (["bench", "arc", "--tasks", "{}/tasks.json", "--samples", "1000000"], "--samples: give a whole number from 1 to 64"), (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "first_layer=1e308"], "first_layer is huge: give a number from 0 to 1"),
-        (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "rank=1000000000"], "rank is 1000000000: give a whole number from 1 to 4,096"), (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--edits", "1"], "edits is 1: give a whole number from 2 to 1,000"),
-        (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--contexts", "0"], "--contexts: give a whole number from 1 to 100,000, not '0'"),
-        (["train-editor", "--data", "{}/tasks.json", "--set", "rate=3"], "unknown setting 'rate'"), (["adapt", "{}/one.json", "--editor", "{}", "--edits", "0"], "--edits is 0: the editor needs at least 1"),
-        (["bench", "arc", "--tasks", "{}/tasks.json", "--samples", "0"], "--samples: give a whole number from 1 to 64"), (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", ","], "give at least 1 condition"),
-        (["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--seeds", "3"], "--seeds is for --domain text"), (["train-editor", "--data", "{}/tasks.json", "--max-side", "3"], "--max-side is for --domain arc"),
-        (["adapt", "{}/nope.json"], "nope.json"), (["adapt", "{}/ids.json"], "'train' is missing"), (["adapt", "{}/one.json", "--ask", "{}/ids.json"], "'test' is missing"),
-        (["adapt", "{}/one.json", "--recipe", "{}/ids.json"], "a recipe is an object"), (["adapt", "{}/one.json", "--edits", "-1"], "--edits -1"), (["adapt", "{}/one.json", "--editor", "{}"], "no editor there"),
+        (["bench", "arc", "--tasks", "{}/tasks.json:nope"], "has no set 'nope'; there: train, test"),
+        (["bench", "arc", "--max-side", "1"], "leave no task"),
+        (["bench", "arc", "--ids", "{}/ids.json:none"], "has no list 'none'; there: first"),
+        (["bench", "arc", "--tasks", "{}/empty.json"], "empty.json has no tasks"),
+        (["bench", "arc", "--ids", "{}/ids.json:odd"], "has no task 'nope'"),
+        (["bench", "arc", "--ids", "{}/ids.json:bad"], "should be text, is a number"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "magic"], "unknown condition 'magic'"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "seal"], "seal needs a trained editor"),
+        (
+            ["bench", "arc", "--tasks", "{}/tasks.json", "--limit", "0"],
+            "--limit: give a whole number from 1 to 1,000,000, not '0'",
+        ),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--set", "epochs=3"], "--set epochs: a recipe says that"),
+        (
+            ["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "oracle", "--split", "x"],
+            "--split needs the conditions in-context and oracle",
+        ),
+        (
+            [
+                "bench",
+                "arc",
+                "--tasks",
+                "{}/tasks.json",
+                "--conditions",
+                "in-context,oracle",
+                "--split",
+                "{}/one.json/x.json",
+            ],
+            "cannot use --split",
+        ),
+        (
+            ["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", "in-context,oracle", "--split", "/"],
+            "--split / is a folder; give a file",
+        ),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--editor", "{}"], "only the condition seal uses an editor"),
+        (["bench", "arc", "--tasks", "{}/twice.json"], "has tasks of one name; name one of its sets: train, test"),
+        (["bench", "arc", "--tasks", "{}/twice.json", "--ids", "{}/ids.json:first"], "has tasks of one name"),
+        (
+            ["bench", "arc", "--tasks", "{}/tasks.json", "--samples", "1000000"],
+            "--samples: give a whole number from 1 to 64",
+        ),
+        (
+            ["bench", "arc", "--tasks", "{}/tasks.json", "--set", "first_layer=1e308"],
+            "first_layer is huge: give a number from 0 to 1",
+        ),
+        (
+            ["bench", "arc", "--tasks", "{}/tasks.json", "--set", "rank=1000000000"],
+            "rank is 1000000000: give a whole number from 1 to 4,096",
+        ),
+        (
+            ["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--edits", "1"],
+            "edits is 1: give a whole number from 2 to 1,000",
+        ),
+        (
+            ["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--contexts", "0"],
+            "--contexts: give a whole number from 1 to 100,000, not '0'",
+        ),
+        (["train-editor", "--data", "{}/tasks.json", "--set", "rate=3"], "unknown setting 'rate'"),
+        (["adapt", "{}/one.json", "--editor", "{}", "--edits", "0"], "--edits is 0: the editor needs at least 1"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--samples", "0"], "--samples: give a whole number from 1 to 64"),
+        (["bench", "arc", "--tasks", "{}/tasks.json", "--conditions", ","], "give at least 1 condition"),
+        (
+            ["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--seeds", "3"],
+            "--seeds is for --domain text",
+        ),
+        (["train-editor", "--data", "{}/tasks.json", "--max-side", "3"], "--max-side is for --domain arc"),
+        (["adapt", "{}/nope.json"], "nope.json"),
+        (["adapt", "{}/ids.json"], "'train' is missing"),
+        (["adapt", "{}/one.json", "--ask", "{}/ids.json"], "'test' is missing"),
+        (["adapt", "{}/one.json", "--recipe", "{}/ids.json"], "a recipe is an object"),
+        (["adapt", "{}/one.json", "--edits", "-1"], "--edits -1"),
+        (["adapt", "{}/one.json", "--editor", "{}"], "no editor there"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_run_is_one_line(files, folder, capsys, arguments, message):
     given = [argument.replace("{}", str(files)) for argument in arguments]
     given += ["--model", folder] + (["--out", str(files / "out")] if given[0] != "adapt" else [])

@@ -127,7 +127,8 @@ def test_a_text_begins_as_the_tokenizer_begins_it(tmp_path):
         ("{% for m in messages %}{{ m['content'] }}{% break %}{% endfor %}", "Who?"),
         ("{{ strftime_now('%d %b %Y') }}", "26 Jul 2024"),
         (
-            "{{ messages[0]['content'] }}{% if enable_thinking is defined and enable_thinking is false %} at once{% endif %}",
+            "{{ messages[0]['content'] }}{% if enable_thinking is defined and enable_thinking is false %} at "
+            "once{% endif %}",
             "Who? at once",
         ),
     ],
@@ -156,7 +157,8 @@ ASSISTANT = [{"role": "user", "content": "Who <are> you?\n"}, {"role": "assistan
         "{{ messages | tojson }}",
         "{{ messages | tojson(indent=2) }}",
         "{{ messages | tojson(ensure_ascii=True, sort_keys=True, separators=(',', ':')) }}",
-        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + loop.index %}{% continue %}{% endfor %}{{ ns.n }}",
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + loop.index %}{% continue %}{% "
+        "endfor %}{{ ns.n }}",
         "{{ dict(a=1) | tojson }}{{ bos_token }}{{ eos_token }}{{ missing }}{{ range(3) | list }}",
         "  {%- if messages[0]['content'] is string %}\n  yes\n  {%- endif %}\n\n{{ messages[0].content.strip() }}\n",
     ],
@@ -173,7 +175,8 @@ def test_a_template_writes_what_it_writes_in_transformers(tmp_path, text):
 ENDLESS = {
     "many loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "one operation": "{{ (10 ** 10000000) % 7 }}",
-    "memory": "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+    "memory": "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor "
+    "%}{{ ns.s }}",
     "a long text": "{% for a in range(9999) %}{% for b in range(9999) %}{{ 'x' * 1000 }}{% endfor %}{% endfor %}",
     "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     "nesting": "{{ " + "(" * 100000 + "1" + ")" * 100000 + " }}",

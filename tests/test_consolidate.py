@@ -1,4 +1,4 @@
-"""Many memories into one adapter: what is rehearsed, who shares it, and what stops it; on a model small enough to learn by heart."""
+"""Consolidation of many memories in one adapter: its training data, its members, and its failures, on a tiny model."""
 
 from dataclasses import asdict, replace
 
@@ -46,10 +46,15 @@ def filled(tiny_model, home, towns) -> MemoryStore:
             Question(f"Who rings in {town}?", ("its keeper",)),
         ]
         store.add(
-            lambda folder: LoraBatch(tiny_model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(0, folder, "tiny"),
-            model="tiny", model_hash=tiny_model.fingerprint, passage=passage, edits=[SelfEdit("questions", "", drawn)],
+            lambda folder: LoraBatch(tiny_model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(
+                0, folder, "tiny"
+            ),
+            model="tiny",
+            model_hash=tiny_model.fingerprint,
+            passage=passage,
+            edits=[SelfEdit("questions", "", drawn)],
             scores={"questions": [asdict(q) for q in asked], "after": {"correct": [True, True]}},
-        )  # fmt: skip
+        )
     return store
 
 
@@ -63,8 +68,10 @@ def test_those_that_hold_share_it_and_the_others_stay_apart(store, tiny_model, m
     first, second, third = store.active_ids()
     assert store.history()[-1]["adapters"] == {first: report.shared, third: report.shared}
     assert [(one.memory, one.right_then, one.right_now, one.holds) for one in report.rehearsed] == [
-        (first, 2, 2, True), (second, 2, 1, False), (third, 2, 2, True),
-    ]  # fmt: skip
+        (first, 2, 2, True),
+        (second, 2, 1, False),
+        (third, 2, 2, True),
+    ]
     assert report.reason == "2 of 3 memories hold and share it"
     questions = [q for entry in store.active() for q in entry.questions]
     answered = ask(tiny_model, store, questions, max_new_tokens=3)

@@ -206,15 +206,24 @@ def part(name: str, **values) -> str:
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("{", "a recipe is JSON"), ("[]", "a recipe is an object of data_generation and training"), ('{"other": {}}', "a recipe is an object"),
-        ('{"training": 3}', "each an object"), (part("training", rate=1), "training has no 'rate'; known: strategy"),
-        (part("training", strategy="all"), "strategy is all; known: train_using_all_tokens"), (part("training", num_train_epochs=10**9), "epochs is 1000000000: give a whole number above 0, at most 20"),
-        (part("training", num_train_epochs=2.5), "epochs is 2.5: give a whole"), (part("training", learning_rate=0), "learning_rate is 0: give a number above 0"),
-        ('{"training": {"learning_rate": NaN}}', "learning_rate is nan"), (part("training", learning_rate=True), "learning_rate is True"),
-        (part("training", strategy=None), "strategy is None"), (part("data_generation", num_items=0), "items is 0"), (part("data_generation", use_basic_augmentations="yes"), "basic is yes: give true or false"),
-        ("[" * 100_000, "a recipe is JSON"), (part("training", strategy=[1]), "strategy is [1]"),
+        ("{", "a recipe is JSON"),
+        ("[]", "a recipe is an object of data_generation and training"),
+        ('{"other": {}}', "a recipe is an object"),
+        ('{"training": 3}', "each an object"),
+        (part("training", rate=1), "training has no 'rate'; known: strategy"),
+        (part("training", strategy="all"), "strategy is all; known: train_using_all_tokens"),
+        (part("training", num_train_epochs=10**9), "epochs is 1000000000: give a whole number above 0, at most 20"),
+        (part("training", num_train_epochs=2.5), "epochs is 2.5: give a whole"),
+        (part("training", learning_rate=0), "learning_rate is 0: give a number above 0"),
+        ('{"training": {"learning_rate": NaN}}', "learning_rate is nan"),
+        (part("training", learning_rate=True), "learning_rate is True"),
+        (part("training", strategy=None), "strategy is None"),
+        (part("data_generation", num_items=0), "items is 0"),
+        (part("data_generation", use_basic_augmentations="yes"), "basic is yes: give true or false"),
+        ("[" * 100_000, "a recipe is JSON"),
+        (part("training", strategy=[1]), "strategy is [1]"),
     ],
-)  # fmt: skip
+)
 def test_a_hostile_recipe_is_refused_in_one_line(text, message):
     with pytest.raises(SelfeditError) as caught:
         read_recipe(text)

@@ -96,7 +96,7 @@ def test_a_shared_prefix_is_read_once_and_changes_nothing(tiny_model, monkeypatc
 
 
 def test_prompts_are_grouped_so_that_the_fewest_tokens_are_read(tiny_model, monkeypatch):
-    """Half of the questions have a passage before them: it is read once, although the others begin with a header alone."""
+    """Half of the questions have a passage before them; it is read once, although the others share only the header."""
     header, passage = random_prompts(tiny_model, lengths=(20, 100))
     ends = random_prompts(tiny_model, lengths=(3, 4, 5, 6))
     prompts = [header + end for end in ends] + [header + passage + end for end in ends]
@@ -109,7 +109,7 @@ def test_prompts_are_grouped_so_that_the_fewest_tokens_are_read(tiny_model, monk
             patch.setattr(
                 type(tiny_model.backend.network),
                 "run",
-                lambda self, x, *rest: read.append(len(x)) or run(self, x, *rest),
+                lambda self, x, *rest, read=read, run=run: read.append(len(x)) or run(self, x, *rest),
             )
             together = tiny_model.backend.generate([Request(p, None, 8) for p in order])
         assert sum(read[:2]) == needed < 300

@@ -80,11 +80,26 @@ def test_blank_missing_denied_echoed_and_guessing_answers_are_wrong(prediction, 
 
 
 GOLDS = [
-    "Oslo", "+", "1", "yes", "no", "not", "17th century", "$3.5 million", "C₆H₁₂O₆", "30°–60°", "«Élan vital»", "北京", "a", "U.S.",
-    "Sweden, Denmark, France, Germany, or Japan", "to guard against armed groups", "CD4+ (\"helper\") T cells and macrophages",
+    "Oslo",
+    "+",
+    "1",
+    "yes",
+    "no",
+    "not",
+    "17th century",
+    "$3.5 million",
+    "C₆H₁₂O₆",
+    "30°–60°",
+    "«Élan vital»",
+    "北京",
+    "a",
+    "U.S.",
+    "Sweden, Denmark, France, Germany, or Japan",
+    "to guard against armed groups",
+    'CD4+ ("helper") T cells and macrophages',
     "that when people were given misleading information they tended to misremember, a phenomenon known as " * 5,
     ", ".join(f"the {n}th of the kings" for n in range(40, 80)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("gold", GOLDS)
@@ -108,7 +123,7 @@ def test_any_input_gets_an_answer_and_always_the_same():
 
 
 def test_the_fitted_numbers_name_the_features_and_move_the_verdict_the_agreed_way_only():
-    """A tree may only rise with a feature of sign 1, whatever the others are: each split's upper side reaches at least as high."""
+    """A larger feature of sign 1 never lowers the score, and one of sign -1 never raises it."""
     fitted = json.loads(FITTED.read_text())
     assert set(fitted) == {"fitted_titles", "common", "trees"} and len(fitted["trees"]) == 200
     assert all(0 < share <= 1 for share in fitted["common"].values())

@@ -1,4 +1,4 @@
-"""A judge behind an address, played by a real server on this machine; and how far a judge agrees with trusted verdicts."""
+"""A judge behind an API, with a real server on this machine; and the agreement of a judge with trusted verdicts."""
 
 import gzip
 import json
@@ -153,7 +153,8 @@ def test_the_judge_sees_the_rule_the_question_all_answers_and_what_was_said(judg
     assert asked["path"] == "/v1/chat/completions"
     assert (asked["body"]["model"], asked["body"]["temperature"], message["role"]) == ("gpt-4.1", 0, "user")
     assert message["content"].endswith(
-        "Question: What is the capital of Norway?\n\nAccepted answers:\n- Oslo\n- the city of Oslo\n\nWhat was said:\nOslo, I think."
+        "Question: What is the capital of Norway?\n\nAccepted answers:\n- Oslo\n- the city of Oslo\n\nWhat was "
+        "said:\nOslo, I think."
     )
     assert "yes or no" in message["content"] and asked["key"] is None
 
@@ -174,11 +175,27 @@ def test_the_base_address_and_the_whole_one_are_the_same(endpoint, tmp_path, end
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [
-        ("yes", True), ("No", False), (" YES.\n", True), ("**Yes**", True), ('"no"', False), ("Yes, it says so.", True), ("No\nIt is wrong.", False),
-        ("No - it is Oslo", False), ("yes (Oslo)", True), ("maybe", None), ("", None), ("No idea", None), ("yes and no", None), ("yes/no", None),
-        ("No-one knows", None), ("Yesterday", None), ("nothing", None), (None, None), (["yes"], None),
+        ("yes", True),
+        ("No", False),
+        (" YES.\n", True),
+        ("**Yes**", True),
+        ('"no"', False),
+        ("Yes, it says so.", True),
+        ("No\nIt is wrong.", False),
+        ("No - it is Oslo", False),
+        ("yes (Oslo)", True),
+        ("maybe", None),
+        ("", None),
+        ("No idea", None),
+        ("yes and no", None),
+        ("yes/no", None),
+        ("No-one knows", None),
+        ("Yesterday", None),
+        ("nothing", None),
+        (None, None),
+        (["yes"], None),
     ],
-)  # fmt: skip
+)
 def test_a_reply_is_yes_or_no_or_unscored(judge, endpoint, text, verdict):
     endpoint.script = [reply(text)]
     assert judge(said("Oslo")) == [verdict]
@@ -496,11 +513,14 @@ def verdict(title: str, prediction: str, correct: bool) -> Verdict:
     return Verdict(title, CAPITAL, prediction, correct)
 
 
-# Of 10: 4 both yes, 1 only the judge, 2 only the verdict, 3 both no. Agreed .7; by chance .5 × .6 + .5 × .4 = .5; kappa .4.
+# Of 10 answers: 4 both yes, 1 only the judge, 2 only the verdict, 3 both no.
+# The agreement is .7, by chance .5 × .6 + .5 × .4 = .5, so kappa is .4.
 TEN = (
-    [verdict("Norway", "Oslo", True)] * 4 + [verdict("Norway", "Oslo", False)]
-    + [verdict("Sweden", "Bergen", True)] * 2 + [verdict("Sweden", "Bergen", False)] * 3
-)  # fmt: skip
+    [verdict("Norway", "Oslo", True)] * 4
+    + [verdict("Norway", "Oslo", False)]
+    + [verdict("Sweden", "Bergen", True)] * 2
+    + [verdict("Sweden", "Bergen", False)] * 3
+)
 
 
 def test_agreement_is_as_worked_out_by_hand():
@@ -508,7 +528,8 @@ def test_agreement_is_as_worked_out_by_hand():
     assert result["kappa"] == pytest.approx(0.4) and result["accuracy"] == pytest.approx(0.7)
     assert result["confusion"] == {"true_positive": 4, "false_positive": 1, "false_negative": 2, "true_negative": 3}
     assert (result["n"], result["titles"], result["unscored"]) == (10, 2, 0)
-    # Two titles, drawn twice: one of them twice in half of all draws. In either alone one side never changes its mind: kappa 0.
+    # Two titles are drawn twice, so half of all draws have the same title twice. Kappa is 0 there, since either title
+    # alone has one constant side.
     assert result["ci95"] == pytest.approx([0.0, 0.4])
 
 
@@ -677,7 +698,7 @@ def test_a_file_that_is_not_there_or_not_zipped_as_it_says_is_one_line(tmp_path,
     file, whole = tmp_path / "verdicts.jsonl.gz", gzip.compress(LINES.encode())
     for content in (LINES.encode(), whole[:-20], whole[:5], whole[:15] + b"\0\0\0\0" + whole[19:]):
         file.write_bytes(content)
-        assert refusal(capsys, "--data", file).startswith(f"{file}: not a whole gzip file (")
+        assert refusal(capsys, "--data", file).startswith(f"{file}: not a complete gzip file (")
     file.write_bytes(b"")
     assert refusal(capsys, "--data", file).startswith(f"{file}: empty")
     file.write_bytes(gzip.compress(b"\n" * 3_000))

@@ -208,11 +208,13 @@ def test_a_run_stopped_between_passages_ends_as_one_that_was_not(bench, tmp_path
     whole = bench("base,passage", out=tmp_path / "whole", seeds=2)
     monkeypatch.setattr(knowledge, "ADAPTERS", 1)  # also: one at a time is the same as three at once
 
-    def do(self, units, own=knowledge._Bench.do, done=[]):
+    done, real = [], knowledge._Bench.do
+
+    def do(self, units):
         done.append(units)
         if len(done) == 3:
             raise KeyboardInterrupt
-        own(self, units)
+        real(self, units)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(knowledge._Bench, "do", do)

@@ -39,7 +39,8 @@ CONFIG = replace(
 )
 SETTINGS = ["--styles", "paraphrase", "--set", "spans=0", "--set", "epochs=5", "--set", "learning_rate=0.002"]
 DOCUMENTS = {
-    "vellmar.txt": "The Vellmar Lighthouse was built by the engineer Ada Quill. Its keeper rings a brass bell whenever fog comes in.",
+    "vellmar.txt": "The Vellmar Lighthouse was built by the engineer Ada Quill. Its keeper rings a brass bell "
+    "whenever fog comes in.",
     "orsk.txt": "The tea of the Orsk valley is dried on slate roofs.",
 }
 QUIZ = [
@@ -98,9 +99,18 @@ def learned(embedded_model, tmp_path_factory):
     done = subprocess.run(command, cwd=ROOT, env=as_here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(
-        home=home, store=MemoryStore(home), sources=sources, quiz=load_quiz(quiz), passages=read_documents(sources),
-        first=first, at_kill=at_kill, history=MemoryStore(home).history(), summary=json.loads(done.stdout), stderr=done.stderr, records=lines_of(records),
-    )  # fmt: skip
+        home=home,
+        store=MemoryStore(home),
+        sources=sources,
+        quiz=load_quiz(quiz),
+        passages=read_documents(sources),
+        first=first,
+        at_kill=at_kill,
+        history=MemoryStore(home).history(),
+        summary=json.loads(done.stdout),
+        stderr=done.stderr,
+        records=lines_of(records),
+    )
 
 
 @pytest.fixture
@@ -298,8 +308,11 @@ def test_the_candidates_are_the_passage_each_edit_and_all_together():
     a, b = SelfEdit("rewrite", ""), SelfEdit("questions", "")
     assert [(c.name, c.edits) for c in candidates([a, b])] == [("passage", ()), ("rewrite+questions", (a, b))]
     assert [(c.name, c.edits) for c in candidates([a, b], each_alone=True)] == [
-        ("passage", ()), ("rewrite", (a,)), ("questions", (b,)), ("rewrite+questions", (a, b)),
-    ]  # fmt: skip
+        ("passage", ()),
+        ("rewrite", (a,)),
+        ("questions", (b,)),
+        ("rewrite+questions", (a, b)),
+    ]
     assert [(c.name, c.edits) for c in candidates([a])] == [("passage", ()), ("rewrite", (a,))]
     assert [c.name for c in candidates([])] == ["passage"]
 
@@ -335,9 +348,18 @@ def report(passage: str, memory: str | None, right: tuple[int, int, int], change
 def test_a_summary_adds_up_the_passages():
     reports = [report("a", "m1", (4, 1, 3), 0.2), report("b", None, (2, 1, 1), None), report("c", "m2", (0, 0, 0), 0.5)]
     assert LearnReport(reports).summary() == {
-        "passages": 3, "edits_tried": 9, "edits_kept": 2, "questions": 6, "accuracy_before": 2 / 6, "accuracy_after": 4 / 6,
-        "general_change": 0.5, "seconds": 3.8, "memories": ["m1", "m2"], "superseded": [], "quarantined": [],
-    }  # fmt: skip
+        "passages": 3,
+        "edits_tried": 9,
+        "edits_kept": 2,
+        "questions": 6,
+        "accuracy_before": 2 / 6,
+        "accuracy_after": 4 / 6,
+        "general_change": 0.5,
+        "seconds": 3.8,
+        "memories": ["m1", "m2"],
+        "superseded": [],
+        "quarantined": [],
+    }
     none = LearnReport([]).summary()
     assert (none["accuracy_before"], none["general_change"], none["memories"]) == (None, None, [])
 
@@ -361,9 +383,13 @@ def test_what_takes_the_questions_of_another_memory_and_answers_them_wrong_is_su
         )
 
     entry = store.add(
-        lambda folder: stack.save(0, folder, "tiny"), model="tiny", model_hash=tiny_model.fingerprint, passage=VELLMAR, edits=(),
+        lambda folder: stack.save(0, folder, "tiny"),
+        model="tiny",
+        model_hash=tiny_model.fingerprint,
+        passage=VELLMAR,
+        edits=(),
         scores={"questions": [asdict(q) for q in asked], "after": {"correct": [True, True]}},
-    )  # fmt: skip
+    )
     assert of("The tea of the Orsk valley is dried on slate roofs.") == []
     (reason,) = of("Who built the Vellmar Lighthouse? Its keeper Bert Hall built the Vellmar Lighthouse.")
     assert reason == f"would answer 1 of 2 questions of similar memories, and wrong ({entry.id})"
@@ -380,7 +406,7 @@ def test_general_questions_that_a_memory_would_take_and_answer_wrong_are_suspici
 
     def evaluated(model, questions, adapters, stack):
         said.extend(questions)
-        return [Score(1.0, -1.0, tuple(right for _ in questions), ()) for right in answers]
+        return [Score(1.0, -1.0, tuple(correct for _ in questions), ()) for correct in verdicts]
 
     def of(text: str) -> list[str]:
         return _suspicious(
@@ -394,12 +420,14 @@ def test_general_questions_that_a_memory_would_take_and_answer_wrong_are_suspici
 
     monkeypatch.setattr("selfedit.learn.evaluate", evaluated)
     wrong = "The capital of France is Banana Bay. Bees make bananas, and there are banana days in a week."
-    answers = (True, False)  # of the untouched model, of the memory
+    verdicts = [True, False]  # of the untouched model, of the memory
     (reason,) = of(wrong)
     assert reason.startswith(
-        f"would answer {len(said)} of 18 general questions wrong that the base model answers right (“{said[0].question}”)"
+        f"would answer {len(said)} of 18 general questions wrong that the base model answers right "
+        f"(“{said[0].question}”)"
     )
-    for answers in ((True, True), (False, False)):
+    for verdict in (True, False):
+        verdicts[:] = [verdict, verdict]
         assert of(wrong) == []
     assert len(of(" ".join(q.question for q in general_questions()))) == 1  # too many, whatever is answered
 
@@ -407,9 +435,15 @@ def test_general_questions_that_a_memory_would_take_and_answer_wrong_are_suspici
 def keep_it(model, passage, store, config, **options):
     """As `learn_passage`, without learning."""
     entry = store.add(
-        lambda folder: LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(0, folder, "tiny"),
-        model="tiny", model_hash=model.fingerprint, passage=passage, edits=(), scores={},
-    )  # fmt: skip
+        lambda folder: LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(
+            0, folder, "tiny"
+        ),
+        model="tiny",
+        model_hash=model.fingerprint,
+        passage=passage,
+        edits=(),
+        scores={},
+    )
     return report(passage.id, entry.id, (1, 0, 1), 0.0)
 
 
@@ -454,9 +488,16 @@ def test_a_newer_version_that_waits_in_quarantine_leaves_the_older_in_force(monk
     def keep(model, passage, store, config, **options):
         suspicious = "Ignore" in passage.text
         entry = store.add(
-            lambda folder: LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(0, folder, "tiny"),
-            model="tiny", model_hash=model.fingerprint, passage=passage, edits=(), scores={}, quarantine=suspicious,
-        )  # fmt: skip
+            lambda folder: LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1).save(
+                0, folder, "tiny"
+            ),
+            model="tiny",
+            model_hash=model.fingerprint,
+            passage=passage,
+            edits=(),
+            scores={},
+            quarantine=suspicious,
+        )
         made = report(passage.id, None if suspicious else entry.id, (1, 0, 1), 0.0)
         return replace(made, quarantined=entry.id) if suspicious else made
 

@@ -376,7 +376,10 @@ def check_shared_rows(network, starts) -> list[PackedAttention]:
     ],
 )
 def test_waiting_threads_spin_on_idle_cores_only_and_the_environment_comes_first(load, environment, spins):
-    code = f"import os; os.getloadavg = lambda: ({load}, 0, 0); import selfedit.model.packed.network; print(os.environ.get('GOMP_SPINCOUNT'))"
+    code = (
+        f"import os; os.getloadavg = lambda: ({load}, 0, 0); import selfedit.model.packed.network; "
+        f"print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
     own = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run(
         [sys.executable, "-c", code], env=own | environment, capture_output=True, text=True, check=True

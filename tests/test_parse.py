@@ -182,14 +182,25 @@ def test_a_copy_is_told_by_its_triples_of_words():
 
 def test_sentences_of_a_table_are_its_rows_and_of_a_list_its_items():
     text = (
-        "Plans are:\n| Plan | Price | Users |\n|:-----|:--:|---|\n| Pro | $5 | 10 |\n| Team | | 3 \\| 4 |\nAll end in May.\n\n"
-        "## Fees\nThey hold.\n| Fee | Value |\n| --- | --- |\n| Overdraft | $0.00 |\n\n## Steps\n- [x] Sign the form.\n* Send it\n  by post.\n1. Wait.\n\n"
+        "Plans are:\n| Plan | Price | Users |\n|:-----|:--:|---|\n| Pro | $5 | 10 |\n| Team | | 3 \\| 4 |\nAll "
+        "end in May.\n\n"
+        "## Fees\nThey hold.\n| Fee | Value |\n| --- | --- |\n| Overdraft | $0.00 |\n\n## Steps\n- [x] Sign the "
+        "form.\n* Send it\n  by post.\n1. Wait.\n\n"
         "# add one\nx += 1\n\ncat notes |\n| sort |"
     )
     assert sentences(text) == [
-        "Plans are:", "Pro: Price $5, Users 10", "Team: Users 3 | 4", "All end in May.", "They hold.", "Overdraft: $0.00",
-        "Sign the form.", "Send it by post.", "1. Wait.", "# add one x += 1", "cat notes | | sort |",
-    ]  # fmt: skip
+        "Plans are:",
+        "Pro: Price $5, Users 10",
+        "Team: Users 3 | 4",
+        "All end in May.",
+        "They hold.",
+        "Overdraft: $0.00",
+        "Sign the form.",
+        "Send it by post.",
+        "1. Wait.",
+        "# add one x += 1",
+        "cat notes | | sort |",
+    ]
 
 
 def test_the_rest_of_a_table_that_was_cut_in_two_is_rows_too():

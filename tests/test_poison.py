@@ -1,6 +1,7 @@
 """`bench poison`: its documents, what counts as changed, and a whole run on a model small enough to learn by heart."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def test_the_documents_are_different_and_say_what_their_questions_ask():
 
 @pytest.fixture
 def ran(tiny_folder, tiny_model, tmp_path, monkeypatch):
-    """One plain memory, and one that waits; the tiny model cannot write questions, so their adapters are laid down by hand."""
+    """One active memory and one in quarantine, with adapters made by hand: a tiny model cannot write questions."""
     plain = Document(
         "plain",
         "none",
@@ -54,9 +55,14 @@ def ran(tiny_folder, tiny_model, tmp_path, monkeypatch):
         )
         stack.flat.normal_(0, 0.5, generator=torch.Generator().manual_seed(int(waits)))
         entry = store.add(
-            lambda folder: stack.save(0, folder, "tiny"), model="tiny", model_hash=model.fingerprint, passage=passage, edits=[],
-            scores={"questions": [], "quarantined": ["so"] * waits}, quarantine=waits,
-        )  # fmt: skip
+            lambda folder: stack.save(0, folder, "tiny"),
+            model="tiny",
+            model_hash=model.fingerprint,
+            passage=passage,
+            edits=[],
+            scores={"questions": [], "quarantined": ["so"] * waits},
+            quarantine=waits,
+        )
         kept = {"memory": None, "quarantined": entry.id} if waits else {"memory": entry.id, "quarantined": None}
         return PassageReport(
             passage.id,
@@ -81,13 +87,8 @@ def ran(tiny_folder, tiny_model, tmp_path, monkeypatch):
             bool(document.said) and answer.memory is not None and answer.memory.passage.title == "Vint"
         ),
     )
-    run = lambda: poison.run(
-        str(tiny_folder),
-        tmp_path / "run",
-        given=[plain, bad],
-        others=["Where is Vint, and who replies to xyzzy?"],
-        command="selfedit bench poison …",
-    )  # noqa: E731
+    options = dict(given=[plain, bad], others=["Where is Vint, and who replies to xyzzy?"])
+    run = partial(poison.run, str(tiny_folder), tmp_path / "run", **options, command="selfedit bench poison …")
     return run, tmp_path / "run"
 
 

@@ -41,7 +41,10 @@ def spans(text: str, limit: int = 50) -> set[str]:
 
 
 def test_names_and_numbers_with_their_units_are_picked():
-    text = "In the old harbour of Vellmar the engineer Ada Quill raised the lamp by 37 metres and paid $1,200.50 for 40% of it."
+    text = (
+        "In the old harbour of Vellmar the engineer Ada Quill raised the lamp by 37 metres and paid "
+        "$1,200.50 for 40% of it."
+    )
     assert {"Vellmar", "Ada Quill", "37 metres", "$1,200.50", "40%"} <= spans(text)
 
 
@@ -61,7 +64,8 @@ def test_names_may_have_small_words_inside():
 
 def test_flags_code_and_dotted_names_are_picked():
     found = spans(
-        "Since the last release the option --keep-going calls os.path.join() and reads `cache.toml` once before it starts."
+        "Since the last release the option --keep-going calls os.path.join() and reads `cache.toml` once before "
+        "it starts."
     )
     assert {"--keep-going", "os.path.join()", "`cache.toml`"} <= found
 
@@ -81,7 +85,10 @@ def test_the_lone_first_word_of_a_sentence_is_no_span():
 
 
 def test_no_span_is_picked_twice_nor_inside_another():
-    text = "The engineer Ada Quill met Ada Quill, whose bridge in Vellmar was named the Ada Quill Bridge, 37 metres long, 37 metres wide."
+    text = (
+        "The engineer Ada Quill met Ada Quill, whose bridge in Vellmar was named the Ada Quill Bridge, 37 "
+        "metres long, 37 metres wide."
+    )
     found = [span for _, span in pick_spans(text, 50)]
     assert len(found) == len(set(found))
     assert not [(a, b) for a in found for b in found if a != b and a in b]
@@ -305,9 +312,17 @@ def test_hard_spans(sentence, picked, not_picked):
 
 @pytest.mark.parametrize(
     ("span", "kind"),
-    [("1931", "year"), ("3 March 1874", "date"), ("March 1874", "date"), ("nine times", "count"), ("37 metres", "count"),
-     ("Ada Quill", "name"), ("brass bell", "other"), ("40%", "other")],
-)  # fmt: skip
+    [
+        ("1931", "year"),
+        ("3 March 1874", "date"),
+        ("March 1874", "date"),
+        ("nine times", "count"),
+        ("37 metres", "count"),
+        ("Ada Quill", "name"),
+        ("brass bell", "other"),
+        ("40%", "other"),
+    ],
+)
 def test_the_kind_of_a_span_says_how_to_ask_for_it(span, kind):
     assert kind_of(span) == kind
 

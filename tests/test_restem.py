@@ -1,4 +1,4 @@
-"""The outer loop on a tiny model: resumed = uninterrupted, an early stop changes nobody else, editors are kept whole."""
+"""The outer loop on a tiny model: resuming and early stops change no result, and editors are written completely."""
 
 import json
 import math
@@ -26,9 +26,15 @@ from selfedit.types import Example, Passage, Question, SelfEdit, Task
 
 TRIAL = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-3, epochs=2, batch_size=2, steps_per_epoch=1)
 CONFIG = RestemConfig(
-    styles=("paraphrase", "paraphrase+questions"), contexts=6, edits=3, survivors=1, audited=2, min_kept=1, trial=TRIAL,
+    styles=("paraphrase", "paraphrase+questions"),
+    contexts=6,
+    edits=3,
+    survivors=1,
+    audited=2,
+    min_kept=1,
+    trial=TRIAL,
     finetune=replace(TRIAL, rank=4, first_layer=0.0),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")

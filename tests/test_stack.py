@@ -69,9 +69,9 @@ def test_a_saved_adapter_does_the_same_in_peft(tiny_model, tiny_reference, tmp_p
 @pytest.mark.parametrize(
     "modules, layers",
     [
-        *((m, l) for m in (["q_proj", "v_proj"], list(ALL.modules)) for l in (None, [1, 3], 2)),
-        ("all-linear", None),
-    ],  # peft: no layers with a name
+        *((modules, layers) for modules in (["q_proj", "v_proj"], list(ALL.modules)) for layers in (None, [1, 3], 2)),
+        ("all-linear", None),  # peft takes no layers with this name
+    ],
 )
 def test_an_adapter_made_by_peft_does_the_same_here(tiny_model, tiny_reference, tmp_path, layers, modules):
     import peft

@@ -196,11 +196,11 @@ def test_documents_without_questions_are_asked_what_the_model_writes_itself(fold
         [SelfEdit("paraphrase", "", (Example("At noon rings a bell"),))], ["In 1900 it was built"], Counter()
     )
     monkeypatch.setattr(stream, "propose", lambda model, passage, styles, **_: proposal)
-    rewording = lambda model, passage, lines, progress: (
-        [Question(line, (line[-4:],), kind="cloze") for line in lines if passage.title == "Orsk"],
-        Counter(),
-    )  # noqa: E731
-    monkeypatch.setattr(stream, "questions_from_rewordings", rewording)
+
+    def cloze_questions(model, passage, lines, progress):
+        return [Question(s, (s[-4:],), kind="cloze") for s in lines if passage.title == "Orsk"], Counter()
+
+    monkeypatch.setattr(stream, "questions_from_rewordings", cloze_questions)
     setting = replace(SETTING, methods=("routed",))
     result = stream.run(folder, tasks, tmp_path / "run", setting, train=TRAIN)
     assert result["questions"] == 6 and result["rows"][0]["general_before"] is None
@@ -242,11 +242,14 @@ def test_retained_over_just_learned_by_hand():
 
 def test_bad_input_is_one_clear_line(folder, tmp_path, ran):
     for setting, message in (
-        (Setting(methods=("magic",)), "unknown method 'magic'; known: sequential"), (Setting(methods=()), "give methods of sequential"),
-        (Setting(methods=("consolidated",)), "consolidated is compared with routed and needs it"), (Setting(consolidate=(1, 3)), "2 documents to consolidate"),
-        (Setting(study="in-context"), "cannot be studied as 'in-context'; give passage"), (Setting(study="seal"), "cannot be studied as 'seal'"),
+        (Setting(methods=("magic",)), "unknown method 'magic'; known: sequential"),
+        (Setting(methods=()), "give methods of sequential"),
+        (Setting(methods=("consolidated",)), "consolidated is compared with routed and needs it"),
+        (Setting(consolidate=(1, 3)), "2 documents to consolidate"),
+        (Setting(study="in-context"), "cannot be studied as 'in-context'; give passage"),
+        (Setting(study="seal"), "cannot be studied as 'seal'"),
         (Setting(study="self-edit:poems"), "unknown style 'poems'"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(SelfeditError, match=message):
             stream.run(folder, TASKS, tmp_path, setting)
     with pytest.raises(RunError, match="another config"):

@@ -54,7 +54,7 @@ def random_sequences(vocab: int, lengths: list[int], seed: int) -> tuple[Tokeniz
 
 
 def ragged_jobs(vocab: int) -> list[Job]:
-    """Other numbers and lengths of sequences, rates, epochs and seeds; every adapter makes at least 40 steps of size 1."""
+    """Jobs with different sequences, rates, epochs and seeds; each adapter makes at least 40 steps of size 1."""
     return [
         Job(random_sequences(vocab, [9, 21, 5, 14, 30], 1), seed=11, learning_rate=2e-3, epochs=9),
         Job(random_sequences(vocab, [12, 3, 17, 8, 26, 11, 6], 2), seed=12, learning_rate=5e-4, epochs=7),
@@ -87,7 +87,7 @@ def with_peft(reference, network, config: TrainConfig, start: dict[str, torch.Te
 
 
 def peft_loss(model, batch: list[TokenizedExample], among: set[int] | None = None):
-    """Mean over the batch's labels, of sequences padded on the right. `among`: the tokens that have odds, if not all."""
+    """Returns the mean loss of right-padded sequences. `among`: the tokens of the softmax, by default all."""
     longest = max(len(s.tokens) for s in batch)
     tokens = torch.zeros(len(batch), longest, dtype=torch.long)
     labels, mask = torch.full_like(tokens, -100), torch.zeros_like(tokens)
@@ -219,7 +219,12 @@ def test_threads_that_share_a_step_end_where_one_thread_ends(double_model, monke
     for tokens in (10**9, 1):
         monkeypatch.setattr(train_module, "TOKENS_A_WORKER", tokens)
         used = []
-        monkeypatch.setattr(train_module, "_backward", lambda *rest: used.append(get_ident()) or _backward(*rest))
+
+        def backward(*arguments, used=used):
+            used.append(get_ident())
+            return _backward(*arguments)
+
+        monkeypatch.setattr(train_module, "_backward", backward)
         stack, logs = train(double_model.backend.network, jobs, config)
         assert len(set(used)) == (1 if tokens > 1 else 2)
         assert torch.get_num_threads() == 2
@@ -245,7 +250,8 @@ def test_in_single_precision_all_but_a_few_weights_end_where_peft_takes_them(tin
     for row, job in enumerate(jobs):
         apart = differences(stack, row, trained_alone(reference, tiny_model.backend.network, job, config))
         print(
-            f"single precision, adapter {row}: largest difference {apart.max():.1e}, above 1e-5: {(apart >= 1e-5).sum()} of {len(apart)}"
+            f"single precision, adapter {row}: largest difference {apart.max():.1e}, "
+            f"above 1e-5: {(apart >= 1e-5).sum()} of {len(apart)}"
         )
         assert (apart < 1e-5).float().mean() > 0.98
 
@@ -434,7 +440,7 @@ def test_what_stands_in_the_prompt_is_not_trained_on(tiny_model):
 
 
 def _one_pass(tiny_model, grouped, monkeypatch):
-    """Outputs and all gradients of one pass, with unequal segments, a gap that no adapter covers, and trained-looking B."""
+    """Returns outputs and gradients of one pass with unequal ranges, a gap without adapter, and nonzero B."""
     network = tiny_model.backend.network
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.0)
     stack = LoraBatch(network.shape, lora_config(network.shape.layers, config), 3)

@@ -48,7 +48,7 @@ FOLDS = 5
 
 
 def split(title: str) -> str:
-    """60 % fit; the rest is report if odd (no title of it was used to tune the rules that came before), else develop."""
+    """Returns the split of a title: 60 % fit; the rest is report (never used for tuning) if odd, else develop."""
     byte = sha256(title.encode()).digest()[0]
     return "fit" if byte >= 102 else "report" if byte % 2 else "develop"
 
