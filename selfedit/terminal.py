@@ -194,6 +194,9 @@ def after(seconds: float, stage: Callable[[str, int, int], None]) -> Callable[[s
 
 # Tables
 
+WHOLE_COLUMNS = ("id", "memory", "name", "accuracy", "MB", "learned", "licence", "here", "editor", "min")
+"""Columns that stay in one piece where the terminal is narrow."""
+
 
 def report_table(report) -> None:
     summary = report.summary()
@@ -268,7 +271,8 @@ def memory_page(entry, edits) -> None:
     before, after = (scores.get(side, {}).get("accuracy") for side in ("before", "after"))
     _print(_text((entry.id, "bold"), f"  {one_line(passage.title)}"))
     _print(
-        f"source   {one_line(passage.source)}  (passage {passage.index + 1}; document {passage.source_hash[:12]})",
+        f"source   {one_line(passage.source)}",
+        f"document {passage.source_hash[:12]}  passage {passage.index + 1}",
         f"model    {one_line(entry.model)}  adapter {entry.adapter_hash[:12]}  {entry.size_bytes / 1e6:.1f} MB  "
         f"{entry.created}",
         f"accuracy {_percent(before)} → {_percent(after)} on {len(scores.get('questions', []))} questions",
@@ -308,6 +312,7 @@ def calibration_table(result: dict) -> None:
         ("judge: right", cells["true_positive"], cells["false_positive"]),
         ("judge: wrong", cells["false_negative"], cells["true_negative"]),
     ]
+    say("")
     _print_table(("", "verdict: right", "verdict: wrong"), rows)
 
 
@@ -316,29 +321,31 @@ def rounds_table(summaries: list[dict]) -> None:
         "round",
         "edits\nusable",
         "kept",
-        "log-prob.: untouched,\npassage, best edit",
+        "untouched",
+        "passage",
+        "best edit",
         "reliability:\none run, mean",
-        "best style\n(gain)",
-        "editor",
         "min",
     )
-    rows = []
+    rows, notes = [], []
     for s in summaries:
-        trust, best = s["reliability"]["first"], s["styles"][0]
+        trust, best, why = s["reliability"]["first"], s["styles"][0], s["guard"].get("why", "")
         sides = (s["untouched"], s["controls"]["passage"], s["best"])
         rows.append(
             (
                 str(s["round"]),
-                f"{s['usable']} of {s['edits']}",
+                f"{s['usable']}/{s['edits']}",
                 str(s["kept"]),
-                ", ".join(f"{side['gold_logprob']:.2f}" for side in sides),
+                *(f"{side['gold_logprob']:.2f}" for side in sides),
                 ", ".join("–" if v is None else f"{v:.2f}" for v in (trust["one_run"], trust["mean_of_seeds"])),
-                f"{best['style']}\n({best['gain']:+.2f})",
-                s["editor"]["id"] if s["finetuned"] else f"as before:\n{s['guard'].get('why', '')}",
                 f"{s['seconds'] / 60:.1f}",
             )
         )
-    _print_table(columns, rows, title="the outer loop")
+        editor = f"editor {s['editor']['id']}" if s["finetuned"] else f"the editor stays as before: {why}"
+        notes.append(f"round {s['round']}: best style {best['style']} ({best['gain']:+.2f}); {editor}")
+    _print_table(columns, rows, title="the outer loop (scores: gold log-probability, nats per token)")
+    for line in notes:
+        say(line)
 
 
 def recipe_rounds_table(summaries: list[dict]) -> None:
@@ -448,12 +455,15 @@ def _print(*renderables) -> None:
 
 
 def _print_table(columns: Collection[str], rows: Iterable[tuple], **options) -> None:
-    """Cells are plain strings, or Text from `_text`. Titles and sources wrap, so that ids beside them do not."""
+    """Cells are plain strings, or Text from `_text`."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table, wrapped = Table(title_justify="left", **options), "title and source"
+    table = Table(
+        title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, **options
+    )
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=wrapped in columns and column != wrapped)
+        table.add_column(column, overflow="fold", no_wrap=column in WHOLE_COLUMNS)
     for row in rows:
         table.add_row(*(_text(cell) if isinstance(cell, str) else cell for cell in row))
     _print(table)
