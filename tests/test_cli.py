@@ -22,7 +22,7 @@ from selfedit.cli import _parser, main
 from selfedit.judge.evaluate import ANSWER_TOKENS, grade
 from selfedit.learn import _disagreements
 from selfedit.memory.store import MemoryStore
-from selfedit.model.backend import LoraConfig, Request
+from selfedit.model.backend import BACKENDS, LoraConfig, Request
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed.lora import LoraBatch, load_adapters
 from selfedit.model.packed.score import gold_logprobs
@@ -387,6 +387,18 @@ def test_an_answer_is_the_text_the_memory_and_its_source(kept, home, answer, tin
     got = answer("ask", ABOUT_IT, *tiny, "--tokens", 8)
     assert got == {"answer": expected.answer, "memory": kept.id, "source": "/docs/vellmar.txt"}
     assert got["answer"] != untouched.answer
+
+
+def test_both_backends_give_the_same_answer(kept, answer, refusal, tiny):
+    asked = ["ask", ABOUT_IT, *tiny, "--tokens", 8]
+    assert answer(*asked, "--backend", "reference") == answer(*asked) == answer(*asked, "--backend", "packed")
+    assert "invalid choice: 'packd' (choose from 'packed', 'reference')" in refusal(*asked, "--backend", "packd")
+
+
+def test_the_backends_are_those_of_the_model():
+    for parser in parsers(_parser()):
+        choices = [action.choices for action in parser._actions if action.dest == "backend"]
+        assert choices in ([], [BACKENDS])
 
 
 def test_a_question_that_no_memory_fits_is_answered_by_the_untouched_model(kept, home, answer, tiny, tiny_model):

@@ -11,7 +11,7 @@ import sys
 
 from selfedit import __version__
 from selfedit.cli import memories, studies
-from selfedit.cli.options import BAD_INPUT, STOPPED, Parser, add_json, path
+from selfedit.cli.options import BAD_INPUT, STOPPED, Parser, add_backend, add_json, path
 from selfedit.errors import SelfeditError
 from selfedit.terminal import flush, note, one_line, prepare_streams
 from selfedit.types import as_utf8
@@ -86,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     with_model.add_argument(
         "--model", default=DEFAULT_MODEL, help="catalog name, folder, GGUF file or hub id (default: %(default)s)"
     )
-    memories.add(commands, common, with_model)
-    studies.add(commands, with_model)
+    with_backend = argparse.ArgumentParser(add_help=False, parents=[with_model])
+    add_backend(with_backend)
+    memories.add(commands, common, with_backend)
+    studies.add(commands, with_model, with_backend)
     return parser

@@ -9,6 +9,7 @@ from selfedit.cli.options import (
     BAD_INPUT,
     NOTHING_KEPT,
     STOPPED,
+    add_backend,
     add_json,
     add_settings,
     open_model,
@@ -22,8 +23,8 @@ from selfedit.errors import SelfeditError
 from selfedit.terminal import can_ask, confirmed, note, one_line, say, show_json
 
 
-def add(commands, common: argparse.ArgumentParser, with_model: argparse.ArgumentParser) -> None:
-    learn = commands.add_parser("learn", parents=[common, with_model], help="turn documents into tested memories")
+def add(commands, common: argparse.ArgumentParser, with_backend: argparse.ArgumentParser) -> None:
+    learn = commands.add_parser("learn", parents=[common, with_backend], help="turn documents into tested memories")
     learn.add_argument(
         "sources", nargs="+", metavar="DOCS", help="files, folders or URLs: text, Markdown, code, HTML, PDF"
     )
@@ -38,7 +39,7 @@ def add(commands, common: argparse.ArgumentParser, with_model: argparse.Argument
     learn.add_argument("--again", action="store_true", help="also redo passages that kept nothing before")
     learn.set_defaults(run=_learn)
 
-    ask = commands.add_parser("ask", parents=[common, with_model], help="ask; answered from the weights")
+    ask = commands.add_parser("ask", parents=[common, with_backend], help="ask; answered from the weights")
     ask.add_argument("question", nargs="?", help="one question")
     ask.add_argument("--file", type=path, help='many questions: JSONL of {"question"} or {"prompt"} lines')
     ask.add_argument("--why", action="store_true", help="show which memory, edit, source and hash answered")
@@ -72,6 +73,7 @@ def add(commands, common: argparse.ArgumentParser, with_model: argparse.Argument
     forget.add_argument(
         "--model", help="the model of the memories that shared an adapter with it (default: the one that they name)"
     )
+    add_backend(forget)
     forget.add_argument(
         "--apart", action="store_true", help="do not consolidate again the memories that shared an adapter with it"
     )
@@ -84,12 +86,12 @@ def add(commands, common: argparse.ArgumentParser, with_model: argparse.Argument
         action.add_argument("memories", metavar="WHICH", help=which)
         action.set_defaults(run=run)
     test = actions.add_parser(
-        "test", parents=[common, with_model], help="ask the judging questions of memories again: what still holds?"
+        "test", parents=[common, with_backend], help="ask the judging questions of memories again: what still holds?"
     )
     test.add_argument("memories", metavar="WHICH", nargs="?", help=f"{which}; default: all in force")
     test.set_defaults(run=_memory_test)
     consolidate = actions.add_parser(
-        "consolidate", parents=[common, with_model], help="train one adapter for many memories, where they still hold"
+        "consolidate", parents=[common, with_backend], help="train one adapter for many memories, where they still hold"
     )
     consolidate.add_argument("memories", metavar="WHICH", nargs="*", help=f"{which}; default: all in force")
     add_settings(consolidate, "the training", "epochs=4")

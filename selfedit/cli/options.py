@@ -103,6 +103,16 @@ def add_settings(parser: argparse.ArgumentParser, of: str, example: str) -> None
     )
 
 
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=("packed", "reference"),  # model.backend.BACKENDS, which imports torch
+        default="packed",
+        help="what runs the model: the fast one, or transformers and peft, slow and for any model "
+        "(default: %(default)s)",
+    )
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
@@ -139,7 +149,7 @@ def open_store(arguments, *, writes: bool = False):
 def open_model(arguments, notify: Callable[[str], None]):
     from selfedit.model.load import load_model
 
-    return load_model(arguments.model, notify=notify)
+    return load_model(arguments.model, backend=arguments.backend, notify=notify)
 
 
 def show(arguments, value: object, table: Callable[[], str | None]) -> None:

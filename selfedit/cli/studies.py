@@ -28,7 +28,7 @@ from selfedit.types import Judge
 DEFAULT_JUDGE = "gpt-4.1"
 
 
-def add(commands, with_model: argparse.ArgumentParser) -> None:
+def add(commands, with_model: argparse.ArgumentParser, with_backend: argparse.ArgumentParser) -> None:
     with_judge = argparse.ArgumentParser(add_help=False)
     with_judge.add_argument(
         "--judge",
@@ -259,7 +259,7 @@ def add(commands, with_model: argparse.ArgumentParser) -> None:
     arc.set_defaults(run=_bench_arc)
 
     adapt = commands.add_parser(
-        "adapt", parents=[with_model], help="a few-shot task in ARC's JSON form: examples in, answer out"
+        "adapt", parents=[with_backend], help="a few-shot task in ARC's JSON form: examples in, answer out"
     )
     adapt.add_argument("examples", type=path, metavar="EXAMPLES", help="{train: [{input, output}], test: [{input}]}")
     adapt.add_argument("--ask", type=path, metavar="FILE", help="{test: [{input}]}, if not those of EXAMPLES")
@@ -278,7 +278,7 @@ def add(commands, with_model: argparse.ArgumentParser) -> None:
 
     editor = commands.add_parser(
         "train-editor",
-        parents=[with_model, with_judge, of_tasks],
+        parents=[with_backend, with_judge, of_tasks],
         help="the outer loop: a model that writes better study material",
     )
     editor.add_argument(
