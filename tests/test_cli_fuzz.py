@@ -112,7 +112,7 @@ TEXTS = (
 )
 
 
-def argv(command: tuple[str, ...], random: random.Random, files: list[str], home: Path, id: str) -> list[str]:
+def argv(command: tuple[str, ...], random: random.Random, files: list[str], store: Path, id: str) -> list[str]:
     """The command with odd values for its positional arguments and for some of its options."""
 
     def value() -> str:
@@ -128,7 +128,7 @@ def argv(command: tuple[str, ...], random: random.Random, files: list[str], home
             arguments += [random.choice(action.option_strings)] + [value()] * (action.nargs != 0)
     dests = {action.dest for action in LEAVES[command]._actions}
     if "home" in dests:
-        arguments.append(f"--home={random.choice([home] * 6 + [*files, *TEXTS])}")
+        arguments.append(f"--home={random.choice([store] * 6 + [*files, *TEXTS])}")
     if "model" in dests:
         arguments.append(f"--model={random.choice(files)}")
     if "judge" in dests:
