@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from selfedit import disk
 from selfedit.errors import ModelError
+from selfedit.model.shape import one_line, read_object, reason, shorten
 
 
 @dataclass(frozen=True)
@@ -213,10 +214,10 @@ def weight_files(folder: Path) -> list[Path]:
     """Of a whole model folder: the files that its index names, or its one file; else all there are. Raises ModelError."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        try:
-            return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{index}: not readable; download the model again") from error
+        files = read_object(index).get("weight_map")
+        if not isinstance(files, dict) or any(f != PurePosixPath(str(f)).name for f in files.values()):
+            raise ModelError(f"{index.name} does not map tensors to files of its folder; download the model again")
+        return [folder / name for name in sorted(set(files.values()))]
     one = folder / "model.safetensors"
     return [one] if one.exists() else sorted(folder.glob("*.safetensors"))
 

@@ -81,6 +81,8 @@ SPLIT_PATTERNS = {  # pre-tokenizer → its splitting rule; None: that of GPT-2,
     "llama-bpe": WORDS + r"\p{N}{1,3}" + REST,
 }
 
+MOST_ENTRIES = 2**21
+"""Of a metadata list: several times the largest vocabulary. The library takes about 10 µs for each."""
 CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 
@@ -95,6 +97,14 @@ class Reader(gguf.GGUFReader):
         if offset + int(count) * np.dtype(dtype).itemsize > len(self.data):
             raise ValueError("the file is truncated")
         return super()._get(offset, dtype, count, override_order)
+
+    def _get_field_parts(self, orig_offs, raw_type):
+        if (
+            raw_type == gguf.GGUFValueType.ARRAY
+            and (length := int(self._get(orig_offs + 4, np.uint64)[0])) > MOST_ENTRIES
+        ):
+            raise ValueError(f"a list of {length} entries")
+        return super()._get_field_parts(orig_offs, raw_type)
 
     def value(self, key: str, kind: Field | type) -> object:
         """The value of a metadata key; the default of the field if the file lacks it. Raises ModelError."""

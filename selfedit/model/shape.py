@@ -300,7 +300,7 @@ def check_weights(shape: Shape, tensors: Mapping[str, tuple[str, tuple[int, ...]
             f"the weights hold the tensor {shorten(extra[0])}{_others(extra)}, "
             "which the configuration does not describe; they belong to another model"
         )
-    for name in expected.keys() & tensors.keys():
+    for name in filter(tensors.__contains__, expected):
         dtype, sizes = tensors[name]
         if tuple(sizes) != expected[name]:
             described = f"the configuration describes {list(expected[name])}"
