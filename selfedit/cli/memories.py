@@ -404,14 +404,11 @@ def _memory_export(arguments) -> int:
 
 
 def _models_list(arguments) -> int:
-    from selfedit.model.catalog import CATALOG, HUB_IDS, is_cached
+    from selfedit.model.catalog import CATALOG, is_cached
     from selfedit.terminal import model_table
 
     columns = ("name", "megabytes", "licence", "from", "here", "about")
-    rows = [(name, m.megabytes, m.licence, m.requirement, is_cached(name), m.about) for name, m in CATALOG.items()]
-    rows += [
-        (name, None, "Apache-2.0", f"hub: {hub}", None, "better writer; needs a hub") for name, hub in HUB_IDS.items()
-    ]
+    rows = [(name, m.megabytes, m.licence, m.origin, is_cached(name), m.about) for name, m in CATALOG.items()]
     models = [dict(zip(columns, row)) for row in rows]
     show(arguments, models, lambda: model_table(models))
     return 0
