@@ -16,8 +16,8 @@ from test_network import packed_logits, random_sequences
 
 from selfedit.errors import ModelError
 from selfedit.model import gguf
+from selfedit.model.backend import Request
 from selfedit.model.load import load_model
-from selfedit.model.packed.generate import Request, generate
 from selfedit.model.shape import FIELDS, ROPE_FIELDS
 
 SECONDS = 20.0
@@ -36,10 +36,10 @@ def folder(tiny_folder, tmp_path) -> Path:
     return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
 
 
-def assert_refused(path: Path, named: str) -> None:
+def assert_refused(path: Path, named: str, **settings) -> None:
     start = time.monotonic()
     with pytest.raises(ModelError, match=named) as error:
-        load_model(str(path), device="cpu").chat.ask("Who?")
+        load_model(str(path), device="cpu", **settings).chat.ask("Who?")
     message = str(error.value)
     assert time.monotonic() - start < SECONDS
     assert message.isprintable() and len(message) < 600 and "Traceback" not in message
@@ -300,7 +300,7 @@ def test_wrong_weights_are_named(folder, name):
 
 
 def test_weights_in_half_precision_and_known_superfluous_tensors_are_read(folder):
-    expected = load_model(str(folder), device="cpu").network
+    expected = load_model(str(folder), device="cpu").backend.network
     extra = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def change(weights: dict) -> None:
@@ -311,7 +311,7 @@ def test_weights_in_half_precision_and_known_superfluous_tensors_are_read(folder
 
     change_weights(change)(folder)
     sequences = random_sequences(expected.shape.vocab)
-    logits = packed_logits(load_model(str(folder), device="cpu").network, sequences)
+    logits = packed_logits(load_model(str(folder), device="cpu").backend.network, sequences)
     assert 0 < (logits - packed_logits(expected, sequences)).std() < 0.1
 
 
@@ -425,7 +425,26 @@ def test_an_embedding_with_more_rows_than_tokens_is_read(folder):
 
     change_weights(grow)(folder)
     write_config(folder, vocab_size=320)
-    assert load_model(str(folder), device="cpu").network.shape.vocab == 320
+    assert load_model(str(folder), device="cpu").backend.network.shape.vocab == 320
+
+
+REFERENCE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a tensor is missing": (change_weights(lambda w: w.pop(UP)), f"tensor '{UP}' is missing"),
+    "a tensor is left over": (change_weights(lambda w: w.update({UP.replace("1", "9"): w[UP]})), "is unexpected"),
+    "another size": (change_weights(lambda w: w.update({UP: w[UP][:64]})), "transformers cannot load it|is mismatched"),
+    "values that are not finite": (convert_to(torch.float32, math.nan), "holds values that are not finite"),
+    "no heads": (lambda folder: write_config(folder, num_attention_heads=0), "transformers cannot load it"),
+    "no configuration": (write_text("config.json", "[]"), "transformers cannot load it"),
+    "damaged weights": (write_text("model.safetensors", b"x" * 99), "transformers cannot load it"),
+    "a token id beyond the embedding": (set_vocabulary({"a": 0, "b": 5000}), "ids up to 5000"),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_the_reference_backend_refuses_a_broken_model_too(folder, name):
+    damage, named = REFERENCE[name]
+    damage(folder)
+    assert_refused(folder, named, backend="reference")
 
 
 # GGUF files
@@ -645,15 +664,15 @@ def test_scaled_positions_and_windows_of_a_gguf_file_are_those_of_transformers(
 
     arrays = {name: np.array(values, np.float32) for name, values in tensors.items()}
     model = load_model(str(copy_gguf(source_gguf, tmp_path / "scaled.gguf", fields, arrays)), device="cpu")
-    assert (model.network.shape.rope or {"rope_type": None})["rope_type"] == rope
-    assert set(model.network.shape.windows) == (set() if rope else {24})
-    sequences = random_sequences(model.network.shape.vocab, [7, 70, 300])
-    logits = packed_logits(model.network, sequences, model.network.attention([*map(len, sequences)]))
+    assert (model.backend.network.shape.rope or {"rope_type": None})["rope_type"] == rope
+    assert set(model.backend.network.shape.windows) == (set() if rope else {24})
+    sequences = random_sequences(model.backend.network.shape.vocab, [7, 70, 300])
+    logits = packed_logits(model.backend.network, sequences, model.backend.network.attention([*map(len, sequences)]))
     reference = reference_model(model.folder)
     with torch.inference_mode():
         expected = torch.cat([reference(torch.tensor([s])).logits[0] for s in sequences])
     torch.testing.assert_close(logits, expected, atol=1e-3, rtol=0)
-    plain = packed_logits(load_model(str(source_gguf), device="cpu").network, sequences)
+    plain = packed_logits(load_model(str(source_gguf), device="cpu").backend.network, sequences)
     assert (plain - expected).abs().max() > 0.1
 
 
@@ -713,9 +732,9 @@ def assert_refused_or_finite(path: Path) -> bool:
     start = time.monotonic()
     try:
         model = load_model(str(path), device="cpu")
-        tokens = tuple(model.chat.ask("Who?"))[-model.network.shape.max_positions + 3 :]
-        answer = generate(model, [Request(tokens, max_new_tokens=2)])[0]
-        assert packed_logits(model.network, [[*tokens, *answer]]).isfinite().all()
+        tokens = tuple(model.chat.ask("Who?"))[-model.backend.network.shape.max_positions + 3 :]
+        answer = model.backend.generate([Request(tokens, max_new_tokens=2)])[0]
+        assert packed_logits(model.backend.network, [[*tokens, *answer]]).isfinite().all()
     except ModelError as error:
         assert str(error).isprintable() and len(str(error)) < 600
         return False

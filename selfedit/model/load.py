@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from selfedit.errors import ModelError
 from selfedit.model.backend import BACKENDS, Backend
@@ -63,33 +64,33 @@ def load_model(
     folder = resolve(name, notify)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
-    chat = Chat(folder)
-    if backend == "reference":
+    try:
+        chat = Chat(folder)
+        if backend == "packed":
+            return Model(name, folder, _packed(folder, chat, device, dtype, precision), chat)
         from selfedit.model.reference import ReferenceBackend, read_fingerprint, transformers_model
 
         model = transformers_model(folder, device, dtype)
+        chat.check_vocabulary(model.get_input_embeddings().weight.shape[0])
         return Model(name, folder, ReferenceBackend(model, chat, read_fingerprint(folder)), chat)
-    return Model(name, folder, _packed(folder, chat, device, dtype, precision), chat)
-
-
-def _packed(folder: Path, chat: Chat, device: str, dtype: torch.dtype, precision: str | None) -> PackedBackend:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        shape, files = Shape.from_config(read_object(folder / "config.json")), weight_files(folder)
-        check_weights(shape, tensor_table(files))
-        chat.check_vocabulary(shape.vocab)
-        weights = {}
-        for file in files:
-            weights |= load_file(file)
-        check_values(shape, weights)
-        on_cpu = device == "cpu" and dtype == torch.float32
-        blocks = load_file(folder / FILE) if on_cpu and (folder / FILE).exists() else {}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{one_line(folder)}: damaged ({reason(error)}); delete it and fetch it again") from error
     except ModelError as error:
         raise ModelError(f"{one_line(folder)}: {error}") from error
+
+
+def _packed(folder: Path, chat: Chat, device: str, dtype: torch.dtype, precision: str | None) -> PackedBackend:
+    from safetensors.torch import load_file
+
+    shape, files = Shape.from_config(read_object(folder / "config.json")), weight_files(folder)
+    check_weights(shape, tensor_table(files))
+    chat.check_vocabulary(shape.vocab)
+    weights = {}
+    for file in files:
+        weights |= load_file(file)
+    check_values(shape, weights)
+    on_cpu = device == "cpu" and dtype == torch.float32
+    blocks = load_file(folder / FILE) if on_cpu and (folder / FILE).exists() else {}
     fingerprint = weights_fingerprint(weights)
     weights = {key: value.to(device, dtype) for key, value in weights.items()}
     network = Network(shape, weights, blocks)

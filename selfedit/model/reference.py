@@ -28,6 +28,7 @@ from selfedit.model.fingerprint import weights_fingerprint
 from selfedit.model.peft_folder import check_tensors, read_adapter, read_config, write_adapter
 from selfedit.model.sampling import Sampler
 from selfedit.model.schedule import Schedule
+from selfedit.model.shape import check_finite, reason, shorten
 
 TEACHER_TOKENS = 16
 """Tokens that a soft label keeps, as in the packed backend."""
@@ -45,9 +46,15 @@ def transformers_model(folder: Path, device, dtype: torch.dtype):
         raise ModelError(f"the reference backend needs {error.name}; pip install 'selfedit[bench]'") from error
     transformers.utils.logging.disable_progress_bar()
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise ModelError(f"{folder}: transformers cannot load it ({' '.join(str(error).split())[:200]})") from error
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # of many kinds
+        raise ModelError(f"transformers cannot load it ({reason(error)})") from error
+    for state in ("missing", "unexpected", "mismatched"):
+        if names := sorted(map(str, info[f"{state}_keys"])):  # transformers would start with random values
+            raise ModelError(f"the tensor {shorten(names[0])} is {state}; download the model again")
+    check_finite(dict(model.named_parameters()))
     return model.to(device).eval()
 
 
