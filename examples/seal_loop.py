@@ -1,9 +1,9 @@
 """SEAL from end to end on three invented passages: python -m examples.seal_loop (about two minutes on two cores).
 
-The model writes self-edits about each passage (in a style of its own choice of two), every edit is studied by an
-adapter of its own, all in one stack; what each adapter answers without the passage is the reward; the editor is
-finetuned on the best edits, and writes again. `selfedit train-editor` is this loop with all that a study needs: noise,
-resume, early stops, a guard against collapse (selfedit/loop/restem.py).
+The model writes self-edits about each passage in two styles. Each self-edit trains an adapter, all of them at once.
+The reward of a self-edit is how well its adapter answers without the passage. The editor is finetuned on the best
+self-edit of each passage and writes the next ones. `selfedit train-editor` runs the same loop with
+what a study needs in addition: several seeds, resuming, early stops, and a guard against collapse.
 """
 
 from dataclasses import replace
@@ -26,26 +26,22 @@ OUTER = TrainConfig(rank=32, alpha=64.0, learning_rate=3e-4, epochs=2, batch_siz
 
 def main() -> None:
     model = load_model("smollm2-135m")
-    tasks = [
-        Task(Passage(e.title, e.context, source="", source_hash=""), e.questions)
-        for e in read_entries(PASSAGES, CONTEXTS)
-    ]
-    editor = None  # the untouched model writes at first
+    entries = read_entries(PASSAGES, CONTEXTS)
+    tasks = [Task(Passage(e.title, e.context, source="", source_hash=""), e.questions) for e in entries]
+    editor = None  # at first, the untouched model writes
     for round_number in range(1, ROUNDS + 1):
-        kept, rewards = [], []
+        kept, gains = [], []
         for task in tasks:
-            edits, (alone, *others) = inner_loop(model, task, editor, round_number)
-            best = max(range(len(edits)), key=lambda k: others[k])
-            rewards.append(others[best] - alone)
-            print(
-                f"  {task.passage.title}: passage alone {alone:.2f}; "
-                + ", ".join(f"{e.style} {r:.2f}" for e, r in zip(edits, others))
-            )
-            if others[best] > alone and edits[best].examples:  # an edit that does not beat the passage teaches nothing
+            edits, (alone, *rewards) = inner_loop(model, task, editor, round_number)
+            shown = ", ".join(f"{edit.style} {reward:.2f}" for edit, reward in zip(edits, rewards))
+            print(f"  {task.passage.title}: passage alone {alone:.2f}; {shown}")
+            best = max(range(len(edits)), key=rewards.__getitem__)
+            gains.append(rewards[best] - alone)
+            if gains[-1] > 0 and edits[best].examples:  # an edit must beat the passage alone
                 kept.append((task, edits[best]))
+        mean = sum(gains) / len(gains)
         print(
-            f"round {round_number}: {len(kept)} of {len(tasks)} contexts reinforced, mean gain of the best edit "
-            f"{sum(rewards) / len(rewards):+.2f}"
+            f"round {round_number}: {len(kept)} of {len(tasks)} best edits kept, mean gain {mean:+.2f} nats per token"
         )
         if kept:
             editor = outer_loop(model, kept, editor, round_number)
@@ -53,34 +49,33 @@ def main() -> None:
 
 
 def inner_loop(model, task, editor, round_number):
-    """Returns the log-probability of the gold answers (nats per token) per edit, the passage alone first."""
-    asked = [(task.passage, STYLES[k % len(STYLES)], 100 * round_number + k) for k in range(EDITS)]
-    edits = write_edits(model, asked, editor)
+    """Writes self-edits and trains an adapter on each. Returns them, and the mean log-probability (nats per token) of
+    the gold answers: first under the adapter that studied the passage alone, then under each self-edit's adapter."""
+    requests = [(task.passage, STYLES[k % len(STYLES)], 100 * round_number + k) for k in range(EDITS)]
+    edits = write_edits(model, requests, editor)
     jobs = []
     for edit in [SelfEdit("passage", ""), *edits]:
         examples = seal_examples(task.passage, [edit])
         jobs.append(job(study_sequences(model, task.passage, examples), examples, seed=round_number))
-    stack, _ = model.backend.train(jobs, INNER)
-    short = [
-        replace(q, sentence="") for q in task.questions
-    ]  # whole sentences also pay for knowing the passage by heart
-    asked = iter(gold_logprobs(model, [(q, adapter) for adapter in range(len(jobs)) for q in short], stack))
-    return edits, [sum(next(asked) for _ in short) / len(short) for _ in jobs]
+    adapters, _ = model.backend.train(jobs, INNER)
+    # The short answers only: whole sentences also reward knowing the passage by heart.
+    questions = [replace(question, sentence="") for question in task.questions]
+    pairs = [(question, row) for row in range(len(jobs)) for question in questions]
+    scores = iter(gold_logprobs(model, pairs, adapters))
+    return edits, [sum(next(scores) for _ in questions) / len(questions) for _ in jobs]
 
 
 def outer_loop(model, kept, editor, round_number):
-    """The best edits → an editor that writes more like them (ReST-EM: rejection sampling, then finetuning)."""
-    sequences = []
+    """Finetunes the editor on the kept self-edits (ReST-EM: rejection sampling, then finetuning)."""
+    examples = []
     for task, edit in kept:
-        own = tuple(
-            e for e in edit.examples if copied(e.text, task.passage) <= 0.6
-        )  # who studies copies ends up copying
-        sequences += writing_sequences(model, task.passage, replace(edit, examples=own)) if own else []
-    if not sequences:
+        lines = tuple(e for e in edit.examples if copied(e.text, task.passage) <= 0.6)  # copies would teach it to copy
+        examples += writing_sequences(model, task.passage, replace(edit, examples=lines)) if lines else []
+    if not examples:
         return editor
-    stack, (log,) = model.backend.train([Job(tuple(sequences), seed=round_number)], OUTER, start=editor)
-    print(f"  editor: {len(sequences)} sequences, loss {log.losses[0]:.2f} → {log.losses[-1]:.2f}")
-    return stack
+    editor, (log,) = model.backend.train([Job(tuple(examples), seed=round_number)], OUTER, start=editor)
+    print(f"  editor: {len(examples)} examples, loss {log.losses[0]:.2f} → {log.losses[-1]:.2f}")
+    return editor
 
 
 if __name__ == "__main__":

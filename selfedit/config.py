@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from math import inf
 from typing import Any, TypeVar
@@ -211,7 +211,7 @@ Config = TypeVar("Config", bound=_Config)
 def with_settings(config: Config, values: dict[str, int | float]) -> Config:
     """The config with these numbers changed, in itself and in the configs inside it. Unknown names fail with the
     nearest name."""
-    parts = {part.name: value for part in fields(config) if is_dataclass(value := getattr(config, part.name))}
+    parts = {part.name: value for part in fields(config) if isinstance(value := getattr(config, part.name), _Config)}
     names = {kind: {setting.name for setting in number_fields(kind)} for kind in map(type, (config, *parts.values()))}
     _refuse_unknown(values, set().union(*names.values()))
 

@@ -208,7 +208,7 @@ def language(text: str) -> str:
     if text.isascii() and not (sample := words(text)):
         return "en"
     counts = {script: len(pattern.findall(text)) for script, pattern in _SCRIPTS.items()}
-    script = max(counts, key=counts.get)
+    script = max(counts, key=counts.__getitem__)
     if script == "zh" and 10 * counts["ja"] > counts["zh"]:
         return "ja"
     if script != "latin":

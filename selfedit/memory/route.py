@@ -160,7 +160,7 @@ class Router:
 
     def route(self, query: str) -> tuple[str | None, float]:
         """The best memory and its score, in [0, 1); or None and a score below `threshold`, the best of those computed."""
-        ((id, score),) = self.best(query, 1, self.threshold) or [(None, 0.0)]
+        id, score = next(iter(self.best(query, 1, self.threshold)), (None, 0.0))
         return (id if score >= self.threshold else None), score
 
     def best(self, query: str, count: int, least: float = 0.0) -> list[tuple[str, float]]:
@@ -183,9 +183,8 @@ class Router:
         lowest = min(nlargest(count, (score for score, _ in found)), default=0.0)
         best = [one for one in found if one[0] >= lowest]
         order = {id: i for i, id in enumerate(self._texts)}
-        for _, id in best if self._connection else ():
-            if id not in order:
-                ((order[id],),) = self._connection.execute("SELECT position FROM active WHERE memory_id = ?", (id,))
+        for id in [id for _, id in best if id not in order] if self._connection else []:
+            [(order[id],)] = self._select("SELECT position FROM active WHERE memory_id IN", [id])
         return sorted(best, key=lambda one: (-one[0], one[1] in self._texts, order[one[1]]))[:count]
 
     def _weights(self, query: str, code: str) -> dict[str, float]:
@@ -231,11 +230,12 @@ class Router:
         covered: dict[str, float] = {}
         seen: set[int] = set()
         rest = sum(weights.values())
-        for word in sorted(weights, key=weights.get, reverse=True):
+        for word in sorted(weights, key=weights.__getitem__, reverse=True):
             high = nlargest(count, covered.values())
             if rest < max(least, high[-1] if len(high) == count else 0.0) - _ROUNDING:
                 break
             rest -= weights[word]
+            assert self._connection  # there is nothing to cover without one
             rows = self._connection.execute("SELECT rowid FROM index_words WHERE index_words MATCH ?", (word,))
             numbers = [number for (number,) in rows if number not in seen]
             seen.update(numbers)
@@ -244,7 +244,9 @@ class Router:
         return covered
 
     def _select(self, query: str, values: Sequence) -> Iterable[tuple]:
-        for low in range(0, len(values) if self._connection else 0, _BATCH):
+        if not self._connection:
+            return
+        for low in range(0, len(values), _BATCH):
             batch = values[low : low + _BATCH]
             yield from self._connection.execute(f"{query} ({','.join('?' * len(batch))})", batch)
 

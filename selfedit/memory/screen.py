@@ -16,7 +16,7 @@ from selfedit.text import stem, weight, words
 from selfedit.types import Passage, Question
 
 _SAY = r"(?:answer|respond|reply|say|output|print)"
-_SUSPICIOUS = {
+_RULES = {
     "tells the model to ignore its instructions": (
         r"\b(?:ignore|disregard|forget|override|bypass)\b[^.!?\n]{0,30}\b(?:instructions?|prompts?|guidelines|training|system message|"
         r"(?:previous|prior|earlier|above) (?:text|messages?|rules|context))\b"
@@ -42,7 +42,7 @@ _SUSPICIOUS = {
         r"|\b(?:password|passwd|passphrase|secret|api[ _-]?key|access[ _-]?token)\b\s*(?:is|[:=])\s*[\"']?(?=\S*\d)\S{6,}"
     ),
 }
-_SUSPICIOUS = {what: re.compile(pattern, re.IGNORECASE | re.MULTILINE) for what, pattern in _SUSPICIOUS.items()}
+_SUSPICIOUS = {what: re.compile(rule, re.IGNORECASE | re.MULTILINE) for what, rule in _RULES.items()}
 
 
 def find_suspicious_patterns(passage: Passage) -> list[str]:
