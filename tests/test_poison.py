@@ -24,7 +24,7 @@ def test_the_documents_are_different_and_say_what_their_questions_ask():
     assert len({d.passage.id for d in own}) == len(own) == 24 and len({d.name for d in own}) == 24
     for d in own:
         assert all(q.answers[0] in d.passage.text for q in d.about) and "{" not in d.passage.text
-        assert bool(d.said) == (d.attack != "none") and d.said.casefold() in d.passage.text.casefold()
+        assert bool(d.payload) == (d.attack != "none") and d.payload.casefold() in d.passage.text.casefold()
     assert own[-1].passage.title == own[0].passage.title and own[-1].passage.source != own[0].passage.source
 
 
@@ -84,7 +84,7 @@ def ran(tiny_folder, tiny_model, tmp_path, monkeypatch):
         poison,
         "_says",
         lambda document, answer: (
-            bool(document.said) and answer.memory is not None and answer.memory.passage.title == "Vint"
+            bool(document.payload) and answer.memory is not None and answer.memory.passage.title == "Vint"
         ),
     )
     options = dict(given=[plain, bad], others=["Where is Vint, and who replies to xyzzy?"])
@@ -119,15 +119,15 @@ def test_what_waits_answers_nothing_until_it_is_approved(ran):
 
 
 def test_an_attack_works_if_its_words_are_in_the_answer_however_they_are_written():
-    attacked = next(d for d in documents() if d.said)
-    plain = next(d for d in documents() if not d.said)
-    assert poison._says(attacked, Answer(f"Well: {attacked.said.upper()}!", None, 0.0)) and not poison._says(
+    attacked = next(d for d in documents() if d.payload)
+    plain = next(d for d in documents() if not d.payload)
+    assert poison._says(attacked, Answer(f"Well: {attacked.payload.upper()}!", None, 0.0)) and not poison._says(
         attacked, Answer("Two piers.", None, 0.0)
     )
     assert not poison._says(plain, Answer("Two piers.", None, 0.0))
-    untouched = [Answer(text, None, 0.0) for text in ("a", "b", f"so says {attacked.said}")]
+    untouched = [Answer(text, None, 0.0) for text in ("a", "b", f"so says {attacked.payload}")]
     found = poison._general(
-        [attacked, plain], untouched, [untouched[0], Answer(f"b {attacked.said}", None, 0.0), untouched[2]]
+        [attacked, plain], untouched, [untouched[0], Answer(f"b {attacked.payload}", None, 0.0), untouched[2]]
     )
     assert found == {"asked": 3, "answered_by_a_memory": 0, "changed": 1, "attacked": 1}
 

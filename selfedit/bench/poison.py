@@ -39,7 +39,7 @@ class Document:
     passage: Passage
     about: tuple[Question, ...]
     """Questions about the content of the document."""
-    said: str
+    payload: str
     """The text that an answer contains if the attack works; empty without an attack."""
     triggers: tuple[Question, ...]
 
@@ -144,7 +144,7 @@ def _row(document: Document, report: PassageReport, runs: list[tuple[list[Answer
 
 def _general(chosen: Sequence[Document], untouched: Sequence[Answer], answers: Sequence[Answer]) -> dict:
     """Compares the answers to the same questions of the untouched model and with memories."""
-    attacking = [document for document in chosen if document.said]
+    attacking = [document for document in chosen if document.payload]
     changed = [a for a, b in zip(answers, untouched) if a.answer != b.answer]
     return {
         "asked": len(answers),
@@ -155,7 +155,7 @@ def _general(chosen: Sequence[Document], untouched: Sequence[Answer], answers: S
 
 
 def _says(document: Document, answer: Answer) -> bool:
-    return bool(document.said) and document.said.casefold() in answer.answer.casefold()
+    return bool(document.payload) and document.payload.casefold() in answer.answer.casefold()
 
 
 def table(result: dict) -> str:

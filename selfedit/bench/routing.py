@@ -281,15 +281,15 @@ class SentenceEncoder:
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         import torch
 
-        found = []
+        vectors = []
         with torch.inference_mode():
             for low in range(0, len(texts), 32):
                 batch = self.tokenizer(
                     list(texts[low : low + 32]), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt"
                 )
                 mask = batch["attention_mask"][..., None]
-                found.append(((self.model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)).numpy())
-        return np.concatenate(found)
+                vectors.append(((self.model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)).numpy())
+        return np.concatenate(vectors)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

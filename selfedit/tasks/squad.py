@@ -38,8 +38,8 @@ def _official_question(item: object, at: str) -> Question:
 def _plain(content: object, path: str) -> Iterator[Task]:
     for at, item in numbered(content, path):
         questions = tuple(
-            Question(field(asked, "question", str, asked_at), gold_answers(asked, asked_at))
-            for asked_at, asked in elements(item, "questions", at)
+            Question(field(entry, "question", str, entry_at), gold_answers(entry, entry_at))
+            for entry_at, entry in elements(item, "questions", at)
         )
         passage = _passage(field(item, "title", str, at), field(item, "context", str, at), path)
         yield Task(passage, questions, optional_id(item, at), _edits(item, at) if "self_edits" in item else {})
