@@ -4,8 +4,9 @@ Text is compared in the form that `plain` gives: one encoding per character (NFK
 letters) and no invisible characters. Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese have no reliable spaces
 between words: there `words` returns single characters, and `terms`, which retrieval compares, runs of characters.
 
-Libraries: `Stemmer` (Snowball) removes endings, `sentencex` finds the ends of sentences, `stopwordsiso` lists function
-words, by which languages in Latin letters are told apart, and `regex` knows the properties of characters.
+Libraries: `Stemmer` (Snowball) removes the endings of other languages than English, `sentencex` finds the ends of
+sentences, `stopwordsiso` lists function words, by which languages in Latin letters are told apart, and `regex` knows the
+properties of characters.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ _STEMMERS = dict(
     da="danish",
     de="german",
     el="greek",
-    en="english",
     es="spanish",
     et="estonian",
     eu="basque",
@@ -75,6 +75,7 @@ _COMPOUNDING = frozenset("da de et fi hu nl no sv".split())
 """Languages that write compounds as one word."""
 _PART = 5
 """Letters of the shortest part of a compound that is a term of its own."""
+_ROOT = 5
 _SAMPLE = 4000
 """Characters of a text from which its language is recognized."""
 
@@ -86,6 +87,9 @@ _CLUSTERS = regex.compile(r"\X")
 _HIRAGANA = regex.compile(r"\p{Hiragana}+")
 _SOUTH_EAST = regex.compile(r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
 _INVISIBLE = regex.compile(r"[\u00AD\u061C\u180E\u200B-\u200F\u202A-\u202E\u2060-\u2064\uFE00-\uFE0F\uFEFF]")
+_ENGLISH_ENDING = regex.compile(r"(?<=\p{L}{3})(?:ing|ed|ies|es|e|s|y)$")
+"""Snowball's English stemmer finds as many memories and lets a few more foreign questions pass (docs/LOG.md), and the
+router's thresholds were fitted with these endings."""
 _POSSESSIVE = regex.compile(r"['’]s\b")
 _ACCENTS = regex.compile(r"[\u0300-\u036F]+")
 _NOT_AN_END = regex.compile(
@@ -144,11 +148,24 @@ def _runs(text: str) -> list[str]:
 def stem(word: str, language: str = "en") -> str:
     """The word in lower case without its ending and accents; a common English word stays as it is."""
     word = word.casefold()
-    if language in _STEMMERS and not (language == "en" and word in _RANKS):
+    if language == "en":
+        word = without_accents(word)
+        return word if word in _RANKS else _ENGLISH_ENDING.sub("", word)
+    if language in _STEMMERS:
         word = _stemmer(_STEMMERS[language]).stemWord(word)
-    if word.isascii():
-        return word
-    return unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", word)))
+    return without_accents(word)
+
+
+def root(word: str) -> str:
+    """The beginning that a word shares with words derived from it (Norway, Norwegian); a number as it is."""
+    return word if word[:1].isdigit() else word.casefold()[:_ROOT]
+
+
+def without_accents(text: str) -> str:
+    """The text with plain Latin, Greek and Cyrillic letters; marks of other scripts, which are letters there, stay."""
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", text)))
 
 
 _stemmer = cache(Stemmer.Stemmer)
@@ -179,8 +196,8 @@ def _function_characters() -> frozenset[str]:
 
 
 def terms(text: str, language: str) -> list[tuple[str, str]]:
-    """What retrieval compares, in order: (as it is spelled, term) of each word; of unspaced scripts, of overlapping runs of
-    two characters (three in the scripts of South East Asia, whose characters tell less)."""
+    """What retrieval compares, in order, as (spelling, term): each word; in unspaced scripts each run of two characters
+    (three in the scripts of South East Asia, whose characters tell less)."""
     found: list[tuple[str, str]] = []
     for run in _runs(text):
         if not _IS_UNSPACED.match(run):

@@ -236,3 +236,15 @@ def test_it_agrees_with_the_strong_judge_on_titles_it_was_not_fitted_on(verdicts
     print(f"accuracy {agreed:.4f}, kappa {kappa:.4f}, n={len(unseen)}")
     assert agreed > 0.88
     assert kappa > 0.745
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong", "question"),
+    [
+        ("罗启明", "工程师罗启明设计了缆车。", "王小明", "灰岸镇的缆车是谁设计的？"),
+        ("黒田修一", "技師の黒田修一です", "山本太郎", "灯台を設計したのは誰ですか？"),
+        ("रघुवीर लोटा", "अभियंता रघुवीर लोटा ने", "मोहन दास", "रोपवे किसने बनाया?"),
+    ],
+)
+def test_words_are_found_in_scripts_without_spaces_or_with_vowel_signs(gold, right, wrong, question):
+    assert is_correct(right, [gold], question) and not is_correct(wrong, [gold], question)

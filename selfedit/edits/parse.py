@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from selfedit.text import language, split_sentences
+from selfedit.text import language, split_sentences, words
 from selfedit.types import Example, Passage, Question
 
 _BULLETS = "-*+•◦▪–—"
@@ -208,7 +208,7 @@ def _is_frame(line: str, title: str) -> bool:
 
 
 def _key(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"\w+", text.lower()))
+    return tuple(word.casefold() for word in words(text))
 
 
 def _runs(words: tuple[str, ...], length: int) -> list[tuple[str, ...]]:

@@ -22,6 +22,7 @@ from selfedit.errors import SelfeditError
 from selfedit.model.backend import Adapters, Request
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
+from selfedit.text import plain, root
 from selfedit.types import Example, Passage, SelfEdit, stable_seed
 
 
@@ -147,16 +148,15 @@ _WORD = re.compile(r"\w[\w'’.-]*\w|\w")
 
 def invents(example: Example, passage: Passage) -> bool:
     """Returns whether the example has a number, or a name inside a sentence, that the passage and its title lack."""
-    known = {_stem(word) for word in _WORD.findall(f"{passage.title} {passage.text}")}
-    for text in (example.prompt, example.text):
+    known = {_root(word) for word in _WORD.findall(plain(f"{passage.title} {passage.text}"))}
+    for text in (plain(example.prompt), plain(example.text)):
         for match in _WORD.finditer(text):
             word, before = match[0], text[: match.start()].rstrip()
             inside = before and before[-1] not in '.!?:"“'
-            if (word[0].isdigit() or (inside and word[0].isupper() and len(word) > 1)) and _stem(word) not in known:
+            if (word[0].isdigit() or (inside and word[0].isupper() and len(word) > 1)) and _root(word) not in known:
                 return True
     return False
 
 
-def _stem(word: str) -> str:
-    word = word.casefold().replace("’", "'").removesuffix("'s").rstrip("'.")
-    return word[:5] if not word[0].isdigit() else word
+def _root(word: str) -> str:
+    return root(word.replace("’", "'").removesuffix("'s").rstrip("'."))

@@ -26,6 +26,7 @@ from selfedit.edits.styles import QUESTION_EXAMPLES
 from selfedit.judge.grading import continues_with, f1, is_correct, normalize
 from selfedit.model.backend import Request
 from selfedit.model.load import Model
+from selfedit.text import root, words
 from selfedit.types import Example, Passage, Progress, Question, SelfEdit, Task, no_progress, stable_seed
 
 CHECK_TOKENS = 24
@@ -102,10 +103,10 @@ def check(
 
 def find_supporting_sentence(passage: Passage, question: Question) -> str:
     """Returns the sentence with an accepted answer that shares most words with the question; empty if there is none."""
-    question_words = set(re.findall(r"\w+", question.question.casefold()))
+    question_words = set(words(question.question.casefold()))
     answer = re.compile("|".join(rf"(?<!\w){re.escape(gold)}(?!\w)" for gold in question.answers), re.IGNORECASE)
     candidates = [s for s in sentences(passage.text) if answer.search(s)]
-    return max(candidates, key=lambda s: len(question_words & set(re.findall(r"\w+", s.casefold()))), default="")
+    return max(candidates, key=lambda s: len(question_words & set(words(s.casefold()))), default="")
 
 
 def with_sentences(task: Task) -> Task:
@@ -197,8 +198,7 @@ def _split(questions: list[Question], dropped: Counter, seed: int) -> Quiz:
 
 def _fault(question: str, span: str, taken: set[str]) -> str:
     """Returns why a written question is unusable, or an empty text; `taken`: the questions written before."""
-    words = question.split()
-    if not question.endswith("?") or not 4 <= len(words) <= 30:
+    if not question.endswith("?") or not 4 <= len(question.split()) <= 30:
         return "not a question"
     if normalize(span) in normalize(question):
         return "the question gives the answer away"
@@ -221,7 +221,7 @@ def _first_words(span: str) -> tuple[str, ...]:
 
 
 def _is_about(question: str, passage: Passage) -> bool:
-    """Returns whether the passage has most of the question's longer words, compared by their first five letters."""
-    known = {word[:5] for word in re.findall(r"\w+", f"{passage.title} {passage.text}".casefold())}
-    words = [word for word in re.findall(r"\w+", question.casefold()) if len(word) > 3]
-    return sum(word[:5] in known for word in words) >= MIN_KNOWN * len(words)
+    """Returns whether the passage has most of the question's longer words, compared by their roots."""
+    known = set(map(root, words(f"{passage.title} {passage.text}")))
+    longer = [word for word in words(question) if len(word) > 3]
+    return sum(root(word) in known for word in longer) >= MIN_KNOWN * len(longer)

@@ -12,6 +12,7 @@ import random
 import re
 
 from selfedit.edits.parse import sentences
+from selfedit.text import words
 from selfedit.types import Passage, Question
 
 _CAPITAL = r"[^\W\d_a-zß-öø-ÿ]"
@@ -74,7 +75,7 @@ def keyword_questions(passage: Passage, draws: int, seed: int = 0) -> list[Quest
     The order is: one question for every sentence, then the next question for every sentence, and so on.
     """
     rng = random.Random(seed)
-    long = [s for s in sentences(passage.text) if len(re.findall(r"\w+", s)) >= MIN_WORDS]
+    long = [s for s in sentences(passage.text) if len(words(s)) >= MIN_WORDS]
     return [Question(_keyword_question(s, passage.title, rng), (s,), sentence=s) for _ in range(draws) for s in long]
 
 
@@ -90,14 +91,14 @@ _WITH_TITLE = (
 
 
 def _keyword_question(sentence: str, title: str, rng: random.Random) -> str:
-    words = sentence.rstrip(" .!?…").split()
-    enough = min(2, sum(len(word) > 3 for word in words))
+    spelled = sentence.rstrip(" .!?…").split()
+    enough = min(2, sum(len(word) > 3 for word in spelled))
     for _ in range(20):  # until enough words are kept to identify the sentence
-        kept = [word for word in words if rng.random() < (0.6 if len(word) > 3 else 0.4)]
+        kept = [word for word in spelled if rng.random() < (0.6 if len(word) > 3 else 0.4)]
         if kept and sum(len(word) > 3 for word in kept) >= enough:
             break
     else:
-        kept = words
+        kept = spelled
     start = rng.randrange(len(kept)) if rng.random() < 0.5 else 0
     cue = " ".join(kept[start:] + kept[:start]).strip(" ,;:.")
     form = rng.choice(_WITH_TITLE) if title and rng.random() < 0.6 else "{opener} {cue}?"
@@ -119,8 +120,13 @@ def span_questions(passage: Passage, text: str, limit: int, seed: int = 0) -> li
 
 
 def _question_word(span: str) -> str:
-    words = {"year": "which year", "date": "which date", "count": f"how many {_counted(span)}", "name": "who or what"}
-    return words.get(kind_of(span), "what")
+    question_words = {
+        "year": "which year",
+        "date": "which date",
+        "count": f"how many {_counted(span)}",
+        "name": "who or what",
+    }
+    return question_words.get(kind_of(span), "what")
 
 
 def kind_of(span: str) -> str:
@@ -139,4 +145,4 @@ def _counted(span: str) -> str:
 
 def _names(text: str) -> set[str]:
     """Returns the longer words of a text, which may name its topic."""
-    return {word for word in re.findall(r"\w+", text.casefold()) if len(word) > 3}
+    return {word for word in words(text.casefold()) if len(word) > 3}

@@ -1,10 +1,15 @@
 """Which memory answers a question: query → the id of the memory that knows, or None (the untouched model answers).
 
-Score: how much of the question's weight do the words of some stretch of 120 words of a memory cover? The weight of a word
-must make sense with one memory as with a thousand, so it comes from the language and not from the store alone: at most
-half for the commonest English words, 1 for any other, more for a name, less where many memories have it. Stretches make a
-long document comparable to a short one; the best of many is higher by chance, so the threshold grows with their number.
-The question is read in the language of each memory (its stems, its common words), so nobody has to guess its language.
+Score: the share of the question's weight that the words of the best stretch of 120 words of a memory cover. The weight of
+a word must make sense with one memory as with a thousand, so it comes from the language and not from the store alone: at
+most 0.5 for the commonest English words, 1 for any other, more for a name, less where many memories have it. Stretches
+make a long document comparable to a short one; the best of many is higher by chance, so the threshold grows with their
+number. The question is read in the language of each memory (its stems, its common words), so its own language need not be
+recognized.
+
+Recall of the right memory / false accepts among 1, 5, 20 and 60 memories: .993/.020, .989/.037, .980/.039, .956/.033
+(means of SQuAD train199 passages and fictional public65 documents, 596 to 3,538 queries; false: 800 questions of TriviaQA,
+NQ, other SQuAD articles, GSM8K and CommonsenseQA; `pytest -s tests/test_route.py`).
 
 Index: FTS5 in the store's database finds the memories that have a word; `index_memories` has the words of each stretch,
 with which the few memories that can reach the threshold are scored exactly. Triggers keep FTS5 equal to the memories in
@@ -159,7 +164,7 @@ class Router:
         return max(self._least, _THRESHOLD + _PER_STRETCH * log(max(1, stretches)))
 
     def route(self, query: str) -> tuple[str | None, float]:
-        """The best memory and its score, in [0, 1); or None and a score below `threshold`, the best of those computed."""
+        """The best memory and its score, in [0, 1), or None and a score below `threshold` that some memory has."""
         id, score = next(iter(self.best(query, 1, self.threshold)), (None, 0.0))
         return (id if score >= self.threshold else None), score
 

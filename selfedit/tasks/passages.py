@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from selfedit.text import count_words, length_units, sentence_ends
 from selfedit.types import Passage, text_hash
 
 WHOLE_FACTOR = 1.25
@@ -28,14 +29,18 @@ MIN_PIECE_WORDS = 5
 
 SECTION_COST, PARAGRAPH_COST = 0.0, 0.05
 
-_CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]{{1,20}}")
-_SENTENCE_END = re.compile(
-    r"(?<=[.!?])(?<!\b[A-Za-z]\.)(?<!\b[DMS][rst]\.)(?<!\bMrs\.)"  # not after an initial, Dr., Mr., Ms., St., Mrs.
-    r"[\"')\]”’]*\s+(?=[^\sa-z])"
-    r"|[。！？]+[」』”]*\s*"
+
+def _matches(pattern: str) -> Callable[[str], Iterator[int]]:
+    return lambda text: (match.end() for match in re.finditer(pattern, text))
+
+
+_SENTENCE_CUT, *_FINER_CUTS = (
+    (sentence_ends, 0.2),
+    (_matches(r"\n"), 0.3),
+    (_matches(r"\s+"), 0.5),
+    (length_units, 1.0),
 )
-_SENTENCE_CUT, *_FINER_CUTS = ((_SENTENCE_END, 0.2), (re.compile(r"\n"), 0.3), (re.compile(r"\s+"), 0.5), (_WORD, 1.0))
+"""Where a paragraph may be cut, and the cost of a break there."""
 _FENCE = re.compile(r"^ {0,3}(```+|~~~+)", re.MULTILINE)
 _HEADING = re.compile(r"#{1,6} .*\S")
 
@@ -69,15 +74,6 @@ def split_passages(title: str, text: str, source: str, *, passage_words: int, is
         part = "".join(piece.text for piece in group).strip("\n").rstrip()
         passages.append(Passage(_title(title, group), part, source, source_hash, index))
     return passages
-
-
-def count_words(text: str) -> int:
-    """Counts words between white space.
-
-    A word of more than 20 characters (a URL, minified code) counts as several, and a Chinese or Japanese character
-    counts as one, so that text without spaces has a length, too.
-    """
-    return len(_WORD.findall(text))
 
 
 def heading_text(line: str) -> str:
@@ -121,17 +117,17 @@ def _cut(piece: _Piece, longest: int, is_code: bool) -> list[_Piece]:
     """Returns the piece, or slices of at most `longest` words, cut at the coarsest breaks that allow this."""
     by_line = is_code or _FENCE.search(piece.text)
     parts = [piece]
-    for pattern, cost in _FINER_CUTS if by_line else (_SENTENCE_CUT, *_FINER_CUTS):
+    for find_ends, cost in _FINER_CUTS if by_line else (_SENTENCE_CUT, *_FINER_CUTS):
         parts = [
-            finer for part in parts for finer in ([part] if part.words <= longest else _slices(part, pattern, cost))
+            finer for part in parts for finer in ([part] if part.words <= longest else _slices(part, find_ends, cost))
         ]
     return parts
 
 
-def _slices(piece: _Piece, pattern: re.Pattern, cost: float) -> Iterator[_Piece]:
+def _slices(piece: _Piece, find_ends: Callable[[str], Iterator[int]], cost: float) -> Iterator[_Piece]:
     """Cuts the piece after each match; a slice of fewer than MIN_PIECE_WORDS joins the next one."""
     start, before = 0, piece.cost
-    for end in [*(match.end() for match in pattern.finditer(piece.text)), len(piece.text)]:
+    for end in [*find_ends(piece.text), len(piece.text)]:
         text = piece.text[start:end]
         words = count_words(text)
         if words >= MIN_PIECE_WORDS or end == len(piece.text) and text:
