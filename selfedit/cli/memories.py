@@ -206,14 +206,14 @@ def _note_other_models(arguments, store, model) -> None:
 def _why(store, question: str, answer) -> dict:
     from selfedit.ask import nearest_example, nearest_sentence
     from selfedit.disk import file_hash
-    from selfedit.memory.folders import WEIGHTS
+    from selfedit.memory.adapters import WEIGHTS
 
     if answer.memory is None:
         return {"why": f"no memory fits (best score {answer.score:.2f}); the untouched model answered"}
     entry = answer.memory
     nearest = nearest_example(question, store.edits(entry.id))
-    adapter = store.answering_path(entry.id)
-    shared = "" if adapter.name == entry.id else f"; it answers from the adapter {adapter.name}, which it shares"
+    adapter, shared_id = store.answering_path(entry.id), store.shared_adapter(entry.id)
+    shared = f"; it answers from the adapter {shared_id}, which it shares" if shared_id else ""
     return {
         "why": f"memory {entry.id} fits (score {answer.score:.2f}){shared}",
         "edit": f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself",

@@ -102,16 +102,16 @@ def connect(path: Path | str, readonly: bool = False, timeout_s: float = BUSY_TI
     try:
         if readonly:
             connection = _readable(connection, path, timeout_s)
-        else:
+        version = _user_version(connection, path)
+        if version < len(MIGRATIONS) and readonly:
+            raise MemoryStoreError(f"{path} is of an older selfedit and cannot be upgraded, as it is read-only")
+        connection.execute("PRAGMA foreign_keys = ON")
+        if not readonly:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA secure_delete = ON")
-        connection.execute("PRAGMA foreign_keys = ON")
-        version = _user_version(connection, path)
-        if not readonly and version < len(MIGRATIONS):
-            _upgrade(connection, path)
-        elif version < len(MIGRATIONS):
-            raise MemoryStoreError(f"{path} is of an older selfedit and cannot be upgraded, as it is read-only")
+            if version < len(MIGRATIONS):
+                _upgrade(connection, path)
         return connection
     except BaseException:
         connection.close()
@@ -164,11 +164,30 @@ def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
         raise
 
 
+def empty() -> sqlite3.Connection:
+    """A database in memory that holds nothing."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    for migration in MIGRATIONS:
+        migration(connection)
+    return connection
+
+
 def create_index(connection: sqlite3.Connection) -> None:
     """Creates an empty retrieval index and notes its format."""
     if create := getattr(route, "create", None):
         create(connection)
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('index_format', ?)", (str(route.FORMAT),))
+
+
+def index_add(connection: sqlite3.Connection, id: str, model_hash: str, text: str) -> None:
+    if add := getattr(route, "add", None):
+        index_remove(connection, id)
+        add(connection, id, model_hash, text)
+
+
+def index_remove(connection: sqlite3.Connection, id: str) -> None:
+    if remove := getattr(route, "remove", None):
+        remove(connection, id)
 
 
 def drop_index(connection: sqlite3.Connection) -> None:

@@ -1,0 +1,162 @@
+"""Rows of the database ↔ what the program works with: `MemoryEntry`, self-edits, shared adapters.
+
+Passage, scores and edits are JSON, compressed. `seal` is the SHA-256 of a row: the version that kept a memory has it too,
+so a changed row is found when it is read, and a changed row with a changed seal when the store is verified.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from hashlib import sha256
+
+from selfedit.errors import MemoryStoreError
+from selfedit.memory.adapters import StoredAdapter
+from selfedit.memory.versions import checked_id, now
+from selfedit.types import Example, MemoryEntry, Passage, SelfEdit, text_hash
+
+COLUMNS = (
+    "memories.id, passage_id, model, model_hash, adapter, adapter_hash, created, size_bytes, record, memories.seal"
+)
+
+
+def memory_id(adapter_hash: str, passage: Passage, model_hash: str) -> str:
+    return text_hash(adapter_hash, passage.id, model_hash)[:12]
+
+
+def learned_text(passage: Passage, edits: Sequence[SelfEdit]) -> str:
+    """The text that retrieval indexes for a memory, without repetitions: more text only looks less like a question."""
+    flat = " ".join(passage.text.split())
+    studied = dict.fromkeys(e.text for edit in edits for e in edit.examples if " ".join(e.text.split()) not in flat)
+    return "\n".join([passage.title, passage.text, *studied])
+
+
+def write(
+    connection: sqlite3.Connection,
+    adapter: StoredAdapter,
+    model: str,
+    model_hash: str,
+    passage: Passage,
+    edits: Sequence[SelfEdit],
+    scores: dict,
+) -> str:
+    """Stores a memory, in the place of a damaged row with its id. Returns the row's seal."""
+    packed_edits, record = packed(passage, edits, scores)
+    id, size_bytes = memory_id(adapter.weights_hash, passage, model_hash), adapter.size_bytes + len(packed_edits)
+    fields = (id, passage.id, model, model_hash, adapter.address, adapter.weights_hash, now(), size_bytes + len(record))
+    insert(connection, (*fields, record), packed_edits, row_seal := seal(*fields, record))
+    return row_seal
+
+
+def packed(passage: Passage, edits: Sequence[SelfEdit], scores: dict) -> tuple[bytes, bytes]:
+    """The columns `edits` and `record`; the latter has the hash of the former."""
+    packed_edits = pack([asdict(edit) for edit in edits])
+    return packed_edits, pack({"passage": asdict(passage), "scores": scores, "edits": sha256(packed_edits).hexdigest()})
+
+
+def insert(connection: sqlite3.Connection, fields: tuple, edits: bytes, seal: str) -> None:
+    names = "id passage_id model model_hash adapter adapter_hash created size_bytes record edits seal".split()
+    updates = ", ".join(f"{name} = excluded.{name}" for name in names)
+    connection.execute(
+        f"INSERT INTO memories({', '.join(names)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        f"ON CONFLICT(id) DO UPDATE SET {updates}",
+        (*fields, edits, seal),
+    )
+
+
+def entry(row: tuple) -> MemoryEntry:
+    """The entry of a row of `COLUMNS`; raises MemoryStoreError if the row is not what was stored."""
+    *fields, row_seal = row
+    id, _, model, model_hash, _, adapter_hash, created, size_bytes, packed = fields
+    try:
+        if row_seal != seal(*fields):
+            raise ValueError("its record has changed")
+        record = unpack(packed)
+        passage = Passage(**record["passage"])
+        if memory_id(adapter_hash, passage, model_hash) != id:
+            raise ValueError("its id does not fit it")
+        return MemoryEntry(id, model, model_hash, adapter_hash, created, size_bytes, passage, record["scores"])
+    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+        raise corrupt(checked_id(id), error) from error
+
+
+def load_edits(connection: sqlite3.Connection, id: str) -> list[SelfEdit]:
+    packed, record = connection.execute("SELECT edits, record FROM memories WHERE id = ?", (id,)).fetchone()
+    try:
+        if sha256(packed).hexdigest() != unpack(record)["edits"]:
+            raise ValueError("its edits have changed")
+        return [
+            SelfEdit(**edit | {"examples": tuple(Example(**x) for x in edit["examples"])}) for edit in unpack(packed)
+        ]
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise corrupt(id, error) from error
+
+
+def corrupt(id: str, error: object) -> MemoryStoreError:
+    return MemoryStoreError(f"memory {id} is corrupt: {error}; `selfedit memory forget {id}` deletes it")
+
+
+# Shared adapters
+
+
+def shared_id(adapter: StoredAdapter, members: Sequence[str], rehearsed: Sequence[str]) -> str:
+    return text_hash(adapter.weights_hash, *members, "", *rehearsed)[:12]
+
+
+def write_shared(
+    connection: sqlite3.Connection,
+    adapter: StoredAdapter,
+    members: Sequence[str],
+    rehearsed: Sequence[str],
+    scores: dict,
+) -> tuple[str, str]:
+    """Stores a shared adapter unless it is there already; returns its id and its seal."""
+    id = shared_id(adapter, members, rehearsed)
+    row = connection.execute("SELECT * FROM shared WHERE id = ?", (id,)).fetchone()
+    if row and row[-1] == seal(*row[:-1]):
+        return id, row[-1]
+    record = pack({"members": list(members), "rehearsed": list(rehearsed), "scores": scores})
+    fields = (id, adapter.address, adapter.weights_hash, now(), record)
+    connection.execute("INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?, ?, ?)", (*fields, row_seal := seal(*fields)))
+    return id, row_seal
+
+
+def shared_adapter(connection: sqlite3.Connection, id: str) -> tuple[str, str]:
+    """The address of a shared adapter and the hash of its weights."""
+    row = connection.execute("SELECT * FROM shared WHERE id = ?", (id,)).fetchone()
+    if not row or row[-1] != seal(*row[:-1]):
+        raise corrupt_shared(id, "its record has changed" if row else "it is missing")
+    return row[1], row[2]
+
+
+def corrupt_shared(id: str, error: object) -> MemoryStoreError:
+    return MemoryStoreError(f"shared adapter {id} is corrupt: {error}; `selfedit memory consolidate` makes it anew")
+
+
+def trained_on(connection: sqlite3.Connection, ids: Collection[str]) -> list[str]:
+    """The shared adapters that were trained on any of these memories, or that no longer say on which."""
+    found = []
+    for id, packed in connection.execute("SELECT id, record FROM shared"):
+        try:
+            record = unpack(packed)
+            known = {*record["members"], *record["rehearsed"]}
+        except (ValueError, KeyError, TypeError, zlib.error):
+            known = {*ids}
+        if known & {*ids}:
+            found.append(id)
+    return found
+
+
+def pack(value: object) -> bytes:
+    return zlib.compress(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(), 9)
+
+
+def unpack(data: bytes):
+    return json.loads(zlib.decompress(data))
+
+
+def seal(*fields: object) -> str:
+    return text_hash(*(sha256(f).hexdigest() if isinstance(f, bytes) else str(f) for f in fields))
