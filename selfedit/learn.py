@@ -103,6 +103,7 @@ def learn(
     learned once. When all passages of a document are done, memories of passages that are no longer in it are
     superseded, unless one of the new memories is in quarantine or none was kept.
     """
+    store.check_writable()  # before the work, not after it
     user_questions = assign(quiz, passages)
     if idle := [q for q in quiz if not any(q in questions for questions in user_questions.values())]:
         notify(

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import socket
 import subprocess
 import sys
@@ -376,7 +377,7 @@ def test_a_home_under_a_file_is_one_line_for_every_verb(tmp_path, refusal, tiny)
 
 
 def test_a_memory_with_a_changed_byte_does_not_answer(kept, home, tmp_path, refusal, answer, tiny):
-    weights = home / "memories" / kept.id / WEIGHTS_FILE
+    weights = MemoryStore(home).adapter_path(kept.id) / WEIGHTS_FILE
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
@@ -438,7 +439,7 @@ def test_of_several_that_fit_alike_the_answer_that_is_most_certain_is_taken(
             MemoryStore(own).add(lambda folder, stack=stack: stack.save(0, folder, "tiny"), passage=passage, **fields)
     for source, own in ((PASSAGE.source, kept), (twin.source, MemoryStore(tmp_path / "twin").active()[0])):
         stack = load_adapters(
-            tiny_model.backend.network, [(home if own is kept else tmp_path / "twin") / "memories" / own.id]
+            tiny_model.backend.network, [MemoryStore(home if own is kept else tmp_path / "twin").adapter_path(own.id)]
         )
         (tokens,) = tiny_model.backend.generate([Request(prompt, 0, 8)], stack)
         (certain,) = gold_logprobs(
@@ -460,7 +461,7 @@ def test_sources_that_disagree_are_shown_whichever_answers(kept, home, answer, o
     disagrees = _disagreements(tiny_model, other, MemoryStore(home))
     assert disagrees == [{"memory": kept.id, "source": PASSAGE.source, "here": other.text, "there": PASSAGE.text}]
     entry = MemoryStore(home).add(
-        partial(copy_adapter, home / "memories" / kept.id),
+        partial(copy_adapter, MemoryStore(home).adapter_path(kept.id)),
         model="tiny",
         model_hash=tiny_model.fingerprint,
         passage=other,
@@ -587,7 +588,7 @@ def test_what_is_disabled_is_listed_no_more_and_rolling_back_or_approving_brings
 
 def test_what_is_forgotten_is_gone_from_the_disk_and_a_rollback_says_so(kept, home, answer, output):
     assert answer("memory", "forget", "vellmar.txt", "--yes")["memories"] == [kept.id]
-    assert list((home / "memories").iterdir()) == []
+    assert not [path for path in (home / "adapters").iterdir() if path.name != ".staging"]
     assert answer("memory", "list", "--all")["memories"] == []
     assert output("memory", "rollback")[0].splitlines()[1] == f"left out, as forgotten for good: {kept.id}"
 
@@ -596,7 +597,7 @@ def test_what_shared_an_adapter_with_a_forgotten_memory_is_consolidated_anew(
     kept, home, answer, output, tiny, tiny_model
 ):
     store = MemoryStore(home)
-    save = partial(copy_adapter, home / "memories" / kept.id)
+    save = partial(copy_adapter, MemoryStore(home).adapter_path(kept.id))
     fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [EDIT]}
     scores = SCORES | {
         "after": SCORES["after"] | {"correct": [False] * len(kept.questions)}
@@ -625,13 +626,15 @@ def test_what_shared_an_adapter_with_a_forgotten_memory_is_consolidated_anew(
 
 def test_a_memory_is_forgotten_where_one_that_shared_its_adapter_is_corrupt(kept, home, output, tiny, tiny_model):
     store = MemoryStore(home)
-    save = partial(copy_adapter, home / "memories" / kept.id)
+    save = partial(copy_adapter, MemoryStore(home).adapter_path(kept.id))
     fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [EDIT], "scores": SCORES}
     others = [
         store.add(save, passage=replace(PASSAGE, text=f"Tower {i} was built by Ada Quill."), **fields) for i in range(2)
     ]
     store.share(save, [kept, *others], {})
-    (home / "memories" / others[0].id / "source.json").write_text("{")
+    database = sqlite3.connect(home / "memory.db")
+    database.execute("UPDATE memories SET record = x'00' WHERE id = ?", (others[0].id,))
+    database.commit()
     said = output("memory", "forget", kept.id, "--yes", *tiny)[0]
     assert (
         said.startswith("version 5: forget; in force: ")
@@ -834,8 +837,8 @@ def test_a_memory_is_tested_with_its_judging_questions_as_a_person_would_ask_the
 def test_verify_says_that_all_is_well_or_what_is_not(kept, home, answer, output, refusal):
     assert answer("memory", "verify") == {"memories": 1, "versions": 1, "faults": []}
     assert output("memory", "verify")[0] == "1 memory, 1 version: every hash is right\n"
-    (home / "memories" / kept.id / "edits.jsonl").write_bytes(b"")
-    assert "edits.jsonl has changed" in refusal("memory", "verify")
+    (MemoryStore(home).adapter_path(kept.id) / WEIGHTS_FILE).write_bytes(b"")
+    assert f"{WEIGHTS_FILE} has changed" in refusal("memory", "verify")
 
 
 def test_a_memory_that_is_not_there_is_one_line(kept, refusal, tmp_path):
@@ -847,7 +850,7 @@ def test_a_memory_that_is_not_there_is_one_line(kept, refusal, tmp_path):
 def test_an_export_is_the_adapter_byte_for_byte(kept, home, tmp_path, answer, refusal, tiny_model):
     to = tmp_path / "out"
     assert answer("memory", "export", kept.id, "--to", to) == {"exported": kept.id, "to": str(to)}
-    stored = home / "memories" / kept.id
+    stored = MemoryStore(home).adapter_path(kept.id)
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         assert (to / name).read_bytes() == (stored / name).read_bytes()
     assert torch.equal(
@@ -906,7 +909,7 @@ def test_learning_that_keeps_nothing_ends_with_3_and_says_so_in_numbers(document
     )
     assert sum(record["dropped"].values()) > 0
     assert answer(*command, code=3) == summary  # the second run finds the first one's record, its seconds too
-    assert not (home / "memories").exists()
+    assert not (home / "adapters").exists()
 
 
 def test_without_json_the_reason_stands_above_the_table(document, output, roomy_folder):

@@ -76,8 +76,8 @@ def test_those_that_hold_share_it_and_the_others_stay_apart(store, tiny_model, m
     questions = [q for entry in store.active() for q in entry.questions]
     answered = ask(tiny_model, store, questions, max_new_tokens=3)
     assert {a.memory.id for a in answered} == {first, second, third}
-    shared = load_adapters(tiny_model.backend.network, [store.home / "shared" / report.shared])
-    own = load_adapters(tiny_model.backend.network, [store.home / "memories" / second])
+    shared = load_adapters(tiny_model.backend.network, [store.answering_path(first)])
+    own = load_adapters(tiny_model.backend.network, [store.adapter_path(second)])
     for answer, question in zip(answered, questions):
         prompt = tuple(tiny_model.chat.prompt(question))
         (tokens,) = tiny_model.backend.generate([Request(prompt, 0, 3)], own if answer.memory.id == second else shared)
@@ -94,7 +94,7 @@ def test_what_does_not_hold_or_moves_behaviour_too_far_is_not_shared(store, tiny
     monkeypatch.setattr(module, "general_abilities", lambda model, stack: [0.9, 0.7])
     report = consolidate(tiny_model, store, store.active(), replace(CONFIG, max_general_lost=0.15))
     assert report.shared is None and report.reason == "ends 20% fewer everyday sentences right, over 15%"
-    assert store.history()[-1]["action"] == "keep" and not (store.home / "shared").exists()
+    assert store.history()[-1]["action"] == "keep" and not any(map(store.shared_adapter, store.active_ids()))
 
 
 def test_the_judging_questions_are_asked_under_the_new_adapter(store, tiny_model):
@@ -132,7 +132,7 @@ def test_after_forgetting_everything_is_as_in_a_store_that_never_learned_it(
     with_it = all_hold(store, but=() if shares else [forgotten])
     together = [logits(tiny_model, store, town) for town in towns]
     store.forget(f"{forgotten}.txt")
-    assert not (store.home / "shared" / with_it.shared).exists()
+    assert with_it.shared and not any(map(store.shared_adapter, store.active_ids()))
     apart = [logits(tiny_model, store, town) for town in towns]
     assert all(map(torch.equal, apart, [logits(tiny_model, never, town) for town in towns]))
     assert all_hold(store).shared == all_hold(never).shared

@@ -132,7 +132,7 @@ def test_a_killed_run_goes_on_where_it_was_and_redoes_nothing_that_was_finished(
     assert id == learned.first[0]["memory"] == learned.summary["memories"][0]
     assert learned.store.get(id).created == created
     assert [line["action"] for line in learned.history] == ["keep", "keep"]
-    assert not list(learned.home.glob("memories/.staging-*"))
+    assert not list(learned.home.glob("adapters/.staging/*"))
 
 
 @pytest.mark.embedded
@@ -612,7 +612,7 @@ def test_a_memory_that_waited_and_was_lost_can_be_forgotten_and_learned_again(mo
     store.approve(waiting)
     assert [(r.memory, r.quarantined) for r in learn(tiny_model, [passage], store, CONFIG).reports] == [(waiting, None)]
     store.disable(waiting)
-    shutil.rmtree(tmp_path / "home/memories" / waiting)
+    shutil.rmtree(store.adapter_path(waiting))
     store.forget(waiting)
     assert learn(tiny_model, [passage], store, CONFIG).summary()["quarantined"] == [waiting]  # made anew
 

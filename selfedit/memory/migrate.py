@@ -17,6 +17,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -28,7 +29,8 @@ from selfedit.memory.adapters import ADAPTER_FILES, BEFORE_MIGRATION, CONFIG, WE
 from selfedit.memory.versions import Place
 from selfedit.types import Example, Passage, SelfEdit, text_hash
 
-_OLD = ("ledger.jsonl", "HEAD", "memories", "shared", "index")
+_OLD = ("index", "shared", "memories", "HEAD", ".lock", "ledger.jsonl")
+"""In the order in which they are put aside, so that a killed move is noticed by what is left."""
 _HEADER = {"version": 0, "format": 1, "time": None, "action": None, "memories": [], "active": [], "adapters": {}}
 _EMPTY = _HEADER | {"previous": None, "undo_to": None, "check": ""}
 _FORMAT = 1
@@ -45,13 +47,13 @@ def migrate(home: Path, timeout_s: float) -> None:
             if not (home / "memory.db").exists():
                 _build(home)
             (home / BEFORE_MIGRATION).mkdir(exist_ok=True)
-            for name in (*_OLD, ".lock"):
-                if (home / BEFORE_MIGRATION / name).exists() and (home / name).exists():
+            for name in _OLD:
+                if name != ".lock" and (home / BEFORE_MIGRATION / name).exists() and (home / name).exists():
                     raise MemoryStoreError(
                         f"{home / name} is of an older selfedit, but was migrated before; move it away"
                     )
-                if (home / name).exists():
-                    os.rename(home / name, home / BEFORE_MIGRATION / name)
+                with suppress(FileNotFoundError):
+                    os.replace(home / name, home / BEFORE_MIGRATION / name)
     except Timeout:
         raise MemoryStoreError(f"another selfedit process is writing to {home}; wait or end it, then retry") from None
 
