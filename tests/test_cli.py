@@ -723,7 +723,9 @@ def test_forgetting_for_good_needs_a_person_or_yes(kept, home, refusal, capsys, 
 
 
 def test_a_corrupt_memory_is_shown_as_such_before_it_is_forgotten(kept, home, capsys, monkeypatch):
-    (home / "memories" / kept.id / "source.json").write_text("{")
+    database = sqlite3.connect(home / "memory.db")
+    database.execute("UPDATE memories SET record = x'00'")
+    database.commit()
     monkeypatch.setattr(sys, "stdin", Keyboard("y\n"))
     assert main(["memory", "forget", kept.id]) == 0
     assert f"  memory {kept.id} is corrupt" in capsys.readouterr().err

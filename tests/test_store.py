@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from selfedit import disk
-from selfedit.errors import MemoryStoreError
+from selfedit.errors import MemoryStoreError, SelfeditError
 from selfedit.loop.journal import Journal
 from selfedit.memory import adapters, database, entries, versions
 from selfedit.memory.adapters import ADAPTER_FILES
@@ -86,6 +86,15 @@ def folder_of(store: MemoryStore, id: str):
     ((address,),) = connection.execute("SELECT adapter FROM memories WHERE id = ?", (id,)).fetchall()
     connection.close()
     return store.home / "adapters" / address
+
+
+def index_pages(store: MemoryStore) -> list[tuple[str, int]]:
+    """The tables of the retrieval index and the first page of each."""
+    connection = sqlite3.connect(store.home / "memory.db")
+    query = "SELECT name, rootpage FROM sqlite_master WHERE name GLOB 'index_*' AND rootpage > 0"
+    rows = connection.execute(query).fetchall()
+    connection.close()
+    return rows
 
 
 def adapter_folders(store: MemoryStore) -> list[str]:
@@ -804,6 +813,68 @@ def test_the_router_knows_what_is_in_force_after_every_change(store):
         assert store.verify()["faults"] == []
 
 
+def test_the_index_is_that_of_a_store_that_was_filled_at_once(store, tmp_path):
+    first, second = add(store, 1), add(store, 2)
+    store.disable(first.id), add(store, 2, value=2.0), store.rollback(), store.rollback(), store.forget(second.id)
+    add(store, 3), store.rollback("v1"), share(store, add(store, 4), add(store, 5)), add(store, 1, value=3.0)
+    with store._reading() as connection:
+        assert database.index_hash(connection) == database.index_hash(store._new_index())
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_damaged_index_is_rebuilt_and_never_fatal(store, monkeypatch, readonly):
+    entries_ = [add(store, number) for number in range(8)]
+    store.close()
+    good = (store.home / "memory.db").read_bytes()
+    pages = index_pages(store)
+    if readonly:
+        monkeypatch.setattr(MemoryStore, "_is_writable", lambda store: False)
+    assert len(pages) >= 5
+    for name, page in pages:
+        (store.home / "memory.db").write_bytes(good[: (page - 1) * 4096] + b"\xa5" * 4096 + good[page * 4096 :])
+        damaged = MemoryStore(store.home)
+        assert damaged.router("m" * 64).best("Text 3", 1)[0][0] == entries_[3].id, name
+        faults = damaged.verify()["faults"]
+        assert not faults or readonly or "index" in faults[0], (name, faults)
+        if not readonly:
+            assert damaged.verify()["faults"] == [], name
+        damaged.close()
+        for left in store.home.glob("memory.db-*"):
+            left.unlink()
+
+
+@pytest.mark.parametrize("change", ["add", "forget", "disable"])
+def test_a_damaged_index_holds_up_no_change(store, change):
+    first, _ = add(store, 1), add(store, 2)
+    store.close()
+    good = (store.home / "memory.db").read_bytes()
+    for name, page in index_pages(store):
+        (store.home / "memory.db").write_bytes(good[: (page - 1) * 4096] + b"\xa5" * 4096 + good[page * 4096 :])
+        damaged = MemoryStore(store.home)
+        add(damaged, 3) if change == "add" else getattr(damaged, change)(first.id)
+        assert len(damaged.active()) == (3 if change == "add" else 1), name
+        damaged.verify()
+        assert damaged.verify()["faults"] == [], name
+        damaged.close()
+        for left in store.home.glob("memory.db-*"):
+            left.unlink()
+
+
+def test_an_index_that_says_something_else_is_a_fault_and_rebuilt(store):
+    add(store, 1), add(store, 2)
+    by_hand(store, "UPDATE index_memories SET words = substr(words, 8)")
+    (fault,) = store.verify()["faults"]
+    assert "the retrieval index was damaged and has been rebuilt" in fault and store.verify()["faults"] == []
+
+
+def test_an_index_of_another_format_is_rebuilt(store, monkeypatch):
+    add(store, 1)
+    monkeypatch.setattr("selfedit.memory.route.FORMAT", 99)
+    again = MemoryStore(store.home)
+    assert again.router("m" * 64).best("Text 1", 1) and again.verify()["faults"] == []
+    assert again._connection().execute("SELECT value FROM meta").fetchall() == [("99",)]
+
+
 # One adapter for several memories
 
 
@@ -941,7 +1012,7 @@ def test_a_memory_that_was_changed_together_with_its_hash_is_a_fault(store):
 
 
 def test_a_state_that_was_changed_by_hand_is_a_fault(store):
-    first, second = add(store, 1), add(store, 2)
+    _, second = add(store, 1), add(store, 2)
     by_hand(store, "DELETE FROM active WHERE memory_id = ?", second.id)
     (fault,) = store.verify()["faults"]
     assert "the active memories are not those that the last version led to" in fault
@@ -1141,7 +1212,7 @@ def test_a_read_only_home_is_read_and_refuses_writes_before_the_work(store, as_n
         assert reader.adapter_path(entry.id) and reader.router("m" * 64).route("Text 1")[0] == entry.id
         assert reader.verify()["faults"] == []
         for use in (reader.check_writable, lambda: add(reader, 2), reader.rollback, lambda: reader.forget(entry.id)):
-            with pytest.raises(MemoryStoreError, match="cannot write to .*home.*(read-only|readonly|Permission)"):
+            with pytest.raises(SelfeditError, match="cannot write to .*home.*(read-only|readonly|Permission)"):
                 use()
 
     assert as_nobody(reads)
@@ -1151,7 +1222,7 @@ def test_a_home_that_cannot_be_made_is_noticed_before_the_work(tmp_path, as_nobo
     read_only(tmp_path)
 
     def checks():
-        with pytest.raises(MemoryStoreError, match="cannot write to .*home.*: Permission denied"):
+        with pytest.raises(SelfeditError, match="cannot write to .*home.*: Permission denied"):
             MemoryStore(tmp_path / "home").check_writable()
 
     assert as_nobody(checks)

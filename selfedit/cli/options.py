@@ -137,12 +137,11 @@ def typed(arguments) -> str:
 
 def open_store(arguments, *, writes: bool = False):
     """The store at --home. A command that writes to it learns here, before its work, that it cannot."""
-    from selfedit.disk import check_writable
     from selfedit.memory.store import MemoryStore, default_home
 
     store = MemoryStore(arguments.home or default_home())
     if writes:
-        check_writable(store.home, "--home or SELFEDIT_HOME")
+        store.check_writable()
     return store
 
 

@@ -29,6 +29,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 from selfedit.errors import MemoryStoreError
@@ -174,29 +175,40 @@ def empty() -> sqlite3.Connection:
 
 def create_index(connection: sqlite3.Connection) -> None:
     """Creates an empty retrieval index and notes its format."""
-    if create := getattr(route, "create", None):
-        create(connection)
+    route.create(connection)
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('index_format', ?)", (str(route.FORMAT),))
 
 
-def index_add(connection: sqlite3.Connection, id: str, model_hash: str, text: str) -> None:
-    if add := getattr(route, "add", None):
-        index_remove(connection, id)
-        add(connection, id, model_hash, text)
-
-
-def index_remove(connection: sqlite3.Connection, id: str) -> None:
-    if remove := getattr(route, "remove", None):
-        remove(connection, id)
+def index_is_current(connection: sqlite3.Connection) -> bool:
+    row = connection.execute("SELECT value FROM meta WHERE key = 'index_format'").fetchone()
+    return row == (str(route.FORMAT),)
 
 
 def drop_index(connection: sqlite3.Connection) -> None:
-    """Removes the index tables from the schema without reading them, as a damaged one cannot be dropped.
+    """Removes the index from the schema without reading its tables, as damaged ones cannot be dropped.
 
     Their pages are lost until VACUUM, which the caller runs after the commit.
     """
     connection.execute("PRAGMA writable_schema = ON")
     try:
-        connection.execute("DELETE FROM sqlite_master WHERE tbl_name LIKE 'index\\_%' ESCAPE '\\'")
+        connection.execute("DELETE FROM sqlite_master WHERE name GLOB 'index_*' OR tbl_name GLOB 'index_*'")
     finally:
         connection.execute("PRAGMA writable_schema = RESET")
+
+
+def index_hash(connection: sqlite3.Connection) -> str:
+    """SHA-256 of all that the index says, however it is laid out."""
+    connection.execute("DROP TABLE IF EXISTS temp.index_instances")
+    connection.execute("CREATE VIRTUAL TABLE temp.index_instances USING fts5vocab('main', 'index_words', 'instance')")
+    digest = sha256()
+    for query in (
+        "SELECT memory_id, model_hash, language, stretches, active, words FROM index_memories ORDER BY memory_id",
+        "SELECT * FROM index_totals WHERE stretches > 0 ORDER BY model_hash, language",
+        "SELECT term, memory_id FROM temp.index_instances LEFT JOIN index_memories ON number = doc ORDER BY term, memory_id",
+        "SELECT term, doc FROM index_counts ORDER BY term",
+        "SELECT value FROM meta WHERE key = 'index_format'",
+    ):
+        for row in connection.execute(query):
+            digest.update(repr(row).encode(errors="replace"))
+    connection.execute("DROP TABLE temp.index_instances")
+    return digest.hexdigest()

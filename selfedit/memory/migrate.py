@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from selfedit import disk
 from selfedit.errors import MemoryStoreError
-from selfedit.memory import database, entries, versions
+from selfedit.memory import database, entries, route, versions
 from selfedit.memory.adapters import ADAPTER_FILES, BEFORE_MIGRATION, CONFIG, WEIGHTS
 from selfedit.memory.versions import Place
 from selfedit.types import Example, Passage, SelfEdit, text_hash
@@ -93,7 +93,7 @@ def _copy_memories(connection: sqlite3.Connection, home: Path, past: list[dict])
         entries.insert(connection, fields, packed_edits, seal)
         if text:
             seals[id] = (disk.file_hash(folder / "manifest.json"), seal)
-            database.index_add(connection, id, fields[3], text)
+            route.add(connection, id, fields[3], text)
         found = sources.get(id, [passage.source] if passage else [])
         connection.executemany("INSERT INTO sources VALUES (?, ?, ?)", [(id, s, text_hash(id, s)) for s in {*found}])
         _link_adapter(home, folder, fields[4])

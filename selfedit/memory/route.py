@@ -189,7 +189,8 @@ class Router:
         best = [one for one in found if one[0] >= lowest]
         order = {id: i for i, id in enumerate(self._texts)}
         for id in [id for _, id in best if id not in order] if self._connection else []:
-            [(order[id],)] = self._select("SELECT position FROM active WHERE memory_id IN", [id])
+            rows = self._select("SELECT position FROM active WHERE memory_id IN", [id])
+            order[id] = next((position for (position,) in rows), 0)  # 0: no longer active since
         return sorted(best, key=lambda one: (-one[0], one[1] in self._texts, order[one[1]]))[:count]
 
     def _weights(self, query: str, code: str) -> dict[str, float]:

@@ -13,7 +13,6 @@ deletes from the disk after the commit and notes in `unfinished` what is still t
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -22,16 +21,16 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from platformdirs import user_data_path
 
 from selfedit import disk
 from selfedit.errors import AdapterError, MemoryStoreError
 from selfedit.loop.journal import Journal
-from selfedit.memory import database, entries, migrate, versions
+from selfedit.memory import database, entries, migrate, route, versions
 from selfedit.memory.adapters import ADAPTER_FILES, BEFORE_MIGRATION, AdapterFolders, WriteAdapter, stamp
 from selfedit.memory.entries import COLUMNS, learned_text
 from selfedit.memory.route import Router
@@ -39,6 +38,7 @@ from selfedit.memory.versions import Place
 from selfedit.types import MemoryEntry, Passage, SelfEdit, text_hash
 
 T = TypeVar("T")
+P = ParamSpec("P")
 PAGE = 50
 """Memories per page of a list."""
 _ACTIVE = f"SELECT {COLUMNS} FROM active JOIN memories ON memories.id = memory_id ORDER BY position"
@@ -49,6 +49,24 @@ _inherited: list[sqlite3.Connection] = []
 
 def default_home() -> Path:
     return disk.user_path(os.environ.get("SELFEDIT_HOME") or user_data_path("selfedit"))
+
+
+class DamagedError(MemoryStoreError):
+    """SQLite cannot read the database."""
+
+
+def _with_sound_index(write: Callable[P, T]) -> Callable[P, T]:
+    """Runs it again with a new retrieval index if the database is damaged: mostly, it is only the index."""
+
+    @wraps(write)
+    def run(*arguments: P.args, **options: P.kwargs) -> T:
+        try:
+            return write(*arguments, **options)
+        except DamagedError:
+            arguments[0].rebuild_index()
+            return write(*arguments, **options)
+
+    return run
 
 
 class MemoryStore:
@@ -158,8 +176,7 @@ class MemoryStore:
 
     def router(self, model_hash: str) -> Router:
         """Routes questions to the active memories of a model."""
-        with self._reading() as connection:
-            return Router({entry.id: self._text(connection, entry) for entry in self.active(model_hash)})
+        return Router(_IndexReader(self), model_hash)
 
     def read_consistently(self, read: Callable[[int], T]) -> T:
         """What `read` returns for the present version; again, if another process changed the store meanwhile."""
@@ -174,13 +191,15 @@ class MemoryStore:
     # changing what is active
 
     def check_writable(self) -> None:
-        """Raises MemoryStoreError unless memories can be kept here: to be called before long work."""
+        """Raises SelfeditError unless memories can be kept here: to be called before long work."""
+        for folder in (self.home, self._adapters.folder):
+            disk.check_writable(folder, "--home or SELFEDIT_HOME")
         with self._errors("write to"):
-            self._connection(True, create=True)
-            for folder in (self.home, self._adapters.folder):
-                if folder.exists() and not os.access(folder, os.W_OK):
-                    raise PermissionError(0, f"{folder} is read-only")
+            self._connection(write=True)
+            if self._path.exists() and not os.access(self._path, os.W_OK):
+                raise PermissionError(0, f"{self._path} is read-only")
 
+    @_with_sound_index
     def add(
         self,
         write_adapter: WriteAdapter,
@@ -206,7 +225,8 @@ class MemoryStore:
             is_new = not seal
             if is_new:
                 seal = entries.write(connection, adapter, model, model_hash, passage, edits, scores)
-                database.index_add(connection, id, model_hash, learned_text(passage, edits))
+                route.remove(connection, id)
+                route.add(connection, id, model_hash, learned_text(passage, edits))
             connection.execute("INSERT OR REPLACE INTO verified VALUES (?, ?)", (adapter.address, adapter.stamp))
             self._set_sources(connection, id, sources)
             if quarantine and id not in same:
@@ -257,6 +277,7 @@ class MemoryStore:
             versions.append(connection, "consolidate", ids, after, shared=shared, manifest=seal)
             return shared
 
+    @_with_sound_index
     def disable(self, selector: str) -> dict:
         """Makes memories inactive; `approve` or `rollback` brings them back. Returns the new version's record."""
         with self._writing() as connection:
@@ -269,6 +290,7 @@ class MemoryStore:
             versions.append(connection, "disable", ids, dict.fromkeys(ids))
             return versions.record(connection)
 
+    @_with_sound_index
     def supersede(self, passages: Sequence[Passage], model_hash: str, there: Collection[str] = ()) -> list[str]:
         """`passages` are all that their source has now: makes the memories of what it had before inactive; their ids.
 
@@ -308,6 +330,7 @@ class MemoryStore:
                 versions.append(connection, "supersede", old, dict.fromkeys(old), undo_to=past[-1]["version"])
         return old
 
+    @_with_sound_index
     def approve(self, selector: str) -> dict:
         """Activates stored memories: disabled, quarantined, or superseded; one named by its id takes the place of the
         active one of the same passage. A source or a day must not stand for several versions of a document."""
@@ -334,6 +357,7 @@ class MemoryStore:
             versions.append(connection, "approve", ids, dict.fromkeys(same) | places)
             return versions.record(connection)
 
+    @_with_sound_index
     def forget(self, selector: str) -> dict:
         """Deletes memories from the disk for good: weights, what was studied, questions, records of the runs that made
         them, and shared adapters that were trained on them.
@@ -352,7 +376,7 @@ class MemoryStore:
                     "INSERT OR REPLACE INTO unfinished VALUES (? || coalesce((SELECT ' ' || passage_id FROM memories WHERE id = ?), ''))",
                     (id, id),
                 )
-                database.index_remove(connection, id)
+                route.remove(connection, id)
                 connection.execute("DELETE FROM memories WHERE id = ?", (id,))
             connection.executemany("DELETE FROM shared WHERE id = ?", [(id,) for id in trained])
         with self._errors("write to"):
@@ -362,6 +386,7 @@ class MemoryStore:
                 )
         return line
 
+    @_with_sound_index
     def rollback(self, to: str | None = None) -> dict:
         """Makes a former state the present one and returns the new version's record, whose `restored` says which.
 
@@ -408,14 +433,19 @@ class MemoryStore:
         """Recomputes every hash. `faults`: what is not as it was kept, in words; `memories`, `versions`: how many were
         checked. Without faults, the files that a migration kept aside are removed."""
         while True:
-            version, (found, stamps) = self.version, self._verify()
+            version, index_faults = self.version, self._mend_index()
+            try:
+                found, intact = self._verify()
+            except DamagedError as error:
+                found, intact = {"memories": 0, "versions": 0, "faults": [str(error)]}, set()
             if found["faults"] and self.version != version:
                 continue  # another process forgot something while we read
+            found["faults"] += index_faults
             if not found["faults"] and self._path.exists() and self._is_writable():
                 with self._writing() as connection:
                     self._adapters.delete(BEFORE_MIGRATION)
                     known = self._addresses(connection)
-                    rows = [(address, stamp(self._adapters.path(address))) for address in stamps if address in known]
+                    rows = [(address, stamp(self._adapters.path(address))) for address in intact if address in known]
                     connection.executemany("INSERT OR REPLACE INTO verified VALUES (?, ?)", rows)
             return found
 
@@ -468,7 +498,54 @@ class MemoryStore:
                     faults.append(str((entries.corrupt if what == "memory" else entries.corrupt_shared)(id, error)))
         return {"memories": len(memories), "versions": len(past), "faults": faults}, addresses
 
+    def rebuild_index(self) -> None:
+        """Replaces the retrieval index by a new one of all stored memories that can be read."""
+        with self._errors("write to"):
+            connection = self._connection(write=True)
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                database.drop_index(connection)
+                database.create_index(connection)
+                self._fill_index(connection, connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            connection.execute("VACUUM")
+
     # inside
+
+    def _mend_index(self) -> list[str]:
+        """Compares the index with a new one, and rebuilds it if it differs; what was wrong, in words."""
+        try:
+            with self._reading() as connection:
+                sound = connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
+                if sound and database.index_hash(connection) == database.index_hash(self._new_index()):
+                    return []
+        except DamagedError:
+            pass
+        try:
+            self.rebuild_index()
+        except MemoryStoreError:  # read-only, or more than the index is damaged, which is found next
+            return [f"{self._path}: the retrieval index is damaged"]
+        return [f"{self._path}: the retrieval index was damaged and has been rebuilt"]
+
+    def _fill_index(self, connection: sqlite3.Connection, index: sqlite3.Connection) -> None:
+        for row in connection.execute(_ALL).fetchall():
+            with suppress(MemoryStoreError):  # a corrupt one is reported where it is read
+                entry = entries.entry(row)
+                text = learned_text(entry.passage, entries.load_edits(connection, entry.id))
+                route.add(index, entry.id, entry.model_hash, text)
+
+    def _new_index(self) -> sqlite3.Connection:
+        """What the index should be, in memory."""
+        index = database.empty()
+        with self._reading() as connection:
+            rows = [(id, place.position) for id, place in versions.present(connection).items()]
+            index.executemany("INSERT INTO active(memory_id, position) VALUES (?, ?)", rows)
+            self._fill_index(connection, index)
+        return index
 
     def _checked_memory(self, connection: sqlite3.Connection, id: str) -> tuple[str, str]:
         """Checks the record and the edits of a memory; the address of its adapter and the hash of the weights."""
@@ -512,9 +589,6 @@ class MemoryStore:
         except MemoryStoreError:
             return None
         return connection.execute("SELECT seal FROM memories WHERE id = ?", (id,)).fetchone()[0]
-
-    def _text(self, connection: sqlite3.Connection, entry: MemoryEntry) -> str:
-        return learned_text(entry.passage, entries.load_edits(connection, entry.id))
 
     def _exists(self, connection: sqlite3.Connection, id: str) -> bool:
         return connection.execute("SELECT 1 FROM memories WHERE id = ?", (id,)).fetchone() is not None
@@ -628,6 +702,8 @@ class MemoryStore:
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+                if connection is not (getattr(self._local, "known", None) or (None,))[-1]:
+                    connection.close()
 
     @contextmanager
     def _writing(self, create: bool = False) -> Iterator[sqlite3.Connection]:
@@ -703,6 +779,8 @@ class MemoryStore:
         self.home.mkdir(parents=True, exist_ok=True)
         connection = database.connect(self._path, timeout_s=self.lock_timeout_s)
         self._local.known = (os.getpid(), os.stat(self._path).st_ino, connection)
+        if not database.index_is_current(connection):
+            self.rebuild_index()
         return connection
 
     def _is_writable(self) -> bool:
@@ -715,14 +793,41 @@ class MemoryStore:
         with disk.plain_errors(where.removeprefix("cannot "), MemoryStoreError):
             try:
                 yield
+            except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
+                raise  # our own fault
             except sqlite3.OperationalError as error:
                 if "locked" in str(error):
                     raise MemoryStoreError(
                         f"another selfedit process is writing to {self.home}; wait or end it, then try again"
                     ) from error
-                raise MemoryStoreError(f"{where}: {error}; correct that or choose another folder") from error
+                kind = DamagedError if "index_" in str(error) else MemoryStoreError
+                raise kind(f"{where}: {error}; correct that or choose another folder") from error
             except sqlite3.Error as error:
-                raise MemoryStoreError(f"{self._path} is damaged: {error}; restore it from a backup") from error
+                raise DamagedError(f"{self._path} is damaged: {error}; restore it from a backup") from error
+
+
+class _IndexReader:
+    """Through this a router reads the database: a damaged index is replaced, in memory if the home cannot be written."""
+
+    def __init__(self, store: MemoryStore):
+        self._store = store
+        self._in_memory: sqlite3.Connection | None = None
+
+    def execute(self, statement: str, values: Sequence = ()) -> list[tuple]:
+        if self._in_memory:
+            return self._in_memory.execute(statement, values).fetchall()
+        try:
+            return self._read(statement, values)
+        except DamagedError:
+            if self._store._is_writable():
+                self._store.rebuild_index()
+                return self._read(statement, values)
+            self._in_memory = self._store._new_index()
+            return self.execute(statement, values)
+
+    def _read(self, statement: str, values: Sequence) -> list[tuple]:
+        with self._store._reading() as connection:
+            return connection.execute(statement, values).fetchall()
 
 
 def _adapter_of(connection: sqlite3.Connection, id: str) -> tuple[str, str]:

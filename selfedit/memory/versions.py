@@ -127,9 +127,14 @@ def append(
     undo_to = previous if undo_to == -1 else undo_to
     row = (previous + 1, now(), action, json.dumps(list(memories)), previous, undo_to, json.dumps(extra))
     insert(connection, row, changes)
-    connection.executemany("DELETE FROM active WHERE memory_id = ?", [(id,) for id in after])
-    places = [(id, *place) for id, place in after.items() if place]
-    connection.executemany("INSERT INTO active(memory_id, position, shared) VALUES (?, ?, ?)", places)
+    moved = {
+        id: place for id, place in after.items() if columns(before.get(id), place)[0] != (place and place.position)
+    }
+    connection.executemany("DELETE FROM active WHERE memory_id = ?", [(id,) for id in moved])
+    places = [(id, place.position) for id, place in moved.items() if place]
+    connection.executemany("INSERT INTO active(memory_id, position) VALUES (?, ?)", places)
+    shared = [(place.shared, id) for id, place in after.items() if place]
+    connection.executemany("UPDATE active SET shared = ? WHERE memory_id = ?", shared)
     return previous + 1
 
 
