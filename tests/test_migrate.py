@@ -151,7 +151,7 @@ def test_a_read_only_old_home_is_one_clear_line(tmp_path, as_nobody):
     read_only(home)
 
     def reads():
-        for use in (MemoryStore(home).active, MemoryStore(home).check_writable):
+        for use in (MemoryStore(home).active, MemoryStore(home).history):
             with pytest.raises(MemoryStoreError, match="written by an earlier selfedit .* read-only; make it writable"):
                 use()
 
