@@ -4,6 +4,7 @@ import argparse
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,13 @@ def test_the_sections_and_studies_that_the_code_cites_exist():
     assert sections and studies
     assert [n for n in sections if f"\n## {n}. " not in seal] == []
     assert [n for n in studies if f"\n## Study {n}: " not in log] == []
+
+
+def test_every_pinned_dependency_is_explained():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = [
+        name for names in (settings["dependencies"], *settings["optional-dependencies"].values()) for name in names
+    ]
+    rows = [line for line in (ROOT / "docs/DEPENDENCIES.md").read_text().splitlines() if line.startswith("| ")]
+    for name, version in (requirement.split("==") for requirement in pinned if "==" in requirement):
+        assert any(name in row.split("|")[1] and version in row.split("|")[2] for row in rows), f"{name} {version}"
