@@ -31,7 +31,7 @@ def says(command: str, words: str) -> bool:
 
 FACTS = {  # a phrase that one sentence has → whether the program does so
     "turns a document into a memory": lambda: "selfedit learn" in COMMANDS and "selfedit ask" in COMMANDS,
-    "Its default model is SmolLM2-135M": lambda: "SmolLM2-135M" in CATALOG[DEFAULT_MODEL].hub_id,
+    "Its default model is SmolLM2-135M": lambda: "SmolLM2-135M" in CATALOG[DEFAULT_MODEL].file,
     "Text, Markdown, HTML and PDF": lambda: {".txt", ".md", ".html", ".pdf"} <= READABLE,
     "Exit code 0 means that a memory was kept": lambda: 0 not in (BAD_INPUT, NOTHING_KEPT),
     "Exit code 2 means that the input was bad": lambda: BAD_INPUT == 2,
