@@ -1,12 +1,12 @@
-"""What can go wrong because of the outside world, one class a boundary.
+"""Errors that a user can correct, one class per boundary.
 
-Every one is a `ValueError`: the command line prints its message as one line and exits with 2. A message names the
-offending value and says what to do. Bugs of our own raise `AssertionError` and keep their traceback.
+Each is a `ValueError`; the command line prints its message as one line and exits with 2. A message names the offending
+value and says what to do. Our own bugs raise `AssertionError` and keep their traceback.
 """
 
 
 class SelfeditError(ValueError):
-    """Something a user can mend; the message is one clear line."""
+    """An error that a user can correct; the message is one clear line."""
 
 
 class DocumentError(SelfeditError):
@@ -22,7 +22,7 @@ class AdapterError(SelfeditError):
 
 
 class MemoryStoreError(SelfeditError):
-    """The memory home cannot be read or written, is locked, or does not hold what was asked for."""
+    """The memory home cannot be read or written, is locked, or lacks the requested memory."""
 
 
 class RunError(SelfeditError):
@@ -30,4 +30,4 @@ class RunError(SelfeditError):
 
 
 class UnscoredError(SelfeditError):
-    """A score is asked of something that was never scored: an outage is not a zero."""
+    """A score is needed of something that could not be scored; an outage is not a zero."""

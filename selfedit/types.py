@@ -1,6 +1,7 @@
-"""The records that flow: document → Passage → SelfEdit → Example → adapter → Score → Trial → MemoryEntry.
+"""The records that pass between stages: document → Passage → SelfEdit → Example → adapter → Score → Trial →
+MemoryEntry.
 
-Values only, no machinery and no torch: any room may import this one.
+Values only, without torch: every module may import this one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from hashlib import sha256
 
 
 def text_hash(*parts: str) -> str:
-    """SHA-256 of the parts, in hex; a boundary between parts cannot be moved without changing it."""
+    """SHA-256 of the parts, in hex. Moving a boundary between two parts changes the hash."""
     digest = sha256()
     for part in parts:
         data = part.encode()
@@ -20,12 +21,12 @@ def text_hash(*parts: str) -> str:
 
 
 def as_utf8(text: str) -> str:
-    """The text as it can be written: "?" for half a surrogate pair, as a name that is not UTF-8 has it."""
+    """The text with "?" for each half of a surrogate pair, which a file name that is not UTF-8 contains."""
     return text.encode(errors="replace").decode()
 
 
 def stable_seed(*parts: object) -> int:
-    """A seed in [0, 2**63) that depends on the parts alone, the same in every process and on every machine."""
+    """A seed in [0, 2**63) that depends only on the parts and is the same in every process and on every machine."""
     return int(text_hash(*map(str, parts))[:16], 16) >> 1
 
 
@@ -39,13 +40,13 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of a document, small enough to be learned in one go."""
+    """A part of a document that is small enough to be learned at once."""
 
     title: str
-    """What the document calls itself, or its file name; may be empty."""
+    """The title of the document, or its file name; may be empty."""
     text: str
     source: str
-    """Whole path, or URL, it was read from."""
+    """The absolute path or the URL that it was read from."""
     source_hash: str
     """SHA-256 of the whole document's text, in hex."""
     index: int = 0
@@ -53,16 +54,16 @@ class Passage:
 
     @property
     def id(self) -> str:
-        """What it says, not where it lay: a moved file is the same passage."""
+        """A hash of title and text without the source: a moved file has the same passages."""
         return text_hash(self.title, self.text)[:16]
 
     @property
     def words_id(self) -> str:
-        """What it says, whatever its title, line breaks and spaces."""
+        """A hash of the words alone, without the title, line breaks and spaces."""
         return text_hash(" ".join(self.text.split()))[:16]
 
     def with_request(self, request: str) -> str:
-        """The request with the passage before it."""
+        """The request, with the passage before it."""
         return f"{self.title}\n\n{self.text}\n\n{request}".strip()
 
 
@@ -72,41 +73,41 @@ class Question:
     answers: tuple[str, ...]
     """Every accepted gold answer; the first is the canonical one."""
     kind: str = "question"
-    """`question`: asked in chat form. Any other kind is a text to be continued, e.g. a cloze probe's kind."""
+    """`question` is asked in chat form. Any other kind, e.g. that of a cloze probe, is a text to be continued."""
     sentence: str = ""
-    """The answer as a whole sentence, where it is known: what a model that has studied the passage may well say."""
+    """The answer as a whole sentence if it is known; a model that has studied the passage often gives it."""
 
 
 Judge = Callable[[Sequence[tuple[Question, str]]], list[bool | None]]
-"""(question, what was said) pairs → a verdict each; None: unscored, which is not wrong."""
+"""(question, answer) pairs → one verdict per pair. None means unscored, which is not wrong."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A passage and the questions that tell whether it was learned."""
+    """A passage and the questions that show whether it was learned."""
 
     passage: Passage
     questions: tuple[Question, ...]
     id: str = ""
-    """What its file calls it; may be empty."""
+    """Its name in its file; may be empty."""
     edits: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Study material that others wrote about it: "writer/style" → texts."""
+    """Study material from other writers: "writer/style" → texts."""
 
     @property
     def key(self) -> str:
-        """What it says and asks: with another question, or another right answer, it is another task."""
-        asked = [text for q in self.questions for text in (q.kind, q.question, str(len(q.answers)), *q.answers)]
-        return text_hash(self.passage.id, *asked)[:16]
+        """A hash of the passage, the questions and the gold answers."""
+        questions = [text for q in self.questions for text in (q.kind, q.question, str(len(q.answers)), *q.answers)]
+        return text_hash(self.passage.id, *questions)[:16]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One thing to study: a text, or (with a prompt) an answer in the chat form in which questions are asked."""
+    """One text to study or, with a prompt, an answer in the chat form in which questions are asked."""
 
     text: str
     prompt: str = ""
     once: bool = False
-    """One of many draws of the same: studied in one epoch, not in each."""
+    """Whether it is studied in one epoch only, because other epochs have another draw of the same."""
 
 
 @dataclass(frozen=True)
@@ -115,22 +116,23 @@ class SelfEdit:
 
     style: str
     text: str
-    """As written; what is trained on are its examples (`edits.parse`)."""
+    """As written. Training uses the examples that `edits.parse` makes of it."""
     examples: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well questions were answered. `None` in a field means unscored, which is not zero."""
+    """How well questions were answered. None in a field means unscored, which is not zero."""
 
     accuracy: float | None
     """Share of questions answered correctly, in [0, 1]."""
     gold_logprob: float | None
-    """Mean over questions of the mean log-probability (nats a token) of the gold answer, bare or as a sentence; at most 0."""
+    """Mean over the questions of the gold answer's mean log-probability in nats per token, bare or as a sentence; at
+    most 0."""
     correct: tuple[bool | None, ...] = ()
-    """A verdict a question, in their order; None: unscored."""
+    """One verdict per question, in order; None means unscored."""
     logprobs: tuple[float, ...] = ()
-    """The dense score a question, in their order."""
+    """One log-probability of the gold answer per question, in order."""
 
     @property
     def n(self) -> int:
@@ -139,33 +141,34 @@ class Score:
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate: what was studied, and what it did."""
+    """One candidate for a memory: what was studied and what that changed."""
 
     name: str
-    """The styles studied, or `passage` for the passage alone."""
+    """The styles that were studied, or `passage` for the passage alone."""
     edits: tuple[SelfEdit, ...]
     score: Score
     general_change: float | None
-    """How far behaviour moved on general prompts: mean KL(untouched ‖ adapted), nats a token."""
+    """How much the behaviour on general prompts changed: mean KL(untouched ‖ adapted) in nats per token."""
     tokens: int
-    """Tokens trained on, all epochs together."""
+    """Tokens trained on, over all epochs."""
     seconds: float
     general_lost: float | None = None
-    """Share of everyday sentences that the untouched model ends right, less this one's; below 0: it ends more of them right."""
+    """Share of everyday sentences that the untouched model completes correctly, minus the share of this one; below 0 if
+    this one completes more."""
     kept: bool = False
     reason: str = ""
-    """Why it was kept or dropped, in words."""
+    """Why it was kept or dropped, for people."""
 
 
 @dataclass(frozen=True)
 class MemoryEntry:
-    """A kept memory as it lies on disk: a folder and a hash."""
+    """A kept memory on disk: a folder and a hash."""
 
     id: str
     model: str
-    """Name of the model it belongs to."""
+    """The name of the model that it belongs to."""
     model_hash: str
-    """Fingerprint of that model's weights; an adapter is worthless on any other."""
+    """The fingerprint of that model's weights; the adapter is useless for others."""
     adapter_hash: str
     """SHA-256 of adapter_model.safetensors."""
     created: str
@@ -176,5 +179,5 @@ class MemoryEntry:
 
     @property
     def questions(self) -> tuple[Question, ...]:
-        """Judging questions: it was kept for what it did on them."""
+        """The judging questions; the memory was kept because of its answers to them."""
         return tuple(Question(**q | {"answers": tuple(q["answers"])}) for q in self.scores.get("questions", ()))
