@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.cells import cell_len
 
 from selfedit import terminal
 from selfedit.terminal import UNSAFE, one_line, plain, show_json
+from selfedit.types import MemoryEntry, Passage
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,6 +61,69 @@ def test_a_question_is_answered_no_unless_the_answer_is_yes(monkeypatch, capsys)
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
         assert terminal.confirmed("delete \x1b[31mit?") is answer
         assert capsys.readouterr() == ("", "delete it? [y/N] ")
+
+
+# Tables
+
+
+def test_every_table_fits_a_terminal_of_80_columns_and_no_id_is_broken(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    id, model, why = "0123456789ab", "qwen2.5-coder-0.5b", "distinct triples fell below the guard"
+    scores = [{"gold_logprob": value} for value in (-4.5, -3.5, -2.5)]
+    outer = {
+        "round": 10,
+        "usable": 24000,
+        "edits": 25000,
+        "kept": 1200,
+        "untouched": scores[0],
+        "best": scores[2],
+        "controls": {"passage": scores[1]},
+        "reliability": {"first": {"one_run": 0.5, "mean_of_seeds": None}},
+        "styles": [{"style": "implications+questions", "gain": 0.5}],
+        "finetuned": True,
+        "editor": {"id": id},
+        "guard": {"why": why},
+        "seconds": 60000,
+    }
+    recipes = {
+        "round": 10,
+        "tasks_solved": 300,
+        "tasks": 400,
+        "solved": 1500,
+        "recipes": 6000,
+        "gain": None,
+        "kept": 1500,
+        "editor": {"id": id},
+        "seconds": 60000,
+    }
+    passage = Passage("灯台の歴史 " * 20, "", "/home/someone/documents/" * 5, "")
+    entry = MemoryEntry(id, model, "", "", "2026-11-28T13:18:48", 13_000_000, passage)
+    tested = SimpleNamespace(memory=entry, questions=1000, routed=1000, right_then=1000, right_now=1000)
+    held = SimpleNamespace(memory=id, questions=7, right_then=6, right_now=5, holds=True)
+    shared = SimpleNamespace(
+        rehearsed=[held], shared=id, reason="1 of 1 memories hold", general_change=1.5, tokens=123_456, seconds=99
+    )
+    terminal.rounds_table([outer, outer | {"finetuned": False}])
+    terminal.recipe_rounds_table([recipes])
+    terminal.memory_table([entry, entry], {id}, [])
+    terminal.retest_table([tested])
+    terminal.consolidation_table(shared)
+    terminal.model_table(
+        [
+            {
+                "name": model,
+                "megabytes": 1000,
+                "licence": "Apache-2.0",
+                "from": f"hub: Qwen/{model}",
+                "here": None,
+                "about": "better writer; needs a hub",
+            }
+        ]
+    )
+    out = capsys.readouterr().out
+    tables = [line for line in out.splitlines() if ": " not in line]
+    assert len(tables) > 30 and max(cell_len(line) for line in tables) <= 80
+    assert out.count(id) == 7 and model in out and f"the editor stays as before: {why}" in out
 
 
 # The streams of a process
