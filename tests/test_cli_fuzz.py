@@ -49,7 +49,7 @@ def odd_files(folder: Path) -> list[str]:
         "[bold]\x1b[31m.txt": b"A text about \x1b[31m the river. It rises in the hills.",
         "surrogate.jsonl": rb'{"question": "\ud800", "answer": "x"}',
         "good.jsonl": b'{"question": "Who?", "answer": "Ada"}\n',
-        "good.json": b'[{"title": "T", "context": "Ada did it.", "questions": [{"question": "Who?", "answer": "Ada"}]}]',
+        "good.json": b'[{"title": "T", "context": "Ada did.", "questions": [{"question": "Who?", "answer": "Ada"}]}]',
     }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
@@ -118,23 +118,17 @@ def argv(command: tuple[str, ...], random: random.Random, files: list[str], stor
     def value() -> str:
         return random.choice([*random.choices(TEXTS, k=3), *random.choices(files, k=3), id, id[:4], "vellmar.txt"])
 
-    arguments = [*command]
+    options = {action.dest for action in LEAVES[command]._actions}
+    addresses = ["", "x", "http://", "file:///etc/passwd", "http://127.0.0.1:1/v1"]
+    choices = {"home": [store] * 6 + [*files, *TEXTS], "model": files, "judge": addresses}
+    arguments = [*command, *(f"--{name}={random.choice(choices[name])}" for name in choices if name in options)]
     for action in LEAVES[command]._actions:
-        if action.dest in ("help", "home", "model", "judge"):
+        if action.dest in ("help", *choices):
             continue
         if not action.option_strings:
             arguments += [value() for _ in range(random.choice((1, 1, 1, 2)) if action.nargs != "?" else 1)]
         elif action.required or random.random() < 0.3:
             arguments += [random.choice(action.option_strings)] + [value()] * (action.nargs != 0)
-    dests = {action.dest for action in LEAVES[command]._actions}
-    if "home" in dests:
-        arguments.append(f"--home={random.choice([store] * 6 + [*files, *TEXTS])}")
-    if "model" in dests:
-        arguments.append(f"--model={random.choice(files)}")
-    if "judge" in dests:
-        arguments.append(
-            f"--judge={random.choice(['', 'x', 'http://', 'file:///etc/passwd', 'http://127.0.0.1:1/v1'])}"
-        )
     return arguments
 
 
@@ -142,7 +136,6 @@ def argv(command: tuple[str, ...], random: random.Random, files: list[str], stor
 def test_odd_arguments_end_with_a_known_code_and_no_traceback(command, kept, home, tmp_path, monkeypatch, capfd):  # noqa: F811
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("selfedit.judge.remote.ATTEMPTS", 1, raising=False)
     folder, work = tmp_path / "odd", tmp_path / "work"
     folder.mkdir()
     work.mkdir()
