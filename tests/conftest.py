@@ -2,10 +2,15 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
+
+from selfedit.model.packed import waiting
+
+waiting.choose_by_load()
+import torch  # noqa: E402  reads how its threads wait when it is imported
 
 os.environ["SELFEDIT_PRECISION"] = "fp32"  # on any machine; the tests of mixed precision ask for it
 
+from selfedit.bench.baselines import load_base  # noqa: E402
 from selfedit.model.load import load_model  # noqa: E402
 
 CHAT_TEMPLATE = (
@@ -42,6 +47,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the benchmark data folder {folder} is not on this machine")
     return folder
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache of its own."""
+    monkeypatch.setenv("SELFEDIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # a hub that refuses every connection
+    return tmp_path / "cache" / "models"
 
 
 def write_tokenizer(folder: Path) -> int:
@@ -113,9 +126,7 @@ def embedded_model():
 
 def reference_model(folder: Path):
     """The same model as `transformers` runs it."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return load_base(folder, "cpu", torch.float32).eval()
 
 
 def double_reference(folder: Path):

@@ -27,14 +27,6 @@ SEQUENCES = [[5, 200, 31, 7, 90, 12], [44, 8, 19, 3]]
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache of its own."""
-    monkeypatch.setenv("SELFEDIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # a hub that refuses every connection
-    return tmp_path / "cache" / "models"
-
-
-@pytest.fixture
 def folder(tiny_folder, tmp_path) -> Path:
     """A copy of the tiny model to be damaged."""
     return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
@@ -543,7 +535,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(cache, monkeypatch, tiny_ggu
 
 @pytest.mark.embedded
 def test_the_embedded_model_lies_in_the_cache_after_its_first_use(embedded_model):
-    assert catalog.is_cached("smollm2-135m") and embedded_model.folder == catalog.cache_folder() / "smollm2-135m"
+    assert catalog.is_cached("smollm2-135m") and embedded_model.folder == catalog.cache_folder() / "smollm2-135m-packed"
     shape = embedded_model.backend.network.shape
     assert (shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.vocab, shape.tied) == (
         30,

@@ -12,6 +12,7 @@ from selfedit.model.backend import Job
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed.distill import WIDTH, soften
 from selfedit.model.packed.network import Linear
+from selfedit.model.packed.quantized import Weight
 from selfedit.model.packed.train import HeadLoss, train
 from selfedit.types import Example, Passage
 
@@ -46,7 +47,7 @@ def test_the_head_loss_of_soft_labels_and_its_gradient_are_those_of_the_divergen
     full = torch.zeros(labels, 50).scatter_(1, target.indices, odds)
     expected = kl_div((hidden @ head.t()).log_softmax(1), full, reduction="none").sum(1) * weights
     (gradient,) = torch.autograd.grad(expected.sum(), hidden)
-    losses = HeadLoss.apply(hidden, Linear(head), target.indices, odds, weights)
+    losses = HeadLoss.apply(hidden, Linear([Weight(head)]), target.indices, odds, weights)
     (ours,) = torch.autograd.grad(losses.sum(), hidden)
     torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours, gradient, atol=1e-5, rtol=1e-5)

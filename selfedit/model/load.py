@@ -16,13 +16,12 @@ from safetensors import SafetensorError
 
 from selfedit.errors import ModelError
 from selfedit.model.backend import BACKENDS, Backend
-from selfedit.model.catalog import Notify, resolve, weight_files
+from selfedit.model.catalog import Notify, resolve
 from selfedit.model.chat import Chat
-from selfedit.model.fingerprint import weights_fingerprint
 from selfedit.model.packed.backend import PackedBackend
 from selfedit.model.packed.network import Network
-from selfedit.model.packed.quantized import FILE
-from selfedit.model.shape import Shape, check_values, check_weights, one_line, read_object, reason, tensor_table
+from selfedit.model.shape import Shape, check_weights, one_line, read_object, reason
+from selfedit.model.weights import WeightFiles, transformers_model
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,12 @@ def load_model(
         chat = Chat(folder)
         if backend == "packed":
             return Model(name, folder, _packed(folder, chat, device, dtype, precision), chat)
-        from selfedit.model.reference import ReferenceBackend, read_fingerprint, transformers_model
+        from selfedit.model.reference import ReferenceBackend, check_libraries
 
+        check_libraries()
         model = transformers_model(folder, device, dtype)
         chat.check_vocabulary(model.get_input_embeddings().weight.shape[0])
-        return Model(name, folder, ReferenceBackend(model, chat, read_fingerprint(folder)), chat)
+        return Model(name, folder, ReferenceBackend(model, chat, WeightFiles(folder).fingerprint()), chat)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{one_line(folder)}: damaged ({reason(error)}); delete it and fetch it again") from error
     except ModelError as error:
@@ -80,21 +80,16 @@ def load_model(
 
 
 def _packed(folder: Path, chat: Chat, device: str, dtype: torch.dtype, precision: str | None) -> PackedBackend:
-    from safetensors.torch import load_file
-
-    shape, files = Shape.from_config(read_object(folder / "config.json")), weight_files(folder)
-    check_weights(shape, tensor_table(files))
+    shape = Shape.from_config(read_object(folder / "config.json"))
+    weights = WeightFiles(folder, device, dtype)
+    check_weights(shape, weights.table)
     chat.check_vocabulary(shape.vocab)
-    weights = {}
-    for file in files:
-        weights |= load_file(file)
-    check_values(shape, weights)
-    on_cpu = device == "cpu" and dtype == torch.float32
-    blocks = load_file(folder / FILE) if on_cpu and (folder / FILE).exists() else {}
-    fingerprint = weights_fingerprint(weights)
-    weights = {key: value.to(device, dtype) for key, value in weights.items()}
-    network = Network(shape, weights, blocks)
-    if on_cpu and _checked(precision or default_precision()) == "mixed":
+    network = Network(shape, weights)
+    head = weights.pop("lm_head.weight", None) if shape.tied else None
+    if head is not None and not head.data.equal(network.embedding.data):
+        raise ModelError("tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight")
+    fingerprint = weights.fingerprint()
+    if device == "cpu" and dtype == torch.float32 and _checked(precision or default_precision()) == "mixed":
         network.use_bf16()
     return PackedBackend(network, chat, fingerprint)
 

@@ -22,13 +22,10 @@ from torch import Tensor
 from selfedit.config import ALL_LINEAR, TrainConfig
 from selfedit.errors import AdapterError, ModelError
 from selfedit.model.backend import Cut, Job, LoraConfig, OnStep, Request, TrainLog, lora_config, no_steps
-from selfedit.model.catalog import weight_files
 from selfedit.model.chat import Chat, SoftLabels, TokenizedExample
-from selfedit.model.fingerprint import weights_fingerprint
 from selfedit.model.peft_folder import check_tensors, read_adapter, read_config, write_adapter
 from selfedit.model.sampling import Sampler
 from selfedit.model.schedule import Schedule
-from selfedit.model.shape import check_finite, reason, shorten
 
 TEACHER_TOKENS = 16
 """Tokens that a soft label keeps, as in the packed backend."""
@@ -37,33 +34,13 @@ _READ_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up
 _LAYER = re.compile(r"(?:.*?\.)?(?P<index>\d+)\.(?P<path>\D+)")
 
 
-def transformers_model(folder: Path, device, dtype: torch.dtype):
-    """The model of a folder as `transformers` runs it. Raises ModelError."""
+def check_libraries() -> None:
+    """Raises ModelError where one is missing."""
     try:
         import peft  # noqa: F401  missing later it would be noticed only after the model is loaded
-        import transformers
+        import transformers  # noqa: F401  as above
     except ImportError as error:
         raise ModelError(f"the reference backend needs {error.name}; pip install 'selfedit[bench]'") from error
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-    except Exception as error:  # of many kinds
-        raise ModelError(f"transformers cannot load it ({reason(error)})") from error
-    for state in ("missing", "unexpected", "mismatched"):
-        if names := sorted(map(str, info[f"{state}_keys"])):  # transformers would start with random values
-            raise ModelError(f"the tensor {shorten(names[0])} is {state}; download the model again")
-    check_finite(dict(model.named_parameters()))
-    return model.to(device).eval()
-
-
-def read_fingerprint(folder: Path) -> str:
-    from safetensors.torch import load_file
-
-    return weights_fingerprint(
-        {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}
-    )
 
 
 @dataclass

@@ -91,7 +91,7 @@ class PackedBackend:
 
     def with_weights(self, weights: dict[str, Tensor]) -> PackedBackend:
         """A backend of the same shape with other weights, given under their Hugging Face names."""
-        return self._with_network(Network(self.shape, weights, {}))
+        return self._with_network(Network(self.shape, weights))
 
     def divergence_of(self, other: PackedBackend, examples: Sequence[TokenizedExample]) -> float:
         """Mean KL(this ‖ other) over the labels of the examples, in nats per label."""

@@ -15,9 +15,6 @@ from torch import Tensor
 from selfedit.model.packed.network import Network
 from selfedit.model.packed.packing import passes
 
-KEPT_BYTES = 4 * 2**30
-"""Of states, at most."""
-
 
 class FrozenBelow:
     def __init__(self, network: Network, first_layer: int, sequences: Iterable[tuple[int, ...]]):
@@ -28,7 +25,7 @@ class FrozenBelow:
         distinct = sorted(set(sequences), key=len)
         network.check_lengths(distinct)
         lengths = [len(tokens) for tokens in distinct]
-        room = KEPT_BYTES // (network.shape.hidden * network.dtype.itemsize)
+        room = network.working_bytes // (network.shape.hidden * network.dtype.itemsize)
         kept = sum(total <= room for total in accumulate(lengths))
         for part in passes(range(kept), lengths):
             own = [distinct[i] for i in part]

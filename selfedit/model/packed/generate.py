@@ -27,8 +27,6 @@ from selfedit.model.sampling import Sampler
 
 SHARED_PREFIX = 16
 """Prompts that share at least this many tokens have them read once."""
-CACHE_BYTES = 3 * 2**30
-"""Approximate size of the keys and values that are kept at once; longer prompts are answered in smaller batches."""
 
 
 def generate(
@@ -46,7 +44,7 @@ def generate(
         if len(request.tokens) + request.max_new_tokens > limit:
             raise ModelError(f"a prompt of {len(request.tokens)} tokens does not fit the model's {limit} positions")
     longest = max((len(r.tokens) + r.max_new_tokens for r in requests), default=1)
-    rows = max(1, min(rows, CACHE_BYTES // (longest * _bytes_per_token(network))))
+    rows = max(1, min(rows, network.working_bytes // (longest * _bytes_per_token(network))))
     order = sorted(
         range(len(requests)),
         key=lambda i: (-1 if requests[i].adapter is None else requests[i].adapter, requests[i].tokens),
@@ -253,9 +251,8 @@ class _Decoder:
         used = int(self.filled.max())
         for cache in (self.keys, self.values):
             for layer, old in enumerate(cache):
-                new = old.new_empty(len(rows), *old.shape[1:])
+                new = old.new_zeros(len(rows), *old.shape[1:])  # a NaN would pass through the mask
                 new[:, :, :used] = old[index, :, :used]
-                new[:, :, used:] = 0  # masked later, but a NaN would pass through the mask
                 cache[layer] = new
 
 

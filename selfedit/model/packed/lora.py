@@ -22,6 +22,7 @@ from torch import Tensor
 from selfedit.errors import AdapterError
 from selfedit.model.backend import LoraConfig
 from selfedit.model.packed.network import Linear, LinearFn, Network
+from selfedit.model.packed.quantized import Weight
 from selfedit.model.peft_folder import check_tensors, read_adapter, read_config, write_adapter
 from selfedit.model.shape import GROUPS, MODULES, PARENTS, Shape
 
@@ -161,12 +162,12 @@ def merged(network: Network, batch: LoraBatch, adapter: int) -> Network:
     made.layers = [replace(layer, linears=dict(layer.linears)) for layer in network.layers]
     for (layer, group), view in batch.views.items():
         base, rank = network.layers[layer].linears[group], batch.config.rank
-        weight = base.weight.clone()
+        weight = base.full()
         for j, (low, high) in enumerate(view.columns):
             product = view.a[adapter][:, j * rank : (j + 1) * rank] @ view.b[j][adapter]
             weight[low:high] += (batch.config.scale * product).t()
-        linear = made.layers[layer].linears[group] = Linear(weight, base.bias)
-        linear.half = None if base.half is None else weight.bfloat16()  # the next document is trained on it
+        linear = made.layers[layer].linears[group] = Linear([Weight(weight)], base.bias)
+        linear.trains_in_bf16 = base.trains_in_bf16  # the next document is trained on it
     return made
 
 

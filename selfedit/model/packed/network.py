@@ -11,28 +11,25 @@ Axes: T packed tokens, S sequences, H heads, K key-value heads, D head size, I i
 
 from __future__ import annotations
 
-import os
+import math
+import threading
 from collections.abc import Callable, Iterable, Sized
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
-
-from selfedit.model.packed import waiting
-
-if hasattr(os, "getloadavg"):
-    waiting.choose(idle=os.getloadavg()[0] < (os.cpu_count() or 1) / 2)  # before torch starts its threads
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from selfedit.errors import ModelError
-from selfedit.model.packed.quantized import QuantizedWeight, joined
+from selfedit.model.packed.quantized import Weight, back, joined, product
 from selfedit.model.packed.rotary import RotaryTable
 from selfedit.model.shape import GROUPS, PARENTS, Shape
 
 FEW_ROWS = 48
-"""Up to this many rows a product on a CPU is bound by memory, and a packed weight layout (oneDNN) wins."""
+"""Up to this many rows a norm costs its number of calls."""
 
 AttentionFn = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [T, H, D], k [T, K, D], v [T, K, D]) → [T, H·D]"""
@@ -41,53 +38,89 @@ LinearFn = Callable[[int, str, Tensor], Tensor]
 
 
 class Linear:
-    """A frozen linear layer, [O, I], with other forms for products of few rows, and for training where bf16 is faster."""
+    """Frozen linear layers that read the same input, [O, I]; their weights stay in the precision of their file."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, quantized: QuantizedWeight | None = None):
-        self.weight, self.bias, self.quantized = weight, bias, quantized
-        self.half: Tensor | None = None
-        """The weight in bf16, for training: what goes in and comes out is rounded to bf16, summed in fp32."""
-        self.always_half = False
-        """Not only for training."""
-        self._packed = None
+    def __init__(self, weights: list[Weight], bias: Tensor | None = None):
+        self.weights, self.bias = joined(weights), bias
+        self.trains_in_bf16 = False
+        """Training rounds what goes into a product, and its result, to bf16; sums are in fp32."""
+        self.always_bf16 = False
+        """Answers and scores do so too."""
+        self._bf16: list[Tensor] = []
 
-    def among(self, outputs: Tensor) -> Linear:
+    @property
+    def bf16(self) -> Tensor:
+        """A bf16 copy of the weights, made when first needed: where a processor multiplies bf16, training takes half the time
+        of fp32 products (docs/LOG.md, study 15), and widening the file's integers anew for each product would cost half of
+        that gain."""
+        with _making_a_copy:
+            if not self._bf16:
+                copies = [w.bfloat16() for w in self.weights]
+                with torch.inference_mode(False):
+                    self._bf16.append(torch.cat(copies) if len(copies) > 1 else copies[0])
+        return self._bf16[0]
+
+    def subset(self, outputs: Tensor) -> Linear:
         """These outputs alone."""
-        some = Linear(self.weight[outputs], None if self.bias is None else self.bias[outputs])
-        some.half = None if self.half is None else self.half[outputs]
+        (weight,) = self.weights
+        some = Linear([weight.part(outputs)], None if self.bias is None else self.bias[outputs])
+        some.trains_in_bf16 = self.trains_in_bf16
         return some
 
-    def rounded(self) -> Linear:
-        """This layer in bf16 whatever it is used for."""
+    def in_bf16(self) -> Linear:
+        """This layer in bf16 for every use; the copy of the weights is shared."""
         other = copy(self)
-        other.always_half = True
+        other.always_bf16 = True
         return other
 
+    def full(self) -> Tensor:
+        """A copy of the weights [O, I] in the dtype of the products."""
+        return torch.cat([w.values() for w in self.weights])
+
     def back(self, dy: Tensor) -> Tensor:
-        """The gradient [T, I] of what went in, from that of what came out [T, O]."""
-        return dy @ self.weight if self.half is None else (dy.bfloat16() @ self.half).to(dy.dtype)
+        """The gradient [T, I] of the input, from that of the output [T, O]."""
+        if self.trains_in_bf16:
+            return (dy.bfloat16() @ self.bf16).to(dy.dtype)
+        return back(self.weights, dy)
 
     def trained(self, x: Tensor) -> Tensor:
-        """As in a call, where adapters are trained on it."""
-        if self.half is None:
-            return self(x)
-        y = F.linear(x.bfloat16(), self.half).to(x.dtype)
-        return y if self.bias is None else y + self.bias
+        """The product where adapters are trained on it; without a gradient."""
+        return self._product_in_bf16(x) if self.trains_in_bf16 else self.product(x)
+
+    def _product_in_bf16(self, x: Tensor) -> Tensor:
+        y = F.linear(x.bfloat16(), self.bf16).to(x.dtype)
+        return y if self.bias is None else y.add_(self.bias)
+
+    def product(self, x: Tensor) -> Tensor:
+        y = product(self.weights, x)
+        return y if self.bias is None else y.add_(self.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        rows = x.shape[0]
-        if self.always_half or _needs_gradient(x):  # the forms for few rows have no gradient
-            return F.linear(x, self.weight, self.bias) if self.half is None else self.trained(x)
-        if self.quantized is not None and rows <= FEW_ROWS:
-            y = self.quantized(x)
-            return y if self.bias is None else y.add_(self.bias)
-        if rows > FEW_ROWS or x.is_cuda or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
-            return F.linear(x, self.weight, self.bias)
-        if rows == 1 and self.weight.shape[0] < 16384:  # a matrix-vector product reads the plain layout as fast
-            return F.linear(x, self.weight, self.bias)
-        if self._packed is None:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, 16)
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+        if _needs_gradient(x):
+            return FrozenProduct.apply(x, self)
+        return self._product_in_bf16(x) if self.always_bf16 else self.product(x)
+
+
+_making_a_copy = threading.Lock()
+
+
+class FrozenProduct(torch.autograd.Function):
+    """A frozen linear layer in training."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, linear: Linear) -> Tensor:
+        ctx.linear = linear
+        return linear.trained(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return ctx.linear.back(grad), None
+
+
+class Weights(Protocol):
+    """Tensors by name that are taken one by one: a dict, or the files of a model."""
+
+    def pop(self, name: str, *default: None) -> Tensor | Weight | None: ...
 
 
 @dataclass
@@ -101,20 +134,14 @@ class Layer:
 
 
 class Network:
-    def __init__(self, shape: Shape, weights: dict[str, Tensor], blocks: dict[str, Tensor] | None = None):
-        """`weights`: the tensors of `shape.tensors()`, of one dtype on one device; consumed.
-
-        `blocks`: what a GGUF file holds for some of them, for an fp32 model on a CPU.
-        """
-        self.shape, blocks = shape, blocks or {}
-        self.embedding = weights.pop("model.embed_tokens.weight")
+    def __init__(self, shape: Shape, weights: Weights):
+        """`weights`: the tensors of `shape.tensors()`, for products of one dtype on one device; consumed."""
+        self.shape = shape
+        self.embedding = _weight(weights.pop("model.embed_tokens.weight"))
         self.norm = weights.pop("model.norm.weight")
-        self.head = Linear(self.embedding if shape.tied else weights.pop("lm_head.weight"))
-        self.head.quantized = joined(
-            [self.head.weight], [blocks.get("model.embed_tokens.weight" if shape.tied else "lm_head.weight")]
-        )
-        self.layers = [self._layer(f"model.layers.{i}", weights, blocks) for i in range(shape.layers)]
-        self.device, self.dtype = self.embedding.device, self.embedding.dtype
+        self.head = Linear([self.embedding if shape.tied else _weight(weights.pop("lm_head.weight"))])
+        self.layers = [self._layer(f"model.layers.{i}", weights) for i in range(shape.layers)]
+        self.device, self.dtype = self.norm.device, self.norm.dtype
         self._rotary = RotaryTable(shape, self.device, self.dtype)
 
     def attention(self, lengths: list[int], shared: list[tuple[int, int]] | None = None) -> PackedAttention:
@@ -129,16 +156,14 @@ class Network:
                 f"a text of {longest} tokens does not fit the model's {self.shape.max_positions} positions; split it"
             )
 
-    def _layer(self, prefix: str, weights: dict[str, Tensor], blocks: dict[str, Tensor]) -> Layer:
+    def _layer(self, prefix: str, weights: Weights) -> Layer:
         linears = {}
         for group, modules in GROUPS.items():
             names = [f"{prefix}.{PARENTS[m]}.{m}" for m in modules]
-            parts = [weights.pop(f"{n}.weight") for n in names]
             biases = [weights.pop(f"{n}.bias", None) for n in names]
             linears[group] = Linear(
-                torch.cat(parts) if len(parts) > 1 else parts[0],
+                [_weight(weights.pop(f"{n}.weight")) for n in names],
                 torch.cat(biases) if biases[0] is not None else None,
-                joined(parts, [blocks.get(f"{n}.weight") for n in names]),
             )
         return Layer(
             attention_norm=weights.pop(f"{prefix}.input_layernorm.weight"),
@@ -153,18 +178,18 @@ class Network:
 
         The adapters, the logits and what stands between the products stay as they are, and so does all that is answered
         and scored (but see `in_bf16`)."""
-        for linear in (self.head, *(own for layer in self.layers for own in layer.linears.values())):
-            linear.half = linear.weight.bfloat16()
+        for linear in (self.head, *(linear for layer in self.layers for linear in layer.linears.values())):
+            linear.trains_in_bf16 = True
 
     @property
     def in_bf16(self) -> Network:
         """After `use_bf16` a view of this network with the products of answers and scores in bf16 too; else itself. The logits
         stay in fp32: rounding would tie near equals."""
-        if self.head.half is None:
+        if not self.head.trains_in_bf16:
             return self
         other = copy(self)
         other.layers = [
-            replace(layer, linears={group: linear.rounded() for group, linear in layer.linears.items()})
+            replace(layer, linears={group: linear.in_bf16() for group, linear in layer.linears.items()})
             for layer in self.layers
         ]
         return other
@@ -172,13 +197,20 @@ class Network:
     @property
     def precision(self) -> str:
         """`fp32`, `mixed` (after `use_bf16`), or another dtype of the weights."""
-        if self.head.half is not None:
+        if self.head.trains_in_bf16:
             return "mixed"
         return {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}.get(self.dtype, str(self.dtype))
 
+    @property
+    def working_bytes(self) -> int:
+        """Memory for what could be computed again: keys and values of answers, kept hidden states. Two bytes per weight, but
+        1 to 2 GiB; longer texts are then computed fewer at a time or more often, with the same results."""
+        weights = sum(math.prod(sizes) for sizes in self.shape.tensors().values())
+        return min(max(2 * weights, 2**30), 2**31)
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids [T] → [T, hidden]."""
-        return F.embedding(tokens, self.embedding)
+        return self.embedding.values(tokens)
 
     def base_linear(self, layer: int, group: str, x: Tensor) -> Tensor:
         """The frozen layer alone: the `linear` of the untouched model."""
@@ -225,7 +257,7 @@ class Vocabulary:
         self.head, self._index_of = network.head, None
         if tokens is not None:
             some = torch.tensor(sorted(set(tokens)), device=network.device)
-            self.head = network.head.among(some)
+            self.head = network.head.subset(some)
             self._index_of = torch.full(
                 (network.shape.vocab,), -1, device=network.device
             )  # of a token that is not among them: out of bounds
@@ -234,6 +266,10 @@ class Vocabulary:
     def label_indices(self, tokens: Tensor) -> Tensor:
         """Of these tokens, among the logits."""
         return tokens if self._index_of is None else self._index_of[tokens]
+
+
+def _weight(tensor: Tensor | Weight) -> Weight:
+    return tensor if isinstance(tensor, Weight) else Weight(tensor)
 
 
 def _needs_gradient(x: Tensor) -> bool:

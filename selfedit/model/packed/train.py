@@ -12,10 +12,10 @@ Axes: N adapters, T packed tokens, L labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from selfedit.model.packed.distill import softened
 from selfedit.model.packed.frozen import FrozenBelow
 from selfedit.model.packed.lora import Gradients, LoraBatch, TokenRange
 from selfedit.model.packed.network import Linear, Network, Vocabulary, rms_norm
+from selfedit.model.packed.openmp import limit_threads
 from selfedit.model.packed.packing import pack, passes
 from selfedit.model.schedule import Schedule
 
@@ -62,9 +63,8 @@ def train(
         while going := [run for run in runs if not run.finished]:
             active = [run for run in going if cut is None or len(run.log.losses) < cut.epochs]
             if not active:
-                with workers.all_cores():
-                    for row in cut.losers(adapters):
-                        runs[row].stop_()
+                for row in cut.losers(adapters):
+                    runs[row].stop_()
                 cut = None
                 continue
             shares = _shares([run.next_work() for run in active], len(workers.gradients))
@@ -93,35 +93,21 @@ class _Workers:
 
     def __init__(self, stack: LoraBatch, tokens: int):
         """`tokens`: of a usual step."""
-        self.threads = torch.get_num_threads()
-        count = min(self.threads, max(1, tokens // TOKENS_A_WORKER)) if stack.flat.device.type == "cpu" else 1
+        threads = torch.get_num_threads()
+        count = min(threads, max(1, tokens // TOKENS_A_WORKER)) if stack.flat.device.type == "cpu" else 1
         self.gradients = [Gradients(stack) for _ in range(count)]
-        self.own_threads = self.threads // count
-        self.pool = (
-            ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(self.own_threads))
-            if count > 1
-            else None
-        )
+        share = partial(limit_threads, threads // count)
+        self.pool = ThreadPoolExecutor(count, initializer=share) if count > 1 else None
 
     def map(self, function: Callable, *items: Iterable) -> list:
         return list((self.pool.map if self.pool else map)(function, *items))
 
-    @contextmanager
-    def all_cores(self) -> Iterator[None]:
-        """For what is done between steps, by the caller's thread alone."""
-        torch.set_num_threads(self.threads)
-        yield
-        torch.set_num_threads(self.own_threads)
-
     def __enter__(self) -> _Workers:
-        if self.pool:
-            torch.set_num_threads(self.own_threads)
         return self
 
     def __exit__(self, *error) -> None:
         if self.pool:
             self.pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(self.threads)
 
 
 class _Run:
@@ -265,14 +251,14 @@ class HeadLoss(torch.autograd.Function):
         losses, gradient = torch.empty_like(weights), torch.empty_like(hidden)
         for low in range(0, len(targets), HeadLoss.ROWS):
             rows = slice(low, low + HeadLoss.ROWS)
-            logits = (hidden[rows] @ head.weight.t()).to(weights.dtype)
+            logits = head.product(hidden[rows]).to(weights.dtype)
             target, share, weight = targets[rows], odds[rows].to(weights.dtype), weights[rows, None]
             total = torch.logsumexp(logits, 1, keepdim=True)
             surprise = total - logits.gather(1, target) + torch.where(share > 0, share, 1.0).log()
             losses[rows] = (share * surprise).sum(1) * weight[:, 0]
             probabilities = logits.sub_(total).exp_()
             probabilities.scatter_add_(1, target, -share).mul_(weight)
-            gradient[rows] = head.back(probabilities.to(head.weight.dtype))
+            gradient[rows] = head.back(probabilities.to(hidden.dtype))
         ctx.save_for_backward(gradient)
         return losses
 

@@ -1,7 +1,8 @@
-"""How torch's threads wait for each other; to be decided before torch is imported, and without it.
+"""How torch's threads wait for each other; a program decides it before it imports torch.
 
-Threads that spin answer at once: decoding is a third faster, a plain PEFT loop twice as fast. On cores that others want
-too they slow it up to ten times. What the environment says comes first.
+Threads that spin react at once: decoding is a third faster, a plain PEFT loop twice as fast. On cores that other processes
+want too, spinning slows everything up to ten times. The user's environment variables come first. Only the command line
+calls `choose`: a process that uses this package as a library keeps its environment.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ def spinning() -> bool:
     return os.environ.get("GOMP_SPINCOUNT", "0" if not active else SPINS) != "0"
 
 
+_ours = False
+"""Whether GOMP_SPINCOUNT is a choice of this module."""
+
+
 def choose(idle: bool) -> None:
-    """Spin for a moment where nobody else is at work, else sleep."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS if idle else "0")
+    """Let threads spin for a moment if the machine is idle, else sleep. A later choice replaces an earlier one."""
+    global _ours
+    if "OMP_WAIT_POLICY" not in os.environ and (_ours or "GOMP_SPINCOUNT" not in os.environ):
+        os.environ["GOMP_SPINCOUNT"], _ours = SPINS if idle else "0", True
+
+
+def choose_by_load() -> None:
+    """Threads spin where other processes leave half of the cores idle."""
+    choose(hasattr(os, "getloadavg") and os.getloadavg()[0] < (os.cpu_count() or 1) / 2)
