@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from selfedit.model.packed import waiting
+from selfedit import thread_waiting
 
-waiting.choose_by_load()
+thread_waiting.choose_by_load()
 import torch  # noqa: E402  reads how its threads wait when it is imported
 
 os.environ["SELFEDIT_PRECISION"] = "fp32"  # on any machine; the tests of mixed precision ask for it

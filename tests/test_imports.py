@@ -15,7 +15,7 @@ from selfedit.cli import _parser
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "selfedit"
 ROOMS = [  # from below
-    {"types", "errors", "config", "disk", "text"},
+    {"types", "errors", "config", "disk", "text", "thread_waiting"},
     {"model"},
     {"edits", "judge", "tasks"},
     {"loop"},
@@ -141,9 +141,6 @@ def looks_inside(source: str) -> list[str]:
     """What a source names of the inside of a backend: modules below `model`, or attributes."""
     modules = [module for module in imported(source) if module.startswith((PACKED, "selfedit.model.reference"))]
     attributes = [node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
-    modules = [
-        module for module in modules if module not in (PACKED, f"{PACKED}.waiting", f"{PACKED}.waiting.spinning")
-    ]
     return modules + [name for name in attributes if name in HIDDEN]
 
 

@@ -15,7 +15,7 @@ from selfedit.model.backend import Job
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed import train as train_module
 from selfedit.model.packed.openmp import limit_threads
-from selfedit.model.packed.waiting import spinning
+from selfedit.thread_waiting import spinning
 
 IMPORT_ALL = """
 import os, pkgutil

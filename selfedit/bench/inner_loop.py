@@ -27,7 +27,7 @@ from selfedit.edits.quiz import find_supporting_sentence, questions_as_edit
 from selfedit.edits.spans import keyword_questions
 from selfedit.errors import SelfeditError
 from selfedit.loop.journal import write_json, write_text
-from selfedit.model.packed.waiting import spinning
+from selfedit.thread_waiting import spinning
 from selfedit.types import Example, Passage, Question, stable_seed, text_hash
 
 PASSAGES = Path(__file__).with_name("passages.jsonl")

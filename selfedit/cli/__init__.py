@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from selfedit import __version__
+from selfedit import __version__, thread_waiting
 from selfedit.cli import memories, studies
 from selfedit.cli.options import BAD_INPUT, STOPPED, Parser, add_backend, add_json, path
 from selfedit.errors import SelfeditError
-from selfedit.model.packed import waiting
 from selfedit.terminal import flush, note, one_line, prepare_streams
 from selfedit.types import as_utf8
 
@@ -43,7 +42,7 @@ def _run(argv: list[str]) -> int:
 
             check_writable(arguments.out, "--out")
         if "torch" not in sys.modules:  # torch reads how its threads wait when it is imported
-            waiting.choose_by_load()
+            thread_waiting.choose_by_load()
         return arguments.run(arguments)
     except SystemExit as end:  # of --help and --version
         return int(end.code or 0)

@@ -335,9 +335,9 @@ def _judge_calibrate(arguments) -> int:
 
 
 def _bench_inner_loop(arguments) -> int:
-    from selfedit.model.packed import waiting
+    from selfedit import thread_waiting
 
-    waiting.choose(idle=True)  # whatever the load was: threads that sleep make the baselines half as fast
+    thread_waiting.choose(idle=True)  # whatever the load was: threads that sleep make the baselines half as fast
     from selfedit.bench import inner_loop
     from selfedit.terminal import Progress
 
@@ -476,11 +476,11 @@ def _bench_poison(arguments) -> int:
 
 
 def _bench_arc(arguments) -> int:
-    from selfedit.model.packed import waiting
+    from selfedit import thread_waiting
 
     conditions = listed(arguments.conditions)
     if "peft" in conditions:
-        waiting.choose(idle=True)  # as for bench inner-loop
+        thread_waiting.choose(idle=True)  # as for bench inner-loop
     from selfedit.bench import arc
     from selfedit.disk import plain_errors
     from selfedit.loop.journal import write_json

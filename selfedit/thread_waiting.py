@@ -1,7 +1,7 @@
 """How torch's threads wait for each other; a program decides it before it imports torch.
 
-Threads that spin react at once: decoding is a third faster, a plain PEFT loop twice as fast. On cores that other processes
-want too, spinning slows everything up to ten times. The user's environment variables come first. Only the command line
+Threads that spin react at once: decoding is a third faster, a plain PEFT loop twice as fast. On cores that other
+processes want too, spinning slows everything up to ten times. The user's environment variables come first. Only the command line
 calls `choose`: a process that uses this package as a library keeps its environment.
 """
 
@@ -14,7 +14,7 @@ SPINS = "20000"
 
 
 def spinning() -> bool:
-    """Whether they do, as the environment has it."""
+    """Whether the environment makes them spin."""
     active = os.environ.get("OMP_WAIT_POLICY", "").lower() == "active"
     return os.environ.get("GOMP_SPINCOUNT", "0" if not active else SPINS) != "0"
 
