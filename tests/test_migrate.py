@@ -229,11 +229,20 @@ def test_a_lost_or_garbled_head_is_an_error_that_says_how_to_mend_it(tmp_path, h
 @pytest.mark.parametrize(
     "field, value",
     [
-        ("active", "abc"), ("active", [1]), ("active", ["/somewhere"]), ("active", ["../../mine"]), ("memories", None),
-        ("memories", ["../mine"]), ("adapters", []), ("adapters", {"a" * 12: "/x"}), ("previous", "1"), ("check", 5), ("version", 9),
+        ("active", "abc"),
+        ("active", [1]),
+        ("active", ["/somewhere"]),
+        ("active", ["../../mine"]),
+        ("memories", None),
+        ("memories", ["../mine"]),
+        ("adapters", []),
+        ("adapters", {"a" * 12: "/x"}),
+        ("previous", "1"),
+        ("check", 5),
+        ("version", 9),
         ("time", "5000 digits"),
     ],
-)  # fmt: skip
+)
 def test_a_line_that_is_none_is_one_clear_line_and_deletes_nothing(tmp_path, field, value):
     home = tmp_path / "home"
     old, _ = filled(home)

@@ -1,4 +1,4 @@
-"""The router: small cases worked by hand, the index against the reference, then the study's figures on the shared data."""
+"""The router: small cases worked by hand, the index against the reference, and the study's figures on shared data."""
 
 import json
 import random

@@ -599,10 +599,17 @@ def test_the_bytes_of_an_adapter_are_hashed_once_as_long_as_nobody_writes_to_the
 @pytest.mark.parametrize(
     "change",
     [
-        "record = x'00'", "record = zeroblob(50)", "model_hash = replace(model_hash, 'm', 'n')", "passage_id = 'x'", "created = 5",
-        "adapter = 'a'", "adapter_hash = ''", "size_bytes = 'many'", "seal = ''",
+        "record = x'00'",
+        "record = zeroblob(50)",
+        "model_hash = replace(model_hash, 'm', 'n')",
+        "passage_id = 'x'",
+        "created = 5",
+        "adapter = 'a'",
+        "adapter_hash = ''",
+        "size_bytes = 'many'",
+        "seal = ''",
     ],
-)  # fmt: skip
+)
 def test_a_corrupt_memory_is_named_and_can_be_forgotten(store, change):
     entry, other = add(store, 1), add(store, 2)
     by_hand(store, f"UPDATE memories SET {change} WHERE id = ?", entry.id)
@@ -782,10 +789,10 @@ def test_a_flipped_bit_anywhere_in_the_database_is_found_or_harmless_and_never_a
         for use in (
             damaged.active,
             damaged.history,
-            lambda: damaged.router("m" * 64).route("Text 1"),  # noqa: B023
-            lambda: add(damaged, 4),
-            lambda: damaged.forget(first.id),
-        ):  # noqa: B023
+            lambda damaged=damaged: damaged.router("m" * 64).route("Text 1"),
+            lambda damaged=damaged: add(damaged, 4),
+            lambda damaged=damaged: damaged.forget(first.id),
+        ):
             with contextlib.suppress(MemoryStoreError):
                 use()
         damaged.close()
@@ -801,9 +808,13 @@ def test_the_router_knows_what_is_in_force_after_every_change(store):
     first, second, third = (add(store, number) for number in (1, 2, 3))
     other = add(store, 7, model_hash="n" * 64)
     for change in (
-        lambda: store.disable(first.id), lambda: add(store, 2, value=2.0), lambda: store.rollback(), lambda: store.approve(first.id),
-        lambda: store.forget(third.id), lambda: store.rollback("v3"),
-    ):  # fmt: skip
+        lambda: store.disable(first.id),
+        lambda: add(store, 2, value=2.0),
+        lambda: store.rollback(),
+        lambda: store.approve(first.id),
+        lambda: store.forget(third.id),
+        lambda: store.rollback("v3"),
+    ):
         change()
         router = store.router("m" * 64)
         assert {id for id, _ in router.best("Text 1 2 3 7", 9)} == {*ids(store.active("m" * 64))}
@@ -992,7 +1003,8 @@ def test_every_changed_value_is_a_fault(store, table, column, value):
         store,
         f"UPDATE {table} SET {column} = ? WHERE rowid = 1"
         if table not in ("sources", "active", "changes")
-        else f"UPDATE {table} SET {column} = ? WHERE memory_id = (SELECT memory_id FROM sources) AND {'version = 1' if table == 'changes' else 1}",
+        else f"UPDATE {table} SET {column} = ? WHERE memory_id = (SELECT memory_id FROM sources) "
+        f"AND {'version = 1' if table == 'changes' else 1}",
         value,
     )
     try:
@@ -1513,9 +1525,14 @@ def test_no_byte_of_what_was_forgotten_is_left_in_any_file(store, seed):
     for number in range(36):
         passage, edits, scores = noisy(generator, number)
         entry = store.add(
-            adapter(generator.random()), model="tiny", model_hash="m" * 64, passage=passage, edits=edits, scores=scores,
+            adapter(generator.random()),
+            model="tiny",
+            model_hash="m" * 64,
+            passage=passage,
+            edits=edits,
+            scores=scores,
             quarantine=number % 7 == 0,
-        )  # fmt: skip
+        )
         store.add_sources({entry.id: {f"/copy-{generator.bytes(8).hex()}"}})
         Journal(store.home / "runs/learn-x/trials.jsonl").add({"passage": passage.id, "title": passage.title})
         sources = [

@@ -33,7 +33,8 @@ INVENTED = {
         "세계에서 가장 깊은 호수는 어디에 있습니까?",
     ),
     "de": (
-        "Die Seilbahnstation in Grauufer wurde 1931 eröffnet. Der Maschinenraum liegt unter der Wartehalle; im Winter ruht "
+        "Die Seilbahnstation in Grauufer wurde 1931 eröffnet. Der Maschinenraum liegt unter der Wartehalle; im "
+        "Winter ruht "
         "der Betrieb, und die Fahrgäste nehmen den Linienbus.",
         "Wann wurde die Station der Seilbahn in Grauufer eröffnet?",
         "Welcher See ist der tiefste der Welt?",
@@ -49,14 +50,16 @@ INVENTED = {
         "दुनिया की सबसे गहरी झील कौन सी है?",
     ),
     "fr": (
-        "Le téléphérique de Grisrive a été construit en 1931 selon les plans de l’ingénieure Odile Lotte. En hiver, il ne "
+        "Le téléphérique de Grisrive a été construit en 1931 selon les plans de l’ingénieure Odile Lotte. En "
+        "hiver, il ne "
         "circule pas pendant deux mois.",
         "Qui a dessiné les plans du téléphérique de Grisrive ?",
         "Quel est le lac le plus profond du monde ?",
     ),
 }
 OTHERS = {
-    f"other {i}": f"The {thing} of {place}\nThe {thing} of {place} opened in {1800 + i} and was built by {maker}. {maker} also "
+    f"other {i}": f"The {thing} of {place}\nThe {thing} of {place} opened in {1800 + i} and was built by "
+    f"{maker}. {maker} also "
     f"planned the harbour of {place}, where {10 + i} boats wait in winter, and the first {thing} of the island."
     for i, (thing, place, maker) in enumerate(
         (f"{thing}", f"{first}{last}", f"{name} {last.capitalize()}son")
