@@ -117,6 +117,7 @@ class Router:
         """`least`: the lowest threshold; 0 where few texts are compared that are known to be about the subject."""
         self._connection, self._model_hash, self._least = connection, model_hash, least
         self._texts: dict[str, tuple[str, str]] = {}
+        self._known_counts: dict[str, int] = {}  # memories that have a word, by its hash
         self._in_memory: dict[str, _InMemory] = {}
         rows = (
             connection.execute("SELECT language, stretches FROM index_totals WHERE model_hash = ?", (model_hash,))
@@ -223,7 +224,10 @@ class Router:
     def _counts(self, some_terms: Iterable[str], code: str) -> dict[str, int]:
         """How many memories have each term."""
         hashes = {term: _hash(term, self._model_hash, code) for term in some_terms}
-        counts = dict(self._select("SELECT term, doc FROM index_counts WHERE term IN", list(hashes.values())))
+        counts = self._known_counts
+        unknown = [word for word in hashes.values() if word not in counts]
+        counts |= dict.fromkeys(unknown, 0)
+        counts |= dict(self._select("SELECT term, doc FROM index_counts WHERE term IN", unknown))
         part = self._in_memory.get(code)
         return {term: counts.get(own, 0) + (part.count(own) if part else 0) for term, own in hashes.items()}
 
