@@ -586,6 +586,12 @@ def test_what_is_disabled_is_listed_no_more_and_rolling_back_or_approving_brings
     assert answer("memory", "approve", kept.id)["active"] == [kept.id]
 
 
+def test_a_list_can_be_had_page_by_page(kept, answer):
+    (record,) = answer("memory", "list")
+    assert answer("memory", "list", "--page", 1) == {"page": 1, "pages": 1, "memories": [record]}
+    assert answer("memory", "list", "--page", 2) == {"page": 2, "pages": 1, "memories": []}
+
+
 def test_what_is_forgotten_is_gone_from_the_disk_and_a_rollback_says_so(kept, home, answer, output):
     assert answer("memory", "forget", "vellmar.txt", "--yes")["memories"] == [kept.id]
     assert not [path for path in (home / "adapters").iterdir() if path.name != ".staging"]

@@ -178,6 +178,14 @@ def test_active_memories_can_be_asked_for_one_model(store):
     assert store.active() == [first, second] and store.active("n" * 64) == [second]
 
 
+def test_memories_are_read_page_by_page(store, monkeypatch):
+    monkeypatch.setattr("selfedit.memory.store.PAGE", 3)
+    entries = [add(store, number) for number in range(7)]
+    store.disable(entries[0].id)
+    assert [ids(store.page(number)[0]) for number in (1, 2, 3)] == [ids(entries[1:4]), ids(entries[4:]), []]
+    assert store.page(3, everything=True) == (store.all()[6:], 7) and store.page(1)[1] == 6
+
+
 # What changes
 
 

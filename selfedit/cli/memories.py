@@ -60,6 +60,9 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     actions = memory.add_subparsers(title="actions", required=True, metavar="ACTION")
     listing = actions.add_parser("list", parents=[common], help="the memories in force")
     listing.add_argument("--all", action="store_true", help="also those not in force, and the history")
+    listing.add_argument(
+        "--page", type=whole(1), metavar="N", help="the N-th page of 50; without it JSON has all, a table the first"
+    )
     listing.set_defaults(run=_memory_list)
     page = actions.add_parser(
         "show", parents=[common], help="where a memory comes from, what was studied, how it scored"
@@ -227,16 +230,23 @@ def _why(store, question: str, answer) -> dict:
 
 
 def _memory_list(arguments) -> int:
+    from selfedit.memory.store import PAGE
     from selfedit.terminal import memory_table
 
-    store = open_store(arguments)
-    active = store.active()
-    entries = store.all() if arguments.all else active
-    history = store.history() if arguments.all else []
-    in_force = {entry.id for entry in active}
+    store, page = open_store(arguments), arguments.page
+    if page is None and arguments.json:
+        entries, count = store.all() if arguments.all else store.active(), None
+    else:
+        entries, count = store.page(page or 1, arguments.all)
+    history = store.history() if arguments.all and page is None else []
+    in_force = {*store.active_ids()}
     records = [_entry_record(entry) | {"active": entry.id in in_force} for entry in entries]
     value = {"memories": records, "history": history} if arguments.all else records
+    if page is not None:
+        value = {"page": page, "pages": -(-count // PAGE), "memories": records}
     show(arguments, value, lambda: memory_table(entries, in_force, history))
+    if not arguments.json and count > PAGE:
+        note(f"page {page or 1} of {-(-count // PAGE)}, {count:,} memories; --page N shows another")
     return 0
 
 

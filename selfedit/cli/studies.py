@@ -75,6 +75,15 @@ def add(commands, with_model: argparse.ArgumentParser, with_backend: argparse.Ar
     add_out(inner, default=Path("runs/bench-inner-loop"))
     inner.set_defaults(run=_bench_inner_loop)
 
+    store = benches.add_parser("store", help="the memory store: times and size at up to so many memories")
+    add_json(store)
+    store.add_argument("--memories", type=whole(1), default=10_000, help="how many (default: %(default)s)")
+    store.add_argument(
+        "--data", nargs="*", type=path_text, default=[], help="files of passages (default: a few, varied)"
+    )
+    add_out(store, default=Path("runs/bench-store"))
+    store.set_defaults(run=_bench_store)
+
     knowledge = benches.add_parser(
         "knowledge",
         parents=[with_model, with_judge],
@@ -353,6 +362,20 @@ def _bench_inner_loop(arguments) -> int:
             on_progress=progress.note,
         )
     show(arguments, result, lambda: inner_loop.table(result))
+    return 0
+
+
+def _bench_store(arguments) -> int:
+    from selfedit.bench import store
+    from selfedit.tasks.load import load_tasks
+    from selfedit.terminal import Progress
+
+    tasks = [task for file in arguments.data for task in load_tasks(file)] or store.shipped_tasks()
+    with Progress(quiet=arguments.json) as progress:
+        result = store.run(
+            tasks, arguments.memories, arguments.out, command=typed(arguments), on_progress=progress.stage
+        )
+    show(arguments, result, lambda: store.table(result))
     return 0
 
 

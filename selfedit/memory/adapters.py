@@ -5,8 +5,8 @@
     home/adapters/.staging/     has a folder while an adapter is being written, until the database refers to it. If a
                                 writer finds one, an earlier one was killed: every folder that nothing refers to goes.
 
-An adapter is opaque here: two files and a hash. Only safetensors and JSON, never pickle. Whoever writes or deletes holds
-the database's write lock.
+An adapter is opaque here: two files and a hash. Only safetensors and JSON, never pickle. Whoever writes or deletes
+holds the database's write lock.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class AdapterFolders:
         return self.folder / address
 
     def keep(self, write_adapter: WriteAdapter) -> StoredAdapter:
-        """Writes an adapter; one that is already there, and intact, is left as it is. Call `finish` after the commit."""
+        """Writes an adapter; one that is already there, and intact, is left as it is. Call `finish` after the
+        commit."""
         self._local.written = f"adapters/.staging/{secrets.token_hex(8)}"
         written = self.home / self._local.written / "adapter"
         written.mkdir(parents=True)

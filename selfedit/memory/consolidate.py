@@ -1,9 +1,9 @@
-"""Many memories → one adapter that answers for all of them, if they still hold: sleep.
+"""Consolidation: one adapter that answers for many memories, if they still hold.
 
-What each memory studied is studied again, all together and from the untouched model, so nothing depends on the order in
-which they came. Each memory is then asked its judging questions under the new adapter; those that hold share it from now
-on, the others stay apart. Their own adapters stay on disk: as soon as one of them is forgotten, disabled or replaced, all
-answer from their own again, and may be consolidated anew.
+The study material of every memory is studied again, together and from the untouched model, so the order in which the
+memories came does not matter. Each memory is then tested with its judging questions under the new adapter; those that
+hold share it from now on, the others keep their own. Their own adapters stay on disk: as soon as one member is
+forgotten, disabled or replaced, all answer from their own again, and can be consolidated again.
 """
 
 from __future__ import annotations

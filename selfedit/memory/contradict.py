@@ -1,9 +1,9 @@
-"""Do two passages say different things of the same? Sentence against sentence, by rule, so that a person can be shown both.
+"""Finds contradictions between two passages: sentence against sentence, by rule, so that a person can see both.
 
-Two sentences disagree if they say the same but for one value each (a number, or a name), or but for a "not". That finds
-"opened in 1898" and "opened in 1899", also in another order and with other endings; it does not find what takes knowledge
-(noon and midnight). Of a table's rows ("in March 20, in April 30") two values differ, so those do not disagree; titles
-count as words of every sentence, since "the fee is 20 dollars" is said of another account there.
+Two sentences disagree if they say the same except for one value each (a number or a name), or except for a "not". That
+finds "opened in 1898" and "opened in 1899", also in another order and with other endings; it does not find what takes
+knowledge (noon and midnight). In the rows of a table ("in March 20, in April 30") two values differ, so they do not
+disagree. The words of a title count in every sentence, since "the fee is 20 dollars" means another account there.
 """
 
 from __future__ import annotations

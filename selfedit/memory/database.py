@@ -14,14 +14,15 @@ Contract of the retrieval index (`memory.route`), which lives in the same databa
     create(connection)                              creates the index tables, all named `index_…`, in the caller's
                                                     transaction; called by the migration below and by a rebuild
     add(connection, memory_id, model_hash, text)    adds one memory; cost proportional to the text
-    remove(connection, memory_id)                   removes it and every trace of its text (no tombstones in live pages);
+    remove(connection, memory_id)                   removes it and every trace of its text (no tombstones in live
+    pages);
                                                     removing an unknown memory does nothing
     Router(connection, model_hash)                  routes to memories of that model that the table `active` lists
     Router.of_texts({id: text}, least=…)            the same, in memory, of a few texts
 
-The index holds every stored memory; `active(memory_id, position)` says which of them may be returned. `add` and `remove`
-run inside the writer's transaction and must not commit. VACUUM renumbers implicit rowids, so tables that refer to rows
-need an explicit INTEGER PRIMARY KEY. A `sqlite3.DatabaseError` from the index makes the store rebuild it.
+The index holds every stored memory; `active(memory_id, position)` says which of them may be returned. `add` and
+`remove` run inside the writer's transaction and must not commit. VACUUM renumbers implicit rowids, so tables that refer
+to rows need an explicit INTEGER PRIMARY KEY. A `sqlite3.DatabaseError` from the index makes the store rebuild it.
 """
 
 from __future__ import annotations
@@ -204,7 +205,8 @@ def index_hash(connection: sqlite3.Connection) -> str:
     for query in (
         "SELECT memory_id, model_hash, language, stretches, active, words FROM index_memories ORDER BY memory_id",
         "SELECT * FROM index_totals WHERE stretches > 0 ORDER BY model_hash, language",
-        "SELECT term, memory_id FROM temp.index_instances LEFT JOIN index_memories ON number = doc ORDER BY term, memory_id",
+        "SELECT term, memory_id FROM temp.index_instances LEFT JOIN index_memories ON number = doc "
+        "ORDER BY term, memory_id",
         "SELECT term, doc FROM index_counts ORDER BY term",
         "SELECT value FROM meta WHERE key = 'index_format'",
     ):

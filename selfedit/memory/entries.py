@@ -1,7 +1,7 @@
 """Rows of the database ↔ what the program works with: `MemoryEntry`, self-edits, shared adapters.
 
-Passage, scores and edits are JSON, compressed. `seal` is the SHA-256 of a row: the version that kept a memory has it too,
-so a changed row is found when it is read, and a changed row with a changed seal when the store is verified.
+Passage, scores and edits are JSON, compressed. `seal` is the SHA-256 of a row: the version that kept a memory has it
+too, so a changed row is found when it is read, and a changed row with a changed seal when the store is verified.
 """
 
 from __future__ import annotations

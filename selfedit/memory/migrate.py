@@ -1,12 +1,12 @@
 """A home of selfedit 0.1 (files) → a database, once, whole or not at all.
 
     home/memories/<id>/, shared/<id>/    an adapter, edits.jsonl, source.json, scores.json and manifest.json each
-    home/ledger.jsonl, HEAD              one line per version, each with all active memories; the number of the present one
-    home/index/                          for retrieval
+    home/ledger.jsonl, HEAD              one line per version, each with all active memories; the number of the present
+    one home/index/                          for retrieval
 
 All of it is written to `memory.db.new` and `adapters/`; the renaming of that file is the moment of the change. Killed
-before, the next start begins again; killed after, it only moves the old files to `before-migration/`, where they stay until
-`verify` finds no fault. What was damaged stays damaged: it is reported as before, and can be forgotten.
+before, the next start begins again; killed after, it only moves the old files to `before-migration/`, where they stay
+until `verify` finds no fault. What was damaged stays damaged: it is reported as before, and can be forgotten.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def _copy_memories(connection: sqlite3.Connection, home: Path, past: list[dict])
 
 
 def _read_memory(folder: Path, id: str) -> tuple[Passage | None, tuple, bytes, str]:
-    """The passage, the fields of the row, the packed edits and the text for retrieval; without text if it is damaged."""
+    """The passage, the fields of the row, the packed edits and the text for retrieval; without text if it is
+    damaged."""
     passage = None
     try:
         passage = Passage(**json.loads((folder / "source.json").read_bytes()))

@@ -167,7 +167,8 @@ class MemoryStore:
             return versions.history(connection)
 
     def find(self, selector: str) -> list[str]:
-        """The ids of what a person means: the start of an id, a source (its whole path, or its name), or the day it was kept.
+        """The ids of what a person means: the start of an id, a source (its whole path, or its name), or the day it was
+        kept.
 
         Active or not, oldest first. Raises MemoryStoreError if nothing fits, or if the selector is ambiguous.
         """
@@ -213,8 +214,8 @@ class MemoryStore:
     ) -> MemoryEntry:
         """Keeps a memory, in the place of the active one of the same passage and model if there is one.
 
-        `quarantine`: stored, but not active until a person approves it. `scores` must be JSON. If an intact memory of this
-        passage with the same weights is stored already, it is made active again as it is.
+        `quarantine`: stored, but not active until a person approves it. `scores` must be JSON. If an intact memory of
+        this passage with the same weights is stored already, it is made active again as it is.
         """
         with self._writing(create=True) as connection:
             adapter = self._adapters.keep(write_adapter)
@@ -295,8 +296,8 @@ class MemoryStore:
         """`passages` are all that their source has now: makes the memories of what it had before inactive; their ids.
 
         What another source has too stays active, unless that is a file that no longer exists: then it was only moved.
-        `there`: sources known to exist. Undoing this also undoes the keeping of what came instead: `rollback` brings the
-        older version of the source back.
+        `there`: sources known to exist. Undoing this also undoes the keeping of what came instead: `rollback` brings
+        the older version of the source back.
         """
         source, now = passages[0].source, {passage.id for passage in passages}
         with self._writing() as connection:
@@ -372,10 +373,8 @@ class MemoryStore:
             versions.append(connection, "forget", ids, after)
             line = versions.record(connection)
             for id in ids:
-                connection.execute(
-                    "INSERT OR REPLACE INTO unfinished VALUES (? || coalesce((SELECT ' ' || passage_id FROM memories WHERE id = ?), ''))",
-                    (id, id),
-                )
+                row = connection.execute("SELECT passage_id FROM memories WHERE id = ?", (id,)).fetchone()
+                connection.execute("INSERT OR REPLACE INTO unfinished VALUES (?)", (" ".join((id, *(row or ()))),))
                 route.remove(connection, id)
                 connection.execute("DELETE FROM memories WHERE id = ?", (id,))
             connection.executemany("DELETE FROM shared WHERE id = ?", [(id,) for id in trained])
@@ -391,7 +390,8 @@ class MemoryStore:
         """Makes a former state the present one and returns the new version's record, whose `restored` says which.
 
         `None` undoes the last change, called again the one before it, and so on. Or: a version (`3`, `v3`), or a
-        memory: the state right after it was last made active. What was forgotten since stays away, which `note` then says.
+        memory: the state right after it was last made active. What was forgotten since stays away, which `note` then
+        says.
         """
         with self._writing() as connection:
             past = {0: versions.START} | {line["version"]: line for line in versions.lines(connection)}
@@ -600,7 +600,10 @@ class MemoryStore:
 
     def _active_of(self, connection: sqlite3.Connection, passages: Iterable[tuple[str, str]]) -> list[str]:
         """The active memories of these (passage id, model hash) pairs."""
-        query = "SELECT id FROM memories JOIN active ON memory_id = id WHERE passage_id = ? AND model_hash = ? ORDER BY position"
+        query = (
+            "SELECT id FROM memories JOIN active ON memory_id = id "
+            "WHERE passage_id = ? AND model_hash = ? ORDER BY position"
+        )
         return [id for passage in passages for (id,) in connection.execute(query, passage)]
 
     def _end(self, connection: sqlite3.Connection) -> int:
@@ -807,7 +810,8 @@ class MemoryStore:
 
 
 class _IndexReader:
-    """Through this a router reads the database: a damaged index is replaced, in memory if the home cannot be written."""
+    """Through this a router reads the database: a damaged index is replaced, in memory if the home cannot be
+    written."""
 
     def __init__(self, store: MemoryStore):
         self._store = store

@@ -1,13 +1,13 @@
 """The versions of a store: each keeps only what it changed, and the hash of all that came before.
 
-In: a change. Out: the history, and any former state. A state says which memories are active, in which order, and which of
-them answer from a shared adapter. The table `active` is the present state; `versions` and `changes` are its history, to
-which rows are only ever added. A former state is the present one with the later changes undone, newest first.
+In: a change. Out: the history, and any former state. A state says which memories are active, in which order, and which
+of them answer from a shared adapter. The table `active` is the present state; `versions` and `changes` are its history,
+to which rows are only ever added. A former state is the present one with the later changes undone, newest first.
 
 `previous` is the version that a version followed, `undo_to` the one that undoing it leads to: `previous`, but after an
-undo it is the `undo_to` of the version that was gone back to, so undoing again goes further back. `seal` is the SHA-256 of
-the version, its changes and the seal before: whoever changes one has to change all later ones. In records for people and
-in JSON it is called `check`.
+undo it is the `undo_to` of the version that was gone back to, so undoing again goes further back. `seal` is the SHA-256
+of the version, its changes and the seal before: whoever changes one has to change all later ones. In records for people
+and in JSON it is called `check`.
 
 All functions take the database connection; those that write run inside the caller's transaction.
 """
@@ -108,8 +108,8 @@ def append(
 ) -> int:
     """Makes a new version the present one and returns its number.
 
-    `after`: the place of each memory that changes; None takes it out of the active ones. As soon as one memory no longer
-    answers from a shared adapter, none does; `apart` lists those that answer from their own again.
+    `after`: the place of each memory that changes; None takes it out of the active ones. As soon as one memory no
+    longer answers from a shared adapter, none does; `apart` lists those that answer from their own again.
     """
     after = dict(after)
     before = {id: place for id in after if (place := _place(connection, id))}
@@ -153,15 +153,14 @@ def record(connection: sqlite3.Connection) -> dict:
 
 def faults(connection: sqlite3.Connection) -> list[str]:
     """What is not as it was written, in words."""
-    found, seal, state = [], "", {}
+    found: list[str] = []
+    seal, last = "", {}
     for row, changes, state in _replayed(connection, found.append):
         if row[-1] != _seal(seal, row[:-1], changes):
             found.append(f"version {row[0]} or one before it has been changed")
-        seal = row[-1]
-    if state != present(connection):
-        found.append(
-            "the active memories are not those that the last version led to; `selfedit memory rollback` to one"
-        )
+        seal, last = row[-1], state
+    if last != present(connection):
+        found.append("the active memories are not those that the last version led to; restore memory.db from a backup")
     return found
 
 
