@@ -251,6 +251,7 @@ WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
         for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
         for value in (math.nan, math.inf, -math.inf)
     },
+    "1e38 in torch.float32": (convert_to(torch.float32, 1e38), f"tensor '{UP}' holds values .* beyond 1e.06"),
     "int8": (convert_to(torch.int8), "is stored as I8; only weights in"),
     "bool": (convert_to(torch.bool), "is stored as BOOL"),
     "fp8": (convert_to(torch.float8_e4m3fn), "is stored as F8_E4M3"),

@@ -125,6 +125,8 @@ ROPE_FIELDS = {
 
 UNUSED_TENSORS = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 """Tensors that old checkpoints hold and that config.json determines."""
+LARGEST = 1e6
+"""Weights beyond this would overflow; those of real models stay below a thousand."""
 DTYPES = ("F64", "F32", "BF16", "F16")
 """Weights that are read, by their names in a safetensors header."""
 
@@ -312,12 +314,13 @@ def check_weights(shape: Shape, tensors: Mapping[str, tuple[str, tuple[int, ...]
 
 
 def check_finite(name: str, numbers: Tensor) -> None:
-    """Raises ModelError if a tensor holds numbers that are not finite.
+    """Raises ModelError if a tensor holds numbers that are not finite, or so large that only damage explains them.
 
     One pass over the memory: `aminmax` hands on whatever is not a number, 4 to 70 times faster than `isfinite`.
     """
-    if not all(math.isfinite(float(extreme)) for extreme in numbers.detach().aminmax()):
-        raise ModelError(f"tensor {shorten(name)} holds values that are not finite; download the model again")
+    if not all(abs(float(extreme)) <= LARGEST for extreme in numbers.detach().aminmax()):
+        problem = f"holds values that are not finite or beyond {LARGEST:g}"
+        raise ModelError(f"tensor {shorten(name)} {problem}; download the model again")
 
 
 def tensor_table(files: Iterable[Path]) -> dict[str, tuple[str, tuple[int, ...]]]:
