@@ -1,81 +1,60 @@
-"""SEAL from end to end on three invented passages: python -m examples.seal_loop (about two minutes on two cores).
+"""SEAL from end to end on three invented passages: python -m examples.seal_loop (a few minutes on two cores).
 
-The model writes self-edits about each passage in two styles. Each self-edit trains an adapter, all of them at once.
-The reward of a self-edit is how well its adapter answers without the passage. The editor is finetuned on the best
-self-edit of each passage and writes the next ones. `selfedit train-editor` runs the same loop with
-what a study needs in addition: several seeds, resuming, early stops, and a guard against collapse.
+The model writes self-edits about each passage in two competing styles; every edit is studied by an adapter of its own,
+all of them trained together; the reward is what each adapter then answers without the passage; and the editor is
+finetuned on the best edits and writes again. `selfedit train-editor` runs the same four steps with what a study needs:
+run folders, resuming, and a guard against editors that get worse (selfedit/loop/outer.py).
 """
 
 from dataclasses import replace
 
 from selfedit.bench.inner_loop import PASSAGES, read_entries
-from selfedit.config import RestemConfig, TrainConfig
-from selfedit.edits.parse import copied
-from selfedit.edits.propose import write_edits, writing_sequences
-from selfedit.judge.evaluate import gold_logprobs
-from selfedit.loop.trial import job, seal_examples, study_sequences
+from selfedit.config import RestemConfig
+from selfedit.edits.propose import write_edits
+from selfedit.loop.domains.knowledge import Knowledge
+from selfedit.loop.editor import Editor
+from selfedit.loop.outer import Block, Round
 from selfedit.model.backend import Job
 from selfedit.model.load import load_model
-from selfedit.types import Passage, SelfEdit, Task
+from selfedit.types import Passage, Task
 
-CONTEXTS, EDITS, ROUNDS = 3, 4, 2
-STYLES = ("paraphrase", "key-points")
-INNER = RestemConfig().trial
-OUTER = TrainConfig(rank=32, alpha=64.0, learning_rate=3e-4, epochs=2, batch_size=10, steps_per_epoch=1)
+ROUNDS = 2
+CONFIG = RestemConfig(styles=("paraphrase", "key-points"), edits=4, min_kept=1)
 
 
 def main() -> None:
     model = load_model("smollm2-135m")
-    entries = read_entries(PASSAGES, CONTEXTS)
-    tasks = [Task(Passage(e.title, e.context, source="", source_hash=""), e.questions) for e in entries]
-    editor = None  # at first, the untouched model writes
-    for round_number in range(1, ROUNDS + 1):
-        kept, gains = [], []
-        for task in tasks:
-            edits, (alone, *rewards) = inner_loop(model, task, editor, round_number)
-            shown = ", ".join(f"{edit.style} {reward:.2f}" for edit, reward in zip(edits, rewards))
-            print(f"  {task.passage.title}: passage alone {alone:.2f}; {shown}")
-            best = max(range(len(edits)), key=rewards.__getitem__)
-            gains.append(rewards[best] - alone)
-            if gains[-1] > 0 and edits[best].examples:  # an edit must beat the passage alone
-                kept.append((task, edits[best]))
-        mean = sum(gains) / len(gains)
-        print(
-            f"round {round_number}: {len(kept)} of {len(tasks)} best edits kept, mean gain {mean:+.2f} nats per token"
-        )
-        if kept:
-            editor = outer_loop(model, kept, editor, round_number)
-    print("\nwhat the editor writes now:\n" + write_edits(model, [(tasks[0].passage, STYLES[0], 0)], editor)[0].text)
+    tasks = [
+        Task(Passage(e.title, e.context, source="", source_hash=""), e.questions) for e in read_entries(PASSAGES, 3)
+    ]
+    domain = Knowledge(model, tasks, CONFIG)
+    current = Round(
+        1, tasks, Editor(model.name, model.fingerprint, domain.style)
+    )  # the untouched model writes at first
+    for number in range(1, ROUNDS + 1):
+        current = replace(current, number=number)
+
+        edits = domain.propose(current, tasks)
+        block = Block(tasks, edits)
+        trials = domain.reward(current, block, domain.study(current, block))
+        lesson = domain.editor_examples(current, trials, edits)
+
+        print(f"round {number}")
+        for trial in trials:
+            rewards = [(edit.style, mean(edit.gold_logprob)) for edit in trial.candidates if edit.gold_logprob]
+            shown = ", ".join(f"{style} {reward:.2f}" for style, reward in rewards)
+            print(f"  {trial.title}: passage alone {mean(trial.controls['passage'].gold_logprob):.2f}; {shown}")
+        if lesson.examples:
+            job = Job(tuple(lesson.examples), seed=number)
+            editor, (log,) = model.backend.train([job], CONFIG.finetune, start=current.adapters)
+            current = replace(current, adapters=editor, previous=lesson.report)
+            print(f"  editor: {len(lesson.examples)} sequences, loss {log.losses[0]:.2f} → {log.losses[-1]:.2f}")
+    (edit,) = write_edits(model, [(tasks[0].passage, lesson.style, 0)], current.adapters)
+    print(f"\nwhat the editor writes now:\n{edit.text}")
 
 
-def inner_loop(model, task, editor, round_number):
-    """Writes self-edits and trains an adapter on each. Returns them, and the mean log-probability (nats per token) of
-    the gold answers: first under the adapter that studied the passage alone, then under each self-edit's adapter."""
-    requests = [(task.passage, STYLES[k % len(STYLES)], 100 * round_number + k) for k in range(EDITS)]
-    edits = write_edits(model, requests, editor)
-    jobs = []
-    for edit in [SelfEdit("passage", ""), *edits]:
-        examples = seal_examples(task.passage, [edit])
-        jobs.append(job(study_sequences(model, task.passage, examples), examples, seed=round_number))
-    adapters, _ = model.backend.train(jobs, INNER)
-    # The short answers only: whole sentences also reward knowing the passage by heart.
-    questions = [replace(question, sentence="") for question in task.questions]
-    pairs = [(question, row) for row in range(len(jobs)) for question in questions]
-    scores = iter(gold_logprobs(model, pairs, adapters))
-    return edits, [sum(next(scores) for _ in questions) / len(questions) for _ in jobs]
-
-
-def outer_loop(model, kept, editor, round_number):
-    """Finetunes the editor on the kept self-edits (ReST-EM: rejection sampling, then finetuning)."""
-    examples = []
-    for task, edit in kept:
-        lines = tuple(e for e in edit.examples if copied(e.text, task.passage) <= 0.6)  # copies would teach it to copy
-        examples += writing_sequences(model, task.passage, replace(edit, examples=lines)) if lines else []
-    if not examples:
-        return editor
-    editor, (log,) = model.backend.train([Job(tuple(examples), seed=round_number)], OUTER, start=editor)
-    print(f"  editor: {len(examples)} examples, loss {log.losses[0]:.2f} → {log.losses[-1]:.2f}")
-    return editor
+def mean(values) -> float:
+    return sum(values) / len(values)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A few-shot task, examples in, answers out: study the examples under several recipes, and take the votes of all.
+"""A few-shot task, examples in, answers out: study the examples under several recipes, and count the votes of all.
 
-No answer is known, so no recipe can be judged by it: a fixed one and some that the model (or a trained editor) chose train
-together in one stack, and every adapter's answers count.
+The answer is not known, so it cannot tell which recipe is best: a fixed recipe and some that the model (or a trained
+editor) wrote are studied together, and the answers of every adapter count.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from selfedit.config import TrainConfig
+from selfedit.config import FewshotConfig
 from selfedit.edits.recipe import Recipe, write_recipes
-from selfedit.loop.fewshot import TRAIN, Answer, check, joined, shown, try_recipes
+from selfedit.loop.fewshot import DEFAULTS, Answer, check, joined, shown, try_recipes
 from selfedit.model.backend import Adapters
 from selfedit.model.load import Model
 from selfedit.tasks.arc import ArcTask
@@ -22,12 +22,12 @@ from selfedit.types import Progress, no_progress, stable_seed
 @dataclass(frozen=True)
 class Adapted:
     answers: list[Answer]
-    """A test pair each, with the answers under all recipes."""
+    """One per test pair, with the answers under all recipes."""
     recipes: list[Recipe]
     tokens: int
-    """Trained on, all recipes together."""
+    """Tokens trained on, under all recipes together."""
     seconds: float
-    """Of all of it: choosing recipes, training, answering."""
+    """Time for everything: writing recipes, training and answering."""
 
 
 def adapt(
@@ -35,17 +35,20 @@ def adapt(
     task: ArcTask,
     recipes: Sequence[Recipe] = (Recipe(),),
     *,
-    drawn: int = 0,
+    num_written: int = 0,
     editor: Adapters | None = None,
     seed: int = 0,
-    train: TrainConfig = TRAIN,
+    config: FewshotConfig = DEFAULTS,
     progress: Progress = no_progress,
 ) -> Adapted:
-    """`drawn`: so many recipes more, chosen by the model or by `editor`. Raises SelfeditError on a task that cannot be studied."""
+    """Studies and answers a task. `num_written`: the number of further recipes, which the model or the `editor` writes.
+
+    Raises SelfeditError on a task that cannot be studied."""
     check(model, [task])
     start = time.perf_counter()
-    seeds = [stable_seed(seed, "adapt", task.id, k) for k in range(len(recipes) + drawn)]
-    chosen = [*recipes, *write_recipes(model, [(shown(model, task), s) for s in seeds[len(recipes) :]], editor)]
-    tried = try_recipes(model, [(task, recipe, s) for recipe, s in zip(chosen, seeds)], train, progress)
-    answers = [joined([t.answers[j] for t in tried]) for j in range(len(task.test))]
-    return Adapted(answers, chosen, sum(t.tokens for t in tried), time.perf_counter() - start)
+    seeds = [stable_seed(seed, "adapt", task.id, k) for k in range(len(recipes) + num_written)]
+    prompts = [(shown(model, task), one) for one in seeds[len(recipes) :]]
+    studied = [*recipes, *write_recipes(model, prompts, editor)]
+    tried = try_recipes(model, [(task, *row) for row in zip(studied, seeds)], config, progress)
+    answers = [joined([one.answers[j] for one in tried]) for j in range(len(task.test))]
+    return Adapted(answers, studied, sum(one.tokens for one in tried), time.perf_counter() - start)

@@ -144,6 +144,9 @@ class RestemConfig(_Config):
     )
     """The styles that compete: each context gets edits in several. `+questions` adds questions made by rule."""
     contexts: int = number(50, 1, 100_000)
+    """Tasks per round."""
+    block: int = number(4, 1, 1000)
+    """Contexts whose edits are written and trained together; a run that is stopped loses at most the work on these."""
     edits: int = number(5, 1, 1000)
     """Edits per context."""
     seeds: int = number(2, 2, 100)
@@ -157,6 +160,10 @@ class RestemConfig(_Config):
     """Minimum number of contexts in which no edit is stopped, to measure what stopping costs."""
     beyond_noise: float = number(1.645, 0, 100)
     """Standard errors by which the gain of an edit must exceed zero; 1.645 means 95 % one-sided."""
+    answer_tokens: int = number(40, 1, 1000)
+    """Maximum length of an answer."""
+    guarded: int = number(16, 1, 1000)
+    """Contexts on which a new editor is compared with its predecessor."""
     min_kept_share: float = number(0.7, 0, 1)
     """Share that a new editor must keep of its predecessor's distinct word triples, of those not in the passage, and of
     usable lines. This guards against collapse and is no test of quality, which is the reward of the next round. On 16
@@ -189,10 +196,28 @@ class RestemConfig(_Config):
 
 
 @dataclass(frozen=True)
+class FewshotConfig(_Config):
+    """How a few-shot task is studied and answered."""
+
+    draws: int = number(20, 1, 1000)
+    """Draws per study item that is wanted; a task that gives fewer different items is studied with those."""
+    rated: int = number(8, 1, 1000)
+    """Most frequent answers that are rated by their likelihood."""
+    train: TrainConfig = TrainConfig(rank=16, alpha=64.0, first_layer=0.5, batch_size=1, steps_per_epoch=1)
+    """For every recipe, which has its own learning rate and epochs. Published: rank 128, alpha 16, all layers, batches
+    of 2. Twice the steps, each of which changes the weights more, solve more with the same tokens; the upper half of
+    the layers learns as much in two thirds of the time (docs/LOG.md, study 16)."""
+
+
+@dataclass(frozen=True)
 class RecipeConfig(_Config):
     """A round of the outer loop for few-shot tasks. Published: 15 edits, one round, LoRA rank 16, 8 epochs, batches of
     5, 5e-5. With ten recipes to learn from, that is 16 steps, which is too few (docs/LOG.md, study 16)."""
 
+    contexts: int = number(0, 0, 100_000)
+    """Tasks per round; 0 means all."""
+    block: int = number(1, 1, 1000)
+    """Tasks whose recipes are trained together; a run that is stopped loses at most the work on these."""
     edits: int = number(5, 2, 1000)
     """Recipes per task. A task tells nothing if all its recipes solve it."""
     temperature: float = number(1.0, 0, 100)
@@ -200,6 +225,7 @@ class RecipeConfig(_Config):
     """If fewer recipes solve their task, the best ones of unsolved tasks are added up to this number if they gained
     anything."""
     seed: int = seed_number()
+    trial: FewshotConfig = FewshotConfig()
     finetune: TrainConfig = TrainConfig(
         rank=16, alpha=32.0, first_layer=0.67, learning_rate=1e-3, epochs=12, batch_size=2, steps_per_epoch=1
     )

@@ -394,7 +394,7 @@ def show_grids(task, found) -> None:
         _print(Columns([panel(f"example {i + 1}", pair.input), panel("", pair.output)]))
     for pair, answer in zip(task.test, found.answers):
         answers = [
-            panel(f"{'answer' if n == 0 else 'second'} ({votes} of {answer.asked})", grid)
+            panel(f"{'answer' if n == 0 else 'second'} ({votes} of {answer.num_asked})", grid)
             for n, (grid, votes) in enumerate(zip(answer.attempts, answer.votes))
         ]
         _print(Columns([panel("question", pair.input), *answers]))

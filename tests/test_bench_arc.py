@@ -17,18 +17,20 @@ from selfedit.adapt import adapt
 from selfedit.bench import arc
 from selfedit.bench.arc import _compare, split_tasks, table
 from selfedit.cli import main
-from selfedit.config import RecipeConfig, TrainConfig
+from selfedit.config import FewshotConfig, RecipeConfig, TrainConfig
 from selfedit.edits.recipe import LOSSES, Recipe
 from selfedit.errors import SelfeditError
-from selfedit.loop import recipes as recipes_module
+from selfedit.loop.domains import fewshot as domain
+from selfedit.loop.domains.fewshot import FewShot, RecipeTrial, reinforced
 from selfedit.loop.fewshot import Answer, Tried
 from selfedit.loop.journal import Journal
-from selfedit.loop.recipes import reinforced, train_recipes
+from selfedit.loop.outer import train_editor
 from selfedit.model.load import load_model
 from selfedit.tasks.arc import ArcTask, Pair
 
 TRAIN = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, epochs=1, batch_size=4, steps_per_epoch=1)
-CONFIG = RecipeConfig(edits=2, finetune=replace(TRAIN, epochs=2))
+FEWSHOT = FewshotConfig(train=TRAIN)
+CONFIG = RecipeConfig(edits=2, trial=FEWSHOT, finetune=replace(TRAIN, epochs=2))
 
 
 def task(id: str, shift: int) -> ArcTask:
@@ -53,7 +55,7 @@ def small_recipes():
     few = [Recipe(items=4, epochs=1), Recipe(basic=False, items=3, epochs=1)]
     patch.setattr(arc, "FIXED", few[0])
     patch.setattr(arc, "ORACLE", tuple(few))
-    for module in (arc, recipes_module, adapt_module):
+    for module in (arc, domain, adapt_module):
         patch.setattr(
             module,
             "write_recipes",
@@ -66,8 +68,8 @@ def small_recipes():
 @pytest.fixture(scope="module")
 def ran(folder, small_recipes, tmp_path_factory):
     out = tmp_path_factory.mktemp("arc")
-    rounds = train_recipes(load_model(folder, device="cpu"), [task("c", 2)], out / "editor", 2, CONFIG, TRAIN)
-    options = dict(conditions=arc.CONDITIONS, samples=2, editor=out / "editor", train=TRAIN)
+    rounds = train_editor(FewShot(load_model(folder, device="cpu"), [task("c", 2)], CONFIG), out / "editor", 2)
+    options = dict(conditions=arc.CONDITIONS, samples=2, editor=out / "editor", config=FEWSHOT)
     run = partial(arc.run, folder, TASKS, out / "run", **options, command="selfedit bench arc …")
     return out, rounds, run, run()
 
@@ -135,14 +137,21 @@ def test_peft_trains_as_it_is_told(ran, folder, tmp_path, monkeypatch):
         baselines, "_study", lambda model, optimizer, *rest: given.append(rest) or real(model, optimizer, *rest)
     )
     train = replace(TRAIN, batch_size=2)
-    arc.run(folder, TASKS[:1], tmp_path, conditions=("peft",), samples=2, train=train)
+    arc.run(folder, TASKS[:1], tmp_path, conditions=("peft",), samples=2, config=FewshotConfig(train=train))
     bench = load_model(folder, device="cpu")
     for (sequences, seed, epochs, batch, clip, _), k in zip(given, range(2), strict=True):
         own = arc.job(bench, TASKS[0], arc.FIXED, arc.stable_seed(0, "a", k))
         assert (sequences, seed, epochs, batch, clip) == (own.examples, own.seed, arc.FIXED.epochs, 2, train.clip)
     for setting in ({"stop_loss": 1.0}, {"steps_per_epoch": 4}):
         with pytest.raises(SelfeditError, match="keep the defaults of stop_loss and steps_per_epoch"):
-            arc.run(folder, TASKS, tmp_path / "other", conditions=("peft",), samples=1, train=replace(TRAIN, **setting))
+            arc.run(
+                folder,
+                TASKS,
+                tmp_path / "other",
+                conditions=("peft",),
+                samples=1,
+                config=FewshotConfig(train=replace(TRAIN, **setting)),
+            )
 
 
 def test_peft_learns_and_answers_the_same(folder, tmp_path, monkeypatch):
@@ -155,7 +164,14 @@ def test_peft_learns_and_answers_the_same(folder, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(arc, "FIXED", Recipe(basic=False, items=12, epochs=12, learning_rate=1e-2))
     train = replace(TRAIN, rank=8, alpha=16.0, first_layer=0.0, batch_size=1)
-    result = arc.run(folder, [one], tmp_path, conditions=("in-context", "fixed", "peft"), samples=1, train=train)
+    result = arc.run(
+        folder,
+        [one],
+        tmp_path,
+        conditions=("in-context", "fixed", "peft"),
+        samples=1,
+        config=FewshotConfig(train=train),
+    )
     told = {r["condition"]: r["answers"][0][0] for r in Journal(tmp_path / "trials.jsonl").records}
     assert [r["rate"] for r in result["rows"]] == [0.0, 1.0, 1.0]
     assert told["fixed"]["attempts"][0] == told["peft"]["attempts"][0] == [list(row) for row in seven]
@@ -188,7 +204,7 @@ def test_an_editor_is_not_judged_on_what_trained_it(ran, folder):
             conditions=("seal",),
             samples=1,
             editor=out / "editor",
-            train=TRAIN,
+            config=FEWSHOT,
         )
     assert not (out / "leak").exists()
 
@@ -198,7 +214,7 @@ def test_what_the_model_cannot_read_is_left_out_and_said(ran, folder, tmp_path):
     long = ArcTask("long", (Pair(wide, wide),) * 4, (Pair(wide, wide),))
     said = []
     result = arc.run(
-        folder, [long, *TASKS], tmp_path, conditions=("in-context",), samples=1, train=TRAIN, notify=said.append
+        folder, [long, *TASKS], tmp_path, conditions=("in-context",), samples=1, config=FEWSHOT, notify=said.append
     )
     assert (
         [t["id"] for t in result["tasks"]] == ["a", "b"]
@@ -207,7 +223,7 @@ def test_what_the_model_cannot_read_is_left_out_and_said(ran, folder, tmp_path):
     )
     assert said[-1].endswith("1 of 3 tasks")
     with pytest.raises(SelfeditError, match="task long: .* reads 4096"):
-        arc.run(folder, [long], tmp_path / "none", conditions=("in-context",), samples=1, train=TRAIN)
+        arc.run(folder, [long], tmp_path / "none", conditions=("in-context",), samples=1, config=FEWSHOT)
 
 
 def test_whole_outputs_are_within_reach_or_not():
@@ -233,8 +249,8 @@ def test_what_is_there_is_not_done_again_but_other_tasks_are(ran, folder, monkey
     assert run()["rows"] == result["rows"] and asked == []
     other = [*TASKS, replace(TASKS[0], id="d")]
     with pytest.raises(SelfeditError, match="task a is there twice"):
-        arc.run(folder, [*TASKS, TASKS[0]], out / "run", conditions=("in-context",), samples=2, train=TRAIN)
-    arc.run(folder, other, out / "run", conditions=("in-context",), samples=2, train=TRAIN)
+        arc.run(folder, [*TASKS, TASKS[0]], out / "run", conditions=("in-context",), samples=2, config=FEWSHOT)
+    arc.run(folder, other, out / "run", conditions=("in-context",), samples=2, config=FEWSHOT)
     assert asked == ["d"]
 
 
@@ -247,12 +263,14 @@ def test_a_search_of_several_tasks_at_once_finds_what_each_finds_alone(folder, s
         )  # b is tried with the first recipe alone
         out = tmp_path / str(searched)
         arc.run(
-            folder, [*TASKS, task("c", 2)], out, conditions=("in-context", "oracle"), samples=1, find=9, train=TRAIN
+            folder, [*TASKS, task("c", 2)], out, conditions=("in-context", "oracle"), samples=1, find=9, config=FEWSHOT
         )
         records = [r for r in Journal(out / "trials.jsonl").records if r["condition"] == "oracle"]
         found.append([r | {"seconds": None, "gold_logprob": [round(v, 3) for v in r["gold_logprob"]]} for r in records])
     assert found[0] == found[1] and {r["task"]: len(r["solved"]) for r in found[0]} == {"a": 2, "b": 1, "c": 1}
-    arc.run(folder, [task("c", 2)], out, conditions=("oracle",), samples=1, train=TRAIN)  # no search: with every recipe
+    arc.run(
+        folder, [task("c", 2)], out, conditions=("oracle",), samples=1, config=FEWSHOT
+    )  # no search: with every recipe
     assert [
         len(r["solved"])
         for r in Journal(out / "trials.jsonl").records
@@ -276,7 +294,7 @@ def test_a_search_ends_once_enough_is_found_and_looks_at_the_likeliest_first(
 
     def run(find: int) -> dict:
         conditions = ("in-context", "oracle")
-        return arc.run(folder, tasks, tmp_path, conditions=conditions, samples=1, find=find, train=TRAIN)
+        return arc.run(folder, tasks, tmp_path, conditions=conditions, samples=1, find=find, config=FEWSHOT)
 
     result = run(1)
     assert (
@@ -288,7 +306,7 @@ def test_a_search_ends_once_enough_is_found_and_looks_at_the_likeliest_first(
     assert run(2)["solvable"] == order[1:] and len(done) == 6
     assert run(9)["solvable"] == order[1:]
     with pytest.raises(SelfeditError, match="at least 1 task to find and the conditions in-context and oracle"):
-        arc.run(folder, tasks, tmp_path, conditions=("oracle",), samples=1, find=1, train=TRAIN)
+        arc.run(folder, tasks, tmp_path, conditions=("oracle",), samples=1, find=1, config=FEWSHOT)
 
 
 def test_rates_and_intervals_by_hand(ran):
@@ -300,7 +318,7 @@ def test_rates_and_intervals_by_hand(ran):
         samples=2,
         name="m",
         editor=None,
-        train_config=TRAIN,
+        config=FEWSHOT,
         left_out={},
         model=load_model_stub(),
     )
@@ -376,7 +394,7 @@ def another_process_in(run: Path):
 def test_fewer_rounds_than_there_are_take_none_away(ran, folder):
     out, rounds, _, _ = ran
     assert (
-        train_recipes(load_model(folder, device="cpu"), [task("c", 2)], out / "editor", 1, CONFIG, TRAIN) == rounds[:1]
+        train_editor(FewShot(load_model(folder, device="cpu"), [task("c", 2)], CONFIG), out / "editor", 1) == rounds[:1]
     )
     assert json.loads((out / "editor/rounds.json").read_text()) == rounds
 
@@ -384,23 +402,21 @@ def test_fewer_rounds_than_there_are_take_none_away(ran, folder):
 def test_the_outer_loop_goes_on_where_it_was_stopped(ran, folder, small_recipes, tmp_path, monkeypatch):
     _, rounds, _, _ = ran
     assert [s["round"] for s in rounds] == [1, 2] and rounds[0]["recipes"] == 2 and rounds[1]["editor"]["round"] == 2
-    model, tasks, real = load_model(folder, device="cpu"), [task("c", 2), task("d", 3)], recipes_module.try_recipes
+    model, tasks, real = load_model(folder, device="cpu"), [task("c", 2), task("d", 3)], domain.study_recipes
 
     def stopping(model, asked, *rest):
         if asked[0][0].id == "d":
             raise KeyboardInterrupt
         return real(model, asked, *rest)
 
-    monkeypatch.setattr(recipes_module, "try_recipes", stopping)
+    monkeypatch.setattr(domain, "study_recipes", stopping)
     with pytest.raises(KeyboardInterrupt):
-        train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
+        train_editor(FewShot(model, tasks, CONFIG), tmp_path / "run", 1)
     tried = []
     monkeypatch.setattr(
-        recipes_module,
-        "try_recipes",
-        lambda model, asked, *rest: tried.append(asked[0][0].id) or real(model, asked, *rest),
+        domain, "study_recipes", lambda model, asked, *rest: tried.append(asked[0][0].id) or real(model, asked, *rest)
     )
-    (summary,) = train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
+    (summary,) = train_editor(FewShot(model, tasks, CONFIG), tmp_path / "run", 1)
     assert (
         tried == ["d"] and summary["tasks"] == 2 and json.loads((tmp_path / "run/rounds.json").read_text()) == [summary]
     )
@@ -408,29 +424,29 @@ def test_the_outer_loop_goes_on_where_it_was_stopped(ran, folder, small_recipes,
         another_process_in(tmp_path / "run"),
         pytest.raises(SelfeditError, match="another process is at work in .*run; wait for it, or give another --out"),
     ):
-        train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
-    (whole,) = train_recipes(model, tasks, tmp_path / "whole", 1, CONFIG, TRAIN)
+        train_editor(FewShot(model, tasks, CONFIG), tmp_path / "run", 1)
+    (whole,) = train_editor(FewShot(model, tasks, CONFIG), tmp_path / "whole", 1)
     assert {k: v for k, v in whole.items() if "seconds" not in k} == {
         k: v for k, v in summary.items() if "seconds" not in k
     }
     (tmp_path / "run/round-1/round.json").write_text("{")
     with pytest.raises(SelfeditError, match="round.json is damaged"):
-        train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
+        train_editor(FewShot(model, tasks, CONFIG), tmp_path / "run", 1)
     (tmp_path / "run/round-1/round.json").unlink()
-    (again,) = train_recipes(model, tasks, tmp_path / "run", 1, CONFIG, TRAIN)
+    (again,) = train_editor(FewShot(model, tasks, CONFIG), tmp_path / "run", 1)
     assert (again["solved"], again["tasks"]) == (summary["solved"], 2) and tried == [
         "d",
         "c",
         "d",
     ]  # the last by the whole run above
     with pytest.raises(SelfeditError, match="another config"):
-        train_recipes(model, tasks, tmp_path / "run", 1, replace(CONFIG, edits=3), TRAIN)
+        train_editor(FewShot(model, tasks, replace(CONFIG, edits=3)), tmp_path / "run", 1)
     with pytest.raises(SelfeditError, match="at least 1 task"):
-        train_recipes(model, [], tmp_path / "none", 1, CONFIG, TRAIN)
+        train_editor(FewShot(model, [], CONFIG), tmp_path / "none", 1)
 
 
-def trial(solved: list[float], gold_logprob: list[float]) -> dict:
-    return {"solved": solved, "gold_logprob": gold_logprob, "untouched": -2.0}
+def trial(solved: list[float], gold_logprob: list[float | None]) -> RecipeTrial:
+    return RecipeTrial("key", "id", -2.0, [{}] * len(solved), solved, gold_logprob, [1] * len(solved))
 
 
 def test_recipes_that_solve_are_reinforced_and_the_best_of_other_tasks_make_up_the_number():
@@ -451,13 +467,13 @@ def test_recipes_that_solve_are_reinforced_and_the_best_of_other_tasks_make_up_t
 def test_every_task_and_sample_draws_with_a_seed_of_its_own(small_recipes, folder, tmp_path, monkeypatch):
     seeds = []
     monkeypatch.setattr(
-        recipes_module,
+        domain,
         "write_recipes",
         lambda model, asked, *rest, **options: (
             seeds.extend(s for _, s in asked) or [Recipe(items=2, epochs=1)] * len(asked)
         ),
     )
-    train_recipes(load_model(folder, device="cpu"), [task("c", 2), task("d", 3)], tmp_path, 1, CONFIG, TRAIN)
+    train_editor(FewShot(load_model(folder, device="cpu"), [task("c", 2), task("d", 3)], CONFIG), tmp_path, 1)
     assert len(set(seeds)) == len(seeds) == 4
 
 
@@ -467,17 +483,17 @@ def test_every_vote_of_every_recipe_counts(folder, small_recipes, monkeypatch):
     monkeypatch.setattr(
         adapt_module, "try_recipes", lambda model, asked, *rest: [Tried([Answer(own, 15)], None, 1) for own in said]
     )
-    (answer,) = adapt(load_model(folder, device="cpu"), TASKS[0], drawn=2).answers
-    assert answer.attempts == [a, third] and answer.votes == [3, 3] and answer.asked == 45
+    (answer,) = adapt(load_model(folder, device="cpu"), TASKS[0], num_written=2).answers
+    assert answer.attempts == [a, third] and answer.votes == [3, 3] and answer.num_asked == 45
 
 
 def test_an_adapted_task_is_answered_without_its_output(folder, small_recipes):
     model = load_model(folder, device="cpu")
     asked = replace(TASKS[0], test=(Pair(TASKS[0].test[0].input, None),))
-    found = adapt(model, asked, [Recipe(items=4, epochs=1)], drawn=1, train=TRAIN)
-    assert len(found.recipes) == 2 and found.answers[0].asked == 30 and found.tokens > 0
+    found = adapt(model, asked, [Recipe(items=4, epochs=1)], num_written=1, config=FEWSHOT)
+    assert len(found.recipes) == 2 and found.answers[0].num_asked == 30 and found.tokens > 0
     assert (
-        adapt(model, TASKS[0], [Recipe(items=4, epochs=1)], drawn=1, train=TRAIN).answers == found.answers
+        adapt(model, TASKS[0], [Recipe(items=4, epochs=1)], num_written=1, config=FEWSHOT).answers == found.answers
     )  # what is right is not looked at
 
 

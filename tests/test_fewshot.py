@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 from conftest import write_tiny_model
 
-from selfedit.config import TrainConfig
+from selfedit.config import FewshotConfig, TrainConfig
 from selfedit.edits.recipe import (
     FAMILIES,
     Recipe,
@@ -288,7 +288,7 @@ def test_what_does_not_fit_the_model_is_said_before_any_work(model):
 
 
 def test_candidates_of_other_rates_and_epochs_train_in_one_stack_as_alone(model):
-    config = replace(fewshot.TRAIN, rank=2)
+    config = replace(FewshotConfig().train, rank=2)
     recipes = [
         Recipe(basic=False, items=3, epochs=1, learning_rate=1e-2),
         Recipe(items=5, epochs=2, loss="output_tokens"),
@@ -306,7 +306,7 @@ def test_candidates_of_other_rates_and_epochs_train_in_one_stack_as_alone(model)
 def test_studying_a_rule_makes_its_answer_likelier(model):
     recipe = Recipe(basic=False, items=32, epochs=6, learning_rate=1e-2, loss="output_tokens")
     (tried,), (before,) = (
-        fewshot.try_recipes(model, [(MIRROR, recipe, 0)], replace(fewshot.TRAIN, rank=8)),
+        fewshot.try_recipes(model, [(MIRROR, recipe, 0)], FewshotConfig(train=replace(FewshotConfig().train, rank=8))),
         gold_logprob(model, [(MIRROR, None)]),
     )
     assert tried.gold_logprob > before + 0.5 and tried.tokens > 0
@@ -324,9 +324,9 @@ def test_the_question_is_put_in_every_reading_and_with_each_example_left_out(mod
             asked.extend(requests) or [model.chat.encode("42\n06\n")] * len(requests)
         ),
     )
-    monkeypatch.setattr(fewshot, "rated", lambda model, asked, stack=None: [()] * len(asked))
+    monkeypatch.setattr(fewshot, "rated", lambda model, rows, adapters=None: [()] * len(rows))
     ((answer,),) = solve(model, [(MIRROR, None)])
-    assert len(asked) == answer.asked == len(READINGS) * 4 and len({r.tokens for r in asked}) == len(asked)
+    assert len(asked) == answer.num_asked == len(READINGS) * 4 and len({r.tokens for r in asked}) == len(asked)
     seen = [model.chat.decode(list(r.tokens)) for r in asked[:4]]
     assert seen[0] == f"{shown(model, MIRROR)}\n" and [text.count("Output:\n") for text in seen] == [4, 3, 3, 3]
     assert model.chat.decode(list(asked[4].tokens)) == f"{shown(model, changed(MIRROR, TRANSPOSE))}\n"
@@ -346,7 +346,7 @@ def test_an_answer_that_was_cut_off_has_no_vote(model, form, monkeypatch):
         lambda self, requests, adapters=None, **_: [cut[: r.max_new_tokens] for r in requests],
     )
     ((answer,),) = solve(model, [(MIRROR, None)])
-    assert answer.said == () and answer.asked == 20
+    assert answer.grids == () and answer.num_asked == 20
 
 
 def test_an_adapter_that_diverged_has_no_score(model):
@@ -360,7 +360,7 @@ def test_the_likeliest_then_the_most_frequent_then_the_first_said_is_the_best():
     assert Answer((a, b, b, c), 9).best == [(b, 2), (a, 1)] and Answer((), 9).attempts == []
     assert Answer((a, b, b, c), 9, ((b, 0.1), (a, 0.3), (c, 0.6))).best == [(c, 1), (a, 1)]
     both = joined([Answer((a, b), 2, ((a, 0.9), (b, 0.1))), Answer((b, c), 2, ((b, 1.0), (c, 0.0)))])
-    assert both.best == [(b, 2), (a, 1)] and both.asked == 4 and dict(both.odds) == {a: 0.45, b: 0.55, c: 0.0}
+    assert both.best == [(b, 2), (a, 1)] and both.num_asked == 4 and dict(both.odds) == {a: 0.45, b: 0.55, c: 0.0}
 
 
 def test_answers_are_rated_by_their_likelihood_in_all_readings(model, form):

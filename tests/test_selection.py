@@ -4,23 +4,30 @@ import math
 
 import pytest
 
-from selfedit.loop.selection import cost_of_stopping, diversity, gains, merits, noise, ranking, reinforced, reliability
+from selfedit.loop.selection import (
+    ContextTrial,
+    Outcome,
+    cost_of_stopping,
+    diversity,
+    gains,
+    merits,
+    noise,
+    ranking,
+    reinforced,
+    reliability,
+)
 
 
-def candidate(style="a", first=(-3.0, -3.0), gold_logprob=(-2.0, -2.0), accuracy=(0.5, 0.5)) -> dict:
-    return {"style": style, "first": list(first), "gold_logprob": list(gold_logprob), "accuracy": list(accuracy)}
+def candidate(style="a", first=(-3.0, -3.0), gold_logprob=(-2.0, -2.0), accuracy=(0.5, 0.5)) -> Outcome:
+    return Outcome(style, first, gold_logprob, accuracy)
 
 
-def trial(*candidates, untouched=-5.0, passage=(-4.0, -4.0), questions=(-3.0, -3.0), audited=False) -> dict:
+def trial(*candidates, untouched=-5.0, passage=(-4.0, -4.0), questions=(-3.0, -3.0), audited=False) -> ContextTrial:
     controls = {
-        name: candidate(name, own, own, (0.5, 0.0)) for name, own in (("passage", passage), ("questions", questions))
+        name: candidate(name, rewards, rewards, (0.5, 0.0))
+        for name, rewards in (("passage", passage), ("questions", questions))
     }
-    return {
-        "untouched": {"gold_logprob": untouched, "accuracy": 0.0},
-        "controls": controls,
-        "candidates": list(candidates),
-        "audited": audited,
-    }
+    return ContextTrial("key", "", "id", "", audited, Outcome("untouched", (), (untouched,)), controls, candidates)
 
 
 def test_a_gain_is_over_the_passage_alone_and_a_merit_over_what_stands_beside_seed_by_seed():
@@ -30,7 +37,7 @@ def test_a_gain_is_over_the_passage_alone_and_a_merit_over_what_stands_beside_se
         passage=(-4.0, -3.0),
         questions=(-2.5, -2.5),
     )
-    both, alone = t["candidates"]
+    both, alone = t.candidates
     assert (
         gains(t, both, "gold_logprob")
         == gains(t, alone, "gold_logprob")
@@ -106,7 +113,7 @@ def test_reliability_where_runs_disagree_or_a_side_is_missing_is_not_told():
     t = trial(*(candidate(first=(-4 + a, -4 - a)) for a in (1, 2, 3)))
     found = reliability([t], "first")
     assert found["one_run"] == pytest.approx(-1.0) and found["mean_of_seeds"] is None
-    t["controls"]["passage"]["first"] = []
+    t = trial(*t.candidates, passage=())
     assert reliability([t], "first")["candidates"] == 0
 
 

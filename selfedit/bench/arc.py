@@ -36,13 +36,12 @@ import torch
 from selfedit.bench.baselines import check_libraries
 from selfedit.bench.intervals import RESAMPLES, mean_interval, mean_ratio, paired_interval, percentiles
 from selfedit.bench.tables import between, heading, markdown, number, with_interval
-from selfedit.config import TrainConfig
-from selfedit.edits.recipe import FIXED_HERE as RECIPES_HERE
+from selfedit.config import FewshotConfig
 from selfedit.edits.recipe import Recipe, write_recipes
 from selfedit.errors import SelfeditError
+from selfedit.loop.domains.fewshot import load_recipe_editor
 from selfedit.loop.fewshot import (
-    FIXED_HERE,
-    TRAIN,
+    DEFAULTS,
     Answer,
     Tried,
     check,
@@ -56,12 +55,12 @@ from selfedit.loop.fewshot import (
     solved,
     try_recipes,
     votes,
+    wording,
 )
 from selfedit.loop.journal import Journal, lock_run_folder, software, write_json, write_text
-from selfedit.loop.recipes import load_recipe_editor
 from selfedit.model.load import load_model
 from selfedit.tasks.arc import ArcTask
-from selfedit.types import Progress, no_progress, stable_seed, text_hash
+from selfedit.types import Progress, no_progress, stable_seed
 
 CONDITIONS = ("in-context", "fixed", "self-edit", "seal", "oracle", "peft")
 SEARCH = {"in-context", "oracle"}
@@ -87,7 +86,7 @@ def run(
     seed: int = 0,
     find: int | None = None,
     editor: Path | None = None,
-    train: TrainConfig = TRAIN,
+    config: FewshotConfig = DEFAULTS,
     command: str = "",
     progress: Progress = no_progress,
     notify: Callable[[str], None] = lambda message: None,
@@ -103,7 +102,7 @@ def run(
     pyplot()
     if "peft" in conditions:
         check_libraries()
-        if train.stop_loss or train.steps_per_epoch > 1:
+        if config.train.stop_loss or config.train.steps_per_epoch > 1:
             raise SelfeditError(
                 "peft trains whole epochs in batches of batch_size: keep the defaults of stop_loss and steps_per_epoch"
             )
@@ -123,7 +122,7 @@ def run(
         raise SelfeditError(f"a search needs at least 1 task to find and the conditions {' and '.join(sorted(SEARCH))}")
     check_known(tasks)
     bench = _Arc(
-        model_name, tasks, out, conditions, samples, seed, editor, train, progress, notify, searching=find is not None
+        model_name, tasks, out, conditions, samples, seed, editor, config, progress, notify, searching=find is not None
     )
     if find is not None:
         bench.likeliest_first()
@@ -152,14 +151,14 @@ class _Arc:
         samples: int,
         seed: int,
         editor,
-        train: TrainConfig,
+        config: FewshotConfig,
         progress,
         notify,
         *,
         searching: bool,
     ):
         self.name, self.conditions, self.searching = model_name, list(dict.fromkeys(conditions)), searching
-        self.samples, self.seed, self.train_config, self.progress = samples, seed, train, progress
+        self.samples, self.seed, self.config, self.progress = samples, seed, config, progress
         self.model = model = load_model(model_name, notify=notify)
         self.tasks, self.left_out = readable(model, tasks)
         if not self.tasks:
@@ -172,15 +171,9 @@ class _Arc:
         self.editor, self.editor_stack = load_recipe_editor(editor, model) if "seal" in conditions else (None, None)
         if self.editor and (known := sum(task.key in self.editor.contexts for task in tasks)):
             raise SelfeditError(f"the editor was trained on {known} of these tasks; give other tasks")
-        config = text_hash(
-            json.dumps(asdict(train)),
-            str(samples),
-            str(seed),
-            *map(Recipe.to_json, (FIXED, *ORACLE)),
-            *FIXED_HERE,
-            *RECIPES_HERE,
-        )
-        self._lock = lock_run_folder(out, model.identity() | {"config": config})
+        settings = {"config": asdict(config) | {"samples": samples, "seed": seed, "reach": REACH}}
+        settings |= {"recipes": [asdict(recipe) for recipe in (FIXED, *ORACLE)], "prompts": wording()}
+        self._lock = lock_run_folder(out, model.identity() | settings)
         self.journal = Journal(out / "trials.jsonl")
         self.searched: dict[str, tuple[Tried, float]] = {}
         """Task id → the trial of the first recipe and its seconds, for tasks that the search has not reached yet."""
@@ -211,7 +204,10 @@ class _Arc:
             _ = self.peft_base  # loads the model before the time is measured
         start = time.perf_counter()
         if condition == "in-context":
-            recipes, answers = [], [solve(self.model, [(task, None)], on_token=partial(self.progress, "answer"))[0]]
+            recipes, answers = (
+                [],
+                solve(self.model, [(task, None)], None, self.config, on_token=partial(self.progress, "answer")),
+            )
             logprobs, tokens = gold_logprob(self.model, [(task, None)]), [0]
         elif condition == "peft":
             recipes = [FIXED] * self.samples
@@ -227,7 +223,7 @@ class _Arc:
             # the other recipes do not solve it either.
             if not tried or solved(task, first.answers) < 1 and _within_reach(task, first.gold_logprob):
                 remaining = [(task, *pair) for pair in zip(recipes[len(tried) :], seeds[len(tried) :])]
-                tried += try_recipes(self.model, remaining, self.train_config, self.progress)
+                tried += try_recipes(self.model, remaining, self.config, self.progress)
             recipes = recipes[: len(tried)]
             answers, logprobs = [t.answers for t in tried], [t.gold_logprob for t in tried]
             tokens = [t.tokens for t in tried]
@@ -272,10 +268,7 @@ class _Arc:
             ahead = [t for t in self.tasks[self.tasks.index(task) :] if ("oracle", t.id) not in self.done][:SEARCHED]
             start = time.perf_counter()
             tried = try_recipes(
-                self.model,
-                [(t, ORACLE[0], self.seeds("oracle", t)[0]) for t in ahead],
-                self.train_config,
-                self.progress,
+                self.model, [(t, ORACLE[0], self.seeds("oracle", t)[0]) for t in ahead], self.config, self.progress
             )
             seconds = (time.perf_counter() - start) / len(ahead)
             self.searched |= {t.id: (trial, seconds) for t, trial in zip(ahead, tried)}
@@ -290,14 +283,14 @@ class _Arc:
         from selfedit.bench.baselines import train_and_generate
         from selfedit.model.backend import lora_config
 
-        jobs = [job(self.model, task, FIXED, seed) for seed in self.seeds("fixed", task)]
+        jobs = [job(self.model, task, FIXED, seed, self.config) for seed in self.seeds("fixed", task)]
         variants = questions(self.model, task)
         requests = [q.request for q in variants]
         prompts, ends = [r.tokens for r in requests], sorted(self.model.chat.ends)
         new_tokens = max(r.max_new_tokens for r in requests)
         bf16, layers = (
             self.model.backend.precision == "mixed",
-            lora_config(self.model.backend.num_layers, self.train_config).layers,
+            lora_config(self.model.backend.num_layers, self.config.train).layers,
         )
 
         def allow(row: int, tokens: list[int]):
@@ -307,7 +300,7 @@ class _Arc:
         for k, sample in enumerate(jobs):
             self.progress("train", k, len(jobs))
             outputs = train_and_generate(
-                self.peft_base, sample, self.train_config, layers, bf16, prompts, new_tokens, ends, allow
+                self.peft_base, sample, self.config.train, layers, bf16, prompts, new_tokens, ends, allow
             )
             answers.append(votes(self.model, variants, outputs))
         return answers, [sample.epochs * sum(len(s.tokens) for s in sample.examples) for sample in jobs]
@@ -373,7 +366,7 @@ class _Arc:
             "precision": self.model.backend.precision,
             "samples": self.samples,
             "editor": self.editor.summary() if self.editor else None,
-            "train_config": json.loads(json.dumps(asdict(self.train_config))),
+            "train_config": json.loads(json.dumps(asdict(self.config.train))),
             "fixed": json.loads(FIXED.to_json()),
             "oracle": [json.loads(r.to_json()) for r in ORACLE],
             "rows": rows,

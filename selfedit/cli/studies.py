@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -509,7 +510,7 @@ def _bench_arc(arguments) -> int:
     from selfedit.loop.journal import write_json
     from selfedit.terminal import Progress
 
-    train = _arc_train(arguments)
+    config = _fewshot_config(arguments)
     if arguments.split and not arc.SEARCH <= set(conditions):
         raise SelfeditError("--split needs the conditions in-context and oracle")
     if arguments.split:
@@ -528,7 +529,7 @@ def _bench_arc(arguments) -> int:
             seed=arguments.seed,
             find=arguments.find,
             editor=arguments.editor,
-            train=train,
+            config=config,
             command=typed(arguments),
             progress=progress.stage,
             notify=progress.note,
@@ -539,13 +540,14 @@ def _bench_arc(arguments) -> int:
     return 0
 
 
-def _arc_train(arguments):
-    from selfedit.loop.fewshot import OF_RECIPE, TRAIN
+def _fewshot_config(arguments):
+    """The FewshotConfig with the numbers of --set."""
+    from selfedit.config import FewshotConfig
 
     settings = dict(arguments.set)
-    if odd := [name for name in settings if name in OF_RECIPE]:
-        raise SelfeditError(f"--set {odd[0]}: a recipe says that, or nothing does")
-    return with_settings(TRAIN, settings)
+    if fixed := [name for name in settings if name in ("learning_rate", "epochs", "distill")]:
+        raise SelfeditError(f"--set {fixed[0]}: a recipe says that, or nothing does")
+    return with_settings(FewshotConfig(), settings)
 
 
 def _arc_tasks(named: str, arguments, most: int | None) -> list:
@@ -582,92 +584,85 @@ def _arc_tasks(named: str, arguments, most: int | None) -> list:
 def _adapt(arguments) -> int:
     from selfedit.adapt import adapt
     from selfedit.edits.recipe import Recipe, read_recipe
-    from selfedit.loop.recipes import load_recipe_editor
+    from selfedit.loop.domains.fewshot import load_recipe_editor
     from selfedit.tasks.arc import read_task
     from selfedit.tasks.documents import read_text
     from selfedit.tasks.records import MAX_BYTES
     from selfedit.terminal import Progress, show_grids
 
-    drawn = arguments.edits if arguments.edits is not None else 3 if arguments.editor else 0
-    if arguments.editor and not drawn:
+    num_written = arguments.edits if arguments.edits is not None else 3 if arguments.editor else 0
+    if arguments.editor and not num_written:
         raise SelfeditError("--edits is 0: the editor needs at least 1")
     task = read_task(arguments.examples, arguments.ask)
     recipes = [read_recipe(read_text(arguments.recipe, MAX_BYTES))] if arguments.recipe else [Recipe()]
     with Progress(quiet=arguments.json) as progress:
         model = open_model(arguments, progress.note)
-        stack = load_recipe_editor(arguments.editor, model)[1] if arguments.editor else None
-        found = adapt(model, task, recipes, drawn=drawn, editor=stack, progress=progress.stage)
+        editor = load_recipe_editor(arguments.editor, model)[1] if arguments.editor else None
+        adapted = adapt(model, task, recipes, num_written=num_written, editor=editor, progress=progress.stage)
     result = {
-        "answers": [answer.record() for answer in found.answers],
-        "recipes": [json.loads(recipe.to_json()) for recipe in found.recipes],
-        "tokens": found.tokens,
-        "seconds": round(found.seconds, 1),
+        "answers": [answer.record() for answer in adapted.answers],
+        "recipes": [json.loads(recipe.to_json()) for recipe in adapted.recipes],
+        "tokens": adapted.tokens,
+        "seconds": round(adapted.seconds, 1),
     }
-    show(arguments, result, lambda: show_grids(task, found))
-    return 0
-
-
-def _train_recipes(arguments) -> int:
-    from selfedit.config import RecipeConfig
-    from selfedit.loop.recipes import train_recipes
-    from selfedit.terminal import Progress, recipe_rounds_table
-
-    config = RecipeConfig(**({} if arguments.edits is None else {"edits": arguments.edits}))
-    if odd := [name for name in ("seeds", "styles", "judge") if getattr(arguments, name) is not None]:
-        raise SelfeditError(f"--{odd[0]} is for --domain text")
-    trial = _arc_train(arguments)
-    tasks = _arc_tasks(arguments.data, arguments, arguments.contexts)
-    with Progress(quiet=arguments.json) as progress:
-        summaries = train_recipes(
-            open_model(arguments, progress.note),
-            tasks,
-            arguments.out,
-            arguments.rounds,
-            config,
-            trial,
-            progress=progress.stage,
-        )
-    result = {"rounds": summaries, "command": typed(arguments)}
-    show(arguments, result, lambda: recipe_rounds_table(summaries))
+    show(arguments, result, lambda: show_grids(task, adapted))
     return 0
 
 
 def _train_editor(arguments) -> int:
-    if arguments.domain == "arc":
-        return _train_recipes(arguments)
-    if odd := [name for name in ("ids", "max_side") if getattr(arguments, name)]:
-        raise SelfeditError(f"--{odd[0].replace('_', '-')} is for --domain arc")
-    from selfedit.bench.plots import pyplot, round_plots
-    from selfedit.config import RestemConfig
-    from selfedit.loop.restem import train_editor
-    from selfedit.tasks.load import load_tasks
-    from selfedit.terminal import Progress, rounds_table
+    """Trains an editor in the domain that --domain names, and shows its rounds."""
+    from selfedit.loop.outer import train_editor
+    from selfedit.terminal import Progress, recipe_rounds_table, rounds_table
 
-    asked = {
-        name: getattr(arguments, name)
-        for name in ("contexts", "edits", "seeds")
-        if getattr(arguments, name) is not None
-    }
-    config = RestemConfig(**asked | ({"styles": tuple(listed(arguments.styles))} if arguments.styles else {}))
+    prepare, table = {"text": (_knowledge_domain, rounds_table), "arc": (_fewshot_domain, recipe_rounds_table)}[
+        arguments.domain
+    ]
+    open_domain = prepare(arguments)
+    with Progress(quiet=arguments.json) as progress:
+        domain = open_domain(open_model(arguments, progress.note))
+        summaries = train_editor(domain, arguments.out, arguments.rounds, progress=progress.stage)
+    if arguments.domain == "text":
+        from selfedit.bench.plots import round_plots
+
+        round_plots(summaries, arguments.out)
+    show(arguments, {"rounds": summaries, "command": typed(arguments)}, lambda: table(summaries))
+    return 0
+
+
+def _fewshot_domain(arguments) -> Callable:
+    """Checks the options, reads the tasks, and returns the function from the model to the domain."""
+    from selfedit.config import RecipeConfig
+    from selfedit.loop.domains.fewshot import FewShot
+
+    if unused := [name for name in ("seeds", "styles", "judge") if getattr(arguments, name) is not None]:
+        raise SelfeditError(f"--{unused[0]} is for --domain text")
+    edits = {} if arguments.edits is None else {"edits": arguments.edits}
+    config = RecipeConfig(**edits, trial=_fewshot_config(arguments))
+    tasks = _arc_tasks(arguments.data, arguments, arguments.contexts)
+    return lambda model: FewShot(model, tasks, config)
+
+
+def _knowledge_domain(arguments) -> Callable:
+    """Like `_fewshot_domain`."""
+    from selfedit.bench.plots import pyplot
+    from selfedit.config import RestemConfig
+    from selfedit.loop.domains.knowledge import Knowledge
+    from selfedit.tasks.load import load_tasks
+
+    if unused := [name for name in ("ids", "max_side") if getattr(arguments, name)]:
+        raise SelfeditError(f"--{unused[0].replace('_', '-')} is for --domain arc")
+    names = ("contexts", "edits", "seeds")
+    values = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    config = RestemConfig(**values | ({"styles": tuple(listed(arguments.styles))} if arguments.styles else {}))
     config = replace(config, trial=with_settings(config.trial, dict(arguments.set)))
     pyplot()
     tasks = load_tasks(arguments.data)
-    with Progress(quiet=arguments.json) as progress:
-        model, (judge, judge_name) = open_model(arguments, progress.note), _judge(arguments)
-        summaries = train_editor(
-            model,
-            tasks,
-            arguments.out,
-            arguments.rounds,
-            config,
-            judge=judge,
-            judge_name=judge_name,
-            progress=progress.stage,
-        )
-    round_plots(summaries, arguments.out)
-    result = {"rounds": summaries, "command": typed(arguments)}
-    show(arguments, result, lambda: rounds_table(summaries))
-    return 0
+
+    def domain(model):
+        judge, judge_name = _judge(arguments)
+        return Knowledge(model, tasks, config, judge=judge, judge_name=judge_name)
+
+    return domain
 
 
 def _some(tasks: list, arguments, most: int | None) -> list:

@@ -1,11 +1,12 @@
 """Few-shot tasks: examples of a rule → study items → adapters → answers. SEAL's inner step for ARC.
 
-A task's examples make many small tasks: one or two examples are left out, one of them is asked, and the whole is turned,
-mirrored, enlarged or recoloured as a Recipe says. Each recipe of a task is one job with its own rate and epochs; all train
-in one stack. The question is put with all examples and with each one left out, in several readings (turned and mirrored),
-all decoded together under a grammar: a grid in the colours of the question and of the known outputs, as large as they
-tell. Each answer is turned back; of the most frequent the two that are likeliest in all readings are the attempts.
-Source: test-time training for ARC (arXiv:2411.07279), SEAL section 4.2; answers rated in all readings: arXiv:2505.07859.
+The examples of a task make many small tasks: one or two examples are left out, one of them becomes the question, and
+everything is turned, mirrored, enlarged or recoloured as a Recipe says. Each recipe of a task is one job with its own
+learning rate and epochs; all are trained together. The question is asked with all examples and with each one left out,
+in several readings (turned and mirrored), and all answers are decoded together under a grammar: a grid in the colours
+of the question and of the known outputs, of the size that they imply. Each answer is turned back; of the most frequent
+ones, the two that are likeliest in all readings are the attempts.
+Sources: test-time training for ARC (arXiv:2411.07279), SEAL section 4.2; rating in all readings: arXiv:2505.07859.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
-from selfedit.config import TrainConfig
-from selfedit.edits.recipe import Recipe, recipe_prompt, recipe_tokens
+from selfedit.config import FewshotConfig
+from selfedit.edits.recipe import INSTRUCTION, Recipe, grammar, recipe_prompt, recipe_tokens
 from selfedit.errors import SelfeditError
 from selfedit.model.backend import Adapters, Job, Request
 from selfedit.model.chat import TokenizedExample
@@ -26,51 +27,36 @@ from selfedit.model.grammar import GridForm
 from selfedit.model.load import Model
 from selfedit.tasks.arc import COLOURS, SIDE, ArcTask, Grid, Pair, output_size
 from selfedit.tasks.augment import FAMILIES, IDENTITY, READINGS, Transform, fits
-from selfedit.types import Progress, no_progress, stable_seed
+from selfedit.types import Progress, no_progress, stable_seed, text_hash
 
-TRAIN = TrainConfig(rank=16, alpha=64.0, first_layer=0.5, batch_size=1, steps_per_epoch=1)
-"""Of every recipe, which has its own rate and epochs. Published: rank 128, alpha 16, all layers, batches of 2. Twice the
-steps, each of which changes the weights more, solve more with the same tokens; the upper half of the layers learns as much
-in two thirds of the time (docs/LOG.md, study 16)."""
-OF_RECIPE = ("learning_rate", "epochs", "distill")
-"""Settings of the training that a recipe has, or nothing here uses."""
+DEFAULTS = FewshotConfig()
 ATTEMPTS = 2
-RATED = 8
-"""Answers, the most frequent, that are rated by how likely they are."""
+"""Answers to each question that count, by the rules of ARC."""
 INPUT, OUTPUT = "Input:\n", "Output:\n"
-DRAWS = 20
-"""Times, for each item wanted, that one is drawn before the task is said to have no more."""
-FIXED_HERE = tuple(
-    map(
-        repr,
-        (
-            ATTEMPTS,
-            DRAWS,
-            RATED,
-            INPUT,
-            OUTPUT,
-            [t.name for own in (READINGS, *FAMILIES.values()) for t in own],
-            "bf16",
-        ),
-    )
-)
-"""What results depend on and no option changes; the last: where training is in bf16, so are answers (`Network.in_bf16`)."""
+
+
+def wording() -> str:
+    """Identifies the texts and the transforms that results depend on."""
+    transforms = [t.name for family in (READINGS, *FAMILIES.values()) for t in family]
+    return text_hash(INPUT, OUTPUT, INSTRUCTION, repr(grammar()), *transforms)
 
 
 @dataclass(frozen=True)
 class Answer:
-    said: tuple[Grid, ...]
-    """Every answer that was a grid, turned back; those with all examples in view and not turned first."""
-    asked: int
-    """How often the question was put."""
+    """The answers to one question, over all readings and contexts."""
+
+    grids: tuple[Grid, ...]
+    """Every answer that was a grid, turned back; the first ones are to the question as it is, with all examples."""
+    num_asked: int
+    """How often the question was asked."""
     odds: tuple[tuple[Grid, float], ...] = ()
-    """Of the most frequent ones, how likely each is in all readings, as shares of 1."""
+    """For the most frequent grids, how likely each is in all readings, as shares of 1."""
 
     @cached_property
     def best(self) -> list[tuple[Grid, int]]:
-        """The likeliest, of equals the most frequent, of these the first said; with their votes."""
+        """The likeliest grids with their votes; ties are broken by votes, then by order."""
         odds = dict(self.odds)
-        return sorted(Counter(self.said).items(), key=lambda one: (-odds.get(one[0], 0.0), -one[1]))[:ATTEMPTS]
+        return sorted(Counter(self.grids).items(), key=lambda one: (-odds.get(one[0], 0.0), -one[1]))[:ATTEMPTS]
 
     @property
     def attempts(self) -> list[Grid]:
@@ -86,54 +72,78 @@ class Answer:
             "attempts": self.attempts,
             "votes": self.votes,
             "odds": [round(odds.get(grid, 0.0), 4) for grid in self.attempts],
-            "asked": self.asked,
+            "asked": self.num_asked,
         }
 
 
 def joined(answers: Sequence[Answer]) -> Answer:
-    """Of several adapters as one: every vote counts, and each adapter's odds alike."""
+    """The answers of several adapters as one: every vote counts, and the odds of each adapter weigh the same."""
     odds: Counter = Counter()
     for answer in answers:
         odds.update({grid: share / len(answers) for grid, share in answer.odds})
-    return Answer(tuple(grid for a in answers for grid in a.said), sum(a.asked for a in answers), tuple(odds.items()))
+    return Answer(
+        tuple(grid for a in answers for grid in a.grids), sum(a.num_asked for a in answers), tuple(odds.items())
+    )
 
 
 @dataclass(frozen=True)
 class Tried:
-    """What a recipe did."""
+    """What a recipe achieved."""
 
     answers: list[Answer]
-    """A test pair each."""
+    """One per test pair."""
     gold_logprob: float | None
-    """As `dense`; None where an output is not known."""
+    """Mean log-probability of the outputs, in nats per token; None if an output is not known, or training diverged."""
     tokens: int
-    """Trained on."""
+    """Tokens trained on."""
 
 
 def try_recipes(
     model: Model,
-    asked: Sequence[tuple[ArcTask, Recipe, int]],
-    config: TrainConfig = TRAIN,
+    rows: Sequence[tuple[ArcTask, Recipe, int]],
+    config: FewshotConfig = DEFAULTS,
     progress: Progress = no_progress,
 ) -> list[Tried]:
-    """Each (task, recipe, seed) as an adapter, all trained and asked together."""
-    made = [job(model, task, recipe, seed) for task, recipe, seed in asked]
-    stack, logs = model.backend.low_precision.train(
-        made, config, vocabulary=alphabet(form_of(model)), on_step=partial(progress, "train")
+    """Trains and scores one adapter for each (task, recipe, seed), all together."""
+    adapters, tokens = study_recipes(model, rows, config, progress)
+    return score_recipes(model, [task for task, _, _ in rows], adapters, tokens, config, progress)
+
+
+def study_recipes(
+    model: Model, rows: Sequence[tuple[ArcTask, Recipe, int]], config: FewshotConfig, progress: Progress = no_progress
+) -> tuple[Adapters, list[int]]:
+    """One adapter for each (task, recipe, seed), and the tokens that each was trained on."""
+    adapters, logs = model.backend.low_precision.train(
+        [job(model, task, recipe, seed, config) for task, recipe, seed in rows],
+        config.train,
+        vocabulary=alphabet(form_of(model)),
+        on_step=partial(progress, "train"),
     )
-    own = [(task, row) for row, (task, _, _) in enumerate(asked)]
-    answers = solve(model, own, stack, on_token=partial(progress, "answer"))
-    known = [(task, row) for task, row in own if all(pair.output for pair in task.test)]
-    logprobs = dict(zip((row for _, row in known), gold_logprob(model, known, stack)))
-    return [Tried(a, logprobs.get(row), log.tokens) for row, (a, log) in enumerate(zip(answers, logs))]
+    return adapters, [log.tokens for log in logs]
 
 
-# what is put, and what is studied
+def score_recipes(
+    model: Model,
+    tasks: Sequence[ArcTask],
+    adapters: Adapters,
+    tokens: Sequence[int],
+    config: FewshotConfig,
+    progress: Progress = no_progress,
+) -> list[Tried]:
+    """`tasks`: what each adapter is asked about."""
+    pairs = [(task, row) for row, task in enumerate(tasks)]
+    answers = solve(model, pairs, adapters, config, on_token=partial(progress, "answer"))
+    known = [(task, row) for task, row in pairs if all(pair.output for pair in task.test)]
+    logprobs = dict(zip((row for _, row in known), gold_logprob(model, known, adapters)))
+    return [Tried(a, logprobs.get(row), n) for row, (a, n) in enumerate(zip(answers, tokens))]
 
 
-def laid(form: GridForm, pairs: Sequence[Pair]) -> tuple[list[int], list[range]]:
-    """Pairs as the model reads them, a blank line behind each; and where their outputs lie. A last pair without an output is
-    asked. Laid grid by grid: a cell, or the end of a row, is the same token wherever it stands."""
+# Questions and study items
+
+
+def lay_out(form: GridForm, pairs: Sequence[Pair]) -> tuple[list[int], list[range]]:
+    """The tokens of the pairs, each followed by a blank line, and the positions of their outputs. A last pair without
+    an output is a question. Grids are encoded one by one, so a cell or a row's end is the same token everywhere."""
     chat = form.chat
     tokens, outputs = chat.continued(""), []
     for pair in pairs:
@@ -146,7 +156,7 @@ def laid(form: GridForm, pairs: Sequence[Pair]) -> tuple[list[int], list[range]]
 
 
 def shown(model: Model, task: ArcTask) -> str:
-    """The task as whoever chooses a recipe for it sees it: the examples, and the first question."""
+    """The task as the writer of a recipe sees it: the examples, and the first question."""
     form = form_of(model)
     pairs = [f"{INPUT}{form.text(p.input)}{OUTPUT}{form.text(p.output)}\n" for p in task.train]
     return "".join(pairs) + f"{INPUT}{form.text(task.test[0].input)}{OUTPUT}".rstrip()
@@ -158,35 +168,33 @@ def form_of(model: Model) -> GridForm:
 
 
 def alphabet(form: GridForm) -> set[int]:
-    """All tokens of what is laid: any of it is learned and rated as a choice among these."""
-    return {
-        token for own in (*form.cells, form.line, form.gap, *map(form.chat.encode, (INPUT, OUTPUT))) for token in own
-    }
+    """All tokens of a laid-out task: its labels are learned and rated as choices among these."""
+    parts = (*form.cells, form.line, form.gap, *map(form.chat.encode, (INPUT, OUTPUT)))
+    return {token for part in parts for token in part}
 
 
 def changed(task: ArcTask, transform: Transform, colours: Sequence[int] = range(COLOURS)) -> ArcTask:
-    """Every grid of it, turned and recoloured alike."""
+    """The task with the same transform and the same colours applied to every grid."""
 
-    def one(grid: Grid | None) -> Grid | None:
+    def changed_grid(grid: Grid | None) -> Grid | None:
         return grid and tuple(tuple(colours[cell] for cell in row) for row in transform(grid))
 
-    return replace(
-        task,
-        **{name: tuple(Pair(one(p.input), one(p.output)) for p in getattr(task, name)) for name in ("train", "test")},
-    )
+    def changed_pairs(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+        return tuple(Pair(changed_grid(p.input), changed_grid(p.output)) for p in pairs)
+
+    return replace(task, train=changed_pairs(task.train), test=changed_pairs(task.test))
 
 
 def check(model: Model, tasks: Sequence[ArcTask]) -> None:
-    """Raises SelfeditError on a task that leaves nothing to study or does not fit the model, and on two of one name."""
+    """Raises SelfeditError on a task that leaves nothing to study or does not fit the model, and on equal names."""
     for id, longest in readable(model, tasks)[1].items():
-        raise SelfeditError(
-            f"task {id}: its examples and an answer take {longest} tokens; {model.name} reads {model.backend.max_positions}"
-        )
+        limit = model.backend.max_positions
+        raise SelfeditError(f"task {id}: its examples and an answer take {longest} tokens; {model.name} reads {limit}")
 
 
 def readable(model: Model, tasks: Sequence[ArcTask]) -> tuple[list[ArcTask], dict[str, int]]:
-    """Those that fit the model, and of the others the tokens that it would have to read at once. Raises SelfeditError on a
-    task that leaves nothing to study, and on two of one name."""
+    """The tasks that fit the model, and for each of the others the tokens that it would have to read at once. Raises
+    SelfeditError on a task that leaves nothing to study, and on equal names."""
     lengths: dict[str, int] = {}
     for task in tasks:
         if task.id in lengths:
@@ -197,58 +205,59 @@ def readable(model: Model, tasks: Sequence[ArcTask]) -> tuple[list[ArcTask], dic
             )
         lengths[task.id] = _longest(model, task)
     limit = model.backend.max_positions
-    return [task for task in tasks if lengths[task.id] <= limit], {
-        id: longest for id, longest in lengths.items() if longest > limit
-    }
+    too_long = {id: longest for id, longest in lengths.items() if longest > limit}
+    return [task for task in tasks if task.id not in too_long], too_long
 
 
 def _longest(model: Model, task: ArcTask) -> int:
-    """Tokens that the model has to read at once, at most, when it chooses a recipe and answers; an item is left out where it does not fit."""
+    """Maximum number of tokens that the model has to read at once to choose a recipe and to answer. Study items that do
+    not fit are left out, so they do not count."""
     form = form_of(model)
     longest = len(recipe_prompt(model, shown(model, task))) + recipe_tokens(model)
     for turned in (changed(task, reading) for reading in READINGS):
         for pair in turned.test:
-            asked, _ = laid(form, [*turned.train, replace(pair, output=None)])
-            known, _ = laid(form, [*turned.train, pair])
-            # SIDE: in another reading an answer may have more rows, and their ends.
-            longest = max(longest, len(asked) + _language(form, turned, pair.input)[1] + SIDE, len(known))
+            question, _ = lay_out(form, [*turned.train, replace(pair, output=None)])
+            known, _ = lay_out(form, [*turned.train, pair])
+            # SIDE: in another reading, an answer may have more rows, and so more ends of rows.
+            longest = max(longest, len(question) + _language(form, turned, pair.input)[1] + SIDE, len(known))
     return longest
 
 
 def check_known(tasks: Iterable[ArcTask]) -> None:
-    """Raises SelfeditError on a task whose answer nothing could be compared with."""
+    """Raises SelfeditError on a task without outputs to compare answers with."""
     for task in tasks:
         if any(pair.output is None for pair in task.test):
             raise SelfeditError(f"task {task.id}: its test has no output to compare with; `selfedit adapt` answers it")
 
 
-def study_items(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> list[TokenizedExample]:
-    """At most `recipe.items` different ones; fewer where the task does not have so many that fit the model."""
-    draw, form = random.Random(stable_seed("items", seed, task.id)), form_of(model)
-    families = [
-        (IDENTITY,),
-        *(FAMILIES[name] for name in FAMILIES if getattr(recipe, name)),
-        *([READINGS[1:]] if recipe.basic else []),
-    ]
-    found: dict[tuple[int, ...], TokenizedExample] = {}
-    for _ in range(DRAWS * recipe.items):
-        if len(found) == recipe.items:
+def study_items(
+    model: Model, task: ArcTask, recipe: Recipe, seed: int, draws: int = DEFAULTS.draws
+) -> list[TokenizedExample]:
+    """Up to `recipe.items` different items: fewer if `draws` per item do not find so many that fit the model."""
+    chance, form = random.Random(stable_seed("items", seed, task.id)), form_of(model)
+    families = [(IDENTITY,), *(FAMILIES[name] for name in FAMILIES if getattr(recipe, name))]
+    families += [READINGS[1:]] if recipe.basic else []
+    items: dict[tuple[int, ...], TokenizedExample] = {}
+    for _ in range(draws * recipe.items):
+        if len(items) == recipe.items:
             break
-        transform, colours = draw.choice(draw.choice(families)), [0, *draw.sample(range(1, COLOURS), COLOURS - 1)]
-        turned = changed(task, transform, colours if draw.random() < 0.5 else range(COLOURS)).train
-        asked, *seen = draw.sample(turned, len(turned))
-        seen = seen[: len(seen) - 1] if len(seen) > 1 and draw.random() < 0.5 else seen  # leaves two out
+        transform = chance.choice(chance.choice(families))
+        colours = [0, *chance.sample(range(1, COLOURS), COLOURS - 1)]
+        turned = changed(task, transform, colours if chance.random() < 0.5 else range(COLOURS)).train
+        question, *context = chance.sample(turned, len(turned))
+        if len(context) > 1 and chance.random() < 0.5:  # leaves two out
+            context = context[:-1]
         if not all(fits(grid) for pair in turned for grid in (pair.input, pair.output)):
             continue
-        item = labelled(form, [*seen, asked], recipe.loss)
+        item = labelled(form, [*context, question], recipe.loss)
         if len(item.tokens) <= model.backend.max_positions:
-            found.setdefault(item.tokens, item)
-    return list(found.values())
+            items.setdefault(item.tokens, item)
+    return list(items.values())
 
 
-def job(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> Job:
-    """Raises SelfeditError on a task of which nothing can be studied."""
-    items = study_items(model, task, recipe, seed)
+def job(model: Model, task: ArcTask, recipe: Recipe, seed: int, config: FewshotConfig = DEFAULTS) -> Job:
+    """Raises SelfeditError on a task that has nothing to study."""
+    items = study_items(model, task, recipe, seed, config.draws)
     if not items:
         raise SelfeditError(
             f"task {task.id}: no item of it fits the {model.backend.max_positions} tokens that {model.name} reads"
@@ -257,138 +266,133 @@ def job(model: Model, task: ArcTask, recipe: Recipe, seed: int) -> Job:
 
 
 def labelled(form: GridForm, pairs: Sequence[Pair], loss: str) -> TokenizedExample:
-    """Pairs to study, of which so much is learned (`Recipe.loss`)."""
-    tokens, outputs = laid(form, pairs)
+    """Pairs to study; `loss` says which tokens are labels (`Recipe.loss`)."""
+    tokens, outputs = lay_out(form, pairs)
     if loss == "all_tokens":
         return TokenizedExample(tuple(tokens), 1)
     if loss == "output_tokens":
         return TokenizedExample(tuple(tokens), outputs[-1].start)
-    return TokenizedExample(tuple(tokens), outputs[0].start, chosen=tuple(place for own in outputs for place in own))
+    chosen = tuple(position for output in outputs for position in output)
+    return TokenizedExample(tuple(tokens), outputs[0].start, chosen=chosen)
 
 
-# what is answered
+# Answers
 
 
 def solve(
     model: Model,
-    asked: Sequence[tuple[ArcTask, int | None]],
-    stack: Adapters | None = None,
+    pairs: Sequence[tuple[ArcTask, int | None]],
+    adapters: Adapters | None = None,
+    config: FewshotConfig = DEFAULTS,
     *,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[list[Answer]]:
-    """For each (task, adapter) an Answer a test pair."""
-    own = [questions(model, task, adapter) for task, adapter in asked]
-    written = iter(
-        model.backend.low_precision.generate([q.request for each in own for q in each], stack, on_token=on_token)
-    )
-    voted = [votes(model, each, [next(written) for _ in each]) for each in own]
-    odds = iter(
-        rated(
-            model,
-            [
-                (task, adapter, [[grid for grid, _ in Counter(a.said).most_common(RATED)] for a in each])
-                for (task, adapter), each in zip(asked, voted)
-            ],
-            stack,
-        )
-    )
-    return [[replace(answer, odds=next(odds)) for answer in each] for each in voted]
+    """For each (task, adapter), one Answer per test pair."""
+    asked = [questions(model, task, adapter) for task, adapter in pairs]
+    requests = [question.request for group in asked for question in group]
+    written = iter(model.backend.low_precision.generate(requests, adapters, on_token=on_token))
+    voted = [votes(model, group, [next(written) for _ in group]) for group in asked]
+    frequent = [[[grid for grid, _ in Counter(a.grids).most_common(config.rated)] for a in row] for row in voted]
+    odds = iter(rated(model, [(*pair, grids) for pair, grids in zip(pairs, frequent)], adapters))
+    return [[replace(answer, odds=next(odds)) for answer in row] for row in voted]
 
 
 @dataclass(frozen=True)
 class Question:
-    """A test pair's input, in one reading and with some of the examples in view."""
+    """A test input in one reading, with some of the examples in view."""
 
     pair: int
+    """Position of the test pair."""
     reading: Transform
     request: Request
 
 
 def questions(model: Model, task: ArcTask, adapter: int | None = None) -> list[Question]:
-    """All that are put about a task, test pair by test pair in each reading."""
-    form, found = form_of(model), []
+    """All questions about a task, in each reading and with each selection of its examples."""
+    form, asked = form_of(model), []
     for reading in READINGS:
         turned = changed(task, reading)
-        for seen in _contexts(turned.train):
+        for context in _contexts(turned.train):
             for j, pair in enumerate(turned.test):
-                allow, most = _language(form, turned, pair.input)
-                prompt, _ = laid(form, [*seen, replace(pair, output=None)])
-                found.append(Question(j, reading, Request(tuple(prompt), adapter, most, allow=allow)))
-    return found
+                allow, max_tokens = _language(form, turned, pair.input)
+                prompt, _ = lay_out(form, [*context, replace(pair, output=None)])
+                asked.append(Question(j, reading, Request(tuple(prompt), adapter, max_tokens, allow=allow)))
+    return asked
 
 
 def votes(model: Model, asked: Sequence[Question], written: Sequence[Sequence[int]]) -> list[Answer]:
-    """An Answer a test pair. `written`: the tokens behind each question, without an end."""
+    """One Answer per test pair. `written`: the new tokens of each question, without the end token."""
     form = form_of(model)
-    found: list[list[Grid]] = [[] for _ in range(1 + max(q.pair for q in asked))]
+    grids: list[list[Grid]] = [[] for _ in range(1 + max(q.pair for q in asked))]
     for question, tokens in zip(asked, written):
-        ended = len(tokens) < question.request.max_new_tokens
-        said = form.read(model.chat.decode(tokens)) if ended else None
-        if said and (back := question.reading.back(said)):
-            found[question.pair].append(back)
-    return [Answer(tuple(own), len(asked) // len(found)) for own in found]
+        finished = len(tokens) < question.request.max_new_tokens
+        grid = form.read(model.chat.decode(tokens)) if finished else None
+        if grid and (turned_back := question.reading.back(grid)):
+            grids[question.pair].append(turned_back)
+    return [Answer(tuple(found), len(asked) // len(grids)) for found in grids]
 
 
 def rated(
-    model: Model, asked: Sequence[tuple[ArcTask, int | None, Sequence[Sequence[Grid]]]], stack: Adapters | None = None
+    model: Model, rows: Sequence[tuple[ArcTask, int | None, Sequence[Sequence[Grid]]]], adapters: Adapters | None = None
 ) -> list[tuple[tuple[Grid, float], ...]]:
-    """For each (task, adapter, answers to each test pair), test pair by test pair: the answers with their odds, from the
-    log-probability of each as a whole, a mean over the readings. No odds under an adapter that diverged."""
+    """For each (task, adapter, answers to each test pair), the answers to each test pair with their odds: from the
+    log-probability of the whole answer, averaged over the readings. Without odds under an adapter that diverged."""
     backend, form = model.backend.low_precision, form_of(model)
-    among = alphabet(form)
-    items = [(task, adapter, j, grid) for task, adapter, own in asked for j, grids in enumerate(own) for grid in grids]
+    vocabulary = alphabet(form)
+    items = [
+        (task, adapter, j, grid) for task, adapter, answers in rows for j, grids in enumerate(answers) for grid in grids
+    ]
     totals = [0.0] * len(items)
-    for reading in READINGS:  # apart, since a prompt is read once only for the answers that follow one another
+    for reading in READINGS:  # one at a time, because consecutive answers to the same prompt share it
         golds = []
         for task, adapter, j, grid in items:
             turned = changed(replace(task, test=(Pair(task.test[j].input, grid),)), reading)
             golds.append((labelled(form, [*turned.train, turned.test[0]], "output_tokens"), adapter))
-        for i, mean in enumerate(backend.gold_logprobs(golds, stack, vocabulary=among)):
+        for i, mean in enumerate(backend.gold_logprobs(golds, adapters, vocabulary=vocabulary)):
             totals[i] += mean * golds[i][0].labels / len(READINGS)
-    left, found = iter(totals), []
-    for _, _, own in asked:
-        for grids in own:
+    left, odds = iter(totals), []
+    for _, _, answers in rows:
+        for grids in answers:
             values = [next(left) for _ in grids]
-            odds = [math.exp(value - max(values)) for value in values] if all(map(math.isfinite, values)) else []
-            found.append(tuple((grid, share / sum(odds)) for grid, share in zip(grids, odds)))
-    return found
+            weights = [math.exp(value - max(values)) for value in values] if all(map(math.isfinite, values)) else []
+            odds.append(tuple((grid, weight / sum(weights)) for grid, weight in zip(grids, weights)))
+    return odds
 
 
 def gold_logprob(
-    model: Model, asked: Sequence[tuple[ArcTask, int | None]], stack: Adapters | None = None
+    model: Model, pairs: Sequence[tuple[ArcTask, int | None]], adapters: Adapters | None = None
 ) -> list[float | None]:
-    """For each (task, adapter): mean log-probability (nats a token) of its test outputs, with all examples in view; None
-    under an adapter that diverged."""
+    """For each (task, adapter), the mean log-probability (nats per token) of the task's outputs with all examples in
+    view; None under an adapter that diverged."""
     form = form_of(model)
     golds = [
-        (labelled(form, [*task.train, pair], "output_tokens"), adapter) for task, adapter in asked for pair in task.test
+        (labelled(form, [*task.train, pair], "output_tokens"), adapter) for task, adapter in pairs for pair in task.test
     ]
-    values = iter(model.backend.low_precision.gold_logprobs(golds, stack, vocabulary=alphabet(form)))
-    means = [sum(next(values) for _ in task.test) / len(task.test) for task, _ in asked]
+    values = iter(model.backend.low_precision.gold_logprobs(golds, adapters, vocabulary=alphabet(form)))
+    means = [sum(next(values) for _ in task.test) / len(task.test) for task, _ in pairs]
     return [mean if math.isfinite(mean) else None for mean in means]
 
 
 def solved(task: ArcTask, answers: Sequence[Answer]) -> float:
-    """Share of its test pairs whose output is among the attempts."""
+    """Share of the task's test pairs whose output is among the attempts."""
     return sum(pair.output in answer.attempts for pair, answer in zip(task.test, answers)) / len(task.test)
 
 
 def _contexts(examples: Sequence[Pair]) -> list[Sequence[Pair]]:
-    """All, and each one left out."""
+    """All examples, and all but each one."""
     return [examples, *([*examples[:i], *examples[i + 1 :]] for i in range(len(examples)))]
 
 
 def _language(form: GridForm, task: ArcTask, question: Grid) -> tuple[Callable[[Sequence[int]], list[int]], int]:
-    """What an answer may be, and its tokens at most, with the end: in the colours of the question and of all known outputs
-    (those of every test output of ARC-AGI-1 are), as large as `output_size` says; else no longer than twice the longest
-    known grid (3 of the 835 are longer)."""
+    """The grammar of an answer, and its maximum number of tokens with the end. Its colours are those of the question
+    and of all known outputs (true of every test output of ARC-AGI-1), and its size is what `output_size` says. Where
+    that says nothing, an answer is at most twice as long as the longest known grid (3 of the 835 are longer)."""
     colours = sorted({cell for grid in (question, *(p.output for p in task.train)) for row in grid for cell in row})
     size = output_size(task.train, question)
     if size:
-        most = len(form.tokens(((0,) * size[1],) * size[0])) + 1
+        max_tokens = len(form.tokens(((0,) * size[1],) * size[0])) + 1
     else:
-        longest = max(
-            len(form.tokens(grid)) for grid in (question, *(g for p in task.train for g in (p.input, p.output)))
-        )
-        most = min(len(form.tokens(((0,) * SIDE,) * SIDE)), 2 * longest) + 2
-    return partial(form.allow, size=size, colours=colours), most
+        known = (question, *(grid for p in task.train for grid in (p.input, p.output)))
+        longest = max(len(form.tokens(grid)) for grid in known)
+        max_tokens = min(len(form.tokens(((0,) * SIDE,) * SIDE)), 2 * longest) + 2
+    return partial(form.allow, size=size, colours=colours), max_tokens

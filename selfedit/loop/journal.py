@@ -1,7 +1,7 @@
-"""Finished pieces of work, one JSON line each: resume is looking.
+"""Finished pieces of work as JSON lines, from which a stopped run continues, and the settings that a run is bound to.
 
-Only ever appended to, but for what is to be forgotten. A line that a kill cut short is as if it had never been: that
-piece is done again.
+A journal is only appended to, except when something is to be forgotten. A line that a kill cut short is ignored, so
+that piece of work is done again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from selfedit.errors import RunError
 
 class Journal:
     def __init__(self, file: Path):
-        """Reads what is there; makes the folder, so that a disk that cannot be written is noticed before the work."""
+        """Reads the file, if it exists, and makes its folder, so that an unwritable disk is noticed before the work."""
         self.file = file
         with plain_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -40,13 +40,13 @@ class Journal:
         return records
 
     def drop(self, unwanted: Callable[[dict], bool]) -> None:
-        """The file without such records, also where another process adds to it."""
+        """Removes such records from the file, even while another process adds to it."""
         if not any(map(unwanted, self._read())):
             return
         with plain_errors(self.file), disk.file_lock(self.file):
-            found = self._read()
-            self.records = [record for record in found if not unwanted(record)]
-            if len(self.records) < len(found):
+            records = self._read()
+            self.records = [record for record in records if not unwanted(record)]
+            if len(self.records) < len(records):
                 disk.replace(self.file, b"".join(json.dumps(record).encode() + b"\n" for record in self.records))
 
     def add(self, record: dict) -> None:
@@ -56,15 +56,13 @@ class Journal:
 
 
 def lock_run_folder(folder: Path, settings: dict) -> FileLock:
-    """The folder is this run's, now or from before, and of no other process as long as what is returned is there. Raises
-    RunError if another is at work in it, or if it holds a run with other settings.
+    """Reserves a new folder, or that of a stopped run with equal settings, for this process while the returned lock
+    exists. Raises RunError if another process works in it, or if it holds a run with other settings.
 
-    `settings.json` also says with which software the run was begun."""
+    `settings.json` also records the software with which the run was begun."""
     settings = json.loads(json.dumps(settings, default=str))
-    file, lock = (
-        folder / "settings.json",
-        FileLock(folder.resolve() / ".lock", timeout=0, is_singleton=True, thread_local=False),
-    )
+    file = folder / "settings.json"
+    lock = FileLock(folder.resolve() / ".lock", timeout=0, is_singleton=True, thread_local=False)
     with plain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -76,35 +74,33 @@ def lock_run_folder(folder: Path, settings: dict) -> FileLock:
             return lock
         text = file.read_text(encoding="utf-8", errors="replace")
     earlier = _object(text, f"{file} is not a run's settings; give another --out")
-    odd = sorted(
-        key for key in (earlier.keys() | settings.keys()) - {"software"} if earlier.get(key) != settings.get(key)
-    )
-    if odd:
+    keys = (earlier.keys() | settings.keys()) - {"software"}
+    if different := sorted(key for key in keys if earlier.get(key) != settings.get(key)):
         lock.release()
-        raise RunError(f"{folder} holds a run with another {', '.join(odd)}; give another --out")
+        raise RunError(f"{folder} holds a run with another {', '.join(different)}; give another --out")
     return lock
 
 
 def write_json(file: Path, value: object) -> None:
-    """Whole or not at all."""
+    """Writes the whole file or nothing."""
     write_text(file, json.dumps(value, indent=1) + "\n")
 
 
 def write_text(file: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Writes the whole file or nothing."""
     with plain_errors(file):
         disk.replace(file, text.encode())
 
 
 def read_back(file: Path) -> dict:
-    """What `write_json` wrote. Raises RunError if the file has been damaged since."""
+    """Reads what `write_json` wrote. Raises RunError if the file has been damaged since."""
     with plain_errors(file):
         text = file.read_text(encoding="utf-8", errors="replace")
     return _object(text, f"{file} is damaged; deleted, its part of the run is done again")
 
 
 def _object(text: str, fault: str) -> dict:
-    """Raises RunError with that fault on what is no JSON object."""
+    """Parses a JSON object. Raises RunError with this message if the text is none."""
     try:
         return dict(json.loads(text))
     except (ValueError, TypeError):
@@ -112,16 +108,16 @@ def _object(text: str, fault: str) -> dict:
 
 
 def software() -> str:
-    """The version and, from a checkout, its git revision, with "+" where that has been changed."""
+    """The version and, in a checkout, the git revision, with "+" if files differ from it."""
     root = Path(disk.__file__).parents[1]
     git = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
-        found = subprocess.run(git, capture_output=True, text=True).stdout.strip() if (root / ".git").exists() else ""
-    except OSError:  # no git here
-        found = ""
-    return f"{__version__} {found}".strip()
+        revision = subprocess.run(git, capture_output=True, text=True).stdout if (root / ".git").exists() else ""
+    except OSError:  # git is not installed
+        revision = ""
+    return f"{__version__} {revision}".strip()
 
 
 def plain_errors(path: Path) -> AbstractContextManager:
-    """What the disk objects to in a run's folder, as a RunError."""
+    """Turns a disk error in a run's folder into a RunError."""
     return disk.plain_errors(f"use {path} (--out or --home)", RunError)

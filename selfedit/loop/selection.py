@@ -1,147 +1,206 @@
-"""Trials of a round → which edits are reinforced, which style pays, how far the reward can be trusted. Pure arithmetic.
+"""Trials of a round → which edits are reinforced, which style is best, how reliable the reward is. Pure arithmetic.
 
-A trial is a context's record (restem.py): the log-probability of its gold answers, a mean a seed, under the untouched
-model, after its controls (the passage alone; with questions by rule) and after each candidate edit. The gain of a
-candidate is its own over the passage's, by seed; its merit is its own over its control's: what stands beside an edit is
-not its merit. Seeds differ in nothing that a candidate could be praised for, so what they disagree on is noise, and the
-correlation between them over all candidates is the reward's reliability (SEAL's five yes-or-no answers: .13).
+The reward is the mean log-probability of a context's gold answers, one number per seed. The gain of an edit is its
+reward minus that of the passage alone, seed by seed; its merit is its reward minus that of its control, which studies
+all that is studied beside the edit. Seeds differ in nothing that an edit could be praised for, so the differences
+between them are noise, and the correlation between them over all edits is the reliability of the reward (of SEAL's
+five yes-or-no answers: .13).
 
-`when` is `first`, where all were compared, or `dense`, the end, which those that were stopped have not; answers cost
-most and say least (docs/LOG.md, study 12), so `accuracy` has no vote, and one seed but in audited contexts.
+`when` names the measurement: `first`, after the first epochs, when all edits are compared, or `gold_logprob`, at the
+end, which stopped edits do not reach. Answers cost most and tell least (docs/LOG.md, study 12): no selection uses
+`accuracy`, and it is measured for only one seed except in audited contexts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
-
-def gains(trial: dict, candidate: dict, when: str) -> list[float]:
-    """By seed, nats a token over the passage alone."""
-    return _over(candidate[when], trial["controls"]["passage"][when])
+PASSAGE = "passage"
+"""Name of the control that studies the passage alone."""
 
 
-def merits(trial: dict, candidate: dict, when: str) -> list[float]:
-    """By seed, nats a token over what is studied beside the edit: of `a+b` over the control `b`, of others over the passage."""
-    return _over(candidate[when], trial["controls"][candidate["style"].partition("+")[2] or "passage"][when])
+@dataclass(frozen=True)
+class Outcome:
+    """What the adapters of one edit, or of one control, achieved: one number per seed."""
+
+    style: str
+    """The style of the edit, or the name of the control."""
+    first: Sequence[float] = ()
+    """Mean log-probability of the gold answers after the first epochs; empty if there was nothing to study, or if
+    training diverged."""
+    gold_logprob: Sequence[float] = ()
+    """The same at the end; empty also if the edit was stopped."""
+    accuracy: Sequence[float | None] = ()
+    """Share of right answers, for the seeds that answered; None if the judge scored none of them."""
+    tokens: int = 0
+    """Tokens trained on, by all seeds together."""
+    spared: int = 0
+    """Tokens that stopping the edit saved."""
 
 
-def _over(own: Sequence[float], control: Sequence[float]) -> list[float]:
-    return [a - b for a, b in zip(own, control)]
+@dataclass(frozen=True)
+class ContextTrial:
+    """One context: what the untouched model, the controls and the edits achieve."""
+
+    task: str
+    """Task.key."""
+    id: str
+    context: str
+    """Passage.id."""
+    title: str
+    audited: bool
+    """True if no edit was stopped."""
+    untouched: Outcome
+    """One number, as there are no seeds."""
+    controls: dict[str, Outcome]
+    candidates: Sequence[Outcome]
+    """One per edit, in the order of the edits."""
+    seconds_comparing: float = 0.0
+    seconds: float = 0.0
+    seconds_writing: float = 0.0
+
+    @classmethod
+    def from_json(cls, record: dict) -> ContextTrial:
+        """From its `asdict`."""
+        outcomes = {
+            "untouched": Outcome(**record["untouched"]),
+            "controls": {name: Outcome(**control) for name, control in record["controls"].items()},
+            "candidates": [Outcome(**candidate) for candidate in record["candidates"]],
+        }
+        return cls(**record | outcomes)
 
 
-def noise(trials: Sequence[dict]) -> dict[str, float]:
-    """Style → standard error of an edit's mean merit at the end: the spread between its seeds, pooled over the style."""
-    by_style: dict[str, list[list[float]]] = {}
+def gains(trial: ContextTrial, edit: Outcome, when: str) -> list[float]:
+    """Per seed, nats per token above the passage alone."""
+    return _differences(edit, trial.controls[PASSAGE], when)
+
+
+def merits(trial: ContextTrial, edit: Outcome, when: str) -> list[float]:
+    """Per seed, nats per token above the control: `b` for the style `a+b`, otherwise the passage alone."""
+    return _differences(edit, trial.controls[edit.style.partition("+")[2] or PASSAGE], when)
+
+
+def _differences(edit: Outcome, control: Outcome, when: str) -> list[float]:
+    return [a - b for a, b in zip(getattr(edit, when), getattr(control, when))]
+
+
+def noise(trials: Sequence[ContextTrial]) -> dict[str, float]:
+    """Style → standard error of an edit's mean merit at the end, from the variance between its seeds, pooled over all
+    edits of the style."""
+    merits_of: dict[str, list[list[float]]] = {}
     for t in trials:
-        for c in t["candidates"]:
-            by_style.setdefault(c["style"], []).extend([merits(t, c, "gold_logprob")] if c["gold_logprob"] else [])
+        for edit in t.candidates:
+            merits_of.setdefault(edit.style, []).extend([merits(t, edit, "gold_logprob")] if edit.gold_logprob else [])
     return {
-        style: math.sqrt(np.mean(np.var(own, axis=1, ddof=1)) / len(own[0])) if own else math.inf
-        for style, own in by_style.items()
+        style: math.sqrt(np.mean(np.var(rows, axis=1, ddof=1)) / len(rows[0])) if rows else math.inf
+        for style, rows in merits_of.items()
     }
 
 
-def reinforced(trial: dict, errors: dict[str, float], beyond: float) -> list[int]:
-    """The candidates that reached the end and there are above the untouched model, the passage alone and their own control,
+def reinforced(trial: ContextTrial, errors: dict[str, float], beyond: float) -> list[int]:
+    """Positions of the edits that reached the end and exceed the untouched model, the passage alone and their control,
     each by more than `beyond` standard errors."""
-    found = []
-    for i, candidate in enumerate(trial["candidates"]):
-        if not candidate["gold_logprob"]:
+    positions = []
+    for i, edit in enumerate(trial.candidates):
+        if not edit.gold_logprob:
             continue
-        over_untouched = _mean(candidate["gold_logprob"]) - trial["untouched"]["gold_logprob"]
         least = min(
-            over_untouched,
-            _mean(gains(trial, candidate, "gold_logprob")),
-            _mean(merits(trial, candidate, "gold_logprob")),
+            _mean(edit.gold_logprob) - trial.untouched.gold_logprob[0],
+            _mean(gains(trial, edit, "gold_logprob")),
+            _mean(merits(trial, edit, "gold_logprob")),
         )
-        if least > beyond * errors[candidate["style"]]:
-            found.append(i)
-    return found
+        if least > beyond * errors[edit.style]:
+            positions.append(i)
+    return positions
 
 
-def ranking(trials: Sequence[dict]) -> list[dict]:
-    """Styles by their mean gain where all candidates were compared, the best first; an edit that was not usable gained nothing."""
+def ranking(trials: Sequence[ContextTrial]) -> list[dict]:
+    """Styles by their mean gain after the first epochs, the best first. An unusable edit gains nothing."""
     by_style: dict[str, list[tuple[float, float]]] = {}
     for t in trials:
-        for c in t["candidates"]:
-            own = (_mean(gains(t, c, "first")), _mean(merits(t, c, "first"))) if c["first"] else (0.0, 0.0)
-            by_style.setdefault(c["style"], []).append(own)
+        for edit in t.candidates:
+            pair = (_mean(gains(t, edit, "first")), _mean(merits(t, edit, "first"))) if edit.first else (0.0, 0.0)
+            by_style.setdefault(edit.style, []).append(pair)
     rows = []
-    for style, own in by_style.items():
-        (gain, merit), errors = (
-            np.mean(own, 0),
-            np.std(own, 0, ddof=1) / math.sqrt(len(own)) if len(own) > 1 else (None, None),
-        )
-        named = {"gain": gain, "error": errors[0], "merit": merit, "merit_error": errors[1]}
-        rows.append(
-            {"style": style, "edits": len(own)}
-            | {key: None if value is None else float(value) for key, value in named.items()}
-        )
+    for style, pairs in by_style.items():
+        gain, merit = map(float, np.mean(pairs, 0))
+        error = merit_error = None
+        if len(pairs) > 1:
+            error, merit_error = map(float, np.std(pairs, 0, ddof=1) / math.sqrt(len(pairs)))
+        row = {"style": style, "edits": len(pairs), "gain": gain, "error": error}
+        rows.append(row | {"merit": merit, "merit_error": merit_error})
     return sorted(rows, key=lambda row: -row["gain"])
 
 
-def reliability(trials: Sequence[dict], when: str) -> dict:
-    """Correlation between seeds over candidates, of one run's reward and of the mean of all seeds (Spearman–Brown), in all
-    and within contexts; `when` may also be `accuracy` (the published reward)."""
+def reliability(trials: Sequence[ContextTrial], when: str) -> dict:
+    """Correlation between seeds over all edits, also within contexts: of the reward of one run, and of the mean over
+    all seeds (Spearman–Brown). `when` may also be `accuracy`, the published reward."""
     rows, groups = [], []
     for i, t in enumerate(trials):
-        for c in t["candidates"]:
-            alone = t["controls"]["passage"][when]
-            if len(c[when]) == len(alone) > 1 and None not in (*c[when], *alone):
-                rows.append(gains(t, c, when))
+        control = getattr(t.controls[PASSAGE], when)
+        for edit in t.candidates:
+            values = getattr(edit, when)
+            if len(values) == len(control) > 1 and None not in (*values, *control):
+                rows.append(gains(t, edit, when))
                 groups.append(i)
-    if len(rows) < 3:
-        return {
-            "candidates": len(rows),
-            "one_run": None,
-            "mean_of_seeds": None,
-            "within_one_run": None,
-            "within_mean_of_seeds": None,
-        }
-    values, groups = np.array(rows), np.array(groups)
-    centred = values.copy()
-    for group in set(groups.tolist()):
-        centred[groups == group] -= values[groups == group].mean(0)
-    one, within = _between_seeds(values), _between_seeds(centred)
-    seeds = values.shape[1]
+    one = within = None
+    if len(rows) >= 3:
+        values, groups = np.array(rows), np.array(groups)
+        centred = values.copy()
+        for group in set(groups.tolist()):
+            centred[groups == group] -= values[groups == group].mean(0)
+        one, within = _between_seeds(values), _between_seeds(centred)
     return {
         "candidates": len(rows),
         "one_run": one,
-        "mean_of_seeds": _spearman_brown(one, seeds),
+        "mean_of_seeds": _spearman_brown(one, len(rows[0]) if rows else 0),
         "within_one_run": within,
-        "within_mean_of_seeds": _spearman_brown(within, seeds),
+        "within_mean_of_seeds": _spearman_brown(within, len(rows[0]) if rows else 0),
     }
 
 
-def cost_of_stopping(trials: Sequence[dict], survivors: int) -> dict:
-    """Where none was stopped: how often the best at the end would have survived, and the gain lost where it would not."""
-    kept, lost, audited = 0, [], 0
+def cost_of_stopping(trials: Sequence[ContextTrial], survivors: int) -> dict:
+    """From the contexts in which no edit was stopped: how often the best edit would have survived, and the mean gain
+    that stopping would have lost."""
+    survived, lost = 0, []
     for t in trials:
-        own = [
-            (_mean(gains(t, c, "first")), _mean(gains(t, c, "gold_logprob")))
-            for c in t["candidates"]
-            if c["first"] and c["gold_logprob"]
+        pairs = [
+            (_mean(gains(t, edit, "first")), _mean(gains(t, edit, "gold_logprob")))
+            for edit in t.candidates
+            if edit.first and edit.gold_logprob
         ]
-        if not t["audited"] or len(own) <= survivors:
+        if not t.audited or len(pairs) <= survivors:
             continue
-        audited += 1
-        going = sorted(own, reverse=True)[:survivors]
-        best, best_going = max(end for _, end in own), max(end for _, end in going)
-        kept += best_going == best
-        lost.append(best - best_going)
+        best = max(end for _, end in pairs)
+        best_survivor = max(end for _, end in sorted(pairs, reverse=True)[:survivors])
+        survived += best_survivor == best
+        lost.append(best - best_survivor)
     return {
-        "contexts": audited,
-        "best_survives": kept / audited if audited else None,
+        "contexts": len(lost),
+        "best_survives": survived / len(lost) if lost else None,
         "gain_lost": _mean(lost) if lost else None,
     }
 
 
+def levels(outcomes: Iterable[Outcome]) -> dict[str, float | None]:
+    """Mean over contexts of the mean over seeds."""
+    outcomes = list(outcomes)
+
+    def mean(name: str) -> float | None:
+        scored = [[value for value in getattr(outcome, name) if value is not None] for outcome in outcomes]
+        means = [sum(values) / len(values) for values in scored if values]
+        return sum(means) / len(means) if means else None
+
+    return {"gold_logprob": mean("gold_logprob"), "accuracy": mean("accuracy")}
+
+
 def diversity(texts: Sequence[str]) -> float:
-    """Distinct word triples, as a share of all, over all texts; 1 if there are none."""
+    """Share of distinct word triples among all word triples of the texts; 1 if there are none."""
     triples = [
         tuple(words[i : i + 3]) for text in texts for words in [text.casefold().split()] for i in range(len(words) - 2)
     ]
@@ -149,17 +208,17 @@ def diversity(texts: Sequence[str]) -> float:
 
 
 def _between_seeds(values: np.ndarray) -> float | None:
-    """Mean correlation of two columns, over all pairs."""
-    found = [
+    """Mean correlation between two columns, over all pairs of columns."""
+    correlations = [
         np.corrcoef(values[:, a], values[:, b])[0, 1]
         for a, b in combinations(range(values.shape[1]), 2)
         if values[:, [a, b]].std(0).all()
     ]
-    return float(np.mean(found)) if found else None
+    return float(np.mean(correlations)) if correlations else None
 
 
 def _spearman_brown(one: float | None, runs: int) -> float | None:
-    """Of the mean of so many runs; not defined where runs disagree."""
+    """Reliability of the mean of so many runs; None if runs disagree."""
     return runs * one / (1 + (runs - 1) * one) if one is not None and one > 0 else None
 
 

@@ -1,8 +1,7 @@
-"""SEAL's inner step: candidates (what to study) → adapters, trained as one stack → Trials (what each did).
+"""SEAL's inner step: candidates (what to study) → adapters, trained together → Trials (what each achieved).
 
-Every candidate studies the passage itself, and its own self-edits beside it; `passage` has no edits and is the
-baseline that an edit has to beat. All are scored on questions that none of them studied, closed book, together with
-the untouched model.
+Every candidate studies the passage and its self-edits; the candidate `passage` has no edits and is the baseline that an
+edit has to exceed. All are scored closed book, as is the untouched model, on questions that none of them studied.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from selfedit.config import TrainConfig
 from selfedit.edits.parse import sentences
@@ -22,9 +22,6 @@ from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
 from selfedit.types import Example, Passage, Progress, Question, Score, SelfEdit, Trial, no_progress, stable_seed
 
-PASSAGE = "passage"
-"""Name of the candidate that studies the passage alone."""
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -33,17 +30,16 @@ class Candidate:
 
 
 def study_texts(passage: Passage) -> list[Example]:
-    """The passage as it is studied: whole, and sentence by sentence, so that each can be recalled from its own start."""
-    texts = [f"{passage.title}\n{passage.text}".strip()]
-    own = sentences(passage.text)
-    return [Example(text) for text in texts + (own if len(own) > 1 else [])]
+    """The passage as it is studied: whole, and sentence by sentence, so that each can be recalled from its start."""
+    whole, parts = f"{passage.title}\n{passage.text}".strip(), sentences(passage.text)
+    return [Example(text) for text in [whole, *(parts if len(parts) > 1 else [])]]
 
 
 def study_sequences(
     model: Model, passage: Passage, examples: Sequence[Example], distill: float = 0.0
 ) -> tuple[TokenizedExample, ...]:
-    """The examples as they are trained on, in their order. With `distill`, each answer has a teacher that reads the same
-    question with the passage in view; the backend mixes its distribution into the labels."""
+    """The examples in tokens, in their order. With `distill`, each answer has a teacher that reads the same question
+    with the passage in view; the backend mixes its distribution into the labels."""
     tokenized = []
     for example in examples:
         one = model.chat.study(example)
@@ -55,26 +51,27 @@ def study_sequences(
 
 
 def seal_examples(passage: Passage, edits: Sequence[SelfEdit]) -> list[Example]:
-    """SEAL's training sequences: the title over each line of the edits, the passage last; questions stay questions."""
+    """SEAL's training sequences: each line of the edits under the title, questions as they are, the passage last."""
     lines = [e for edit in edits for e in edit.examples]
     titled = [e if e.prompt else replace(e, text=f"{passage.title}\n{e.text}".strip()) for e in lines]
     return [*titled, Example(f"{passage.title}\n{passage.text}".strip())]
 
 
 QUESTIONS = "questions"
-"""Of a style `a+questions`: questions by rule stand beside what is written in style a."""
+"""In a style `a+questions`, questions made by rule are studied beside what is written in style `a`; as the name of a
+control: only these questions."""
 
 
 def writing_style(style: str) -> str:
-    """What a model writes in a style: all but the questions by rule; empty if nothing."""
+    """The part of a style that a model writes, which excludes the questions made by rule; may be empty."""
     return "" if style == QUESTIONS else style.removesuffix(f"+{QUESTIONS}")
 
 
 def with_questions(passage: Passage, edit: SelfEdit, draws: int, seed: int) -> SelfEdit:
-    """The edit, and beside it so many questions by rule about each sentence of the passage, each studied once."""
-    asked = questions_as_edit([], keyword_questions(passage, draws, seed))
-    style = f"{edit.style}+{asked.style}" if edit.style else asked.style
-    return SelfEdit(style, f"{edit.text}\n{asked.text}".strip(), edit.examples + asked.examples)
+    """The edit with `draws` questions made by rule about each sentence of the passage, each studied once."""
+    questions = questions_as_edit([], keyword_questions(passage, draws, seed))
+    style = f"{edit.style}+{questions.style}" if edit.style else questions.style
+    return SelfEdit(style, f"{edit.text}\n{questions.text}".strip(), edit.examples + questions.examples)
 
 
 def job(sequences: Sequence[TokenizedExample], examples: Sequence[Example], seed: int) -> Job:
@@ -83,15 +80,16 @@ def job(sequences: Sequence[TokenizedExample], examples: Sequence[Example], seed
 
 
 def joint_job(parts: Sequence[tuple[Sequence[TokenizedExample], Sequence[Example]]], seed: int, epochs: int) -> Job:
-    """What several passages study, as one job. Of what is studied once, each epoch has a share of every passage's."""
-    always, once = (
-        [[s for s, e in zip(sequences, examples) if e.once is kind] for sequences, examples in parts]
-        for kind in (False, True)
-    )
-    spread = [
-        s for e in range(epochs) for own in once for s in own[len(own) * e // epochs : len(own) * (e + 1) // epochs]
+    """What several passages study, as one job. Each epoch has a share of each passage's `once` examples."""
+    always = [s for sequences, examples in parts for s, e in zip(sequences, examples) if not e.once]
+    once = [[s for s, e in zip(sequences, examples) if e.once] for sequences, examples in parts]
+    shares = [
+        s
+        for epoch in range(epochs)
+        for group in once
+        for s in group[len(group) * epoch // epochs : len(group) * (epoch + 1) // epochs]
     ]
-    return Job(tuple(s for own in always for s in own), seed=seed, once=tuple(spread))
+    return Job(tuple(always), seed=seed, once=tuple(shares))
 
 
 def run_trials(
@@ -104,28 +102,21 @@ def run_trials(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> tuple[Adapters, list[Trial], Score]:
-    """The trained stack, a Trial a candidate in its order, and the untouched model's Score on the same questions."""
+    """The trained adapters, one Trial per candidate, and the untouched model's Score on the same questions."""
     start = time.perf_counter()
     jobs = []
     for candidate in candidates:
         examples = study_texts(passage) + [e for edit in candidate.edits for e in edit.examples]
-        jobs.append(
-            job(
-                study_sequences(model, passage, examples, config.distill),
-                examples,
-                stable_seed(seed, passage.id, candidate.name),
-            )
-        )
-    stack, logs = model.backend.train(jobs, config, on_step=lambda done, total: progress("train", done, total))
+        sequences = study_sequences(model, passage, examples, config.distill)
+        jobs.append(job(sequences, examples, stable_seed(seed, passage.id, candidate.name)))
+    adapters, logs = model.backend.train(jobs, config, on_step=partial(progress, "train"))
     seconds = time.perf_counter() - start
-    adapters = [None, *range(len(candidates))]
-    before, *scores = evaluate(
-        model, questions, adapters, stack, on_token=lambda done, total: progress("test", done, total)
-    )
-    changes, (untouched, *abilities) = general_changes(model, stack), general_abilities(model, stack)
+    rows = [None, *range(len(candidates))]
+    before, *scores = evaluate(model, questions, rows, adapters, on_token=partial(progress, "test"))
+    changes, (untouched, *abilities) = general_changes(model, adapters), general_abilities(model, adapters)
     tokens = sum(log.tokens for log in logs)
     trials = [
         Trial(c.name, c.edits, score, change, log.tokens, seconds * log.tokens / tokens, untouched - ability)
         for c, score, change, ability, log in zip(candidates, scores, changes, abilities, logs)
     ]
-    return stack, trials, before
+    return adapters, trials, before

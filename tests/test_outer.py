@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
@@ -11,10 +11,12 @@ from conftest import write_tiny_model
 from selfedit.config import RestemConfig, TrainConfig
 from selfedit.edits.propose import write_edits, writing_sequences
 from selfedit.errors import AdapterError, RunError, SelfeditError, UnscoredError
-from selfedit.loop import restem
+from selfedit.loop.domains import knowledge
+from selfedit.loop.domains.knowledge import Knowledge, edit_styles
 from selfedit.loop.editor import Editor, load_editor, save_editor
 from selfedit.loop.journal import Journal
-from selfedit.loop.restem import _styles, run_round, train_editor
+from selfedit.loop.outer import run_round, train_editor
+from selfedit.loop.selection import ContextTrial, Outcome
 from selfedit.model.backend import Cut, Job, LoraConfig
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
@@ -71,47 +73,80 @@ def writes(monkeypatch):
             made.append(SelfEdit(style, "\n".join(lines), tuple(Example(line) for line in lines)))
         return made
 
-    monkeypatch.setattr(restem, "write_edits", write)
+    monkeypatch.setattr(knowledge, "write_edits", write)
 
 
 def without_times(summary: dict) -> dict:
     return {key: value for key, value in summary.items() if not key.startswith("seconds")}
 
 
-def test_a_round_that_is_stopped_goes_on_and_ends_as_one_that_was_not(model, tasks, tmp_path, writes, monkeypatch):
-    whole = train_editor(model, tasks, tmp_path / "whole", 1, CONFIG)
+def one_round(model, tasks, folder, config, **judge) -> dict:
+    return run_round(Knowledge(model, tasks, config, **judge), tasks, folder, 1)
 
-    class Killed(Exception):
-        pass
 
-    calls = []
+class Killed(Exception):
+    pass
 
-    def killed(self, block, audited, trial=restem._Round.trial):
-        calls.append(len(block))
-        if len(calls) == 2:
+
+@pytest.mark.parametrize("method", ["propose", "study", "reward"])
+def test_a_round_that_is_stopped_goes_on_and_ends_as_one_that_was_not(
+    model, tasks, tmp_path, writes, monkeypatch, method
+):
+    whole = train_editor(Knowledge(model, tasks, CONFIG), tmp_path / "whole", 1)
+    sizes, real = [], getattr(Knowledge, method)
+
+    def killed(self, current, block, *rest):
+        sizes.append(len(block if method == "propose" else block.tasks))
+        if len(sizes) == 2:
             raise Killed
-        return trial(self, block, audited)
+        return real(self, current, block, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(restem._Round, "trial", killed)
-        train_editor(model, tasks, tmp_path / "halves", 1, CONFIG)
+        patch.setattr(Knowledge, method, killed)
+        train_editor(Knowledge(model, tasks, CONFIG), tmp_path / "halves", 1)
     assert len(Journal(tmp_path / "halves/round-1/trials.jsonl").records) == 4  # the first block stands
-    calls.clear()
-    monkeypatch.setattr(
-        restem._Round,
-        "trial",
-        lambda self, block, audited, own=restem._Round.trial: calls.append(len(block)) or own(self, block, audited),
-    )
-    resumed = train_editor(model, tasks, tmp_path / "halves", 1, CONFIG)
-    assert calls == [2]  # only the second
+    assert len(Journal(tmp_path / "halves/round-1/edits.jsonl").records) == (4 if method == "propose" else 6)
+    monkeypatch.setattr(Knowledge, method, killed)
+    sizes[:] = [0, 0]
+    resumed = train_editor(Knowledge(model, tasks, CONFIG), tmp_path / "halves", 1)
+    assert sizes == [0, 0, 2]  # only the second
     assert [without_times(s) for s in resumed] == [without_times(s) for s in whole]
-    again = train_editor(model, tasks, tmp_path / "halves", 1, CONFIG)
-    assert again == resumed and calls == [2]
+    records = [
+        [without_times(r) for r in Journal(tmp_path / name / "round-1/trials.jsonl").records]
+        for name in ("whole", "halves")
+    ]
+    assert records[0] == records[1]
+    assert train_editor(Knowledge(model, tasks, CONFIG), tmp_path / "halves", 1) == resumed and sizes == [0, 0, 2]
+
+
+def test_a_task_whose_trial_is_on_disk_is_not_tried_again_though_its_block_is_not_finished(
+    model, tasks, tmp_path, writes, monkeypatch
+):
+    whole = one_round(model, tasks[:4], tmp_path / "whole", CONFIG)
+    (tmp_path / "cut/round-1").mkdir(parents=True)
+    for name, count in (("edits.jsonl", 4), ("trials.jsonl", 3)):
+        lines = (tmp_path / "whole/round-1" / name).read_text().splitlines(keepends=True)
+        (tmp_path / "cut/round-1" / name).write_text("".join(lines[:count]) + lines[-1][:40])  # and a torn line
+    studied, real = [], Knowledge.study
+    monkeypatch.setattr(
+        Knowledge, "study", lambda self, current, block: studied.append(len(block.tasks)) or real(self, current, block)
+    )
+    again = one_round(model, tasks[:4], tmp_path / "cut", CONFIG)
+    assert studied == [1] and again["contexts"] == 4
+    assert again["styles"] == [pytest.approx(row, abs=1e-5) for row in whole["styles"]]
+
+
+def test_a_trial_is_read_back_as_it_was(model, tasks, tmp_path, writes):
+    one_round(model, tasks[:1], tmp_path, CONFIG)
+    (record,) = Journal(tmp_path / "round-1/trials.jsonl").records
+    trial = ContextTrial.from_json(record)
+    assert asdict(trial) == record and isinstance(trial.controls["passage"], Outcome)
+    assert {field.name for field in fields(trial)} == record.keys()
 
 
 def test_two_rounds_hand_on_the_editor_and_the_best_style(model, tasks, tmp_path, writes):
     config = replace(CONFIG, beyond_noise=0.0)
-    first, second = train_editor(model, tasks, tmp_path, 2, config)
+    first, second = train_editor(Knowledge(model, tasks, config), tmp_path, 2)
     assert first["editor"]["round"] == 1 and second["editor"]["round"] == 2
     assert second["editor"]["parent"] == first["editor"]["adapter_hash"]
     records = Journal(tmp_path / "round-2/trials.jsonl").records
@@ -122,7 +157,7 @@ def test_two_rounds_hand_on_the_editor_and_the_best_style(model, tasks, tmp_path
 
 
 def test_losers_stop_early_but_in_audited_contexts_nobody_does(model, tasks, tmp_path, writes):
-    summary = run_round(model, tasks[:6], tmp_path / "round-1", 1, replace(CONFIG, survivors=2))
+    summary = one_round(model, tasks[:6], tmp_path, replace(CONFIG, survivors=2))
     trials = Journal(tmp_path / "round-1/trials.jsonl").records
     assert [t["audited"] for t in trials] == [True] * 4 + [False] * 2  # a block is audited whole
     for t in trials:
@@ -142,16 +177,14 @@ def test_losers_stop_early_but_in_audited_contexts_nobody_does(model, tasks, tmp
 def test_an_edit_whose_training_diverged_is_as_one_that_did_not_reach_the_end(
     model, tasks, tmp_path, writes, monkeypatch
 ):
-    real = restem._Round.gold_logprob
+    real = Knowledge.gold_logprob
 
-    def diverged(self, asked, stack=None):
-        return [
-            math.nan if row == 2 * len(self.controls) else value
-            for (_, row), value in zip(asked, real(self, asked, stack))
-        ]
+    def diverged(self, pairs, adapters=None):
+        first_edit = 4  # after the two controls with two seeds each
+        return [math.nan if row == first_edit else value for (_, row), value in zip(pairs, real(self, pairs, adapters))]
 
-    monkeypatch.setattr(restem._Round, "gold_logprob", diverged)
-    summary = run_round(model, tasks[:2], tmp_path / "round-1", 1, replace(CONFIG, survivors=2))
+    monkeypatch.setattr(Knowledge, "gold_logprob", diverged)
+    summary = one_round(model, tasks[:2], tmp_path, replace(CONFIG, survivors=2))
     first, *others = Journal(tmp_path / "round-1/trials.jsonl").records[0]["candidates"]
     assert (first["first"], first["gold_logprob"]) == ([], []) and all(len(c["gold_logprob"]) == 2 for c in others)
     json.dumps(summary, allow_nan=False)
@@ -163,15 +196,17 @@ def test_trials_that_end_when_they_have_settled_are_refused():
 
 
 def test_an_editor_is_finetuned_on_what_is_kept_unless_it_comes_out_worse(model, tasks, tmp_path, writes, monkeypatch):
-    monkeypatch.setattr(restem, "reinforced", lambda trial, error, beyond: [1])  # the edit with lines of its own
-    taken = run_round(model, tasks[:4], tmp_path / "a/round-1", 1, CONFIG)
+    monkeypatch.setattr(knowledge, "reinforced", lambda trial, error, beyond: [1])  # the edit with lines of its own
+    taken = one_round(model, tasks[:4], tmp_path / "a", CONFIG)
     assert taken["finetuned"] and taken["guard"]["sequences"] == 8
     _, stack = load_editor(tmp_path / "a/round-1/editor", model)
     assert stack.flat.abs().sum() > 0
     monkeypatch.setattr(
-        restem._Round, "as_writer", lambda self, stack, style: {"diversity": 0.6 if stack else 1.0, "usable lines": 1.0}
+        Knowledge,
+        "writing_quality",
+        lambda self, current, style, adapters: {"diversity": 0.6 if adapters else 1.0, "usable lines": 1.0},
     )
-    refused = run_round(model, tasks[:4], tmp_path / "b/round-1", 1, CONFIG)
+    refused = one_round(model, tasks[:4], tmp_path / "b", CONFIG)
     assert not refused["finetuned"] and refused["guard"]["why"] == "much less diversity than before"
     assert load_editor(tmp_path / "b/round-1/editor", model)[1] is None
 
@@ -183,45 +218,43 @@ def test_lines_that_nearly_copy_the_passage_are_not_what_an_editor_studies(model
         return [SelfEdit(s, "\n".join(own), tuple(map(Example, own))) for (_, s, _), own in zip(asked, lines)]
 
     studied = []
-    monkeypatch.setattr(restem, "write_edits", write)
+    monkeypatch.setattr(knowledge, "write_edits", write)
     monkeypatch.setattr(
-        restem,
+        knowledge,
         "writing_sequences",
         lambda m, p, edit: studied.extend(e.text for e in edit.examples) or writing_sequences(m, p, edit),
     )
-    monkeypatch.setattr(restem, "reinforced", lambda trial, error, beyond: [1])
-    summary = run_round(model, tasks[:4], tmp_path / "round-1", 1, CONFIG)
+    monkeypatch.setattr(knowledge, "reinforced", lambda trial, error, beyond: [1])
+    summary = one_round(model, tasks[:4], tmp_path, CONFIG)
     assert studied == ["At noon you can hear a bell."] * 4
     assert (
         summary["guard"]["after"]["own words"] == pytest.approx(0.5, abs=0.1)
         and summary["guard"]["after"]["usable lines"] == 2
     )
-    monkeypatch.setattr(restem._Round, "as_writer", lambda self, stack, style: {"own words": 0.3 if stack else 0.5})
-    assert (
-        run_round(model, tasks[:4], tmp_path / "other/round-1", 1, CONFIG)["guard"]["why"]
-        == "much less own words than before"
+    monkeypatch.setattr(
+        Knowledge, "writing_quality", lambda self, current, style, adapters: {"own words": 0.3 if adapters else 0.5}
     )
+    assert one_round(model, tasks[:4], tmp_path / "other", CONFIG)["guard"]["why"] == "much less own words than before"
 
 
 def test_a_judge_that_is_out_stops_the_run_and_the_same_command_goes_on(model, tasks, tmp_path, writes):
     with pytest.raises(UnscoredError, match="unscored; the same command goes on"):
-        run_round(model, tasks[:4], tmp_path, 1, CONFIG, judge=lambda pairs: [None] * len(pairs))
-    assert Journal(tmp_path / "trials.jsonl").records == []
-    summary = run_round(model, tasks[:4], tmp_path, 1, CONFIG, judge=lambda pairs: [False] * len(pairs))
+        one_round(model, tasks[:4], tmp_path, CONFIG, judge=lambda pairs: [None] * len(pairs))
+    assert Journal(tmp_path / "round-1/trials.jsonl").records == []
+    summary = one_round(model, tasks[:4], tmp_path, CONFIG, judge=lambda pairs: [False] * len(pairs))
     assert summary["contexts"] == 4 and summary["best"]["accuracy"] == 0.0
 
 
 def test_answers_that_a_judge_will_not_score_are_in_no_mean_and_stop_nothing(model, tasks, tmp_path, writes):
     """A filter that refuses one question does so every time: a run that waited for it would never end."""
-    summary = run_round(
+    summary = one_round(
         model,
         tasks[:4],
         tmp_path,
-        1,
         CONFIG,
         judge=lambda pairs: [None if i % 3 == 0 else True for i in range(len(pairs))],
     )
-    trials = Journal(tmp_path / "trials.jsonl").records
+    trials = Journal(tmp_path / "round-1/trials.jsonl").records
     told = [a for t in trials for side in (*t["controls"].values(), *t["candidates"]) for a in side["accuracy"]]
     assert (
         set(told) <= {1.0, None}
@@ -231,39 +264,39 @@ def test_answers_that_a_judge_will_not_score_are_in_no_mean_and_stop_nothing(mod
 
 
 def test_questions_alone_are_a_control_of_edits_that_have_them_and_cannot_be_stopped(model, tasks, tmp_path, writes):
-    run_round(model, tasks[:6], tmp_path / "a", 1, CONFIG)
-    for t in Journal(tmp_path / "a/trials.jsonl").records:
+    one_round(model, tasks[:6], tmp_path / "a", CONFIG)
+    for t in Journal(tmp_path / "a/round-1/trials.jsonl").records:
         assert list(t["controls"]) == ["passage", "questions"] and all(
             len(side["gold_logprob"]) == 2 for side in t["controls"].values()
         )
         assert t["controls"]["questions"]["tokens"] > t["controls"]["passage"]["tokens"]
-    summary = run_round(model, tasks[:2], tmp_path / "b", 1, replace(CONFIG, styles=("paraphrase",)))
+    summary = one_round(model, tasks[:2], tmp_path / "b", replace(CONFIG, styles=("paraphrase",)))
     assert list(summary["controls"]) == ["passage"]
     with pytest.raises(SelfeditError, match="give styles to write in"):
         replace(CONFIG, styles=("questions",))
 
 
 def test_an_editor_knows_the_passages_that_chose_what_it_studied(model, tasks, tmp_path, writes):
-    first, second = train_editor(model, tasks, tmp_path, 2, replace(CONFIG, contexts=2))
+    first, second = train_editor(Knowledge(model, tasks, replace(CONFIG, contexts=2)), tmp_path, 2)
     editor, _ = load_editor(tmp_path, model)
     assert set(editor.contexts) == {t.passage.words_id for t in tasks[:4]}
 
 
 def test_another_setting_is_another_run(model, tasks, tmp_path, writes):
-    train_editor(model, tasks[:2], tmp_path, 1, CONFIG)
+    train_editor(Knowledge(model, tasks[:2], CONFIG), tmp_path, 1)
     with pytest.raises(RunError, match="another config"):
-        train_editor(model, tasks[:2], tmp_path, 1, replace(CONFIG, seed=1))
+        train_editor(Knowledge(model, tasks[:2], replace(CONFIG, seed=1)), tmp_path, 1)
     with pytest.raises(RunError, match="another data"):
-        train_editor(model, tasks[:3], tmp_path, 1, CONFIG)
+        train_editor(Knowledge(model, tasks[:3], CONFIG), tmp_path, 1)
     asked = replace(tasks[1], questions=(replace(tasks[1].questions[0], answers=("2001",)),))
     with pytest.raises(RunError, match="another data"):
-        train_editor(model, [tasks[0], asked], tmp_path, 1, CONFIG)
+        train_editor(Knowledge(model, [tasks[0], asked], CONFIG), tmp_path, 1)
 
 
 def test_styles_take_turns_then_the_best_has_half():
     config = replace(CONFIG, styles=("a", "b", "c"), edits=5)
-    assert _styles(config, None) == ["a", "b", "c", "a", "b"]
-    assert _styles(config, ["b", "c", "a"]) == ["b", "b", "b", "c", "a"]
+    assert edit_styles(config, None) == ["a", "b", "c", "a", "b"]
+    assert edit_styles(config, ["b", "c", "a"]) == ["b", "b", "b", "c", "a"]
 
 
 def test_stopping_some_early_changes_no_weight_of_the_others(model):
