@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from selfedit.config import FewshotConfig
 from selfedit.edits.recipe import Recipe, write_recipes
-from selfedit.loop.fewshot import DEFAULTS, Answer, check, joined, shown, try_recipes
+from selfedit.loop.fewshot import Answer, check, joined, shown, try_recipes
 from selfedit.model.backend import Adapters
 from selfedit.model.load import Model
 from selfedit.tasks.arc import ArcTask
@@ -38,7 +38,7 @@ def adapt(
     num_written: int = 0,
     editor: Adapters | None = None,
     seed: int = 0,
-    config: FewshotConfig = DEFAULTS,
+    config: FewshotConfig = FewshotConfig(),
     progress: Progress = no_progress,
 ) -> Adapted:
     """Studies and answers a task. `num_written`: the number of further recipes, which the model or the `editor` writes.

@@ -93,6 +93,41 @@ class GateConfig(_Config):
 
 
 @dataclass(frozen=True)
+class FilterConfig(_Config):
+    """Which examples of a written self-edit are worth studying."""
+
+    max_examples: int = number(30, 1, 10_000)
+    """Maximum number of examples per sample."""
+    min_words: int = number(3, 0, 100)
+    """Minimum number of words of a line or of a question."""
+    echo_words: int = number(6, 1, 100)
+    """A run of this many words of the instruction is a copy."""
+    loop_words: int = number(12, 1, 1000)
+    """Shorter texts are not checked for loops."""
+    min_distinct: float = number(0.6, 0, 1)
+    """A text with a smaller share of distinct word triples is a loop."""
+    min_compressed: float = number(0.25, 0, 1)
+    """A text that compresses to a smaller share of its bytes is a loop; normal texts stay above 0.3."""
+    long_bytes: int = number(400, 0, 1_000_000)
+    """Shorter texts are not compressed."""
+
+
+@dataclass(frozen=True)
+class QuizConfig(_Config):
+    """How questions about a passage are written and checked."""
+
+    check_tokens: int = number(24, 1, 1000)
+    """Maximum length of an answer to a question that is checked."""
+    question_tokens: int = number(24, 1, 1000)
+    min_known: float = number(0.6, 0, 1)
+    """Minimum share of the longer words of a written question that the passage must have."""
+    min_cloze_words: int = number(4, 1, 100)
+    """Minimum number of words of a cloze text."""
+    min_agreement: float = number(0.6, 0, 1)
+    """Minimum F1 between the span and the answer that is given with the passage in the prompt."""
+
+
+@dataclass(frozen=True)
 class LearnConfig(_Config):
     """The main job. Defaults: docs/LOG.md, studies 2, 3, 5 and 8."""
 
@@ -107,6 +142,8 @@ class LearnConfig(_Config):
     spans: int = number(12, 0, 1000)
     """Questions to write for each passage, before those that do not hold are dropped."""
     seed: int = seed_number()
+    filter: FilterConfig = FilterConfig()
+    quiz: QuizConfig = QuizConfig()
     train: TrainConfig = TrainConfig(
         rank=16, alpha=32.0, first_layer=0.33, learning_rate=3e-3, epochs=3, steps_per_epoch=1
     )
@@ -174,6 +211,7 @@ class RestemConfig(_Config):
     min_kept: int = number(5, 0, 100_000)
     """Minimum number of edits to finetune on."""
     seed: int = seed_number()
+    filter: FilterConfig = FilterConfig()
     trial: TrainConfig = TrainConfig(
         rank=8, alpha=16.0, first_layer=0.75, learning_rate=4e-3, epochs=2, batch_size=2, steps_per_epoch=1
     )
@@ -193,6 +231,25 @@ class RestemConfig(_Config):
             raise SelfeditError(
                 "give styles to write in; questions alone are tried with every style that has +questions"
             )
+
+
+@dataclass(frozen=True)
+class StudyConfig(_Config):
+    """How the conditions of `bench knowledge` study and answer."""
+
+    style: str = "implications"
+    """The style of self-edits if a condition names none."""
+    questions_per_sentence: int = number(1, 0, 100)
+    """Questions made by rule about each sentence, in each epoch; every epoch has new ones."""
+    teacher_tokens: int = number(40, 1, 1000)
+    """Maximum length of an answer that `distill` learns."""
+    retrieved: int = number(3, 1, 1000)
+    """Passages in the prompt of `retrieval`."""
+    answer_tokens: int = number(40, 1, 1000)
+    """Maximum length of an answer."""
+    finetune_rate: float = number(5e-5, 0, 1)
+    """Learning rate of `finetune`, which changes all weights; not tuned yet."""
+    filter: FilterConfig = FilterConfig()
 
 
 @dataclass(frozen=True)

@@ -158,14 +158,19 @@ def learn_passage(
     """Takes one passage from its text to a memory, or to the reason why there is none."""
     start = time.perf_counter()
     proposal = propose(
-        model, passage, config.styles, seed=config.seed, on_token=lambda done, total: progress("write", done, total)
+        model,
+        passage,
+        config.styles,
+        seed=config.seed,
+        config=config.filter,
+        on_token=lambda done, total: progress("write", done, total),
     )
-    written = write_quiz(model, passage, spans=config.spans, seed=config.seed, progress=progress)
+    written = write_quiz(model, passage, spans=config.spans, seed=config.seed, config=config.quiz, progress=progress)
     if quiz is None:
-        reworded, reasons = questions_from_rewordings(model, passage, proposal.held_out, progress)
+        reworded, reasons = questions_from_rewordings(model, passage, proposal.held_out, config.quiz, progress)
         judging, to_study = [*written.judging, *reworded], written.studied
     else:
-        judging, reasons = check(model, passage, quiz, progress)
+        judging, reasons = check(model, passage, quiz, config.quiz, progress)
         to_study = written.studied + written.judging
     draws = config.questions_per_sentence * config.train.epochs
     seed = stable_seed(config.seed, passage.id, "cues")

@@ -21,7 +21,7 @@ from selfedit.config import FewshotConfig, RecipeConfig, TrainConfig
 from selfedit.edits.recipe import LOSSES, Recipe
 from selfedit.errors import SelfeditError
 from selfedit.loop.domains import fewshot as domain
-from selfedit.loop.domains.fewshot import FewShot, RecipeTrial, reinforced
+from selfedit.loop.domains.fewshot import FewShot, RecipeTrial, load_recipe_editor, reinforced
 from selfedit.loop.fewshot import Answer, Tried
 from selfedit.loop.journal import Journal
 from selfedit.loop.outer import train_editor
@@ -495,6 +495,20 @@ def test_an_adapted_task_is_answered_without_its_output(folder, small_recipes):
     assert (
         adapt(model, TASKS[0], [Recipe(items=4, epochs=1)], num_written=1, config=FEWSHOT).answers == found.answers
     )  # what is right is not looked at
+
+
+def test_the_reference_backend_trains_an_editor_of_recipes_and_adapts(folder, small_recipes, tmp_path):
+    packed, reference = (load_model(folder, backend=name, device="cpu") for name in ("packed", "reference"))
+    trials = []
+    for model in (packed, reference):
+        train_editor(FewShot(model, [task("c", 2)], CONFIG), tmp_path / model.backend.name, 1)
+        trials += Journal(tmp_path / model.backend.name / "round-1/trials.jsonl").records
+    ours, theirs = trials
+    assert theirs["recipes"] == ours["recipes"] and theirs["tokens"] == ours["tokens"]
+    assert theirs["gold_logprob"] == pytest.approx(ours["gold_logprob"], abs=2e-3)
+    editor = load_recipe_editor(tmp_path / "reference", reference)[1]
+    found = adapt(reference, TASKS[0], [Recipe(items=2, epochs=1)], num_written=1, editor=editor, config=FEWSHOT)
+    assert len(found.recipes) == 2 and found.answers[0].num_asked == 30
 
 
 # the command line

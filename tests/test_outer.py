@@ -293,6 +293,23 @@ def test_another_setting_is_another_run(model, tasks, tmp_path, writes):
         train_editor(Knowledge(model, [tasks[0], asked], CONFIG), tmp_path, 1)
 
 
+def test_both_backends_run_the_same_round(model, tasks, tmp_path, writes):
+    reference = load_model(str(model.folder), backend="reference", device="cpu")
+    config, trials = replace(CONFIG, edits=2, audited=0, beyond_noise=0.0), []
+    for one in (model, reference):
+        (summary,) = train_editor(Knowledge(one, tasks[:1], config), tmp_path / one.backend.name, 1)
+        trials += Journal(tmp_path / one.backend.name / "round-1/trials.jsonl").records
+        assert load_editor(tmp_path / one.backend.name, one)[0].id == summary["editor"]["id"]
+    packed, other = (
+        [o for t in trials[i : i + 1] for o in (t["untouched"], *t["controls"].values(), *t["candidates"])]
+        for i in (0, 1)
+    )
+    for ours, theirs in zip(packed, other, strict=True):
+        assert theirs["first"] == pytest.approx(ours["first"], abs=1e-3)
+        assert theirs["gold_logprob"] == pytest.approx(ours["gold_logprob"], abs=1e-3)
+        assert theirs["tokens"] == ours["tokens"]
+
+
 def test_styles_take_turns_then_the_best_has_half():
     config = replace(CONFIG, styles=("a", "b", "c"), edits=5)
     assert edit_styles(config, None) == ["a", "b", "c", "a", "b"]

@@ -41,7 +41,6 @@ from selfedit.edits.recipe import Recipe, write_recipes
 from selfedit.errors import SelfeditError
 from selfedit.loop.domains.fewshot import load_recipe_editor
 from selfedit.loop.fewshot import (
-    DEFAULTS,
     Answer,
     Tried,
     check,
@@ -86,7 +85,7 @@ def run(
     seed: int = 0,
     find: int | None = None,
     editor: Path | None = None,
-    config: FewshotConfig = DEFAULTS,
+    config: FewshotConfig = FewshotConfig(),
     command: str = "",
     progress: Progress = no_progress,
     notify: Callable[[str], None] = lambda message: None,

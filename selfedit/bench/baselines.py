@@ -19,8 +19,6 @@ from selfedit.errors import SelfeditError
 RANK, ALPHA, LEARNING_RATE, EPOCHS = 32, 64, 1e-3, 10
 PUBLISHED_MODULES = ("q_proj", "v_proj")
 PADDED_TO = 2048
-FINETUNE_RATE = 5e-5
-"""Learning rate of full finetuning, where adapters use 1e-3; not tuned yet."""
 
 
 def check_libraries() -> None:
@@ -159,7 +157,7 @@ def generate_greedy(
     return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in out]
 
 
-def finetune(model, sequences: Sequence, seed: int, epochs: int) -> dict:
+def finetune(model, sequences: Sequence, seed: int, epochs: int, rate: float) -> dict:
     """Trains all weights on the sequences, in batches of one, instead of an adapter.
 
     `model`: our Model, whose folder holds the weights. Returns the new weights by their names in that folder.
@@ -169,7 +167,7 @@ def finetune(model, sequences: Sequence, seed: int, epochs: int) -> dict:
     base = load_base(model.folder, model.backend.device, model.backend.dtype)
     torch.manual_seed(seed)
     base.train()
-    optimizer = torch.optim.AdamW(base.parameters(), lr=FINETUNE_RATE, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(base.parameters(), lr=rate, weight_decay=0.0, fused=True)
     _study(base, optimizer, sequences, seed, epochs)
     return {name: value.detach() for name, value in base.state_dict().items()}
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from selfedit.config import TrainConfig
+from selfedit.config import FilterConfig, StudyConfig, TrainConfig
 from selfedit.edits.parse import clean, parse_edit
 from selfedit.edits.propose import write_edits
 from selfedit.edits.quiz import open_book_prompt
@@ -38,12 +38,6 @@ from selfedit.types import Example, Passage, Question, SelfEdit, Task, stable_se
 
 UNTRAINED = ("base", "in-context", "retrieval")
 NAMES = (*UNTRAINED, "passage", "self-edit", "seal", "edits", "distill", "finetune")
-SEAL_STYLE = "implications"
-QUESTIONS_PER_SENTENCE = 1
-"""Number of rule-based questions per sentence and epoch; every epoch has new ones."""
-TEACHER_TOKENS = 40
-RETRIEVED = 3
-"""Number of passages in the prompt."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,7 @@ def parse(text: str, tasks: Sequence[Task], editor: Editor | None) -> Condition:
     elif name == "seal" and editor is None:
         raise SelfeditError("seal needs a trained editor: give --editor DIR (`selfedit train-editor` makes one)")
     elif name in ("self-edit", "seal"):
-        detail = detail or (editor.style if name == "seal" else SEAL_STYLE)
+        detail = detail or (editor.style if name == "seal" else StudyConfig.style)
         if (writing := writing_style(detail)) and writing not in STYLES:
             raise SelfeditError(
                 f"{text}: unknown style {writing!r}; known: {', '.join(STYLES)}, each also with +{QUESTIONS}, "
@@ -96,20 +90,23 @@ def jobs(
     config: TrainConfig,
     editor: Adapters | None = None,
     on_token: Callable[[int, int], None] = lambda done, total: None,
+    study: StudyConfig = StudyConfig(),
 ) -> list[Job]:
     """Returns one training job per group of (tasks, seed): one adapter learns all tasks of its group.
 
     `editor`: the adapter that writes the edits of `seal`.
     """
     pairs = [(task, seed) for group, seed in groups for task in group]
-    distilled = _distilled(model, pairs, on_token) if condition.name == "distill" else None
-    edits = None if distilled else _edits(model, condition, pairs, editor, on_token)
+    distilled = _distilled(model, pairs, study, on_token) if condition.name == "distill" else None
+    edits = None if distilled else _edits(model, condition, pairs, editor, study, on_token)
 
     def examples(i: int, epochs: int) -> list[Example]:
         if distilled:
             return distilled[i]
         task, seed = pairs[i]
-        return seal_examples(task.passage, [_add_questions(condition, task, edits[i], epochs, seed)])
+        return seal_examples(
+            task.passage, [_add_questions(condition, task, edits[i], study.questions_per_sentence * epochs, seed)]
+        )
 
     def build(members: range, epochs: int) -> Job:
         parts = []
@@ -139,28 +136,32 @@ def _epochs(job: Job, epochs: int, tokens: int) -> int:
 
 
 def _edits(
-    model: Model, condition: Condition, pairs: Sequence[tuple[Task, int]], editor: Adapters | None, on_token
+    model: Model,
+    condition: Condition,
+    pairs: Sequence[tuple[Task, int]],
+    editor: Adapters | None,
+    study: StudyConfig,
+    on_token,
 ) -> list[SelfEdit]:
     """Returns the edit of each (task, seed), read from the data or written now; empty if the condition has no edits."""
     writing = writing_style(condition.detail)
     if condition.name == "edits":
-        return [given_edit(task, writing, seed) for task, seed in pairs]
+        return [given_edit(task, writing, seed, study.filter) for task, seed in pairs]
     if condition.name in ("self-edit", "seal") and writing:
         writer = editor if condition.name == "seal" else None
-        return write_edits(model, [(task.passage, writing, seed) for task, seed in pairs], writer, on_token=on_token)
+        requests = [(task.passage, writing, seed) for task, seed in pairs]
+        return write_edits(model, requests, writer, config=study.filter, on_token=on_token)
     return [SelfEdit("", "") for _ in pairs]
 
 
-def _add_questions(condition: Condition, task: Task, edit: SelfEdit, epochs: int, seed: int) -> SelfEdit:
-    """Adds rule-based questions for this many epochs to the edit, if the style of the condition asks for them."""
+def _add_questions(condition: Condition, task: Task, edit: SelfEdit, draws: int, seed: int) -> SelfEdit:
+    """Adds `draws` rule-based questions per sentence to the edit, if the style of the condition asks for them."""
     if condition.detail == writing_style(condition.detail):
         return edit
-    return with_questions(
-        task.passage, edit, QUESTIONS_PER_SENTENCE * epochs, stable_seed("questions", seed, task.passage.id)
-    )
+    return with_questions(task.passage, edit, draws, stable_seed("questions", seed, task.passage.id))
 
 
-def given_edit(task: Task, name: str, seed: int) -> SelfEdit:
+def given_edit(task: Task, name: str, seed: int, config: FilterConfig = FilterConfig()) -> SelfEdit:
     """Returns an edit of the data file, chosen by the seed and parsed like a generated one.
 
     Unlike a generated edit, it keeps examples that name something the passage does not have.
@@ -168,18 +169,19 @@ def given_edit(task: Task, name: str, seed: int) -> SelfEdit:
     texts = task.edits[name]
     text = texts[seed % len(texts)]
     style = name.rpartition("/")[2]
-    return SelfEdit(style, text, tuple(clean(parse_edit(style, text, task.passage), task.passage)[0]))
+    examples = parse_edit(style, text, task.passage, max_examples=config.max_examples)
+    return SelfEdit(style, text, tuple(clean(examples, task.passage, config=config)[0]))
 
 
-def _distilled(model: Model, pairs: Sequence[tuple[Task, int]], on_token) -> list[list[Example]]:
+def _distilled(model: Model, pairs: Sequence[tuple[Task, int]], study: StudyConfig, on_token) -> list[list[Example]]:
     """Returns per task rule-based questions, answered by the model with the passage in the prompt; and the passage."""
     questions = [
-        keyword_questions(t.passage, QUESTIONS_PER_SENTENCE, stable_seed("distill", seed, t.passage.id))
+        keyword_questions(t.passage, study.questions_per_sentence, stable_seed("distill", seed, t.passage.id))
         for t, seed in pairs
     ]
     prompts = [open_book_prompt(task.passage, q.question) for (task, _), group in zip(pairs, questions) for q in group]
     outputs = model.backend.generate(
-        [Request(tuple(model.chat.ask(p)), None, TEACHER_TOKENS) for p in prompts], on_token=on_token
+        [Request(tuple(model.chat.ask(p)), None, study.teacher_tokens) for p in prompts], on_token=on_token
     )
     texts = iter([model.chat.decode(tokens).strip() for tokens in outputs])
     answered = [[Example(text, q.question) for q in group if (text := next(texts))] for group in questions]
@@ -211,7 +213,7 @@ def with_passage(passage: Passage, question: Question) -> Question:
 class Retriever:
     """BM25 over all passages of the run."""
 
-    def __init__(self, tasks: Sequence[Task], most: int = RETRIEVED):
+    def __init__(self, tasks: Sequence[Task], most: int = StudyConfig.retrieved):
         """`most`: the maximum number of passages per question. Raises SelfeditError if bm25s is not installed."""
         try:
             import bm25s

@@ -21,25 +21,15 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
-from selfedit.bench.baselines import FINETUNE_RATE, check_libraries
-from selfedit.bench.conditions import (
-    QUESTIONS_PER_SENTENCE,
-    RETRIEVED,
-    SEAL_STYLE,
-    TEACHER_TOKENS,
-    Condition,
-    Retriever,
-    jobs,
-    parse,
-    prompt_override,
-)
+from selfedit.bench.baselines import check_libraries
+from selfedit.bench.conditions import Condition, Retriever, jobs, parse, prompt_override
 from selfedit.bench.tables import heading, markdown, with_interval
 from selfedit.bench.tallies import difference, interval, matrix, ratio, share
-from selfedit.config import TrainConfig
+from selfedit.config import StudyConfig, TrainConfig
 from selfedit.edits.quiz import with_sentences
 from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError, UnscoredError
-from selfedit.judge.evaluate import ANSWER_TOKENS, Query, offline, offline_name, respond
+from selfedit.judge.evaluate import Query, offline, offline_name, respond
 from selfedit.loop.journal import Journal, lock_run_folder, software, write_json, write_text
 from selfedit.loop.trial import writing_style
 from selfedit.types import Judge, Progress, Task, no_progress, text_hash
@@ -54,13 +44,6 @@ UNSCORED_MOST = 0.05
 """Maximum share of unscored answers per condition."""
 JUDGED_AT_ONCE = 64
 """Records per call of the judge; a record has several answers."""
-FIXED = tuple(
-    map(
-        repr,
-        (QUESTIONS_PER_SENTENCE, TEACHER_TOKENS, RETRIEVED, ANSWER_TOKENS, SEAL_STYLE, FINETUNE_RATE, *STYLES.values()),
-    )
-)
-"""Constants that results depend on and no option changes; a run with other values is a different run."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +66,7 @@ class Setting:
     editor: Path | None = None
     """The folder of an outer-loop run, for `seal`."""
     train: TrainConfig = TRAIN
+    study: StudyConfig = StudyConfig()
     judge: Judge = offline
     judge_name: str = field(default_factory=offline_name)
     """Identifies the verdicts of this judge in the records."""
@@ -149,7 +133,8 @@ class _Bench:
         self.done = {self.record_key(r): r for r in self.journal.records}
 
     def settings(self) -> dict:
-        return self.model.identity() | {"config": text_hash(json.dumps(asdict(self.setting.train)), *FIXED)}
+        config = {"train": asdict(self.setting.train), "study": asdict(self.setting.study)}
+        return self.model.identity() | {"config": config, "prompts": text_hash(*map(repr, STYLES.values()))}
 
     def record_key(self, record: dict) -> tuple:
         return record["condition"], record["together"], record["seed"], record["task"], record["depends"]
@@ -209,7 +194,6 @@ class _Bench:
         self.progress("trials", len(self.units) - self.left, len(self.units))
 
     def adapted(self, units: list[Unit]):
-
         made = jobs(
             self.model,
             units[0].condition,
@@ -217,6 +201,7 @@ class _Bench:
             self.setting.train,
             self.editor_stack,
             self.stage("write"),
+            self.setting.study,
         )
         stack, logs = self.model.backend.train(made, self.setting.train, on_step=self.stage("train"))
         return stack, [log.tokens for log in logs]
@@ -224,9 +209,11 @@ class _Bench:
     def finetuned(self, unit: Unit):
         from selfedit.bench.baselines import finetune
 
-        (made,) = jobs(self.model, unit.condition, [(unit.tasks, unit.seed)], self.setting.train)
+        (made,) = jobs(
+            self.model, unit.condition, [(unit.tasks, unit.seed)], self.setting.train, study=self.setting.study
+        )
         epochs = made.epochs or self.setting.train.epochs
-        weights = finetune(self.model, made.examples, made.seed, epochs)
+        weights = finetune(self.model, made.examples, made.seed, epochs, self.setting.study.finetune_rate)
         return (
             replace(self.model, backend=self.model.backend.with_weights(weights)),
             None,
@@ -245,7 +232,9 @@ class _Bench:
             for unit, adapter, _, task in rows
             for question in task.questions
         ]
-        responses = iter(respond(model, queries, stack, on_token=self.stage("test")))
+        responses = iter(
+            respond(model, queries, stack, tokens=self.setting.study.answer_tokens, on_token=self.stage("test"))
+        )
         for unit, _, trained, task in rows:
             of_task = [next(responses) for _ in task.questions]
             record = {
@@ -267,7 +256,7 @@ class _Bench:
 
     @cached_property
     def retriever(self) -> Retriever:
-        return Retriever(self.tasks)
+        return Retriever(self.tasks, self.setting.study.retrieved)
 
     def stage(self, name: str) -> Callable[[int, int], None]:
         return lambda done, total: self.progress(name, done, total)

@@ -34,9 +34,10 @@ from selfedit.bench.conditions import Retriever, jobs, parse, with_passage
 from selfedit.bench.general import General
 from selfedit.bench.intervals import mean_ratio
 from selfedit.bench.tables import heading, markdown, number, with_interval
-from selfedit.config import ConsolidateConfig, LearnConfig, TrainConfig
+from selfedit.config import ConsolidateConfig, LearnConfig, StudyConfig, TrainConfig
 from selfedit.edits.propose import propose
 from selfedit.edits.quiz import questions_from_rewordings, with_sentences, write_quiz
+from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError
 from selfedit.judge.evaluate import Query, answers, offline_name
 from selfedit.judge.general import general_changes, general_texts
@@ -140,6 +141,8 @@ class _Stream:
             str(setting.answer_tokens),
             str(setting.seed),
             offline_name(),
+            *(json.dumps(asdict(defaults)) for defaults in (StudyConfig(), LearnConfig())),
+            *map(repr, STYLES.values()),
         ]
         self._lock = lock_run_folder(
             out, self.model.identity() | {"documents": [t.key for t in tasks], "config": text_hash(*config)}
@@ -169,7 +172,8 @@ class _Stream:
         quiz = write_quiz(self.model, passage, spans=learn.spans, seed=self.setting.seed, progress=self.progress)
         proposal = propose(self.model, passage, learn.styles, seed=self.setting.seed, on_token=self.stage("write"))
         lines = [*proposal.held_out, *(example.text for edit in proposal.edits for example in edit.examples)]
-        return [*quiz.judging, *quiz.studied, *questions_from_rewordings(self.model, passage, lines, self.progress)[0]]
+        reworded, _ = questions_from_rewordings(self.model, passage, lines, progress=self.progress)
+        return [*quiz.judging, *quiz.studied, *reworded]
 
     def add(self, method: str, step: int, task: Task, **values) -> dict:
         record = {"method": method, "step": step, "document": task.key, "id": task.id} | values

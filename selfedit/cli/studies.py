@@ -395,8 +395,8 @@ def _bench_knowledge(arguments) -> int:
             arguments.together,
             arguments.editor,
             train,
-            judge,
-            judge_name,
+            judge=judge,
+            judge_name=judge_name,
         )
         result = knowledge.run(
             arguments.model,

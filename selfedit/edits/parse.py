@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from selfedit.config import FilterConfig
 from selfedit.text import language, split_sentences, words
 from selfedit.types import Example, Passage, Question
 
@@ -37,14 +38,10 @@ _QUESTION_LABEL = re.compile(r"(?:Q|Question)\s*\d*\s*(?:[:.)]\s*|$)", re.IGNORE
 _ANSWER_LABEL = re.compile(r"(?:A\s*\d*\s*:|A\d+\.|Answer\s*\d*\s*(?:[:.)]|$))\s*", re.IGNORECASE)
 _INLINE_ANSWER = re.compile(r"\s+(?=(?:A\s*\d*\s*:|A\d+\.|Answer\s*\d*\s*:)\s)")
 
-_MIN_WORDS = 3
-_ECHO_WORDS = 6  # a run of this many words of the instruction is a copy
-_LOOP_MIN_WORDS = 12
-_LOOP_DISTINCT = 0.6  # share of distinct word triples; normal texts have more
-_LOOP_COMPRESSION = 0.25  # compressed bytes per byte, for texts over 400 bytes; normal texts stay above 0.3
 
-
-def parse_edit(style: str, text: str, passage: Passage, *, max_examples: int = 30) -> tuple[Example, ...]:
+def parse_edit(
+    style: str, text: str, passage: Passage, *, max_examples: int = FilterConfig.max_examples
+) -> tuple[Example, ...]:
     """Returns the first `max_examples` examples of an edit in this style, in order and unfiltered (see `clean`)."""
     if style.startswith(("questions", "self-qa")):
         examples = [Example(text=pair.answers[0], prompt=pair.question) for pair in parse_questions(text)]
@@ -84,15 +81,18 @@ def parse_questions(text: str) -> list[Question]:
 
 
 def clean(
-    examples: Iterable[Example], passage: Passage, prompt_texts: Sequence[str] = ()
+    examples: Iterable[Example],
+    passage: Passage,
+    prompt_texts: Sequence[str] = (),
+    config: FilterConfig = FilterConfig(),
 ) -> tuple[list[Example], Counter[str]]:
     """Returns the examples that are worth training on, and the number of dropped examples per reason.
 
     `prompt_texts`: the instructions that the model was given, without the passage.
     """
     passage_sentences = {_key(sentence) for sentence in sentences(passage.text)}
-    instructed = set().union(*(_runs(_key(text), _ECHO_WORDS) for text in prompt_texts))
-    instructed -= set(_runs(_key(passage.text), _ECHO_WORDS))
+    instructed = set().union(*(_runs(_key(text), config.echo_words) for text in prompt_texts))
+    instructed -= set(_runs(_key(passage.text), config.echo_words))
     kept: list[Example] = []
     dropped: Counter[str] = Counter()
     seen: set[tuple] = set()
@@ -100,13 +100,13 @@ def clean(
         words, prompt_words = _key(example.text), _key(example.prompt)
         if not words:
             reason = "empty"
-        elif len(prompt_words or words) < _MIN_WORDS:  # an answer may be a single word, but a question may not
+        elif len(prompt_words or words) < config.min_words:  # an answer may be a single word, but a question may not
             reason = "too short"
         elif (words, prompt_words) in seen:
             reason = "copy of another"
-        elif _is_loop(example.text, words):
+        elif _is_loop(example.text, words, config):
             reason = "loop"
-        elif instructed.intersection(_runs(words, _ECHO_WORDS)):
+        elif instructed.intersection(_runs(words, config.echo_words)):
             reason = "echo of the prompt"
         elif not prompt_words and words in passage_sentences:
             reason = "copy of the passage"
@@ -215,11 +215,11 @@ def _runs(words: tuple[str, ...], length: int) -> list[tuple[str, ...]]:
     return [words[i : i + length] for i in range(len(words) - length + 1)]
 
 
-def _is_loop(text: str, words: tuple[str, ...]) -> bool:
-    if len(words) < _LOOP_MIN_WORDS:
+def _is_loop(text: str, words: tuple[str, ...], config: FilterConfig) -> bool:
+    if len(words) < config.loop_words:
         return False
     triples = _runs(words, 3)
     data = text.encode()
-    return len(set(triples)) < _LOOP_DISTINCT * len(triples) or (
-        len(data) > 400 and len(zlib.compress(data)) < _LOOP_COMPRESSION * len(data)
+    return len(set(triples)) < config.min_distinct * len(triples) or (
+        len(data) > config.long_bytes and len(zlib.compress(data)) < config.min_compressed * len(data)
     )

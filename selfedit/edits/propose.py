@@ -2,7 +2,7 @@
 
 `propose` writes what `learn` needs for one passage. `write_edits` writes one sample of a style for each of many
 passages, with the untouched model or with an editor, that is an adapter that was trained to write edits
-(loop/restem.py).
+(loop/outer.py).
 
 Examples that are not worth training on are dropped and counted by reason. `parse.clean` drops empty, copied and
 repetitive lines and text of the prompt. This module also drops lines with a number or a name that the passage does not
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from selfedit.config import FilterConfig
 from selfedit.edits.parse import clean, parse_edit, plain_line, sentences
 from selfedit.edits.styles import STYLES, Style
 from selfedit.errors import SelfeditError
@@ -41,6 +42,7 @@ def propose(
     styles: Sequence[str],
     *,
     seed: int = 0,
+    config: FilterConfig = FilterConfig(),
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> Proposal:
     """Returns one self-edit per style, with the examples of all its samples; empty edits are left out.
@@ -62,7 +64,7 @@ def propose(
     edits, held_out, dropped = [], [], Counter()
     for name in styles:
         samples = [text for (style, _), text in zip(prompts, texts) if style.name == name]
-        edit, reasons = _read(STYLES[name], samples, passage)
+        edit, reasons = _read(STYLES[name], samples, passage, config)
         dropped.update(reasons)
         if STYLES[name].unit == "sentence":  # every second sample of a sentence is held out for judging
             lines = edit.text.split("\n")
@@ -79,6 +81,7 @@ def write_edits(
     jobs: Sequence[tuple[Passage, str, int]],
     editor: Adapters | None = None,
     *,
+    config: FilterConfig = FilterConfig(),
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[SelfEdit]:
     """Writes one self-edit for each (passage, style, seed); it has no examples if none is worth training on.
@@ -97,7 +100,8 @@ def write_edits(
         ]
     texts = iter([model.chat.decode(tokens) for tokens in model.backend.generate(requests, editor, on_token=on_token)])
     return [
-        _read(STYLES[name], [next(texts) for _ in range(n)], passage)[0] for (passage, name, _), n in zip(jobs, counts)
+        _read(STYLES[name], [next(texts) for _ in range(n)], passage, config)[0]
+        for (passage, name, _), n in zip(jobs, counts)
     ]
 
 
@@ -122,12 +126,12 @@ def check_styles(names: Iterable[str]) -> None:
             raise SelfeditError(f"unknown style {name!r}; known: {', '.join(STYLES)}")
 
 
-def _read(style: Style, texts: Sequence[str], passage: Passage) -> tuple[SelfEdit, Counter]:
+def _read(style: Style, texts: Sequence[str], passage: Passage, config: FilterConfig) -> tuple[SelfEdit, Counter]:
     """Parses the samples and filters their examples; returns the edit and the number of dropped examples per reason."""
     if style.unit == "sentence":  # the model continues with more lines of the pattern; only the first is the answer
         texts = [plain_line(text.strip().split("\n")[0]) for text in texts]
-    examples = [e for text in texts for e in parse_edit(style.name, text, passage)]
-    kept, dropped = clean(examples, passage, [style.instruction])
+    examples = [e for text in texts for e in parse_edit(style.name, text, passage, max_examples=config.max_examples)]
+    kept, dropped = clean(examples, passage, [style.instruction], config)
     faithful = tuple(example for example in kept if not invents(example, passage))
     dropped["invented"] += len(kept) - len(faithful)
     return SelfEdit(style.name, "\n".join(texts), faithful), dropped

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from selfedit.config import QuizConfig
 from selfedit.edits.parse import sentences
 from selfedit.edits.spans import keyword_questions, kind_of, pick_spans, span_questions
 from selfedit.edits.styles import QUESTION_EXAMPLES
@@ -28,15 +29,6 @@ from selfedit.model.backend import Request
 from selfedit.model.load import Model
 from selfedit.text import root, words
 from selfedit.types import Example, Passage, Progress, Question, SelfEdit, Task, no_progress, stable_seed
-
-CHECK_TOKENS = 24
-QUESTION_TOKENS = 24
-MIN_KNOWN = 0.6
-"""Minimum share of the longer words of a written question that the passage must have."""
-MIN_CLOZE_WORDS = 4
-"""Minimum number of words of a cloze text."""
-MIN_AGREEMENT = 0.6
-"""Minimum F1 between the span and the answer that is given with the passage in the prompt."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +41,13 @@ class Quiz:
 
 
 def write_quiz(
-    model: Model, passage: Passage, *, spans: int = 28, seed: int = 0, progress: Progress = no_progress
+    model: Model,
+    passage: Passage,
+    *,
+    spans: int = 28,
+    seed: int = 0,
+    config: QuizConfig = QuizConfig(),
+    progress: Progress = no_progress,
 ) -> Quiz:
     """Writes, checks and divides questions about a passage; `spans`: the maximum number of spans to ask about."""
     picked = pick_spans(passage.text, spans, seed=stable_seed(seed, passage.id, "spans"))
@@ -58,7 +56,7 @@ def write_quiz(
         model.chat.continued(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: {word}") for s, span, word in openings
     ]
     texts = model.backend.generate(
-        [Request(tuple(p), None, QUESTION_TOKENS, one_line=True) for p in prompts],
+        [Request(tuple(p), None, config.question_tokens, one_line=True) for p in prompts],
         on_token=partial(progress, "questions"),
     )
     written: dict[tuple[str, str], Question] = {}  # one question per span
@@ -67,18 +65,22 @@ def write_quiz(
         rest = model.chat.decode(tokens).split("\n")[0].strip()
         question = f"{word} {rest}"
         reason = _fault(question, span, {q.question for q in written.values()})
-        if not (reason or _is_about(rest, passage)):
+        if not (reason or _is_about(rest, passage, config.min_known)):
             reason = "not about the text"
         if reason or (sentence, span) in written:
             dropped[reason or "asked in other words"] += 1
         else:
             written[sentence, span] = Question(question, (span,), sentence=sentence)
-    kept, reasons = check(model, passage, list(written.values()), progress)
+    kept, reasons = check(model, passage, list(written.values()), config, progress)
     return _split(kept, dropped + reasons, seed=stable_seed(seed, passage.id, "split"))
 
 
 def check(
-    model: Model, passage: Passage, questions: Sequence[Question], progress: Progress = no_progress
+    model: Model,
+    passage: Passage,
+    questions: Sequence[Question],
+    config: QuizConfig = QuizConfig(),
+    progress: Progress = no_progress,
 ) -> tuple[list[Question], Counter]:
     """Keeps the questions that the model answers correctly with the passage in the prompt and incorrectly without it.
 
@@ -87,12 +89,12 @@ def check(
     if not questions:
         return [], Counter()
     texts = [*(open_book_prompt(passage, q.question) for q in questions), *(q.question for q in questions)]
-    requests = [Request(tuple(model.chat.ask(text)), None, CHECK_TOKENS) for text in texts]
+    requests = [Request(tuple(model.chat.ask(text)), None, config.check_tokens) for text in texts]
     answers = [model.chat.decode(t) for t in model.backend.generate(requests, on_token=partial(progress, "check"))]
     kept, dropped = [], Counter()
     for question, open_book, closed_book in zip(questions, answers, answers[len(questions) :]):
         gold = question.answers
-        if not (is_correct(open_book, gold, question.question) or f1(open_book, gold) >= MIN_AGREEMENT):
+        if not (is_correct(open_book, gold, question.question) or f1(open_book, gold) >= config.min_agreement):
             dropped["not answered with the passage in view"] += 1
         elif is_correct(closed_book, gold, question.question):
             dropped["known without the passage"] += 1
@@ -139,30 +141,36 @@ def study_questions(
 
 
 def questions_from_rewordings(
-    model: Model, passage: Passage, lines: Sequence[str], progress: Progress = no_progress
+    model: Model,
+    passage: Passage,
+    lines: Sequence[str],
+    config: QuizConfig = QuizConfig(),
+    progress: Progress = no_progress,
 ) -> tuple[list[Question], Counter]:
     """Makes a span question and a cloze question from each line that rephrases a sentence of the passage.
 
     Returns the questions that pass the check, and the number of dropped questions per reason.
     """
     flat = " ".join(passage.text.split())
-    long_lines = [line for line in lines if len(line.split()) > MIN_CLOZE_WORDS]
+    long_lines = [line for line in lines if len(line.split()) > config.min_cloze_words]
     questions = [next((q for q in span_questions(passage, s, 8) if q.answers[0] in flat), None) for s in long_lines]
-    kept, reasons = check(model, passage, [replace(q, sentence="") for q in questions if q], progress)
-    cloze, more_reasons = _cloze_questions(model, flat, lines)
+    kept, reasons = check(model, passage, [replace(q, sentence="") for q in questions if q], config, progress)
+    cloze, more_reasons = _cloze_questions(model, flat, lines, config)
     return kept + cloze, reasons + more_reasons
 
 
-def _cloze_questions(model: Model, flat: str, lines: Sequence[str]) -> tuple[list[Question], Counter]:
+def _cloze_questions(
+    model: Model, flat: str, lines: Sequence[str], config: QuizConfig
+) -> tuple[list[Question], Counter]:
     """Cuts each line before a span of `flat`, the passage on one line; drops texts that the model completes."""
     questions = []
     for line in lines:
         ends = [(line.rfind(span), span) for _, span in pick_spans(line, 8) if span in flat]
         start, span = max(ends, default=(0, ""))
         before = line[:start].rstrip(" \"'“‘`")
-        if len(before.split()) >= MIN_CLOZE_WORDS and span not in before:
+        if len(before.split()) >= config.min_cloze_words and span not in before:
             questions.append(Question(before, (span,), kind="cloze"))
-    requests = [Request(tuple(model.chat.prompt(q)), None, CHECK_TOKENS) for q in questions]
+    requests = [Request(tuple(model.chat.prompt(q)), None, config.check_tokens) for q in questions]
     kept, dropped = [], Counter()
     for question, tokens in zip(questions, model.backend.generate(requests)):
         if continues_with(model.chat.decode(tokens), question.answers):
@@ -220,8 +228,8 @@ def _first_words(span: str) -> tuple[str, ...]:
     return by_kind.get(kind_of(span), ("What", "Which"))
 
 
-def _is_about(question: str, passage: Passage) -> bool:
+def _is_about(question: str, passage: Passage, min_known: float) -> bool:
     """Returns whether the passage has most of the question's longer words, compared by their roots."""
     known = set(map(root, words(f"{passage.title} {passage.text}")))
     longer = [word for word in words(question) if len(word) > 3]
-    return sum(root(word) in known for word in longer) >= MIN_KNOWN * len(longer)
+    return sum(root(word) in known for word in longer) >= min_known * len(longer)

@@ -108,10 +108,6 @@ INSTRUCTION = (
 )
 
 
-FIXED_HERE = tuple(map(repr, (INSTRUCTION, RATES, EPOCHS, ITEMS)))
-"""Constants that recipes depend on and no option changes."""
-
-
 def write_recipes(
     model: Model,
     tasks: Sequence[tuple[str, int]],

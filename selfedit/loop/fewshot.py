@@ -29,7 +29,6 @@ from selfedit.tasks.arc import COLOURS, SIDE, ArcTask, Grid, Pair, output_size
 from selfedit.tasks.augment import FAMILIES, IDENTITY, READINGS, Transform, fits
 from selfedit.types import Progress, no_progress, stable_seed, text_hash
 
-DEFAULTS = FewshotConfig()
 ATTEMPTS = 2
 """Answers to each question that count, by the rules of ARC."""
 INPUT, OUTPUT = "Input:\n", "Output:\n"
@@ -101,7 +100,7 @@ class Tried:
 def try_recipes(
     model: Model,
     rows: Sequence[tuple[ArcTask, Recipe, int]],
-    config: FewshotConfig = DEFAULTS,
+    config: FewshotConfig = FewshotConfig(),
     progress: Progress = no_progress,
 ) -> list[Tried]:
     """Trains and scores one adapter for each (task, recipe, seed), all together."""
@@ -231,7 +230,7 @@ def check_known(tasks: Iterable[ArcTask]) -> None:
 
 
 def study_items(
-    model: Model, task: ArcTask, recipe: Recipe, seed: int, draws: int = DEFAULTS.draws
+    model: Model, task: ArcTask, recipe: Recipe, seed: int, draws: int = FewshotConfig.draws
 ) -> list[TokenizedExample]:
     """Up to `recipe.items` different items: fewer if `draws` per item do not find so many that fit the model."""
     chance, form = random.Random(stable_seed("items", seed, task.id)), form_of(model)
@@ -255,7 +254,7 @@ def study_items(
     return list(items.values())
 
 
-def job(model: Model, task: ArcTask, recipe: Recipe, seed: int, config: FewshotConfig = DEFAULTS) -> Job:
+def job(model: Model, task: ArcTask, recipe: Recipe, seed: int, config: FewshotConfig = FewshotConfig()) -> Job:
     """Raises SelfeditError on a task that has nothing to study."""
     items = study_items(model, task, recipe, seed, config.draws)
     if not items:
@@ -283,7 +282,7 @@ def solve(
     model: Model,
     pairs: Sequence[tuple[ArcTask, int | None]],
     adapters: Adapters | None = None,
-    config: FewshotConfig = DEFAULTS,
+    config: FewshotConfig = FewshotConfig(),
     *,
     on_token: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[list[Answer]]:

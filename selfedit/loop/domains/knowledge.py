@@ -125,7 +125,13 @@ class Knowledge:
         styles = self.styles(current)
         seeds = [stable_seed(self.config.seed, "edit", current.number, k) for k in range(len(styles))]
         requests = [(t.passage, writing_style(style), seed) for t in tasks for style, seed in zip(styles, seeds)]
-        edits = write_edits(self.model, requests, current.adapters, on_token=partial(current.progress, "write"))
+        edits = write_edits(
+            self.model,
+            requests,
+            current.adapters,
+            config=self.config.filter,
+            on_token=partial(current.progress, "write"),
+        )
         return [edits[low : low + len(styles)] for low in range(0, len(edits), len(styles))]
 
     # study: plan, then run
@@ -324,7 +330,12 @@ class Knowledge:
         and invented lines do not count as varied, because they cannot be used."""
         seed = stable_seed(self.config.seed, "guard", current.number)
         tasks = current.tasks[: self.config.guarded]
-        edits = write_edits(self.model, [(task.passage, writing_style(style), seed) for task in tasks], adapters)
+        edits = write_edits(
+            self.model,
+            [(task.passage, writing_style(style), seed) for task in tasks],
+            adapters,
+            config=self.config.filter,
+        )
         copies = [_copied(e, task.passage) for task, edit in zip(tasks, edits) for e in edit.examples]
         return {
             "diversity": diversity([e.text for edit in edits for e in edit.examples]),
