@@ -196,7 +196,9 @@ def test_trials_that_end_when_they_have_settled_are_refused():
 
 
 def test_an_editor_is_finetuned_on_what_is_kept_unless_it_comes_out_worse(model, tasks, tmp_path, writes, monkeypatch):
-    monkeypatch.setattr(knowledge, "reinforced", lambda trial, error, beyond: [1])  # the edit with lines of its own
+    monkeypatch.setattr(
+        knowledge.selection, "reinforced", lambda trial, error, beyond: [1]
+    )  # the edit with lines of its own
     taken = one_round(model, tasks[:4], tmp_path / "a", CONFIG)
     assert taken["finetuned"] and taken["guard"]["sequences"] == 8
     _, stack = load_editor(tmp_path / "a/round-1/editor", model)
@@ -224,7 +226,7 @@ def test_lines_that_nearly_copy_the_passage_are_not_what_an_editor_studies(model
         "writing_sequences",
         lambda m, p, edit: studied.extend(e.text for e in edit.examples) or writing_sequences(m, p, edit),
     )
-    monkeypatch.setattr(knowledge, "reinforced", lambda trial, error, beyond: [1])
+    monkeypatch.setattr(knowledge.selection, "reinforced", lambda trial, error, beyond: [1])
     summary = one_round(model, tasks[:4], tmp_path, CONFIG)
     assert studied == ["At noon you can hear a bell."] * 4
     assert (

@@ -28,21 +28,11 @@ from selfedit.edits.propose import check_styles, write_edits, writing_sequences
 from selfedit.edits.styles import STYLES
 from selfedit.errors import UnscoredError
 from selfedit.judge.evaluate import Query, answers, gold_logprobs, offline_name
+from selfedit.loop import selection
 from selfedit.loop.outer import Block, Lesson, Round
-from selfedit.loop.selection import (
-    PASSAGE,
-    ContextTrial,
-    Outcome,
-    cost_of_stopping,
-    diversity,
-    levels,
-    noise,
-    ranking,
-    reinforced,
-    reliability,
-)
+from selfedit.loop.selection import PASSAGE, ContextTrial, Outcome
 from selfedit.loop.trial import QUESTIONS, job, seal_examples, study_sequences, with_questions, writing_style
-from selfedit.model.backend import Adapters, Cut, Job
+from selfedit.model.backend import Adapters, Cut, Job, no_steps
 from selfedit.model.load import Model
 from selfedit.types import Example, Judge, Passage, Progress, SelfEdit, Task, stable_seed, text_hash
 
@@ -74,6 +64,10 @@ class Studied:
     stopped: set[int] = field(default_factory=set)
     """Rows of edits that lost the comparison."""
     seconds_comparing: float = 0.0
+    gold_logprob: dict[int, float] = field(default_factory=dict)
+    """Reward at the end, of the rows that reached it."""
+    accuracy: dict[int, float | None] = field(default_factory=dict)
+    """Share of right answers, of the rows that were asked."""
 
     def ranked(self, task: Task) -> list[int]:
         """The candidates of a task, by their mean reward when all were compared, the best first."""
@@ -106,7 +100,7 @@ class Knowledge:
 
     @staticmethod
     def candidate_from_json(record: dict) -> SelfEdit:
-        return SelfEdit(record["style"], record["text"], tuple(Example(**e) for e in record["examples"]))
+        return SelfEdit(**record | {"examples": tuple(Example(**example) for example in record["examples"])})
 
     def styles(self, current: Round) -> list[str]:
         """The style of each edit of a context."""
@@ -125,14 +119,11 @@ class Knowledge:
         styles = self.styles(current)
         seeds = [stable_seed(self.config.seed, "edit", current.number, k) for k in range(len(styles))]
         requests = [(t.passage, writing_style(style), seed) for t in tasks for style, seed in zip(styles, seeds)]
-        edits = write_edits(
-            self.model,
-            requests,
-            current.adapters,
-            config=self.config.filter,
-            on_token=partial(current.progress, "write"),
-        )
+        edits = self.write(requests, current.adapters, partial(current.progress, "write"))
         return [edits[low : low + len(styles)] for low in range(0, len(edits), len(styles))]
+
+    def write(self, requests, adapters: Adapters | None, on_token=no_steps) -> list[SelfEdit]:
+        return write_edits(self.model, requests, adapters, config=self.config.filter, on_token=on_token)
 
     # study: plan, then run
 
@@ -184,14 +175,14 @@ class Knowledge:
     # reward: run, then record
 
     def reward(self, current: Round, block: Block, studied: Studied) -> list[ContextTrial]:
-        rows = studied.rows
+        rows, untouched = studied.rows, [(task, None) for task in block.tasks]
         finished = [i for i in range(len(rows)) if i not in studied.stopped]
-        gold_logprob = self.gold_logprob([(rows[i].task, i) for i in finished], studied.adapters)
+        rewards = self.gold_logprob([(rows[i].task, i) for i in finished], studied.adapters)
+        studied.gold_logprob = dict(zip(finished, rewards))
         answering = [i for i in finished if self.audits(block) or self.answers_count(studied, rows[i])]
-        untouched = [(task, None) for task in block.tasks]
         pairs = [(rows[i].task, i) for i in answering] + untouched
         accuracy = self.accuracy(pairs, studied.adapters, current.progress)
-        measured = dict(zip(finished, gold_logprob)), dict(zip(answering, accuracy))
+        studied.accuracy = dict(zip(answering, accuracy))
         before = zip(self.gold_logprob(untouched), accuracy[len(answering) :])
         return [
             ContextTrial(
@@ -200,40 +191,27 @@ class Knowledge:
                 context=task.passage.id,
                 title=task.passage.title,
                 audited=self.audits(block),
-                untouched=Outcome("untouched", gold_logprob=[logprob], accuracy=[right]),
-                controls={name: self.outcome(studied, task, None, name, *measured) for name in self.controls(current)},
-                candidates=[
-                    self.outcome(studied, task, k, style, *measured) for k, style in enumerate(self.styles(current))
-                ],
+                untouched=Outcome("untouched", gold_logprob=[reward], accuracy=[right]),
+                controls={name: self.outcome(studied, task, None, name) for name in self.controls(current)},
+                candidates=[self.outcome(studied, task, k, style) for k, style in enumerate(self.styles(current))],
                 seconds_comparing=round(studied.seconds_comparing / len(block.tasks), 2),
             )
-            for task, (logprob, right) in zip(block.tasks, before)
+            for task, (reward, right) in zip(block.tasks, before)
         ]
 
     def answers_count(self, studied: Studied, row: Row) -> bool:
         """Whether the summary needs the row's answers: the first seed of each control and of the best edit."""
         return row.seed == 0 and (row.candidate is None or row.candidate in studied.ranked(row.task)[:1])
 
-    def outcome(
-        self,
-        studied: Studied,
-        task: Task,
-        candidate: int | None,
-        style: str,
-        gold_logprob: dict[int, float],
-        accuracy: dict[int, float | None],
-    ) -> Outcome:
-        rows = [
-            i
-            for i, row in enumerate(studied.rows)
-            if row.task is task and (row.candidate, row.style) == (candidate, style)
-        ]
+    def outcome(self, studied: Studied, task: Task, candidate: int | None, style: str) -> Outcome:
+        key = (candidate, style)
+        rows = [i for i, row in enumerate(studied.rows) if row.task is task and (row.candidate, row.style) == key]
         left = (self.config.trial.epochs - self.config.cut_after) / self.config.cut_after
         return Outcome(
             style,
             first=_finite([studied.first[i] for i in rows]),
-            gold_logprob=_finite([gold_logprob[i] for i in rows if i in gold_logprob]),
-            accuracy=[accuracy[i] for i in rows if i in accuracy],
+            gold_logprob=_finite([studied.gold_logprob[i] for i in rows if i in studied.gold_logprob]),
+            accuracy=[studied.accuracy[i] for i in rows if i in studied.accuracy],
             tokens=sum(studied.tokens[i] for i in rows),
             spared=round(sum(studied.tokens[i] * left for i in rows if i in studied.stopped)),
         )
@@ -253,14 +231,8 @@ class Knowledge:
         been recorded yet, the same command asks again. Other answers that it does not score are in no mean.
         """
         queries = [Query(q, adapter) for task, adapter in pairs for q in task.questions]
-        judged = answers(
-            self.model,
-            queries,
-            adapters,
-            judge=self.judge,
-            on_token=partial(progress, "test"),
-            tokens=self.config.answer_tokens,
-        )
+        tokens, on_token = self.config.answer_tokens, partial(progress, "test")
+        judged = answers(self.model, queries, adapters, judge=self.judge, tokens=tokens, on_token=on_token)
         verdicts = [verdict for _, verdict in judged]
         if (unscored := verdicts.count(None)) > len(verdicts) / 2:
             raise UnscoredError(
@@ -275,23 +247,22 @@ class Knowledge:
     def editor_examples(
         self, current: Round, trials: Sequence[ContextTrial], candidates: Sequence[Sequence[SelfEdit]]
     ) -> Lesson:
-        errors, styles = noise(trials), ranking(trials)
-        kept = [(i, k) for i, t in enumerate(trials) for k in reinforced(t, errors, self.config.beyond_noise)]
-        uncopied = [
-            (current.tasks[i].passage, self.without_copies(current.tasks[i], candidates[i][k])) for i, k in kept
-        ]
-        usable = [(passage, edit) for passage, edit in uncopied if edit.examples]
-        best_style, enough = styles[0]["style"], len(usable) >= self.config.min_kept
+        errors, styles = selection.noise(trials), selection.ranking(trials)
+        kept = [(i, k) for i, t in enumerate(trials) for k in selection.reinforced(t, errors, self.config.beyond_noise)]
+        passages = [current.tasks[i].passage for i, _ in kept]
+        uncopied = [self.without_copies(passage, candidates[i][k]) for passage, (i, k) in zip(passages, kept)]
+        usable = [(passage, edit) for passage, edit in zip(passages, uncopied) if edit.examples]
+        examples, why_not = [], f"{len(usable)} edits to finetune on; at least {self.config.min_kept}"
+        if len(usable) >= self.config.min_kept:
+            examples = [s for passage, edit in usable for s in writing_sequences(self.model, passage, edit)]
         return Lesson(
-            examples=[s for passage, edit in usable for s in writing_sequences(self.model, passage, edit)]
-            if enough
-            else [],
+            examples=examples,
             edits=len(usable),
             contexts=tuple(task.passage.words_id for task in current.tasks),
             report=self.report(current, trials, [trials[i].candidates[k].style for i, k in kept], errors, styles),
-            style=best_style,
-            why_not="" if enough else f"{len(usable)} edits to finetune on; at least {self.config.min_kept}",
-            quality=partial(self.writing_quality, current, best_style),
+            style=styles[0]["style"],
+            why_not=why_not,
+            quality=partial(self.writing_quality, current, styles[0]["style"]),
             min_quality=self.config.min_kept_share,
         )
 
@@ -314,14 +285,16 @@ class Knowledge:
             "kept": len(kept_styles),
             "kept_styles": {s: kept_styles.count(s) for s in dict.fromkeys(self.styles(current)) if s in kept_styles},
             "noise": {style: error if error < math.inf else None for style, error in errors.items()},
-            "reliability": {when: reliability(trials, when) for when in ("first", "gold_logprob", "accuracy")},
+            "reliability": {
+                when: selection.reliability(trials, when) for when in ("first", "gold_logprob", "accuracy")
+            },
             "styles": styles,
-            "untouched": levels(t.untouched for t in trials),
-            "controls": {name: levels(t.controls[name] for t in trials) for name in self.controls(current)},
-            "best": levels(best),
+            "untouched": selection.levels(t.untouched for t in trials),
+            "controls": {name: selection.levels(t.controls[name] for t in trials) for name in self.controls(current)},
+            "best": selection.levels(best),
             "tokens": tokens,
             "tokens_spared": spared / (tokens + spared) if tokens else None,
-            "stopping": cost_of_stopping(trials, self.config.survivors),
+            "stopping": selection.cost_of_stopping(trials, self.config.survivors),
             "seconds_comparing": round(sum(t.seconds_comparing for t in trials), 1),
         }
 
@@ -330,22 +303,17 @@ class Knowledge:
         and invented lines do not count as varied, because they cannot be used."""
         seed = stable_seed(self.config.seed, "guard", current.number)
         tasks = current.tasks[: self.config.guarded]
-        edits = write_edits(
-            self.model,
-            [(task.passage, writing_style(style), seed) for task in tasks],
-            adapters,
-            config=self.config.filter,
-        )
+        edits = self.write([(task.passage, writing_style(style), seed) for task in tasks], adapters)
         copies = [_copied(e, task.passage) for task, edit in zip(tasks, edits) for e in edit.examples]
         return {
-            "diversity": diversity([e.text for edit in edits for e in edit.examples]),
+            "diversity": selection.diversity([e.text for edit in edits for e in edit.examples]),
             "own words": 1 - sum(copies) / len(copies) if copies else 0.0,
             "usable lines": len(copies) / len(edits),
         }
 
-    def without_copies(self, task: Task, edit: SelfEdit) -> SelfEdit:
+    def without_copies(self, passage: Passage, edit: SelfEdit) -> SelfEdit:
         """The edit without lines that nearly copy the passage: an editor that studies those ends up copying."""
-        examples = [e for e in edit.examples if _copied(e, task.passage) <= self.config.max_copied]
+        examples = [e for e in edit.examples if _copied(e, passage) <= self.config.max_copied]
         return replace(edit, examples=tuple(examples))
 
 
