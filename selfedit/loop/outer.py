@@ -176,7 +176,7 @@ def _try_candidates(domain: Domain, current: Round, folder: Path) -> tuple[list,
             continue
         began = time.perf_counter()
         unwritten = [task for task in untried if task.key not in candidates]
-        for task, written in zip(unwritten, domain.propose(current, unwritten)):
+        for task, written in zip(unwritten, domain.propose(current, unwritten) if unwritten else []):
             edits = [asdict(edit) for edit in written]
             edits_file.add({"task": task.key, "id": task.id, "editor": current.editor.id, "edits": edits})
             candidates[task.key] = written
