@@ -19,7 +19,8 @@ from selfedit.edits.quiz import check, questions_as_edit, questions_from_rewordi
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_questions
 from selfedit.loop.journal import Journal, write_json
-from selfedit.loop.trial import PASSAGE, Candidate, run_trials
+from selfedit.loop.selection import PASSAGE
+from selfedit.loop.trial import Candidate, run_trials
 from selfedit.memory.contradict import disagreeing, near
 from selfedit.memory.gate import decide
 from selfedit.memory.route import Router
