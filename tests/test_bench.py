@@ -85,7 +85,7 @@ def test_a_folder_with_another_run_is_refused(finished, tiny_folder):
 def test_asking_for_more_passages_than_there_are_fails(tmp_path):
     with pytest.raises(SelfeditError, match="has 12 passages, but 13 were requested"):
         inner_loop.read_entries(inner_loop.PASSAGES, 13)
-    with pytest.raises(SelfeditError, match="not passages"):
+    with pytest.raises(SelfeditError, match="passages need"):
         inner_loop.read_entries(Path(tmp_path / "none.jsonl"), 1)
     silent = tmp_path / "silent.jsonl"
     silent.write_text(json.dumps({"title": "Gate", "context": "It is red.", "questions": [], "edit": []}))

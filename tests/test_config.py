@@ -35,8 +35,8 @@ def test_settings_reach_the_configs_inside_a_config():
     assert changed.train.rank == LearnConfig().train.rank
     with pytest.raises(SelfeditError, match="unknown setting 'epoch'; did you mean 'epochs'?"):
         with_settings(TrainConfig(), {"epoch": 1})
-    with pytest.raises(SelfeditError, match="unknown setting 'steps_per_epoch'; did you mean 'steps_per_epoch'?"):
-        with_settings(TrainConfig(), {"steps_per_epoch": 1})
+    with pytest.raises(SelfeditError, match="unknown setting 'steps_an_epoch'; did you mean 'steps_per_epoch'?"):
+        with_settings(TrainConfig(), {"steps_an_epoch": 1})
 
 
 def test_trials_of_the_outer_loop_must_be_comparable():
