@@ -330,7 +330,7 @@ def test_questions_that_a_person_judges_by_are_not_studied(monkeypatch, tiny_mod
         "selfedit.learn.propose", lambda *_, **options: SimpleNamespace(edits=[], held_out=[], dropped=Counter())
     )
     monkeypatch.setattr("selfedit.learn.write_quiz", lambda *_, **options: Quiz((same,), (other,), Counter()))
-    monkeypatch.setattr("selfedit.learn.check", lambda model, passage, quiz, progress: (list(quiz), Counter()))
+    monkeypatch.setattr("selfedit.learn.check", lambda model, passage, quiz, *_: (list(quiz), Counter()))
     monkeypatch.setattr("selfedit.learn.run_trials", trials)
     with pytest.raises(InterruptedError):
         learn_passage(tiny_model, VELLMAR, MemoryStore(tmp_path), CONFIG, quiz=own)
