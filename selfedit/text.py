@@ -5,8 +5,8 @@ letters) and no invisible characters. Chinese, Japanese, Korean, Thai, Lao, Khme
 between words: there `words` returns single characters, and `terms`, which retrieval compares, runs of characters.
 
 Libraries: `Stemmer` (Snowball) removes the endings of other languages than English, `sentencex` finds the ends of
-sentences, `stopwordsiso` lists function words, by which languages in Latin letters are told apart, and `regex` knows the
-properties of characters.
+sentences, `stopwordsiso` lists function words, by which languages in Latin letters are told apart, and `regex` knows
+the properties of characters.
 """
 
 from __future__ import annotations

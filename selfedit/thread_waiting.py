@@ -1,8 +1,8 @@
 """How torch's threads wait for each other; a program decides it before it imports torch.
 
 Threads that spin react at once: decoding is a third faster, a plain PEFT loop twice as fast. On cores that other
-processes want too, spinning slows everything up to ten times. The user's environment variables come first. Only the command line
-calls `choose`: a process that uses this package as a library keeps its environment.
+processes want too, spinning slows everything up to ten times. The user's environment variables come first. Only the
+command line calls `choose`: a process that uses this package as a library keeps its environment.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def threads_of_a_new_thread() -> int:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_training_leaves_the_environment_and_all_threads_of_the_caller_alone(tiny_model, monkeypatch, fails):
-    monkeypatch.setattr(train_module, "TOKENS_A_WORKER", 1)  # each core is a worker
+    monkeypatch.setattr(train_module, "TOKENS_PER_WORKER", 1)  # each core is a worker
     sequences = [TokenizedExample(tuple(s), 2) for s in random_sequences(tiny_model.backend.shape.vocab, [20, 30, 9])]
     environment, threads = dict(os.environ), (torch.get_num_threads(), threads_of_a_new_thread())
     within = []
@@ -87,7 +87,7 @@ def test_a_limit_of_threads_holds_for_every_kind_of_product_of_the_calling_threa
 
 
 def test_the_workers_of_a_step_share_the_cores(tiny_model, monkeypatch):
-    monkeypatch.setattr(train_module, "TOKENS_A_WORKER", 1)
+    monkeypatch.setattr(train_module, "TOKENS_PER_WORKER", 1)
     used, backward = [], train_module._backward
 
     def spy(*rest):
@@ -110,7 +110,10 @@ def test_the_workers_of_a_step_share_the_cores(tiny_model, monkeypatch):
     ],
 )
 def test_waiting_threads_spin_on_idle_cores_only_and_the_environment_comes_first(load, environment, spins):
-    code = f"import os; os.getloadavg = lambda: ({load}, 0, 0); from selfedit.cli import main; main(['models', 'list']); print(os.environ.get('GOMP_SPINCOUNT'))"
+    code = (
+        f"import os; os.getloadavg = lambda: ({load}, 0, 0); from selfedit.cli import main; "
+        "main(['models', 'list']); print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
     own = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run(
         [sys.executable, "-c", code], env=own | environment, capture_output=True, text=True, check=True

@@ -218,7 +218,7 @@ def test_threads_that_share_a_step_end_where_one_thread_ends(double_model, monke
     jobs = [Job(random_sequences(vocab, lengths, seed), seed) for seed in (1, 2, 3)]
     stacks = []
     for tokens in (10**9, 1):
-        monkeypatch.setattr(train_module, "TOKENS_A_WORKER", tokens)
+        monkeypatch.setattr(train_module, "TOKENS_PER_WORKER", tokens)
         used = []
 
         def backward(*arguments, used=used):

@@ -1,15 +1,15 @@
 """Which memory answers a question: query → the id of the memory that knows, or None (the untouched model answers).
 
-Score: the share of the question's weight that the words of the best stretch of 120 words of a memory cover. The weight of
-a word must make sense with one memory as with a thousand, so it comes from the language and not from the store alone: at
-most 0.5 for the commonest English words, 1 for any other, more for a name, less where many memories have it. Stretches
-make a long document comparable to a short one; the best of many is higher by chance, so the threshold grows with their
-number. The question is read in the language of each memory (its stems, its common words), so its own language need not be
-recognized.
+Score: the share of the question's weight that the words of the best stretch of 120 words of a memory cover. The weight
+of a word must make sense with one memory as with a thousand, so it comes from the language and not from the store
+alone: at most 0.5 for the commonest English words, 1 for any other, more for a name, less where many memories have it.
+Stretches make a long document comparable to a short one; the best of many is higher by chance, so the threshold grows
+with their number. The question is read in the language of each memory (its stems, its common words), so its
+own language need not be recognized.
 
 Recall of the right memory / false accepts among 1, 5, 20 and 60 memories: .993/.020, .989/.037, .980/.039, .956/.033
-(means of SQuAD train199 passages and fictional public65 documents, 596 to 3,538 queries; false: 800 questions of TriviaQA,
-NQ, other SQuAD articles, GSM8K and CommonsenseQA; `pytest -s tests/test_route.py`).
+(means of SQuAD train199 passages and fictional public65 documents, 596 to 3,538 queries; false: 800 questions of
+TriviaQA, NQ, other SQuAD articles, GSM8K and CommonsenseQA; `pytest -s tests/test_route.py`).
 
 Index: FTS5 in the store's database finds the memories that have a word; `index_memories` has the words of each stretch,
 with which the few memories that can reach the threshold are scored exactly. Triggers keep FTS5 equal to the memories in
@@ -62,7 +62,8 @@ INSERT INTO index_totals SELECT model_hash, language, {sign}stretches FROM index
 UPDATE index_memories SET active = 1 - active WHERE memory_id = {id} AND active = {before};
 """
 _ACTIVATE = (
-    "INSERT INTO index_words(rowid, words) SELECT number, words FROM index_memories WHERE memory_id = {id} AND active = 0;"
+    "INSERT INTO index_words(rowid, words) "
+    "SELECT number, words FROM index_memories WHERE memory_id = {id} AND active = 0;"
     + _COUNT_STRETCHES.replace("{sign}", "").replace("{before}", "0")
 )
 _DEACTIVATE = (

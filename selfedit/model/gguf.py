@@ -2,8 +2,8 @@
 
 Weights keep their quantized integers, repacked into the layouts of `packed.quantized`; what has no layout there becomes
 fp32. `load.full_weights` gives them as other libraries want them. Two traps of the format are undone here: llama-type
-files store q and k with their rotary halves interleaved, and some files carry a separate, differently quantized copy of a
-tied output matrix (the finer copy is kept, tied again).
+files store q and k with their rotary halves interleaved, and some files carry a separate, differently quantized copy of
+a tied output matrix (the finer copy is kept, tied again).
 Source: the GGUF specification (ggml-org/ggml, docs/gguf.md).
 """
 
@@ -262,8 +262,8 @@ def _tensors(reader: Reader, config: dict, permuted: bool) -> tuple[dict[str, Te
 
 
 def _rows(tensor: gguf.ReaderTensor, heads: int) -> Tensor:
-    """A tensor's rows, repacked, in their own float format, or in fp32. `heads`: of q or k, whose two halves of each head
-    are separated again; 0: rows stay in their order."""
+    """A tensor's rows, repacked, in their own float format, or in fp32. `heads`: of q or k, whose two halves of each
+    head are separated again; 0: rows stay in their order."""
     import torch
 
     def converted(data: np.ndarray) -> np.ndarray:

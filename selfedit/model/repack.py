@@ -1,4 +1,4 @@
-"""Blocks of a GGUF file → the layouts of `packed.quantized`, whose values equal those of the `gguf` library bit for bit.
+"""Blocks of a GGUF file → the layouts of `packed.quantized`; the values equal those of the `gguf` library bit for bit.
 
 The integers of a block are what the library itself reads from it once its scales are replaced by ones (UNIT_SCALES), so
 only the scales are read here.

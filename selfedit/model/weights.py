@@ -38,8 +38,8 @@ class WeightFiles:
             self.table[name] = ("F32", (outputs, layout.inputs(row_bytes)))
 
     def pop(self, name: str, *default: None) -> Tensor | Weight | None:
-        """A matrix for products in fp32 on a CPU as a Weight, all else as a tensor. Raises KeyError if it is missing and no
-        default is given, ModelError if its values are not finite."""
+        """A matrix for products in fp32 on a CPU as a Weight, all else as a tensor. Raises KeyError if it is missing
+        and no default is given, ModelError if its values are not finite."""
         if name not in self.files and default:
             return default[0]
         tensor, layout = self._read(name)

@@ -18,8 +18,8 @@ from selfedit.model.packed.packing import passes
 
 class FrozenBelow:
     def __init__(self, network: Network, first_layer: int, sequences: Iterable[tuple[int, ...]]):
-        """Of every distinct sequence of tokens; `first_layer` of them are below. Raises ModelError on one that is longer than
-        the model's positions."""
+        """Of every distinct sequence of tokens; `first_layer` of them are below. Raises ModelError on one that is
+        longer than the model's positions."""
         self.network, self.first_layer = network, first_layer
         self.states: dict[tuple[int, ...], Tensor] = {}
         distinct = sorted(set(sequences), key=len)

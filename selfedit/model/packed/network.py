@@ -50,9 +50,9 @@ class Linear:
 
     @property
     def bf16(self) -> Tensor:
-        """A bf16 copy of the weights, made when first needed: where a processor multiplies bf16, training takes half the time
-        of fp32 products (docs/LOG.md, study 15), and widening the file's integers anew for each product would cost half of
-        that gain."""
+        """A bf16 copy of the weights, made when first needed: where a processor multiplies bf16, training takes half
+        the time of fp32 products (docs/LOG.md, study 15), and widening the file's integers anew for each product would
+        cost half of that gain."""
         with _making_a_copy:
             if not self._bf16:
                 copies = [w.bfloat16() for w in self.weights]
@@ -183,8 +183,8 @@ class Network:
 
     @property
     def in_bf16(self) -> Network:
-        """After `use_bf16` a view of this network with the products of answers and scores in bf16 too; else itself. The logits
-        stay in fp32: rounding would tie near equals."""
+        """After `use_bf16` a view of this network with the products of answers and scores in bf16 too; else itself. The
+        logits stay in fp32: rounding would tie near equals."""
         if not self.head.trains_in_bf16:
             return self
         other = copy(self)
@@ -203,8 +203,8 @@ class Network:
 
     @property
     def working_bytes(self) -> int:
-        """Memory for what could be computed again: keys and values of answers, kept hidden states. Two bytes per weight, but
-        1 to 2 GiB; longer texts are then computed fewer at a time or more often, with the same results."""
+        """Memory for what could be computed again: keys and values of answers, kept hidden states. Two bytes per
+        weight, but 1 to 2 GiB; longer texts are then computed fewer at a time or more often, with the same results."""
         weights = sum(math.prod(sizes) for sizes in self.shape.tensors().values())
         return min(max(2 * weights, 2**30), 2**31)
 
@@ -224,7 +224,8 @@ class Network:
         linear: LinearFn | None = None,
         layers: range | None = None,
     ) -> Tensor:
-        """Hidden states [T, hidden] before layer `layers.start` → those after its last layer (before the final norm)."""
+        """Hidden states [T, hidden] before layer `layers.start` → those after its last layer (before the final
+        norm)."""
         s, linear = self.shape, linear or self.base_linear
         cos, sin = self._rotary(positions)
         q_width, kv_width = s.heads * s.head_dim, s.kv_heads * s.head_dim
@@ -250,8 +251,8 @@ class Network:
 
 
 class Vocabulary:
-    """What a label is told apart from: all tokens of the model, or these alone (the cells of a grid, which a grammar would
-    keep to anyway). Of few tokens the logits cost next to nothing."""
+    """What a label is told apart from: all tokens of the model, or these alone (the cells of a grid, which a grammar
+    would keep to anyway). Of few tokens the logits cost next to nothing."""
 
     def __init__(self, network: Network, tokens: Iterable[int] | None = None):
         self.head, self._index_of = network.head, None
@@ -354,12 +355,13 @@ class PackedAttention:
     Sequences are handled in buckets of similar length (up to the next power of two), padded on the right inside the
     bucket: a causal mask alone then hides the padding, since it lies after every real token. What stands in a padding
     slot does not matter, so it is a copy of some row: nothing has to be cleared. What sequences share at their start (a
-    chat header) has its rows once, for every product but attention itself; of a start that is long and most of a sequence
-    (the examples of a task) only the first to have it asks with its queries.
+    chat header) has its rows once, for every product but attention itself; of a start that is long and most of a
+    sequence (the examples of a task) only the first to have it asks with its queries.
     """
 
     LONG = 64
-    """Tokens; sequences that share about as many of these lengths leave the queries of these out, in a bucket of their own."""
+    """Tokens; sequences that share about as many of these lengths leave the queries of these out, in a bucket of their
+    own."""
 
     def __init__(
         self,
@@ -368,7 +370,8 @@ class PackedAttention:
         shared: list[tuple[int, int]] | None = None,
         windows: tuple[int, ...] = (),
     ):
-        """`shared[s]` = (leader, n): the first n tokens of s are those of an earlier sequence and have no rows of their own.
+        """`shared[s]` = (leader, n): the first n tokens of s are those of an earlier sequence and have no rows of their
+        own.
 
         `windows`: those of a Shape."""
         shared = shared or [(0, 0)] * len(lengths)
@@ -429,13 +432,15 @@ def _mask(length: int, silent: int, window: int, device) -> Tensor | None:
 
 
 class _Slots:
-    """Where rows stand, sequence by sequence, padded: a row has one home, copies where others share it; padding is neither."""
+    """Where rows stand, sequence by sequence, padded: a row has one home, copies where others share it; padding is
+    neither."""
 
     def __init__(self):
         self.rows, self.homes, self.copies = [], [], []
 
     def add(self, rows: Tensor, places: range, common: int) -> None:
-        """Of a sequence's rows, of which the first `common` are shared, those at these places; beyond its end the last, as padding."""
+        """Of a sequence's rows, of which the first `common` are shared, those at these places; beyond its end the last,
+        as padding."""
         place = torch.arange(places.start, places.stop)
         self.rows.append(rows[place.clamp(max=len(rows) - 1)])
         self.copies.append(place < common)
@@ -491,8 +496,8 @@ class ScatterPacked(torch.autograd.Function):
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[S, H, Q, D] with [S, K, L, D] → [S, H, Q, D]. `mask` [Q, L], where there are fewer queries than keys: 0 where one sees
-    the other, else −inf."""
+    """[S, H, Q, D] with [S, K, L, D] → [S, H, Q, D]. `mask` [Q, L], where there are fewer queries than keys: 0 where
+    one sees the other, else −inf."""
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
         k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)

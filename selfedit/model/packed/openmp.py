@@ -1,7 +1,7 @@
 """The threads of a product: torch's own OpenMP threads, for the calling thread alone.
 
-`torch.set_num_threads` also sets the number for threads that start later, those of the calling program included; OpenMP's
-own setting belongs to one thread.
+`torch.set_num_threads` also sets the number for threads that start later, those of the calling program included;
+OpenMP's own setting belongs to one thread.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def _library() -> ctypes.CDLL | None:
 
 
 def run(kernel, task) -> None:
-    """Call kernel(task) on all threads of the calling thread's products at once; on one where there is no GNU OpenMP."""
+    """Call kernel(task) on all threads of the calling thread's products at once; on one where there is no GNU
+    OpenMP."""
     threads = torch.get_num_threads()
     if threads > 1 and (library := _library()):
         library.GOMP_parallel(kernel, task, threads, 0)

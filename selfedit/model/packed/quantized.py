@@ -1,13 +1,14 @@
 """Frozen weight matrices in the precision of their file, and the products with them.
 
-A GGUF file holds integers of 4 to 8 bits with a scale per 16 or 32 values; fp32 copies of them would take 4 to 8 times the
-memory and carry no more information. So a matrix stays as its file has it (`Layout`), and a product reads it in one of
-two ways. A kernel written for LLVM reads the blocks directly: for one row the vector lanes run
-along the inputs and a block's scale multiplies its sum; for more rows the lanes are rows, and the blocks of a few outputs
-are widened into the cache once and used by all rows. Where BLAS is faster (`_kernel_rows`), some outputs at a time are
-widened to fp32 into a scratch tensor that BLAS then multiplies. Both give the fp32 product up to rounding, and widened values equal those of
-the `gguf` library bit for bit. Kernels are compiled when first needed (about 50 ms each) and run on torch's own OpenMP
-threads; without GNU OpenMP they run on one thread. SELFEDIT_KERNELS=0 switches them off; torch then does all of it.
+A GGUF file holds integers of 4 to 8 bits with a scale per 16 or 32 values; fp32 copies of them would take 4 to 8 times
+the memory and carry no more information. So a matrix stays as its file has it (`Layout`), and a product reads it in one
+of two ways. A kernel written for LLVM reads the blocks directly: for one row the vector lanes run along the inputs and
+a block's scale multiplies its sum; for more rows the lanes are rows, and the blocks of a few outputs are widened into the
+cache once and used by all rows. Where BLAS is faster (`_kernel_rows`), some outputs at a
+time are widened to fp32 into a scratch tensor that BLAS then multiplies. Both give the fp32 product up to rounding, and
+widened values equal those of the `gguf` library bit for bit. Kernels are compiled when first needed (about 50 ms each)
+and run on torch's own OpenMP threads; without GNU OpenMP they run on one thread. SELFEDIT_KERNELS=0 switches them off;
+torch then does all of it.
 Left out: GGUF kinds that are not in LAYOUTS (IQ, Q2_K, Q3_K); conversion writes them in fp32.
 Source: the GGUF block formats (ggml-org/ggml, ggml-common.h).
 
@@ -94,7 +95,8 @@ def kernels_enabled() -> bool:
 
 
 class Weight:
-    """A frozen matrix [O, I]: blocks of a layout on a CPU, multiplied in fp32; or any tensor, multiplied in its own dtype."""
+    """A frozen matrix [O, I]: blocks of a layout on a CPU, multiplied in fp32; or any tensor, multiplied in its own
+    dtype."""
 
     def __init__(self, data: Tensor, layout: Layout | None = None, dtype: torch.dtype | None = None):
         """`data`: bytes [O, I / 32 · block_bytes] of the layout; without one, numbers [O, I].
@@ -122,7 +124,8 @@ class Weight:
         return Weight(self.data[outputs], self.layout if self.blocked else None, self.dtype)
 
     def values(self, outputs: slice | Tensor = slice(None), out: Tensor | None = None) -> Tensor:
-        """These outputs [n, I] in the products' dtype; written into `out`, or a view of the matrix where there is one."""
+        """These outputs [n, I] in the products' dtype; written into `out`, or a view of the matrix where there is
+        one."""
         data = self.data[outputs]
         if self.dense is not None:
             return data
@@ -399,7 +402,8 @@ class _Writer:
                     self.b.store(self.fma(weight, x_v, self.b.load(s, typ=self.wide)), s)
 
     def block(self, block):
-        """The 32 values of a block before scaling as four vectors, its scales (none: final), its offset (None: zero)."""
+        """The 32 values of a block before scaling as four vectors, its scales (none: final), its offset (None:
+        zero)."""
         layout, vectors = self.layout, range(BLOCK // LANES)
         place = layout.head_bytes
         if layout.float:
@@ -469,7 +473,8 @@ class _Writer:
         return self.b.call(self.multiply_add, [a, b, c])
 
     def fetch_ahead(self, pointer, offset) -> None:
-        """Ask for what a later tile will read: outputs are too short for the processor to see the pattern (worth a third)."""
+        """Ask for what a later tile will read: outputs are too short for the processor to see the pattern (worth a
+        third)."""
         self.b.call(self.prefetch, [self.at(pointer, offset), self.int(0), self.int(3), self.int(1)])
 
     def smaller(self, a, b):

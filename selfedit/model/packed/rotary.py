@@ -16,7 +16,8 @@ from selfedit.model.shape import Shape
 
 
 class RotaryTable:
-    """cos and sin by position, each [T, 1, D]; the first half of sin is negated. Rows are computed when first needed."""
+    """cos and sin by position, each [T, 1, D]; the first half of sin is negated. Rows are computed when first
+    needed."""
 
     def __init__(self, shape: Shape, device: torch.device, dtype: torch.dtype):
         self.shape, self.device, self.dtype = shape, device, dtype

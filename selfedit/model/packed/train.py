@@ -1,11 +1,11 @@
-"""Token sequences for N adapters → N trained adapters: the inner loop.
+"""N jobs → N trained adapters: the inner loop.
 
-Each adapter has its own sequences, rate, epochs and seed, and ends up exactly where it would alone: the loss is the sum
-over adapters of each one's own mean, clipping and AdamW work on each one's own row. What makes it fast: adapters share
-every product with the frozen weights; no padding; each core has a share of a step to itself; a chat header is computed
-once a batch; logits only for labels, and their gradient at once; the activations below the first adapted layer are
-computed once and reused in every epoch; an adapter that has settled leaves the stack.
-The reference is the `peft` library, one adapter at a time: tests/test_train.py compares every weight.
+Each adapter has its own examples, rate, epochs and seed, and ends up exactly where it would alone: the loss is the sum
+over adapters of each one's own mean, and clipping and AdamW work on each one's row. What makes it fast: the adapters
+share every product with the frozen weights; there is no padding; each core computes a part of every step by itself; a
+chat header is computed once per batch; logits exist only for labels; the activations below the first adapted layer are
+computed once and reused in every epoch; an adapter that is done leaves the batch.
+The reference is the `peft` library, one adapter at a time: tests/test_train.py and tests/test_backend.py compare.
 
 Axes: N adapters, T packed tokens, L labels.
 """
@@ -31,7 +31,7 @@ from selfedit.model.packed.openmp import limit_threads
 from selfedit.model.packed.packing import pack, passes
 from selfedit.model.schedule import Schedule
 
-TOKENS_A_WORKER = 64
+TOKENS_PER_WORKER = 64
 """A step is shared out among threads if each has at least about so many."""
 
 
@@ -85,16 +85,16 @@ def train(
 
 
 class _Workers:
-    """Threads that share each step: every one takes some of its sequences, on cores and into gradients of its own.
+    """Threads that share each step: each trains on a part of its examples, on its own cores, into its own gradients.
 
-    On a CPU, products of a few hundred rows keep two cores busy only if each core has products of its own. A GPU has one
-    worker.
+    On a CPU, products of a few hundred rows keep two cores busy only if each core computes separate products. A GPU has
+    one worker.
     """
 
     def __init__(self, stack: LoraBatch, tokens: int):
-        """`tokens`: of a usual step."""
+        """`tokens`: of an average step."""
         threads = torch.get_num_threads()
-        count = min(threads, max(1, tokens // TOKENS_A_WORKER)) if stack.flat.device.type == "cpu" else 1
+        count = min(threads, max(1, tokens // TOKENS_PER_WORKER)) if stack.flat.device.type == "cpu" else 1
         self.gradients = [Gradients(stack) for _ in range(count)]
         share = partial(limit_threads, threads // count)
         self.pool = ThreadPoolExecutor(count, initializer=share) if count > 1 else None
@@ -198,7 +198,7 @@ def _backward(
     vocabulary: Vocabulary,
     part: list[_Work],
 ) -> None:
-    """The works' losses, and their gradients into the rows of their adapters."""
+    """Computes the losses, and writes the gradients into the rows of the adapters."""
     studied = [sequence for work in part for sequence in work.sequences]
     packing = pack(studied, [work.run.row for work in part for _ in work.sequences])
     states = [frozen[sequence.tokens][common:] for sequence, (_, common) in zip(studied, packing.shared)]
@@ -222,7 +222,7 @@ def _backward(
 
 
 def _targets(studied: list[TokenizedExample], device) -> tuple[Tensor, Tensor]:
-    """Tokens and odds [L, K] of all labels; K is 1 where every label is hard."""
+    """Tokens and probabilities [L, K] of all labels; K is 1 if no label is soft."""
     width = max((s.soft.tokens.shape[1] for s in studied if s.soft), default=1)
     count = sum(s.labels for s in studied)
     tokens, odds = torch.zeros(count, width, dtype=torch.long), torch.zeros(count, width)
@@ -238,13 +238,14 @@ def _targets(studied: list[TokenizedExample], device) -> tuple[Tensor, Tensor]:
 
 
 class HeadLoss(torch.autograd.Function):
-    """Weighted divergence [L] of soft labels from what hidden states [L, hidden] give through the output matrix.
+    """Hidden states [L, hidden] → the weighted divergence [L] of soft labels from the predicted distributions.
 
-    A label is K tokens with their odds, [L, K] each; with one token this is cross-entropy. The gradient is computed along
-    with the loss, 128 labels at a time: the logits of all labels never stand in memory together, and are gone through once.
+    A label is K tokens with their probabilities, [L, K] each; with K = 1 the loss is cross-entropy. The gradient is
+    computed together with the loss, a block of labels at a time: the logits of all labels are never in memory together.
     """
 
-    ROWS = 128  # 25 MB of logits with 49,152 tokens: larger blocks are given back to the system each time, and come back page by page
+    ROWS = 128
+    """25 MB of logits with 49,152 tokens: larger blocks go back to the system each time, and come back page by page."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, head: Linear, targets: Tensor, odds: Tensor, weights: Tensor) -> Tensor:
