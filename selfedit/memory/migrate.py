@@ -31,7 +31,7 @@ from selfedit.types import Example, Passage, SelfEdit, text_hash
 
 _OLD = ("index", "shared", "memories", "HEAD", ".lock", "ledger.jsonl")
 """In the order in which they are put aside, so that a killed move is noticed by what is left."""
-_HEADER = {"version": 0, "format": 1, "time": None, "action": None, "memories": [], "active": [], "adapters": {}}
+_HEADER: dict = {"version": 0, "format": 1, "time": None, "action": None, "memories": [], "active": [], "adapters": {}}
 _EMPTY = _HEADER | {"previous": None, "undo_to": None, "check": ""}
 _FORMAT = 1
 
@@ -251,7 +251,8 @@ def _upgraded(line: dict) -> dict:
 
 def _faulty(past: list[dict]) -> Iterator[int]:
     """The versions whose line, or one before it, was changed by hand."""
-    before, signed = _EMPTY, False
+    before: dict = _EMPTY
+    signed = False
     for line in past:
         signed = signed or bool(line["format"] or line["check"])  # format 0 had no checks, and none comes after it
         unsealed = {key: value for key, value in line.items() if key != "check"}

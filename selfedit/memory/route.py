@@ -28,6 +28,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from heapq import nlargest
 from math import log
+from typing import Protocol
 
 from selfedit.text import compound_parts, language, terms, weight
 
@@ -111,10 +112,16 @@ def _run(connection: sqlite3.Connection, statements: str, memory_id: str) -> Non
         connection.execute(statement, {"id": memory_id})
 
 
+class Connection(Protocol):
+    """What a router needs of a database."""
+
+    def execute(self, statement: str, values: Sequence = ..., /) -> Iterable[tuple]: ...
+
+
 class Router:
     """Routes to the memories of one model that are active when it is made, and to texts that are given to it."""
 
-    def __init__(self, connection: sqlite3.Connection | None, model_hash: str = "", least: float = _LEAST):
+    def __init__(self, connection: Connection | None, model_hash: str = "", least: float = _LEAST):
         """`least`: the lowest threshold; 0 where few texts are compared that are known to be about the subject."""
         self._connection, self._model_hash, self._least = connection, model_hash, least
         self._texts: dict[str, tuple[str, str]] = {}

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial, wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from platformdirs import user_data_path
 
@@ -55,16 +55,16 @@ class DamagedError(MemoryStoreError):
     """SQLite cannot read the database."""
 
 
-def _with_sound_index(write: Callable[P, T]) -> Callable[P, T]:
+def _with_sound_index(write: Callable[Concatenate[MemoryStore, P], T]) -> Callable[Concatenate[MemoryStore, P], T]:
     """Runs it again with a new retrieval index if the database is damaged: mostly, it is only the index."""
 
     @wraps(write)
-    def run(*arguments: P.args, **options: P.kwargs) -> T:
+    def run(store: MemoryStore, *arguments: P.args, **options: P.kwargs) -> T:
         try:
-            return write(*arguments, **options)
+            return write(store, *arguments, **options)
         except DamagedError:
-            arguments[0].rebuild_index()
-            return write(*arguments, **options)
+            store.rebuild_index()
+            return write(store, *arguments, **options)
 
     return run
 
@@ -234,8 +234,8 @@ class MemoryStore:
                 undo_to = self._undo_to(connection)
                 versions.append(connection, "quarantine", [id], {}, undo_to=undo_to, manifest=seal)
             elif is_new or same != [id]:
-                position = min((self._present(connection, other)[0] for other in same), default=None)
-                place = Place(self._end(connection) if position is None else position)
+                positions = [at for other in same if (at := self._present(connection, other)[0]) is not None]
+                place = Place(min(positions) if positions else self._end(connection))
                 after = dict.fromkeys(same) | {id: place}
                 if same == [id]:
                     after = {}
@@ -368,7 +368,8 @@ class MemoryStore:
         with self._writing() as connection:
             ids, present = self._select(connection, selector)[0], versions.present(connection)
             trained = entries.trained_on(connection, ids)
-            after = {id: Place(place.position) for id, place in present.items() if place.shared in trained}
+            after: dict[str, Place | None] = {}
+            after |= {id: Place(place.position) for id, place in present.items() if place.shared in trained}
             after |= {id: None for id in ids if id in present}
             versions.append(connection, "forget", ids, after)
             line = versions.record(connection)

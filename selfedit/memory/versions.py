@@ -26,7 +26,7 @@ from selfedit.types import text_hash
 
 FORMAT = 2
 """Of a version's record; 0 and 1 were lines of a file, see `memory.migrate`."""
-START = {"version": 0, "action": None, "memories": [], "undo_to": None}
+START: dict = {"version": 0, "action": None, "memories": [], "undo_to": None}
 
 
 class Place(NamedTuple):
@@ -120,7 +120,7 @@ def append(
             before[id] = Place(position, shared)
             after.setdefault(id, Place(position))
     if action not in ("consolidate", "rollback"):
-        apart = {id: place for id, place in before.items() if place.shared and after[id] and not after[id].shared}
+        apart = {id: place for id, place in before.items() if place.shared and (new := after[id]) and not new.shared}
         extra |= {"apart": ordered(apart)} if apart else {}
     changes = [(id, *columns(before.get(id), after[id])) for id in sorted(after) if before.get(id) != after[id]]
     previous = number(connection)
@@ -133,8 +133,8 @@ def append(
     connection.executemany("DELETE FROM active WHERE memory_id = ?", [(id,) for id in moved])
     places = [(id, place.position) for id, place in moved.items() if place]
     connection.executemany("INSERT INTO active(memory_id, position) VALUES (?, ?)", places)
-    shared = [(place.shared, id) for id, place in after.items() if place]
-    connection.executemany("UPDATE active SET shared = ? WHERE memory_id = ?", shared)
+    answering = [(place.shared, id) for id, place in after.items() if place]
+    connection.executemany("UPDATE active SET shared = ? WHERE memory_id = ?", answering)
     return previous + 1
 
 
