@@ -24,7 +24,7 @@ $(VENV)/.ready: pyproject.toml
 demo: $(VENV)/.ready
 	@$(BIN)/python -m examples.demo
 
-test: $(VENV)/.ready
+test: lint
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.ready

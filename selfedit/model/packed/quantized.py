@@ -1,16 +1,15 @@
 """Frozen weight matrices in the precision of their file, and the products with them.
 
-A GGUF file holds integers of 4 to 8 bits with a scale per 16 or 32 values; fp32 copies of them would take 4 to 8 times
-the memory and carry no more information. So a matrix stays as its file has it (`Layout`), and a product reads it in one
-of two ways. A kernel written for LLVM reads the blocks directly: for one row the vector lanes run along the inputs and
-a block's scale multiplies its sum; for more rows the lanes are rows, and the blocks of a few outputs are widened into the
-cache once and used by all rows. Where BLAS is faster (`_kernel_rows`), some outputs at a
-time are widened to fp32 into a scratch tensor that BLAS then multiplies. Both give the fp32 product up to rounding, and
-widened values equal those of the `gguf` library bit for bit. Kernels are compiled when first needed (about 50 ms each)
-and run on torch's own OpenMP threads; without GNU OpenMP they run on one thread. SELFEDIT_KERNELS=0 switches them off;
-torch then does all of it.
-Left out: GGUF kinds that are not in LAYOUTS (IQ, Q2_K, Q3_K); conversion writes them in fp32.
-Source: the GGUF block formats (ggml-org/ggml, ggml-common.h).
+A GGUF file holds integers of 4 to 8 bits with a scale per 16 or 32 values; fp32 copies of them would take 4 to 8
+times the memory and carry no more information. So a matrix stays as its file has it (`Layout`), and a product reads
+it in one of two ways. A kernel written for LLVM reads the blocks directly: for one row the vector lanes run along the
+inputs and a block's scale multiplies its sum; for more rows the lanes are rows, and the blocks of a few outputs are
+widened into the cache once and used by all rows. Where BLAS is faster (`_kernel_rows`), some outputs at a time are
+widened to fp32 into a scratch tensor that BLAS then multiplies. Both give the fp32 product up to rounding, and
+widened values equal those of the `gguf` library bit for bit. Kernels are compiled when first needed (about 50 ms
+each) and run on torch's own OpenMP threads; without GNU OpenMP they run on one thread. SELFEDIT_KERNELS=0 switches
+them off; torch then does all of it. Left out: GGUF kinds that are not in LAYOUTS (IQ, Q2_K, Q3_K); conversion writes
+them in fp32. Source: the GGUF block formats (ggml-org/ggml, ggml-common.h).
 
 Axes: T rows, I inputs, O outputs.
 """
