@@ -219,7 +219,7 @@ def test_what_the_model_cannot_read_is_left_out_and_said(ran, folder, tmp_path):
     assert (
         [t["id"] for t in result["tasks"]] == ["a", "b"]
         and list(result["left_out"]) == ["long"]
-        and "Left out" in table(result)
+        and "1 of the given tasks are left out" in table(result)
     )
     assert said[-1].endswith("1 of 3 tasks")
     with pytest.raises(SelfeditError, match="task long: .* reads 4096"):
@@ -369,7 +369,7 @@ def test_the_solvable_tasks_are_parted_once_and_whole():
 
 def load_model_stub():
     class Stub:
-        class network:
+        class backend:
             precision = "fp32"
 
     return Stub
@@ -701,7 +701,7 @@ def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, s
         (["adapt", "{}/ids.json"], "'train' is missing"),
         (["adapt", "{}/one.json", "--ask", "{}/ids.json"], "'test' is missing"),
         (["adapt", "{}/one.json", "--recipe", "{}/ids.json"], "a recipe is an object"),
-        (["adapt", "{}/one.json", "--edits", "-1"], "--edits -1"),
+        (["adapt", "{}/one.json", "--edits", "-1"], "--edits: give a whole number from 0"),
         (["adapt", "{}/one.json", "--editor", "{}"], "no editor there"),
     ],
 )

