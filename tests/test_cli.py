@@ -882,8 +882,8 @@ def test_the_models_say_what_they_cost_and_whether_they_are_here(tmp_path, monke
         "here": False,
         "about": "embedded default: small enough for any laptop",
     }
-    (tmp_path / "cache" / "models" / "smollm2-135m").mkdir(parents=True)
-    write(tmp_path / "cache" / "models" / "smollm2-135m" / "config.json", "{}")
+    (tmp_path / "cache" / "models" / f"smollm2-135m{CONVERTED}").mkdir(parents=True)
+    write(tmp_path / "cache" / "models" / f"smollm2-135m{CONVERTED}" / "config.json", "{}")
     assert answer("models", "list")[0]["here"] is True
     assert "smollm2-135m" in output("models", "list")[0]
 

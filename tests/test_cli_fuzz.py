@@ -32,6 +32,7 @@ def leaves(parser: argparse.ArgumentParser, *prefix: str) -> dict[tuple[str, ...
 
 
 LEAVES = leaves(_parser())
+del LEAVES["bench", "store"]  # needs no model, so arguments that are right by chance run for minutes
 
 
 def odd_files(folder: Path) -> list[str]:
