@@ -407,8 +407,8 @@ def test_where_training_is_in_bf16_so_is_all_of_a_task(model, monkeypatch):
             lambda self, *rest, method=method, **named: seen.append(self.network) or method(self, *rest, **named),
         )
     fewshot.try_recipes(mixed, [(MIRROR, Recipe(items=2, epochs=1), 0)])
-    assert len(seen) == 2 + len(READINGS) + 1 and all(network.layers[0].linears["down"].always_half for network in seen)
-    assert not mixed.backend.network.layers[0].linears["down"].always_half
+    assert len(seen) == 2 + len(READINGS) + 1 and all(network.layers[0].linears["down"].always_bf16 for network in seen)
+    assert not mixed.backend.network.layers[0].linears["down"].always_bf16
     assert gold_logprob(mixed, [(MIRROR, None)]) != gold_logprob(model, [(MIRROR, None)])
 
 
