@@ -74,6 +74,17 @@ def test_a_repacked_matrix_has_the_values_of_the_gguf_library_bit_for_bit(kind, 
     assert same_bits(weight.sample(), expected.flatten()[::step])
 
 
+def test_values_are_fp32_whatever_the_default_dtype_of_the_process_is():
+    weight, expected = packed_weight("Q4_1")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert same_bits(weight.values(), expected)
+        x = torch.ones(20, 512, dtype=torch.float32)
+        torch.testing.assert_close(product([weight], x), x @ expected.T, atol=1e-3, rtol=1e-4)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("case", [*LAYOUTS, *DTYPES], ids=str)
 def test_kernels_give_the_fp32_product_and_so_does_torch(case, monkeypatch):
     for kernels in "10":

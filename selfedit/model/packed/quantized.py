@@ -132,7 +132,7 @@ class Weight:
             values = dequantize(data, self.layout) if self.blocked else data.to(self.dtype)
             return values if out is None else out.copy_(values)
         data = data.contiguous()
-        out = torch.empty(len(data), self.inputs) if out is None else out
+        out = torch.empty(len(data), self.inputs, dtype=self.dtype) if out is None else out
         _run(_kernel(self.layout, 0), data.data_ptr(), out, self, len(data))
         return out
 
