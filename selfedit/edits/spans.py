@@ -75,7 +75,7 @@ def keyword_questions(passage: Passage, draws: int, seed: int = 0) -> list[Quest
     The order is: one question for every sentence, then the next question for every sentence, and so on.
     """
     rng = random.Random(seed)
-    # A sentence without spaces (Chinese, Japanese, Thai) cannot be shortened word by word: it would be its own question.
+    # A sentence without spaces (Chinese, Japanese, Thai) cannot be shortened by words: it would be its own question.
     usable = [s for s in sentences(passage.text) if len(words(s)) >= MIN_WORDS and len(s.split()) > 1]
     return [Question(_keyword_question(s, passage.title, rng), (s,), sentence=s) for _ in range(draws) for s in usable]
 
