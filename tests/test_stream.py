@@ -259,7 +259,7 @@ def test_bad_input_is_one_clear_line(folder, tmp_path, ran):
         General(tmp_path)
     for line, message in (
         ("{", "copa.jsonl line 1: not JSON"),
-        ('{"query": "Why?", "choices": ["a", "b"], "gold": 2}', "'gold' is 2; there are choices 0 to 1"),
+        ('{"query": "Why?", "choices": ["a", "b"], "gold": 2}', "'gold' is 2; it must be between 0 and 1"),
     ):
         (tmp_path / "copa.jsonl").write_text(line)
         with pytest.raises(DocumentError, match=message):
