@@ -28,6 +28,8 @@ from selfedit.memory.store import MemoryStore
 from selfedit.text import split_sentences
 from selfedit.types import Example, Passage, SelfEdit, Task, stable_seed
 
+SIZES = (100, 1000)
+"""Numbers of memories at which everything is measured, besides the last."""
 CALLS = 40
 """Per operation and row."""
 MODEL = "m" * 64
@@ -97,7 +99,7 @@ def run(
     store, rows = MemoryStore(home), []
     store._adapters = folders = _TimedFolders(home)
     recent: list[tuple[float, float, float]] = []
-    sizes = sorted({min(size, memories) for size in (100, 1000, memories)})
+    sizes = {*SIZES, memories}
     for done in range(memories):
         spent, start, cpu = folders.seconds, time.perf_counter(), time.process_time()
         _add(store, tasks, done)
