@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import NamedTuple
 
 
 def text_hash(*parts: str) -> str:
@@ -38,6 +39,17 @@ def no_progress(stage: str, done: int, total: int) -> None:
     pass
 
 
+class Unit(NamedTuple):
+    """The smallest part of a document that states something."""
+
+    kind: str
+    """`sentence`, `item` of a list, `row` of a table, `code`, or `field` of a document's header."""
+    text: str
+    """Readable alone: a row has its column headings, code the sentence that introduces it."""
+    headings: tuple[str, ...] = ()
+    """The headings above it, the outermost first, without the title of the document."""
+
+
 @dataclass(frozen=True)
 class Passage:
     """A part of a document that is small enough to be learned at once."""
@@ -51,6 +63,8 @@ class Passage:
     """SHA-256 of the whole document's text, in hex."""
     index: int = 0
     """Position among the passages of its document, from 0."""
+    units: tuple[Unit, ...] = field(default=(), compare=False, repr=False)
+    """What its text states, in order; not stored with a memory."""
 
     @property
     def id(self) -> str:

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "selfedit"
 ROOMS = [  # from below
     {"types", "errors", "config", "disk", "text", "thread_waiting"},
     {"model"},
+    {"documents"},
     {"edits", "judge", "tasks"},
     {"loop"},
     {"memory"},

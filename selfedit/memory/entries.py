@@ -54,7 +54,14 @@ def write(
 def packed(passage: Passage, edits: Sequence[SelfEdit], scores: dict) -> tuple[bytes, bytes]:
     """The columns `edits` and `record`; the latter has the hash of the former."""
     packed_edits = pack([asdict(edit) for edit in edits])
-    return packed_edits, pack({"passage": asdict(passage), "scores": scores, "edits": sha256(packed_edits).hexdigest()})
+    return packed_edits, pack(
+        {"passage": passage_fields(passage), "scores": scores, "edits": sha256(packed_edits).hexdigest()}
+    )
+
+
+def passage_fields(passage: Passage) -> dict:
+    """What is stored of a passage: all but its units, which only studying needs."""
+    return {name: value for name, value in asdict(passage).items() if name != "units"}
 
 
 def insert(connection: sqlite3.Connection, fields: tuple, edits: bytes, seal: str) -> None:

@@ -20,7 +20,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from functools import partial, wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -32,7 +31,7 @@ from selfedit.errors import AdapterError, MemoryStoreError
 from selfedit.loop.journal import Journal
 from selfedit.memory import database, entries, migrate, route, versions
 from selfedit.memory.adapters import ADAPTER_FILES, BEFORE_MIGRATION, AdapterFolders, WriteAdapter, stamp
-from selfedit.memory.entries import COLUMNS, learned_text
+from selfedit.memory.entries import COLUMNS, learned_text, passage_fields
 from selfedit.memory.route import Router
 from selfedit.memory.versions import Place
 from selfedit.types import MemoryEntry, Passage, SelfEdit, text_hash
@@ -427,7 +426,7 @@ class MemoryStore:
             to.mkdir(parents=True, exist_ok=True)
             for name in ADAPTER_FILES:
                 shutil.copyfile(source / name, to / name)
-            disk.write(to / "source.json", disk.json_line(asdict(entry.passage)))
+            disk.write(to / "source.json", disk.json_line(passage_fields(entry.passage)))
             disk.write(to / "scores.json", disk.json_line(entry.scores))
 
     def verify(self) -> dict:
