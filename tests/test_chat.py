@@ -198,21 +198,22 @@ def test_a_template_without_end_is_stopped_and_the_next_one_is_rendered(tmp_path
 def test_a_worker_that_was_killed_is_replaced_and_an_interrupted_request_leaves_no_reply(tmp_path, monkeypatch):
     chat = change_settings(tmp_path, "{{ messages[0].content }}")
     assert chat.decode(chat.ask("First")) == "First"
-    template._worker.kill()
-    template._worker.wait()
+    template.worker.process.kill()
+    template.worker.process.wait()
     assert chat.decode(chat.ask("Second")) == "Second"
 
     class Interrupted:
         def __init__(self, stream):
             self.stream = stream
 
-        def readline(self):
+        def readline(self, limit):
             raise KeyboardInterrupt
 
         def __getattr__(self, name):
             return getattr(self.stream, name)
 
-    monkeypatch.setattr(template._worker, "stdout", Interrupted(template._worker.stdout))
+    process = template.worker.process
+    monkeypatch.setattr(process, "stdout", Interrupted(process.stdout))
     with pytest.raises(KeyboardInterrupt):
         chat.ask("Third")
     assert chat.decode(chat.ask("Fourth")) == "Fourth"
@@ -221,13 +222,13 @@ def test_a_worker_that_was_killed_is_replaced_and_an_interrupted_request_leaves_
 def test_a_forked_process_has_a_worker_of_its_own(tmp_path):
     chat = change_settings(tmp_path, "{{ messages[0].content }}")
     chat.ask("Who?")
-    before = template._worker
+    before = template.worker.process
     child = os.fork()
     if not child:
-        right = chat.decode(chat.ask("Child")) == "Child" and template._worker.pid != before.pid
-        template._stop()
+        right = chat.decode(chat.ask("Child")) == "Child" and template.worker.process.pid != before.pid
+        template.worker.stop()
         os._exit(0 if right else 1)
-    assert os.waitpid(child, 0)[1] == 0 and template._worker is before and chat.decode(chat.ask("Parent")) == "Parent"
+    assert os.waitpid(child, 0)[1] == 0 and template.worker.process is before and chat.decode(chat.ask("Parent")) == "Parent"
 
 
 def test_of_several_named_templates_the_default_is_taken(tmp_path):

@@ -1,16 +1,10 @@
-"""Renders chat templates, one JSON request per line of standard input, one JSON reply per line of standard output.
+"""Renders chat templates in a child process (`selfedit.worker`), started by `template.py`.
 
-A process of its own, started by `template.py` and independent of the rest of the package: a template is code from
-outside, and a sandbox limits what it reaches, but neither its time nor its memory. The process ends itself when a
-template takes too long, even inside a single operation of the interpreter.
+A template is code from outside: a sandbox limits what it reaches, but neither its time nor its memory.
 The environment is the one that `transformers` documents for chat templates; tests/test_chat.py compares the two.
 """
 
-import faulthandler
 import json
-import os
-import signal
-import sys
 from datetime import date
 from functools import lru_cache
 
@@ -19,7 +13,8 @@ from jinja2.exceptions import TemplateError
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MEMORY = 2**30
+from selfedit.worker import serve
+
 LONGEST = 2**22
 """Characters of a rendered text."""
 
@@ -63,24 +58,14 @@ def render(template: str, today: str, variables: dict) -> str:
     return "".join(parts)
 
 
+def answer(template: str, today: str, variables: dict) -> dict:
+    try:
+        return {"text": render(template, today, variables)}
+    except MemoryError:
+        raise
+    except Exception as error:  # a template may raise anything
+        return {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+
+
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the process that started this one
-    if os.name == "posix":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    nowhere = open(os.devnull, "w")
-    for line in sys.stdin.buffer:
-        request = json.loads(line)
-        faulthandler.dump_traceback_later(request.pop("seconds"), exit=True, file=nowhere)
-        try:
-            reply = {"text": render(**request)}
-        except Exception as error:  # a template may raise anything
-            reply = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
-        faulthandler.cancel_dump_traceback_later()
-        sys.stdout.write(json.dumps(reply) + "\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()
+    serve(answer)
