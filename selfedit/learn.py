@@ -8,14 +8,17 @@ settings and the user's questions only, so passages of other documents can be ad
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from selfedit.config import GateConfig, LearnConfig
+from selfedit.documents.passages import WHOLE_FACTOR
 from selfedit.edits.propose import propose
 from selfedit.edits.quiz import check, questions_as_edit, questions_from_rewordings, study_questions, write_quiz
+from selfedit.errors import ModelError
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_questions
 from selfedit.loop.journal import Journal, write_json
@@ -28,7 +31,11 @@ from selfedit.memory.screen import captured, find_suspicious_patterns
 from selfedit.memory.store import MemoryStore, learned_text
 from selfedit.model.backend import Adapters
 from selfedit.model.load import Model
+from selfedit.text import count_words
 from selfedit.types import Passage, Progress, Question, Trial, no_progress, stable_seed, text_hash
+
+REQUEST_TOKENS = 640
+"""Space for the longest request about a passage and its answer, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,10 @@ class PassageReport:
     stored in the run's record, which would keep another source's text after that source is forgotten."""
     quarantined: str | None = None
     """The memory that waits for the user's approval; `reason` says why."""
+    words: int = 0
+    """Length of the passage; 0 in the record of an older version."""
+    failed: bool = False
+    """Whether the model cannot read the passage; `reason` says why. This is not recorded, so it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,7 @@ class LearnReport:
             "memories": [r.memory for r in done if r.memory],
             "superseded": self.superseded,
             "quarantined": [r.quarantined for r in done if r.quarantined],
+            "failed": [{"title": r.title, "reason": r.reason} for r in done if r.failed],
         }
 
 
@@ -102,7 +114,8 @@ def learn(
     also repeat passages that an earlier run finished without keeping anything. `progress`: the stage `passage` marks
     the beginning of each passage. `notify`: receives a line for the user. A passage that occurs in several documents is
     learned once. When all passages of a document are done, memories of passages that are no longer in it are
-    superseded, unless one of the new memories is in quarantine or none was kept.
+    superseded, unless one of the new memories is in quarantine or none was kept. A passage that the model cannot read
+    is reported, and the others are learned; raises ModelError if it can read none.
     """
     store.check_writable()  # before the work, not after it
     user_questions = assign(quiz, passages)
@@ -125,13 +138,18 @@ def learn(
     last = {passage.source: i for i, passage in enumerate(passages)}
     superseded: list[str] = []
     reported: set[str] = set()
+    failure: ModelError | None = None
     for i, passage in enumerate(passages):
         progress("passage", i, len(passages))
         if passage.id not in reports:
-            report = learn_passage(
-                model, passage, store, config, quiz=user_questions.get(passage.id) if quiz else None, progress=progress
-            )
-            run.add(report)
+            questions = user_questions.get(passage.id) if quiz else None
+            try:
+                report = learn_passage(model, passage, store, config, quiz=questions, progress=progress)
+            except ModelError as error:
+                failure = failure or error
+                report = _failed(passage, error)
+            else:
+                run.add(report)
             reports[passage.id] = report
             if memory := report.memory or report.quarantined:
                 store.add_sources({memory: sources[passage.id]})
@@ -140,9 +158,12 @@ def learn(
             on_report(reports[passage.id])
         if last[passage.source] == i:
             document = [p for p in passages if p.source == passage.source]
-            if any(reports[p.id].memory for p in document) and not any(reports[p.id].quarantined for p in document):
+            settled = not any(reports[p.id].quarantined or reports[p.id].failed for p in document)
+            if settled and any(reports[p.id].memory for p in document):
                 superseded += store.supersede(document, model.fingerprint, last.keys())
     progress("passage", len(passages), len(passages))
+    if failure and all(report.failed for report in reports.values()):
+        raise failure
     active = set(store.active_ids())  # a passage that left one document may have been kept for another one since
     return LearnReport([reports[id] for id in sources], [id for id in superseded if id not in active])
 
@@ -228,7 +249,32 @@ def learn_passage(
         dropped=dict(written.dropped + reasons + proposal.dropped),
         disagrees=disagrees,
         quarantined=entry.id if suspicious else None,
+        words=count_words(passage.text),
     )
+
+
+def _failed(passage: Passage, error: ModelError) -> PassageReport:
+    counts = dict.fromkeys(
+        ("edits_tried", "edits_kept", "questions", "correct_before", "correct_after", "size_bytes"), 0
+    )
+    return PassageReport(
+        passage.id, passage.title, None, str(error), general_change=None, seconds=0.0, failed=True, **counts
+    )
+
+
+def passage_length(model: Model, passage_words: int) -> Callable[[str], int]:
+    """Measures texts so that a passage of `passage_words` fits the model's positions, with a request and an answer.
+
+    That is the number of words, or more for a text with unusually many tokens per word.
+    """
+    positions = model.backend.max_positions
+    room = (positions - min(REQUEST_TOKENS, positions // 2)) / WHOLE_FACTOR
+
+    def length(text: str) -> int:
+        tokens = len(model.chat.encode(text)) if len(text) < 100_000 else len(text)
+        return max(count_words(text), math.ceil(tokens * passage_words / room))
+
+    return length
 
 
 def candidates(edits: Sequence, each_alone: bool = False) -> list[Candidate]:

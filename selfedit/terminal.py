@@ -106,6 +106,7 @@ def flush(stream) -> OSError | None:
 # Progress
 
 STAGES = {
+    "read": "reading documents",
     "passage": "passages",
     "write": "writing self-edits",
     "questions": "writing questions",
@@ -214,6 +215,29 @@ def report_table(report) -> None:
         ("quarantined", ", ".join(summary["quarantined"])),
     ]
     _print_table(("", ""), [row for row in rows if row[1]], title="learned", show_header=False)
+
+
+def reading_tables(reading: dict) -> None:
+    """What `learn --dry-run` found: the passages, what is left out, and the sums."""
+    rows = [
+        (one_line(p["title"]), one_line(p["source"]), str(p["words"]), str(len(p["units"])))
+        for p in reading["passages"]
+    ]
+    _print_table(("passage", "source", "words", "units"), rows, title="would be learned")
+    if reading["skipped"]:
+        say("")
+        rows = [(one_line(s["source"]), one_line(s["reason"])) for s in reading["skipped"]]
+        _print_table(("source", "why"), rows, title="left out")
+    seconds, words = reading["seconds_expected"], sum(p["words"] for p in reading["passages"])
+    takes = "time unknown for this model" if seconds is None else f"about {_duration(seconds)} to learn"
+    say(f"\n{len(reading['passages']):,} passages, {words:,} words, {takes}; {len(reading['skipped']):,} left out")
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def memory_table(entries, in_force: set[str], history: list[dict]) -> None:

@@ -228,7 +228,11 @@ def test_a_forked_process_has_a_worker_of_its_own(tmp_path):
         right = chat.decode(chat.ask("Child")) == "Child" and template.worker.process.pid != before.pid
         template.worker.stop()
         os._exit(0 if right else 1)
-    assert os.waitpid(child, 0)[1] == 0 and template.worker.process is before and chat.decode(chat.ask("Parent")) == "Parent"
+    assert (
+        os.waitpid(child, 0)[1] == 0
+        and template.worker.process is before
+        and chat.decode(chat.ask("Parent")) == "Parent"
+    )
 
 
 def test_of_several_named_templates_the_default_is_taken(tmp_path):

@@ -1,21 +1,14 @@
 """Documents in every format become passages; what cannot be read is one clear line."""
 
-import logging
-import os
-import tempfile
-import threading
-import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from pypdf import PdfReader, PdfWriter
 
+from selfedit.documents.old_passages import count_words, split_passages
+from selfedit.documents.read import read_documents, read_text
 from selfedit.errors import DocumentError
-from selfedit.tasks.documents import read_documents, read_text
-from selfedit.tasks.passages import count_words, split_passages
 
 
 def sentences(words: int, word: str = "word") -> str:
@@ -31,7 +24,7 @@ def write(folder: Path, name: str, content: str | bytes) -> str:
 
 
 def texts(*sources: str, **options) -> list[str]:
-    return [passage.text for passage in read_documents(sources, **options)]
+    return [passage.text for passage in read_documents(sources, **options).passages]
 
 
 def refusal(*sources: str, **options) -> str:
@@ -182,24 +175,24 @@ def test_text_is_normalised_but_keeps_its_indentation(tmp_path):
 
 
 def test_a_document_without_a_title_is_titled_by_its_file_name(tmp_path):
-    (passage,) = read_documents([write(tmp_path, "release_notes-2026.txt", "Nothing new this year.")])
+    (passage,) = read_documents([write(tmp_path, "release_notes-2026.txt", "Nothing new this year.")]).passages
     assert (passage.title, passage.source) == ("release notes 2026", str(tmp_path / "release_notes-2026.txt"))
 
 
 def test_markdown_is_titled_by_its_first_heading_outside_a_fence(tmp_path):
     path = write(tmp_path, "a.md", "```sh\n# not this\n```\n# The *Guide* #\n\nText.")
-    assert read_documents([path])[0].title == "The *Guide*"
+    assert read_documents([path]).passages[0].title == "The *Guide*"
 
 
 def test_a_comment_in_source_code_is_no_heading(tmp_path):
     path = write(tmp_path, "my_tool.py", "# A comment\nprint('hello')\n")
-    (passage,) = read_documents([path])
+    (passage,) = read_documents([path]).passages
     assert (passage.title, passage.text) == ("my tool", "# A comment\nprint('hello')")
 
 
 def test_underlined_headings_of_restructured_text_are_headings(tmp_path):
     text = f"=====\nGuide\n=====\n\nInstalling\n----------\n\n{sentences(90)}\n\nUsing\n-----\n\n{sentences(90, 'b')}"
-    passages = read_documents([write(tmp_path, "a.rst", text)], passage_words=100)
+    passages = read_documents([write(tmp_path, "a.rst", text)], passage_words=100).passages
     assert [passage.title for passage in passages] == ["Guide — Installing", "Guide — Using"]
     assert passages[0].text.startswith("# Guide\n\n## Installing\n\nWord0 ")
 
@@ -212,7 +205,7 @@ def test_html_becomes_markdown_without_the_page_around_it(tmp_path):
       this.<p>Then that &amp; more.</p> <ul><li><p>one</p></li><li> two</li></ul>
       <pre>def f():
     return 1</pre><table><tr><td>a</td><td>b</td></tr></table><script>bad()</script><footer>(c)</footer></html>"""
-    (passage,) = read_documents([write(tmp_path, "a.html", html)])
+    (passage,) = read_documents([write(tmp_path, "a.html", html)]).passages
     assert passage.title == "My page"
     assert passage.text == (
         "## Setting up\n\nFirst do this.\n\nThen that & more.\n\n- one\n\n- two\n\n"
@@ -222,7 +215,7 @@ def test_html_becomes_markdown_without_the_page_around_it(tmp_path):
 
 def test_html_without_a_title_is_titled_by_its_first_heading(tmp_path):
     path = write(tmp_path, "a.htm", "<title></title><article><header><h1>Hello</h1></header><p>Text.</p></article>")
-    assert read_documents([path])[0].title == "Hello"
+    assert read_documents([path]).passages[0].title == "Hello"
 
 
 def test_thousands_of_paragraphs_that_are_never_closed_are_read(tmp_path):
@@ -237,14 +230,14 @@ def test_html_is_decoded_as_it_declares(tmp_path):
 
 
 def test_a_pdf_gives_its_text(tmp_path):
-    (passage,) = read_documents([write(tmp_path, "a_paper.pdf", pdf_with_text("Lobsters are blue."))])
+    (passage,) = read_documents([write(tmp_path, "a_paper.pdf", pdf_with_text("Lobsters are blue."))]).passages
     assert (passage.title, passage.text) == ("a paper", "Lobsters are blue.")
 
 
 def test_a_pdf_is_known_by_its_first_bytes_and_titled_by_its_metadata(tmp_path):
     writer = PdfWriter(clone_from=PdfReader(BytesIO(pdf_with_text("Lobsters are blue."))))
     writer.add_metadata({"/Title": "On Lobsters"})
-    assert read_documents([write(tmp_path, "download", pdf_from(writer))])[0].title == "On Lobsters"
+    assert read_documents([write(tmp_path, "download", pdf_from(writer))]).passages[0].title == "On Lobsters"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -252,244 +245,3 @@ def test_utf_8_and_whatever_has_a_byte_order_mark_is_read(tmp_path, encoding):
     path = write(tmp_path, "a.txt", "naïve café".encode(encoding))
     assert texts(path) == ["naïve café"]
     assert read_text(path) == "naïve café"
-
-
-# Folders and several sources
-
-
-def test_a_folder_is_read_in_order_without_what_is_hidden_or_of_another_type(tmp_path):
-    for name in ["b.md", "a.txt", "sub/c.md", ".secret.md", ".git/d.md", "picture.png", "sub/.e.txt"]:
-        write(tmp_path, name, f"Text of {name}")
-    assert texts(str(tmp_path)) == ["Text of a.txt", "Text of b.md", "Text of sub/c.md"]
-
-
-def test_a_bad_file_in_a_folder_is_skipped_with_its_reason(tmp_path):
-    good, empty = write(tmp_path, "good.txt", "Good text."), write(tmp_path, "empty.txt", "")
-    binary, broken = write(tmp_path, "binary.txt", b"a\0b"), tmp_path / "broken.txt"
-    broken.symlink_to(tmp_path / "gone")
-    skipped: list[str] = []
-    (passage,) = read_documents([str(tmp_path)], on_skip=skipped.append)
-    assert passage.source == good
-    assert [reason.split(": ")[0].strip("'") for reason in skipped] == [binary, str(broken), empty]
-
-
-def test_a_file_that_is_named_outright_is_read_whatever_its_suffix(tmp_path):
-    assert texts(write(tmp_path, "notes.png", "Not a picture.")) == ["Not a picture."]
-
-
-def test_the_same_passage_is_given_once_for_each_document_that_has_it(tmp_path):
-    first, second = write(tmp_path, "x/a.md", "# One\n\nSame."), write(tmp_path, "y/a.md", "# One\n\nSame.\n")
-    one, other = read_documents([first, second, first])
-    assert one.id == other.id and (one.source, other.source) == (first, second)
-
-
-def test_a_file_name_that_is_not_unicode_does_no_harm(tmp_path):
-    path = os.path.join(os.fsencode(tmp_path), b"caf\xe9.txt")
-    with open(path, "w") as file:
-        file.write("Some text.")
-    (passage,) = read_documents([str(tmp_path)])
-    assert (passage.title, passage.text, len(passage.id)) == ("caf?", "Some text.", 16)
-
-
-# What cannot be read
-
-
-def test_a_missing_path_is_refused(tmp_path):
-    assert "no such file or folder" in refusal(str(tmp_path / "gone.txt"))
-    assert "a web address starts with http" in refusal("www.example.com/page")
-    assert "no such file or folder" in refusal("")
-    assert "no such file or folder" in refusal("a\0b")
-
-
-def test_an_empty_file_is_refused(tmp_path):
-    assert "empty" in refusal(write(tmp_path, "a.txt", ""))
-
-
-@pytest.mark.parametrize(("name", "content"), [("a.txt", " \n\t\n "), ("a.html", "<p> <script>x</script></p>")])
-def test_a_file_of_white_space_or_markup_alone_is_refused(tmp_path, name, content):
-    assert "only white space or markup" in refusal(write(tmp_path, name, content))
-
-
-@pytest.mark.parametrize("name", ["a.txt", "a.html", "a.docx"])
-def test_a_binary_file_is_refused(tmp_path, name):
-    assert "a binary file" in refusal(write(tmp_path, name, b"PK\x03\x04\0\0\0text"))
-
-
-def test_another_encoding_is_refused(tmp_path):
-    message = refusal(write(tmp_path, "a.txt", "café au lait".encode("latin-1")))
-    assert "position 3" in message and "save it as UTF-8" in message
-
-
-def test_a_large_file_is_refused_before_it_is_read(tmp_path):
-    path = tmp_path / "large.txt"
-    with path.open("wb") as file:
-        file.truncate(200_000_000)  # sparse: takes no space
-    assert "200.0 MB, over the limit of 20 MB" in refusal(str(path))
-
-
-def test_a_pdf_without_text_is_refused_with_the_advice_to_use_ocr(tmp_path):
-    writer = PdfWriter()
-    writer.add_blank_page(200, 200)
-    assert "a PDF without text" in (message := refusal(write(tmp_path, "a.pdf", pdf_from(writer)))) and "OCR" in message
-
-
-def test_an_encrypted_pdf_is_refused(tmp_path):
-    writer = PdfWriter(clone_from=PdfReader(BytesIO(pdf_with_text("Secret."))))
-    writer.encrypt("password", algorithm="RC4-128")
-    assert "an encrypted PDF" in refusal(write(tmp_path, "a.pdf", pdf_from(writer)))
-
-
-@pytest.mark.parametrize("content", [b"%PDF-1.4 and then nonsense", b"no PDF at all", pdf_with_text("Cut off.")[:200]])
-def test_a_damaged_pdf_is_refused_without_noise_in_the_log(tmp_path, content, caplog):
-    with caplog.at_level(logging.DEBUG):
-        message = refusal(write(tmp_path, "a.pdf", content))
-    assert "a damaged PDF" in message or "a PDF without text" in message
-    assert [record for record in caplog.records if record.name.startswith("pypdf")] == []
-
-
-def test_damaged_html_is_refused(tmp_path):
-    assert "damaged HTML" in refusal(write(tmp_path, "a.html", "<p>text <![nonsense <p>"))
-
-
-def test_a_folder_with_nothing_readable_is_refused(tmp_path):
-    write(tmp_path, "picture.png", b"\x89PNG")
-    assert "no readable document" in refusal(str(tmp_path))
-
-
-def test_a_device_is_refused():
-    assert "neither a file nor a folder" in refusal("/dev/null")
-
-
-@contextmanager
-def no_privileges():
-    """root may read everything, so a test of permissions acts as somebody else."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-def test_what_may_not_be_read_is_refused():
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        path = write(folder, "a.txt", "text")
-        closed = folder / "closed"
-        closed.mkdir()
-        os.chmod(path, 0)
-        os.chmod(closed, 0)
-        os.chmod(folder, 0o755)
-        with no_privileges():
-            assert "the folder cannot be listed (Permission denied)" in refusal(str(closed))
-            assert "cannot be read (Permission denied)" in refusal(path)
-            assert "cannot be read (Permission denied)" in refusal(str(closed / "b.txt"))
-            skipped: list[str] = []
-            assert "no readable document" in refusal(name, on_skip=skipped.append)
-            assert len(skipped) == 2
-        os.chmod(closed, 0o700)
-
-
-# The web
-
-
-class Pages(BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path == "/moved":
-            self.send_response(302)
-            self.send_header("location", "/page")
-            self.end_headers()
-            return
-        content_type, body = {
-            "/page": ("text/html; charset=utf-8", "<title>Página</title><p>Text of the page.</p>".encode()),
-            "/user-guide.txt": ("text/plain; charset=iso-8859-1", "café".encode("latin-1")),
-            "/paper": ("application/pdf", pdf_with_text("Lobsters are blue.")),
-            "/picture": ("image/png", b"\x89PNG\r\n\0\0\0\r"),
-            "/large": ("text/plain", b"many words " * 10_000),
-            "/silent": ("text/plain", b""),
-            "/trickle": ("text/plain", b"0123456789" * 10),
-        }.get(self.path, ("text/plain", None))
-        self.send_response(200 if body is not None else 404)
-        self.send_header("content-type", content_type)
-        self.end_headers()
-        for byte in body if self.path == "/trickle" else []:
-            time.sleep(0.1)
-            self.wfile.write(bytes([byte]))
-        if self.path == "/silent":
-            time.sleep(10)
-        elif self.path != "/trickle":
-            self.wfile.write(body or b"")
-
-    def log_message(self, *args):
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    def handle_error(self, request, client_address):
-        """A client that hangs up, as it does on too much or too slow an answer, is no error."""
-
-
-@pytest.fixture(scope="module")
-def site():
-    with Server(("127.0.0.1", 0), Pages) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-def test_a_page_is_fetched_through_a_redirect(site):
-    (passage,) = read_documents([f"{site}/moved"])
-    assert (passage.title, passage.text, passage.source) == ("Página", "Text of the page.", f"{site}/moved")
-
-
-def test_a_text_from_the_web_is_decoded_as_the_server_says_and_titled_by_its_address(site):
-    (passage,) = read_documents([f"{site}/user-guide.txt"])
-    assert (passage.title, passage.text) == ("user guide", "café")
-
-
-def test_a_pdf_is_fetched(site):
-    assert texts(f"{site}/paper") == ["Lobsters are blue."]
-
-
-def test_an_address_that_is_not_found_is_refused(site):
-    assert "the server answered 404" in refusal(f"{site}/gone")
-
-
-def test_a_picture_from_the_web_is_refused(site):
-    assert "a binary file" in refusal(f"{site}/picture")
-
-
-def test_an_oversize_download_is_broken_off(site):
-    assert "over the limit of 0.01 MB" in refusal(f"{site}/large", max_bytes=10_000)
-
-
-@pytest.mark.parametrize("page", ["silent", "trickle"])
-def test_a_slow_server_is_given_up_on(site, page):
-    started = time.monotonic()
-    assert "no complete response within 0.3 s" in refusal(f"{site}/{page}", timeout_s=0.3)
-    assert time.monotonic() - started < 5
-
-
-def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path):
-    with pytest.raises(DocumentError, match="a folder; name a file in it"):
-        read_text(tmp_path)
-
-
-def test_a_server_that_does_not_answer_is_refused():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
-        closed_port = server.server_port
-    assert "cannot be fetched" in refusal(f"http://127.0.0.1:{closed_port}/")
-
-
-@pytest.mark.parametrize("url", ["http://", "http://[::1", "https://a b/", "http://127.0.0.1:99999999/"])
-def test_an_impossible_address_is_refused(url):
-    assert "cannot be fetched" in refusal(url)

@@ -10,8 +10,10 @@ from selfedit.cli.options import (
     NOTHING_KEPT,
     STOPPED,
     add_backend,
+    add_intake,
     add_json,
     add_settings,
+    intake,
     open_model,
     open_store,
     path,
@@ -26,7 +28,13 @@ from selfedit.terminal import can_ask, confirmed, note, one_line, say, show_json
 def add(commands, common: argparse.ArgumentParser, with_backend: argparse.ArgumentParser) -> None:
     learn = commands.add_parser("learn", parents=[common, with_backend], help="turn documents into tested memories")
     learn.add_argument(
-        "sources", nargs="+", metavar="DOCS", help="files, folders or URLs: text, Markdown, code, HTML, PDF"
+        "sources", nargs="+", metavar="DOCS", help="files, folders, URLs, or published packages (package:NAME@VERSION)"
+    )
+    add_intake(learn)
+    learn.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show what would be read, how it would be split, what is left out and why, and how long it would take",
     )
     learn.add_argument(
         "--quiz", type=path, metavar="FILE", help="your own judging questions: JSONL of question, answer"
@@ -125,19 +133,26 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
 
 
 def _learn(arguments) -> int:
-    from selfedit.learn import learn
-    from selfedit.tasks.documents import read_documents
+    from selfedit.documents.read import load_documents, split_documents
     from selfedit.tasks.questions import load_quiz
     from selfedit.terminal import Progress, report_table
 
     config = _learn_config(arguments)
     quiz = load_quiz(arguments.quiz) if arguments.quiz else []
+    if arguments.dry_run:
+        return _show_reading(arguments, config.passage_words)
     with Progress(quiet=arguments.json) as progress:
-        passages = read_documents(arguments.sources, passage_words=config.passage_words, on_skip=progress.note)
+        documents, skipped = load_documents(arguments.sources, intake(arguments), progress.stage)
+        if not arguments.json:
+            for source, reason in skipped:
+                progress.note(f"left out: {source}: {reason}")
+        from selfedit.learn import learn, passage_length
+
         store, model = open_store(arguments, writes=True), open_model(arguments, progress.note)
+        length = passage_length(model, config.passage_words)
         report = learn(
             model,
-            passages,
+            split_documents(documents, config.passage_words, length),
             store,
             config,
             quiz=quiz,
@@ -146,7 +161,7 @@ def _learn(arguments) -> int:
             notify=progress.note,
             on_report=progress.report,
         )
-    summary = report.summary()
+    summary = report.summary() | {"skipped": [one._asdict() for one in skipped]}
     show(arguments, summary, lambda: report_table(report))
     if summary["memories"]:
         return 0
@@ -154,6 +169,33 @@ def _learn(arguments) -> int:
         quarantined = "what passed the test waits for `selfedit memory approve`"
         note(quarantined if summary["quarantined"] else "nothing was kept; the reasons are above")
     return NOTHING_KEPT
+
+
+def _show_reading(arguments, passage_words: int) -> int:
+    from selfedit.documents.read import read_documents
+    from selfedit.estimate import seconds_expected
+    from selfedit.memory.store import default_home
+    from selfedit.terminal import Progress, reading_tables
+    from selfedit.text import count_words
+
+    with Progress(quiet=arguments.json) as progress:
+        reading = read_documents(
+            arguments.sources, passage_words=passage_words, intake=intake(arguments), progress=progress.stage
+        )
+    seconds = seconds_expected(reading.passages, arguments.home or default_home(), arguments.model)
+    passages = [
+        {
+            "source": passage.source,
+            "title": passage.title,
+            "text": passage.text,
+            "words": count_words(passage.text),
+            "units": [{"kind": unit.kind, "text": unit.text} for unit in passage.units],
+        }
+        for passage in reading.passages
+    ]
+    value = {"passages": passages, "skipped": [one._asdict() for one in reading.skipped], "seconds_expected": seconds}
+    show(arguments, value, lambda: reading_tables(value))
+    return 0
 
 
 def _learn_config(arguments) -> LearnConfig:

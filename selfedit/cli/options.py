@@ -113,6 +113,19 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_intake(parser: argparse.ArgumentParser) -> None:
+    for name, what in (
+        ("include", "files in folders and packages that are read although they would be left out"),
+        ("exclude", "files that are not read"),
+    ):
+        parser.add_argument(
+            f"--{name}", action="append", default=[], metavar="PATTERN", help=f"{what}; as in .gitignore, repeatable"
+        )
+    parser.add_argument(
+        "--allow-private", action="store_true", help="also read web addresses in private networks and on this machine"
+    )
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
@@ -143,6 +156,12 @@ def open_store(arguments, *, writes: bool = False):
     if writes:
         store.check_writable()
     return store
+
+
+def intake(arguments):
+    from selfedit.documents.read import Intake
+
+    return Intake(arguments.include, arguments.exclude, arguments.allow_private)
 
 
 def open_model(arguments, notify: Callable[[str], None]):

@@ -443,7 +443,7 @@ def _bench_stream(arguments) -> int:
 
 def _bench_routing(arguments) -> int:
     from selfedit.bench import routing
-    from selfedit.tasks.documents import read_documents
+    from selfedit.documents.read import read_documents
     from selfedit.tasks.load import load_tasks
     from selfedit.tasks.questions import load_prompts
     from selfedit.terminal import Progress
@@ -451,7 +451,7 @@ def _bench_routing(arguments) -> int:
 
     methods = listed(arguments.methods) if arguments.methods else routing.METHODS
     tasks = [task for file in arguments.data for task in load_tasks(file, without_questions=True)]
-    texts = {passage.id: passage for passage in (read_documents(arguments.texts) if arguments.texts else [])}
+    texts = {passage.id: passage for passage in (read_documents(arguments.texts).passages if arguments.texts else [])}
     tasks += [Task(passage, ()) for passage in texts.values()]
     asks = [
         load_prompts(file) if ".jsonl" in file.suffixes else [q for task in load_tasks(file) for q in task.questions]
@@ -583,10 +583,10 @@ def _arc_tasks(named: str, arguments, most: int | None) -> list:
 
 def _adapt(arguments) -> int:
     from selfedit.adapt import adapt
+    from selfedit.documents.read import read_text
     from selfedit.edits.recipe import Recipe, read_recipe
     from selfedit.loop.domains.fewshot import load_recipe_editor
     from selfedit.tasks.arc import read_task
-    from selfedit.tasks.documents import read_text
     from selfedit.tasks.records import MAX_BYTES
     from selfedit.terminal import Progress, show_grids
 

@@ -42,7 +42,13 @@ def public_url(url: str) -> str:
 
 
 def fetch(
-    url: str, *, max_bytes: int, seconds: float, allow_private: bool = False, trusted: Collection[str] = (), accept: str = "*/*"
+    url: str,
+    *,
+    max_bytes: int,
+    seconds: float,
+    allow_private: bool = False,
+    trusted: Collection[str] = (),
+    accept: str = "*/*",
 ) -> Raw:
     """Fetches a document, through at most MAX_REDIRECTS redirects. Raises DocumentError.
 
@@ -94,7 +100,9 @@ def _parsed(url: str) -> httpx.URL:
 
     try:
         address = httpx.URL(url.strip())
-        fault = "" if address.scheme in ("http", "https") else f"{address.scheme or 'no scheme'} instead of http or https"
+        fault = (
+            "" if address.scheme in ("http", "https") else f"{address.scheme or 'no scheme'} instead of http or https"
+        )
         fault = fault or ("" if address.host else "no host")
         str(address), address.port
     except (httpx.InvalidURL, ValueError) as error:
@@ -118,7 +126,12 @@ def _get(
 
     proxies, host = getproxies(), address.raw_host.decode("ascii")
     proxy = None if proxy_bypass(host) else proxies.get(address.scheme) or proxies.get("all")
-    headers = {"host": address.netloc.decode("ascii"), "user-agent": "selfedit", "accept": accept, "accept-encoding": "gzip"}
+    headers = {
+        "Host": address.netloc.decode("ascii"),
+        "user-agent": "selfedit",
+        "accept": accept,
+        "accept-encoding": "gzip",
+    }
     auth = (address.username, address.password) if address.userinfo else None
     addresses = _checked_addresses(source, address, host, allow_private, must_resolve=not proxy)
     failure: httpx.ConnectError | None = None
@@ -145,9 +158,8 @@ def _received(response: httpx.Response, address: httpx.URL, source: str, max_byt
     for chunk in response.iter_raw():
         body += chunk
         if len(body) > max_bytes:
-            raise DocumentError(
-                f"{source}: over the limit of {max_bytes / 1e6:g} MB; save the part you need to a file, or raise max_bytes"
-            )
+            limit = f"over the limit of {max_bytes / 1e6:g} MB"
+            raise DocumentError(f"{source}: {limit}; save the part you need to a file, or raise max_bytes")
     data = bytes(body) if encoding == "identity" else unzipped(source, bytes(body), max_bytes)
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     name = address.path.rstrip("/").rpartition("/")[2] or address.host
@@ -159,7 +171,9 @@ def _checked_addresses(
 ) -> list[str]:
     """The addresses of the host. Raises DocumentError if one is private and this is not allowed."""
     try:
-        found = socket.getaddrinfo(host, address.port or {"http": 80, "https": 443}[address.scheme], type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(
+            host, address.port or {"http": 80, "https": 443}[address.scheme], type=socket.SOCK_STREAM
+        )
     except (OSError, UnicodeError):
         if must_resolve:
             raise

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TypeVar
 
+from selfedit.documents.read import read_text
 from selfedit.errors import DocumentError
-from selfedit.tasks.documents import read_text
 from selfedit.types import as_utf8
 
 T = TypeVar("T", str, int, list, dict, bool)

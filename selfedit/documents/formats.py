@@ -16,8 +16,8 @@ from io import BytesIO
 from pathlib import PurePath
 from typing import NamedTuple
 
+from selfedit.documents.old_passages import heading_text
 from selfedit.errors import DocumentError
-from selfedit.tasks.passages import heading_text
 from selfedit.types import as_utf8
 
 HTML = frozenset({".html", ".htm", ".xhtml"})
