@@ -81,14 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"selfedit {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--home", type=path, help="memory home (default: SELFEDIT_HOME, or the XDG data folder)")
     add_json(common)
-    with_model = argparse.ArgumentParser(add_help=False)
-    with_model.add_argument(
-        "--model", default=DEFAULT_MODEL, help="catalog name, folder, GGUF file or hub id (default: %(default)s)"
-    )
-    with_backend = argparse.ArgumentParser(add_help=False, parents=[with_model])
+    with_model = Parser(add_help=False)
+    with_model.add_argument("--model", default=DEFAULT_MODEL, help="catalog name, folder, GGUF file or hub id")
+    with_backend = Parser(add_help=False, parents=[with_model])
     add_backend(with_backend)
     memories.add(commands, common, with_backend)
     studies.add(commands, with_model, with_backend)

