@@ -15,41 +15,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache, lru_cache
+from itertools import pairwise
 from math import log
 
 import regex
 import sentencex
 import Stemmer
 
-_STEMMERS = dict(
-    ar="arabic",
-    ca="catalan",
-    cs="czech",
-    da="danish",
-    de="german",
-    el="greek",
-    es="spanish",
-    et="estonian",
-    eu="basque",
-    fi="finnish",
-    fr="french",
-    ga="irish",
-    hi="hindi",
-    hu="hungarian",
-    hy="armenian",
-    id="indonesian",
-    it="italian",
-    lt="lithuanian",
-    nl="dutch",
-    no="norwegian",
-    pl="polish",
-    pt="portuguese",
-    ro="romanian",
-    ru="russian",
-    sv="swedish",
-    ta="tamil",
-    tr="turkish",
-)
+_STEMMED = frozenset("ar ca cs da de el es et eu fi fr ga hi hu hy id it lt nl no pl pt ro ru sv ta tr".split())
+"""Languages whose endings Snowball removes; for English see `_ENGLISH_ENDING`."""
 _LATIN = "ca cs da de en es et eu fi fr ga hu id it lt nl no pl pt ro sv tr".split()
 _SCRIPTS = {
     script: regex.compile(rf"[{characters}]")
@@ -151,8 +125,8 @@ def stem(word: str, language: str = "en") -> str:
     if language == "en":
         word = without_accents(word)
         return word if word in _RANKS else _ENGLISH_ENDING.sub("", word)
-    if language in _STEMMERS:
-        word = _stemmer(_STEMMERS[language]).stemWord(word)
+    if language in _STEMMED:
+        word = _stemmer(language).stemWord(word)
     return without_accents(word)
 
 
@@ -198,16 +172,16 @@ def _function_characters() -> frozenset[str]:
 def terms(text: str, language: str) -> list[tuple[str, str]]:
     """What retrieval compares, in order, as (spelling, term): each word; in unspaced scripts each run of two characters
     (three in the scripts of South East Asia, whose characters tell less)."""
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for run in _runs(text):
         if not _IS_UNSPACED.match(run):
-            found.append((run, stem(run, language)))
+            pairs.append((run, stem(run, language)))
             continue
         characters = _CLUSTERS.findall(run)
         length = 3 if _SOUTH_EAST.match(run) else 2
         grams = ["".join(characters[i : i + length]) for i in range(max(1, len(characters) - length + 1))]
-        found += zip(grams, grams)
-    return found
+        pairs += zip(grams, grams)
+    return pairs
 
 
 def compound_parts(term: str, language: str) -> list[str]:
@@ -269,11 +243,9 @@ def sentence_ends(text: str, language_code: str | None = None) -> Iterator[int]:
 
 def split_sentences(text: str, language_code: str | None = None) -> list[str]:
     """The sentences of a paragraph, in order, without the white space around them."""
-    start, found = 0, []
-    for end in sentence_ends(text, language_code):
-        found.append(text[start:end].strip())
-        start = end
-    return [sentence for sentence in found if sentence]
+    ends = [0, *sentence_ends(text, language_code)]
+    sentences = [text[start:end].strip() for start, end in pairwise(ends)]
+    return [sentence for sentence in sentences if sentence]
 
 
 def length_units(text: str) -> Iterator[int]:

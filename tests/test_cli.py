@@ -27,7 +27,7 @@ from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import BACKENDS, LoraConfig, Request
 from selfedit.model.catalog import CONVERTED
 from selfedit.model.chat import TokenizedExample
-from selfedit.model.packed.lora import LoraBatch, load_adapters
+from selfedit.model.packed.lora import LoraBatch
 from selfedit.model.packed.score import gold_logprobs
 from selfedit.model.peft_folder import CONFIG_FILE, WEIGHTS_FILE
 from selfedit.terminal import UNSAFE, plain
@@ -439,9 +439,7 @@ def test_of_several_that_fit_alike_the_answer_that_is_most_certain_is_taken(
         for own in (home, tmp_path / name):
             MemoryStore(own).add(lambda folder, stack=stack: stack.save(0, folder, "tiny"), passage=passage, **fields)
     for source, own in ((PASSAGE.source, kept), (twin.source, MemoryStore(tmp_path / "twin").active()[0])):
-        stack = load_adapters(
-            tiny_model.backend.network, [MemoryStore(home if own is kept else tmp_path / "twin").adapter_path(own.id)]
-        )
+        stack = tiny_model.backend.load([MemoryStore(home if own is kept else tmp_path / "twin").adapter_path(own.id)])
         (tokens,) = tiny_model.backend.generate([Request(prompt, 0, 8)], stack)
         (certain,) = gold_logprobs(
             tiny_model.backend.network, [(TokenizedExample(prompt + tuple(tokens), len(prompt)), 0)], stack
@@ -862,9 +860,7 @@ def test_an_export_is_the_adapter_byte_for_byte(kept, home, tmp_path, answer, re
     stored = MemoryStore(home).adapter_path(kept.id)
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         assert (to / name).read_bytes() == (stored / name).read_bytes()
-    assert torch.equal(
-        load_adapters(tiny_model.backend.network, [to]).flat, load_adapters(tiny_model.backend.network, [stored]).flat
-    )
+    assert torch.equal(tiny_model.backend.load([to]).flat, tiny_model.backend.load([stored]).flat)
     assert refusal("memory", "export", kept.id, "--to", to) == f"{to} is not empty; name a new folder to export to"
 
 

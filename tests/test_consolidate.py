@@ -12,7 +12,7 @@ from selfedit.memory import consolidate as module
 from selfedit.memory.consolidate import _rehearsal, consolidate
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import LoraConfig, Request
-from selfedit.model.packed.lora import LoraBatch, TokenRange, load_adapters
+from selfedit.model.packed.lora import LoraBatch, TokenRange
 from selfedit.model.packed.network import PackedAttention
 from selfedit.types import Example, Passage, Question, Score, SelfEdit
 
@@ -76,8 +76,8 @@ def test_those_that_hold_share_it_and_the_others_stay_apart(store, tiny_model, m
     questions = [q for entry in store.active() for q in entry.questions]
     answered = ask(tiny_model, store, questions, max_new_tokens=3)
     assert {a.memory.id for a in answered} == {first, second, third}
-    shared = load_adapters(tiny_model.backend.network, [store.answering_path(first)])
-    own = load_adapters(tiny_model.backend.network, [store.adapter_path(second)])
+    shared = tiny_model.backend.load([store.answering_path(first)])
+    own = tiny_model.backend.load([store.adapter_path(second)])
     for answer, question in zip(answered, questions):
         prompt = tuple(tiny_model.chat.prompt(question))
         (tokens,) = tiny_model.backend.generate([Request(prompt, 0, 3)], own if answer.memory.id == second else shared)
@@ -110,7 +110,7 @@ def logits(model, store: MemoryStore, town: str) -> torch.Tensor:
     """Of a question about the town, under what answers for its memory."""
     (id,) = store.find(f"{town}.txt")
     tokens = model.chat.prompt(store.get(id).questions[0])
-    linear = load_adapters(model.backend.network, [store.answering_path(id)]).linear(
+    linear = model.backend.load([store.answering_path(id)]).linear(
         model.backend.network, [TokenRange(0, 0, len(tokens))]
     )
     packed = PackedAttention([len(tokens)])

@@ -41,7 +41,7 @@ FACTS = {  # a phrase that one sentence has → whether the program does so
     "`selfedit memory rollback`": lambda: says("rollback", "undo the last change"),
     "`selfedit memory disable`": lambda: says("disable", "out of force; they stay on disk"),
     "`selfedit memory forget`": lambda: says("forget", "for good") and "without a question" in FORGET["--yes"].help,
-    "memory.db": lambda: MemoryStore(Path("home"))._path == Path("home/memory.db"),
+    "memory.db": lambda: MemoryStore(Path("home"))._database.path == Path("home/memory.db"),
     "SELFEDIT_HOME": lambda: default_home() == Path("/somewhere/home"),
     "SELFEDIT_CACHE": lambda: Path("/somewhere/cache") in cache_folder().parents,
 }

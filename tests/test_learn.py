@@ -28,7 +28,7 @@ from selfedit.judge.general import general_questions
 from selfedit.learn import LearnReport, PassageReport, _RunFolder, _suspicious, assign, candidates, learn, learn_passage
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import LoraConfig
-from selfedit.model.packed.lora import LoraBatch, TokenRange, load_adapters
+from selfedit.model.packed.lora import LoraBatch, TokenRange
 from selfedit.model.packed.network import PackedAttention
 from selfedit.tasks.questions import load_quiz
 from selfedit.types import Passage, Question, Score, SelfEdit, Trial
@@ -208,7 +208,7 @@ def logits(model, store: MemoryStore) -> torch.Tensor:
     tokens = model.chat.prompt(STARTS[0][0])
     adapters = [store.adapter_path(entry.id) for entry in store.active() if entry.passage.title == "vellmar"]
     linear = (
-        load_adapters(model.backend.network, adapters).linear(model.backend.network, [TokenRange(0, 0, len(tokens))])
+        model.backend.load(adapters).linear(model.backend.network, [TokenRange(0, 0, len(tokens))])
         if adapters
         else None
     )

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from selfedit.errors import AdapterError
 from selfedit.model.backend import LoraConfig
-from selfedit.model.packed.lora import LoraBatch, TokenRange, load_adapters
+from selfedit.model.packed.lora import LoraBatch, TokenRange
 from selfedit.model.packed.network import PackedAttention
 from selfedit.model.peft_folder import CONFIG_FILE, WEIGHTS_FILE
 
@@ -49,7 +49,7 @@ def edit_config(folder, **changes):
 
 def refusal(model, folders) -> str:
     with pytest.raises(AdapterError) as error:
-        load_adapters(model.backend.network, folders)
+        model.backend.load(folders)
     message = str(error.value)
     assert "\n" not in message
     return message
@@ -89,7 +89,7 @@ def test_an_adapter_made_by_peft_does_the_same_here(tiny_model, tiny_reference, 
         ),
     ).eval()
     made.save_pretrained(tmp_path)
-    stack = load_adapters(tiny_model.backend.network, [tmp_path])
+    stack = tiny_model.backend.load([tmp_path])
     assert (reference_logits(made) - logits_under(tiny_model)).abs().max() > 0.1
     torch.testing.assert_close(logits_under(tiny_model, stack, 0), reference_logits(made), atol=1e-4, rtol=1e-5)
 
@@ -134,7 +134,7 @@ def test_saved_loaded_and_saved_again_are_the_same_bytes(tiny_model, tmp_path, c
     stack = random_stack(tiny_model, config)
     for i in range(2):
         stack.save(i, tmp_path / f"first{i}", "tiny")
-    loaded = load_adapters(tiny_model.backend.network, [tmp_path / "first0", tmp_path / "first1"])
+    loaded = tiny_model.backend.load([tmp_path / "first0", tmp_path / "first1"])
     assert loaded.config == config and torch.equal(loaded.flat, stack.flat)
     for i in range(2):
         loaded.save(i, tmp_path / f"second{i}", "tiny")

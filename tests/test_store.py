@@ -18,9 +18,10 @@ from safetensors.numpy import load_file, save
 from selfedit import disk
 from selfedit.errors import MemoryStoreError, SelfeditError
 from selfedit.loop.journal import Journal
-from selfedit.memory import adapters, database, entries, versions
+from selfedit.memory import adapters, database, entries, index, versions
 from selfedit.memory.adapters import ADAPTER_FILES
 from selfedit.memory.store import MemoryStore, default_home
+from selfedit.memory.transactions import Transactions
 from selfedit.types import Example, Passage, SelfEdit
 
 EDITS = (
@@ -836,8 +837,8 @@ def test_the_index_is_that_of_a_store_that_was_filled_at_once(store, tmp_path):
     first, second = add(store, 1), add(store, 2)
     store.disable(first.id), add(store, 2, value=2.0), store.rollback(), store.rollback(), store.forget(second.id)
     add(store, 3), store.rollback("v1"), share(store, add(store, 4), add(store, 5)), add(store, 1, value=3.0)
-    with store._reading() as connection:
-        assert database.index_hash(connection) == database.index_hash(store._new_index())
+    with store._database.reading() as connection:
+        assert index.content_hash(connection) == index.content_hash(index.expected(connection))
 
 
 @pytest.mark.parametrize("readonly", [False, True])
@@ -847,7 +848,7 @@ def test_a_damaged_index_is_rebuilt_and_never_fatal(store, monkeypatch, readonly
     good = (store.home / "memory.db").read_bytes()
     pages = index_pages(store)
     if readonly:
-        monkeypatch.setattr(MemoryStore, "_is_writable", lambda store: False)
+        monkeypatch.setattr(Transactions, "is_writable", lambda self: False)
     assert len(pages) >= 5
     for name, page in pages:
         (store.home / "memory.db").write_bytes(good[: (page - 1) * 4096] + b"\xa5" * 4096 + good[page * 4096 :])
@@ -891,7 +892,7 @@ def test_an_index_of_another_format_is_rebuilt(store, monkeypatch):
     monkeypatch.setattr("selfedit.memory.route.FORMAT", 99)
     again = MemoryStore(store.home)
     assert again.router("m" * 64).best("Text 1", 1) and again.verify()["faults"] == []
-    assert again._connection().execute("SELECT value FROM meta").fetchall() == [("99",)]
+    assert again._database.connection().execute("SELECT value FROM meta").fetchall() == [("99",)]
 
 
 # One adapter for several memories
@@ -1023,7 +1024,7 @@ def test_every_changed_value_is_a_fault(store, table, column, value):
 
 def test_a_memory_that_was_changed_together_with_its_hash_is_a_fault(store):
     entry = add(store, 1)
-    connection = store._connection()
+    connection = store._database.connection()
     packed, record = entries.packed(entry.passage, [], entry.scores)
     row = connection.execute("SELECT * FROM memories").fetchone()
     entries.insert(connection, (*row[:8], record), packed, entries.seal(*row[:8], record))
@@ -1056,14 +1057,14 @@ def test_versions_are_immutable(store):
         "UPDATE changes SET version = 2",
     ):
         with pytest.raises(sqlite3.IntegrityError, match="immutable"):
-            store._connection().execute(statement)
+            store._database.connection().execute(statement)
 
 
 def test_a_version_keeps_only_what_it_changed(store):
     """Hence a memory more costs the same with ten memories as with a thousand."""
     for number in range(10):
         add(store, number)
-    counts = store._connection().execute("SELECT count(*) FROM changes GROUP BY version").fetchall()
+    counts = store._database.connection().execute("SELECT count(*) FROM changes GROUP BY version").fetchall()
     assert counts == [(1,)] * 10
 
 
@@ -1072,7 +1073,7 @@ def test_a_former_state_is_the_same_whichever_way_it_is_computed(store):
     share(store, *entries[:2])
     add(store, 1, value=9.0), store.disable(entries[3].id), store.rollback("v2"), store.rollback()
     store.approve(entries[3].id), add(store, 7), store.forget(entries[2].id), store.rollback("v5")
-    history, connection = store.history(), store._connection()
+    history, connection = store.history(), store._database.connection()
     for line in history:
         state = versions.former(connection, line["version"])
         assert versions.ordered(state) == line["active"]
@@ -1098,7 +1099,7 @@ def test_a_memory_out_of_force_that_is_lost_is_a_fault_too_until_it_is_forgotten
         shutil.rmtree(folder_of(store, entry.id))
     else:
         by_hand(store, "DELETE FROM memories WHERE id = ?", entry.id)
-        by_hand_left = store._connection().execute("DELETE FROM sources WHERE memory_id = ?", (entry.id,))
+        by_hand_left = store._database.connection().execute("DELETE FROM sources WHERE memory_id = ?", (entry.id,))
         assert by_hand_left.rowcount == 1
     lost_memory = (
         f"memory {entry.id} is not on disk, and nobody forgot it; `selfedit memory forget {entry.id}` ends that"
@@ -1141,7 +1142,7 @@ def test_an_older_database_is_upgraded_once_and_whole(store, monkeypatch):
     monkeypatch.setattr(database, "MIGRATIONS", [database.MIGRATIONS[0], lambda c: c.execute("CREATE TABLE more(x)")])
     for _ in range(2):
         assert MemoryStore(store.home).active() == [first]
-    assert store._connection().execute("PRAGMA user_version").fetchone() == (2,)
+    assert store._database.connection().execute("PRAGMA user_version").fetchone() == (2,)
 
 
 # What fails leaves everything as it was
@@ -1183,7 +1184,7 @@ def test_a_full_disk_leaves_the_old_state(store):
     """SQLite's own limit stands for the end of the disk."""
     first = add(store, 1)
     before, folders = view(store), adapter_folders(store)
-    connection = store._connection()
+    connection = store._database.connection()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages}")
     noise = numpy.random.default_rng(0).bytes(20_000).hex()
@@ -1545,9 +1546,15 @@ def test_no_byte_of_what_was_forgotten_is_left_in_any_file(store, seed):
         Journal(store.home / "runs/learn-x/trials.jsonl").add({"passage": passage.id, "title": passage.title})
         sources = [
             source.encode()
-            for (source,) in store._connection().execute("SELECT source FROM sources WHERE memory_id = ?", (entry.id,))
+            for (source,) in store._database.connection().execute(
+                "SELECT source FROM sources WHERE memory_id = ?", (entry.id,)
+            )
         ]
-        blobs = store._connection().execute("SELECT record, edits FROM memories WHERE id = ?", (entry.id,)).fetchone()
+        blobs = (
+            store._database.connection()
+            .execute("SELECT record, edits FROM memories WHERE id = ?", (entry.id,))
+            .fetchone()
+        )
         words = [word.encode() for text in (passage.title, passage.text, edits[0].text) for word in text.split()[::9]]
         weights = (store.adapter_path(entry.id) / ADAPTER_FILES[0]).read_bytes()[-12:]
         kept[entry.id] = [*words, *sources, *(blob[100:] for blob in blobs), weights]
@@ -1568,7 +1575,7 @@ def test_no_byte_of_what_was_forgotten_is_left_in_any_file(store, seed):
 
 def test_while_another_process_reads_forgetting_says_what_is_left_and_the_next_change_ends_it(store):
     entry = add(store, 1)
-    secret = store._connection().execute("SELECT record FROM memories").fetchone()[0][-24:]
+    secret = store._database.connection().execute("SELECT record FROM memories").fetchone()[0][-24:]
     impatient = MemoryStore(store.home, lock_timeout_s=0.1)
     reader = sqlite3.connect(store.home / "memory.db", isolation_level=None)
     reader.execute("BEGIN")

@@ -21,7 +21,7 @@ from selfedit.loop.journal import Journal
 from selfedit.model.backend import LoraConfig
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
-from selfedit.model.packed.lora import LoraBatch, load_adapters, merged
+from selfedit.model.packed.lora import LoraBatch, merged
 from selfedit.model.packed.score import divergence, gold_logprobs
 from selfedit.tasks.load import load_tasks
 from selfedit.types import Example, Passage, Question, SelfEdit, Task
@@ -99,8 +99,7 @@ def test_the_sequential_adapter_goes_on_and_the_routed_ones_start_afresh(ran, fo
     out, _ = ran
     model = load_model(folder, device="cpu")
     sequential, routed = (
-        load_adapters(model.backend.network, [out / method / str(step) for step in (1, 2, 3)]).flat
-        for method in ("sequential", "routed")
+        model.backend.load([out / method / str(step) for step in (1, 2, 3)]).flat for method in ("sequential", "routed")
     )
     assert torch.allclose(sequential[0], routed[0], atol=1e-3)  # the first document, learned alike
     start = LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (2, 3)), 3)
@@ -111,12 +110,12 @@ def test_what_was_answered_is_what_the_adapter_answers(ran, folder):
     out, _ = ran
     model = load_model(folder, device="cpu")
     records = {(r["method"], r["step"], r["id"]): r for r in Journal(out / "trials.jsonl").records}
-    stack = load_adapters(model.backend.network, [out / "sequential/3"])
+    stack = model.backend.load([out / "sequential/3"])
     asked = with_sentences(TASKS[0]).questions
     questions = [asked[0], asked[2]]
     expected = answers(model, [Query(q, 0) for q in questions], stack, tokens=4)
     assert records["sequential", 3, "marlow"]["answers"] == [text for text, _ in expected]
-    routed = load_adapters(model.backend.network, [out / "routed/1"])
+    routed = model.backend.load([out / "routed/1"])
     expected = answers(model, [Query(q, 0) for q in questions], routed, tokens=4)
     assert records["routed", 3, "marlow"]["answers"] == [text for text, _ in expected]
     assert records["routed", 3, "marlow"] | {"step": 1} == records["routed", 1, "marlow"]  # nothing of it is forgotten

@@ -97,7 +97,7 @@ def run(
     home = out / "home"
     shutil.rmtree(home, ignore_errors=True)
     store, rows = MemoryStore(home), []
-    store._adapters = folders = _TimedFolders(home)
+    store._database.adapters = folders = _TimedFolders(home)
     recent: list[tuple[float, float, float]] = []
     sizes = {*SIZES, memories}
     for done in range(memories):

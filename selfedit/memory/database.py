@@ -29,8 +29,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
-from hashlib import sha256
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from selfedit.errors import MemoryStoreError
@@ -154,15 +154,23 @@ def _user_version(connection: sqlite3.Connection, path: Path) -> int:
 
 def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
     """In one transaction; another process may have been faster."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         for number in range(_user_version(connection, path), len(MIGRATIONS)):
             MIGRATIONS[number](connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All that is written inside happens, or nothing; no other process writes meanwhile."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
 
 
@@ -183,34 +191,3 @@ def create_index(connection: sqlite3.Connection) -> None:
 def index_is_current(connection: sqlite3.Connection) -> bool:
     row = connection.execute("SELECT value FROM meta WHERE key = 'index_format'").fetchone()
     return row == (str(route.FORMAT),)
-
-
-def drop_index(connection: sqlite3.Connection) -> None:
-    """Removes the index from the schema without reading its tables, as damaged ones cannot be dropped.
-
-    Their pages are lost until VACUUM, which the caller runs after the commit.
-    """
-    connection.execute("PRAGMA writable_schema = ON")
-    try:
-        connection.execute("DELETE FROM sqlite_master WHERE name GLOB 'index_*' OR tbl_name GLOB 'index_*'")
-    finally:
-        connection.execute("PRAGMA writable_schema = RESET")
-
-
-def index_hash(connection: sqlite3.Connection) -> str:
-    """SHA-256 of all that the index says, however it is laid out."""
-    connection.execute("DROP TABLE IF EXISTS temp.index_instances")
-    connection.execute("CREATE VIRTUAL TABLE temp.index_instances USING fts5vocab('main', 'index_words', 'instance')")
-    digest = sha256()
-    for query in (
-        "SELECT memory_id, model_hash, language, stretches, active, words FROM index_memories ORDER BY memory_id",
-        "SELECT * FROM index_totals WHERE stretches > 0 ORDER BY model_hash, language",
-        "SELECT term, memory_id FROM temp.index_instances LEFT JOIN index_memories ON number = doc "
-        "ORDER BY term, memory_id",
-        "SELECT term, doc FROM index_counts ORDER BY term",
-        "SELECT value FROM meta WHERE key = 'index_format'",
-    ):
-        for row in connection.execute(query):
-            digest.update(repr(row).encode(errors="replace"))
-    connection.execute("DROP TABLE temp.index_instances")
-    return digest.hexdigest()

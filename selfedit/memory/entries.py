@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 
@@ -90,6 +90,18 @@ def entry(row: tuple) -> MemoryEntry:
         raise corrupt(checked_id(id), error) from error
 
 
+def load(connection: sqlite3.Connection, id: str) -> MemoryEntry:
+    row = connection.execute(f"SELECT {COLUMNS} FROM memories WHERE id = ?", (id,)).fetchone()
+    if not row:
+        raise corrupt(id, "its record is lost")
+    return entry(row)
+
+
+def load_with_edits(connection: sqlite3.Connection, id: str) -> tuple[MemoryEntry, list[SelfEdit]]:
+    """All of a memory's record; raises MemoryStoreError if any of it is not what was stored."""
+    return load(connection, id), load_edits(connection, id)
+
+
 def load_edits(connection: sqlite3.Connection, id: str) -> list[SelfEdit]:
     packed, record = connection.execute("SELECT edits, record FROM memories WHERE id = ?", (id,)).fetchone()
     try:
@@ -106,7 +118,53 @@ def corrupt(id: str, error: object) -> MemoryStoreError:
     return MemoryStoreError(f"memory {id} is corrupt: {error}; `selfedit memory forget {id}` deletes it")
 
 
-# Shared adapters
+def exists(connection: sqlite3.Connection, id: str) -> bool:
+    return connection.execute("SELECT 1 FROM memories WHERE id = ?", (id,)).fetchone() is not None
+
+
+def intact_seal(connection: sqlite3.Connection, id: str) -> str | None:
+    """The seal of a memory's row, if all of it is as it was stored."""
+    try:
+        load_with_edits(connection, id)
+    except MemoryStoreError:
+        return None
+    return connection.execute("SELECT seal FROM memories WHERE id = ?", (id,)).fetchone()[0]
+
+
+def active_of(connection: sqlite3.Connection, passages: Iterable[tuple[str, str]]) -> list[str]:
+    """The active memories of these (passage id, model hash) pairs."""
+    memories = "SELECT id FROM memories JOIN active ON memory_id = id"
+    query = f"{memories} WHERE passage_id = ? AND model_hash = ? ORDER BY position"
+    return [id for passage in passages for (id,) in connection.execute(query, passage)]
+
+
+def sources(connection: sqlite3.Connection, id: str) -> set[str]:
+    """Where the passage of a memory is, as far as is known."""
+    return {source for (source,) in connection.execute("SELECT source FROM sources WHERE memory_id = ?", (id,))}
+
+
+def set_sources(connection: sqlite3.Connection, id: str, sources: Iterable[str]) -> None:
+    connection.execute("DELETE FROM sources WHERE memory_id = ?", (id,))
+    rows = [(id, source, text_hash(id, source)) for source in sources]
+    connection.executemany("INSERT INTO sources VALUES (?, ?, ?)", rows)
+
+
+# Adapters
+
+
+def adapter_of(connection: sqlite3.Connection, id: str) -> tuple[str, str]:
+    """The address of a memory's own adapter and the hash of its weights."""
+    return connection.execute("SELECT adapter, adapter_hash FROM memories WHERE id = ?", (id,)).fetchone()
+
+
+def addresses(connection: sqlite3.Connection) -> set[str]:
+    rows = connection.execute("SELECT adapter FROM memories UNION SELECT adapter FROM shared")
+    return {address for (address,) in rows}
+
+
+def set_verified(connection: sqlite3.Connection, stamps: Mapping[str, str]) -> None:
+    """Notes that the adapters with these addresses were intact when their files had these stamps."""
+    connection.executemany("INSERT OR REPLACE INTO verified VALUES (?, ?)", stamps.items())
 
 
 def shared_id(adapter: StoredAdapter, members: Sequence[str], rehearsed: Sequence[str]) -> str:

@@ -71,9 +71,26 @@ def former(connection: sqlite3.Connection, version: int) -> State:
     return state
 
 
+def place_of(connection: sqlite3.Connection, id: str) -> Place | None:
+    """None: the memory is not active."""
+    row = connection.execute("SELECT position, shared FROM active WHERE memory_id = ?", (id,)).fetchone()
+    return row and Place(*row)
+
+
+def end(connection: sqlite3.Connection) -> int:
+    """The position behind the last active memory."""
+    return connection.execute("SELECT coalesce(max(position), 0) + 1 FROM active").fetchone()[0]
+
+
 def number(connection: sqlite3.Connection) -> int:
     """The present version."""
     return connection.execute("SELECT coalesce(max(version), 0) FROM versions").fetchone()[0]
+
+
+def last_undo_to(connection: sqlite3.Connection) -> int | None:
+    """The version that undoing the present one leads to."""
+    row = connection.execute("SELECT undo_to FROM versions ORDER BY version DESC LIMIT 1").fetchone()
+    return row[0] if row else None
 
 
 def lines(connection: sqlite3.Connection) -> list[dict]:
@@ -112,7 +129,7 @@ def append(
     longer answers from a shared adapter, none does; `apart` lists those that answer from their own again.
     """
     after = dict(after)
-    before = {id: place for id in after if (place := _place(connection, id))}
+    before = {id: place for id in after if (place := place_of(connection, id))}
     left = {place.shared for id, place in before.items() if place.shared and _shared(after[id]) != place.shared}
     for shared in sorted(left):
         rows = connection.execute("SELECT memory_id, position FROM active WHERE shared = ?", (shared,)).fetchall()
@@ -201,11 +218,6 @@ def _with_state(line: dict, state: State) -> dict:
     adapters = {id: state[id].shared for id in active if state[id].shared}
     head = {key: line[key] for key in ("version", "format", "time", "action", "memories")}
     return head | {"active": active, "adapters": adapters} | line
-
-
-def _place(connection: sqlite3.Connection, id: str) -> Place | None:
-    row = connection.execute("SELECT position, shared FROM active WHERE memory_id = ?", (id,)).fetchone()
-    return row and Place(*row)
 
 
 def _shared(place: Place | None) -> str | None:

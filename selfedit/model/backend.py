@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from selfedit.config import TrainConfig
+from selfedit.errors import ModelError
 from selfedit.model.chat import TokenizedExample
 
 BACKENDS = ("packed", "reference")
@@ -53,6 +54,12 @@ def lora_config(num_layers: int, config: TrainConfig) -> LoraConfig:
     """The adapters that a TrainConfig asks for in a model of so many layers; at least the last layer is adapted."""
     first = min(num_layers - 1, round(config.first_layer * num_layers))
     return LoraConfig(config.rank, config.alpha, config.modules, tuple(range(first, num_layers)))
+
+
+def check_lengths(lengths: Iterable[int], max_positions: int) -> None:
+    """Raises ModelError if a text has more tokens than the model has positions."""
+    if (longest := max(lengths, default=0)) > max_positions:
+        raise ModelError(f"a text of {longest} tokens does not fit the model's {max_positions} positions; split it")
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,10 @@ def load_model(
         chat = Chat(folder)
         if backend == "packed":
             return Model(name, folder, _packed(folder, chat, device, dtype, precision), chat)
-        from selfedit.model.reference import ReferenceBackend, check_libraries
-
-        check_libraries()
+        try:
+            from selfedit.model.reference import ReferenceBackend
+        except ImportError as error:
+            raise ModelError(f"the reference backend needs {error.name}; pip install 'selfedit[bench]'") from error
         model = transformers_model(folder, device, dtype)
         chat.check_vocabulary(model.get_input_embeddings().weight.shape[0])
         return Model(name, folder, ReferenceBackend(model, chat, WeightFiles(folder).fingerprint()), chat)

@@ -11,36 +11,28 @@ Axes: T tokens, L labels, V vocabulary, R rank, I in, O out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from peft import LoraConfig as PeftConfig
+from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
 from selfedit.config import ALL_LINEAR, TrainConfig
 from selfedit.errors import AdapterError, ModelError
-from selfedit.model.backend import Cut, Job, LoraConfig, OnStep, Request, TrainLog, lora_config, no_steps
+from selfedit.model.backend import Cut, Job, LoraConfig, OnStep, Request, TrainLog, check_lengths, lora_config, no_steps
 from selfedit.model.chat import Chat, SoftLabels, TokenizedExample
 from selfedit.model.peft_folder import check_tensors, read_adapter, read_config, write_adapter
 from selfedit.model.sampling import Sampler
 from selfedit.model.schedule import Schedule
+from selfedit.model.shape import GROUPS, MODULES
 
 TEACHER_TOKENS = 16
 """Tokens that a soft label keeps, as in the packed backend."""
-_READ_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-"""Modules whose A matrices the packed backend draws as one: the same start needs the same draws."""
 _LAYER = re.compile(r"(?:.*?\.)?(?P<index>\d+)\.(?P<path>\D+)")
-
-
-def check_libraries() -> None:
-    """Raises ModelError where one is missing."""
-    try:
-        import peft  # noqa: F401  missing later it would be noticed only after the model is loaded
-        import transformers  # noqa: F401  as above
-    except ImportError as error:
-        raise ModelError(f"the reference backend needs {error.name}; pip install 'selfedit[bench]'") from error
 
 
 @dataclass
@@ -82,7 +74,7 @@ class ReferenceBackend:
     def generate(
         self, requests: Sequence[Request], adapters: ReferenceAdapters | None = None, *, on_token: OnStep = no_steps
     ) -> list[list[int]]:
-        self._check_lengths(len(r.tokens) + r.max_new_tokens for r in requests)
+        check_lengths((len(r.tokens) + r.max_new_tokens for r in requests), self.max_positions)
         total = sum(request.max_new_tokens for request in requests)
         answers: list[list[int]] = [[] for _ in requests]
         sampler, done = Sampler(requests), 0
@@ -94,7 +86,8 @@ class ReferenceBackend:
                     if token in self.chat.ends:
                         break
                     answers[i].append(token)
-                    if len(answers[i]) == request.max_new_tokens or request.one_line and self._has_line(answers[i]):
+                    has_line = request.one_line and "\n" in self.chat.decode(answers[i]).lstrip()
+                    if has_line or len(answers[i]) == request.max_new_tokens:
                         break
                     on_token(done + len(answers[i]), total)
                     read = model(input_ids=self._row([token]), past_key_values=read.past_key_values, use_cache=True)
@@ -110,6 +103,7 @@ class ReferenceBackend:
         *,
         vocabulary: Iterable[int] | None = None,
     ) -> list[float]:
+        vocabulary = None if vocabulary is None else set(vocabulary)
         means = []
         for example, row in examples:
             with self._adapted(adapters, row) as model:
@@ -141,7 +135,8 @@ class ReferenceBackend:
         vocabulary: Iterable[int] | None = None,
         on_step: OnStep = no_steps,
     ) -> tuple[ReferenceAdapters, list[TrainLog]]:
-        self._check_lengths(len(e.tokens) for job in jobs for e in job.examples + job.once)
+        check_lengths((len(e.tokens) for job in jobs for e in job.examples + job.once), self.max_positions)
+        vocabulary = None if vocabulary is None else set(vocabulary)
         jobs = [replace(job, examples=self._softened(job.examples), once=self._softened(job.once)) for job in jobs]
         adapters = start or self._fresh(lora_config(self.num_layers, config), jobs)
         runs = [_Run(self, adapters, row, Schedule(job, config), vocabulary) for row, job in enumerate(jobs)]
@@ -150,16 +145,13 @@ class ReferenceBackend:
         def report() -> None:
             on_step(total - sum(run.left for run in runs), total)
 
-        stopped: set[int] = set()
         if cut:
             for run in runs:
                 run.study(cut.epochs, report)
-            stopped = set(cut.losers(adapters))
-        for row, run in enumerate(runs):
-            if row in stopped:
-                run.left = 0
-            else:
-                run.study(run.schedule.epochs, report)
+            for row in cut.losers(adapters):
+                runs[row].left = 0
+        for run in runs:
+            run.study(run.schedule.epochs, report)
         report()
         return adapters, [run.log for run in runs]
 
@@ -190,41 +182,31 @@ class ReferenceBackend:
     def _start(self, config: LoraConfig, seed: int) -> dict[str, Tensor]:
         """PEFT's start under PEFT's names: A uniform in ±1/sqrt(I), B zero."""
         generator, tensors = torch.Generator().manual_seed(seed), {}
-        known = {name for group in _READ_TOGETHER for name in group}
-        groups = [*_READ_TOGETHER, *((name,) for name in config.modules if name not in known)]
+        others = [(name,) for name in config.modules if name not in MODULES]
         for layer in config.layers:
-            for group in groups:
-                names = [
-                    self.layer_modules[m][layer]
-                    for m in group
-                    if m in config.modules and layer in self.layer_modules[m]
-                ]
+            for group in (*GROUPS.values(), *others):  # the packed backend draws the A of a group as one
+                modules = [self.layer_modules[name] for name in group if name in config.modules]
+                names = [names[layer] for names in modules if layer in names]
                 if not names:
                     continue
                 sizes = [_sizes(self.model.get_submodule(name)) for name in names]
-                bound, width = sizes[0][0] ** -0.5, len(names) * config.rank
-                drawn = torch.empty(sizes[0][0], width).uniform_(-bound, bound, generator=generator)
+                inputs = sizes[0][0]
+                drawn = torch.empty(inputs, len(names) * config.rank)
+                drawn.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
                 for name, a, (_, outputs) in zip(names, drawn.split(config.rank, 1), sizes):
-                    tensors[f"base_model.model.{name}.lora_A.weight"] = a.t().contiguous().to(self.device)
-                    tensors[f"base_model.model.{name}.lora_B.weight"] = torch.zeros(
-                        outputs, config.rank, device=self.device
-                    )
+                    adapter, b = f"base_model.model.{name}.lora_", torch.zeros(outputs, config.rank)
+                    tensors[f"{adapter}A.weight"] = a.t().contiguous().to(self.device)
+                    tensors[f"{adapter}B.weight"] = b.to(self.device)
         return tensors
 
     @contextmanager
     def _adapted(self, adapters: ReferenceAdapters | None, row: int | None) -> Iterator:
         """The model with one adapter, or as it is."""
-        if row is None:
-            with self._without_adapter() as model:
-                yield model
-            return
-        model = self._peft_model(adapters.config)
-        _set_weights(model, adapters.tensors[row])
-        yield model
-
-    @contextmanager
-    def _without_adapter(self) -> Iterator:
-        if self._peft is None:
+        if row is not None:
+            model = self._peft_model(adapters.config)
+            set_peft_model_state_dict(model, adapters.tensors[row])
+            yield model
+        elif self._peft is None:
             yield self.model
         else:
             with self._peft[1].disable_adapter():
@@ -232,9 +214,6 @@ class ReferenceBackend:
 
     def _peft_model(self, config: LoraConfig):
         """The model as `peft` wraps it for this configuration; only the last one is kept."""
-        from peft import LoraConfig as PeftConfig
-        from peft import get_peft_model
-
         if self._peft is None or self._peft[0] != config:
             if self._peft is not None:
                 self._peft[1].unload()
@@ -252,19 +231,16 @@ class ReferenceBackend:
     def _row(self, tokens: Sequence[int]) -> Tensor:
         return torch.tensor([list(tokens)], device=self.device)
 
-    def _has_line(self, tokens: Sequence[int]) -> bool:
-        return "\n" in self.chat.decode(list(tokens)).lstrip()
-
-    def _label_logprobs(self, model, example: TokenizedExample, vocabulary: Iterable[int] | None = None) -> Tensor:
+    def _label_logprobs(self, model, example: TokenizedExample, vocabulary: Collection[int] | None = None) -> Tensor:
         """Log-probabilities [L, V] at the labels; −inf for tokens that are not in the vocabulary."""
-        self._check_lengths([len(example.tokens)])
+        check_lengths([len(example.tokens)], self.max_positions)
         logits = model(input_ids=self._row(example.tokens), use_cache=False).logits[0]
         logits = logits[[position - 1 for position in example.label_positions]]
         if self.dtype in (torch.bfloat16, torch.float16):
             logits = logits.float()
         if vocabulary is not None:
             excluded = torch.ones(logits.shape[1], dtype=torch.bool, device=self.device)
-            excluded[sorted(set(vocabulary))] = False
+            excluded[sorted(vocabulary)] = False
             logits = logits.masked_fill(excluded, -torch.inf)
         return logits.log_softmax(1)
 
@@ -274,19 +250,13 @@ class ReferenceBackend:
         result = []
         for example in examples:
             if example.distill:
-                with self._without_adapter() as model:
+                with self._adapted(None, None) as model:
                     mixed = self._label_logprobs(model, example.teacher).exp() * example.distill
                 mixed[torch.arange(example.labels), example.teacher.targets] += 1 - example.distill
                 odds, tokens = mixed.topk(min(TEACHER_TOKENS, mixed.shape[1]), 1)
                 example = replace(example, soft=SoftLabels(tokens, odds / odds.sum(1, keepdim=True)))
             result.append(example)
         return tuple(result)
-
-    def _check_lengths(self, lengths: Iterable[int]) -> None:
-        if (longest := max(lengths, default=0)) > self.max_positions:
-            raise ModelError(
-                f"a text of {longest} tokens does not fit the model's {self.max_positions} positions; split it"
-            )
 
 
 class _Run:
@@ -296,7 +266,7 @@ class _Run:
         self, backend: ReferenceBackend, adapters: ReferenceAdapters, row: int, schedule: Schedule, vocabulary
     ):
         self.backend, self.adapters, self.row, self.schedule = backend, adapters, row, schedule
-        self.vocabulary = None if vocabulary is None else sorted(set(vocabulary))
+        self.vocabulary = vocabulary
         self.log, self.left = TrainLog(), schedule.examples
         self._optimizer_state: dict | None = None
 
@@ -314,7 +284,8 @@ class _Run:
             while self.left and len(self.log.losses) < epochs:
                 self._epoch(model, parameters, optimizer, report)
             self._optimizer_state = optimizer.state_dict()
-            self.adapters.tensors[self.row] = _weights(model)
+            state = get_peft_model_state_dict(model)
+            self.adapters.tensors[self.row] = {name: tensor.detach().clone() for name, tensor in state.items()}
 
     def _epoch(self, model, parameters, optimizer, report) -> None:
         losses = []
@@ -378,15 +349,3 @@ def _sizes(module) -> tuple[int, int] | None:
     if hasattr(module, "base_layer"):  # as `peft` wraps it
         return _sizes(module.base_layer)
     return None
-
-
-def _set_weights(model, tensors: dict[str, Tensor]) -> None:
-    from peft import set_peft_model_state_dict
-
-    set_peft_model_state_dict(model, tensors)
-
-
-def _weights(model) -> dict[str, Tensor]:
-    from peft import get_peft_model_state_dict
-
-    return {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}

@@ -12,6 +12,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from selfedit.model.backend import check_lengths
 from selfedit.model.packed.network import Network
 from selfedit.model.packed.packing import passes
 
@@ -23,7 +24,7 @@ class FrozenBelow:
         self.network, self.first_layer = network, first_layer
         self.states: dict[tuple[int, ...], Tensor] = {}
         distinct = sorted(set(sequences), key=len)
-        network.check_lengths(distinct)
+        check_lengths(map(len, distinct), network.shape.max_positions)
         lengths = [len(tokens) for tokens in distinct]
         room = network.working_bytes // (network.shape.hidden * network.dtype.itemsize)
         kept = sum(total <= room for total in accumulate(lengths))

@@ -141,11 +141,6 @@ def load_adapter(network: Network, folder: Path) -> LoraBatch:
     return batch
 
 
-def load_adapters(network: Network, folders: Sequence[Path]) -> LoraBatch:
-    """PEFT folders of one configuration, in their order. Raises AdapterError on a folder that does not fit."""
-    return joined([load_adapter(network, folder) for folder in folders])
-
-
 def joined(batches: Sequence[LoraBatch]) -> LoraBatch:
     """All adapters of these batches in one. Raises AdapterError if their configurations differ."""
     first = batches[0]
@@ -235,9 +230,9 @@ class _grouped_loop:
         for s in ranges:
             rows = slice(s.start, s.end)
             for j, (low, high) in enumerate(view.columns):
-                dy_j, own = dy[rows, low:high], slice(j * r, (j + 1) * r)
-                torch.mm(dy_j, view.b[j][s.adapter].t(), out=dh[rows, own])
-                torch.mm(h[rows, own].t(), dy_j, out=grads.b[j][s.adapter]).mul_(scale)
+                dy_j, columns = dy[rows, low:high], slice(j * r, (j + 1) * r)
+                torch.mm(dy_j, view.b[j][s.adapter].t(), out=dh[rows, columns])
+                torch.mm(h[rows, columns].t(), dy_j, out=grads.b[j][s.adapter]).mul_(scale)
             dh[rows].mul_(scale)
             torch.mm(x[rows].t(), dh[rows], out=grads.a[s.adapter])
             if dx is not None:
@@ -259,22 +254,22 @@ class _grouped_bmm:
 
     @staticmethod
     def forward(x, y, view: LoraView, ranges, scale):
-        cls, own = _grouped_bmm, [s.adapter for s in ranges]
-        h = torch.bmm(cls._padded(x, ranges), view.a[own].to(x.dtype))
+        cls, adapters = _grouped_bmm, [s.adapter for s in ranges]
+        h = torch.bmm(cls._padded(x, ranges), view.a[adapters].to(x.dtype))
         r = h.shape[2] // len(view.b)
         for j, (low, _) in enumerate(view.columns):
-            cls._add_(y, torch.bmm(h[..., j * r : (j + 1) * r], view.b[j][own].to(x.dtype)) * scale, ranges, low)
+            cls._add_(y, torch.bmm(h[..., j * r : (j + 1) * r], view.b[j][adapters].to(x.dtype)) * scale, ranges, low)
         return h
 
     @staticmethod
     def backward(x, h, dy, dx, view: LoraView, grads: LoraView, ranges, scale):
-        cls, own = _grouped_bmm, [s.adapter for s in ranges]
+        cls, adapters = _grouped_bmm, [s.adapter for s in ranges]
         r = h.shape[2] // len(view.b)
         dh = torch.empty_like(h)
         for j, (low, high) in enumerate(view.columns):
             dy_j, part = cls._padded(dy[:, low:high], ranges), slice(j * r, (j + 1) * r)
-            dh[..., part] = torch.bmm(dy_j, view.b[j][own].to(x.dtype).mT) * scale
-            grads.b[j][own] = (torch.bmm(h[..., part].mT, dy_j) * scale).float()
-        grads.a[own] = torch.bmm(cls._padded(x, ranges).mT, dh).float()
+            dh[..., part] = torch.bmm(dy_j, view.b[j][adapters].to(x.dtype).mT) * scale
+            grads.b[j][adapters] = (torch.bmm(h[..., part].mT, dy_j) * scale).float()
+        grads.a[adapters] = torch.bmm(cls._padded(x, ranges).mT, dh).float()
         if dx is not None:
-            cls._add_(dx, torch.bmm(dh, view.a[own].to(x.dtype).mT), ranges)
+            cls._add_(dx, torch.bmm(dh, view.a[adapters].to(x.dtype).mT), ranges)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfedit.errors import ModelError
 from selfedit.model.packed.quantized import Weight, back, joined, product
 from selfedit.model.packed.rotary import RotaryTable
 from selfedit.model.shape import GROUPS, PARENTS, Shape
@@ -147,14 +146,6 @@ class Network:
     def attention(self, lengths: list[int], shared: list[tuple[int, int]] | None = None) -> PackedAttention:
         """Attention of this model for packed sequences; the arguments are those of `PackedAttention`."""
         return PackedAttention(lengths, self.device, shared, self.shape.windows)
-
-    def check_lengths(self, texts: Iterable[Sized]) -> None:
-        """Raises ModelError on one that has more tokens than the model has positions."""
-        longest = max(map(len, texts), default=0)
-        if longest > self.shape.max_positions:
-            raise ModelError(
-                f"a text of {longest} tokens does not fit the model's {self.shape.max_positions} positions; split it"
-            )
 
     def _layer(self, prefix: str, weights: Weights) -> Layer:
         linears = {}

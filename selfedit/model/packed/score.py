@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from selfedit.model.backend import check_lengths
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed.frozen import FrozenBelow
 from selfedit.model.packed.lora import LoraBatch, TokenRange
@@ -98,7 +99,7 @@ def label_states(
     """Last hidden states [L, hidden] from which the labels are predicted. `rows`: the adapter of each sequence.
     `frozen`: the states that enter the first adapted layer, if they are computed already. Raises ModelError on a
     sequence that is longer than the model's positions."""
-    network.check_lengths(s.tokens for s in sequences)
+    check_lengths((len(s.tokens) for s in sequences), network.shape.max_positions)
     packing = pack(sequences, rows)
     ranges = [TokenRange(row, *span) for row, span in zip(rows, packing.rows) if row is not None]
     own = [(s.tokens, common) for s, (_, common) in zip(sequences, packing.shared)]
