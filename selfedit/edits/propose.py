@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from selfedit.config import FilterConfig
 from selfedit.edits.parse import clean, parse_edit, plain_line, sentences
 from selfedit.edits.styles import STYLES, Style
 from selfedit.errors import SelfeditError
-from selfedit.model.backend import Adapters, Request
+from selfedit.model.backend import Adapters, OnStep, Request, no_steps
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
 from selfedit.text import plain, root
@@ -43,7 +43,7 @@ def propose(
     *,
     seed: int = 0,
     config: FilterConfig = FilterConfig(),
-    on_token: Callable[[int, int], None] = lambda done, total: None,
+    on_token: OnStep = no_steps,
 ) -> Proposal:
     """Returns one self-edit per style, with the examples of all its samples; empty edits are left out.
 
@@ -82,11 +82,11 @@ def write_edits(
     editor: Adapters | None = None,
     *,
     config: FilterConfig = FilterConfig(),
-    on_token: Callable[[int, int], None] = lambda done, total: None,
+    on_token: OnStep = no_steps,
 ) -> list[SelfEdit]:
     """Writes one self-edit for each (passage, style, seed); it has no examples if none is worth training on.
 
-    `editor`: a stack with a single adapter that writes instead of the untouched model. Raises SelfeditError on an
+    `editor`: a single adapter that writes instead of the untouched model. Raises SelfeditError on an
     unknown style.
     """
     check_styles({name for _, name, _ in jobs})

@@ -8,11 +8,11 @@ Recipes from users and files are checked; values out of range are refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from selfedit.errors import SelfeditError
-from selfedit.model.backend import Adapters, Request
+from selfedit.model.backend import Adapters, OnStep, Request, no_steps
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.grammar import choices
 from selfedit.model.load import Model
@@ -26,6 +26,11 @@ EPOCHS = (1, 2, 3, 4, 5)
 ITEMS = (16, 32, 48, 64)
 """RATES, EPOCHS and ITEMS are the choices of the grammar; a recipe in a file may have other values up to MAX_…."""
 MAX_RATE, MAX_EPOCHS, MAX_ITEMS = 0.05, 20, 512
+_JSON = {
+    "data_generation": {f"use_{name}_augmentations": name for name in FAMILIES} | {"num_items": "items"},
+    "training": {"strategy": "loss", "learning_rate": "learning_rate", "num_train_epochs": "epochs"},
+}
+"""The JSON object of a recipe: its parts, and of each the names with the fields of Recipe."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,7 @@ class Recipe:
 
     def to_json(self) -> str:
         """Returns the recipe in the format that a model writes."""
-        data = {f"use_{name}_augmentations": getattr(self, name) for name in FAMILIES} | {"num_items": self.items}
-        training = {
-            "strategy": STRATEGY + self.loss,
-            "learning_rate": self.learning_rate,
-            "num_train_epochs": self.epochs,
-        }
-        return json.dumps({"data_generation": data, "training": training})
+        return "".join(_spelled(self))
 
 
 def read_recipe(text: str) -> Recipe:
@@ -78,25 +77,20 @@ def read_recipe(text: str) -> Recipe:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SelfeditError(f"a recipe is JSON: {str(error)[:80]}") from None
-    known = {"data_generation": {f"use_{name}_augmentations": name for name in FAMILIES} | {"num_items": "items"}}
-    known["training"] = {"strategy": "loss", "learning_rate": "learning_rate", "num_train_epochs": "epochs"}
-    if (
-        not isinstance(content, dict)
-        or not all(isinstance(part, dict) for part in content.values())
-        or content.keys() - known.keys()
-    ):
-        raise SelfeditError(f"a recipe is an object of {' and '.join(known)}, each an object")
+    parts = content.values() if isinstance(content, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts) or content.keys() - _JSON.keys():
+        raise SelfeditError(f"a recipe is an object of {' and '.join(_JSON)}, each an object")
     values = {}
     for part, settings in content.items():
         for name, value in settings.items():
-            if name not in known[part]:
-                raise SelfeditError(f"{part} has no {name[:40]!r}; known: {', '.join(known[part])}")
+            if name not in _JSON[part]:
+                raise SelfeditError(f"{part} has no {name[:40]!r}; known: {', '.join(_JSON[part])}")
             if name == "strategy":
                 strategies = {STRATEGY + loss: loss for loss in LOSSES}
                 if not isinstance(value, str) or value not in strategies:
                     raise SelfeditError(f"strategy is {str(value)[:40]}; known: {', '.join(strategies)}")
                 value = strategies[value]
-            values[known[part][name]] = value
+            values[_JSON[part][name]] = value
     return Recipe(**values)
 
 
@@ -114,11 +108,11 @@ def write_recipes(
     editor: Adapters | None = None,
     *,
     temperature: float = 1.0,
-    on_token: Callable[[int, int], None] = lambda done, total: None,
+    on_token: OnStep = no_steps,
 ) -> list[Recipe]:
     """Writes a recipe for each (task as text, seed).
 
-    `editor`: a stack with a single adapter that writes instead of the untouched model.
+    `editor`: a single adapter that writes instead of the untouched model.
     """
     allow = choices(model.chat, grammar())
     adapter = None if editor is None else 0
@@ -162,20 +156,17 @@ def grammar() -> list[tuple[str, ...]]:
 
 def _fields() -> dict[str, str]:
     """Returns field → the JSON text before its value."""
-    before = {name: f'"use_{name}_augmentations": ' for name in FAMILIES}
-    before |= {
-        "items": '"num_items": ',
-        "loss": '"strategy": ',
-        "learning_rate": '"learning_rate": ',
-        "epochs": '"num_train_epochs": ',
-    }
-    starts = {"basic": '{"data_generation": {', "loss": '}, "training": {'}
-    return {name: starts.get(name, ", ") + text for name, text in before.items()}
+    before, start = {}, "{"
+    for part, settings in _JSON.items():
+        keys = iter(settings.items())
+        key, field = next(keys)
+        before[field] = f'{start}"{part}": {{"{key}": '
+        before |= {field: f', "{key}": ' for key, field in keys}
+        start = "}, "
+    return before
 
 
 def _spelled(recipe: Recipe) -> list[str]:
     """Returns the JSON of the recipe in the pieces of the grammar."""
-    values = {
-        name: json.dumps(STRATEGY + recipe.loss if name == "loss" else getattr(recipe, name)) for name in _fields()
-    }
-    return [piece for name, before in _fields().items() for piece in (before, values[name])] + ["}}"]
+    values = {name: STRATEGY + recipe.loss if name == "loss" else getattr(recipe, name) for name in _fields()}
+    return [piece for name, before in _fields().items() for piece in (before, json.dumps(values[name]))] + ["}}"]

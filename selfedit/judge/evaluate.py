@@ -6,12 +6,12 @@ yes/no verdicts cannot: a yes/no reward over five questions has a reliability of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfedit.disk import file_hash
 from selfedit.judge.grading import GRADER, continues_with, is_correct
-from selfedit.model.backend import Adapters, Request
+from selfedit.model.backend import Adapters, OnStep, Request, no_steps
 from selfedit.model.load import Model
 from selfedit.types import Judge, Question, Score, text_hash
 
@@ -24,7 +24,7 @@ class Query:
 
     question: Question
     adapter: int | None = None
-    """Row of the stack; None: the untouched model."""
+    """Row of the adapters; None: the untouched model."""
     prompt_override: Question | None = None
     """The question in the prompt, if it differs, for example because it has a passage before it."""
 
@@ -41,43 +41,45 @@ class Response:
 def evaluate(
     model: Model,
     questions: Sequence[Question],
-    adapters: Sequence[int | None],
-    stack: Adapters | None = None,
+    rows: Sequence[int | None],
+    adapters: Adapters | None = None,
     *,
-    on_token: Callable[[int, int], None] = lambda done, total: None,
+    on_token: OnStep = no_steps,
 ) -> list[Score]:
-    """Returns one Score per adapter (None: the untouched model); without questions it is unscored, not zero."""
-    queries = [Query(question, adapter) for adapter in adapters for question in questions]
-    responses, n = respond(model, queries, stack, on_token=on_token), len(questions)
-    return [score(responses[i * n : (i + 1) * n]) for i in range(len(adapters))]
+    """Returns one Score per row (None: the untouched model); without questions it is unscored, not zero."""
+    queries = [Query(question, row) for row in rows for question in questions]
+    responses, n = respond(model, queries, adapters, on_token=on_token), len(questions)
+    return [score(responses[i * n : (i + 1) * n]) for i in range(len(rows))]
 
 
 def respond(
     model: Model,
     queries: Sequence[Query],
-    stack: Adapters | None = None,
+    adapters: Adapters | None = None,
     *,
     tokens: int = ANSWER_TOKENS,
-    on_token: Callable[[int, int], None] = lambda done, total: None,
+    on_token: OnStep = no_steps,
 ) -> list[Response]:
     """Answers each query greedily with at most `tokens` tokens; the verdicts are those of the offline judge."""
-    graded = answers(model, queries, stack, tokens=tokens, on_token=on_token)
-    logprobs = gold_logprobs(model, [(q.prompt_override or q.question, q.adapter) for q in queries], stack)
+    graded = answers(model, queries, adapters, tokens=tokens, on_token=on_token)
+    logprobs = gold_logprobs(model, [(q.prompt_override or q.question, q.adapter) for q in queries], adapters)
     return [Response(text, correct, logprob) for (text, correct), logprob in zip(graded, logprobs)]
 
 
 def answers(
     model: Model,
     queries: Sequence[Query],
-    stack: Adapters | None = None,
+    adapters: Adapters | None = None,
     *,
     judge: Judge | None = None,
     tokens: int = ANSWER_TOKENS,
-    on_token: Callable[[int, int], None] = lambda done, total: None,
+    on_token: OnStep = no_steps,
 ) -> list[tuple[str, bool | None]]:
     """Answers each query greedily and returns (answer, verdict) pairs; `judge`: the offline judge by default."""
     requests = [Request(tuple(model.chat.prompt(q.prompt_override or q.question)), q.adapter, tokens) for q in queries]
-    texts = [model.chat.decode(output).strip() for output in model.backend.generate(requests, stack, on_token=on_token)]
+    texts = [
+        model.chat.decode(output).strip() for output in model.backend.generate(requests, adapters, on_token=on_token)
+    ]
     return list(zip(texts, (judge or offline)([(q.question, text) for q, text in zip(queries, texts)])))
 
 
@@ -105,7 +107,7 @@ def offline_name() -> str:
 
 
 def gold_logprobs(
-    model: Model, pairs: Sequence[tuple[Question, int | None]], stack: Adapters | None = None
+    model: Model, pairs: Sequence[tuple[Question, int | None]], adapters: Adapters | None = None
 ) -> list[float]:
     """Returns the log-probability (nats per token) of the gold answer to each question under its adapter.
 
@@ -113,7 +115,7 @@ def gold_logprobs(
     """
     forms = [[q.answers[0], *([q.sentence] if q.sentence and q.kind == "question" else [])] for q, _ in pairs]
     golds = [(model.chat.gold(q, form), adapter) for (q, adapter), texts in zip(pairs, forms) for form in texts]
-    logprobs = iter(model.backend.gold_logprobs(golds, stack))
+    logprobs = iter(model.backend.gold_logprobs(golds, adapters))
     return [max(next(logprobs) for _ in texts) for texts in forms]
 
 

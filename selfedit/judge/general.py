@@ -19,15 +19,15 @@ from selfedit.model.load import Model
 from selfedit.types import Example, Question
 
 
-def general_changes(model: Model, stack: Adapters) -> list[float]:
+def general_changes(model: Model, adapters: Adapters) -> list[float]:
     """Returns for each adapter the mean KL(untouched ‖ adapted) in nats per token."""
-    return model.backend.divergences(general_texts(model), stack)
+    return model.backend.divergences(general_texts(model), adapters)
 
 
-def general_abilities(model: Model, stack: Adapters) -> list[float]:
+def general_abilities(model: Model, adapters: Adapters) -> list[float]:
     """Returns the share of everyday sentences completed correctly, by the untouched model and then by each adapter."""
     items = _records("choices.jsonl")
-    correct = grade_choices(model, [(item, row) for row in range(stack.count) for item in items], stack)
+    correct = grade_choices(model, [(item, row) for row in range(adapters.count) for item in items], adapters)
     shares = (sum(correct[low : low + len(items)]) / len(items) for low in range(0, len(correct), len(items)))
     return [_untouched_ability(model), *shares]
 
@@ -38,14 +38,16 @@ def _untouched_ability(model: Model) -> float:
     return sum(grade_choices(model, [(item, None) for item in items])) / len(items)
 
 
-def grade_choices(model: Model, pairs: Sequence[tuple[dict, int | None]], stack: Adapters | None = None) -> list[bool]:
+def grade_choices(
+    model: Model, pairs: Sequence[tuple[dict, int | None]], adapters: Adapters | None = None
+) -> list[bool]:
     """Returns for each ({query, choices, gold}, adapter) whether the most probable choice is the gold one."""
     golds = [
         (model.chat.gold(Question(item["query"], (), kind="choice"), choice), adapter)
         for item, adapter in pairs
         for choice in item["choices"]
     ]
-    logprobs = iter(model.backend.gold_logprobs(golds, stack))
+    logprobs = iter(model.backend.gold_logprobs(golds, adapters))
     correct = []
     for item, _ in pairs:
         values = [next(logprobs) for _ in item["choices"]]

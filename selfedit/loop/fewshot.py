@@ -21,7 +21,7 @@ from functools import cached_property, partial
 from selfedit.config import FewshotConfig
 from selfedit.edits.recipe import INSTRUCTION, Recipe, grammar, recipe_prompt, recipe_tokens
 from selfedit.errors import SelfeditError
-from selfedit.model.backend import Adapters, Job, Request
+from selfedit.model.backend import Adapters, Job, OnStep, Request, no_steps
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.grammar import GridForm
 from selfedit.model.load import Model
@@ -284,7 +284,7 @@ def solve(
     adapters: Adapters | None = None,
     config: FewshotConfig = FewshotConfig(),
     *,
-    on_token: Callable[[int, int], None] = lambda done, total: None,
+    on_token: OnStep = no_steps,
 ) -> list[list[Answer]]:
     """For each (task, adapter), one Answer per test pair."""
     asked = [questions(model, task, adapter) for task, adapter in pairs]

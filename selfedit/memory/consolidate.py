@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from selfedit.config import ConsolidateConfig
 from selfedit.errors import MemoryStoreError
@@ -66,10 +67,10 @@ def consolidate(
         raise MemoryStoreError("give at least two memories to consolidate; see `selfedit memory list`")
     start = time.perf_counter()
     jobs = [_rehearsal(model, store, entries, config)]
-    stack, logs = model.backend.train(jobs, config.train, on_step=lambda done, total: progress("train", done, total))
-    (change,), (untouched, ability) = general_changes(model, stack), general_abilities(model, stack)
-    asked = [question for entry in entries for question in entry.questions]
-    (score,) = evaluate(model, asked, [0], stack, on_token=lambda done, total: progress("test", done, total))
+    adapters, logs = model.backend.train(jobs, config.train, on_step=partial(progress, "train"))
+    (change,), (untouched, ability) = general_changes(model, adapters), general_abilities(model, adapters)
+    questions = [question for entry in entries for question in entry.questions]
+    (score,) = evaluate(model, questions, [0], adapters, on_token=partial(progress, "test"))
     verdicts = iter(score.correct)
     rehearsed = []
     for entry in entries:
@@ -85,7 +86,7 @@ def consolidate(
         reason = f"{len(held)} of {len(entries)} memories hold and share it"
         scores = {"general_change": change, "general_lost": lost, "rehearsed": [asdict(one) for one in rehearsed]}
         shared = store.share(
-            lambda folder: model.backend.save(stack, 0, folder, model.name), held, scores, rehearsed=entries
+            lambda folder: model.backend.save(adapters, 0, folder, model.name), held, scores, rehearsed=entries
         )
     return Consolidation(shared, reason, rehearsed, change, logs[0].tokens, round(time.perf_counter() - start, 1))
 

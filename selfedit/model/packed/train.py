@@ -91,11 +91,11 @@ class _Workers:
     one worker.
     """
 
-    def __init__(self, stack: LoraBatch, tokens: int):
+    def __init__(self, adapters: LoraBatch, tokens: int):
         """`tokens`: of an average step."""
         threads = torch.get_num_threads()
-        count = min(threads, max(1, tokens // TOKENS_PER_WORKER)) if stack.flat.device.type == "cpu" else 1
-        self.gradients = [Gradients(stack) for _ in range(count)]
+        count = min(threads, max(1, tokens // TOKENS_PER_WORKER)) if adapters.flat.device.type == "cpu" else 1
+        self.gradients = [Gradients(adapters) for _ in range(count)]
         share = partial(limit_threads, threads // count)
         self.pool = ThreadPoolExecutor(count, initializer=share) if count > 1 else None
 
@@ -152,7 +152,7 @@ class _Run:
             self.log.rows += work.rows
             self.left -= len(work.sequences)
         if not self._batches:
-            self.log.losses.append(torch.stack(self._epoch_loss).mean().item())
+            self.log.losses.append(torch.adapters(self._epoch_loss).mean().item())
             self._epoch_loss.clear()
             if self.schedule.is_over(self.log):
                 self.stop_()
@@ -192,7 +192,7 @@ def _shares(works: list[_Work], count: int) -> list[list[_Work]]:
 
 def _backward(
     network: Network,
-    stack: LoraBatch,
+    adapters: LoraBatch,
     gradients: Gradients,
     frozen: FrozenBelow,
     vocabulary: Vocabulary,
@@ -209,8 +209,10 @@ def _backward(
         work.rows = own[-1][1] - own[0][0]
     device = network.device
     attention = network.attention(packing.lengths, packing.shared)
-    layers = range(stack.config.layers[0], network.shape.layers)
-    x = network.run(torch.cat(states), attention.positions, attention, stack.linear(network, ranges, gradients), layers)
+    layers = range(adapters.config.layers[0], network.shape.layers)
+    x = network.run(
+        torch.cat(states), attention.positions, attention, adapters.linear(network, ranges, gradients), layers
+    )
     counts = [sum(s.labels for s in work.sequences) for work in part]
     weights = torch.cat([torch.full((n,), work.weight) for n, work in zip(counts, part)]).to(device)
     hidden = rms_norm(x[torch.tensor(packing.label_rows, device=device)], network.norm, network.shape.eps)
