@@ -98,8 +98,8 @@ def random_walk(allow, ends, draw: random.Random, most: int = 2000) -> list[int]
 
 def test_whatever_the_grammar_lets_through_is_a_recipe_that_it_would_write_again(model):
     allow, draw = choices(model.chat, grammar()), random.Random(0)
-    found = {read_recipe(model.chat.decode(random_walk(allow, model.chat.ends, draw))) for _ in range(200)}
-    assert len(found) > 150
+    found = {read_recipe(model.chat.decode(random_walk(allow, model.chat.ends, draw))) for _ in range(60)}
+    assert len(found) > 40
     for recipe in found:
         assert read_recipe(recipe.to_json()) == recipe
         sequence = writing_sequence(model, "a task", recipe)

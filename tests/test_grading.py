@@ -248,3 +248,59 @@ def test_it_agrees_with_the_strong_judge_on_titles_it_was_not_fitted_on(verdicts
 )
 def test_words_are_found_in_scripts_without_spaces_or_with_vowel_signs(gold, right, wrong, question):
     assert is_correct(right, [gold], question) and not is_correct(wrong, [gold], question)
+
+
+TECHNICAL = Path(__file__).parent / "data" / "technical_verdicts.jsonl"
+
+
+def test_technical_answers_are_graded_by_the_character():
+    """260 invented pairs: identifiers, versions, quantities, code, yes or no, two facts; half of them are wrong."""
+    pairs = [json.loads(line) for line in TECHNICAL.read_text(encoding="utf-8").splitlines()]
+    agree = [is_correct(p["prediction"], [p["gold"]], p["question"]) == p["correct"] for p in pairs]
+    assert len(pairs) == 260 and sum(p["correct"] for p in pairs) == 130
+    assert sum(agree) / len(agree) >= 0.97
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold", "question", "right"),
+    [
+        ("Call `scan_csv()`.", "scan_csv", "What reads it?", True),
+        ("Call scan_csv_batched.", "scan_csv", "What reads it?", False),
+        ("It needs redis2.", "redis", "Which driver does it need?", False),
+        ("Use --no-cache.", "--no-cache-dir", "Which option is it?", False),
+        ("It raises polars.exceptions.ComputeError.", "ComputeError", "What is raised?", True),
+        ("It raises a SchemaFieldNotFoundError.", "SchemaFieldMissingError", "What is raised?", False),
+        ("The type is List[Tuple[int]].", "List[int]", "Which type is it?", False),
+        ('Use `frozendict({"x": 1, "y": 1})`.', "frozendict({'x': 1, 'y': 1})", "What is it?", True),
+        ("Use exclude_by().", "exclude()", "What replaces it?", False),
+        ("Use pl.exclude().", "exclude()", "What replaces it?", True),
+        ("You should use `old_name` instead of `new_name`.", "new_name", "Which function should be used?", False),
+        ("Since Python 3.10.", "3.1", "Since which version?", False),
+        ("Since 3.1.0.", "3.1", "Since which version?", True),
+        ("It was deprecated in 2.4 and removed in 3.0.", "2.4", "In which version was it removed?", False),
+        ("After 30 ms.", "30 s", "After how long does it stop?", False),
+        ("After 90 seconds.", "1.5 minutes", "After how long does it stop?", True),
+        ("1_500_000 iterations", "1,500,000", "How many iterations does it run?", True),
+        ("It waits 3 seconds and tries 5 times.", "3", "How many times does it try?", False),
+        ("It is not on by default.", "no", "Is it on by default?", True),
+        ("It is off.", "no", "Is it on by default?", True),
+        ("It is off.", "yes", "Is it on by default?", False),
+        ("It is not off.", "yes", "Is it on by default?", True),
+        ("Pickled input is not supported any more.", "yes", "Was support for pickled input removed?", True),
+        ("The cache is a folder.", "yes", "Does the client verify certificates?", False),
+        ("It raises ValueError.", "no, it raises ValueError", "May both be given?", True),
+        ("Yes, it raises ValueError.", "no, it raises ValueError", "May both be given?", False),
+        ("No.", "no, it raises ValueError", "May both be given?", False),
+        ("10 per host and 100 in total.", "10 per host; 100 in total", "How many may be open?", True),
+        ("100 per host and 10 in total.", "10 per host; 100 in total", "How many may be open?", False),
+        ("DatabaseError", "DatabaseError; order_by()", "What is raised, and what clears it?", False),
+    ],
+)
+def test_near_misses_of_technical_answers_are_wrong(prediction, gold, question, right):
+    assert is_correct(prediction, [gold], question) is right
+
+
+def test_a_wrong_yes_is_wrong_though_another_accepted_answer_has_the_fact_alone():
+    gold = ["no, it raises ValueError", "ValueError"]
+    assert is_correct("It raises ValueError.", gold, "May both be given?")
+    assert not is_correct("Yes, it raises ValueError.", gold, "May both be given?")

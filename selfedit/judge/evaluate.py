@@ -102,7 +102,7 @@ def offline(pairs: Sequence[tuple[Question, str]]) -> list[bool | None]:
 
 def offline_name() -> str:
     """Identifies the verdicts of the offline judge; a change of its rules or of its fitted numbers changes the name."""
-    files = (GRADER.with_name(name) for name in (GRADER.name, "grading.py", "features.py"))
+    files = (GRADER.with_name(name) for name in (GRADER.name, "grading.py", "features.py", "technical.py"))
     return f"offline {text_hash(*map(file_hash, files))[:8]}"
 
 

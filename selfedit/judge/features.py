@@ -45,6 +45,7 @@ _DIGITS = (
     | {word: str(10 * n) for n, word in enumerate(_TENS, start=2)}
     | {"once": "1", "twice": "2"}
 )
+NUMBER_WORDS = _DIGITS
 _TIMES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 _TWENTY_ONE = re.compile(rf"\b({'|'.join(_TENS)})[ -]({'|'.join(_ONES[1:10] + _ORDINALS[:9])})\b", re.IGNORECASE)
 _NOT = re.compile(r"n['’]t\b", re.IGNORECASE)
@@ -121,10 +122,15 @@ def _cased_words(text: str) -> tuple[str, ...]:
     text = _UNSAID.sub("", text)
     text = _INITIALS.sub(lambda match: match.group().replace(".", ""), text)
     text = text.replace("%", " percent ").replace("per cent", "percent")
-    text = _TWENTY_ONE.sub(lambda match: str(sum(int(_DIGITS[word.lower()]) for word in match.groups())), text)
+    text = in_digits(text)
     parts = _DECIMAL.split(text)  # every second part is a number
     found = (word for i, part in enumerate(parts) for word in ((part,) if i % 2 else text_words(part)))
     return tuple(word for word in found if word.lower() not in ("a", "an", "the"))
+
+
+def in_digits(text: str) -> str:
+    """The text with "twenty-one" and the like in digits."""
+    return _TWENTY_ONE.sub(lambda match: str(sum(int(_DIGITS[word.lower()]) for word in match.groups())), text)
 
 
 @lru_cache(maxsize=50_000)

@@ -2,14 +2,14 @@
 
 `is_correct` stands in for SEAL's GPT-4.1 judge (yes or no; extra words are allowed, the gold answer must be fully
 conveyed and not contradicted, a blank answer is wrong). First come rules for what must hold: the gold answer itself is
-correct; blank, negated and echoing answers, and answers that guess at everything, are wrong. Then shallow decision
-trees decide from the few numbers of features.py. Each number may move the verdict in one direction only, so an answer
-that says more of the gold is never graded worse. The trees are in grader.json, fitted to verdicts of GPT-4.1 by
-tools/fit_grader.py.
+correct; blank, negated and echoing answers, and answers that guess at everything, are wrong. Technical answers (names
+of code, versions, quantities, yes or no) are decided by technical.py. For all others, shallow decision trees decide
+from the few numbers of features.py. Each number may move the verdict in one direction only, so an answer that says more
+of the gold is never graded worse. The trees are in grader.json, fitted to verdicts of GPT-4.1 by tools/fit_grader.py.
 
 Agreement with 27,669 verdicts (tools/fit_grader.py): on the 70 titles of the development set, each graded by trees
-fitted without it (n = 22,887), accuracy 0.888 and Cohen's kappa 0.768; on the other 17 titles (n = 4,782) 0.885 and
-0.756. More features do not help. The remaining disagreement needs knowledge (the jejunum is a part of the small
+fitted without it (n = 22,887), accuracy 0.888 and Cohen's kappa 0.768; on the other 17 titles (n = 4,782) 0.886 and
+0.758. More features do not help. The remaining disagreement needs knowledge (the jejunum is a part of the small
 intestine) or is noise of GPT-4.1, whose verdicts on two nearly equal predictions agree with a kappa of 0.88.
 """
 
@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from selfedit.judge.features import NEGATIONS, SMALL_WORDS, features, new_words, not_copied, stem, words
+from selfedit.judge.technical import contradicts_yes_or_no, polarity, verdict, yes_or_no
 
 GRADER = Path(__file__).with_name("grader.json")
 _MAX_ALTERNATIVES = 15  # a longer enumeration guesses at everything
@@ -58,6 +59,8 @@ _OPPOSITES = {  # word → the other words of its line
 def is_correct(prediction: str, answers: Sequence[str], question: str = "") -> bool:
     """Returns whether the prediction conveys at least one of the gold answers."""
     prediction = cut(prediction)
+    if contradicts_yes_or_no(prediction, answers):
+        return False
     return any(_conveys(prediction, cut(gold), question) for gold in answers)
 
 
@@ -97,6 +100,12 @@ def _conveys(prediction: str, gold: str, question: str) -> bool:
         return True
     if not predicted or _guesses_at_everything(prediction, gold):
         return False
+    if polar := yes_or_no(gold):
+        wanted, fact = polar
+        return _conveys(prediction, fact, question) if fact else polarity(prediction, question) == wanted
+    decided = verdict(prediction, gold, question)
+    if decided is not None:
+        return decided
     query = words(question)
     if _echoes(predicted, query) or _negates(predicted, target, query) or _contradicts(set(predicted), set(target)):
         return False
