@@ -87,6 +87,79 @@ def test_a_passage_that_stands_twice_has_every_question_once_and_all_edits(file)
     }
 
 
+SQUAD_2 = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": "Orb_station",
+            "paragraphs": [
+                {
+                    "context": "Ulla Brandt built the Orb.",
+                    "qas": [
+                        {"question": "Who built it?", "answers": [{"text": "Ulla Brandt"}], "is_impossible": False},
+                        {"question": "Who painted it?", "answers": [], "is_impossible": True},
+                    ],
+                },
+                {"context": "Nobody asks about this.", "qas": []},
+                {"context": "Nor about this.", "qas": [{"question": "Why?", "answers": [], "is_impossible": True}]},
+            ],
+        },
+        {"title": "", "paragraphs": []},
+    ],
+}
+
+
+def test_unanswerable_questions_and_passages_without_questions_are_left_out_and_counted(file):
+    lines: list[str] = []
+    path = file(SQUAD_2)
+    (task,) = load_tasks(path, notify=lines.append)
+    assert (task.passage.title, task.questions) == ("Orb station", (Question("Who built it?", ("Ulla Brandt",)),))
+    assert lines == [f"{path}: left out: 2 unanswerable questions, 2 passages without questions"]
+    assert [len(task.questions) for task in load_tasks(path, without_questions=True)] == [1, 0, 0]
+
+
+def test_a_file_without_any_answerable_question_is_refused(file):
+    article = SQUAD_2["data"][0] | {"paragraphs": SQUAD_2["data"][0]["paragraphs"][1:]}
+    assert refusal(load_tasks, file({"data": [article]})) == ": no passage has a question with an answer"
+
+
+def test_one_record_per_question_is_read_from_json_and_json_lines(tmp_path):
+    rows = [
+        {"id": "1", "title": "Orb_station", "context": "Ulla built it in 2031.", "question": "Who?"}
+        | {"answers": {"text": ["Ulla", "Ulla"], "answer_start": [0, 0]}},
+        {"title": "Orb_station", "context": "Ulla built it in 2031.", "question": "When?", "answers": ["2031"]},
+        {"title": "Orb_station", "context": "Ulla built it in 2031.", "question": "Why?", "answers": {"text": []}},
+        {"title": "", "context": "It is red.", "question": "What colour?", "answer": "red"},
+        {"context": "It is old.", "question": "How old?", "answers": []},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name in ("a.json", "a.jsonl"):
+        lines: list[str] = []
+        first, second = load_tasks(tmp_path / name, notify=lines.append)
+        assert first.questions == (Question("Who?", ("Ulla",)), Question("When?", ("2031",)))
+        assert (first.passage.title, second.passage.title, second.questions[0].answers) == ("Orb station", "", ("red",))
+        assert lines == [f"{tmp_path / name}: left out: 2 unanswerable questions, 1 passages without questions"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "Q"}, "[0]: 'context' is missing; there is 'question'"),
+        ({"question": "Q", "context": "C"}, "[0]: 'answer' is missing; there is 'question', 'context'"),
+        ({"question": "Q", "context": "C", "answers": {}}, "[0]: 'answers': is empty"),
+        (
+            {"question": "Q", "context": "C", "answers": {"text": [3]}},
+            "[0]: 'answers'.text[0]: should be text, is a number",
+        ),
+        ({"question": 3, "context": "C", "answer": "A"}, "[0]: 'question': should be text, is a number"),
+        ({"question": "Q", "context": "C", "title": 3}, "[0]: 'title': should be text, is a number"),
+    ],
+)
+def test_a_record_that_lacks_something_is_refused_with_the_place(file, row, message):
+    assert refusal(load_tasks, file([row])) == message
+
+
 def test_plain_squad_takes_one_answer_or_several(file):
     questions = [
         {"question": "A?", "answer": "a"},

@@ -24,6 +24,7 @@ from selfedit.cli.options import (
 )
 from selfedit.config import ConsolidateConfig, LearnConfig, with_settings
 from selfedit.errors import SelfeditError
+from selfedit.terminal import note
 
 
 def add(commands, with_model, with_judge, with_tasks) -> None:
@@ -147,7 +148,7 @@ def _store(arguments) -> int:
     from selfedit.tasks.load import load_tasks
     from selfedit.terminal import Progress
 
-    tasks = [task for file in arguments.data for task in load_tasks(file)] or store.shipped_tasks()
+    tasks = [task for file in arguments.data for task in load_tasks(file, notify=note)] or store.shipped_tasks()
     with Progress(quiet=arguments.json) as progress:
         options = {"command": typed(arguments), "on_progress": progress.stage}
         result = store.run(tasks, arguments.memories, arguments.out, **options)
@@ -160,7 +161,7 @@ def _knowledge(arguments) -> int:
     from selfedit.tasks.load import load_tasks
 
     train = with_settings(knowledge.TRAIN, dict(arguments.set))
-    tasks = _some(load_tasks(arguments.data), arguments, arguments.limit)
+    tasks = _some(load_tasks(arguments.data, notify=note), arguments, arguments.limit)
     judge, judge_name = open_judge(arguments)
     compared = listed(arguments.conditions), arguments.seeds, arguments.together, arguments.editor
     setting = knowledge.Setting(*compared, train, judge=judge, judge_name=judge_name)
@@ -178,7 +179,7 @@ def _stream(arguments) -> int:
     given |= {"methods": tuple(listed(arguments.methods))} if arguments.methods else {}
     given |= {"consolidate": tuple(arguments.consolidate)} if arguments.consolidate else {}
     setting = stream.Setting(**given)
-    tasks = _some(load_tasks(arguments.data, without_questions=True), arguments, arguments.documents)
+    tasks = _some(load_tasks(arguments.data, without_questions=True, notify=note), arguments, arguments.documents)
     return _run(arguments, stream, tasks, setting=setting, general=arguments.general, **trains)
 
 
@@ -190,13 +191,15 @@ def _routing(arguments) -> int:
     from selfedit.types import Task
 
     methods = listed(arguments.methods) if arguments.methods else routing.METHODS
-    tasks = [task for file in arguments.data for task in load_tasks(file, without_questions=True)]
+    tasks = [task for file in arguments.data for task in load_tasks(file, without_questions=True, notify=note)]
     texts = {passage.id: passage for passage in read_documents(arguments.texts).passages} if arguments.texts else {}
     tasks += [Task(passage, ()) for passage in texts.values()]
     others: list[str] = []
     for file in arguments.others:
         is_list = ".jsonl" in file.suffixes
-        questions = load_prompts(file) if is_list else [q for task in load_tasks(file) for q in task.questions]
+        questions = (
+            load_prompts(file) if is_list else [q for task in load_tasks(file, notify=note) for q in task.questions]
+        )
         others += [question.question for question in questions]
     return _run(arguments, routing, tasks, others, memories=arguments.memories, methods=methods)
 

@@ -25,6 +25,7 @@ from selfedit.cli.options import (
 )
 from selfedit.config import with_settings
 from selfedit.errors import SelfeditError
+from selfedit.terminal import note
 
 
 def add(commands, with_model: Parser, with_backend: Parser) -> None:
@@ -176,7 +177,7 @@ def _knowledge_domain(arguments) -> Callable:
     config = RestemConfig(**values | ({"styles": tuple(listed(arguments.styles))} if arguments.styles else {}))
     config = replace(config, trial=with_settings(config.trial, dict(arguments.set)))
     pyplot()
-    tasks = load_tasks(arguments.data)
+    tasks = load_tasks(arguments.data, notify=note)
 
     def domain(model):
         judge, judge_name = open_judge(arguments)

@@ -29,6 +29,9 @@ _KINDS = {
 
 
 def read_json(path: str | PurePath) -> object:
+    """Returns the value of a JSON file, or the list of the values of a file named .jsonl."""
+    if ".jsonl" in PurePath(path).suffixes:
+        return [value for _, value in read_jsonl(path)]
     return _parse(read_text(path, MAX_BYTES), str(path))
 
 
@@ -64,14 +67,15 @@ def field(item: object, name: str, kind: type[T], where: str, *, may_be_empty: b
     return expect(fields[name], kind, f"{where}: {name!r}", may_be_empty=may_be_empty)
 
 
-def numbered(values: object, where: str) -> Iterator[tuple[str, object]]:
+def numbered(values: object, where: str, *, may_be_empty: bool = False) -> Iterator[tuple[str, object]]:
     """Yields the position (as in `file.json.data[2].paragraphs[0]`) and the value of each element of a list."""
-    for index, value in enumerate(expect(values, list, where)):
+    for index, value in enumerate(expect(values, list, where, may_be_empty=may_be_empty)):
         yield f"{where}[{index}]", value
 
 
-def elements(item: object, name: str, where: str) -> Iterator[tuple[str, object]]:
-    yield from numbered(field(item, name, list, where), f"{where}.{name}")
+def elements(item: object, name: str, where: str, *, may_be_empty: bool = False) -> Iterator[tuple[str, object]]:
+    values = field(item, name, list, where, may_be_empty=may_be_empty)
+    yield from numbered(values, f"{where}.{name}", may_be_empty=may_be_empty)
 
 
 def optional_id(item: dict, where: str) -> str:
