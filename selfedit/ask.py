@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfedit.edits.parse import sentences
+from selfedit.errors import ModelError
 from selfedit.memory.contradict import disagreeing
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
@@ -42,6 +43,8 @@ class Answer:
     disagrees: tuple[dict, ...] = ()
     """Other sources that contradict this one about the question: `memory`, `source`, the sentences `here` and
     `there`."""
+    error: str = ""
+    """Why there is no answer."""
 
     def record(self) -> dict:
         record = {
@@ -49,7 +52,8 @@ class Answer:
             "memory": self.memory.id if self.memory else None,
             "source": self.memory.passage.source if self.memory else None,
         }
-        return record | ({"disagrees": list(self.disagrees)} if self.disagrees else {})
+        disagrees = {"disagrees": list(self.disagrees)} if self.disagrees else {}
+        return record | disagrees | ({"error": self.error} if self.error else {})
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ def ask(
 ) -> list[Answer]:
     """Answers in the order of the questions. A question whose kind is not `question` is a text to be continued.
 
-    `tries`: the number of memories that answer a question at most, if they fit nearly equally well."""
+    `tries`: the number of memories that answer a question at most, if they fit nearly equally well. A question that is
+    too long for the model gets an error in place of an answer; raises ModelError if all are."""
     return store.read_consistently(lambda state: _ask(model, store, questions, max_new_tokens, tries, on_token))
 
 
@@ -81,14 +86,16 @@ def _ask(
     model: Model, store: MemoryStore, questions: Sequence[Question], max_new_tokens: int, tries: int, on_token: OnStep
 ) -> list[Answer]:
     router = store.router(model.fingerprint)
-    attempts = [_Attempt(i, *fit) for i, q in enumerate(questions) for fit in _fitting(router, q.question, tries)]
+    prompts, errors = _prompts(model, questions, max_new_tokens)
+    attempts = [_Attempt(i, *fit) for i in prompts for fit in _fitting(router, questions[i].question, tries)]
     ids = {attempt.memory for attempt in attempts if attempt.memory}
     entries = {id: store.get(id) for id in ids}
     candidates: list[list[tuple[float, Answer]]] = [[] for _ in questions]
+    for i, error in errors.items():
+        candidates[i].append((0.0, Answer("", None, 0.0, error=str(error))))
     for adapters, rows in _adapters(model, store, ids):
         batch = [a for a in attempts if (a.memory is None if adapters is None else a.memory in rows)]
-        prompts = [tuple(model.chat.prompt(questions[a.question])) for a in batch]
-        requests = [Request(p, rows.get(a.memory), max_new_tokens) for p, a in zip(prompts, batch)]
+        requests = [Request(prompts[a.question], rows.get(a.memory), max_new_tokens) for a in batch]
         texts = model.backend.generate(requests, adapters, on_token=on_token)
         certainties = _certainties(model, adapters, requests, texts) if tries > 1 else [0.0] * len(batch)
         for attempt, tokens, certainty in zip(batch, texts, certainties):
@@ -97,6 +104,28 @@ def _ask(
             answer = Answer(model.chat.decode(tokens).strip(), entry, attempt.score, disagrees)
             candidates[attempt.question].append((certainty, answer))
     return [max(given, key=lambda pair: pair[0])[1] for given in candidates]
+
+
+def _prompts(
+    model: Model, questions: Sequence[Question], max_new_tokens: int
+) -> tuple[dict[int, tuple[int, ...]], dict[int, ModelError]]:
+    """The prompt of each question that the model can read, and the error of each other one, by index. Raises ModelError
+    if it can read none."""
+    prompts, errors, limit = {}, {}, model.backend.max_positions
+    for i, question in enumerate(questions):
+        try:
+            tokens = tuple(model.chat.prompt(question))
+            if len(tokens) + max_new_tokens > limit:
+                raise ModelError(
+                    f"a question of {len(tokens)} tokens and an answer of {max_new_tokens} do not fit the model's "
+                    f"{limit} positions; shorten it"
+                )
+            prompts[i] = tokens
+        except ModelError as error:
+            errors[i] = error
+    if errors and not prompts:
+        raise next(iter(errors.values()))
+    return prompts, errors
 
 
 def _fitting(router: Router, question: str, tries: int) -> list[tuple[str | None, float]]:

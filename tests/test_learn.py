@@ -18,19 +18,33 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import write_tiny_model
 
 from selfedit.ask import ask
 from selfedit.cli import main
 from selfedit.config import LearnConfig
 from selfedit.documents.read import read_documents
-from selfedit.edits.quiz import Quiz
+from selfedit.edits.quiz import Quiz, check
+from selfedit.errors import ModelError
 from selfedit.judge.general import general_questions
-from selfedit.learn import LearnReport, PassageReport, _RunFolder, _suspicious, assign, candidates, learn, learn_passage
+from selfedit.learn import (
+    LearnReport,
+    PassageReport,
+    _RunFolder,
+    _suspicious,
+    assign,
+    candidates,
+    learn,
+    learn_passage,
+    passage_length,
+)
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import LoraConfig
+from selfedit.model.load import load_model
 from selfedit.model.packed.lora import LoraBatch, TokenRange
 from selfedit.model.packed.network import PackedAttention
 from selfedit.tasks.questions import load_quiz
+from selfedit.text import count_words
 from selfedit.types import Passage, Question, Score, SelfEdit, Trial
 
 ROOT = Path(__file__).parents[1]
@@ -359,6 +373,7 @@ def test_a_summary_adds_up_the_passages():
         "memories": ["m1", "m2"],
         "superseded": [],
         "quarantined": [],
+        "failed": [],
     }
     none = LearnReport([]).summary()
     assert (none["accuracy_before"], none["general_change"], none["memories"]) == (None, None, [])
@@ -664,3 +679,39 @@ def test_a_run_of_other_settings_questions_or_home_knows_nothing_of_this_one(tmp
     _RunFolder(tmp_path, tiny_model, CONFIG, [Question("Who?", ("Ada", "Bea"))]).add(report("a", "m1", (4, 1, 3), 0.2))
     for home, config, quiz in others:
         assert _RunFolder(home, tiny_model, config, quiz).finished == {}
+
+
+def test_one_passage_that_the_model_cannot_read_does_not_end_the_job(tmp_path):
+    model = load_model(str(write_tiny_model(tmp_path / "model", max_position_embeddings=3000)), device="cpu")
+    store, words = MemoryStore(tmp_path), "word " * 3000
+    long, short = (Passage("T", text, f"{len(text)}", "0" * 64) for text in (words, "The gate is red."))
+    report = learn(model, [long, short, replace(long, title="U")], store, CONFIG)
+    first, second, third = report.reports
+    assert first.failed and third.failed and "positions" in first.reason and not second.failed
+    assert [one["title"] for one in report.summary()["failed"]] == ["T", "U"]
+    assert [record["passage"] for record in lines_of(next(tmp_path.glob("runs/*/trials.jsonl")))] == [short.id]
+    with pytest.raises(ModelError, match="positions"):
+        learn(model, [long], store, CONFIG)
+
+
+def test_one_question_that_is_too_long_does_not_lose_the_answers_of_the_others(tiny_model, tmp_path):
+    store = MemoryStore(tmp_path)
+    long = Question("word " * tiny_model.backend.max_positions, ("word",))
+    short = Question("What is red?", ("the gate",))
+    alone, answers = ask(tiny_model, store, [short]), ask(tiny_model, store, [long, short])
+    assert answers[1] == alone[0] and "positions" in answers[0].error and answers[0].record()["error"]
+    with pytest.raises(ModelError, match="positions"):
+        ask(tiny_model, store, [long])
+    kept, dropped = check(tiny_model, Passage("T", "The gate is red.", "s", "0" * 64), [long, short])
+    assert dropped["too long for the model"] == 1
+
+
+def test_passages_are_cut_so_that_they_fit_the_positions_of_the_model(tiny_model, tmp_path):
+    limit, text = tiny_model.backend.max_positions, "zq9x7v3k" * 4000
+    (tmp_path / "a.txt").write_text(" ".join(text[i : i + 200] for i in range(0, len(text), 200)))
+    longest = {}
+    for length in (count_words, passage_length(tiny_model, 220)):
+        passages = read_documents([str(tmp_path / "a.txt")], length=length).passages
+        longest[length] = max(len(tiny_model.chat.encode(passage.text)) for passage in passages)
+    by_words, by_tokens = longest.values()
+    assert by_tokens <= limit / 2 < limit < by_words

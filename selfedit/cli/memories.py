@@ -229,11 +229,12 @@ def _ask(arguments) -> int:
     if not any(answer.memory for answer in answers):
         _note_other_models(arguments, store, model)
     for question, answer in zip(questions, answers):
-        why = _why(store, question.question, answer) if arguments.why else {}
+        why = _why(store, question.question, answer) if arguments.why and not answer.error else {}
         if arguments.json:
             show_json(answer.record() | why)
             continue
-        say(answer.answer if not arguments.file else f"{question.question}\n  → {answer.answer}")
+        shown = f"no answer: {one_line(answer.error)}" if answer.error else answer.answer
+        say(shown if not arguments.file else f"{question.question[:1000]}\n  → {shown}")
         for other in answer.disagrees:
             note(f"  {one_line(other['source'])} disagrees: {one_line(other['there'])}")
         for name, value in why.items():

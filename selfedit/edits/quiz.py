@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import compress
 
 from selfedit.config import QuizConfig
 from selfedit.edits.parse import sentences
@@ -86,12 +87,16 @@ def check(
 
     Returns the kept questions and the number of dropped questions per reason.
     """
+    open_book = [tuple(model.chat.ask(open_book_prompt(passage, q.question))) for q in questions]
+    fits = [_fits(model, question, tokens, config) for question, tokens in zip(questions, open_book)]
+    too_long = Counter({"too long for the model": fits.count(False)})
+    questions, open_book = list(compress(questions, fits)), list(compress(open_book, fits))
     if not questions:
-        return [], Counter()
-    texts = [*(open_book_prompt(passage, q.question) for q in questions), *(q.question for q in questions)]
-    requests = [Request(tuple(model.chat.ask(text)), None, config.check_tokens) for text in texts]
+        return [], +too_long
+    prompts = [*open_book, *(tuple(model.chat.ask(q.question)) for q in questions)]
+    requests = [Request(tokens, None, config.check_tokens) for tokens in prompts]
     answers = [model.chat.decode(t) for t in model.backend.generate(requests, on_token=partial(progress, "check"))]
-    kept, dropped = [], Counter()
+    kept, dropped = [], +too_long
     for question, open_book, closed_book in zip(questions, answers, answers[len(questions) :]):
         gold = question.answers
         if not (is_correct(open_book, gold, question.question) or f1(open_book, gold) >= config.min_agreement):
@@ -101,6 +106,12 @@ def check(
         else:
             kept.append(replace(question, sentence=question.sentence or find_supporting_sentence(passage, question)))
     return kept, dropped
+
+
+def _fits(model: Model, question: Question, open_book: Sequence[int], config: QuizConfig) -> bool:
+    """Whether the model can read the passage, the question and any of its answers together."""
+    answers = [len(model.chat.encode(text)) for text in (*question.answers, question.sentence)]
+    return len(open_book) + max(config.check_tokens, *answers) <= model.backend.max_positions
 
 
 def find_supporting_sentence(passage: Passage, question: Question) -> str:
