@@ -1,11 +1,366 @@
-"""Placeholder until the new conversion lands."""
+"""The bytes of a document → Document.
 
-from selfedit.documents.formats import parse_document
-from selfedit.documents.records import Block, Document, Raw
-from selfedit.types import Unit
+`_READERS` is the table of formats: suffix → function. The content decides if it contradicts the suffix. Most readers
+make HTML, which `markup` turns into blocks. A document that cannot be read raises a DocumentError of one line that
+begins with its source.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import subprocess
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import PurePath
+
+from selfedit.documents import header, markdown
+from selfedit.documents.mail import read_mail
+from selfedit.documents.markup import read_markup, table_rows
+from selfedit.documents.normalize import decode, normal_form
+from selfedit.documents.pdf import read_pdf
+from selfedit.documents.records import Block, Content, Document, Raw
+from selfedit.errors import DocumentError
+from selfedit.text import language, sentence_ends
+from selfedit.types import Unit, as_utf8
+
+MAX_TITLE = 200
+MAX_UNZIPPED = 300_000_000
+"""Bytes of an office document or book when unzipped."""
+PANDOC_TIMEOUT_S = 25
+_PANDOC_OPTIONS = "--sandbox --mathml --syntax-highlighting=none --wrap=none --track-changes=accept -s -t html".split()
+_PANDOC_MEMORY = "+RTS -M700M -RTS".split()
+
+CODE = frozenset(
+    ".py .pyi .js .mjs .jsx .ts .tsx .c .h .cc .cpp .hpp .cs .java .kt .go .rs .rb .php .swift .scala .lua .r .jl .pl "
+    ".toml .yaml .yml .json .jsonl .cfg .ini .conf .sh .bash .sql .xml .css".split()
+)
+"""Suffixes of source code and configuration, which is learned as it is."""
 
 
 def convert(raw: Raw) -> Document:
-    name = f"{raw.name}.html" if raw.media_type == "text/html" and not raw.name.endswith("html") else raw.name
-    _, title, text, is_code = parse_document(raw.source, name, raw.data, raw.charset)
-    return Document(raw.source, title, (Block((text,), (Unit("sentence", text),)),), is_code)
+    """Reads a document of any format. Raises DocumentError."""
+    suffix = PurePath(raw.name).suffix.lower()
+    try:
+        if not raw.data.strip(b"\0"):
+            raise DocumentError("empty; give a document with text in it")
+        if suffix in CODE:
+            content = Content("", {}, list(_code_blocks(normal_form(decode(raw.data, raw.charset)))))
+        else:
+            content = (_by_content(raw) or _READERS.get(suffix, _text))(raw)
+        subject = content.title or header.title_of(content.fields)
+        title, blocks = _titled(" ".join(subject.split()), content.blocks)
+        title = (title or re.sub(r"[-_\s]+", " ", PurePath(raw.name).stem).strip())[:MAX_TITLE]
+        if not any(block.parts for block in blocks):
+            raise DocumentError("has only white space or markup; give a document with text in it")
+        blocks = [*header.facts(title, content.fields), *blocks]
+    except DocumentError as error:
+        raise DocumentError(f"{raw.source}: {error}") from None
+    # A file name may be invalid Unicode, but a record must be valid.
+    return Document(as_utf8(raw.source), as_utf8(title), tuple(blocks), suffix in CODE)
+
+
+def _titled(title: str, blocks: list[Block]) -> tuple[str, list[Block]]:
+    """Removes the one outermost heading if it is the title or a part of it; without another title it is the title."""
+    tops = {block.headings[0] for block in blocks if block.headings}
+    if len(tops) != 1 or (top := tops.pop()).casefold() not in (title or top).casefold():
+        return title, blocks
+    return title or top, [
+        block._replace(
+            headings=block.headings[1:], units=tuple(unit._replace(headings=unit.headings[1:]) for unit in block.units)
+        )
+        for block in blocks
+    ]
+
+
+# Text
+
+
+def _text(raw: Raw) -> Content:
+    fields, text = header.header_lines(normal_form(decode(raw.data, raw.charset)))
+    return Content("", fields, list(_text_blocks(text)))
+
+
+def _text_blocks(text: str) -> Iterator[Block]:
+    """The paragraphs of a plain text, as they are; `#` begins a heading and three backticks a block of code."""
+    code = language(text)
+    headings: list[str] = []
+    for paragraph in _paragraphs(text):
+        if paragraph.startswith(("```", "~~~")):
+            yield Block((paragraph,), (Unit("code", paragraph, tuple(headings)),), tuple(headings), True)
+            continue
+        while match := re.match(r"(#{1,6})\s+(.*\S)[ \t]*(?:\n|$)", paragraph):
+            del headings[len(match[1]) - 1 :]
+            headings.append(re.sub(r"\s+#+$", "", match[2]))
+            yield Block((), (), tuple(headings))
+            paragraph = paragraph[match.end() :]
+        parts = tuple(_slices(paragraph, sentence_ends(paragraph, code)))
+        if paragraph:
+            yield Block(
+                parts, tuple(Unit("sentence", part.strip(), tuple(headings)) for part in parts), tuple(headings)
+            )
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """Yields what blank lines separate; a heading is separate, and a block between fences is not split."""
+    lines: list[str] = []
+    fence = ""
+    for line in text.split("\n"):
+        mark = re.match(r" {0,3}(```+|~~~+)", line)
+        if not fence and (not line.strip() or mark):
+            if lines:
+                yield "\n".join(lines)
+            lines = []
+        if line.strip() or fence:
+            lines.append(line)
+        if mark and not fence:
+            fence = mark[1]
+        elif mark and mark[1].startswith(fence):
+            yield "\n".join(lines)
+            lines, fence = [], ""
+    if lines:
+        yield "\n".join(lines)
+
+
+def _code_blocks(text: str) -> Iterator[Block]:
+    for part in re.split(r"\n{2,}", text):
+        if part.strip():
+            yield Block((part,), (Unit("code", part),), is_code=True)
+
+
+def _slices(text: str, ends: Iterable[int]) -> Iterator[str]:
+    start = 0
+    for end in ends:
+        yield text[start:end]
+        start = end
+
+
+# Markup
+
+
+def _html(raw: Raw) -> Content:
+    return _page(decode(raw.data, raw.charset))
+
+
+def _page(html: str) -> Content:
+    content = read_markup(normal_form(html))
+    return content._replace(fields=header.known(content.fields))
+
+
+def _markdown(raw: Raw) -> Content:
+    text = normal_form(decode(raw.data, raw.charset))
+    fields, text = header.front_matter(text)
+    if not fields:
+        fields, text = header.header_lines(text)
+    return read_markup(markdown.markdown_html(text))._replace(fields=fields)
+
+
+def _notebook(raw: Raw) -> Content:
+    return read_markup(markdown.notebook_html(normal_form(decode(raw.data, raw.charset))))
+
+
+def _rst(raw: Raw) -> Content:
+    fields, text = header.header_lines(normal_form(decode(raw.data, raw.charset)))
+    content = _pandoc("rst", raw._replace(data=markdown.plain_rst(text).encode()))
+    return content._replace(fields={**fields, **content.fields})
+
+
+def _mail(raw: Raw) -> Content:
+    subject, fields, text, is_html = read_mail(raw.data)
+    content = read_markup(normal_form(text)) if is_html else Content("", {}, list(_text_blocks(normal_form(text))))
+    return Content(subject, fields, content.blocks)
+
+
+def _text_markup(format: str, raw: Raw) -> Content:
+    return _pandoc(format, raw._replace(data=normal_form(decode(raw.data, raw.charset)).encode()))
+
+
+def _rtf(raw: Raw) -> Content:
+    # Pandoc takes two characters instead of one as the replacement that follows \uN, unless a space separates them.
+    return _pandoc("rtf", raw._replace(data=re.sub(rb"(\\u-?\d+)(?=\?)", rb"\1 ", raw.data)))
+
+
+def _pandoc(format: str, raw: Raw) -> Content:
+    from pypandoc import get_pandoc_path
+
+    command = [get_pandoc_path(), "-f", format, *_PANDOC_OPTIONS, *_PANDOC_MEMORY]
+    try:
+        done = subprocess.run(command, input=raw.data, capture_output=True, timeout=PANDOC_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise DocumentError(f"cannot be read as {format} within {PANDOC_TIMEOUT_S} s; split it") from None
+    except OSError as error:
+        raise DocumentError(f"pandoc cannot be started ({error}); run: pip install pypandoc_binary") from None
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().partition("\n")[0][:200] or f"exit code {done.returncode}"
+        raise DocumentError(f"a damaged {format} document ({reason}); save it again")
+    page = re.sub(
+        r'<(h1|p) class="(?:title|author|date)">.*?</\1>', "", done.stdout.decode(errors="replace"), flags=re.DOTALL
+    )
+    content = _page(page)
+    return content._replace(title="" if content.title == "-" else content.title)
+
+
+# Tables and PDF
+
+
+def _csv(raw: Raw) -> Content:
+    text = normal_form(decode(raw.data, raw.charset))
+    rows = max((_csv_rows(text, separator) for separator in ",;\t|"), key=_regularity)
+    return Content("", {}, list(_table_blocks(rows, ())))
+
+
+def _csv_rows(text: str, separator: str) -> list[list[str]]:
+    try:
+        return [[" ".join(cell.split()) for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]
+    except csv.Error as error:
+        raise DocumentError(f"a damaged table ({error})") from None
+
+
+def _regularity(rows: list[list[str]]) -> float:
+    """How well a separator fits: the commonest number of columns, times the share of rows that have it."""
+    widths = [len(row) for row in rows[:200] if row]
+    common = max(set(widths), key=widths.count, default=0)
+    return (common - 1) * (widths.count(common) / max(1, len(widths))) ** 2
+
+
+def _sheets(raw: Raw) -> Content:
+    import warnings
+
+    import openpyxl
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            book = openpyxl.load_workbook(io.BytesIO(raw.data), data_only=True)
+        except Exception as error:  # a damaged file makes openpyxl raise exceptions of any kind
+            raise DocumentError(f"a damaged workbook ({type(error).__name__}); save it again") from None
+    blocks: list[Block] = []
+    sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
+    for sheet in sheets:
+        merged = {
+            (row, column): sheet.cell(area.min_row, area.min_col)
+            for area in sheet.merged_cells.ranges
+            for row, column in [*area.cells][:10_000]
+        }
+        hidden = {letter for letter, size in sheet.column_dimensions.items() if size.hidden}
+        rows = [
+            [_cell_text(merged.get((cell.row, cell.column), cell)) for cell in row if cell.column_letter not in hidden]
+            for row in sheet.iter_rows()
+            if row and not sheet.row_dimensions[row[0].row].hidden
+        ]
+        blocks += _table_blocks(rows, (sheet.title,) if len(sheets) > 1 else ())
+    return Content(book.properties.title or "", {"author": "", "date": ""}, blocks)
+
+
+def _cell_text(cell) -> str:
+    value, form = cell.value, cell.number_format or ""
+    if isinstance(value, float):
+        return f"{value * 100:.10g}%" if "%" in form else f"{value:.15g}"
+    if isinstance(value, int) and "%" in form and not isinstance(value, bool):
+        return f"{value * 100}%"
+    if hasattr(value, "isoformat"):
+        return value.isoformat(
+            *(() if not hasattr(value, "hour") else (" ", "minutes") if hasattr(value, "year") else ("minutes",))
+        ).removesuffix(" 00:00")
+    return " ".join(str("" if value is None else value).split())
+
+
+def _table_blocks(rows: list[list[str]], headings: tuple[str, ...]) -> Iterator[Block]:
+    """The first row with more than one cell has the headings; what stands above it are paragraphs."""
+    rows = [row for row in rows if any(row)]
+    while len(rows) > 1 and sum(map(bool, rows[0])) == 1 < max(map(len, rows)):
+        text = "".join(rows.pop(0))
+        yield Block((text,), (Unit("sentence", text, headings),), headings)
+    lines = table_rows([(i == 0 and len(rows) > 1, [(cell, False) for cell in row]) for i, row in enumerate(rows)])
+    if lines:
+        yield Block(
+            tuple(f"{line}\n" for line in lines), tuple(Unit("row", line, headings) for line in lines), headings
+        )
+
+
+def _pdf(raw: Raw) -> Content:
+    title, text = read_pdf(raw.data)
+    return Content(title, {}, list(_text_blocks(as_utf8(normal_form(text)))))
+
+
+# The table of formats
+
+_Reader = Callable[[Raw], Content]
+
+
+def _unsupported(advice: str, raw: Raw) -> Content:
+    raise DocumentError(advice)
+
+
+_READERS: dict[str, _Reader] = {
+    **dict.fromkeys((".txt", ".text", ".log", ""), _text),
+    **dict.fromkeys((".md", ".markdown", ".mdx", ".mkd", ".qmd", ".rmd"), _markdown),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), _html),
+    **dict.fromkeys((".rst", ".rest"), _rst),
+    **dict.fromkeys((".csv", ".tsv", ".tab"), _csv),
+    **dict.fromkeys((".xlsx", ".xlsm"), _sheets),
+    **dict.fromkeys((".adoc", ".asciidoc", ".asc"), partial(_text_markup, "asciidoc")),
+    **dict.fromkeys((".tex", ".latex"), partial(_text_markup, "latex")),
+    **dict.fromkeys((".wiki", ".mediawiki"), partial(_text_markup, "mediawiki")),
+    **dict.fromkeys((".man", ".1", ".3", ".5", ".7", ".8"), partial(_text_markup, "man")),
+    ".org": partial(_text_markup, "org"),
+    ".typ": partial(_text_markup, "typst"),
+    ".textile": partial(_text_markup, "textile"),
+    ".ipynb": _notebook,
+    ".rtf": _rtf,
+    ".docx": partial(_pandoc, "docx"),
+    ".pptx": partial(_pandoc, "pptx"),
+    ".odt": partial(_pandoc, "odt"),
+    ".epub": partial(_pandoc, "epub"),
+    ".pdf": _pdf,
+    ".eml": _mail,
+}
+READABLE = frozenset(_READERS) | CODE
+"""Suffixes of the files that are read from a folder; a file that is named itself may have any suffix."""
+SUPPORTED = "text, Markdown, HTML, reStructuredText, notebooks, CSV, PDF, mail, docx, pptx, xlsx, odt, rtf and epub"
+
+
+def _by_content(raw: Raw) -> _Reader | None:
+    """The reader that the first bytes, or else the media type that a server declared, ask for."""
+    start = raw.data[:1024].lstrip()
+    if b"%PDF-" in start:
+        return _pdf
+    if start.startswith(b"{\\rtf"):
+        return _rtf
+    if start.startswith(b"PK\x03\x04"):
+        return _by_parts(raw.data)
+    if start.startswith(b"\xd0\xcf\x11\xe0"):
+        return partial(_unsupported, "an office document of before 2007; save it as docx, xlsx or pptx")
+    if PurePath(raw.name).suffix.lower() in (".pdf", ".docx", ".pptx", ".odt", ".epub", ".xlsx", ".xlsm", ".rtf"):
+        return partial(_unsupported, "damaged, or not what its name says; save it again")
+    if raw.media_type.partition(";")[0].strip() in ("text/html", "application/xhtml+xml"):
+        return _html
+    if PurePath(raw.name).suffix.lower() not in _READERS.keys() - {".txt", ""} and re.match(
+        rb"(?:\xef\xbb\xbf)?<(?:!doctype html|html)\b", start, re.I
+    ):
+        return _html
+    return None
+
+
+def _by_parts(data: bytes) -> _Reader:
+    """The reader of a zip archive that is a document."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+            size = sum(part.file_size for part in archive.infolist())
+            kind = archive.read("mimetype").decode(errors="replace") if "mimetype" in names else ""
+    except Exception:  # a damaged archive makes zipfile raise exceptions of several kinds
+        return partial(_unsupported, "a damaged document (not a complete zip archive); save it again")
+    if size > MAX_UNZIPPED:
+        return partial(
+            _unsupported, f"{size / 1e6:.0f} MB when unzipped, over the limit of {MAX_UNZIPPED / 1e6:.0f} MB"
+        )
+    for prefix, suffix in (("word/", ".docx"), ("ppt/", ".pptx"), ("xl/", ".xlsx")):
+        if any(name.startswith(prefix) for name in names):
+            return _READERS[suffix]
+    for word, suffix in (("epub", ".epub"), ("opendocument.text", ".odt")):
+        if word in kind:
+            return _READERS[suffix]
+    return partial(_unsupported, f"a binary file of a format that is not supported; give {SUPPORTED}")

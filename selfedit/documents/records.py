@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from selfedit.types import Passage, Unit
@@ -39,6 +39,16 @@ class Block(NamedTuple):
     @property
     def text(self) -> str:
         return fenced("".join(self.parts)) if self.is_fenced else "".join(self.parts).rstrip()
+
+
+class Content(NamedTuple):
+    """What a reader of one format returns."""
+
+    title: str
+    """May be empty."""
+    fields: Mapping[str, object]
+    """What the header states, e.g. `author` and `date`; `header` decides which of it are facts."""
+    blocks: list[Block]
 
 
 class Document(NamedTuple):
