@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from selfedit.documents.convert import convert
 from selfedit.documents.passages import split
@@ -123,3 +124,14 @@ def test_the_facts_of_each_case_stand_in_its_passages_and_nothing_that_its_autho
 
 def test_every_case_has_its_facts():
     assert {path.name for path in CASES.iterdir()} == FACTS.keys()
+
+
+VARIANTS = yaml.safe_load((CASES.parent / "conversions.yaml").read_text())
+
+
+@pytest.mark.parametrize("case", VARIANTS)
+def test_meaning_is_kept(case):
+    variant = VARIANTS[case]
+    read = text(variant["file"], variant["content"])
+    assert [fact for fact in variant["facts"] if fact not in read] == [], read
+    assert [word for word in variant.get("absent", ()) if word in read] == [], read

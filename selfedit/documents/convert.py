@@ -30,7 +30,7 @@ MAX_TITLE = 200
 MAX_UNZIPPED = 300_000_000
 """Bytes of an office document or book when unzipped."""
 PANDOC_TIMEOUT_S = 25
-_PANDOC_OPTIONS = "--sandbox --mathml --syntax-highlighting=none --wrap=none --track-changes=accept -s -t html".split()
+_PANDOC_OPTIONS = "--sandbox --mathml --syntax-highlighting=none --wrap=none --track-changes=accept -t html".split()
 _PANDOC_MEMORY = "+RTS -M700M -RTS".split()
 
 CODE = frozenset(
@@ -50,7 +50,7 @@ def convert(raw: Raw) -> Document:
             content = Content("", {}, list(_code_blocks(normal_form(decode(raw.data, raw.charset)))))
         else:
             content = (_by_content(raw) or _READERS.get(suffix, _text))(raw)
-        subject = content.title or header.title_of(content.fields)
+        subject = header.title_of(content.fields) or content.title
         title, blocks = _titled(" ".join(subject.split()), content.blocks)
         title = (title or re.sub(r"[-_\s]+", " ", PurePath(raw.name).stem).strip())[:MAX_TITLE]
         if not any(block.parts for block in blocks):
@@ -163,8 +163,9 @@ def _notebook(raw: Raw) -> Content:
 
 def _rst(raw: Raw) -> Content:
     fields, text = header.header_lines(normal_form(decode(raw.data, raw.charset)))
-    content = _pandoc("rst", raw._replace(data=markdown.plain_rst(text).encode()))
-    return content._replace(fields={**fields, **content.fields})
+    if not fields:
+        fields, text = header.docinfo(text)
+    return _pandoc("rst", raw._replace(data=markdown.plain_rst(text).encode()))._replace(fields=fields)
 
 
 def _mail(raw: Raw) -> Content:
@@ -185,7 +186,8 @@ def _rtf(raw: Raw) -> Content:
 def _pandoc(format: str, raw: Raw) -> Content:
     from pypandoc import get_pandoc_path
 
-    command = [get_pandoc_path(), "-f", format, *_PANDOC_OPTIONS, *_PANDOC_MEMORY]
+    # A standalone page has the metadata of a document; that of reStructuredText would lose its first heading.
+    command = [get_pandoc_path(), "-f", format, *_PANDOC_OPTIONS, *(["-s"] if format != "rst" else []), *_PANDOC_MEMORY]
     try:
         done = subprocess.run(command, input=raw.data, capture_output=True, timeout=PANDOC_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:

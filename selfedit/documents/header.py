@@ -80,6 +80,15 @@ def header_lines(text: str) -> tuple[dict[str, object], str]:
     return dict(fields), rest
 
 
+def docinfo(rst: str) -> tuple[dict[str, object], str]:
+    """The field list under the title of a document in reStructuredText, and the text without it."""
+    match = re.search(r"\A(?:(?!:).*\n){0,5}^((?::[A-Z][\w -]*:.*\n(?:[ \t]+\S.*\n)*)+)", rst, re.MULTILINE)
+    if not match:
+        return {}, rst
+    fields = re.findall(r"^:([^:\n]+):[ \t]*(.*\n(?:[ \t]+\S.*\n)*)", match[1], re.MULTILINE)
+    return dict(fields), rst[: match.start(1)] + rst[match.end(1) :]
+
+
 def title_of(fields: Mapping[str, object]) -> str:
     names = {name.lower(): _text(value) for name, value in fields.items()}
     title = names.get("title") or names.get("subject") or ""
@@ -95,11 +104,8 @@ def facts(subject: str, fields: Mapping[str, object]) -> Iterator[Block]:
         if name.lower() in _TECHNICAL or not text or "$" in text:
             continue
         verb = _VERBS.get(name.lower())
-        sentence = (
-            f"{subject} {verb.format(text)}"
-            if verb
-            else f"The {name if name.isupper() else name.lower()} of {subject} is {text}"
-        )
+        label = name if name.isupper() else name.capitalize()
+        sentence = f"{subject} {verb.format(text)}" if verb else f"{label} of {subject}: {text}"
         sentences.append(sentence.rstrip(".") + ".")
     sentences = list(dict.fromkeys(sentences))
     if sentences:

@@ -50,7 +50,7 @@ def _parser():
 
 def markdown_html(text: str) -> str:
     try:
-        return _parser().render(_plain_markdown(text))
+        return f"<main>{_parser().render(_plain_markdown(text))}</main>"
     except RecursionError:
         raise DocumentError("too deeply nested Markdown") from None
 

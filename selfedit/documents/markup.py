@@ -108,7 +108,9 @@ def _main_part(tree: LexborHTMLParser) -> Node:
     ):
         return mains[0]
     for node in tree.css("header, footer, aside, [role=banner], [role=contentinfo]"):
-        if not (_has_parent(node, "article", "main") or node.css_first("h1")):
+        links = sum(len(link.text()) for link in node.css("a"))
+        is_text = node.css_first("h1") or node.tag == "aside" and links * 2 < len(node.text())
+        if not (is_text or _has_parent(node, "article", "main")):
             node.decompose()
     return body
 
@@ -322,6 +324,8 @@ class _Reader:
         for extra in node.css("button, .linenos, .lineno, .gutter, .line-numbers, .linenodiv"):
             extra.decompose()
         text = clean_characters(node.text()).strip("\n").rstrip()
+        if caption := node.attributes.get("data-caption"):
+            self._add("text", [caption])
         if text.strip():
             self._add("code", [text])
 
