@@ -117,7 +117,7 @@ def _cut(
                 yield waiting, tuple(units[:-1] if i == 0 else units), cost
                 waiting, units, cost = "", [unit], slice_cost if i else _UNIT_COST
             waiting += text
-        if count_words(waiting) >= MIN_PIECE_WORDS:
+        if i or count_words(waiting) >= MIN_PIECE_WORDS:
             yield waiting, tuple(units), cost
             waiting, units, cost = "", [], _UNIT_COST
     if waiting:
