@@ -1,9 +1,16 @@
 """Documents of every format become text that means what the document means."""
 
+import io
+import json
+import logging
+import re
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
+from document_files import pdf_from, pdf_with_text
+from pypdf import PdfReader, PdfWriter
 
 from selfedit.documents.convert import convert
 from selfedit.documents.passages import split
@@ -135,3 +142,269 @@ def test_meaning_is_kept(case):
     read = text(variant["file"], variant["content"])
     assert [fact for fact in variant["facts"] if fact not in read] == [], read
     assert [word for word in variant.get("absent", ()) if word in read] == [], read
+
+
+# Five formats of one text
+
+
+RICH = """# The harbour of Osk
+
+The harbour of Osk was opened on 3 May 2031 by Oda Brenn. It has 14 berths and costs ~~30~~ 45 crowns a day.[^1]
+
+## Rules
+
+> A ship that is late pays double.
+
+1. Open the grey valve.
+2. Prime the rotor with *oil*.
+3. Turn the key **twice**:
+   - once to the left
+   - once to the right
+
+The tank holds 10<sup>6</sup> litres and CO<sub>2</sub>.
+
+## Prices
+
+| Berth | Length | Price |
+|-------|--------|-------|
+| Mole  | 20 m   | 45    |
+| Quay  |        | 60    |
+
+Start the pump with this command:
+
+```
+pump --speed 7 --valve grey
+```
+
+### Night
+
+At night the keeper is Ulf Tarn; see [the list](https://osk.example). His `lamp` is blue.
+
+[^1]: On Sundays it is free.
+"""
+RICH_RST = """The harbour of Osk
+==================
+
+The harbour of Osk was opened on 3 May 2031 by Oda Brenn. It has 14 berths and costs 45 crowns a day. [#]_
+
+Rules
+-----
+
+   A ship that is late pays double.
+
+1. Open the grey valve.
+2. Prime the rotor with *oil*.
+3. Turn the key **twice**:
+
+   - once to the left
+   - once to the right
+
+The tank holds 10\\ :sup:`6` litres and CO\\ :sub:`2`.
+
+Prices
+------
+
+.. list-table::
+   :header-rows: 1
+
+   * - Berth
+     - Length
+     - Price
+   * - Mole
+     - 20 m
+     - 45
+   * - Quay
+     -
+     - 60
+
+Start the pump with this command::
+
+   pump --speed 7 --valve grey
+
+Night
+~~~~~
+
+At night the keeper is Ulf Tarn; see `the list <https://osk.example>`_. His ``lamp`` is blue.
+
+.. [#] On Sundays it is free.
+"""
+
+
+def pandoc(text: str, to: str, folder: Path) -> bytes:
+    """The text in another format; its raw HTML as what it means."""
+    import subprocess
+
+    from pypandoc import get_pandoc_path
+
+    text = re.sub(r"<su(?:p>(.*?)</sup|b>(.*?)</sub)>", lambda m: f"^{m[1]}^" if m[1] else f"~{m[2]}~", text)
+    path = folder / f"made.{to}"
+    command = [get_pandoc_path(), "-s", "--metadata", "title=", "-f", "markdown", "-t", to, "-o", str(path)]
+    subprocess.run(command, input=text.encode(), check=True, capture_output=True)
+    return path.read_bytes()
+
+
+def cells(text: str) -> str:
+    """The text as a notebook whose code block is a cell."""
+    before, code, after = re.split(r"```\n", text)
+    kinds = ("markdown", "code", "markdown")
+    return json.dumps(
+        {
+            "cells": [
+                {"cell_type": kind, "source": source.strip().splitlines(keepends=True), "outputs": []}
+                for kind, source in zip(kinds, (before.replace("[^1]", " On Sundays it is free."), code, after))
+            ]
+        }
+    )
+
+
+def test_five_formats_of_one_text_give_the_same_passages(tmp_path):
+    made = {
+        "a.md": RICH.encode(),
+        "a.html": pandoc(RICH, "html", tmp_path),
+        "a.docx": pandoc(RICH, "docx", tmp_path),
+        "a.rst": RICH_RST.encode(),
+        "a.odt": pandoc(RICH, "odt", tmp_path),
+        "a.epub": pandoc(RICH, "epub", tmp_path),
+        "a.ipynb": cells(RICH.partition("[^1]: ")[0]).encode(),
+    }
+    expected = text("a.md", RICH)
+    assert "costs 45 crowns a day. On Sundays it is free.\n" in expected
+    for name, data in made.items():
+        read = text(name, data)
+        if name == "a.odt":  # pandoc reads a paragraph in a fixed-width font, and no block of code
+            read = read.replace("pump --speed", "```\npump --speed").replace("valve grey", "valve grey\n```")
+        assert read.split() == expected.split(), name
+
+
+# Titles
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "title"),
+    [
+        ("release_notes-2031.txt", "Nothing new this year.", "release notes 2031"),
+        ("a.md", "```sh\n# not this\n```\n# The *Guide* #\n\nText.", "The Guide"),
+        ("my_tool.py", "# A comment\nprint('hello')\n", "my tool"),
+        ("a.htm", "<title></title><article><header><h1>Hello</h1></header><p>Text.</p></article>", "Hello"),
+        ("a.html", "<title>Gates — Osk docs</title><h1>Gates</h1><p>Nine.", "Gates — Osk docs"),
+        ("a.html", "<title>Osk docs</title><h1>Gates</h1><p>Nine.", "Osk docs"),
+        ("a.txt", "# Osk\n\nNine.", "Osk"),
+        ("a.md", "# One\n\nText.\n\n# Two\n\nText.", "a"),
+    ],
+)
+def test_a_document_has_a_title(name, content, title):
+    assert document(name, content).title == title
+
+
+def test_text_and_code_keep_their_lines_and_indentation():
+    assert document("a.txt", "\r\n  one  \r\ntwo\t\r\n\r\n\r\n\r\nthree\r\n").text == "  one\ntwo\n\nthree"
+    assert document("a.py", "# A comment\nif x:\n    y()\n").text == "# A comment\nif x:\n    y()"
+
+
+# Encodings
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "cp1252"]
+)
+def test_text_is_decoded_with_or_without_a_byte_order_mark(encoding):
+    assert (
+        document("a.txt", "A naïve café in the old town of Osk".encode(encoding)).text
+        == "A naïve café in the old town of Osk"
+    )
+
+
+LABELS = [
+    ("cp1252", "iso-8859-1", "“5 €”"),
+    ("koi8-r", "KOI8-R", "Гавань"),
+    ("shift_jis", "x-sjis", "港は青い"),
+    ("gb18030", "gb2312", "港口是蓝色的"),
+]
+
+
+@pytest.mark.parametrize(("encoding", "label", "word"), LABELS)
+def test_a_page_is_decoded_as_it_or_its_server_declares(encoding, label, word):
+    page = f"<p>{word}".encode(encoding)
+    for meta in (f'<meta charset="{label}">', f'<meta http-equiv=content-type content="text/html; charset={label}">'):
+        assert document("a.html", meta.encode() + page).text == word
+    assert document("a.html", page, charset=label).text == word
+
+
+def test_russian_text_without_a_label_is_recognized():
+    russian = "Гавань была открыта третьего мая. В ней четырнадцать причалов, и каждый день приходят корабли. " * 4
+    assert document("a.txt", russian.encode("cp1251")).text == russian.strip()
+
+
+def test_bytes_that_are_no_text_are_refused():
+    assert "not readable as text" in refusal("a.txt", bytes(range(1, 256)) * 40)
+    assert "a binary file" in refusal("a.txt", b"\x7fELF\x02\x01\0\0\0\x03\0" * 50)
+
+
+def test_characters_have_one_form():
+    assert document("a.txt", "ﬁeld of\u00a0ﬂags, cafe\u0301, a\u200bb\u00adc").text == "field of flags, café, abc"
+    assert document("a.txt", "می\u200cخواهم क्\u200dष").text == "می\u200cخواهم क्\u200dष"
+
+
+# What cannot be read
+
+
+@pytest.mark.parametrize("suffix", ["pdf", "docx", "pptx", "xlsx", "odt", "epub", "ipynb"])
+@pytest.mark.parametrize("content", [b"no such thing", b"PK\x03\x04\0\0\0text", b"\xd0\xcf\x11\xe0old"])
+def test_a_damaged_document_is_refused(suffix, content):
+    assert (
+        "damaged" in (message := refusal(f"a.{suffix}", content)) or "save it as docx" in message or "binary" in message
+    )
+
+
+def test_a_file_of_white_space_or_markup_alone_is_refused():
+    for name, content in {"a.txt": " \n\t\n ", "a.html": "<p> <script>x</script></p>", "a.md": "<!-- x -->"}.items():
+        assert "only white space or markup" in refusal(name, content)
+
+
+def test_an_archive_of_another_kind_is_refused_with_what_is_supported():
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
+        archive.writestr("a.txt", "text")
+    assert "not supported; give text, Markdown" in refusal("a.zip", buffer.getvalue())
+
+
+def test_a_document_that_unzips_to_too_much_is_refused():
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("word/document.xml", bytes(310_000_000))
+    assert "310 MB when unzipped" in refusal("a.docx", buffer.getvalue())
+
+
+def test_a_pdf_without_text_an_encrypted_one_and_a_damaged_one_are_refused(caplog):
+    writer = PdfWriter()
+    writer.add_blank_page(200, 200)
+    assert "OCR" in refusal("a.pdf", pdf_from(writer))
+    writer = PdfWriter(clone_from=PdfReader(io.BytesIO(pdf_with_text("Secret."))))
+    writer.encrypt("password", algorithm="AES-256")
+    assert "an encrypted PDF" in refusal("a.pdf", pdf_from(writer))
+    with caplog.at_level(logging.DEBUG):
+        message = refusal("a.pdf", pdf_with_text("Cut off.")[:200])
+    assert "a damaged PDF" in message or "a PDF without text" in message
+    assert [record for record in caplog.records if record.name.startswith("pypdf")] == []
+
+
+# Depth and size
+
+
+OPEN_TAGS = "<div> <ul><li> <b> <blockquote><p> <table><tr><td> <dl><dd> <sup> <article><ol><li>".split()
+
+
+@pytest.mark.parametrize("open_tag", OPEN_TAGS)
+def test_deep_nesting_is_read_to_its_end(open_tag):
+    assert "the bottom" in text("a.html", "<p>The top." + open_tag * 3000 + "the bottom")
+
+
+def test_deeply_nested_markdown_is_read_or_refused():
+    for content in (">" * 5000 + " x", "- " * 3000 + "x", "[" * 5000 + "x" + "]" * 5000, "*" * 20_000 + "x"):
+        try:
+            document("a.md", content)
+        except DocumentError as error:
+            assert "deeply nested" in str(error) or "white space" in str(error)
+
+
+def test_thousands_of_paragraphs_that_are_never_closed_are_read():
+    words = document("a.html", "".join(f"<p>Line number {i}." for i in range(5000))).text.split()
+    assert words[2::3] == [f"{i}." for i in range(5000)]

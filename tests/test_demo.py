@@ -9,7 +9,7 @@ from test_docs import leaf_commands
 from examples.demo import NOTES, QUESTIONS
 from selfedit.cli import DEFAULT_MODEL, _parser
 from selfedit.cli.options import BAD_INPUT, NOTHING_KEPT
-from selfedit.documents.formats import READABLE
+from selfedit.documents.convert import READABLE
 from selfedit.memory.store import MemoryStore, default_home
 from selfedit.model.catalog import CATALOG, cache_folder
 

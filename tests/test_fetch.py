@@ -8,7 +8,7 @@ import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from test_documents import pdf_with_text
+from document_files import pdf_with_text
 
 from selfedit.documents import fetch, worker
 from selfedit.documents.fetch import public_url

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_documents import pdf_from, pdf_with_text, write
+from document_files import pdf_from, pdf_with_text, write
 
 from selfedit.cli import main
 from selfedit.documents.read import Intake, read_documents, read_text

@@ -7,7 +7,6 @@ begins with its source.
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 import subprocess
@@ -18,10 +17,12 @@ from pathlib import PurePath
 
 from selfedit.documents import header, markdown
 from selfedit.documents.mail import read_mail
-from selfedit.documents.markup import read_markup, table_rows
+from selfedit.documents.markup import read_markup
 from selfedit.documents.normalize import decode, normal_form
+from selfedit.documents.office import read_workbook, slides_html
 from selfedit.documents.pdf import read_pdf
 from selfedit.documents.records import Block, Content, Document, Raw
+from selfedit.documents.tables import csv_rows, table_blocks
 from selfedit.errors import DocumentError
 from selfedit.text import language, sentence_ends
 from selfedit.types import Unit, as_utf8
@@ -50,8 +51,8 @@ def convert(raw: Raw) -> Document:
             content = Content("", {}, list(_code_blocks(normal_form(decode(raw.data, raw.charset)))))
         else:
             content = (_by_content(raw) or _READERS.get(suffix, _text))(raw)
-        subject = header.title_of(content.fields) or content.title
-        title, blocks = _titled(" ".join(subject.split()), content.blocks)
+        title = " ".join((header.title_of(content.fields) or content.title).split())
+        title, blocks = _titled(title if re.search(r"\w", title) else "", content.blocks)
         title = (title or re.sub(r"[-_\s]+", " ", PurePath(raw.name).stem).strip())[:MAX_TITLE]
         if not any(block.parts for block in blocks):
             raise DocumentError("has only white space or markup; give a document with text in it")
@@ -200,86 +201,23 @@ def _pandoc(format: str, raw: Raw) -> Content:
     page = re.sub(
         r'<(h1|p) class="(?:title|author|date)">.*?</\1>', "", done.stdout.decode(errors="replace"), flags=re.DOTALL
     )
-    content = _page(page)
-    return content._replace(title="" if content.title == "-" else content.title)
+    return _page(page)
 
 
 # Tables and PDF
 
 
 def _csv(raw: Raw) -> Content:
-    text = normal_form(decode(raw.data, raw.charset))
-    rows = max((_csv_rows(text, separator) for separator in ",;\t|"), key=_regularity)
-    return Content("", {}, list(_table_blocks(rows, ())))
+    return Content("", {}, list(table_blocks(csv_rows(normal_form(decode(raw.data, raw.charset))), ())))
 
 
-def _csv_rows(text: str, separator: str) -> list[list[str]]:
-    try:
-        return [[" ".join(cell.split()) for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]
-    except csv.Error as error:
-        raise DocumentError(f"a damaged table ({error})") from None
+def _workbook(raw: Raw) -> Content:
+    title, blocks = read_workbook(raw.data)
+    return Content(title, {}, blocks)
 
 
-def _regularity(rows: list[list[str]]) -> float:
-    """How well a separator fits: the commonest number of columns, times the share of rows that have it."""
-    widths = [len(row) for row in rows[:200] if row]
-    common = max(set(widths), key=widths.count, default=0)
-    return (common - 1) * (widths.count(common) / max(1, len(widths))) ** 2
-
-
-def _sheets(raw: Raw) -> Content:
-    import warnings
-
-    import openpyxl
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            book = openpyxl.load_workbook(io.BytesIO(raw.data), data_only=True)
-        except Exception as error:  # a damaged file makes openpyxl raise exceptions of any kind
-            raise DocumentError(f"a damaged workbook ({type(error).__name__}); save it again") from None
-    blocks: list[Block] = []
-    sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
-    for sheet in sheets:
-        merged = {
-            (row, column): sheet.cell(area.min_row, area.min_col)
-            for area in sheet.merged_cells.ranges
-            for row, column in [*area.cells][:10_000]
-        }
-        hidden = {letter for letter, size in sheet.column_dimensions.items() if size.hidden}
-        rows = [
-            [_cell_text(merged.get((cell.row, cell.column), cell)) for cell in row if cell.column_letter not in hidden]
-            for row in sheet.iter_rows()
-            if row and not sheet.row_dimensions[row[0].row].hidden
-        ]
-        blocks += _table_blocks(rows, (sheet.title,) if len(sheets) > 1 else ())
-    return Content(book.properties.title or "", {"author": "", "date": ""}, blocks)
-
-
-def _cell_text(cell) -> str:
-    value, form = cell.value, cell.number_format or ""
-    if isinstance(value, float):
-        return f"{value * 100:.10g}%" if "%" in form else f"{value:.15g}"
-    if isinstance(value, int) and "%" in form and not isinstance(value, bool):
-        return f"{value * 100}%"
-    if hasattr(value, "isoformat"):
-        return value.isoformat(
-            *(() if not hasattr(value, "hour") else (" ", "minutes") if hasattr(value, "year") else ("minutes",))
-        ).removesuffix(" 00:00")
-    return " ".join(str("" if value is None else value).split())
-
-
-def _table_blocks(rows: list[list[str]], headings: tuple[str, ...]) -> Iterator[Block]:
-    """The first row with more than one cell has the headings; what stands above it are paragraphs."""
-    rows = [row for row in rows if any(row)]
-    while len(rows) > 1 and sum(map(bool, rows[0])) == 1 < max(map(len, rows)):
-        text = "".join(rows.pop(0))
-        yield Block((text,), (Unit("sentence", text, headings),), headings)
-    lines = table_rows([(i == 0 and len(rows) > 1, [(cell, False) for cell in row]) for i, row in enumerate(rows)])
-    if lines:
-        yield Block(
-            tuple(f"{line}\n" for line in lines), tuple(Unit("row", line, headings) for line in lines), headings
-        )
+def _slides(raw: Raw) -> Content:
+    return _page(slides_html(raw.data))
 
 
 def _pdf(raw: Raw) -> Content:
@@ -302,7 +240,7 @@ _READERS: dict[str, _Reader] = {
     **dict.fromkeys((".html", ".htm", ".xhtml"), _html),
     **dict.fromkeys((".rst", ".rest"), _rst),
     **dict.fromkeys((".csv", ".tsv", ".tab"), _csv),
-    **dict.fromkeys((".xlsx", ".xlsm"), _sheets),
+    **dict.fromkeys((".xlsx", ".xlsm"), _workbook),
     **dict.fromkeys((".adoc", ".asciidoc", ".asc"), partial(_text_markup, "asciidoc")),
     **dict.fromkeys((".tex", ".latex"), partial(_text_markup, "latex")),
     **dict.fromkeys((".wiki", ".mediawiki"), partial(_text_markup, "mediawiki")),
@@ -313,7 +251,7 @@ _READERS: dict[str, _Reader] = {
     ".ipynb": _notebook,
     ".rtf": _rtf,
     ".docx": partial(_pandoc, "docx"),
-    ".pptx": partial(_pandoc, "pptx"),
+    ".pptx": _slides,
     ".odt": partial(_pandoc, "odt"),
     ".epub": partial(_pandoc, "epub"),
     ".pdf": _pdf,

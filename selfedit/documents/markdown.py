@@ -11,7 +11,7 @@ import json
 import re
 from functools import cache
 
-from selfedit.documents.markup import role_text
+from selfedit.documents.notation import role_text
 from selfedit.errors import DocumentError
 
 _IMPORT = re.compile(

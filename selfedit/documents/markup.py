@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser
 from selectolax.lexbor import LexborNode as Node
 
 from selfedit.documents.normalize import clean_characters
+from selfedit.documents.notation import numeral, plain_tex, role_text, squeezed, subscript, superscript
 from selfedit.documents.records import Block, Content
+from selfedit.documents.tables import table_rows
 from selfedit.text import language, sentence_ends
 from selfedit.types import Unit
 
@@ -62,24 +63,6 @@ _VERSION_NOTES = {
 _VERSION = re.compile(r"(\d[\w.]*):?\s*")
 _ALERT = re.compile(r"\[!(\w+)\]\s*")
 _MARK = re.compile("\ue000(\\d+)\ue001")
-_SUPERSCRIPTS = str.maketrans({"2": "²", "3": "³"})
-_SUBSCRIPTS = str.maketrans("0123456789+-", "₀₁₂₃₄₅₆₇₈₉₊₋")
-_ORDINAL = re.compile(r"(?:st|nd|rd|th|er|re|ère|ème|[a-z]{2,3})", re.I)
-_ROMAN = {
-    1000: "m",
-    900: "cm",
-    500: "d",
-    400: "cd",
-    100: "c",
-    90: "xc",
-    50: "l",
-    40: "xl",
-    10: "x",
-    9: "ix",
-    5: "v",
-    4: "iv",
-    1: "i",
-}
 
 
 def read_markup(html: str) -> Content:
@@ -94,7 +77,7 @@ def read_markup(html: str) -> Content:
     reader.read(_main_part(tree), 0)
     reader.flush()
     title = tree.css_first("head title")
-    return Content(_squeezed(clean_characters(title.text())) if title else "", fields, reader.finished())
+    return Content(squeezed(clean_characters(title.text())) if title else "", fields, reader.finished())
 
 
 def _main_part(tree: LexborHTMLParser) -> Node:
@@ -194,7 +177,7 @@ class _Reader:
         ):
             title = node.css_first("[class*=title], [class*=admonition-heading], [class*=admonitionHeading]")
             kind = next(iter(kinds)).capitalize()
-            if title is not None and _squeezed(title.text()) == first or kinds.isdisjoint(_ADMONITIONS):
+            if title is not None and squeezed(title.text()) == first or kinds.isdisjoint(_ADMONITIONS):
                 self._prefix(start, first)
             else:
                 self._prefix(start, kind, first)
@@ -249,7 +232,7 @@ class _Reader:
         drafts = self._drafts_of(node, depth)
         text = " ".join(part for draft in drafts for part in draft.parts)
         notes = "".join(match[0] for match in _MARK.finditer(text))
-        if text := _squeezed(_MARK.sub("", text)):
+        if text := squeezed(_MARK.sub("", text)):
             while self.path and self.path[-1][0] >= level:
                 self.path.pop()
             self.path.append((level, text))
@@ -271,7 +254,7 @@ class _Reader:
                 number += 1
                 continue
             number = _integer(item.attributes.get("value"), number)
-            mark = f"{_numeral(number, node.attributes.get('type') or '1')}. " if ordered else "- "
+            mark = f"{numeral(number, node.attributes.get('type') or '1')}. " if ordered else "- "
             number += 1
             drafts = self._drafts_of(item, depth + 1)
             if any(not draft.parts for draft in drafts):  # a heading: the list only gives the page its shape
@@ -305,7 +288,7 @@ class _Reader:
                 continue
             if child.tag == "dt":
                 terms.append(
-                    _squeezed(" ".join(part for draft in self._drafts_of(child, depth) for part in draft.parts))
+                    squeezed(" ".join(part for draft in self._drafts_of(child, depth) for part in draft.parts))
                 )
                 continue
             drafts = self._drafts_of(child, depth)
@@ -376,7 +359,7 @@ class _Reader:
     # Inline elements
 
     def _superscript(self, node: Node, depth: int) -> None:
-        text = _squeezed(self._text_of(node, depth))
+        text = squeezed(self._text_of(node, depth))
         base = re.search(r"\S*$", "".join(self.line)[-40:])
         if _MARK.search(text):
             self.line.append(text)
@@ -384,7 +367,7 @@ class _Reader:
             self.line.append(superscript(base[0] if base else "", text, node.css_first("a") is not None))
 
     def _subscript(self, node: Node, depth: int) -> None:
-        if text := _squeezed(self._text_of(node, depth)):
+        if text := squeezed(self._text_of(node, depth)):
             self.line.append(subscript(text))
 
     def _link(self, node: Node, depth: int) -> None:
@@ -399,7 +382,7 @@ class _Reader:
             self.line.append(text)
 
     def _image(self, node: Node, depth: int) -> None:
-        alt = _squeezed(clean_characters(node.attributes.get("alt") or ""))
+        alt = squeezed(clean_characters(node.attributes.get("alt") or ""))
         is_badge = _has_parent(node, "a") or _BADGE.search(node.attributes.get("src") or "")
         if len(alt.split()) > 3 and not is_badge:
             self.line.append(f" (image: {alt.rstrip('.')}) ")
@@ -540,91 +523,6 @@ _HANDLERS: dict[str, Callable[[_Reader, Node, int], None]] = {
 """Element → how it is read. Any other element is a block or inline text."""
 
 
-def superscript(base: str, text: str, is_link: bool = False) -> str:
-    """What stands for `text` after `base`: an exponent with `^`, ² and ³, the end of an ordinal, or a mark [1]."""
-    if text in ("TM", "SM"):
-        return "™" if text == "TM" else "℠"
-    if text in ("®", "©", "™", "°", "º", "ª", "′", "″"):
-        return text
-    if re.fullmatch(r"\[.*\]|[*†‡§¶]+", text):
-        return f" {text}" if text.startswith("[") else text
-    before = base[-1:]
-    is_year = re.search(r"(?<!\d)(?:1[5-9]|2[01])\d\d$", base)
-    is_word = re.search(r"[^\W\d_]{4,}$", base)
-    if (
-        is_link
-        or re.fullmatch(r"\d{1,3}(?:\s*[,–-]\s*\d{1,3})*", text)
-        and (not before or is_year or is_word or before in ".,;:!?”\"'")
-    ):
-        return f" [{text}]"
-    if text.isalpha() and len(text) > 1 and before.isalnum():
-        return text
-    if re.fullmatch(r"[23]", text) and before.isalpha():
-        return text.translate(_SUPERSCRIPTS)
-    return f"^{text}" if re.fullmatch(r"[+−-]?[\w.,/]+|[+−-]", text) else f"^({text})"
-
-
-def subscript(text: str) -> str:
-    return (
-        text.translate(_SUBSCRIPTS)
-        if re.fullmatch(r"[\d+-]+", text)
-        else f"_{text}"
-        if text.isalnum()
-        else f"_({text})"
-    )
-
-
-def role_text(role: str, text: str) -> str:
-    """What Sphinx shows for a role: the title of a reference, the last name after `~`."""
-    if match := re.fullmatch(r"(.+?)\s*<[^<>]*>", text, re.DOTALL):
-        return match[1]
-    if role in ("pep", "rfc"):
-        return f"{role.upper()} {text}"
-    return text.removeprefix("~").rpartition(".")[2] if text.startswith("~") else text.removeprefix("!")
-
-
-_Cell = tuple[str, bool]
-"""Text, and whether it is a heading."""
-
-
-def table_rows(grid: list[tuple[bool, list[_Cell | None]]]) -> list[str]:
-    """One line per row: "heading: cell; heading: cell", without the empty cells. `grid`: (is in the head, cells)."""
-    grid = [(head, cells) for head, cells in grid if any(cell and cell[0] for cell in cells)]
-    heads = 0
-    while heads < len(grid) - 1 and (
-        grid[heads][0] or all(cell is None or cell[1] or not cell[0] for cell in grid[heads][1])
-    ):
-        heads += 1
-    width = max((len(cells) for _, cells in grid), default=0)
-    if not heads and width > 2 and _looks_like_heads(grid):
-        heads = 1
-    names = [
-        " ".join(dict.fromkeys(cells[i][0] for _, cells in grid[:heads] if i < len(cells) and cells[i] and cells[i][0]))
-        for i in range(width)
-    ]
-    rows = []
-    for _, cells in grid[heads:]:
-        texts = [cell[0] if cell else "" for cell in cells]
-        if len(texts) > 1 and len(set(texts)) == 1:  # one cell over the whole width
-            rows.append(texts[0])
-        elif not heads and width == 2 and all(texts):
-            rows.append(f"{texts[0].removesuffix(':')}: {texts[1]}")
-        else:
-            rows.append("; ".join(f"{name}: {text}" if name else text for name, text in zip(names, texts) if text))
-    return rows
-
-
-def _looks_like_heads(grid: list[tuple[bool, list[_Cell | None]]]) -> bool:
-    """Whether the first row of a table without marked headings is a row of short distinct names above other values."""
-    first = [cell[0] if cell else "" for cell in grid[0][1]]
-    return (
-        len(grid) > 1
-        and all(first)
-        and len(set(first)) == len(first)
-        and all(len(text.split()) <= 5 and not any(c.isdigit() for c in text) for text in first)
-    )
-
-
 def _grid(rows: list[tuple[bool, list[Node]]]) -> list[tuple[bool, list[Node | None]]]:
     """Repeats each cell over the rows and columns that it spans."""
     grid: list[tuple[bool, list[Node | None]]] = []
@@ -684,7 +582,7 @@ def _tex(node: Node, tag: str, classes: frozenset[str]) -> str:
         if source is not None or "math" in classes:
             return plain_tex((source or node).text())
         if tag == "math":
-            return _squeezed(_mathml(node))
+            return squeezed(_mathml(node))
     return ""
 
 
@@ -701,29 +599,6 @@ def _mathml(node: Node) -> str:
     if node.tag == "mo":
         return f" {''.join(parts)} " if "".join(parts) in "=+−-×·≤≥<>" else "".join(parts)
     return "".join(parts)
-
-
-@cache
-def _tex_reader():
-    from pylatexenc.latex2text import LatexNodes2Text
-
-    return LatexNodes2Text(math_mode="text")
-
-
-def plain_tex(tex: str) -> str:
-    """A formula in TeX as Unicode text: `10^{14}` → 10^14, `\\frac{a}{b}` → a/b, `x^{n+1}` → x^(n+1)."""
-    tex = re.sub(r"^\s*(?:\\\(|\\\[|\$+)|(?:\\\)|\\\]|\$+)\s*$", "", tex)
-    tex = re.sub(r"\\displaystyle|\\[,;:!]", " ", tex)
-    tex = re.sub(r"([\^_])\{([^{}\\]*[^\w{}.,\\-][^{}\\]*)\}", r"\1{(\2)}", tex)
-    tex = re.sub(
-        r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}",
-        lambda match: "/".join(part if re.fullmatch(r"\w+", part) else f"({part})" for part in match.groups()),
-        tex,
-    )
-    try:
-        return _squeezed(_tex_reader().latex_to_text(tex))
-    except Exception:  # the library raises exceptions of any kind for damaged TeX
-        return _squeezed(tex)
 
 
 def _children(node: Node, text: bool = False) -> Iterator[Node]:
@@ -760,22 +635,6 @@ def _style(node: Node) -> str:
 def _integer(value: str | None, default: int) -> int:
     match = re.match(r"\s*(-?\d{1,6})", value or "")
     return int(match[1]) if match else default
-
-
-def _numeral(number: int, kind: str) -> str:
-    if kind in "aA" and 0 < number < 27:
-        return chr(ord(kind) + number - 1)
-    if kind in "iI" and 0 < number < 4000:
-        text = ""
-        for value, letters in _ROMAN.items():
-            text += letters * (number // value)
-            number %= value
-        return text.upper() if kind == "I" else text
-    return str(number)
-
-
-def _squeezed(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _tidy(text: str) -> str:

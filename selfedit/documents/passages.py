@@ -28,9 +28,15 @@ TITLE_SEPARATOR = " › "
 _PARAGRAPH_COST, _UNIT_COST = 0.05, 0.2
 _MIX_COST, _CUT_MIX_COST = 0.15, 0.4
 """Of a passage with two sections, and of one where the first or last of them is cut."""
-_FINER_CUTS = ((re.compile(r"\n"), 0.3), (re.compile(r"\s+"), 0.5))
 
 Length = Callable[[str], int]
+_FinerCut = tuple[Callable[[str], Iterator[int]], float]
+_FINER_CUTS: Sequence[_FinerCut] = (
+    (lambda text: (match.end() for match in re.finditer(r"\n", text)), 0.3),
+    (lambda text: (match.end() for match in re.finditer(r"\s+", text)), 0.5),
+    (length_units, 1.0),
+)
+"""Where a unit may be cut that is too long, and the cost of a break there."""
 
 
 class _Piece(NamedTuple):
@@ -38,36 +44,29 @@ class _Piece(NamedTuple):
     text: str
     units: tuple[Unit, ...]
     headings: tuple[str, ...]
-    heading_words: int
-    """Of the headings that stand before the piece, if it begins a section."""
     words: int
-    size: int
-    """The length in tokens, headings included."""
+    """With the headings that stand before the piece if it begins a section."""
     cost: float
     """The cost of a break before the piece."""
     begins_section: bool
 
 
-def split(
-    document: Document, *, passage_words: int, length: Length | None = None, max_length: int = 0
-) -> list[Passage]:
+def split(document: Document, *, passage_words: int, length: Length = count_words) -> list[Passage]:
     """Splits a document. Raises ValueError if `passage_words` is too small.
 
-    `length` and `max_length` limit the passages further, e.g. to the tokens that a model can read. The title of a
-    passage is "document › heading › subheading", with the headings that all of it has; other headings are in its text.
+    `length`: measures a text in words, or in what limits a passage instead, e.g. the tokens that a model can read. The
+    title of a passage is "document › heading › subheading", with the headings that all of it has; other headings are in
+    its text.
     """
     if passage_words < MIN_PASSAGE_WORDS:
         raise ValueError(f"passage_words is {passage_words}: give at least {MIN_PASSAGE_WORDS}")
     text = document.text
     source_hash = text_hash(text)
-    limit = max_length if length else passage_words
-    length = length or count_words
-    if count_words(text) <= WHOLE_FACTOR * passage_words and (limit == passage_words or length(text) <= limit):
+    if length(text) <= WHOLE_FACTOR * passage_words:
         units = tuple(unit for block in document.blocks for unit in block.units)
         return [Passage(document.title, text, document.source, source_hash, units=units)]
-    pieces = list(_pieces(document, passage_words - MIN_PIECE_WORDS, length, limit))
     passages = []
-    for index, group in enumerate(_balance(pieces, passage_words, limit)):
+    for index, group in enumerate(_balance(list(_pieces(document, passage_words, length)), passage_words)):
         common = _common([piece.headings for piece in group])
         title = TITLE_SEPARATOR.join(dict.fromkeys(filter(None, (document.title, *common))))
         text = "\n\n".join(texts_under(common, _blocks(document, group))).strip("\n")
@@ -76,8 +75,8 @@ def split(
     return passages
 
 
-def _pieces(document: Document, longest: int, length: Length, limit: int) -> Iterator[_Piece]:
-    """Cuts every block that is longer than `longest` words, or three quarters of `limit`."""
+def _pieces(document: Document, passage_words: int, length: Length) -> Iterator[_Piece]:
+    """Cuts every block that is about as long as a passage, so that a short neighbour fits into the same passage."""
     above: tuple[str, ...] = ()
     for index, block in enumerate(document.blocks):
         following = document.blocks[index + 1].headings if index + 1 < len(document.blocks) else ()
@@ -85,66 +84,42 @@ def _pieces(document: Document, longest: int, length: Length, limit: int) -> Ite
             continue  # the heading stands before the next block
         new = block.headings[len(_common([above, block.headings])) :]
         begins_section, above = block.headings != above, block.headings
-        heading_words = sum(map(count_words, new)) + len(new)
+        heading_words = sum(map(length, new)) + len(new)
         cost = 0.0 if begins_section else _PARAGRAPH_COST
-        for text, units, inner_cost in _cut(block, longest, length, limit * 3 // 4):
-            size = length(" ".join((*new, text)))
-            yield _Piece(
-                index, text, units, block.headings, heading_words, count_words(text) + heading_words, size,
-                cost if inner_cost is None else inner_cost, begins_section,
-            )  # fmt: skip
-            new, heading_words, begins_section = (), 0, False
+        for text, units, words, inner_cost in _cut(block, passage_words - MIN_PIECE_WORDS, length):
+            cost = cost if inner_cost is None else inner_cost
+            yield _Piece(index, text, units, block.headings, words + heading_words, cost, begins_section)
+            heading_words, begins_section = 0, False
 
 
-def _cut(
-    block: Block, longest: int, length: Length, limit: int
-) -> Iterator[tuple[str, tuple[Unit, ...], float | None]]:
-    """Yields the block, or slices of it that fit, as (text, units, cost of a break before it)."""
-
-    def fits(text: str) -> bool:
-        return count_words(text) <= longest and length(text) <= limit
-
+def _cut(block: Block, longest: int, length: Length) -> Iterator[tuple[str, tuple[Unit, ...], int, float | None]]:
+    """Yields the block, or slices of at most `longest` words, as (text, units, words, cost of a break before)."""
     whole = "".join(block.parts)
-    if fits(whole):
-        yield whole, block.units, None
+    words = length(whole)
+    if words <= longest:
+        yield whole, block.units, words, None
         return
     cost: float | None = None
-    waiting, units = "", []
     for part, unit in zip(block.parts, block.units):
-        units.append(unit)
-        for i, (text, slice_cost) in enumerate(_slices(part, fits, _FINER_CUTS)):
-            if i and count_words(waiting) >= MIN_PIECE_WORDS or waiting and not fits(waiting + text):
-                yield waiting, tuple(units[:-1] if i == 0 else units), cost
-                waiting, units, cost = "", [unit], slice_cost if i else _UNIT_COST
-            waiting += text
-        if i or count_words(waiting) >= MIN_PIECE_WORDS:
-            yield waiting, tuple(units), cost
-            waiting, units, cost = "", [], _UNIT_COST
-    if waiting:
-        yield waiting, tuple(units), cost
+        for i, (text, words, slice_cost) in enumerate(_slices(part, longest, length, _FINER_CUTS)):
+            yield text, (unit,), words, slice_cost if i else cost
+            cost = _UNIT_COST
 
 
-def _slices(
-    text: str, fits: Callable[[str], bool], cuts: Sequence[tuple[re.Pattern[str], float]]
-) -> Iterator[tuple[str, float]]:
-    """Cuts a text that is too long after line breaks, else after spaces, else anywhere."""
-    if fits(text):
-        yield text, 0.0
+def _slices(text: str, longest: int, length: Length, cuts: Sequence[_FinerCut]) -> Iterator[tuple[str, int, float]]:
+    """Cuts a text that is too long after line breaks, else after spaces, else anywhere: (text, words, cost)."""
+    words = length(text)
+    if words <= longest:
+        yield text, words, 0.0
         return
-    if not cuts:
-        start = 0
-        ends = list(length_units(text))
-        for i, end in enumerate(ends):
-            if i + 1 == len(ends) or not fits(text[start : ends[i + 1]]):
-                yield text[start : end if i + 1 < len(ends) else len(text)], 1.0
-                start = end
-        return
-    (pattern, cost), *finer = cuts
+    (find_ends, cost), *finer = cuts
     start = 0
-    for end in [*(match.end() for match in pattern.finditer(text)), len(text)]:
-        for slice, finer_cost in _slices(text[start:end], fits, finer) if end > start else ():
-            yield slice, max(cost, finer_cost)
-        start = end
+    for end in [*find_ends(text), len(text)]:
+        # A slice of few words joins the next one, unless the text ends.
+        if end > start and (end == len(text) or not finer or length(text[start:end]) >= MIN_PIECE_WORDS):
+            for slice, words, finer_cost in _slices(text[start:end], longest, length, finer):
+                yield slice, words, max(cost, finer_cost)
+            start = end
 
 
 def _blocks(document: Document, group: Sequence[_Piece]) -> list[Block]:
@@ -160,20 +135,19 @@ def _blocks(document: Document, group: Sequence[_Piece]) -> list[Block]:
     return blocks
 
 
-def _balance(pieces: Sequence[_Piece], passage_words: int, limit: int) -> list[Sequence[_Piece]]:
+def _balance(pieces: Sequence[_Piece], passage_words: int) -> list[Sequence[_Piece]]:
     """Groups consecutive pieces with the least total cost, by dynamic programming."""
     total = sum(piece.words for piece in pieces)
     target = total / -(-total // passage_words)
     least = [0.0]  # least[i]: the least cost of grouping the first i pieces
     begins = [0]  # begins[i]: where the last of those groups begins
     for end in range(1, len(pieces) + 1):
-        best, best_begin, words, size, sections = float("inf"), end - 1, 0, 0, 0
+        best, best_begin, words, sections = float("inf"), end - 1, 0, 0
         ends_cut = end < len(pieces) and not pieces[end].begins_section
         for begin in range(end - 1, -1, -1):
             piece = pieces[begin]
             words += piece.words
-            size += piece.size
-            if words > passage_words or size > limit:
+            if words > passage_words:
                 break
             cost = least[begin] + piece.cost + (words / target - 1) ** 2
             if sections:

@@ -16,8 +16,8 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from selfedit.documents import worker
+from selfedit.documents.convert import CODE, READABLE
 from selfedit.documents.fetch import public_url, unzipped
-from selfedit.documents.formats import CODE, READABLE
 from selfedit.documents.package import PREFIX
 from selfedit.documents.passages import split
 from selfedit.documents.records import Document, Raw, Reading, Skipped
