@@ -53,7 +53,8 @@ def convert(raw: Raw) -> Document:
             content = (_by_content(raw) or _READERS.get(suffix, _text))(raw)
         title = " ".join((header.title_of(content.fields) or content.title).split())
         title, blocks = _titled(title if re.search(r"\w", title) else "", content.blocks)
-        title = (title or re.sub(r"[-_\s]+", " ", PurePath(raw.name).stem).strip())[:MAX_TITLE]
+        title = title or re.sub(r"[-_\s]+", " ", PurePath(raw.name).stem).strip()
+        title = title if len(title) <= MAX_TITLE else f"{title[: MAX_TITLE - 1]}…"
         if not any(block.parts for block in blocks):
             raise DocumentError("has only white space or markup; give a document with text in it")
         blocks = [*header.facts(title, content.fields), *blocks]
