@@ -62,6 +62,8 @@ _VERSION_NOTES = {
 }
 _VERSION = re.compile(r"(\d[\w.]*):?\s*")
 _ALERT = re.compile(r"\[!(\w+)\]\s*")
+_NOTE_MARKS = frozenset("footnote footnote-ref footnote-reference noteref".split())
+_NO_NOTES = frozenset(("body", "main", "article", *_HEADINGS))
 _MARK = re.compile("\ue000(\\d+)\ue001")
 
 
@@ -98,11 +100,15 @@ def _main_part(tree: LexborHTMLParser) -> Node:
     return body
 
 
-def _has_parent(node: Node, *tags: str) -> bool:
+def _parents(node: Node) -> Iterator[Node]:
     parent = node.parent
-    while parent is not None and parent.tag not in tags:
+    while parent is not None:
+        yield parent
         parent = parent.parent
-    return parent is not None
+
+
+def _has_parent(node: Node, *tags: str) -> bool:
+    return any(parent.tag in tags for parent in _parents(node))
 
 
 class _Draft(NamedTuple):
@@ -125,7 +131,9 @@ class _Reader:
         self.path: list[tuple[int, str]] = []
         self.notes: list[str] = []
         self.note_numbers: dict[str, int] = {}
-        self.note_nodes = self._find_notes()
+        self.note_nodes: dict[str, Node] = {}
+        self.note_ids: set[int] = set()
+        self._find_notes()
 
     # Blocks
 
@@ -146,7 +154,7 @@ class _Reader:
         tag, classes = node.tag or "", _classes(node)
         if tex := _tex(node, tag, classes):
             self.line.append(tex)
-        elif _is_dropped(node, tag, classes) or node.mem_id in self.note_nodes:
+        elif _is_dropped(node, tag, classes) or node.mem_id in self.note_ids:
             return
         elif handler := _HANDLERS.get(tag):
             handler(self, node, depth)
@@ -250,7 +258,7 @@ class _Reader:
                 else:
                     parts += [f"  {line}" for draft in self._wrapped(item, depth) for line in draft.parts]
                 continue
-            if _is_dropped(item, "li", _classes(item)) or item.mem_id in self.note_nodes:
+            if _is_dropped(item, "li", _classes(item)) or item.mem_id in self.note_ids:
                 number += 1
                 continue
             number = _integer(item.attributes.get("value"), number)
@@ -284,7 +292,7 @@ class _Reader:
         self.flush()
         terms: list[str] = []
         for child in _children(node):
-            if child.mem_id in self.note_nodes or _is_dropped(child, child.tag or "", _classes(child)):
+            if child.mem_id in self.note_ids or _is_dropped(child, child.tag or "", _classes(child)):
                 continue
             if child.tag == "dt":
                 terms.append(
@@ -372,8 +380,8 @@ class _Reader:
 
     def _link(self, node: Node, depth: int) -> None:
         target = (node.attributes.get("href") or "").removeprefix("#")
-        if number := self._note(target, depth) if target in self.note_numbers else 0:
-            self.line.append(f"\ue000{number}\ue001")
+        if target in self.note_nodes:
+            self.line.append(f"\ue000{self._note(target, depth)}\ue001")
             return
         if node.attributes.get("href", "").startswith("#cite_note"):
             return
@@ -405,52 +413,37 @@ class _Reader:
 
     # Footnotes
 
-    def _find_notes(self) -> dict[int, str]:
-        """The elements that hold a footnote's text → its identifier, of all footnotes that a link in the text names."""
-        found = {}
-        for link in self.tree.css("a[href^='#']"):
-            classes, id = _classes(link), (link.attributes.get("href") or "")[1:]
-            is_reference = (
-                classes & {"footnote-ref", "footnote-reference", "footnote", "noteref"}
-                or link.attributes.get("role") == "doc-noteref"
-                or "noteref" in (link.attributes.get("epub:type") or "")
-                or (_has_parent(link, "sup") or link.css_first("sup"))
-                and not id.startswith("cite_note")
-            )
-            if not is_reference or not id or _classes(link) & _CHROME or re.search(r"[\s\"'\\]", id):
-                continue
-            node = self.tree.css_first(f'[id="{id}"]')
+    def _find_notes(self) -> None:
+        """Fills `note_nodes` with the footnotes to which a mark in the text links."""
+        links = [link for link in self.tree.css("a[href^='#']") if _is_note_mark(link)]
+        targets = {
+            node.attributes.get("id") or node.attributes.get("name"): node for node in self.tree.css("[id], a[name]")
+        }
+        for link in links:
+            id = (link.attributes.get("href") or "")[1:]
+            node = targets.get(id)
             while node is not None and node.tag in ("a", "span", "sup"):
                 node = node.parent
-            if node is not None and node.tag == "dt":  # docutils: the label; the text follows it
-                found[node.mem_id] = id
+            label = node if node is not None and node.tag == "dt" else None  # docutils: the text follows its label
+            while node is not None and (node is label or not node.is_element_node):
                 node = node.next
-                while node is not None and not node.is_element_node:
-                    node = node.next
-            if node is None or node.tag in ("body", "main", "article", *_HEADINGS) or _contains(node, link):
+            is_back_link = any(parent.mem_id in self.note_ids for parent in _parents(link))
+            if node is None or is_back_link or node.tag in _NO_NOTES or _contains(node, link):
                 continue
             if len(node.text().split()) <= MAX_NOTE_WORDS:
-                found[node.mem_id] = id
-                self.note_numbers.setdefault(id, 0)
-        return found
+                self.note_nodes[id] = node
+                self.note_ids |= {node.mem_id, label.mem_id} if label is not None else {node.mem_id}
 
     def _note(self, id: str, depth: int) -> int:
         """The number under which the text of a footnote is kept; reads it on first use."""
-        if not self.note_numbers[id]:
+        if id not in self.note_numbers:
             self.note_numbers[id] = len(self.notes) + 1
             self.notes.append("")
-            outer, self.drafts, line, self.line = self.drafts, [], self.line, []
-            nodes, self.note_nodes = self.note_nodes, {}
-            for node in (
-                node for node in self.tree.css("li, aside, div, p, dd, td, section") if nodes.get(node.mem_id) == id
-            ):
-                self.read(node, depth)
-                self.flush()
-                break
-            texts = [part for draft in self.drafts for part in draft.parts]
-            self.note_nodes, self.drafts, self.line = nodes, outer, line
-            text = re.sub(r"^(?:\[\w+\]|\d{1,3}[.:)]?|[*†‡])\s+(?=\S)", "", _MARK.sub("", " ".join(texts)))
-            self.notes[self.note_numbers[id] - 1] = text
+            line, self.line = self.line, []
+            texts = [part for draft in self._drafts_of(self.note_nodes[id], depth) for part in draft.parts]
+            self.line = line
+            text = _MARK.sub("", " ".join(texts))
+            self.notes[self.note_numbers[id] - 1] = re.sub(r"^(?:\[\w+\]|\d{1,3}[.:)]?|[*†‡])\s+(?=\S)", "", text)
         return self.note_numbers[id]
 
     # The result
@@ -611,17 +604,21 @@ def _children(node: Node, text: bool = False) -> Iterator[Node]:
 
 
 def _contains(node: Node, other: Node) -> bool:
-    parent: Node | None = other
-    while parent is not None and parent.mem_id != node.mem_id:
-        parent = parent.parent
-    return parent is not None
+    return any(parent.mem_id == node.mem_id for parent in _parents(other))
 
 
 def _nearest_table(node: Node) -> int:
-    parent = node.parent
-    while parent is not None and parent.tag != "table":
-        parent = parent.parent
-    return parent.mem_id if parent is not None else 0
+    return next((parent.mem_id for parent in _parents(node) if parent.tag == "table"), 0)
+
+
+def _is_note_mark(link: Node) -> bool:
+    """Whether a link is the mark of a footnote: it says so, or it is raised. The references of Wikipedia are not."""
+    attributes, classes = link.attributes, _classes(link)
+    if classes & _CHROME or (attributes.get("href") or "").startswith("#cite_note"):
+        return False
+    role = f"{attributes.get('role') or ''} {attributes.get('epub:type') or ''}"
+    is_raised = link.css_first("sup") is not None or _has_parent(link, "sup")
+    return bool(classes & _NOTE_MARKS or "noteref" in role or is_raised)
 
 
 def _classes(node: Node) -> frozenset[str]:
