@@ -230,7 +230,7 @@ At night the keeper is Ulf Tarn; see `the list <https://osk.example>`_. His ``la
 """
 
 
-def pandoc(text: str, to: str, folder: Path) -> bytes:
+def pandoc(text: str, to: str, folder: Path, format: str = "markdown") -> bytes:
     """The text in another format; its raw HTML as what it means."""
     import subprocess
 
@@ -238,7 +238,7 @@ def pandoc(text: str, to: str, folder: Path) -> bytes:
 
     text = re.sub(r"<su(?:p>(.*?)</sup|b>(.*?)</sub)>", lambda m: f"^{m[1]}^" if m[1] else f"~{m[2]}~", text)
     path = folder / f"made.{to}"
-    command = [get_pandoc_path(), "-s", "--metadata", "title=", "-f", "markdown", "-t", to, "-o", str(path)]
+    command = [get_pandoc_path(), "-s", "--metadata", "title=", "-f", format, "-t", to, "-o", str(path)]
     subprocess.run(command, input=text.encode(), check=True, capture_output=True)
     return path.read_bytes()
 
@@ -274,6 +274,136 @@ def test_five_formats_of_one_text_give_the_same_passages(tmp_path):
         if name == "a.odt":  # pandoc reads a paragraph in a fixed-width font, and no block of code
             read = read.replace("pump --speed", "```\npump --speed").replace("valve grey", "valve grey\n```")
         assert read.split() == expected.split(), name
+
+
+# Office documents and mail
+
+
+def test_slides_keep_titles_lists_marks_tables_and_notes():
+    from pptx import Presentation
+    from pptx.util import Cm
+
+    deck = Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[1])
+    slide.shapes.title.text = "Harbour"
+    frame = slide.placeholders[1].text_frame
+    frame.text = "It holds 10"
+    for word, attribute, value in (("6", "baseline", "30000"), (" ships", "", ""), (" or 55", "strike", "sngStrike")):
+        run = frame.paragraphs[0].add_run()
+        run.text = word
+        if attribute:
+            run._r.get_or_add_rPr().set(attribute, value)
+    frame.add_paragraph().text = "It has 14 berths."
+    slide.notes_slide.notes_text_frame.text = "Say that Oda opened it."
+    table = deck.slides.add_slide(deck.slide_layouts[6]).shapes.add_table(2, 2, 0, 0, Cm(9), Cm(3)).table
+    for row, cells in enumerate((("Berth", "Price"), ("Mole", "45"))):
+        for column, cell in enumerate(cells):
+            table.cell(row, column).text = cell
+    deck.save(buffer := io.BytesIO())
+    read = text("a.pptx", buffer.getvalue())
+    assert "Harbour\n- It holds 10^6 ships\n- It has 14 berths.\n\nSay that Oda opened it." in read.replace(
+        "\n\n-", "\n-"
+    )
+    assert "Berth: Mole; Price: 45" in read and "55" not in read
+
+
+def test_a_workbook_gives_what_its_visible_cells_show():
+    import datetime
+
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.title = "Plans"
+    sheet.append(["Plans of 2031"])
+    sheet.append(["Plan", "Secret", "Price", "Start", "Share"])
+    sheet.append(["Fern", 77, 1200.5, datetime.date(2031, 4, 2), 0.25])
+    sheet.append(["Oak", 78, 99, None, 1])
+    sheet.append(["", 79, 88, None, 1])
+    sheet.append(["Elm", 80, 66, None, 1])
+    sheet["E3"].number_format = "0%"
+    sheet.merge_cells("A4:A5")
+    sheet.column_dimensions["B"].hidden = True
+    sheet.row_dimensions[6].hidden = True
+    book.create_sheet("Towns").append(["Osk"])
+    hidden = book.create_sheet("Hidden")
+    hidden.append([66])
+    hidden.sheet_state = "hidden"
+    book.save(buffer := io.BytesIO())
+    read = text("a.xlsx", buffer.getvalue())
+    assert (
+        "## Plans\n\nPlans of 2031\n\nPlan: Fern; Price: 1200.5; Start: 2031-04-02; Share: 25%\n"
+        "Plan: Oak; Price: 99; Share: 1\nPlan: Oak; Price: 88; Share: 1\n\n## Towns\n\nOsk" in read
+    )
+    assert not re.search(r"7[789]|66", read)
+
+
+def test_tracked_changes_of_a_docx_are_accepted_and_its_comments_left_out(tmp_path):
+    native = (
+        '[Para [Str "It",Space,Str "costs",Space,Span ("",["deletion"],[("author","O"),("date","2031-01-01T00:00:00Z")])'
+        ' [Str "30"],Span ("",["insertion"],[("author","O"),("date","2031-01-01T00:00:00Z")]) [Str "45"],Space,'
+        'Span ("",["comment-start"],[("id","0"),("author","O"),("date","2031-01-01T00:00:00Z")]) [Str "wrong"],'
+        'Str "crowns.",Span ("",["comment-end"],[("id","0")]) []]]'
+    )
+    read = text("a.docx", pandoc(native, "docx", tmp_path, "native"))
+    assert "It costs 45 crowns." in read and "30" not in read and "wrong" not in read
+
+
+def test_the_chapters_of_a_book_are_in_order(tmp_path):
+    chapters = "".join(f"# Chapter {i}\n\nGate {i} is open.\n\n" for i in range(1, 13))
+    read = text("a.epub", pandoc(chapters, "epub", tmp_path))
+    assert [int(number) for number in re.findall(r"Gate (\d+) is", read)] == list(range(1, 13))
+
+
+MAIL = b"""From: Oda Brenn <oda@osk.example>
+To: Ulf Tarn <ulf@osk.example>
+Date: Mon, 05 May 2031 09:30:00 +0200
+Subject: =?utf-8?q?The_gates_of_=C3=96sk?=
+MIME-Version: 1.0
+Content-Type: multipart/mixed; boundary=x
+
+--x
+Content-Type: multipart/alternative; boundary=y
+
+--y
+Content-Type: text/plain; charset=iso-8859-1
+Content-Transfer-Encoding: quoted-printable
+
+Nine gates of =D6sk, plainly.
+--y
+Content-Type: text/html; charset=utf-8
+
+<p>Nine gates are <s>open</s> shut.</p>
+--y--
+--x
+Content-Type: application/pdf
+Content-Disposition: attachment; filename="plan.pdf"
+Content-Transfer-Encoding: base64
+
+AAAA
+--x--
+"""
+
+
+def test_the_header_of_a_mail_is_facts_and_its_best_text_is_read():
+    (passage,) = split(document("a.eml", MAIL), passage_words=220)
+    assert passage.title == "The gates of Ösk"
+    assert passage.text == (
+        "The gates of Ösk was sent by Oda Brenn (oda@osk.example).\n"
+        "The gates of Ösk was sent to Ulf Tarn (ulf@osk.example).\n"
+        "The gates of Ösk is dated 5 May 2031, 09:30.\n"
+        "The gates of Ösk has the attachments plan.pdf.\n\nNine gates are shut."
+    )
+
+
+def test_words_that_a_hyphen_divides_in_a_pdf_are_joined():
+    drawn = pdf_with_text("The har-) Tj 0 -14 Td (bour of Osk is well-) Tj 0 -14 Td (Known. It has 9 gates.")
+    assert "The harbour of Osk is well-\nKnown." in text("a.pdf", drawn)
+
+
+def test_a_list_of_lists_in_a_front_matter_is_no_work_without_end():
+    levels = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi"))
+    assert text("a.md", f"---\na: &a [x, x]\n{levels}title: *i\n---\nNine gates.\n").endswith("Nine gates.")
 
 
 # Titles

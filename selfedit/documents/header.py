@@ -113,12 +113,14 @@ def facts(subject: str, fields: Mapping[str, object]) -> Iterator[Block]:
         yield Block(parts, tuple(Unit("field", sentence) for sentence in sentences))
 
 
-def _text(value: object) -> str:
-    """A value as a person writes it: a list with commas, a date as 2 April 2031."""
+def _text(value: object, depth: int = 0) -> str:
+    """A value as a person writes it: a list with commas, a date as 2 April 2031. YAML may nest lists without end."""
+    if isinstance(value, (list, Mapping)) and depth > 1:
+        return ""
     if isinstance(value, Mapping):
-        return _text(value.get("name") or ", ".join(filter(None, (_text(item) for item in value.values()))))
+        return _text(value.get("name") or list(value.values()), depth + 1)
     if isinstance(value, list):
-        return ", ".join(filter(None, map(_text, value)))
+        return ", ".join(filter(None, (_text(item, depth + 1) for item in value[:100])))
     if isinstance(value, (date, datetime)):
         return _date(value)
     text = " ".join(str("" if value is None else value).split())

@@ -368,7 +368,7 @@ class _Reader:
 
     def _superscript(self, node: Node, depth: int) -> None:
         text = squeezed(self._text_of(node, depth))
-        base = re.search(r"\S*$", "".join(self.line)[-40:])
+        base = re.search(r"\S*$", "".join(self.line[-3:])[-40:])
         if _MARK.search(text):
             self.line.append(text)
         elif text:
