@@ -301,9 +301,7 @@ def test_slides_keep_titles_lists_marks_tables_and_notes():
             table.cell(row, column).text = cell
     deck.save(buffer := io.BytesIO())
     read = text("a.pptx", buffer.getvalue())
-    assert "Harbour\n- It holds 10^6 ships\n- It has 14 berths.\n\nSay that Oda opened it." in read.replace(
-        "\n\n-", "\n-"
-    )
+    assert "## Harbour\n\n- It holds 10^6 ships\n- It has 14 berths.\n\nSay that Oda opened it." in read
     assert "Berth: Mole; Price: 45" in read and "55" not in read
 
 
@@ -339,11 +337,10 @@ def test_a_workbook_gives_what_its_visible_cells_show():
 
 
 def test_tracked_changes_of_a_docx_are_accepted_and_its_comments_left_out(tmp_path):
+    known = '[("author","O"),("date","2031-01-01T00:00:00Z"),("id","0")]'
     native = (
-        '[Para [Str "It",Space,Str "costs",Space,Span ("",["deletion"],[("author","O"),("date","2031-01-01T00:00:00Z")])'
-        ' [Str "30"],Span ("",["insertion"],[("author","O"),("date","2031-01-01T00:00:00Z")]) [Str "45"],Space,'
-        'Span ("",["comment-start"],[("id","0"),("author","O"),("date","2031-01-01T00:00:00Z")]) [Str "wrong"],'
-        'Str "crowns.",Span ("",["comment-end"],[("id","0")]) []]]'
+        f'[Para [Str "It costs ",Span ("",["deletion"],{known}) [Str "30"],Span ("",["insertion"],{known}) [Str "45"],'
+        f'Space,Span ("",["comment-start"],{known}) [Str "wrong"],Str "crowns.",Span ("",["comment-end"],{known}) []]]'
     )
     read = text("a.docx", pandoc(native, "docx", tmp_path, "native"))
     assert "It costs 45 crowns." in read and "30" not in read and "wrong" not in read

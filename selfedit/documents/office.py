@@ -103,12 +103,14 @@ def _shapes(shapes) -> Iterator:
 
 def _paragraphs(shape) -> Iterator[str]:
     """The paragraphs of a shape: those of a placeholder are the items of a list, nested by their levels."""
-    is_list = shape.is_placeholder and len(shape.text_frame.paragraphs) > 1
-    for paragraph in shape.text_frame.paragraphs:
-        if is_list:
-            yield "<ul>" * (paragraph.level + 1) + f"<li>{_runs(paragraph)}</li>" + "</ul>" * (paragraph.level + 1)
-        else:
-            yield f"<p>{_runs(paragraph)}</p>"
+    paragraphs = shape.text_frame.paragraphs
+    if not shape.is_placeholder or len(paragraphs) < 2:
+        yield from (f"<p>{_runs(paragraph)}</p>" for paragraph in paragraphs)
+        return
+    yield "<ul>"
+    for paragraph in paragraphs:
+        yield "<ul>" * paragraph.level + f"<li>{_runs(paragraph)}</li>" + "</ul>" * paragraph.level
+    yield "</ul>"
 
 
 def _runs(paragraph) -> str:
