@@ -301,7 +301,7 @@ def test_slides_keep_titles_lists_marks_tables_and_notes():
             table.cell(row, column).text = cell
     deck.save(buffer := io.BytesIO())
     read = text("a.pptx", buffer.getvalue())
-    assert "## Harbour\n\n- It holds 10^6 ships\n- It has 14 berths.\n\nSay that Oda opened it." in read
+    assert "Harbour\n- It holds 10^6 ships\n- It has 14 berths.\n\nSay that Oda opened it." in read
     assert "Berth: Mole; Price: 45" in read and "55" not in read
 
 
