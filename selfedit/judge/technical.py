@@ -18,12 +18,15 @@ from selfedit.judge.features import NEGATIONS, NUMBER_WORDS, SMALL_WORDS, in_dig
 
 _NAME = re.compile(  # what names of code, options and versions have, and prose does not
     r"\w_|_\w|[a-z][A-Z]|\w\(|[\[{<]\w|\w::|\w[=|]|[=|]\w|->|^\(.+,.*\)$"
-    r"|(?<![\w.])[a-z_]\w+\.[A-Za-z_]\w+|^(?:--?[A-Za-z]|[@$/.~]\w|[<>=]=?\d)"
+    r"|(?<![\w.])(?:[a-z_]\w+\.[A-Za-z_]|[A-Za-z_]\w+\.[a-z_])\w+|^(?:--?[A-Za-z]|[@$/.~]\w|[<>=]=?\d)"
     r"|^[^\w\s.,;:!?+%$€£-]\W+$|[A-Za-z]\d|\d\.\d+\.\d|\d(?:\.\d+)*(?:a|b|rc|\.dev|\.post)\d"
 )
 _VERSION = r"v?\d+(?:\.\d+)+(?:(?:a|b|rc|\.?dev|\.?post)\d+)?"
 _OF_VERSIONS = re.compile(
     r"\b(?:versions?|releases?|minimum|since|upgrade|python|require[sd]?|support(?:s|ed)?)\b", re.I
+)
+_OF_QUANTITIES = re.compile(
+    r"\bhow\b|\b(?:percent\w*|share|factor|rate|time-?out|default|value|limit|size|number)\b", re.I
 )
 _ORDINARY = re.compile(r"[A-Z]?\d+(?:st|nd|rd|th|s)?|(?:Mc|Mac|O|De|La|Le)[A-Z][a-z]+|\(\w+\)")
 _COMMAND = re.compile(r"(?:^|\s)--?[A-Za-z]|^(?:from|import|pip|git|npm|docker|SELECT|EXPLAIN|await|def|class|with)\s")
@@ -32,14 +35,13 @@ _CHUNK = re.compile(r"(?:[^\s(\[{]|[(\[{][^()\[\]{}]*[)\]}]|[(\[{])+")
 _GENERIC = frozenset("raise raises use uses return returns call calls set give gives throw throws via one it".split())
 _QUOTES = re.compile(r"[`'\"“”‘’]")
 _SPACES = re.compile(r"(?<=[(\[{])\s+|\s+(?=[)\]},:])|(?<=[\w)\]}])\s+(?=[=|*+<>]=?\s)|(?<=[=|*+<>])\s+(?=[\w(\[{])")
-_ITEM_SPACE = re.compile(r"([(\[{][^()\[\]{}]*[,:])\s+")
 _GROUPS = re.compile(r"(?<=\d)[,_](?=\d{3}(?!\d))")
 _PARTS = re.compile(r"\s*;\s*|,?\s+and\s+|,\s+(?![^(\[{]*[)\]}])")
 _CLAUSES = re.compile(r"[,;]\s|\.\s|\b(?:and|but|although|though|while|whereas|then|instead)\b")
 
 _REJECTS = re.compile(
-    r"\b(?:not|never|instead of|rather than|in place of|no longer|replaces|replacing|replaced|unlike|except(?: for)?"
-    r"|removed|formerly)(?: (?:a|an|the|by|to|in|use|using|with|be|is|call|calling|raises?|returns?|method|function"
+    r"\b(?:not|never|instead of|rather than|in place of|no longer|replaces|replacing|unlike|except(?: for)?"
+    r"|removed|formerly)(?: (?:a|an|the|to|in|use|using|with|be|is|call|calling|raises?|returns?|method|function"
     r"|option|flag|parameter|argument|old|former|deprecated))*\W*$"
 )
 _ASKS_FOR_OLD = re.compile(r"\b(?:removed|gone|dropped|deprecated|no longer|not|replaced|renamed)\b")
@@ -76,12 +78,11 @@ _HEDGE = re.compile(r"(?:about|around|roughly|approximately|up to|at most|at lea
 
 _YES_NO = re.compile(r"(yes|no)\b(?:\s*[,.;:–—-]\s*(.+)|\W*$)", re.IGNORECASE | re.DOTALL)
 _SAYS_YES_NO = re.compile(r"\W*(?:the answer is\W+|answer:\s*)?(yes|no)\b(?!\s+(?:longer|one|other|more)\b)", re.I)
-_SENTENCE = re.compile(r".*?[.!?;](?=\s|$)|.*", re.DOTALL)
+_SENTENCE = re.compile(r".*?[.!?](?=\s|$)|.*", re.DOTALL)
 _OPPOSITES = [  # the words of one side deny those of the other
     tuple(frozenset(side.split()) for side in line.split("|"))
     for line in (
-        "enabled enable enables|disabled disable disables",
-        "on|off",
+        "enabled enable enables on active|disabled disable disables off inactive",
         "allowed allow allows permitted|forbidden forbid forbids disallowed refused rejected prohibited banned",
         "accepted accept accepts|rejected reject rejects refused refuse refuses",
         "required mandatory needed compulsory must obligatory need needs require requires|optional",
@@ -116,7 +117,7 @@ _OPPOSITES = [  # the words of one side deny those of the other
 ]
 _DENIALS = frozenset(
     "removed dropped refused refuses rejected rejects forbidden forbids fails raises ignored ignores lacks unsupported "
-    "unavailable impossible disallowed prohibited discontinued deprecated invalid".split()
+    "unavailable impossible disallowed prohibited discontinued deprecated invalid off disabled".split()
 )
 
 
@@ -168,16 +169,18 @@ def polarity(prediction: str, question: str) -> str | None:
     """Returns "yes" or "no" as the first sentence affirms or denies what is asked; None if it is about other things."""
     if said := _SAYS_YES_NO.match(prediction):
         return said[1].lower()
-    sentence = _SENTENCE.match(prediction.strip())[0]
-    answer, query = words(sentence), words(question)
-    extra = set(answer) - set(query)
+    sentence = _without_names(_SENTENCE.match(plain(prediction))[0]).partition(" unless ")[0]
+    answer, query = words(sentence), words(_without_names(plain(question)))
+    query_stems = {stem(word) for word in query}
+    extra = {word for word in answer if stem(word) not in query_stems}
     denials = sum(word in NEGATIONS for word in answer) - sum(word in NEGATIONS for word in query)
     turned = any(_is_opposite(left, right, answer, query) for left, right in _OPPOSITES)
     if replaced := re.search(r"\b(?:instead of|rather than)\b(.*)", sentence):
         turned = turned or bool(_stems(replaced[1]) & _stems(question))
     turned = turned or bool(_DENIALS & extra) or bool(re.search(r"\bonly (?:if|when|after|with|once)\b", sentence))
     about = {stem(word) for word in query if word not in SMALL_WORDS} & {stem(word) for word in answer}
-    if not (turned or about or NEGATIONS & set(answer)):
+    same = any(side & set(query) and side & set(answer) for pair in _OPPOSITES for side in pair)
+    if not (turned or about or same or NEGATIONS & set(answer)):
         return None
     return "no" if (denials + turned) % 2 else "yes"
 
@@ -185,10 +188,8 @@ def polarity(prediction: str, question: str) -> str | None:
 def _is_opposite(left: frozenset[str], right: frozenset[str], answer: Sequence[str], query: Sequence[str]) -> bool:
     """Returns whether the answer has a word of the side that the last such word of the question is not of."""
     last = next((word for word in reversed(query) if word in left | right), None)
-    asked, denied = (left, right) if last in left else (right, left)
-    return (
-        last is not None and not asked.isdisjoint(query) and not denied.isdisjoint(answer) and asked.isdisjoint(answer)
-    )
+    denied = right if last in left else left
+    return last is not None and next((word for word in answer if word in left | right), None) in denied
 
 
 @lru_cache(maxsize=10_000)
@@ -196,9 +197,12 @@ def plain(text: str) -> str:
     """Removes what does not matter in code: quotation marks, spaces at brackets and operators, empty parentheses,
     separators of thousands."""
     text = _GROUPS.sub("", _SPACES.sub("", _QUOTES.sub("", in_digits(text))))
-    while (closer := _ITEM_SPACE.sub(r"\1", text)) != text:
-        text = closer
-    return text.replace("()", "").strip()
+    depth, characters = 0, []
+    for i, character in enumerate(text):
+        depth = max(0, depth + (character in "([{") - (character in ")]}"))
+        if not (character == " " and depth and text[i - 1] in ",:"):
+            characters.append(character)
+    return "".join(characters).replace("()", "").strip()
 
 
 def _stems(text: str) -> frozenset[str]:
@@ -211,7 +215,7 @@ def _facts(part: str, question: str) -> list[_Fact]:
     chunks = [chunk for chunk in _CHUNK.findall(part) if chunk.strip(".,;:")]
     if len(chunks) > 1 and (_COMMAND.search(part) or (_ASKS_FOR_COMMAND.search(question) and part.islower())):
         return [_Fact("name", part, frozenset())]
-    is_version = _OF_VERSIONS.search(question) and re.fullmatch(_VERSION, part)
+    is_version = re.fullmatch(_VERSION, part) and (_OF_VERSIONS.search(question) or not _OF_QUANTITIES.search(question))
     if not is_version and (match := _QUANTITY.match(part)):
         if _DATED.search(question) or _MONTH.search(part) or any(_quantities_like(question, match.group(), "")):
             return []  # a date, or a number that the question has too
@@ -223,6 +227,10 @@ def _facts(part: str, question: str) -> list[_Fact]:
         return []
     label = frozenset().union(*map(_stems, others)) if others else frozenset()
     return [_Fact("version" if re.fullmatch(_VERSION, name) else "name", name, label) for name in names]
+
+
+def _without_names(text: str) -> str:
+    return " ".join(chunk for chunk in text.split() if not _is_name(chunk.rstrip(".,:;?!")))
 
 
 def _is_name(chunk: str) -> bool:
@@ -304,7 +312,8 @@ def _is_about(text: str, fact: _Fact, places: list[int], question: str) -> bool:
     ends = [match.start() for match in _CLAUSES.finditer(text)]
     clause_of = {at: sum(end < at for end in ends) for at in {*places, *_rivals(text, fact, question)}}
     bounds = [0, *ends, len(text)]
-    asked = _stems(" ".join(chunk for chunk in question.split() if not _is_name(chunk)))
+    predicate = [word for word in words(_without_names(question)) if word not in SMALL_WORDS][-2:]
+    asked = _stems(" ".join(predicate))
     if len(clause_of) > 2:
         return True  # an enumeration
     shared = {i: len(_stems(text[bounds[i] : bounds[i + 1]]) & asked) for i in set(clause_of.values())}
@@ -342,4 +351,6 @@ def _is_within_longer_name(gold: str, text: str) -> bool:
     if not re.fullmatch(r"[^\W\d_][\w-]+", gold):
         return False
     tail = r"(?!s\b|es\b|ed\b|ing\b)[\w-]+" if "-" in gold else r"[\d_]\w*"
-    return bool(re.search(rf"(?i)\b{gold}{tail}", text)) and not re.search(rf"(?i)\b{gold}(?![\w-]*\w)", text)
+    return bool(re.search(rf"(?i)\b{gold}{tail}|\w_{gold}\b", text)) and not re.search(
+        rf"(?i)\b{gold}(?![\w-]*\w)", text
+    )
