@@ -33,6 +33,7 @@ _COMMAND = re.compile(r"(?:^|\s)--?[A-Za-z]|^(?:from|import|pip|git|npm|docker|S
 _ASKS_FOR_COMMAND = re.compile(r"\bwhich (?:command|import|statement|line|call|expression)\b", re.IGNORECASE)
 _CHUNK = re.compile(r"(?:[^\s(\[{]|[(\[{][^()\[\]{}]*[)\]}]|[(\[{])+")
 _GENERIC = frozenset("raise raises use uses return returns call calls set give gives throw throws via one it".split())
+_NOT = re.compile(r"n['’]t\b", re.IGNORECASE)
 _QUOTES = re.compile(r"[`'\"“”‘’]")
 _SPACES = re.compile(r"(?<=[(\[{])\s+|\s+(?=[)\]},:])|(?<=[\w)\]}])\s+(?=[=|*+<>]=?\s)|(?<=[=|*+<>])\s+(?=[\w(\[{])")
 _GROUPS = re.compile(r"(?<=\d)[,_](?=\d{3}(?!\d))")
@@ -41,7 +42,7 @@ _CLAUSES = re.compile(r"[,;]\s|\.\s|\b(?:and|but|although|though|while|whereas|t
 
 _REJECTS = re.compile(
     r"\b(?:not|never|instead of|rather than|in place of|no longer|replaces|replacing|unlike|except(?: for)?"
-    r"|removed|formerly)(?: (?:a|an|the|to|in|use|using|with|be|is|call|calling|raises?|returns?|method|function"
+    r"|removed|formerly)(?: (?:a|an|the|to|use|using|with|be|is|call|calling|raises?|returns?|method|function"
     r"|option|flag|parameter|argument|old|former|deprecated))*\W*$"
 )
 _ASKS_FOR_OLD = re.compile(r"\b(?:removed|gone|dropped|deprecated|no longer|not|replaced|renamed)\b")
@@ -196,7 +197,8 @@ def _is_opposite(left: frozenset[str], right: frozenset[str], answer: Sequence[s
 def plain(text: str) -> str:
     """Removes what does not matter in code: quotation marks, spaces at brackets and operators, empty parentheses,
     separators of thousands."""
-    text = _GROUPS.sub("", _SPACES.sub("", _QUOTES.sub("", in_digits(text))))
+    text = in_digits(_NOT.sub(" not", text))
+    text = _GROUPS.sub("", _SPACES.sub("", _QUOTES.sub("", text)))
     depth, characters = 0, []
     for i, character in enumerate(text):
         depth = max(0, depth + (character in "([{") - (character in ")]}"))
@@ -216,11 +218,11 @@ def _facts(part: str, question: str) -> list[_Fact]:
     if len(chunks) > 1 and (_COMMAND.search(part) or (_ASKS_FOR_COMMAND.search(question) and part.islower())):
         return [_Fact("name", part, frozenset())]
     is_version = re.fullmatch(_VERSION, part) and (_OF_VERSIONS.search(question) or not _OF_QUANTITIES.search(question))
-    if not is_version and (match := _QUANTITY.match(part)):
-        if _DATED.search(question) or _MONTH.search(part) or any(_quantities_like(question, match.group(), "")):
+    if not is_version and (amount := _QUANTITY.match(part)):
+        if _DATED.search(question) or _MONTH.search(part) or any(_quantities_like(question, amount.group(), "")):
             return []  # a date, or a number that the question has too
-        label = _stems(part[match.end() :])
-        return [_Fact("quantity", match.group(), label)] if len(label) <= 3 else []
+        label = _stems(part[amount.end() :])
+        return [_Fact("quantity", amount.group(), label)] if len(label) <= 3 else []
     names = [chunk.rstrip(".,:") for chunk in chunks if _is_name(chunk.rstrip(".,:"))]
     others = [c for c in chunks if c.rstrip(".,:") not in names and _stems(c) and c.lower() not in _GENERIC]
     if not names or len(names) < len(others):
