@@ -101,7 +101,9 @@ def _text_blocks(text: str) -> Iterator[Block]:
         parts = tuple(_slices(paragraph, sentence_ends(paragraph, code)))
         if paragraph:
             yield Block(
-                parts, tuple(Unit("sentence", part.strip(), tuple(headings)) for part in parts), tuple(headings)
+                parts,
+                tuple(Unit("sentence", " ".join(part.split()), tuple(headings)) for part in parts),
+                tuple(headings),
             )
 
 
@@ -180,6 +182,11 @@ def _text_markup(format: str, raw: Raw) -> Content:
     return _pandoc(format, raw._replace(data=normal_form(decode(raw.data, raw.charset)).encode()))
 
 
+def _asciidoc(raw: Raw) -> Content:
+    text = normal_form(decode(raw.data, raw.charset))  # pandoc does not know footnotes of AsciiDoc
+    return _pandoc("asciidoc", raw._replace(data=re.sub(r"footnote:\w*\[([^\]\n]+)\]", r" (\1)", text).encode()))
+
+
 def _rtf(raw: Raw) -> Content:
     # Pandoc takes two characters instead of one as the replacement that follows \uN, unless a space separates them.
     return _pandoc("rtf", raw._replace(data=re.sub(rb"(\\u-?\d+)(?=\?)", rb"\1 ", raw.data)))
@@ -242,7 +249,7 @@ _READERS: dict[str, _Reader] = {
     **dict.fromkeys((".rst", ".rest"), _rst),
     **dict.fromkeys((".csv", ".tsv", ".tab"), _csv),
     **dict.fromkeys((".xlsx", ".xlsm"), _workbook),
-    **dict.fromkeys((".adoc", ".asciidoc", ".asc"), partial(_text_markup, "asciidoc")),
+    **dict.fromkeys((".adoc", ".asciidoc", ".asc"), _asciidoc),
     **dict.fromkeys((".tex", ".latex"), partial(_text_markup, "latex")),
     **dict.fromkeys((".wiki", ".mediawiki"), partial(_text_markup, "mediawiki")),
     **dict.fromkeys((".man", ".1", ".3", ".5", ".7", ".8"), partial(_text_markup, "man")),
