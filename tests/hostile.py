@@ -19,7 +19,10 @@ from pathlib import Path
 
 from pypandoc import get_pandoc_path
 
-MARKDOWN = "# The gate\n\nThe *gate* is red, see [the wall](https://example.org).\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n- one\n- two\n"
+MARKDOWN = (
+    "# The gate\n\nThe *gate* is red, see [the wall](https://example.org).\n\n"
+    "| a | b |\n|---|---|\n| 1 | 2 |\n\n- one\n- two\n"
+)
 PANDOC = {"docx": "docx", "odt": "odt", "epub": "epub", "pptx": "pptx", "rtf": "rtf", "ipynb": "ipynb", "rst": "rst"}
 LONG = 60_000
 
