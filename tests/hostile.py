@@ -89,8 +89,9 @@ def sheet(cells: str, dimension: str = "A1") -> dict[str, str]:
     package = "http://schemas.openxmlformats.org/package/2006"
     return {
         "[Content_Types].xml": f"<Types xmlns='{package}/content-types'><Default Extension='rels' ContentType="
-        "'application/vnd.openxmlformats-package.relationships+xml'/><Override PartName='/xl/workbook.xml' ContentType='application/"
-        "vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml'/><Override PartName='/xl/s.xml' ContentType="
+        "'application/vnd.openxmlformats-package.relationships+xml'/><Override PartName='/xl/workbook.xml' "
+        "ContentType='application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml'/><Override "
+        "PartName='/xl/s.xml' ContentType="
         "'application/vnd.openxmlformats-officedocument.spreadsheetml.worksheet+xml'/></Types>",
         "_rels/.rels": f"<Relationships xmlns='{package}/relationships'><Relationship Id='r1' "
         f"Type='{types}/officeDocument' Target='xl/workbook.xml'/></Relationships>",

@@ -19,7 +19,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from email.parser import BytesParser
+from email import message_from_string
 from io import BytesIO
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -152,13 +152,13 @@ def _inner_path(path: str, file: str) -> str:
 
 def _description(source: str, metadata: bytes) -> Raw | None:
     """The long description of a Python package: a document in Markdown, reStructuredText or plain text."""
-    message = BytesParser().parsebytes(metadata)
+    message = message_from_string(metadata.decode("utf-8", "replace"))
     text = message.get_payload() or message.get("Description", "").replace("\n        ", "\n")
     content_type = str(message.get("Description-Content-Type", "text/x-rst")).partition(";")[0].strip().lower()
     if not isinstance(text, str) or not text.strip():
         return None
     name = f"README{_BY_TYPE.get(content_type, '.txt')}"
-    return Raw(f"{source}/{name}", name, text.encode(errors="surrogateescape"))
+    return Raw(f"{source}/{name}", name, text.encode())
 
 
 def _python_archive(spec: str, name: str, version: str, index: str, get: Callable[[str, int, str], bytes]) -> _Archive:

@@ -116,7 +116,7 @@ def _slices(text: str, longest: int, length: Length, cuts: Sequence[_FinerCut]) 
     start = 0
     for end in [*find_ends(text), len(text)]:
         # A slice of few words joins the next one, unless the text ends.
-        if end > start and (end == len(text) or not finer or length(text[start:end]) >= MIN_PIECE_WORDS):
+        if end > start and (end == len(text) or length(text[start:end]) >= MIN_PIECE_WORDS):
             for slice, words, finer_cost in _slices(text[start:end], longest, length, finer):
                 yield slice, words, max(cost, finer_cost)
             start = end
