@@ -48,10 +48,10 @@ def load_tasks(
         merged[task.passage.id] = task
     tasks = [task for task in merged.values() if task.questions or without_questions]
     left_out["passages without questions"] = len(merged) - len(tasks)
-    if counts := ", ".join(f"{count:,} {what}" for what, count in left_out.items() if count):
-        notify(f"{path}: left out: {counts}")
     if not tasks:
         raise DocumentError(f"{path}: no passage has a question with an answer")
+    if counts := ", ".join(f"{count:,} {what}" for what, count in left_out.items() if count):
+        notify(f"{path}: left out: {counts}")
     return tasks
 
 
