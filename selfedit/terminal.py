@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
 
@@ -247,18 +247,16 @@ def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
     rows = []
     for entry in entries:
         before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))
-        change = entry.scores.get("general_change")
-        rows.append(
-            (
-                entry.id if entry.id in in_force else _text((f"{entry.id}\n(not in force)", "dim")),
-                _named(entry.passage),
-                f"{_percent(before)} → {_percent(after)}",
-                "–" if change is None else f"{change:.2f}",
-                f"{entry.size_bytes / 1e6:.1f}",
-                entry.created[:10],
-            )
-        )
-    _print_table(("id", "title and source", "accuracy", "general\nchange", "MB", "learned"), rows)
+        row = {
+            "id": entry.id if entry.id in in_force else _text((f"{entry.id}\n(not in force)", "dim")),
+            "title and source": _named(entry.passage),
+            "accuracy": f"{_percent(before)} → {_percent(after)}",
+            "general\nchange": _shown(entry.scores.get("general_change"), ".2f"),
+            "MB": f"{entry.size_bytes / 1e6:.1f}",
+            "learned": entry.created[:10],
+        }
+        rows.append(row)
+    _print_rows(rows)
     for line in history:
         say(f"v{line['version']}  {line['time'][:19]}  {line['action']}  {' '.join(line['memories'])}")
 
@@ -276,14 +274,16 @@ def retest_table(results) -> None:
 
 def consolidation_table(report) -> None:
     rows = [
-        (
-            one.memory,
-            *map(str, (one.questions, one.right_then, one.right_now)),
-            "shares" if one.holds and report.shared else "apart",
-        )
+        {
+            "memory": one.memory,
+            "questions": str(one.questions),
+            "right\nthen": str(one.right_then),
+            "right\nnow": str(one.right_now),
+            "": "shares" if one.holds and report.shared else "apart",
+        }
         for one in report.rehearsed
     ]
-    _print_table(("memory", "questions", "right\nthen", "right\nnow", ""), rows)
+    _print_rows(rows)
     say(
         f"{report.shared or 'nothing shared'}: {report.reason}; general change {report.general_change:.2f} nats per "
         f"token; {report.tokens:,} tokens, {report.seconds:.0f} s"
@@ -319,11 +319,10 @@ def model_table(models: list[dict]) -> None:
 
 def calibration_table(result: dict) -> None:
     kappa, interval = result["kappa"], result["ci95"]
-    shown_kappa = "–" if kappa is None else f"{kappa:.3f}"
     rows = [
         ("answers", f"{result['n']:,} on {result['titles']:,} titles"),
         ("unscored", f"{result['unscored']:,}"),
-        ("Cohen's kappa", shown_kappa + (f"  [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")),
+        ("Cohen's kappa", _shown(kappa, ".3f") + (f"  [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")),
         ("accuracy", f"{result['accuracy']:.3f}"),
         ("time", f"{result['seconds']:.1f} s"),
     ]
@@ -341,60 +340,41 @@ def calibration_table(result: dict) -> None:
 
 
 def rounds_table(summaries: list[dict]) -> None:
-    columns = (
-        "round",
-        "edits\nusable",
-        "kept",
-        "untouched",
-        "passage",
-        "best edit",
-        "reliability:\none run, mean",
-        "min",
-    )
     rows, notes = [], []
     for s in summaries:
         trust, best, why = s["reliability"]["first"], s["styles"][0], s["guard"].get("why", "")
-        sides = (s["untouched"], s["controls"]["passage"], s["best"])
-        rows.append(
-            (
-                str(s["round"]),
-                f"{s['usable']}/{s['edits']}",
-                str(s["kept"]),
-                *(f"{side['gold_logprob']:.2f}" for side in sides),
-                ", ".join("–" if v is None else f"{v:.2f}" for v in (trust["one_run"], trust["mean_of_seeds"])),
-                f"{s['seconds'] / 60:.1f}",
-            )
-        )
+        row = {
+            "round": str(s["round"]),
+            "edits\nusable": f"{s['usable']}/{s['edits']}",
+            "kept": str(s["kept"]),
+            "untouched": f"{s['untouched']['gold_logprob']:.2f}",
+            "passage": f"{s['controls']['passage']['gold_logprob']:.2f}",
+            "best edit": f"{s['best']['gold_logprob']:.2f}",
+            "reliability:\none run, mean": ", ".join(_shown(trust[key], ".2f") for key in ("one_run", "mean_of_seeds")),
+            "min": f"{s['seconds'] / 60:.1f}",
+        }
+        rows.append(row)
         editor = f"editor {s['editor']['id']}" if s["finetuned"] else f"the editor stays as before: {why}"
         notes.append(f"round {s['round']}: best style {best['style']} ({best['gain']:+.2f}); {editor}")
-    _print_table(columns, rows, title="the outer loop (scores: gold log-probability, nats per token)")
+    _print_rows(rows, title="the outer loop (scores: gold log-probability, nats per token)")
     for line in notes:
         say(line)
 
 
 def recipe_rounds_table(summaries: list[dict]) -> None:
-    columns = (
-        "round",
-        "tasks solved",
-        "recipes that solve",
-        "gain per recipe,\nnats per token",
-        "kept",
-        "editor",
-        "min",
-    )
     rows = [
-        (
-            str(s["round"]),
-            f"{s['tasks_solved']} of {s['tasks']}",
-            f"{s['solved']} of {s['recipes']}",
-            "–" if s["gain"] is None else f"{s['gain']:+.2f}",
-            str(s["kept"]),
-            s["editor"]["id"],
-            f"{s['seconds'] / 60:.1f}",
-        )
+        {
+            "round": str(s["round"]),
+            "tasks solved": f"{s['tasks_solved']} of {s['tasks']}",
+            "recipes that solve": f"{s['solved']} of {s['recipes']}",
+            "gain per recipe,\nnats per token": _shown(s["gain"], "+.2f"),
+            "kept": str(s["kept"]),
+            "editor": s["editor"]["id"],
+            "min": f"{s['seconds'] / 60:.1f}",
+        }
         for s in summaries
     ]
-    _print_table(columns, rows, title="the outer loop: recipes")
+    _print_rows(rows, title="the outer loop: recipes")
 
 
 def show_grids(task, found) -> None:
@@ -430,8 +410,12 @@ def show_grids(task, found) -> None:
     _print(_text((f"{recipes}, {found.tokens:,} tokens, {found.seconds:.0f} s", "dim")))
 
 
+def _shown(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}"
+
+
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.0%}"
+    return _shown(share, ".0%")
 
 
 def _named(passage):
@@ -478,7 +462,12 @@ def _print(*renderables) -> None:
     _write(_rendered(sys.stdout, *renderables))
 
 
-def _print_table(columns: Collection[str], rows: Iterable[tuple], **options) -> None:
+def _print_rows(rows: Sequence[dict], **options) -> None:
+    """A table of dicts with the same keys, which are the titles of the columns."""
+    _print_table(list(rows[0]) if rows else [], (row.values() for row in rows), **options)
+
+
+def _print_table(columns: Collection[str], rows: Iterable[Iterable], **options) -> None:
     """Cells are plain strings, or Text from `_text`."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table

@@ -287,10 +287,10 @@ def solve(
     on_token: OnStep = no_steps,
 ) -> list[list[Answer]]:
     """For each (task, adapter), one Answer per test pair."""
-    asked = [questions(model, task, adapter) for task, adapter in pairs]
-    requests = [question.request for group in asked for question in group]
+    groups = [questions(model, task, adapter) for task, adapter in pairs]
+    requests = [question.request for group in groups for question in group]
     written = iter(model.backend.low_precision.generate(requests, adapters, on_token=on_token))
-    voted = [votes(model, group, [next(written) for _ in group]) for group in asked]
+    voted = [votes(model, group, [next(written) for _ in group]) for group in groups]
     frequent = [[[grid for grid, _ in Counter(a.grids).most_common(config.rated)] for a in row] for row in voted]
     odds = iter(rated(model, [(*pair, grids) for pair, grids in zip(pairs, frequent)], adapters))
     return [[replace(answer, odds=next(odds)) for answer in row] for row in voted]
@@ -308,27 +308,27 @@ class Question:
 
 def questions(model: Model, task: ArcTask, adapter: int | None = None) -> list[Question]:
     """All questions about a task, in each reading and with each selection of its examples."""
-    form, asked = form_of(model), []
+    form, result = form_of(model), []
     for reading in READINGS:
         turned = changed(task, reading)
         for context in _contexts(turned.train):
             for j, pair in enumerate(turned.test):
                 allow, max_tokens = _language(form, turned, pair.input)
                 prompt, _ = lay_out(form, [*context, replace(pair, output=None)])
-                asked.append(Question(j, reading, Request(tuple(prompt), adapter, max_tokens, allow=allow)))
-    return asked
+                result.append(Question(j, reading, Request(tuple(prompt), adapter, max_tokens, allow=allow)))
+    return result
 
 
-def votes(model: Model, asked: Sequence[Question], written: Sequence[Sequence[int]]) -> list[Answer]:
+def votes(model: Model, questions: Sequence[Question], written: Sequence[Sequence[int]]) -> list[Answer]:
     """One Answer per test pair. `written`: the new tokens of each question, without the end token."""
     form = form_of(model)
-    grids: list[list[Grid]] = [[] for _ in range(1 + max(q.pair for q in asked))]
-    for question, tokens in zip(asked, written):
+    grids: list[list[Grid]] = [[] for _ in range(1 + max(q.pair for q in questions))]
+    for question, tokens in zip(questions, written):
         finished = len(tokens) < question.request.max_new_tokens
         grid = form.read(model.chat.decode(tokens)) if finished else None
         if grid and (turned_back := question.reading.back(grid)):
             grids[question.pair].append(turned_back)
-    return [Answer(tuple(found), len(asked) // len(grids)) for found in grids]
+    return [Answer(tuple(of_pair), len(questions) // len(grids)) for of_pair in grids]
 
 
 def rated(

@@ -203,16 +203,16 @@ def corrupt_shared(id: str, error: object) -> MemoryStoreError:
 
 def trained_on(connection: sqlite3.Connection, ids: Collection[str]) -> list[str]:
     """The shared adapters that were trained on any of these memories, or that no longer say on which."""
-    found = []
+    trained = []
     for id, packed in connection.execute("SELECT id, record FROM shared"):
         try:
             record = unpack(packed)
-            known = {*record["members"], *record["rehearsed"]}
+            studied = {*record["members"], *record["rehearsed"]}
         except (ValueError, KeyError, TypeError, zlib.error):
-            known = {*ids}
-        if known & {*ids}:
-            found.append(id)
-    return found
+            studied = {*ids}
+        if studied & {*ids}:
+            trained.append(id)
+    return trained
 
 
 def pack(value: object) -> bytes:

@@ -64,10 +64,9 @@ def _build(home: Path) -> None:
         leftover.unlink()
     past = _history(home)
     connection = database.connect(new)
-    connection.execute("BEGIN IMMEDIATE")
-    seals = _copy_memories(connection, home, past) | _copy_shared(connection, home, past)
-    _copy_versions(connection, past, seals)
-    connection.execute("COMMIT")
+    with database.transaction(connection):
+        seals = _copy_memories(connection, home, past) | _copy_shared(connection, home, past)
+        _copy_versions(connection, past, seals)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     os.sync()
@@ -94,8 +93,7 @@ def _copy_memories(connection: sqlite3.Connection, home: Path, past: list[dict])
         if text:
             seals[id] = (disk.file_hash(folder / "manifest.json"), seal)
             route.add(connection, id, fields[3], text)
-        found = sources.get(id, [passage.source] if passage else [])
-        connection.executemany("INSERT INTO sources VALUES (?, ?, ?)", [(id, s, text_hash(id, s)) for s in {*found}])
+        entries.set_sources(connection, id, {*sources.get(id, [passage.source] if passage else [])})
         _link_adapter(home, folder, fields[4])
     return seals
 
@@ -195,9 +193,9 @@ def _history(home: Path) -> list[dict]:
     head = (home / "HEAD").read_bytes() if (home / "HEAD").exists() else None
     present = int(head) if head and re.fullmatch(rb"\s*\d{1,11}\s*", head) else None
     if present not in lines:
-        found = "is missing" if head is None else f"says {head[:20]!r}, which is no version in ledger.jsonl"
+        fault = "is missing" if head is None else f"says {head[:20]!r}, which is no version in ledger.jsonl"
         raise MemoryStoreError(
-            f"{home / 'HEAD'} {found}; restore HEAD and ledger.jsonl from a backup, or write a version into HEAD: "
+            f"{home / 'HEAD'} {fault}; restore HEAD and ledger.jsonl from a backup, or write a version into HEAD: "
             f"0 (no memory active) to {max(lines)} (the last in the ledger)"
         )
     past = []

@@ -182,20 +182,20 @@ class Router:
 
         `least`: memories with lower scores may be left out; in a large store that is much faster.
         """
-        found: list[tuple[float, str]] = []
+        scored: list[tuple[float, str]] = []
         for code in self._indexed.keys() | self._in_memory.keys():
             weights = self._weights(query, code)
             total = _MISSING + sum(weights.values())
             scores = self._in_memory[code].covered(weights) if code in self._in_memory else {}
             if code in self._indexed:
                 scores |= self._covered(weights, count, least * total)
-            found += ((covered / total, id) for id, covered in scores.items())
-        return [(id, score) for score, id in self._ordered(found, count)]
+            scored += ((covered / total, id) for id, covered in scores.items())
+        return [(id, score) for score, id in self._ordered(scored, count)]
 
-    def _ordered(self, found: list[tuple[float, str]], count: int) -> list[tuple[float, str]]:
+    def _ordered(self, scored: list[tuple[float, str]], count: int) -> list[tuple[float, str]]:
         """The highest; among equal scores the memory that became active first, and texts in their order."""
-        lowest = min(nlargest(count, (score for score, _ in found)), default=0.0)
-        best = [one for one in found if one[0] >= lowest]
+        lowest = min(nlargest(count, (score for score, _ in scored)), default=0.0)
+        best = [one for one in scored if one[0] >= lowest]
         order = {id: i for i, id in enumerate(self._texts)}
         for id in [id for _, id in best if id not in order] if self._connection else []:
             rows = self._select("SELECT position FROM active WHERE memory_id IN", [id])
@@ -237,7 +237,7 @@ class Router:
         counts |= dict.fromkeys(unknown, 0)
         counts |= dict(self._select("SELECT term, doc FROM index_counts WHERE term IN", unknown))
         part = self._in_memory.get(code)
-        return {term: counts.get(own, 0) + (part.count(own) if part else 0) for term, own in hashes.items()}
+        return {term: counts.get(word, 0) + (part.count(word) if part else 0) for term, word in hashes.items()}
 
     def _covered(self, weights: Mapping[str, float], count: int, least: float) -> dict[str, float]:
         """The covered weight of indexed memories: of all that may be among the best `count` and reach `least`.
@@ -303,14 +303,14 @@ def _sum(weights: Mapping[str, float], line: str) -> float:
 
 def _stretches(text: str, model_hash: str, code: str) -> list[set[str]]:
     """The hashes of the different words of each stretch, with the parts of compounds."""
-    found = [term for _, term in terms(text, code)]
+    all_terms = [term for _, term in terms(text, code)]
     return [
         {
             _hash(part, model_hash, code)
-            for term in found[low : low + _STRETCH]
+            for term in all_terms[low : low + _STRETCH]
             for part in (term, *compound_parts(term, code))
         }
-        for low in range(0, len(found), _STRETCH)
+        for low in range(0, len(all_terms), _STRETCH)
     ]
 
 

@@ -6,9 +6,8 @@ folders.
     home/memory.db            everything but the weights: `memory.database`, with its history in `memory.versions`
     home/adapters/<address>/  the weights: `memory.adapters`
 
-A write is one transaction: first the adapter's folder is written beside the others, then the database refers to it. A
-writer that is killed before the commit leaves a folder that nothing refers to, which the next one removes. Forgetting
-deletes from the disk after the commit and notes in `unfinished` what is still to do; if killed, the next write does it.
+A write is one transaction (`memory.transactions`): first the adapter's folder is written beside the others, then the
+database refers to it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from selfedit.memory import database, entries, index, route, selectors, verify, 
 from selfedit.memory.adapters import ADAPTER_FILES, BEFORE_MIGRATION, WriteAdapter, stamp
 from selfedit.memory.entries import COLUMNS, learned_text, passage_fields
 from selfedit.memory.route import Router
-from selfedit.memory.transactions import DamagedError, Transactions
+from selfedit.memory.transactions import DamagedError, IndexReader, Transactions
 from selfedit.memory.versions import Place
 from selfedit.types import MemoryEntry, Passage, SelfEdit
 
@@ -158,7 +157,7 @@ class MemoryStore:
 
     def router(self, model_hash: str) -> Router:
         """Routes questions to the active memories of a model."""
-        return Router(_IndexReader(self._database), model_hash)
+        return Router(IndexReader(self._database), model_hash)
 
     def read_consistently(self, read: Callable[[int], T]) -> T:
         """What `read` returns for the present version; again, if another process changed the store meanwhile."""
@@ -475,32 +474,6 @@ class MemoryStore:
     def _entries(self, query: str) -> list[MemoryEntry]:
         with self._database.reading() as connection:
             return [entries.entry(row) for row in connection.execute(query)]
-
-
-class _IndexReader:
-    """Through this a router reads the database: a damaged index is replaced, in memory if the home cannot be
-    written."""
-
-    def __init__(self, database: Transactions):
-        self._database = database
-        self._in_memory: sqlite3.Connection | None = None
-
-    def execute(self, statement: str, values: Sequence = ()) -> list[tuple]:
-        if self._in_memory:
-            return self._in_memory.execute(statement, values).fetchall()
-        try:
-            return self._read(statement, values)
-        except DamagedError:
-            if self._database.is_writable():
-                self._database.rebuild_index()
-                return self._read(statement, values)
-            with self._database.reading() as connection:
-                self._in_memory = index.expected(connection)
-            return self.execute(statement, values)
-
-    def _read(self, statement: str, values: Sequence) -> list[tuple]:
-        with self._database.reading() as connection:
-            return connection.execute(statement, values).fetchall()
 
 
 def _may_exist(source: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -169,3 +169,28 @@ class Transactions:
                 raise kind(f"cannot {what}: {error}; correct that or choose another folder") from error
             except sqlite3.Error as error:
                 raise DamagedError(f"{self.path} is damaged: {error}; restore it from a backup") from error
+
+
+class IndexReader:
+    """Reads for a router. A damaged index is replaced: in memory, if the home cannot be written."""
+
+    def __init__(self, database: Transactions):
+        self._database = database
+        self._in_memory: sqlite3.Connection | None = None
+
+    def execute(self, statement: str, values: Sequence = ()) -> list[tuple]:
+        if self._in_memory:
+            return self._in_memory.execute(statement, values).fetchall()
+        try:
+            return self._read(statement, values)
+        except DamagedError:
+            if self._database.is_writable():
+                self._database.rebuild_index()
+                return self._read(statement, values)
+            with self._database.reading() as connection:
+                self._in_memory = index.expected(connection)
+            return self.execute(statement, values)
+
+    def _read(self, statement: str, values: Sequence) -> list[tuple]:
+        with self._database.reading() as connection:
+            return connection.execute(statement, values).fetchall()

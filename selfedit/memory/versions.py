@@ -105,13 +105,13 @@ def history(connection: sqlite3.Connection) -> list[dict]:
 
 def kept(lines: Iterable[dict]) -> list[str]:
     """The memories that were kept and not forgotten, active or not."""
-    found: dict[str, None] = {}
+    ids: dict[str, None] = {}
     for line in lines:
         if line["action"] == "forget":
-            found = {id: None for id in found if id not in line["memories"]}
+            ids = {id: None for id in ids if id not in line["memories"]}
         elif line["action"] in ("keep", "quarantine", "approve"):
-            found |= dict.fromkeys(line["memories"])
-    return list(found)
+            ids |= dict.fromkeys(line["memories"])
+    return list(ids)
 
 
 def append(
@@ -170,15 +170,15 @@ def record(connection: sqlite3.Connection) -> dict:
 
 def faults(connection: sqlite3.Connection) -> list[str]:
     """What is not as it was written, in words."""
-    found: list[str] = []
+    faults: list[str] = []
     seal, last = "", {}
-    for row, changes, state in _replayed(connection, found.append):
+    for row, changes, state in _replayed(connection, faults.append):
         if row[-1] != _seal(seal, row[:-1], changes):
-            found.append(f"version {row[0]} or one before it has been changed")
+            faults.append(f"version {row[0]} or one before it has been changed")
         seal, last = row[-1], state
     if last != present(connection):
-        found.append("the active memories are not those that the last version led to; restore memory.db from a backup")
-    return found
+        faults.append("the active memories are not those that the last version led to; restore memory.db from a backup")
+    return faults
 
 
 _VERSIONS = "SELECT version, time, action, memories, previous, undo_to, extra, seal FROM versions"

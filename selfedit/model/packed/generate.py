@@ -149,9 +149,9 @@ class _Decoder:
 
             def read_prefix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
                 for (_, tokens, rows), k_part, v_part in zip(prefixes, k.split(lengths), v.split(lengths)):
-                    own = slice(rows[0], rows[-1] + 1)
-                    self.keys[layer][own, :, : len(tokens)] = k_part.transpose(0, 1)
-                    self.values[layer][own, :, : len(tokens)] = v_part.transpose(0, 1)
+                    cached = slice(rows[0], rows[-1] + 1)
+                    self.keys[layer][cached, :, : len(tokens)] = k_part.transpose(0, 1)
+                    self.values[layer][cached, :, : len(tokens)] = v_part.transpose(0, 1)
                 return packed(layer, q, k, v)
 
             tokens = torch.tensor([t for _, prefix, _ in prefixes for t in prefix], device=device)
@@ -169,7 +169,7 @@ class _Decoder:
         where = self._cache_indices(torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)), positions).to(
             device
         )
-        own_lengths = [lengths[rows[0] : rows[-1] + 1] for _, rows in groups]
+        group_sizes = [lengths[rows[0] : rows[-1] + 1] for _, rows in groups]
         kv_heads = self.network.shape.kv_heads
         sharing = self.network.shape.heads // kv_heads
         windows = self.network.shape.windows
@@ -179,18 +179,18 @@ class _Decoder:
             return (mask.triu(shared - window + 1) if window else mask).repeat(sharing, 1)
 
         masks = {
-            window: [mask_of(shared, max(own), window) for (shared, _), own in zip(groups, own_lengths)]
+            window: [mask_of(shared, max(sizes), window) for (shared, _), sizes in zip(groups, group_sizes)]
             for window in {*windows} or {0}
         }
 
         def read_suffix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self._store(layer, where, k, v)
             out = []
-            for (_, rows), own, mask, queries in zip(
-                groups, own_lengths, masks[windows[layer] if windows else 0], q.split(list(map(sum, own_lengths)))
+            for (_, rows), sizes, mask, queries in zip(
+                groups, group_sizes, masks[windows[layer] if windows else 0], q.split(list(map(sum, group_sizes)))
             ):
                 cached = slice(rows[0], rows[-1] + 1), slice(None), slice(mask.shape[1])
-                padded = torch.nn.utils.rnn.pad_sequence(queries.split(own), batch_first=True)
+                padded = torch.nn.utils.rnn.pad_sequence(queries.split(sizes), batch_first=True)
                 padded = (
                     padded.unflatten(2, (kv_heads, sharing)).permute(0, 2, 3, 1, 4).flatten(2, 3)
                 )  # the G heads that share keys, as G queries
@@ -198,7 +198,7 @@ class _Decoder:
                     padded, self.keys[layer][cached], self.values[layer][cached], attn_mask=mask
                 )
                 o = o.unflatten(2, (sharing, -1)).permute(0, 3, 1, 2, 4).flatten(2)
-                out.extend(o[j, :length] for j, length in enumerate(own))
+                out.extend(o[j, :length] for j, length in enumerate(sizes))
             return torch.cat(out)
 
         ranges = self._ranges([r.adapter for r in self.requests], lengths)
@@ -207,7 +207,7 @@ class _Decoder:
         return self.network.logits(x[torch.tensor(lengths, device=device).cumsum(0) - 1])
 
     def _step(self, tokens: list[int], alive: list[int]) -> Tensor:
-        """One token a row into the cache; logits [B, vocab] of the next."""
+        """One token per row into the cache; logits [B, vocab] of the next."""
         device, shape, count = self.network.device, self.network.shape, len(alive)
         positions, longest = self.filled, int(self.filled.max()) + 1
         where = self._cache_indices(torch.arange(count, device=device), positions)

@@ -1,6 +1,6 @@
 """The frozen language model: a decoder of the Llama family (Llama, Mistral, SmolLM2, Qwen2, Qwen3) over packed tokens.
 
-In: token ids of many sequences laid end to end, no padding. Out: hidden states, one row a token; logits only for the
+In: token ids of many sequences laid end to end, no padding. Out: hidden states, one row per token; logits only for the
 rows that are asked for. Everything but attention works on the packed rows [T, hidden], so no product is ever spent on
 padding; attention sees sequences of similar length side by side. Linear layers that read the same input are one
 product (q, k, v; gate, up). Adapters come in through `lora(layer, group, x)`, so this file knows nothing of them.
@@ -369,9 +369,9 @@ class PackedAttention:
         rows: list[Tensor] = []  # of each sequence, shared ones first
         count = 0
         for length, (leader, common) in zip(lengths, shared):
-            own = torch.arange(count, count + length - common)
-            rows.append(torch.cat((rows[leader][:common], own)) if common else own)
-            count += len(own)
+            new_rows = torch.arange(count, count + length - common)
+            rows.append(torch.cat((rows[leader][:common], new_rows)) if common else new_rows)
+            count += len(new_rows)
         self.positions = torch.cat([torch.arange(common, n) for n, (_, common) in zip(lengths, shared)]).to(device)
         members: dict[tuple[int, int], list[int]] = {}
         for s, (n, (_, common)) in enumerate(zip(lengths, shared)):
@@ -380,10 +380,10 @@ class PackedAttention:
         self.buckets: list[tuple[int, int, int]] = []
         """(sequences, slots for each, slots at the start that ask nothing)"""
         queries, keys = _Slots(), _Slots()
-        for (_, silent), own in members.items():
-            longest = max(lengths[s] for s in own)
-            self.buckets.append((len(own), longest, silent))
-            for s in own:
+        for (_, silent), bucket in members.items():
+            longest = max(lengths[s] for s in bucket)
+            self.buckets.append((len(bucket), longest, silent))
+            for s in bucket:
                 keys.add(rows[s], range(longest), shared[s][1])
                 queries.add(rows[s], range(silent, longest), shared[s][1])
         self._dense = keys.count == count and len(members) == 1
