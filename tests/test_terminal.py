@@ -154,7 +154,7 @@ def test_an_output_in_another_encoding_is_no_fault(tmp_path, encoding, command):
 def test_an_error_in_another_encoding_is_one_line(tmp_path):
     done = shell("SELFEDIT learn Größe-中.txt", PYTHONIOENCODING="ascii", SELFEDIT_HOME=str(tmp_path))
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"selfedit: 'Gr??e-?.txt': no such file") and done.stderr.count(b"\n") == 1
+    assert done.stderr.startswith(b"selfedit: Gr??e-?.txt: no such file") and done.stderr.count(b"\n") == 1
 
 
 @pytest.mark.parametrize("command", ["models list", "models list --json", "--help", "--version"])

@@ -34,6 +34,9 @@ PANDOC_TIMEOUT_S = 25
 _PANDOC_OPTIONS = "--sandbox --mathml --syntax-highlighting=none --wrap=none --track-changes=accept -t html".split()
 _PANDOC_MEMORY = "+RTS -M700M -RTS".split()
 
+_RST_MARKS = re.compile(r"^\.\. (?:[\w-]+::|_[^_\n]+:)|(?<![\w`]):[a-z]+(?:[:-][a-z]+)*:`[^`\n]+`", re.MULTILINE)
+"""Directives, targets and roles of reStructuredText."""
+
 CODE = frozenset(
     ".py .pyi .js .mjs .jsx .ts .tsx .c .h .cc .cpp .hpp .cs .java .kt .go .rs .rb .php .swift .scala .lua .r .jl .pl "
     ".toml .yaml .yml .json .jsonl .cfg .ini .conf .sh .bash .sql .xml .css".split()
@@ -81,7 +84,10 @@ def _titled(title: str, blocks: list[Block]) -> tuple[str, list[Block]]:
 
 
 def _text(raw: Raw) -> Content:
-    fields, text = header.header_lines(normal_form(decode(raw.data, raw.charset)))
+    text = normal_form(decode(raw.data, raw.charset))
+    if len(_RST_MARKS.findall(text)) > 1:  # as Django's and Python's documentation has it
+        return _rst(raw)
+    fields, text = header.header_lines(text)
     return Content("", fields, list(_text_blocks(text)))
 
 

@@ -53,7 +53,7 @@ def role_text(role: str, text: str) -> str:
         return match[1]
     if role in ("pep", "rfc"):
         return f"{role.upper()} {text}"
-    return text.removeprefix("~").rpartition(".")[2] if text.startswith("~") else text.removeprefix("!")
+    return text.removeprefix("~").rpartition(".")[2] if text.startswith("~") else text.lstrip("!.")
 
 
 @cache
