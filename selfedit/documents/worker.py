@@ -14,7 +14,7 @@ from selfedit.errors import DocumentError
 from selfedit.types import Unit, as_utf8
 from selfedit.worker import Worker, WorkerError, serve
 
-SECONDS = 30.0
+SECONDS = 27.0
 """Time limit for the conversion of a document."""
 PACKAGE_SECONDS = 120.0
 
