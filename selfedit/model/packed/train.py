@@ -152,7 +152,7 @@ class _Run:
             self.log.rows += work.rows
             self.left -= len(work.sequences)
         if not self._batches:
-            self.log.losses.append(torch.adapters(self._epoch_loss).mean().item())
+            self.log.losses.append(torch.stack(self._epoch_loss).mean().item())
             self._epoch_loss.clear()
             if self.schedule.is_over(self.log):
                 self.stop_()
