@@ -56,7 +56,7 @@ def decode(data: bytes, label: str | None = None) -> str:
 def normal_form(text: str) -> str:
     """Unix newlines without white space before them, and characters in one form (`clean_characters`)."""
     text = re.sub("\r\n?|[\x0b\x0c\u2028\u2029]", "\n", text)
-    return re.sub(r"[^\S\n]+\n", "\n", clean_characters(text)).strip("\n").rstrip()
+    return "\n".join(line.rstrip() for line in clean_characters(text).split("\n")).strip("\n")
 
 
 def clean_characters(text: str) -> str:
