@@ -220,17 +220,25 @@ def report_table(report) -> None:
 def reading_tables(reading: dict) -> None:
     """What `learn --dry-run` found: the passages, what is left out, and the sums."""
     rows = [
-        (one_line(p["title"]), one_line(p["source"]), str(p["words"]), str(len(p["units"])))
+        (one_line(p["title"]), one_line(_from_here(p["source"])), str(p["words"]), str(len(p["units"])))
         for p in reading["passages"]
     ]
     _print_table(("passage", "source", "words", "units"), rows, title="would be learned")
     if reading["skipped"]:
         say("")
-        rows = [(one_line(s["source"]), one_line(s["reason"])) for s in reading["skipped"]]
+        rows = [(one_line(_from_here(s["source"])), one_line(s["reason"])) for s in reading["skipped"]]
         _print_table(("source", "why"), rows, title="left out")
     seconds, words = reading["seconds_expected"], sum(p["words"] for p in reading["passages"])
     takes = "time unknown for this model" if seconds is None else f"about {_duration(seconds)} to learn"
-    say(f"\n{len(reading['passages']):,} passages, {words:,} words, {takes}; {len(reading['skipped']):,} left out")
+    count = len(reading["passages"])
+    say(f"\n{count:,} passage{'s' * (count != 1)}, {words:,} words, {takes}; {len(reading['skipped']):,} left out")
+
+
+def _from_here(source: str) -> str:
+    """A path as it is seen from the present folder, if that is shorter."""
+    if not os.path.isabs(source):
+        return source
+    return min(source, os.path.relpath(source), key=len)
 
 
 def _duration(seconds: float) -> str:
