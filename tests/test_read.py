@@ -298,7 +298,7 @@ def test_a_dry_run_shows_what_would_be_learned_and_loads_no_model(tmp_path, caps
     assert shown["seconds_expected"] > 0
     assert main(["learn", *options]) == 0
     out = capsys.readouterr().out
-    assert "would be learned" in out and "hidden" in out and "1 passages, 2 words" in out
+    assert "would be learned" in out and "hidden" in out and "1 passage, 2 words" in out
     assert not (tmp_path / "home").exists()
     assert main(["learn", str(tmp_path / "gone"), "--dry-run", "--json"]) == 2
 
