@@ -90,7 +90,8 @@ def prepare_streams() -> None:
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))
         elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace", write_through=False)  # argparse hides what fails before the flush
+            # Argparse hides what fails before the flush.
+            stream.reconfigure(errors="replace", write_through=False, line_buffering=name == "stderr")
 
 
 def flush(stream) -> OSError | None:
@@ -249,9 +250,6 @@ def _duration(seconds: float) -> str:
 
 
 def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
-    if not entries:
-        say("no memories yet; `selfedit learn DOCS` makes some")
-        return
     rows = []
     for entry in entries:
         before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))
@@ -264,7 +262,8 @@ def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
             "learned": entry.created[:10],
         }
         rows.append(row)
-    _print_rows(rows)
+    if rows:
+        _print_rows(rows)
     for line in history:
         say(f"v{line['version']}  {line['time'][:19]}  {line['action']}  {' '.join(line['memories'])}")
 

@@ -350,8 +350,11 @@ def test_a_question_that_the_model_has_no_room_for_is_one_line(refusal, tiny):
     assert "512 positions" in refusal("ask", "Who built the lighthouse? " * 100, *tiny)
 
 
-def test_a_passage_that_the_model_has_no_room_for_is_one_line(document, refusal, tiny):
-    assert "512 positions" in refusal("learn", document, *tiny)
+def test_a_passage_that_the_model_has_no_room_for_is_dropped_with_its_reason(document, capsys, tiny):
+    assert main(["learn", str(document), *map(str, tiny)]) == 2
+    out, err = capsys.readouterr()
+    dropped, line = err.splitlines()
+    assert out == "" and "512 positions" in dropped and "512 positions" in line and line.startswith("selfedit: ")
 
 
 # Homes that cannot be used
@@ -542,6 +545,12 @@ def test_the_list_says_where_each_memory_comes_from_and_how_it_scored(kept, answ
     assert kept.id in table and "0% → 50%" in table and max(map(len, table.splitlines())) <= 80
     output("memory", "disable", kept.id)
     assert f"{kept.id} " in output("memory", "list", "--all")[0]
+
+
+def test_a_list_without_memories_says_whether_there_are_others(kept, output):
+    assert "there is no page 7; the last is 1" in output("memory", "list", "--page", "7")[0]
+    output("memory", "disable", kept.id)
+    assert "none of 1 stored memories is in force" in output("memory", "list")[0]
 
 
 def test_an_empty_home_is_an_empty_list(answer, output):

@@ -86,7 +86,9 @@ def test_the_documents_that_the_code_cites_are_in_the_repository():
         for path in SOURCES
         for name in re.findall(r"\b[A-Za-z/-]*[A-Z]{3,}\.md\b", path.read_text())
     }
-    cited = {(path, name) for path, name in cited if path != Path("tests/test_docs.py")}
+    cited = {
+        (path, name) for path, name in cited if path not in (Path("tests/test_docs.py"), Path("tests/test_packages.py"))
+    }
     assert len(cited) >= 10
     assert [(path, name) for path, name in cited if not (ROOT / name).is_file()] == []
 

@@ -264,6 +264,28 @@ def test_passwords_and_tokens_are_sent_and_not_recorded(site):
     assert "secret" not in refusal(f"{address}/gone?apikey=secret")
 
 
+@pytest.mark.parametrize("name", ["authorization", "accesskeyid", "bearer", "otp", "sas", "tok", "sessionid"])
+def test_a_parameter_with_the_name_of_a_secret_is_not_recorded(name):
+    assert public_url(f"https://example.org/a?q=1&{name}=x") == "https://example.org/a?q=1"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        " http://alice:S3CRET@host.invalid/ok",
+        "ftp://alice:S3CRET@host/ok",
+        "http:/alice:S3CRET@host/ok",
+        "http://alice:S3CRET/1@host/ok",
+        "http://alice:S3CRET#1@host/ok",
+        "http://alice:S3CRET?1@host/ok",
+    ],
+)
+def test_no_piece_of_a_password_is_in_a_message(url):
+    with pytest.raises(DocumentError) as raised:
+        read_documents([url])
+    assert "S3CRET" not in str(raised.value)
+
+
 def test_a_password_is_not_sent_to_another_host(site):
     read(f"{site.replace('//', '//user:secret@')}/to/http://localhost:PORT/page")
     assert "Authorization" in Pages.requests[0][1] and "Authorization" not in Pages.requests[1][1]

@@ -188,7 +188,7 @@ def test_learning_again_in_python_finds_everything_done_by_the_command_line(lear
         progress=lambda stage, *_: stages.append(stage),
     )
     assert stages == ["passage"] * 3
-    assert report.summary() == learned.summary
+    assert report.summary() | {"skipped": []} == learned.summary
     assert learned.store.history() == before
 
 
@@ -487,12 +487,14 @@ def test_a_document_in_a_newer_version_supersedes_what_it_has_no_more(monkeypatc
     kept = learn(tiny_model, read_documents(["a.md", str(other)], passage_words=40).passages, store, CONFIG).summary()[
         "memories"
     ]
+    red = [id for id in kept if "The gate is red. " in store.get(id).passage.text]
+    stays = [id for id in kept if id not in red]
     file.write_text("# One\n\n" + "The gate is green. " * 10 + "\n\n" + two)
     summary = learn(tiny_model, read_documents([str(file)], passage_words=40).passages, store, CONFIG).summary()
-    assert (
-        summary["superseded"] == kept[:2] and summary["memories"][2] == kept[2]
-    )  # green gates for red ones, the roof stays
-    assert store.active_ids() == [*kept[2:], *summary["memories"][:2]]
+    green = [id for id in summary["memories"] if id not in kept]
+    assert red and green and len(stays) > 1  # the roof stays, and the other document
+    assert summary["superseded"] == red
+    assert store.active_ids() == [*stays, *green]
     store.rollback()
     assert store.active_ids() == kept
 

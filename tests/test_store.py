@@ -263,6 +263,23 @@ def test_going_to_a_memory_is_going_to_when_it_was_last_kept(store):
     assert store.rollback(first.id)["active"] == [second.id, first.id]
 
 
+def test_digits_that_begin_an_id_and_are_no_version_are_the_memory(store):
+    number = next(n for n in range(100) if add(store, n).id[:4].isdigit())
+    id = add(store, number).id
+    store.disable(id)
+    store.rollback(id[:4])
+    assert id in store.active_ids()
+
+
+def test_a_lost_database_is_a_fault_if_adapters_are_there(store):
+    add(store, 1)
+    store.close()
+    for file in store.home.glob("memory.db*"):
+        file.unlink()
+    (fault,) = MemoryStore(store.home).verify()["faults"]
+    assert "memory.db is missing or empty" in fault and "has 1 adapters" in fault
+
+
 def test_going_to_an_unknown_version_says_which_there_are(store):
     add(store, 1)
     for unknown in ("v9", "9"):

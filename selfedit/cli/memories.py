@@ -264,6 +264,7 @@ def _why(store, question: str, answer) -> dict:
         "why": f"memory {entry.id} fits (score {answer.score:.2f}){shared}",
         "edit": f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself",
         "passage": nearest_sentence(question, entry.passage),
+        "source": entry.passage.source,
         "source_hash": entry.passage.source_hash,
         "adapter_hash": file_hash(adapter / WEIGHTS),
     }
@@ -288,7 +289,13 @@ def _memory_list(arguments) -> int:
     if page is not None:
         value = {"page": page, "pages": -(-count // PAGE), "memories": records}
     show(arguments, value, lambda: memory_table(entries, in_force, history))
-    if not arguments.json and count > PAGE:
+    if not arguments.json and not entries and (page or 1) > 1:
+        say(f"there is no page {page}; the last is {max(1, -(-count // PAGE))}")
+    elif not arguments.json and not entries and (stored := store.page(1, True)[1]):
+        say(f"none of {stored:,} stored memories is in force; `selfedit memory list --all` shows them")
+    elif not arguments.json and not entries and not history:
+        say("no memories yet; `selfedit learn DOCS` makes some")
+    elif not arguments.json and count > PAGE:
         note(f"page {page or 1} of {-(-count // PAGE)}, {count:,} memories; --page N shows another")
     return 0
 

@@ -189,7 +189,8 @@ def _text_markup(format: str, raw: Raw) -> Content:
 
 
 def _asciidoc(raw: Raw) -> Content:
-    text = normal_form(decode(raw.data, raw.charset))  # pandoc does not know footnotes of AsciiDoc
+    # Pandoc does not know footnotes of AsciiDoc, and refuses a document whose included files it may not read.
+    text = re.sub(r"^include::.*\[.*\]$", "", normal_form(decode(raw.data, raw.charset)), flags=re.MULTILINE)
     return _pandoc("asciidoc", raw._replace(data=re.sub(r"footnote:\w*\[([^\]\n]+)\]", r" (\1)", text).encode()))
 
 

@@ -23,8 +23,19 @@ if TYPE_CHECKING:
 
 MAX_REDIRECTS = 10
 _REDIRECTS = {301, 302, 303, 307, 308}
-_SECRETS = {"auth", "code", "credential", "jwt", "pass", "pwd", "session", "sid", "sig"}
-_SECRET_ENDS = ("key", "password", "passwd", "secret", "signature", "token")
+_SECRETS = {"auth", "code", "jwt", "otp", "pass", "pwd", "sas", "sid", "sig", "tok", "bearer", "pin"}
+_SECRET_PARTS = (
+    "accesskey",
+    "apikey",
+    "auth",
+    "credential",
+    "password",
+    "passwd",
+    "secret",
+    "session",
+    "signature",
+    "token",
+)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -108,14 +119,19 @@ def _parsed(url: str) -> httpx.URL:
     except (httpx.InvalidURL, ValueError) as error:
         fault = str(error) or type(error).__name__
     if fault:
-        shown = re.sub(r"//[^/]*@", "//", url[:200]).partition("?")[0]
+        before, at, host = url[:200].rpartition("@")  # a fault may quote a piece of the password
+        shown, fault = (
+            (f"…@{re.split('[/?#]', host)[0]}", "not a valid address") if at else (url[:200].partition("?")[0], fault)
+        )
         raise DocumentError(f"{shown}: cannot be fetched ({fault}); check the address")
     return address
 
 
 def _is_secret(name: str) -> bool:
     words = re.split(r"[^a-z]+", name.lower())
-    return any(word in _SECRETS or word.endswith(_SECRET_ENDS) for word in words)
+    return any(
+        word in _SECRETS or word.endswith("key") or any(part in word for part in _SECRET_PARTS) for word in words
+    )
 
 
 def _get(

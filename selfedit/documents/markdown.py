@@ -49,8 +49,12 @@ def _parser():
 
 
 def markdown_html(text: str) -> str:
+    return f"<main>{_rendered(text)}</main>"
+
+
+def _rendered(text: str) -> str:
     try:
-        return f"<main>{_parser().render(_plain_markdown(text))}</main>"
+        return _parser().render(_plain_markdown(text))
     except RecursionError:
         raise DocumentError("too deeply nested Markdown") from None
 
@@ -65,14 +69,14 @@ def notebook_html(text: str) -> str:
             source = cell.get("source", cell.get("input", ""))
             source = source if isinstance(source, str) else "".join(source)
             if cell["cell_type"] == "markdown":
-                parts.append(markdown_html(source))
+                parts.append(_rendered(source))
             elif cell["cell_type"] == "heading":
                 parts.append(f"<h{cell['level']}>{html.escape(source)}</h{cell['level']}>")
             elif cell["cell_type"] == "code":
                 parts.append(f"<pre>\n{html.escape(source)}</pre>")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DocumentError(f"a damaged notebook ({type(error).__name__})") from None
-    return "\n".join(parts)
+    return f"<main>{chr(10).join(parts)}</main>"
 
 
 def plain_rst(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -176,8 +177,9 @@ def _file_bytes(path: str, max_bytes: int) -> bytes:
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
+        shown = re.sub(r"^(\s*\w+:/*).*@", r"\1…@", path)  # an address with a password that is misspelt
         raise DocumentError(
-            f"{path!r}: no such file or folder; check the path (a web address starts with http:// or https://)"
+            f"{shown!r}: no such file or folder; check the path (a web address starts with http:// or https://)"
         ) from None
     except OSError as error:
         raise DocumentError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None

@@ -77,6 +77,12 @@ class AdapterFolders:
         size_bytes = sum((folder / name).stat().st_size for name in ADAPTER_FILES)
         return StoredAdapter(address, weights_hash, size_bytes, stamp(folder))
 
+    def addresses(self) -> list[str]:
+        """What is on the disk, whether the database refers to it or not."""
+        with suppress(OSError):
+            return [entry.name for entry in os.scandir(self.folder) if not entry.name.startswith(".")]
+        return []
+
     def finish(self) -> None:
         """The database refers to what `keep` wrote."""
         if written := getattr(self._local, "written", None):

@@ -64,9 +64,15 @@ def version(connection: sqlite3.Connection, to: str, past: dict[int, dict], home
     """A version (`3`, `v3`), or of a memory the version that last made it active. `past`: records by version."""
     if re.fullmatch(r"v?\d{1,11}", to):  # an id has 12 characters
         number = int(to.removeprefix("v"))
-        if number not in past:
+        ids = _with_prefix(connection, to)
+        if number in past and ids:
+            raise MemoryStoreError(
+                f"{to} is a version and the start of a memory's id ({', '.join(ids)}); give v{number} or the id"
+            )
+        if number not in past and not ids:
             raise MemoryStoreError(f"there is no version {number}; those to go back to are 0 to {max(past)}")
-        return number
+        if not ids:
+            return number
     id = one(connection, to, home)
     activated = [n for n, line in past.items() if line["action"] in ("keep", "approve") and id in line["memories"]]
     if not activated:

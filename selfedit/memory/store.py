@@ -425,6 +425,11 @@ class MemoryStore:
             if result["faults"] and self.version != version:
                 continue  # another process forgot something while we read
             result["faults"] += index_faults
+            if not result["versions"] and (stray := adapters.addresses()):
+                result["faults"].append(
+                    f"{path} is missing or empty, but {adapters.folder} has {len(stray)} adapters; restore it "
+                    "from a backup"
+                )
             if not result["faults"] and path.exists() and self._database.is_writable():
                 with self._database.writing() as connection:
                     adapters.delete(BEFORE_MIGRATION)
