@@ -24,8 +24,9 @@ $(VENV)/.ready: pyproject.toml
 demo: $(VENV)/.ready
 	@$(BIN)/python -m examples.demo
 
+# One process per core (at most 4), with one thread each; they must collect the same tests, hence the fixed hash seed.
 test: lint
-	$(BIN)/python -m pytest
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check --quiet $(SOURCES)
