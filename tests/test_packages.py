@@ -83,6 +83,7 @@ def test_the_description_of_a_wheel_is_its_readme():
         ("a.tar.gz", sdist({f"docs/{i}.md": "x" for i in range(600)}), "more than 500 documents"),
         ("a.tar.gz", sdist({f"docs/{i}.md": bytes(20_000_000) for i in range(3)}), "more than 500 documents or 50 MB"),
     ],
+    ids=["cut off", "no gzip", "no zip", "names that differ", "many files", "large files"],
 )
 def test_a_damaged_or_huge_archive_is_one_line(file, data, reason):
     with pytest.raises(DocumentError, match=reason) as caught:

@@ -95,13 +95,13 @@ def unzipped(source: str, data: bytes, max_bytes: int) -> bytes:
             size += len(parts[-1])
             if size > max_bytes:
                 limit = f"{max_bytes / 1e6:g} MB when unzipped"
-                raise DocumentError(f"{source}: over the limit of {limit}; split it, or raise max_bytes")
+                raise DocumentError(f"{source}: over the limit of {limit}; split it")
             if not stream.eof:
                 raise zlib.error("it is cut off")
             data = stream.unused_data.lstrip(b"\0")
     except zlib.error as error:
         raise DocumentError(
-            f"{source}: not a complete gzip file ({error}); zip it again, or give it unzipped without .gz"
+            f"{source}: not a complete gzip file ({error}); zip it again, or give it unzipped (a web page: save it from a browser)"
         ) from None
     return b"".join(parts)
 
@@ -175,7 +175,7 @@ def _received(response: httpx.Response, address: httpx.URL, source: str, max_byt
         body += chunk
         if len(body) > max_bytes:
             limit = f"over the limit of {max_bytes / 1e6:g} MB"
-            raise DocumentError(f"{source}: {limit}; save the part you need to a file, or raise max_bytes")
+            raise DocumentError(f"{source}: {limit}; save the part you need to a file")
     data = bytes(body) if encoding == "identity" else unzipped(source, bytes(body), max_bytes)
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     name = address.path.rstrip("/").rpartition("/")[2] or address.host

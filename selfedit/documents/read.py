@@ -189,7 +189,7 @@ def _file_bytes(path: str, max_bytes: int) -> bytes:
         raise DocumentError(f"{path}: neither a file nor a folder; save its content to a file")
     if status.st_size > max_bytes:
         size = f"{status.st_size / 1e6:.1f} MB, over the limit of {max_bytes / 1e6:g} MB"
-        raise DocumentError(f"{path}: {size}; split it, or raise max_bytes")
+        raise DocumentError(f"{path}: {size}; split it")
     try:
         with open(path, "rb") as file:
             return file.read(max_bytes)
