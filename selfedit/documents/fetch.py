@@ -101,7 +101,7 @@ def unzipped(source: str, data: bytes, max_bytes: int) -> bytes:
             data = stream.unused_data.lstrip(b"\0")
     except zlib.error as error:
         raise DocumentError(
-            f"{source}: not a complete gzip file ({error}); zip it again, or give it unzipped (a web page: save it from a browser)"
+            f"{source}: not a complete gzip file ({error}); zip it again, or give it unzipped"
         ) from None
     return b"".join(parts)
 
