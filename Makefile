@@ -24,9 +24,10 @@ $(VENV)/.ready: pyproject.toml
 demo: $(VENV)/.ready
 	@$(BIN)/python -m examples.demo
 
-# One process per core (at most 4), with one thread each; they must collect the same tests, hence the fixed hash seed.
+# One process per core (at most 4), with one thread each that does not spin while it waits. They must collect the same
+# tests, hence the fixed hash seed.
 test: lint
-	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check --quiet $(SOURCES)
