@@ -4,7 +4,7 @@ Everything goes through the command line, in a memory home of its own: SELFEDIT_
 first run fetches the model (98 MB) and learns for about two minutes; later runs find the memory and only ask.
 
 Each answer is compared with what the notes say, and wrong ones are shown as such: a model of 135M parameters does not
-get all of them right. The exit code is 0 if more than half of the answers are right, 1 if not, or that of a command
+get all of them right. The exit code is 0 if at least half of the answers are right, 1 if not, or that of a command
 that failed.
 """
 
@@ -64,7 +64,7 @@ def demo() -> int:
             return code
         rights.append(right)
     print(f"\n{sum(rights)} of {len(rights)} answers are right.")
-    return 0 if 2 * sum(rights) > len(rights) else 1
+    return 0 if 2 * sum(rights) >= len(rights) else 1
 
 
 if __name__ == "__main__":

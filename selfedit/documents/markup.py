@@ -162,6 +162,8 @@ class _Reader:
             self._container(node, tag, classes, depth)
         elif "vertical-align:super" in _style(node):
             self._superscript(node, depth)
+        elif tag in ("code", "tt") and "interpreted-text" not in classes and (text := node.text().strip()):
+            self.line.append(text if "`" in text else f"`{text}`")  # as writers of plain text mark names of code
         elif "interpreted-text" in classes:
             self.line.append(role_text(node.attributes.get("role") or "", node.text()))
         else:
