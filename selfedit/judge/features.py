@@ -39,16 +39,15 @@ _TITLES = frozenset(  # titles of people: "Barack Obama" answers "President Obam
 _ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 _ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_DIGITS = (
+NUMBER_WORDS = (
     {word: str(n) for n, word in enumerate([*_ONES, "seventeen", "eighteen", "nineteen"])}
     | {word: str(n) for n, word in enumerate(_ORDINALS, start=1)}
     | {word: str(10 * n) for n, word in enumerate(_TENS, start=2)}
     | {"once": "1", "twice": "2"}
 )
-NUMBER_WORDS = _DIGITS
-_TIMES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
+SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 _TWENTY_ONE = re.compile(rf"\b({'|'.join(_TENS)})[ -]({'|'.join(_ONES[1:10] + _ORDINALS[:9])})\b", re.IGNORECASE)
-_NOT = re.compile(r"n['’]t\b", re.IGNORECASE)
+CONTRACTED_NOT = re.compile(r"n['’]t\b", re.IGNORECASE)
 _UNSAID = re.compile(r"(?<=\d),(?=\d{3})|['’]s?\b|(?<=\d)(?:st|nd|rd|th)\b", re.IGNORECASE)
 _INITIALS = re.compile(r"\b(?:[A-Za-z]\.)+[A-Za-z]\b\.?")  # U.S.
 _DECIMAL = re.compile(r"(\d+\.\d+)")
@@ -113,12 +112,12 @@ def new_words(target: Sequence[str], known: Collection[str]) -> list[str]:
 @lru_cache(maxsize=10_000)
 def words(text: str) -> tuple[str, ...]:
     """Lower-case words without accents, articles, possessives; numbers in digits ("1,200", "third", "twenty-one")."""
-    return tuple(_DIGITS.get(word, word) for word in map(str.casefold, _cased_words(text)))
+    return tuple(NUMBER_WORDS.get(word, word) for word in map(str.casefold, _cased_words(text)))
 
 
 @lru_cache(maxsize=10_000)
 def _cased_words(text: str) -> tuple[str, ...]:
-    text = _NOT.sub(" not", without_accents(plain(text)))
+    text = CONTRACTED_NOT.sub(" not", without_accents(plain(text)))
     text = _UNSAID.sub("", text)
     text = _INITIALS.sub(lambda match: match.group().replace(".", ""), text)
     text = text.replace("%", " percent ").replace("per cent", "percent")
@@ -130,7 +129,7 @@ def _cased_words(text: str) -> tuple[str, ...]:
 
 def in_digits(text: str) -> str:
     """The text with "twenty-one" and the like in digits."""
-    return _TWENTY_ONE.sub(lambda match: str(sum(int(_DIGITS[word.lower()]) for word in match.groups())), text)
+    return _TWENTY_ONE.sub(lambda match: str(sum(int(NUMBER_WORDS[word.lower()]) for word in match.groups())), text)
 
 
 @lru_cache(maxsize=50_000)
@@ -214,7 +213,7 @@ def _numbers(text: Sequence[str]) -> set[float]:
     """Returns the numbers of a text: one number for "7 million", and 1970 for "1970s"."""
     matches = [(i, _NUMBER.match(word)) for i, word in enumerate(text) if word[0].isdigit()]
     return {
-        float(match.group()) * _TIMES.get(text[i + 1] if i + 1 < len(text) else "", 1) for i, match in matches if match
+        float(match.group()) * SCALES.get(text[i + 1] if i + 1 < len(text) else "", 1) for i, match in matches if match
     }
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from selfedit.judge.features import NEGATIONS, NUMBER_WORDS, SMALL_WORDS, in_digits, stem, words
+from selfedit.judge.features import CONTRACTED_NOT, NEGATIONS, NUMBER_WORDS, SCALES, SMALL_WORDS, in_digits, stem, words
 
 _NAME = re.compile(  # what names of code, options and versions have, and prose does not
     r"\w_|_\w|[a-z][A-Z]|\w\(|[\[{<]\w|\w::|\w[=|]|[=|]\w|->|^\(.+,.*\)$"
@@ -33,7 +33,6 @@ _COMMAND = re.compile(r"(?:^|\s)--?[A-Za-z]|^(?:from|import|pip|git|npm|docker|S
 _ASKS_FOR_COMMAND = re.compile(r"\bwhich (?:command|import|statement|line|call|expression)\b", re.IGNORECASE)
 _CHUNK = re.compile(r"(?:[^\s(\[{]|[(\[{][^()\[\]{}]*[)\]}]|[(\[{])+")
 _GENERIC = frozenset("raise raises use uses return returns call calls set give gives throw throws via one it".split())
-_NOT = re.compile(r"n['’]t\b", re.IGNORECASE)
 _QUOTES = re.compile(r"[`'\"“”‘’]")
 _SPACES = re.compile(r"(?<=[(\[{])\s+|\s+(?=[)\]},:])|(?<=[\w)\]}])\s+(?=[=|*+<>]=?\s)|(?<=[=|*+<>])\s+(?=[\w(\[{])")
 _GROUPS = re.compile(r"(?<=\d)[,_](?=\d{3}(?!\d))")
@@ -48,7 +47,7 @@ _REJECTS = re.compile(
 _ASKS_FOR_OLD = re.compile(r"\b(?:removed|gone|dropped|deprecated|no longer|not|replaced|renamed)\b")
 _ASKS_FOR_NEW = re.compile(r"\b(?:in place of|instead|replacement|replaces|replace|use[d]?)\b")
 
-_SCALES = {"k": 1e3, "thousand": 1e3, "million": 1e6, "m": 1e6, "billion": 1e9, "trillion": 1e12}
+_SCALES = SCALES | {"k": 1e3}
 _UNITS: dict[str, tuple[str, float]] = {
     unit: (dimension, factor)
     for dimension, line in {
@@ -171,7 +170,8 @@ def polarity(prediction: str, question: str) -> str | None:
     if said := _SAYS_YES_NO.match(prediction):
         return said[1].lower()
     sentence = _without_names(_SENTENCE.match(plain(prediction))[0]).partition(" unless ")[0]
-    answer, query = words(sentence), words(_without_names(plain(question)))
+    asked = _without_names(plain(question))
+    answer, query = words(sentence), words(asked)
     query_stems = {stem(word) for word in query}
     extra = {word for word in answer if stem(word) not in query_stems}
     denials = sum(word in NEGATIONS for word in answer) - sum(word in NEGATIONS for word in query)
@@ -179,7 +179,7 @@ def polarity(prediction: str, question: str) -> str | None:
     if replaced := re.search(r"\b(?:instead of|rather than)\b(.*)", sentence):
         turned = turned or bool(_stems(replaced[1]) & _stems(question))
     turned = turned or bool(_DENIALS & extra) or bool(re.search(r"\bonly (?:if|when|after|with|once)\b", sentence))
-    about = {stem(word) for word in query if word not in SMALL_WORDS} & {stem(word) for word in answer}
+    about = _stems(asked) & _stems(sentence)
     same = any(side & set(query) and side & set(answer) for pair in _OPPOSITES for side in pair)
     if not (turned or about or same or NEGATIONS & set(answer)):
         return None
@@ -197,7 +197,7 @@ def _is_opposite(left: frozenset[str], right: frozenset[str], answer: Sequence[s
 def plain(text: str) -> str:
     """Removes what does not matter in code: quotation marks, spaces at brackets and operators, empty parentheses,
     separators of thousands."""
-    text = in_digits(_NOT.sub(" not", text))
+    text = in_digits(CONTRACTED_NOT.sub(" not", text))
     text = _GROUPS.sub("", _SPACES.sub("", _QUOTES.sub("", text)))
     depth, characters = 0, []
     for i, character in enumerate(text):
@@ -313,11 +313,11 @@ def _is_about(text: str, fact: _Fact, places: list[int], question: str) -> bool:
     """Returns whether the fact stands in the clause that shares most words with the question, of those with a rival."""
     ends = [match.start() for match in _CLAUSES.finditer(text)]
     clause_of = {at: sum(end < at for end in ends) for at in {*places, *_rivals(text, fact, question)}}
-    bounds = [0, *ends, len(text)]
-    predicate = [word for word in words(_without_names(question)) if word not in SMALL_WORDS][-2:]
-    asked = _stems(" ".join(predicate))
     if len(clause_of) > 2:
         return True  # an enumeration
+    bounds = [0, *ends, len(text)]
+    predicate = [word for word in words(_without_names(question)) if word not in SMALL_WORDS][-2:]
+    asked = {stem(word) for word in predicate}
     shared = {i: len(_stems(text[bounds[i] : bounds[i + 1]]) & asked) for i in set(clause_of.values())}
     return any(shared[clause_of[at]] == max(shared.values()) for at in places)
 
