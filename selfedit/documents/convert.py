@@ -21,13 +21,12 @@ from selfedit.documents.markup import read_markup
 from selfedit.documents.normalize import decode, normal_form
 from selfedit.documents.office import read_workbook, slides_html
 from selfedit.documents.pdf import read_pdf
-from selfedit.documents.records import Block, Content, Document, Raw
+from selfedit.documents.records import Block, Content, Document, Raw, shortened
 from selfedit.documents.tables import csv_rows, table_blocks
 from selfedit.errors import DocumentError
 from selfedit.text import language, sentence_ends
 from selfedit.types import Unit, as_utf8
 
-MAX_TITLE = 200
 MAX_UNZIPPED = 300_000_000
 """Bytes of an office document or book when unzipped."""
 PANDOC_TIMEOUT_S = 25
@@ -57,7 +56,7 @@ def convert(raw: Raw) -> Document:
         title = " ".join((header.title_of(content.fields) or content.title).split())
         title, blocks = _titled(title if re.search(r"\w", title) else "", content.blocks)
         title = title or re.sub(r"[-_\s]+", " ", PurePath(raw.name).stem).strip()
-        title = title if len(title) <= MAX_TITLE else f"{title[: MAX_TITLE - 1]}…"
+        title = shortened(title)
         if not any(block.parts for block in blocks):
             raise DocumentError("has only white space or markup; give a document with text in it")
         blocks = [*header.facts(title, content.fields), *blocks]

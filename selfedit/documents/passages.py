@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from os.path import commonprefix
 from typing import NamedTuple
 
 from selfedit.documents.records import Block, Document, texts_under
@@ -67,7 +68,7 @@ def split(document: Document, *, passage_words: int, length: Length = count_word
         return [Passage(document.title, text, document.source, source_hash, units=units)]
     passages = []
     for index, group in enumerate(_balance(list(_pieces(document, passage_words, length)), passage_words)):
-        common = _common([piece.headings for piece in group])
+        common = commonprefix([piece.headings for piece in group])
         title = TITLE_SEPARATOR.join(dict.fromkeys(filter(None, (document.title, *common))))
         text = "\n\n".join(texts_under(common, _blocks(document, group))).strip("\n")
         units = tuple(dict.fromkeys(unit for piece in group for unit in piece.units))
@@ -82,7 +83,7 @@ def _pieces(document: Document, passage_words: int, length: Length) -> Iterator[
         following = document.blocks[index + 1].headings if index + 1 < len(document.blocks) else ()
         if not block.parts and following[: len(block.headings)] == block.headings:
             continue  # the heading stands before the next block
-        new = block.headings[len(_common([above, block.headings])) :]
+        new = block.headings[len(commonprefix([above, block.headings])) :]
         begins_section, above = block.headings != above, block.headings
         heading_words = sum(map(length, new)) + len(new)
         cost = 0.0 if begins_section else _PARAGRAPH_COST
@@ -162,9 +163,3 @@ def _balance(pieces: Sequence[_Piece], passage_words: int) -> list[Sequence[_Pie
         groups.append(pieces[begins[end] : end])
         end = begins[end]
     return groups[::-1]
-
-
-def _common(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The headings with which all paths begin."""
-    first, last = min(paths), max(paths)
-    return next((first[:i] for i, (a, b) in enumerate(zip(first, last)) if a != b), min(first, last, key=len))

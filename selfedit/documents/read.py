@@ -21,14 +21,13 @@ from selfedit.documents.convert import CODE, READABLE
 from selfedit.documents.fetch import public_url, unzipped
 from selfedit.documents.package import PREFIX
 from selfedit.documents.passages import split
-from selfedit.documents.records import Document, Raw, Reading, Skipped
+from selfedit.documents.records import Document, Raw, Reading, Skipped, shortened
 from selfedit.documents.walk import walk
 from selfedit.errors import DocumentError
 from selfedit.text import count_words
 from selfedit.types import Passage, Progress, as_utf8, no_progress
 
 MAX_BYTES = 20_000_000
-MAX_TITLE = 200
 _SHOWN = 3
 """Reasons in the message that nothing could be read."""
 
@@ -103,8 +102,7 @@ def split_documents(
     passages: dict[tuple[str, str], Passage] = {}
     for document in documents:
         for passage in split(document, passage_words=passage_words, length=length):
-            if len(passage.title) > MAX_TITLE:
-                passage = replace(passage, title=f"{passage.title[: MAX_TITLE - 1]}…")
+            passage = replace(passage, title=shortened(passage.title))
             passages.setdefault((passage.id, passage.source), passage)
     return list(passages.values())
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from os.path import commonprefix
 from typing import NamedTuple
 
 from selfedit.types import Passage, Unit
+
+MAX_TITLE = 200
 
 
 class Raw(NamedTuple):
@@ -75,6 +78,11 @@ class Reading(NamedTuple):
     skipped: list[Skipped]
 
 
+def shortened(title: str) -> str:
+    """The title, or its beginning with an ellipsis if it is longer than MAX_TITLE."""
+    return title if len(title) <= MAX_TITLE else f"{title[: MAX_TITLE - 1]}…"
+
+
 def fenced(code: str) -> str:
     """The code between Markdown fences that are longer than any fence in it."""
     fence = "```"
@@ -86,9 +94,7 @@ def fenced(code: str) -> str:
 def texts_under(above: tuple[str, ...], blocks: Sequence[Block]) -> Iterator[str]:
     """Yields the text of each block, before it the headings that are new since the previous one or since `above`."""
     for block in blocks:
-        known = 0
-        while known < min(len(above), len(block.headings)) and above[known] == block.headings[known]:
-            known += 1
+        known = len(commonprefix([above, block.headings]))
         for level, heading in enumerate(block.headings[known:], start=known + 2):
             yield f"{'#' * min(level, 6)} {heading}"
         if block.parts:
