@@ -76,7 +76,8 @@ def notebook_html(text: str) -> str:
                 parts.append(f"<pre>\n{html.escape(source)}</pre>")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DocumentError(f"a damaged notebook ({type(error).__name__})") from None
-    return f"<main>{chr(10).join(parts)}</main>"
+    body = "\n".join(parts)
+    return f"<main>{body}</main>"
 
 
 def plain_rst(text: str) -> str:

@@ -18,7 +18,7 @@ from selectolax.lexbor import LexborNode as Node
 
 from selfedit.documents.normalize import clean_characters
 from selfedit.documents.notation import numeral, plain_tex, role_text, squeezed, subscript, superscript
-from selfedit.documents.records import Block, Content
+from selfedit.documents.records import Block, Content, fenced
 from selfedit.documents.tables import table_rows
 from selfedit.text import language, sentence_ends
 from selfedit.types import Unit
@@ -162,10 +162,10 @@ class _Reader:
             self._container(node, tag, classes, depth)
         elif "vertical-align:super" in _style(node):
             self._superscript(node, depth)
-        elif tag in ("code", "tt") and "interpreted-text" not in classes and (text := node.text().strip()):
-            self.line.append(text if "`" in text else f"`{text}`")  # as writers of plain text mark names of code
         elif "interpreted-text" in classes:
             self.line.append(role_text(node.attributes.get("role") or "", node.text()))
+        elif tag in ("code", "tt") and (text := node.text().strip()):
+            self.line.append(text if "`" in text else f"`{text}`")  # as writers of plain text mark names of code
         else:
             self.read(node, depth)
 
@@ -218,11 +218,11 @@ class _Reader:
     def _headings(self) -> tuple[str, ...]:
         return tuple(text for _, text in self.path)
 
-    def _drafts_of(self, node: Node, depth: int) -> list[_Draft]:
-        """The blocks inside an element, which are removed from the document's."""
+    def _drafts_of(self, node: Node, depth: int, *, whole: bool = False) -> list[_Draft]:
+        """The blocks inside an element, or of the `whole` element, which are removed from the document's."""
         self.flush()
         outer, self.drafts = self.drafts, []
-        self.read(node, depth)
+        (self._element if whole else self.read)(node, depth)
         self.flush()
         outer, self.drafts = self.drafts, outer
         return outer
@@ -258,7 +258,9 @@ class _Reader:
                 if not parts:
                     self._element(item, depth + 1)
                 else:
-                    parts += [f"  {line}" for draft in self._wrapped(item, depth) for line in draft.parts]
+                    parts += [
+                        f"  {line}" for draft in self._drafts_of(item, depth + 1, whole=True) for line in draft.parts
+                    ]
                 continue
             if _is_dropped(item, "li", _classes(item)) or item.mem_id in self.note_ids:
                 number += 1
@@ -273,21 +275,12 @@ class _Reader:
                     parts = []
                 self.drafts += drafts
                 continue
-            lines = [
-                part for draft in drafts for part in (_fence(draft.parts) if draft.kind == "code" else draft.parts)
-            ]
+            lines = [fenced(part) if draft.kind == "code" else part for draft in drafts for part in draft.parts]
             for i, line in enumerate(lines):
                 indented = line.replace("\n", "\n" + " " * len(mark))
                 parts.append((mark if i == 0 else " " * len(mark)) + indented)
         if parts:
             self._add("list", parts)
-
-    def _wrapped(self, node: Node, depth: int) -> list[_Draft]:
-        outer, self.drafts = self.drafts, []
-        self._element(node, depth + 1)
-        self.flush()
-        outer, self.drafts = self.drafts, outer
-        return outer
 
     def definitions(self, node: Node, depth: int) -> None:
         """A term stands before the first paragraph of its definition."""
@@ -642,10 +635,6 @@ def _tidy(text: str) -> str:
     text = re.sub(r" *\n *", "\n", text)
     text = re.sub(r"\s+(?=\ue000)", "", text)
     return re.sub(r"\n{2,}", "\n", text).strip()
-
-
-def _fence(parts: list[str]) -> list[str]:
-    return [f"```\n{part}\n```" for part in parts]
 
 
 def _unmarked(part: str) -> str:

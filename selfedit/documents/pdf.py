@@ -10,8 +10,8 @@ from io import BytesIO
 from selfedit.errors import DocumentError
 
 _PAGE_NUMBER = re.compile(r"\s*(?:page\s+)?[-–—]?\s*\d{1,4}\s*(?:(?:of|/)\s*\d{1,4})?\s*[-–—]?\s*", re.I)
-
-
+_HYPHENATION = re.compile(r"(?<=[^\W\d_])[-\u00ad\u2010]\n[ \t]*(?=[^\W\d_A-Z])")
+"""The hyphen and the line break inside of a divided word."""
 _FILE_NAME = re.compile(r"\.\w{2,5}\s*$|^untitled|^microsoft \w+ - ", re.I)
 """A title that the program wrote, not the author."""
 
@@ -30,7 +30,7 @@ def read_pdf(data: bytes) -> tuple[str, str]:
         raise DocumentError("an encrypted PDF; save a copy without password first") from None
     except Exception as error:  # a damaged file makes pypdf raise exceptions of any kind
         raise DocumentError(f"a damaged PDF ({type(error).__name__}); save or download it again") from None
-    text = _joined(_without_frame(pages)).strip()
+    text = _HYPHENATION.sub("", _without_frame(pages)).strip()
     if not text:
         raise DocumentError("a PDF without text, perhaps scanned pages; run OCR on it first (e.g. ocrmypdf)")
     return "" if _FILE_NAME.search(title) else title, text
@@ -86,9 +86,3 @@ def _without_frame(pages: list[str]) -> str:
             ):
                 del page[edge]
     return "\n".join("\n".join(page) for page in lines)
-
-
-def _joined(text: str) -> str:
-    """Joins words that a hyphen divides at the end of a line, and the lines of a paragraph."""
-    text = re.sub(r"(?<=[^\W\d_])[-\u00ad\u2010]\n[ \t]*(?=[^\W\d_A-Z])", "", text)
-    return text
