@@ -23,19 +23,8 @@ if TYPE_CHECKING:
 
 MAX_REDIRECTS = 10
 _REDIRECTS = {301, 302, 303, 307, 308}
-_SECRETS = {"auth", "code", "jwt", "otp", "pass", "pwd", "sas", "sid", "sig", "tok", "bearer", "pin"}
-_SECRET_PARTS = (
-    "accesskey",
-    "apikey",
-    "auth",
-    "credential",
-    "password",
-    "passwd",
-    "secret",
-    "session",
-    "signature",
-    "token",
-)
+_SECRETS = frozenset("code jwt otp pass pwd sas sid sig tok bearer pin".split())
+_SECRET_PARTS = "accesskey apikey auth credential password passwd secret session signature token".split()
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -50,6 +39,11 @@ def public_url(url: str) -> str:
     if kept := [(name, value) for name, value in pairs if not _is_secret(name)]:
         return str(public if len(kept) == len(pairs) else public.copy_with(params=kept))
     return str(public.copy_with(query=None))
+
+
+def without_password(url: str) -> str:
+    """The text with an ellipsis for all between the scheme, if it has one, and the last @."""
+    return re.sub(r"^(\s*[\w+.-]+:/*)?.*@", r"\1…@", url)
 
 
 def fetch(
@@ -119,10 +113,8 @@ def _parsed(url: str) -> httpx.URL:
     except (httpx.InvalidURL, ValueError) as error:
         fault = str(error) or type(error).__name__
     if fault:
-        before, at, host = url[:200].rpartition("@")  # a fault may quote a piece of the password
-        shown, fault = (
-            (f"…@{re.split('[/?#]', host)[0]}", "not a valid address") if at else (url[:200].partition("?")[0], fault)
-        )
+        shown = without_password(url)[:200].partition("?")[0]
+        fault = "not a valid address" if "@" in url else fault  # it may quote a piece of the password
         raise DocumentError(f"{shown}: cannot be fetched ({fault}); check the address")
     return address
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,8 +16,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from selfedit.documents import worker
-from selfedit.documents.convert import CODE, READABLE
-from selfedit.documents.fetch import public_url, unzipped
+from selfedit.documents.fetch import public_url, unzipped, without_password
 from selfedit.documents.package import PREFIX
 from selfedit.documents.passages import split
 from selfedit.documents.records import Document, Raw, Reading, Skipped, shortened
@@ -164,10 +162,14 @@ def _skipped(source: str, error: DocumentError) -> Skipped:
 
 
 def _is_readable(name: str) -> bool:
+    from selfedit.documents.convert import READABLE  # here, since only folders need it, and it loads every parser
+
     return PurePath(name).suffix.lower() in READABLE
 
 
 def _is_code(name: str) -> bool:
+    from selfedit.documents.convert import CODE
+
     return PurePath(name).suffix.lower() in CODE
 
 
@@ -175,7 +177,7 @@ def _file_bytes(path: str, max_bytes: int) -> bytes:
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
-        shown = re.sub(r"^(\s*\w+:/*).*@", r"\1…@", path)  # an address with a password that is misspelt
+        shown = without_password(path) if ":" in path else path  # it may be a misspelt address
         raise DocumentError(
             f"{shown!r}: no such file or folder; check the path (a web address starts with http:// or https://)"
         ) from None
