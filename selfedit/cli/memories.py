@@ -289,14 +289,17 @@ def _memory_list(arguments) -> int:
     if page is not None:
         value = {"page": page, "pages": -(-count // PAGE), "memories": records}
     show(arguments, value, lambda: memory_table(entries, in_force, history))
-    if not arguments.json and not entries and (page or 1) > 1:
-        say(f"there is no page {page}; the last is {max(1, -(-count // PAGE))}")
-    elif not arguments.json and not entries and (stored := store.page(1, True)[1]):
+    if arguments.json:
+        return 0
+    pages = max(1, -(-count // PAGE))
+    if entries and pages > 1:
+        note(f"page {page or 1} of {pages}, {count:,} memories; --page N shows another")
+    elif not entries and (page or 1) > 1:
+        say(f"there is no page {page}; the last is {pages}")
+    elif not entries and (stored := store.page(1, True)[1]):
         say(f"none of {stored:,} stored memories is in force; `selfedit memory list --all` shows them")
-    elif not arguments.json and not entries and not history:
+    elif not entries and not history:
         say("no memories yet; `selfedit learn DOCS` makes some")
-    elif not arguments.json and count > PAGE:
-        note(f"page {page or 1} of {-(-count // PAGE)}, {count:,} memories; --page N shows another")
     return 0
 
 

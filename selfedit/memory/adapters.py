@@ -79,9 +79,8 @@ class AdapterFolders:
 
     def addresses(self) -> list[str]:
         """What is on the disk, whether the database refers to it or not."""
-        with suppress(OSError):
-            return [entry.name for entry in os.scandir(self.folder) if not entry.name.startswith(".")]
-        return []
+        paths = self.folder.iterdir() if self.folder.is_dir() else ()
+        return [path.name for path in paths if path != self.staging]
 
     def finish(self) -> None:
         """The database refers to what `keep` wrote."""

@@ -63,16 +63,15 @@ def several(connection: sqlite3.Connection, selector: str, home: Path) -> tuple[
 def version(connection: sqlite3.Connection, to: str, past: dict[int, dict], home: Path) -> int:
     """A version (`3`, `v3`), or of a memory the version that last made it active. `past`: records by version."""
     if re.fullmatch(r"v?\d{1,11}", to):  # an id has 12 characters
-        number = int(to.removeprefix("v"))
-        ids = _with_prefix(connection, to)
-        if number in past and ids:
+        number, ids = int(to.removeprefix("v")), _with_prefix(connection, to)
+        if number in past and not ids:
+            return number
+        if number in past:
             raise MemoryStoreError(
                 f"{to} is a version and the start of a memory's id ({', '.join(ids)}); give v{number} or the id"
             )
-        if number not in past and not ids:
-            raise MemoryStoreError(f"there is no version {number}; those to go back to are 0 to {max(past)}")
         if not ids:
-            return number
+            raise MemoryStoreError(f"there is no version {number}; those to go back to are 0 to {max(past)}")
     id = one(connection, to, home)
     activated = [n for n, line in past.items() if line["action"] in ("keep", "approve") and id in line["memories"]]
     if not activated:
