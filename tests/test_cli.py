@@ -298,6 +298,12 @@ def test_an_unknown_style_fails_with_those_that_are_known(document, refusal, tin
     assert line.startswith("unknown style 'sonnet'; known: implications, ") and "paraphrase" in line
 
 
+def test_a_missing_file_of_questions_is_named_without_a_word_about_web_addresses(tmp_path, document, refusal, tiny):
+    gone = str(tmp_path / "nosuch.jsonl")
+    expected = f"{gone!r}: no such file or folder; check the path"
+    assert refusal("learn", document, *tiny, "--quiz", gone) == refusal("ask", "--file", gone, *tiny) == expected
+
+
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [

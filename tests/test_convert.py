@@ -476,11 +476,47 @@ def test_characters_have_one_form():
 
 
 @pytest.mark.parametrize("suffix", ["pdf", "docx", "pptx", "xlsx", "odt", "epub", "ipynb"])
-@pytest.mark.parametrize("content", [b"no such thing", b"PK\x03\x04\0\0\0text", b"\xd0\xcf\x11\xe0old"])
+@pytest.mark.parametrize("content", [b"no such\0 thing", b"PK\x03\x04\0\0\0text", b"\xd0\xcf\x11\xe0old"])
 def test_a_damaged_document_is_refused(suffix, content):
     assert (
         "damaged" in (message := refusal(f"a.{suffix}", content)) or "save it as docx" in message or "binary" in message
     )
+
+
+@pytest.mark.parametrize("suffix", ["pdf", "docx", "pptx", "xlsx", "odt", "epub", "rtf"])
+@pytest.mark.parametrize("start", ["<!DOCTYPE html>", "\ufeff<html>", '<?xml version="1.0"?>\n<!-- saved -->\n<html>'])
+def test_html_is_read_under_the_name_of_another_format(suffix, start):
+    page = f"{start}<title>A page</title><body><p>Lobsters are blue.</p></body></html>"
+    assert document(f"a.{suffix}", page) == document("a.html", page)._replace(source=f"/a.{suffix}")
+    assert text(f"a.{suffix}", "<p>Lobsters are blue.", media_type="text/html") == "a\nLobsters are blue."
+
+
+def test_plain_text_under_the_name_of_another_format_is_named_as_such():
+    assert "plain text, not a .pdf file; rename it" in refusal("a.pdf", "Lobsters are blue, café.")
+    assert "damaged, or not a .docx file; save it again" in refusal("a.docx", b"\1\2\3 damaged")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", bytes(range(1, 256)) * 40),
+        ("a.txt", b"\x7fELF\x02\x01\0\0\0\x03\0" * 50),
+        ("a.ipynb", "{}"),
+        ("a.ipynb", '{"cells": [{"source'),
+        ("a.csv", 'name,note\na,"never closed\n' + "b,c\n" * 50_000),
+        ("a.md", "# Only\n\n## headings"),
+    ],
+)
+def test_a_refusal_ends_with_what_to_do(name, content):
+    fault, _, advice = refusal(name, content).rpartition("; ")
+    assert fault and advice.startswith(("save it", "close the quotation mark", "give a document"))
+
+
+@pytest.mark.parametrize("name", ["a.md", "a.txt", "a.html"])
+def test_a_file_of_headings_alone_is_refused_as_such(name):
+    for content in ("# Title\n", "# Title\n\n## Part one\n\n## Part two\n"):
+        content = re.sub("(?m)^#+ (.*)$", r"<h2>\1</h2>", content) if name == "a.html" else content
+        assert "has only headings without text below them; give" in refusal(name, content)
 
 
 def test_a_file_of_white_space_or_markup_alone_is_refused():

@@ -11,6 +11,7 @@ import pytest
 from selfedit.judge import grading
 from selfedit.judge.features import FEATURES, features, words
 from selfedit.judge.grading import continues_with, f1, is_correct, normalize
+from selfedit.judge.technical import verdict
 
 VERDICTS = Path(__file__).parents[2] / "shared" / "data" / "squad" / "gpt41_verdicts.jsonl.gz"
 FITTED = Path(grading.__file__).parent / "grader.json"
@@ -120,6 +121,13 @@ def test_any_input_gets_an_answer_and_always_the_same():
     assert is_correct("x" * 100_000, ["Oslo"], "!" * 100_000) is False
     assert is_correct("so\n" * 100_000 + "Oslo", ["Oslo"], "Where?") is False
     assert is_correct("9" * 1_000, ["9"], "How many?") is False
+
+
+def test_a_fact_counts_wherever_it_stands_in_the_answer():
+    gold, question = "--fast, and the small model", "Which option and which model?"
+    for answer in ("--fast and a small model", "It is --fast and a small model"):
+        assert verdict(answer, gold, question) is None  # the other grader decides about the model
+    assert verdict("It is a small model", gold, question) is False
 
 
 def test_the_fitted_numbers_name_the_features_and_move_the_verdict_the_agreed_way_only():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 import threading
 import zipfile
@@ -173,7 +174,16 @@ def test_a_package_is_read_from_the_index_of_pip_the_newest_stable_version_by_de
         assert texts("package:gate@1.1.0") == {"package:gate@1.1/README.md": "Gate 1.1."}
         assert texts("package:gate@2.0rc1") == {"package:gate@2.0rc1/README.md": "Gate 2.0rc1."}
         assert "has no such version of the package; the newest are 1.0, 0.9" in refusal("package:gate@3")
-    assert "the server answered 404" in refusal("package:wall")
+
+
+def test_a_package_that_does_not_exist_is_named_with_its_index(index):
+    for spec, name in (("gone", "gone"), ("gone@1.0", "gone"), ("npm/gone", "gone"), ("npm/@x/gone", "@x/gone")):
+        assert re.fullmatch(
+            rf"package:{spec}: http://\S+ has no package '{name}'; check the name", refusal(f"package:{spec}")
+        )
+    assert "has no version 9.9 of the package 'gone'" in refusal("package:npm/gone@9.9")
+    Index.pages["/simple/empty/"] = ("text/html", b"")
+    assert "has no such version of the package; it has no files to read" in refusal("package:empty")
 
 
 def test_a_wrong_checksum_is_refused_and_include_reads_more(index):

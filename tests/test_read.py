@@ -146,10 +146,21 @@ def test_links_that_lead_outside_are_not_read_and_loops_end(tmp_path):
     (docs / "sub/up").symlink_to("..")
     (docs / "sub/outside").symlink_to("../..")
     texts, skipped = read(docs)
-    assert texts.keys() == {"a.md", "in.md", "sub/b.md"}
+    assert texts.keys() == {"a.md", "sub/b.md"}
+    assert skipped["in.md"] == "a link to a file that is read: a.md"
     assert skipped["out.txt"] == "a link that leads outside the folder"
     assert skipped["sub/up"] == skipped["sub/outside"] == "a link to a folder"
     assert "no such file" in skipped["gone.md"] and "cannot be read" in skipped["self.md"]
+
+
+def test_a_file_that_links_lead_to_is_read_once(tmp_path):
+    fill(tmp_path, "z.md", "sub/b.md", ".hidden.md")
+    for name, target in {"a.md": "z.md", "c.md": "sub/b.md", "d.md": ".hidden.md", "sub/e.md": "../.hidden.md"}.items():
+        (tmp_path / name).symlink_to(target)
+    texts, skipped = read(tmp_path)
+    assert texts.keys() == {"z.md", "sub/b.md", "d.md"}
+    links = {name: reason.rpartition(": ")[2] for name, reason in skipped.items() if "a link to a file" in reason}
+    assert links == {"a.md": "z.md", "c.md": "sub/b.md", "sub/e.md": "../d.md"}
 
 
 def test_pipes_and_devices_are_left_out_without_waiting_for_them(tmp_path):

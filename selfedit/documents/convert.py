@@ -54,11 +54,13 @@ def convert(raw: Raw) -> Document:
         else:
             content = (_by_content(raw) or _READERS.get(suffix, _text))(raw)
         title = " ".join((header.title_of(content.fields) or content.title).split())
+        has_headings = any(block.headings for block in content.blocks)
         title, blocks = _titled(title if re.search(r"\w", title) else "", content.blocks)
         title = title or re.sub(r"[-_\s]+", " ", PurePath(raw.name).stem).strip()
         title = shortened(title)
         if not any(block.parts for block in blocks):
-            raise DocumentError("has only white space or markup; give a document with text in it")
+            parts = "headings without text below them" if has_headings else "white space or markup"
+            raise DocumentError(f"has only {parts}; give a document with text in it")
         blocks = [*header.facts(title, content.fields), *blocks]
     except DocumentError as error:
         raise DocumentError(f"{raw.source}: {error}") from None
@@ -276,6 +278,13 @@ READABLE = frozenset(_READERS) | CODE
 SUPPORTED = "text, Markdown, HTML, reStructuredText, notebooks, CSV, PDF, mail, docx, pptx, xlsx, odt, rtf and epub"
 
 
+_BINARY = frozenset((".pdf", ".docx", ".pptx", ".odt", ".epub", ".xlsx", ".xlsm", ".rtf"))
+"""Suffixes of formats that the first bytes show."""
+_HTML = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html)\b", re.IGNORECASE | re.DOTALL
+)
+
+
 def _by_content(raw: Raw) -> _Reader | None:
     """The reader that the first bytes, or else the media type that a server declared, ask for."""
     start = raw.data[:1024].lstrip()
@@ -287,15 +296,16 @@ def _by_content(raw: Raw) -> _Reader | None:
         return _by_parts(raw.data)
     if start.startswith(b"\xd0\xcf\x11\xe0"):
         return partial(_unsupported, "an office document of before 2007; save it as docx, xlsx or pptx")
-    if PurePath(raw.name).suffix.lower() in (".pdf", ".docx", ".pptx", ".odt", ".epub", ".xlsx", ".xlsm", ".rtf"):
-        return partial(_unsupported, "damaged, or not what its name says; save it again")
     if raw.media_type.partition(";")[0].strip() in ("text/html", "application/xhtml+xml"):
         return _html
-    if PurePath(raw.name).suffix.lower() not in _READERS.keys() - {".txt", ""} and re.match(
-        rb"(?:\xef\xbb\xbf)?<(?:!doctype html|html)\b", start, re.I
-    ):
+    suffix = PurePath(raw.name).suffix.lower()
+    if suffix not in _READERS.keys() - _BINARY - {".txt", ""} and _HTML.match(start):
         return _html
-    return None
+    if suffix not in _BINARY:
+        return None
+    if re.search(rb"[\0-\x08\x0e-\x1f]", start):
+        return partial(_unsupported, f"damaged, or not a {suffix} file; save it again")
+    return partial(_unsupported, f"plain text, not a {suffix} file; rename it, e.g. to .txt, or save it again")
 
 
 def _by_parts(data: bytes) -> _Reader:

@@ -13,6 +13,7 @@ import socket
 import zlib
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
 from selfedit.documents.records import Raw
@@ -25,16 +26,23 @@ MAX_REDIRECTS = 10
 _REDIRECTS = {301, 302, 303, 307, 308}
 _SECRETS = frozenset("code jwt otp pass pwd sas sid sig tok bearer pin".split())
 _SECRET_PARTS = "accesskey apikey auth credential password passwd secret session signature token".split()
+_PATH_PARAMETER = re.compile(r"(?:;|%3B)([^;/=%]+)(?:=|%3D)(?:(?!%3B)[^;/])*", re.IGNORECASE)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
+class MissingError(DocumentError):
+    """The server has nothing at this address."""
+
+
 def public_url(url: str) -> str:
-    """The address without user name, password, fragment, and query parameters that are named like secrets.
+    """The address without user name, password, fragment, and parameters of path and query that are named like secrets.
 
     Raises DocumentError if it is no address.
     """
     address = _parsed(url)
-    public = address.copy_with(userinfo=b"", fragment=None)
+    path, mark, query = address.raw_path.decode("ascii").partition("?")
+    path = _PATH_PARAMETER.sub(lambda found: "" if _is_secret(unquote(found[1])) else found[0], path)
+    public = address.copy_with(userinfo=b"", fragment=None, raw_path=f"{path}{mark}{query}".encode())
     pairs = address.params.multi_items()
     if kept := [(name, value) for name, value in pairs if not _is_secret(name)]:
         return str(public if len(kept) == len(pairs) else public.copy_with(params=kept))
@@ -67,7 +75,7 @@ def fetch(
             reply = _get(address, source, max_bytes, seconds, allow_private or address.host in trusted, accept)
             if not isinstance(reply, str):
                 return reply
-            address = _parsed(str(address.join(reply)))
+            address = _redirected(address, reply, source)
     except httpx.TimeoutException:
         raise DocumentError(f"{source}: takes more than {seconds:g} s; try again later") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, ImportError) as error:
@@ -77,6 +85,13 @@ def fetch(
         reason = str(error) or type(error).__name__
         raise DocumentError(f"{source}: cannot be fetched ({reason}); check the address and the connection") from None
     raise DocumentError(f"{source}: more than {MAX_REDIRECTS} redirects; open the address in a browser")
+
+
+def _redirected(address: httpx.URL, location: str, source: str) -> httpx.URL:
+    try:
+        return _parsed(str(address.join(location)))
+    except DocumentError as error:
+        raise DocumentError(f"{source}: redirects to {error}") from None
 
 
 def unzipped(source: str, data: bytes, max_bytes: int) -> bytes:
@@ -158,10 +173,13 @@ def _received(response: httpx.Response, address: httpx.URL, source: str, max_byt
     if response.status_code in _REDIRECTS and "location" in response.headers:
         return response.headers["location"]
     if response.status_code != 200:
-        raise DocumentError(f"{source}: the server answered {response.status_code}; open the address in a browser")
+        kind = MissingError if response.status_code in (404, 410) else DocumentError
+        raise kind(f"{source}: the server answered {response.status_code}; open the address in a browser")
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip"):
-        raise DocumentError(f"{source}: the content is encoded as {encoding[:80]!r}; gzip was expected")
+        raise DocumentError(
+            f"{source}: the content is encoded as {encoding[:80]!r} in place of gzip; save it to a file"
+        )
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk

@@ -56,7 +56,7 @@ def _rendered(text: str) -> str:
     try:
         return _parser().render(_plain_markdown(text))
     except RecursionError:
-        raise DocumentError("too deeply nested Markdown") from None
+        raise DocumentError("too deeply nested Markdown; nest it less, or save it as plain text") from None
 
 
 def notebook_html(text: str) -> str:
@@ -75,7 +75,7 @@ def notebook_html(text: str) -> str:
             elif cell["cell_type"] == "code":
                 parts.append(f"<pre>\n{html.escape(source)}</pre>")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DocumentError(f"a damaged notebook ({type(error).__name__})") from None
+        raise DocumentError(f"a damaged notebook ({type(error).__name__}); save it again, or give its text") from None
     body = "\n".join(parts)
     return f"<main>{body}</main>"
 

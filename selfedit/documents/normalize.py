@@ -34,7 +34,7 @@ def decode(data: bytes, label: str | None = None) -> str:
     if encoding := _encoding_of_utf(data):
         return _checked(data.decode(encoding, "replace"), encoding)
     if b"\0" in data:
-        raise DocumentError("a binary file (it has NUL bytes)")
+        raise DocumentError("a binary file (it has NUL bytes); save it as text")
     match = _META.search(data[:4096])
     labels = [label, next(filter(None, match.groups()), b"").decode("ascii", "replace") if match else None]
     for name in filter(None, labels):
@@ -98,6 +98,7 @@ def _checked(text: str, encoding: str) -> str:
     bad = len(_CONTROLS.findall(text)) + text.count("\ufffd")
     if bad > _MAX_BAD * len(text):
         raise DocumentError(
-            f"not readable as text ({bad} of {len(text)} characters are no letters when read as {encoding})"
+            f"not readable as text ({bad} of {len(text)} characters are no letters when read as {encoding}); "
+            "save it as UTF-8 text"
         )
     return text.removeprefix("\ufeff")

@@ -25,7 +25,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
-from selfedit.documents.fetch import fetch, public_url
+from selfedit.documents.fetch import MissingError, fetch, public_url
 from selfedit.documents.records import Raw
 from selfedit.errors import DocumentError
 
@@ -67,13 +67,14 @@ def read_package(
     if not re.fullmatch(r"(npm/(@[\w.-]+/)?)?[A-Za-z0-9][\w.-]*", name) or not re.fullmatch(r"[\w.+!-]*", version):
         raise DocumentError(f"{spec[:200]}: not a package; give package:NAME, package:NAME@VERSION or package:npm/NAME")
 
-    def get(url: str, max_bytes: int, accept: str = "*/*") -> bytes:
+    def get(url: str, max_bytes: int, accept: str = "*/*", missing: str = "") -> bytes:
         trusted = {urlsplit(index).hostname or "", _FILES_OF_PYPI}  # an index may be in a private network
         options = {"max_bytes": max_bytes, "seconds": seconds, "trusted": trusted, "accept": accept}
         try:
             return fetch(url, allow_private=allow_private, **options).data
         except DocumentError as error:
-            raise DocumentError(f"{spec}: {error}") from None
+            fault = missing if missing and isinstance(error, MissingError) else error
+            raise DocumentError(f"{spec}: {fault}") from None
 
     if name.startswith("npm/"):
         index = os.environ.get("npm_config_registry", NPM)
@@ -161,14 +162,15 @@ def _description(source: str, metadata: bytes) -> Raw | None:
     return Raw(f"{source}/{name}", name, text.encode())
 
 
-def _python_archive(spec: str, name: str, version: str, index: str, get: Callable[[str, int, str], bytes]) -> _Archive:
+def _python_archive(spec: str, name: str, version: str, index: str, get: Callable[..., bytes]) -> _Archive:
     from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
     from packaging.version import InvalidVersion, Version
 
     page = f"{index.rstrip('/')}/{canonicalize_name(name)}/"
+    missing = f"{public_url(index)} has no package {name!r}; check the name"
     releases: dict[Version, list[tuple[bool, int, _Archive]]] = {}
     yanked = set()
-    for file, url, digest, size, is_yanked in _files(page, get(page, 50_000_000, _SIMPLE)):
+    for file, url, digest, size, is_yanked in _files(page, get(page, 50_000_000, _SIMPLE, missing)):
         is_wheel = file.endswith(".whl")
         try:
             release = parse_wheel_filename(file)[1] if is_wheel else parse_sdist_filename(file)[1]
@@ -185,8 +187,8 @@ def _python_archive(spec: str, name: str, version: str, index: str, get: Callabl
     stable = [release for release in releases if not release.is_prerelease and release not in yanked]
     newest = sorted(stable or releases)
     if not newest or wanted and wanted not in releases:
-        known = f"; the newest are {', '.join(map(str, newest[:-6:-1]))}" if newest else ""
-        raise DocumentError(f"{spec}: {public_url(index)} has no such version of the package{known}")
+        known = f"the newest are {', '.join(map(str, newest[:-6:-1]))}" if newest else "it has no files to read"
+        raise DocumentError(f"{spec}: {public_url(index)} has no such version of the package; {known}")
     return min(releases[wanted or newest[-1]])[2]
 
 
@@ -204,8 +206,11 @@ def _files(page: str, data: bytes) -> Iterator[tuple[str, str, str, int, bool]]:
             yield url.rpartition("/")[2], url, match[2] or "", 0, b"data-yanked" in link
 
 
-def _npm_archive(spec: str, name: str, version: str, index: str, get: Callable[[str, int], bytes]) -> _Archive:
-    record = json.loads(get(f"{index.rstrip('/')}/{quote(name, safe='@')}/{version or 'latest'}", 5_000_000))
+def _npm_archive(spec: str, name: str, version: str, index: str, get: Callable[..., bytes]) -> _Archive:
+    what = f"version {version} of the package" if version else "package"
+    missing = f"{public_url(index)} has no {what} {name!r}; check the name"
+    page = f"{index.rstrip('/')}/{quote(name, safe='@')}/{version or 'latest'}"
+    record = json.loads(get(page, 5_000_000, missing=missing))
     try:
         dist, version = record["dist"], record["version"]
         algorithm, _, encoded = dist.get("integrity", "").split()[0].partition("-")

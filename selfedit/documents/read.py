@@ -20,12 +20,13 @@ from selfedit.documents.fetch import public_url, unzipped, without_password
 from selfedit.documents.package import PREFIX
 from selfedit.documents.passages import split
 from selfedit.documents.records import Document, Raw, Reading, Skipped, shortened
-from selfedit.documents.walk import walk
+from selfedit.documents.walk import walk, without_links
 from selfedit.errors import DocumentError
 from selfedit.text import count_words
 from selfedit.types import Passage, Progress, as_utf8, no_progress
 
 MAX_BYTES = 20_000_000
+_ADVICE = "check the path (a web address starts with http:// or https://)"
 _SHOWN = 3
 """Reasons in the message that nothing could be read."""
 
@@ -130,7 +131,7 @@ def _items(source: str, intake: Intake) -> Iterator[str | Skipped]:
             yield source
             return
         is_empty = True
-        for item in walk(source, _is_readable, _is_code, include=intake.include, exclude=intake.exclude):
+        for item in without_links(walk(source, _is_readable, _is_code, include=intake.include, exclude=intake.exclude)):
             is_empty = False
             yield item
         if is_empty:
@@ -149,7 +150,7 @@ def _raws(source: str, intake: Intake, skipped: list[Skipped]) -> Iterator[Raw]:
         limits = {"max_bytes": intake.max_bytes, "seconds": intake.timeout_s, "allow_private": intake.allow_private}
         yield worker.fetch(source, public_url(source), **limits)
     else:
-        yield Raw(os.path.abspath(source), os.path.basename(source), _file_bytes(source, intake.max_bytes))
+        yield Raw(os.path.abspath(source), os.path.basename(source), _file_bytes(source, intake.max_bytes, _ADVICE))
 
 
 def _skipped(source: str, error: DocumentError) -> Skipped:
@@ -173,14 +174,12 @@ def _is_code(name: str) -> bool:
     return PurePath(name).suffix.lower() in CODE
 
 
-def _file_bytes(path: str, max_bytes: int) -> bytes:
+def _file_bytes(path: str, max_bytes: int, advice: str = "check the path") -> bytes:
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
         shown = without_password(path) if ":" in path else path  # it may be a misspelt address
-        raise DocumentError(
-            f"{shown!r}: no such file or folder; check the path (a web address starts with http:// or https://)"
-        ) from None
+        raise DocumentError(f"{shown!r}: no such file or folder; {advice}") from None
     except OSError as error:
         raise DocumentError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     if stat.S_ISDIR(status.st_mode):

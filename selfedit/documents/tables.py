@@ -74,7 +74,10 @@ def _csv_rows(text: str, separator: str) -> list[list[str]]:
     try:
         return [[" ".join(cell.split()) for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]
     except csv.Error as error:
-        raise DocumentError(f"a damaged table ({error})") from None
+        if "field limit" in str(error):
+            limit = f"a cell of more than {csv.field_size_limit():,} characters"
+            raise DocumentError(f"{limit}; close the quotation mark that begins it, or split it") from None
+        raise DocumentError(f"a damaged table ({error}); save it again as CSV") from None
 
 
 def _regularity(rows: list[list[str]]) -> float:

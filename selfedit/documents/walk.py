@@ -1,16 +1,16 @@
 """A folder → the files in it to read, and a reason for everything that is left out.
 
 Left out by default: what the .gitignore files exclude; hidden files; folders of dependencies, builds and caches; lock
-files; minified and generated files; files of a kind that is not read; links that lead outside. A file that matches an
-`include` pattern is read in spite of these rules; one that matches an `exclude` pattern never is. A folder that is left
-out is one line with the number of files in it.
+files; minified and generated files; files of a kind that is not read; links that lead outside, and links to a file that
+is read anyway. A file that matches an `include` pattern is read in spite of these rules; one that matches an `exclude`
+pattern never is. A folder that is left out is one line with the number of files in it.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePath
 
@@ -89,6 +89,19 @@ def walk(
                 yield Skipped(path, f"{reason}, {count:,} file{'s' * (count != 1)}")
         folders.sort()
     yield from errors.values()
+
+
+def without_links(items: Iterable[str | Skipped]) -> Iterator[str | Skipped]:
+    """Yields the items with a reason in place of each link to a file that is among them, itself or by another link."""
+    items = list(items)
+    files: dict[str, str] = {}
+    for path in sorted((item for item in items if isinstance(item, str)), key=os.path.islink):
+        files.setdefault(os.path.realpath(path), path)
+    for item in items:
+        if isinstance(item, str) and (file := files[os.path.realpath(item)]) != item:
+            yield Skipped(item, f"a link to a file that is read: {os.path.relpath(file, os.path.dirname(item))}")
+        else:
+            yield item
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:

@@ -44,7 +44,8 @@ def _request(source: str, seconds: float, operation: str, **fields: object):
     try:
         reply = worker.request(seconds, operation=operation, **fields)
     except WorkerError as error:
-        raise DocumentError(f"{source}: {error}") from None
+        advice = "split it, or save it as plain text" if operation == "convert" else "try again later"
+        raise DocumentError(f"{source}: {error}; {advice}") from None
     if "error" in reply:
         raise DocumentError(reply["error"])
     return reply["value"]

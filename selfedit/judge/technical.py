@@ -136,7 +136,11 @@ def verdict(prediction: str, gold: str, question: str) -> bool | None:
     facts = [_facts(part, asked) for part in parts]
     if any(facts) and not all(facts):  # the part in prose is left to the other grader
         known = [fact for part in facts for fact in part]
-        return None if all(any(_places(text, fact, asked)) or fact.kind == "quantity" for fact in known) else False
+        return (
+            None
+            if all(fact.kind == "quantity" or next(_places(text, fact, asked), None) is not None for fact in known)
+            else False
+        )
     if not all(facts):
         is_other = len(parts) == 1 and (
             _is_within_longer_name(parts[0], text) or _is_only_rejected(parts[0], text, asked)
