@@ -111,7 +111,8 @@ def test_what_a_killed_child_started_ends_with_it(tmp_path):
     for how in ("time", "kill", "interrupt"):
         file = tmp_path / how
         code = (
-            "import sys; from selfedit.worker import Worker\n"
+            "import signal; from selfedit.worker import Worker\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
             f"worker = Worker('slow'); worker.request({1 if how == 'time' else 60}, file={str(file)!r})"
         )
         environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}{os.pathsep}{tmp_path}"}
