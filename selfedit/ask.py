@@ -133,7 +133,7 @@ def _fitting(router: Router, question: str, tries: int) -> list[tuple[str | None
     id, score = router.route(question)
     if id is None or tries < 2:
         return [(id, score)]
-    return router.best(question, tries, max(router.threshold, NEARLY_AS_GOOD * score))
+    return [(other, fit) for other, fit in router.ranked(question) if fit >= NEARLY_AS_GOOD * score][:tries]
 
 
 def _certainties(

@@ -97,6 +97,20 @@ def test_the_best_come_in_order_and_are_different_memories(router_of):
     assert [id for id, _ in router.best("tram", 9)] == ["oslo", "long"]  # whatever shares no word is not among them
 
 
+def test_among_memories_that_have_the_words_their_number_order_and_length_decide(router_of):
+    often = "The option strict is new. With strict, the option checks types. Without strict it is lax."
+    once = "The option lax is new. With lax, the option skips types. It replaces strict of the older release, at last."
+    pair = "Quill reads a batched csv in one go and quill scans the rest of a file."
+    turned = "Quill reads the rest of a file in one go and quill scans a csv batched."
+    router = router_of({"once": once, "often": often, "pair": pair, "turned": turned})
+    assert router.route("What does the option strict do?")[0] == "often"
+    assert router.route("What does quill do with a csv batched?")[0] == "turned"
+    assert router.route("What does quill do with a batched csv?")[0] == "pair"
+    ranked = router.ranked("What does quill do with a batched csv?")
+    assert [id for id, _ in ranked] == ["pair", "turned"]
+    assert router.ranked("Which river is longest?") == []
+
+
 def test_of_equal_memories_the_one_that_became_active_first_is_chosen():
     connection = index_of({"b": "the zebra", "a": "the zebra", "c": "the zebra"})
     assert [id for id, _ in Router(connection, MODEL).best("zebra", 2)] == ["b", "a"]
