@@ -1,7 +1,8 @@
 """The main job: documents → tested memories. For each passage: questions, self-edits, trials, gate, store.
 
-Every finished passage is on disk before the next one begins (its memory in the store, its record in the run folder), so
-a run that is stopped loses none, and the same command continues it. The name of a run folder depends on the model, the
+Passages are worked on a few at a time, since a batch uses the processor far better. Every finished batch is on disk
+(the memories in the store, the records in the run folder) before the next one begins, so the same command continues a
+run that was stopped. The name of a run folder depends on the model, the
 settings and the user's questions only, so passages of other documents can be added to it at any time.
 """
 
@@ -10,20 +11,23 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 
 from selfedit.config import GateConfig, LearnConfig
 from selfedit.documents.passages import WHOLE_FACTOR
 from selfedit.edits.propose import propose
-from selfedit.edits.quiz import check, questions_as_edit, questions_from_rewordings, study_questions, write_quiz
+from selfedit.edits.quiz import check, questions_as_edit, questions_from_rewordings, study_questions, write_quizzes
 from selfedit.errors import ModelError
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_questions
 from selfedit.loop.journal import Journal, write_json
 from selfedit.loop.selection import PASSAGE
-from selfedit.loop.trial import Candidate, run_trials
+from selfedit.loop.trial import Candidate, Study, run_trials
 from selfedit.memory.contradict import disagreeing, near
 from selfedit.memory.gate import decide
 from selfedit.memory.route import Router
@@ -32,8 +36,10 @@ from selfedit.memory.store import MemoryStore, learned_text
 from selfedit.model.backend import Adapters
 from selfedit.model.load import Model
 from selfedit.text import count_words
-from selfedit.types import Passage, Progress, Question, Trial, no_progress, stable_seed, text_hash
+from selfedit.types import Passage, Progress, Question, Score, SelfEdit, Trial, no_progress, stable_seed, text_hash
 
+TOGETHER = 8
+"""Passages that every stage works on together; a run that is stopped learns them again."""
 REQUEST_TOKENS = 640
 """Space for the longest request about a passage and its answer, in tokens."""
 
@@ -65,6 +71,8 @@ class PassageReport:
     """The memory that waits for the user's approval; `reason` says why."""
     words: int = 0
     """Length of the passage; 0 in the record of an older version."""
+    stages: dict[str, float] = field(default_factory=dict)
+    """Its share, by words, of the seconds of each stage."""
     failed: bool = False
     """Whether the model cannot read the passage; `reason` says why. This is not recorded, so it is tried again."""
 
@@ -112,10 +120,10 @@ def learn(
 
     `quiz`: the user's own questions; they judge the passages that they are about, in place of generated ones. `again`:
     also repeat passages that an earlier run finished without keeping anything. `progress`: the stage `passage` marks
-    the beginning of each passage. `notify`: receives a line for the user. A passage that occurs in several documents is
-    learned once. When all passages of a document are done, memories of passages that are no longer in it are
-    superseded, unless one of the new memories is in quarantine or none was kept. A passage that the model cannot read
-    is reported, and the others are learned; raises ModelError if it can read none.
+    the beginning of each batch of passages. `notify`: receives a line for the user. A passage that occurs in several
+    documents is learned once. When all passages of a document are done, memories of passages that are no longer in it
+    are superseded, unless one of the new memories is in quarantine or none was kept. A passage that the model cannot
+    read is reported, and the others are learned; raises ModelError if it can read none.
     """
     store.check_writable()  # before the work, not after it
     user_questions = assign(quiz, passages)
@@ -139,28 +147,36 @@ def learn(
     superseded: list[str] = []
     reported: set[str] = set()
     failure: ModelError | None = None
-    for i, passage in enumerate(passages):
-        progress("passage", i, len(passages))
-        if passage.id not in reports:
-            questions = user_questions.get(passage.id) if quiz else None
-            try:
-                report = learn_passage(model, passage, store, config, quiz=questions, progress=progress)
-            except ModelError as error:
-                failure = failure or error
-                report = _failed(passage, error)
-            else:
+    settled = 0  # passages of which all is done
+
+    def settle() -> None:
+        """Reports the passages that have a report, in order, and supersedes where a document has ended."""
+        nonlocal settled
+        while settled < len(passages) and passages[settled].id in reports:
+            passage, settled = passages[settled], settled + 1
+            if passage.id not in reported:
+                reported.add(passage.id)
+                on_report(reports[passage.id])
+            if last[passage.source] == settled - 1:
+                document = [p for p in passages if p.source == passage.source]
+                waits = any(reports[p.id].quarantined or reports[p.id].failed for p in document)
+                if not waits and any(reports[p.id].memory for p in document):
+                    superseded.extend(store.supersede(document, model.fingerprint, last.keys()))
+
+    todo = list({p.id: p for p in passages if p.id not in reports}.values())
+    settle()
+    for low in range(0, len(todo), TOGETHER):
+        progress("passage", settled, len(passages))
+        for report, error in _learn_all(
+            model, todo[low : low + TOGETHER], store, config, user_questions if quiz else None, progress
+        ):
+            failure = failure or error
+            if error is None:
                 run.add(report)
-            reports[passage.id] = report
+            reports[report.passage] = report
             if memory := report.memory or report.quarantined:
-                store.add_sources({memory: sources[passage.id]})
-        if passage.id not in reported:
-            reported.add(passage.id)
-            on_report(reports[passage.id])
-        if last[passage.source] == i:
-            document = [p for p in passages if p.source == passage.source]
-            settled = not any(reports[p.id].quarantined or reports[p.id].failed for p in document)
-            if settled and any(reports[p.id].memory for p in document):
-                superseded += store.supersede(document, model.fingerprint, last.keys())
+                store.add_sources({memory: sources[report.passage]})
+        settle()
     progress("passage", len(passages), len(passages))
     if failure and all(report.failed for report in reports.values()):
         raise failure
@@ -168,98 +184,198 @@ def learn(
     return LearnReport([reports[id] for id in sources], [id for id in superseded if id not in active])
 
 
-def learn_passage(
+def _learn_all(
     model: Model,
-    passage: Passage,
+    passages: Sequence[Passage],
+    store: MemoryStore,
+    config: LearnConfig,
+    quiz: Mapping[str, Sequence[Question]] | None,
+    progress: Progress,
+) -> Iterator[tuple[PassageReport, ModelError | None]]:
+    """The report of each passage, and why it failed. Where one of them cannot be read, each is learned alone."""
+    done = set()
+    try:
+        for report in learn_passages(model, passages, store, config, quiz=quiz, progress=progress):
+            done.add(report.passage)
+            yield report, None
+    except ModelError as error:
+        if len(passages) == 1:
+            yield _failed(passages[0], error), error
+        else:
+            for passage in (p for p in passages if p.id not in done):
+                yield from _learn_all(model, [passage], store, config, quiz, progress)
+
+
+def learn_passages(
+    model: Model,
+    passages: Sequence[Passage],
     store: MemoryStore,
     config: LearnConfig,
     *,
-    quiz: Sequence[Question] | None = None,
+    quiz: Mapping[str, Sequence[Question]] | None = None,
     progress: Progress = no_progress,
-) -> PassageReport:
-    """Takes one passage from its text to a memory, or to the reason why there is none."""
-    start = time.perf_counter()
-    proposal = propose(
-        model,
-        passage,
-        config.styles,
-        seed=config.seed,
-        config=config.filter,
-        on_token=lambda done, total: progress("write", done, total),
-    )
-    written = write_quiz(model, passage, spans=config.spans, seed=config.seed, config=config.quiz, progress=progress)
-    if quiz is None:
-        reworded, reasons = questions_from_rewordings(model, passage, proposal.held_out, config.quiz, progress)
-        judging, to_study = [*written.judging, *reworded], written.studied
-    else:
-        judging, reasons = check(model, passage, quiz, config.quiz, progress)
-        to_study = written.studied + written.judging
-    draws = config.questions_per_sentence * config.train.epochs
-    seed = stable_seed(config.seed, passage.id, "cues")
-    always, once = study_questions(passage, to_study, [*judging, *(quiz or ())], draws, seed)
-    edits = proposal.edits + ([questions_as_edit(always, once)] if always or once else [])
-    trials: list[Trial] = []
-    entry, disagrees, suspicious = None, [], []
-    if judging:
-        adapters, trials, before = run_trials(
+) -> Iterator[PassageReport]:
+    """Takes passages from their texts to memories, or to the reasons why there are none; every stage is one batch.
+
+    `quiz`: passage id → the user's questions about it, which judge in place of generated ones. Raises ModelError,
+    before anything is kept, if the model cannot read one of the passages. Passages that nothing judges come last.
+    """
+    stages = _Stages(progress)
+    material = _write(model, passages, config, quiz, stages)
+    judged = [m for m in material if m.judging]
+    stages("train", 0, 1)
+    adapters, results = (
+        run_trials(
             model,
-            passage,
-            candidates(edits, config.each_alone),
-            judging,
+            [Study(m.passage, candidates(m.edits, config.each_alone), m.judging) for m in judged],
             config.train,
             seed=config.seed,
-            progress=progress,
+            progress=stages,
         )
-        trials, best = decide(trials, before, config.gate)
-        if best is not None:
-            disagrees = _disagreements(model, passage, store)
-            suspicious = _suspicious(model, passage, trials[best], adapters.subset([best]), store, config.gate)
-            entry = store.add(
-                lambda folder: model.backend.save(adapters, best, folder, model.name),
-                model=model.name,
-                model_hash=model.fingerprint,
-                passage=passage,
-                edits=trials[best].edits,
-                scores=_scores(trials[best], before, judging) | {"quarantined": suspicious},
-                quarantine=bool(suspicious),
-            )
-    winner = next((t for t in trials if t.kept), None)
-    reason = (
-        winner.reason
-        if winner
-        else (_why_not(trials) if trials else "no generated question passed the check, so none could judge")
+        if judged
+        else (None, [])
     )
+    seconds, words = stages.seconds(), {p.id: count_words(p.text) for p in passages}
+    row = 0
+    for m, (trials, before) in zip(
+        [*judged, *(m for m in material if not m.judging)], chain(results, repeat(([], None)))
+    ):
+        begun, share = time.perf_counter(), words[m.passage.id] / sum(words.values())
+        report = _decided(model, m, trials, before, adapters, row, store, config) if trials else _unjudged(m)
+        row += len(trials)
+        spent = {name: of_stage * share for name, of_stage in seconds.items()}
+        spent["gate"] = time.perf_counter() - begun
+        rounded = {name: round(of_stage, 3) for name, of_stage in spent.items()}
+        yield replace(report, words=words[m.passage.id], seconds=sum(spent.values()), stages=rounded)
+
+
+class _Stages:
+    """Passes progress on, and adds up the seconds of each stage."""
+
+    def __init__(self, progress: Progress):
+        self._progress, self._seconds = progress, Counter()
+        self._stage, self._since = "", time.perf_counter()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage != self._stage:
+            self._seconds |= self.seconds()
+            self._stage, self._since = stage, time.perf_counter()
+        self._progress(stage, done, total)
+
+    def seconds(self) -> Counter[str]:
+        spent = time.perf_counter() - self._since if self._stage else 0.0
+        return self._seconds + Counter({self._stage: spent})
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What was written about a passage."""
+
+    passage: Passage
+    edits: list[SelfEdit]
+    judging: list[Question]
+    dropped: Counter[str]
+
+
+def _write(
+    model: Model,
+    passages: Sequence[Passage],
+    config: LearnConfig,
+    quiz: Mapping[str, Sequence[Question]] | None,
+    progress: Progress,
+) -> list[_Material]:
+    proposals = propose(
+        model, passages, config.styles, seed=config.seed, config=config.filter, on_token=partial(progress, "write")
+    )
+    written = write_quizzes(
+        model, passages, spans=config.spans, seed=config.seed, config=config.quiz, progress=progress
+    )
+    if quiz is None:
+        lines = [(passage, proposal.held_out) for passage, proposal in zip(passages, proposals)]
+        checked = questions_from_rewordings(model, lines, config.quiz, progress)
+    else:
+        checked = check(model, [(passage, quiz.get(passage.id, ())) for passage in passages], config.quiz, progress)
+    material = []
+    for passage, proposal, of_passage, (questions, reasons) in zip(passages, proposals, written, checked):
+        if quiz is None:
+            judging, to_study, hidden = [*of_passage.judging, *questions], of_passage.studied, []
+        else:
+            judging, to_study, hidden = questions, of_passage.studied + of_passage.judging, quiz.get(passage.id, ())
+        draws = config.questions_per_sentence * config.train.epochs
+        seed = stable_seed(config.seed, passage.id, "cues")
+        always, once = study_questions(passage, to_study, [*judging, *hidden], draws, seed)
+        edits = proposal.edits + ([questions_as_edit(always, once)] if always or once else [])
+        material.append(_Material(passage, edits, judging, of_passage.dropped + reasons + proposal.dropped))
+    return material
+
+
+def _decided(
+    model: Model,
+    material: _Material,
+    trials: Sequence[Trial],
+    before: Score,
+    adapters: Adapters,
+    row: int,
+    store: MemoryStore,
+    config: LearnConfig,
+) -> PassageReport:
+    """Keeps the best trial of a passage, if it passes the gate. `row`: of its first trial among the adapters."""
+    passage, entry, suspicious, disagrees = material.passage, None, [], []
+    trials, best = decide(trials, before, config.gate)
+    if best is not None:
+        disagrees = _disagreements(model, passage, store)
+        suspicious = _suspicious(model, passage, trials[best], adapters.subset([row + best]), store, config.gate)
+        entry = store.add(
+            lambda folder: model.backend.save(adapters, row + best, folder, model.name),
+            model=model.name,
+            model_hash=model.fingerprint,
+            passage=passage,
+            edits=trials[best].edits,
+            scores=_scores(trials[best], before, material.judging) | {"quarantined": suspicious},
+            quarantine=bool(suspicious),
+        )
+    winner = trials[best] if best is not None else None
+    reason = winner.reason if winner else _why_not(trials)
     if suspicious:
         reason = f"quarantined: {'; '.join(suspicious)}; `selfedit memory approve {entry.id}` puts it in force"
-    right_before = sum(before.correct) if trials else 0
-    return PassageReport(
-        passage=passage.id,
-        title=passage.title,
+    right_before = sum(map(bool, before.correct))
+    return replace(
+        _unjudged(material),
         memory=entry.id if entry and not suspicious else None,
         reason=reason,
-        edits_tried=len(edits),
         edits_kept=len(winner.edits) if winner else 0,
-        questions=len(judging),
         correct_before=right_before,
-        correct_after=sum(winner.score.correct) if winner else right_before,
+        correct_after=sum(map(bool, winner.score.correct)) if winner else right_before,
         general_change=winner.general_change if winner else None,
-        seconds=time.perf_counter() - start,
         size_bytes=entry.size_bytes if entry else 0,
         trials=[_trial_record(t) for t in trials],
-        dropped=dict(written.dropped + reasons + proposal.dropped),
         disagrees=disagrees,
         quarantined=entry.id if suspicious else None,
-        words=count_words(passage.text),
+    )
+
+
+def _unjudged(material: _Material) -> PassageReport:
+    """The report of a passage that no question could judge."""
+    passage = material.passage
+    return PassageReport(
+        passage.id,
+        passage.title,
+        None,
+        "no generated question passed the check, so none could judge",
+        edits_tried=len(material.edits),
+        edits_kept=0,
+        questions=len(material.judging),
+        correct_before=0,
+        correct_after=0,
+        general_change=None,
+        seconds=0.0,
+        size_bytes=0,
+        dropped=dict(material.dropped),
     )
 
 
 def _failed(passage: Passage, error: ModelError) -> PassageReport:
-    counts = dict.fromkeys(
-        ("edits_tried", "edits_kept", "questions", "correct_before", "correct_after", "size_bytes"), 0
-    )
-    return PassageReport(
-        passage.id, passage.title, None, str(error), general_change=None, seconds=0.0, failed=True, **counts
-    )
+    return replace(_unjudged(_Material(passage, [], [], Counter())), reason=str(error), failed=True)
 
 
 def passage_length(model: Model, passage_words: int) -> Callable[[str], int]:

@@ -49,6 +49,16 @@ def shared_data() -> Path:
     return folder
 
 
+def each(learn_one):
+    """`learn_passages` made of a function that learns one passage."""
+
+    def learn_passages(model, passages, store, config, **options):
+        for passage in passages:
+            yield learn_one(model, passage, store, config, **options)
+
+    return learn_passages
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
     """An empty cache of its own."""

@@ -367,7 +367,9 @@ def test_a_passage_that_the_model_has_no_room_for_is_dropped_with_its_reason(doc
 
 
 def test_a_home_that_cannot_be_written_is_found_before_the_work(tmp_path, document, refusal, tiny, monkeypatch):
-    monkeypatch.setattr("selfedit.learn.learn_passage", lambda *arguments, **options: pytest.fail("worked for nothing"))
+    monkeypatch.setattr(
+        "selfedit.learn.learn_passages", lambda *arguments, **options: pytest.fail("worked for nothing")
+    )
     line = refusal("learn", document, *tiny, "--home", Path(write(tmp_path / "file", "")) / "home")
     assert str(tmp_path / "file") in line and "Not a directory" in line and "--home" in line
 

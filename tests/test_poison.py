@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import write_tiny_model
+from conftest import each, write_tiny_model
 
 from selfedit.ask import Answer
 from selfedit.bench import poison
@@ -79,7 +79,7 @@ def ran(tiny_folder, tiny_model, tmp_path, monkeypatch):
             **kept,
         )
 
-    monkeypatch.setattr("selfedit.learn.learn_passage", learned)
+    monkeypatch.setattr("selfedit.learn.learn_passages", each(learned))
     monkeypatch.setattr(
         poison,
         "_says",

@@ -18,7 +18,7 @@ from selfedit.edits.quiz import (
     questions_as_edit,
     questions_from_rewordings,
     study_questions,
-    write_quiz,
+    write_quizzes,
 )
 from selfedit.edits.spans import keyword_questions, kind_of, pick_spans, span_questions
 from selfedit.judge.grading import normalize
@@ -369,19 +369,19 @@ def test_a_question_is_searched_for_inventions_too():
 def test_a_question_is_kept_if_its_answer_needs_the_passage(embedded_model):
     needs_it = Question("Who built the Vellmar Lighthouse?", ("Ada Quill",))
     not_in_it = Question("What does the keeper eat on Sundays?", ("pickled turnips",))
-    kept, dropped = check(embedded_model, PASSAGE, [needs_it, not_in_it])
+    ((kept, dropped),) = check(embedded_model, [(PASSAGE, [needs_it, not_in_it])])
     assert (kept, dropped) == (
         [replace(needs_it, sentence=sentences(PASSAGE.text)[0])],
         {"not answered with the passage in view": 1},
     )
-    assert check(embedded_model, PASSAGE, []) == ([], Counter())
+    assert check(embedded_model, [(PASSAGE, [])]) == [([], Counter())]
 
 
 @pytest.mark.embedded
 def test_a_question_that_the_untouched_model_answers_is_dropped(embedded_model):
     france = Passage("France", "France is a country in Europe. The capital of France is Paris.", "", "")
     known = Question("What is the capital of France?", ("Paris",))
-    assert check(embedded_model, france, [known]) == ([], Counter({"known without the passage": 1}))
+    assert check(embedded_model, [(france, [known])]) == [([], Counter({"known without the passage": 1}))]
 
 
 def test_with_the_passage_in_view_both_its_title_and_its_text_stand_before_the_question():
@@ -399,7 +399,7 @@ def test_the_end_of_a_line_is_a_cloze_question_unless_it_is_a_guess(embedded_mod
         "Built by Ada Quill.",  # nothing to go on before the fact
         "The lamp of the lighthouse burns oil from nowhere at all.",  # no fact of the passage
     ]
-    kept, dropped = questions_from_rewordings(embedded_model, passage, lines)
+    ((kept, dropped),) = questions_from_rewordings(embedded_model, [(passage, lines)])
     assert [q for q in kept if q.kind == "cloze"] == [
         Question("The lamp of the lighthouse burns oil that comes from", ("Tromholt",), kind="cloze")
     ]
@@ -407,16 +407,16 @@ def test_the_end_of_a_line_is_a_cloze_question_unless_it_is_a_guess(embedded_mod
     assert asked and all(q.answers[0] in q.sentence and q.sentence in sentences(passage.text) for q in asked)
     assert not [q for q in asked if q.question.startswith("Built by")]
     assert dropped["known without the passage"] >= 1
-    assert questions_from_rewordings(embedded_model, passage, []) == ([], Counter())
+    assert questions_from_rewordings(embedded_model, [(passage, [])]) == [([], Counter())]
 
 
 @pytest.mark.embedded
 def test_a_written_quiz_asks_for_spans_and_is_the_same_each_time(embedded_model):
-    quiz = write_quiz(embedded_model, PASSAGE, spans=6)
+    (quiz,) = write_quizzes(embedded_model, [PASSAGE], spans=6)
     questions = (*quiz.studied, *quiz.judging)
     assert len(questions) + sum(quiz.dropped.values()) == sum(
         len(_first_words(span)) for _, span in pick_spans(PASSAGE.text, 6)
     )
     picked = {span for _, span in pick_spans(PASSAGE.text, 50)}
     assert all(q.answers[0] in picked and q.question.endswith("?") for q in questions)
-    assert write_quiz(embedded_model, PASSAGE, spans=6) == quiz
+    assert write_quizzes(embedded_model, [PASSAGE], spans=6) == [quiz]

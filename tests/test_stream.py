@@ -188,16 +188,19 @@ def test_documents_without_questions_are_asked_what_the_model_writes_itself(fold
     ]
     monkeypatch.setattr(
         stream,
-        "write_quiz",
-        lambda model, passage, **_: Quiz(tuple(written[1:]), tuple(written[:1]) * (passage.title != "Orsk"), Counter()),
+        "write_quizzes",
+        lambda model, passages, **_: [
+            Quiz(tuple(written[1:]), tuple(written[:1]) * (p.title != "Orsk"), Counter()) for p in passages
+        ],
     )
     proposal = Proposal(
         [SelfEdit("paraphrase", "", (Example("At noon rings a bell"),))], ["In 1900 it was built"], Counter()
     )
-    monkeypatch.setattr(stream, "propose", lambda model, passage, styles, **_: proposal)
+    monkeypatch.setattr(stream, "propose", lambda model, passages, styles, **_: [proposal])
 
-    def cloze_questions(model, passage, lines, progress):
-        return [Question(s, (s[-4:],), kind="cloze") for s in lines if passage.title == "Orsk"], Counter()
+    def cloze_questions(model, reworded, progress):
+        ((passage, lines),) = reworded
+        return [([Question(s, (s[-4:],), kind="cloze") for s in lines if passage.title == "Orsk"], Counter())]
 
     monkeypatch.setattr(stream, "questions_from_rewordings", cloze_questions)
     setting = replace(SETTING, methods=("routed",))
@@ -210,7 +213,7 @@ def test_documents_without_questions_are_asked_what_the_model_writes_itself(fold
     }
     assert asked["marlow"] == [q.question for q in written] and len(asked) == 3
     assert asked["orsk"] == [*(q.question for q in written[1:]), "In 1900 it was built", "At noon rings a bell"]
-    monkeypatch.setattr(stream, "write_quiz", lambda *_, **options: pytest.fail("written twice"))
+    monkeypatch.setattr(stream, "write_quizzes", lambda *_, **options: pytest.fail("written twice"))
     stream.run(folder, tasks, tmp_path / "run", setting, train=TRAIN)
 
 

@@ -36,7 +36,7 @@ from selfedit.bench.intervals import mean_ratio
 from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.config import ConsolidateConfig, LearnConfig, StudyConfig, TrainConfig
 from selfedit.edits.propose import propose
-from selfedit.edits.quiz import questions_from_rewordings, with_sentences, write_quiz
+from selfedit.edits.quiz import questions_from_rewordings, with_sentences, write_quizzes
 from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError
 from selfedit.judge.evaluate import Query, answers, offline_name
@@ -169,10 +169,11 @@ class _Stream:
     def write_questions(self, passage: Passage) -> list[Question]:
         """Writes questions as `learn` does; none of them is used for training here, so all of them can be asked."""
         learn = LearnConfig()
-        quiz = write_quiz(self.model, passage, spans=learn.spans, seed=self.setting.seed, progress=self.progress)
-        proposal = propose(self.model, passage, learn.styles, seed=self.setting.seed, on_token=self.stage("write"))
+        options = {"seed": self.setting.seed}
+        (quiz,) = write_quizzes(self.model, [passage], spans=learn.spans, progress=self.progress, **options)
+        (proposal,) = propose(self.model, [passage], learn.styles, on_token=self.stage("write"), **options)
         lines = [*proposal.held_out, *(example.text for edit in proposal.edits for example in edit.examples)]
-        reworded, _ = questions_from_rewordings(self.model, passage, lines, progress=self.progress)
+        ((reworded, _),) = questions_from_rewordings(self.model, [(passage, lines)], progress=self.progress)
         return [*quiz.judging, *quiz.studied, *reworded]
 
     def add(self, method: str, step: int, task: Task, **values) -> dict:

@@ -1,6 +1,6 @@
 """A passage → the self-edits that a model writes about it, in several styles, in one batched call.
 
-`propose` writes what `learn` needs for one passage. `write_edits` writes one sample of a style for each of many
+`propose` writes what `learn` needs. `write_edits` writes one sample of a style for each of many
 passages, with the untouched model or with an editor, that is an adapter that was trained to write edits
 (loop/outer.py).
 
@@ -38,33 +38,46 @@ class Proposal:
 
 def propose(
     model: Model,
-    passage: Passage,
+    passages: Sequence[Passage],
     styles: Sequence[str],
     *,
     seed: int = 0,
     config: FilterConfig = FilterConfig(),
     on_token: OnStep = no_steps,
-) -> Proposal:
-    """Returns one self-edit per style, with the examples of all its samples; empty edits are left out.
+) -> list[Proposal]:
+    """Returns for each passage one self-edit per style, with the examples of all its samples, without empty edits.
 
-    Raises SelfeditError on an unknown style.
+    All passages are written about in one batch. Raises SelfeditError on an unknown style.
     """
     check_styles(styles)
     prompts = [
-        (STYLES[name], prompt)
-        for name in styles
-        for prompt in _prompts(model, STYLES[name], passage)
-        for _ in range(STYLES[name].samples)
+        [
+            (STYLES[name], prompt)
+            for name in styles
+            for prompt in _prompts(model, STYLES[name], passage)
+            for _ in range(STYLES[name].samples)
+        ]
+        for passage in passages
     ]
     requests = [
         _request(style, tokens, None, stable_seed(seed, passage.id, style.name, i))
-        for i, (style, tokens) in enumerate(prompts)
+        for passage, of_passage in zip(passages, prompts)
+        for i, (style, tokens) in enumerate(of_passage)
     ]
-    texts = [model.chat.decode(tokens) for tokens in model.backend.generate(requests, on_token=on_token)]
+    texts = iter([model.chat.decode(tokens) for tokens in model.backend.generate(requests, on_token=on_token)])
+    return [
+        _proposal(passage, styles, [(style.name, next(texts)) for style, _ in of_passage], config)
+        for passage, of_passage in zip(passages, prompts)
+    ]
+
+
+def _proposal(
+    passage: Passage, styles: Sequence[str], written: Sequence[tuple[str, str]], config: FilterConfig
+) -> Proposal:
+    """`written`: the name of a style and a sample in it, in the order of the styles."""
     edits, held_out, dropped = [], [], Counter()
     for name in styles:
-        samples = [text for (style, _), text in zip(prompts, texts) if style.name == name]
-        edit, reasons = _read(STYLES[name], samples, passage, config)
+        edit, reasons = _read(STYLES[name], [text for style, text in written if style == name], passage, config)
         dropped.update(reasons)
         if STYLES[name].unit == "sentence":  # every second sample of a sentence is held out for judging
             lines = edit.text.split("\n")

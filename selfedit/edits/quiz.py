@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import compress
 
 from selfedit.config import QuizConfig
 from selfedit.edits.parse import sentences
@@ -41,71 +40,84 @@ class Quiz:
     dropped: Counter
 
 
-def write_quiz(
+def write_quizzes(
     model: Model,
-    passage: Passage,
+    passages: Sequence[Passage],
     *,
     spans: int = 28,
     seed: int = 0,
     config: QuizConfig = QuizConfig(),
     progress: Progress = no_progress,
-) -> Quiz:
-    """Writes, checks and divides questions about a passage; `spans`: the maximum number of spans to ask about."""
-    picked = pick_spans(passage.text, spans, seed=stable_seed(seed, passage.id, "spans"))
-    openings = [(sentence, span, word) for sentence, span in picked for word in _first_words(span)]
+) -> list[Quiz]:
+    """Writes, checks and divides questions about each passage, all passages in one batch; `spans`: the maximum number
+    of spans of a passage to ask about."""
+    openings = [
+        (i, sentence, span, word)
+        for i, passage in enumerate(passages)
+        for sentence, span in pick_spans(passage.text, spans, seed=stable_seed(seed, passage.id, "spans"))
+        for word in _first_words(span)
+    ]
     prompts = [
-        model.chat.continued(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: {word}") for s, span, word in openings
+        model.chat.continued(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: {word}")
+        for _, s, span, word in openings
     ]
     texts = model.backend.generate(
         [Request(tuple(p), None, config.question_tokens, one_line=True) for p in prompts],
         on_token=partial(progress, "questions"),
     )
-    written: dict[tuple[str, str], Question] = {}  # one question per span
-    dropped: Counter[str] = Counter()
-    for (sentence, span, word), tokens in zip(openings, texts):
+    written: list[dict[tuple[str, str], Question]] = [{} for _ in passages]  # one question per span
+    dropped: list[Counter[str]] = [Counter() for _ in passages]
+    for (i, sentence, span, word), tokens in zip(openings, texts):
         rest = model.chat.decode(tokens).split("\n")[0].strip()
         question = f"{word} {rest}"
-        reason = _fault(question, span, {q.question for q in written.values()})
-        if not (reason or _is_about(rest, passage, config.min_known)):
+        reason = _fault(question, span, {q.question for q in written[i].values()})
+        if not (reason or _is_about(rest, passages[i], config.min_known)):
             reason = "not about the text"
-        if reason or (sentence, span) in written:
-            dropped[reason or "asked in other words"] += 1
+        if reason or (sentence, span) in written[i]:
+            dropped[i][reason or "asked in other words"] += 1
         else:
-            written[sentence, span] = Question(question, (span,), sentence=sentence)
-    kept, reasons = check(model, passage, list(written.values()), config, progress)
-    return _split(kept, dropped + reasons, seed=stable_seed(seed, passage.id, "split"))
+            written[i][sentence, span] = Question(question, (span,), sentence=sentence)
+    checked = check(model, [(p, list(found.values())) for p, found in zip(passages, written)], config, progress)
+    return [
+        _split(kept, dropped[i] + reasons, seed=stable_seed(seed, passages[i].id, "split"))
+        for i, (kept, reasons) in enumerate(checked)
+    ]
 
 
 def check(
     model: Model,
-    passage: Passage,
-    questions: Sequence[Question],
+    asked: Sequence[tuple[Passage, Sequence[Question]]],
     config: QuizConfig = QuizConfig(),
     progress: Progress = no_progress,
-) -> tuple[list[Question], Counter]:
-    """Keeps the questions that the model answers correctly with the passage in the prompt and incorrectly without it.
+) -> list[tuple[list[Question], Counter]]:
+    """Keeps the questions that the model answers correctly with their passage in the prompt and incorrectly without it.
 
-    Returns the kept questions and the number of dropped questions per reason.
+    `asked`: passages with questions, all checked in one batch. Returns for each passage the kept questions and the
+    number of dropped questions per reason.
     """
-    open_book = [tuple(model.chat.ask(open_book_prompt(passage, q.question))) for q in questions]
-    fits = [_fits(model, question, tokens, config) for question, tokens in zip(questions, open_book)]
-    too_long = Counter({"too long for the model": fits.count(False)})
-    questions, open_book = list(compress(questions, fits)), list(compress(open_book, fits))
-    if not questions:
-        return [], +too_long
-    prompts = [*open_book, *(tuple(model.chat.ask(q.question)) for q in questions)]
-    requests = [Request(tokens, None, config.check_tokens) for tokens in prompts]
+    prompts = [
+        (i, question, tuple(model.chat.ask(open_book_prompt(passage, question.question))))
+        for i, (passage, questions) in enumerate(asked)
+        for question in questions
+    ]
+    fitting = [(i, question, tokens) for i, question, tokens in prompts if _fits(model, question, tokens, config)]
+    dropped: list[Counter[str]] = [Counter() for _ in asked]
+    for i, question, tokens in prompts:
+        dropped[i]["too long for the model"] += not _fits(model, question, tokens, config)
+    closed = [tuple(model.chat.ask(question.question)) for _, question, _ in fitting]
+    requests = [Request(tokens, None, config.check_tokens) for tokens in [*(t for *_, t in fitting), *closed]]
     answers = [model.chat.decode(t) for t in model.backend.generate(requests, on_token=partial(progress, "check"))]
-    kept, dropped = [], +too_long
-    for question, open_book, closed_book in zip(questions, answers, answers[len(questions) :]):
+    kept: list[list[Question]] = [[] for _ in asked]
+    for (i, question, _), open_book, closed_book in zip(fitting, answers, answers[len(fitting) :]):
         gold = question.answers
         if not (is_correct(open_book, gold, question.question) or f1(open_book, gold) >= config.min_agreement):
-            dropped["not answered with the passage in view"] += 1
+            dropped[i]["not answered with the passage in view"] += 1
         elif is_correct(closed_book, gold, question.question):
-            dropped["known without the passage"] += 1
+            dropped[i]["known without the passage"] += 1
         else:
-            kept.append(replace(question, sentence=question.sentence or find_supporting_sentence(passage, question)))
-    return kept, dropped
+            sentence = question.sentence or find_supporting_sentence(asked[i][0], question)
+            kept[i].append(replace(question, sentence=sentence))
+    return [(questions, +reasons) for questions, reasons in zip(kept, dropped)]
 
 
 def _fits(model: Model, question: Question, open_book: Sequence[int], config: QuizConfig) -> bool:
@@ -153,42 +165,46 @@ def study_questions(
 
 def questions_from_rewordings(
     model: Model,
-    passage: Passage,
-    lines: Sequence[str],
+    reworded: Sequence[tuple[Passage, Sequence[str]]],
     config: QuizConfig = QuizConfig(),
     progress: Progress = no_progress,
-) -> tuple[list[Question], Counter]:
-    """Makes a span question and a cloze question from each line that rephrases a sentence of the passage.
+) -> list[tuple[list[Question], Counter]]:
+    """Makes a span question and a cloze question from each line that rephrases a sentence of its passage.
 
-    Returns the questions that pass the check, and the number of dropped questions per reason.
+    Returns for each passage the questions that pass the check, and the number of dropped questions per reason.
     """
-    flat = " ".join(passage.text.split())
-    long_lines = [line for line in lines if len(line.split()) > config.min_cloze_words]
-    questions = [next((q for q in span_questions(passage, s, 8) if q.answers[0] in flat), None) for s in long_lines]
-    kept, reasons = check(model, passage, [replace(q, sentence="") for q in questions if q], config, progress)
-    cloze, more_reasons = _cloze_questions(model, flat, lines, config)
-    return kept + cloze, reasons + more_reasons
+    asked = []
+    for passage, lines in reworded:
+        flat = " ".join(passage.text.split())
+        long_lines = [line for line in lines if len(line.split()) > config.min_cloze_words]
+        made = [next((q for q in span_questions(passage, s, 8) if q.answers[0] in flat), None) for s in long_lines]
+        asked.append((passage, [replace(q, sentence="") for q in made if q]))
+    checked, clozes = check(model, asked, config, progress), _cloze_questions(model, reworded, config)
+    return [(kept + cloze, reasons + more) for (kept, reasons), (cloze, more) in zip(checked, clozes)]
 
 
 def _cloze_questions(
-    model: Model, flat: str, lines: Sequence[str], config: QuizConfig
-) -> tuple[list[Question], Counter]:
-    """Cuts each line before a span of `flat`, the passage on one line; drops texts that the model completes."""
-    questions = []
-    for line in lines:
-        ends = [(line.rfind(span), span) for _, span in pick_spans(line, 8) if span in flat]
-        start, span = max(ends, default=(0, ""))
-        before = line[:start].rstrip(" \"'“‘`")
-        if len(before.split()) >= config.min_cloze_words and span not in before:
-            questions.append(Question(before, (span,), kind="cloze"))
-    requests = [Request(tuple(model.chat.prompt(q)), None, config.check_tokens) for q in questions]
-    kept, dropped = [], Counter()
-    for question, tokens in zip(questions, model.backend.generate(requests)):
+    model: Model, reworded: Sequence[tuple[Passage, Sequence[str]]], config: QuizConfig
+) -> list[tuple[list[Question], Counter]]:
+    """Cuts each line before a span that its passage has; drops texts that the model completes."""
+    made = []
+    for i, (passage, lines) in enumerate(reworded):
+        flat = " ".join(passage.text.split())
+        for line in lines:
+            ends = [(line.rfind(span), span) for _, span in pick_spans(line, 8) if span in flat]
+            start, span = max(ends, default=(0, ""))
+            before = line[:start].rstrip(" \"'“‘`")
+            if len(before.split()) >= config.min_cloze_words and span not in before:
+                made.append((i, Question(before, (span,), kind="cloze")))
+    requests = [Request(tuple(model.chat.prompt(q)), None, config.check_tokens) for _, q in made]
+    results: list[tuple[list[Question], Counter]] = [([], Counter()) for _ in reworded]
+    for (i, question), tokens in zip(made, model.backend.generate(requests)):
+        kept, dropped = results[i]
         if continues_with(model.chat.decode(tokens), question.answers):
             dropped["known without the passage"] += 1
         else:
             kept.append(question)
-    return kept, dropped
+    return results
 
 
 def questions_as_edit(questions: Sequence[Question], once: Sequence[Question] = ()) -> SelfEdit:

@@ -47,9 +47,20 @@ def evaluate(
     on_token: OnStep = no_steps,
 ) -> list[Score]:
     """Returns one Score per row (None: the untouched model); without questions it is unscored, not zero."""
-    queries = [Query(question, row) for row in rows for question in questions]
-    responses, n = respond(model, queries, adapters, on_token=on_token), len(questions)
-    return [score(responses[i * n : (i + 1) * n]) for i in range(len(rows))]
+    return evaluate_groups(model, [(questions, rows)], adapters, on_token=on_token)[0]
+
+
+def evaluate_groups(
+    model: Model,
+    groups: Sequence[tuple[Sequence[Question], Sequence[int | None]]],
+    adapters: Adapters | None = None,
+    *,
+    on_token: OnStep = no_steps,
+) -> list[list[Score]]:
+    """As `evaluate`, for several groups of (questions, rows) in one batch."""
+    queries = [Query(question, row) for questions, rows in groups for row in rows for question in questions]
+    responses = iter(respond(model, queries, adapters, on_token=on_token))
+    return [[score([next(responses) for _ in questions]) for _ in rows] for questions, rows in groups]
 
 
 def respond(

@@ -15,7 +15,7 @@ from selfedit.config import TrainConfig
 from selfedit.edits.parse import sentences
 from selfedit.edits.quiz import questions_as_edit
 from selfedit.edits.spans import keyword_questions
-from selfedit.judge.evaluate import evaluate
+from selfedit.judge.evaluate import evaluate_groups
 from selfedit.judge.general import general_abilities, general_changes
 from selfedit.model.backend import Adapters, Job
 from selfedit.model.chat import TokenizedExample
@@ -92,31 +92,53 @@ def joint_job(parts: Sequence[tuple[Sequence[TokenizedExample], Sequence[Example
     return Job(tuple(always), seed=seed, once=tuple(shares))
 
 
+@dataclass(frozen=True)
+class Study:
+    """What is tried on one passage, and the questions that judge it."""
+
+    passage: Passage
+    candidates: Sequence[Candidate]
+    questions: Sequence[Question]
+
+
 def run_trials(
-    model: Model,
-    passage: Passage,
-    candidates: Sequence[Candidate],
-    questions: Sequence[Question],
-    config: TrainConfig,
-    *,
-    seed: int = 0,
-    progress: Progress = no_progress,
-) -> tuple[Adapters, list[Trial], Score]:
-    """The trained adapters, one Trial per candidate, and the untouched model's Score on the same questions."""
+    model: Model, studies: Sequence[Study], config: TrainConfig, *, seed: int = 0, progress: Progress = no_progress
+) -> tuple[Adapters, list[tuple[list[Trial], Score]]]:
+    """Trains and tests all candidates of all passages together.
+
+    Returns the adapters, in the order of the studies and their candidates, and for each study a Trial per candidate and
+    the untouched model's Score on the same questions.
+    """
     start = time.perf_counter()
     jobs = []
-    for candidate in candidates:
-        examples = study_texts(passage) + [e for edit in candidate.edits for e in edit.examples]
-        sequences = study_sequences(model, passage, examples, config.distill)
-        jobs.append(job(sequences, examples, stable_seed(seed, passage.id, candidate.name)))
+    for study in studies:
+        for candidate in study.candidates:
+            examples = study_texts(study.passage) + [e for edit in candidate.edits for e in edit.examples]
+            sequences = study_sequences(model, study.passage, examples, config.distill)
+            jobs.append(job(sequences, examples, stable_seed(seed, study.passage.id, candidate.name)))
     adapters, logs = model.backend.train(jobs, config, on_step=partial(progress, "train"))
-    seconds = time.perf_counter() - start
-    rows = [None, *range(len(candidates))]
-    before, *scores = evaluate(model, questions, rows, adapters, on_token=partial(progress, "test"))
-    changes, (untouched, *abilities) = general_changes(model, adapters), general_abilities(model, adapters)
-    tokens = sum(log.tokens for log in logs)
-    trials = [
-        Trial(c.name, c.edits, score, change, log.tokens, seconds * log.tokens / tokens, untouched - ability)
-        for c, score, change, ability, log in zip(candidates, scores, changes, abilities, logs)
-    ]
-    return adapters, trials, before
+    seconds_per_token = (time.perf_counter() - start) / sum(log.tokens for log in logs)
+    groups, row = [], 0
+    for study in studies:
+        groups.append((study.questions, [None, *range(row, row + len(study.candidates))]))
+        row += len(study.candidates)
+    scores = evaluate_groups(model, groups, adapters, on_token=partial(progress, "test"))
+    changes = iter(general_changes(model, adapters))
+    untouched, *abilities = general_abilities(model, adapters)
+    losses, counts = iter([untouched - ability for ability in abilities]), iter([log.tokens for log in logs])
+    results = []
+    for study, (before, *after) in zip(studies, scores):
+        trials = [
+            Trial(
+                c.name,
+                c.edits,
+                score,
+                next(changes),
+                (tokens := next(counts)),
+                seconds_per_token * tokens,
+                next(losses),
+            )
+            for c, score in zip(study.candidates, after)
+        ]
+        results.append((trials, before))
+    return adapters, results
