@@ -11,26 +11,8 @@ def knowledge_plots(result: dict, folder: Path) -> list[Path]:
     """`accuracy.png`: one bar per condition with its interval; `budget.png`: accuracy over the training tokens."""
     plt = pyplot()
     rows = [r for r in result["rows"] if r["accuracy"] is not None]
-    names = [_name(r) for r in rows]
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
-    axes.barh(
-        names,
-        [r["accuracy"] for r in rows],
-        xerr=_errors(rows, "accuracy", "ci95"),
-        color="#4878a8",
-        ecolor="#222222",
-        capsize=3,
-    )
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("accuracy, 95 % interval over passages")
-    axes.set_title(
-        f"{Path(result['model']).name}: {rows[0]['passages']} passages, {rows[0]['questions']} questions"
-        if rows
-        else Path(result["model"]).name,
-        fontsize=10,
-    )
-    made = [_save(figure, folder / "accuracy.png")]
+    about = f": {rows[0]['passages']} passages, {rows[0]['questions']} questions" if rows else ""
+    made = [_accuracy_bars(result, rows, list(map(_name, rows)), about, folder)]
     trained = [r for r in rows if r["train_tokens"]]
     if trained:
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
@@ -45,6 +27,23 @@ def knowledge_plots(result: dict, folder: Path) -> list[Path]:
         axes.legend(fontsize=8)
         made.append(_save(figure, folder / "budget.png"))
     return made
+
+
+def documents_plot(result: dict, folder: Path) -> Path:
+    """`accuracy.png`: one bar per condition with its interval."""
+    about = f": {result['documents']} documents, {result['rows'][0]['questions']} questions"
+    return _accuracy_bars(result, result["rows"], [r["condition"] for r in result["rows"]], about, folder)
+
+
+def _accuracy_bars(result: dict, rows: list[dict], names: list[str], about: str, folder: Path) -> Path:
+    figure, axes = pyplot().subplots(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
+    values, errors = [r["accuracy"] for r in rows], _errors(rows, "accuracy", "ci95")
+    axes.barh(names, values, xerr=errors, color="#4878a8", ecolor="#222222", capsize=3)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("accuracy, 95 % interval over passages")
+    axes.set_title(f"{Path(result['model']).name}{about}", fontsize=10)
+    return _save(figure, folder / "accuracy.png")
 
 
 def _errors(rows: list[dict], value: str, interval: str) -> list[list[float]]:

@@ -64,6 +64,15 @@ def add(commands, with_model, with_judge, with_tasks) -> None:
     knowledge.add_argument("--together", **together, help="also N passages in one adapter, and M")
     add_settings(knowledge, "the training", "epochs=8")
 
+    about = "real documents: what is answered after learning them, and with their text in view"
+    documents = add_benchmark("documents", _documents, about, with_model)
+    documents.add_argument("--data", **file, help="JSONL of {document, section, question, answers, kind}")
+    folder = "the folder that the paths of the documents are relative to (default: that of --data)"
+    documents.add_argument("--documents", type=path, metavar="DIR", help=folder)
+    _add_compared(documents, "--conditions", "documents.py")
+    documents.add_argument("--only", metavar="TEXT", help="only documents whose path contains this")
+    add_settings(documents, "learning", "spans=16")
+
     stream = add_benchmark("stream", _stream, "documents one after another: what is still known after each", with_model)
     stream.add_argument("--data", **file, help="as for bench knowledge; also {title, content} without questions")
     _add_skip(stream, "documents")
@@ -166,6 +175,21 @@ def _knowledge(arguments) -> int:
     compared = listed(arguments.conditions), arguments.seeds, arguments.together, arguments.editor
     setting = knowledge.Setting(*compared, train, judge=judge, judge_name=judge_name)
     return _run(arguments, knowledge, tasks, setting=setting)
+
+
+def _documents(arguments) -> int:
+    from selfedit.bench import documents
+    from selfedit.tasks.real_docs import load_document_questions
+
+    questions = load_document_questions(arguments.data)
+    asked = [q for q in questions if (arguments.only or "") in q.document]
+    if not asked:
+        known = ", ".join(dict.fromkeys(q.document for q in questions))
+        raise SelfeditError(f"no document's path contains {arguments.only!r}; there is {known}")
+    folder = arguments.documents or arguments.data.parent
+    conditions = listed(arguments.conditions) if arguments.conditions else documents.CONDITIONS
+    config = with_settings(LearnConfig(), dict(arguments.set))
+    return _run(arguments, documents, asked, folder, conditions=conditions, config=config)
 
 
 def _stream(arguments) -> int:

@@ -1,0 +1,136 @@
+"""`bench documents`: the questions, the passage that answers each, and a whole run with a memory made by hand."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+
+from selfedit.bench import documents
+from selfedit.bench.documents import table
+from selfedit.documents.read import split_documents
+from selfedit.errors import DocumentError, SelfeditError
+from selfedit.memory.store import MemoryStore
+from selfedit.model.backend import LoraConfig
+from selfedit.model.packed.lora import LoraBatch
+from selfedit.tasks.real_docs import gold_passage, load_document, load_document_questions
+
+GUIDE = """# Quill 3
+
+## Packing
+
+The option --fast was removed from `quill pack`; use `--level 1` instead. It broke old archives.
+
+## Reading
+
+An archive without an index raises MissingIndexError. Older versions raised ValueError here.
+"""
+PROPOSAL = """PEP: 9001
+Title: Ink Support
+Created: 05-Nov-2031
+
+Abstract
+========
+
+This PEP adds ink. The default colour is teal.
+"""
+QUESTIONS = [
+    ("q-1", "guide.md", "Packing", "What replaces --fast of quill pack in Quill 3?", ["--level 1"], "replacement"),
+    ("q-2", "guide.md", "Quill 3 > Reading", "What is raised without an index?", ["MissingIndexError"], "error"),
+    ("q-3", "peps.json#pep-9001", "(header)", "When was PEP 9001 created?", ["5 November 2031"], "lookup"),
+    ("q-4", "peps.json#pep-9001", "Abstract", "Which colour is the default of PEP 9001?", ["teal"], "lookup"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "guide.md").write_text(GUIDE)
+    (tmp_path / "peps.json").write_text(json.dumps([{"id": "pep-9001", "text": PROPOSAL}]))
+    names = ("id", "document", "section", "question", "answers", "kind")
+    (tmp_path / "q.jsonl").write_text("\n".join(json.dumps(dict(zip(names, q))) for q in QUESTIONS))
+    return tmp_path
+
+
+def test_each_question_finds_the_passage_with_its_answer(folder):
+    questions = load_document_questions(folder / "q.jsonl")
+    assert [q.kind for q in questions] == ["replacement", "error", "lookup", "lookup"]
+    found = [
+        gold_passage(q, split_documents([load_document(q.document, folder)], 20)).text
+        if q.document == "guide.md"
+        else gold_passage(q, split_documents([load_document(q.document, folder)], 220)).text
+        for q in questions
+    ]
+    assert "--level 1" in found[0] and "MissingIndexError" not in found[0] and "MissingIndexError" in found[1]
+    assert "5 November 2031" in found[2] and "teal" in found[3]
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [("nosuch.md", "no such file"), ("peps.json#pep-1", "no entry with the id 'pep-1'"), ("guide.md#x", "not JSON")],
+)
+def test_a_document_that_is_not_there_is_named(folder, name, reason):
+    with pytest.raises(DocumentError, match=reason):
+        load_document(name, folder)
+
+
+@pytest.fixture
+def run(folder, tiny_folder, monkeypatch):
+    """Learns without training: the passage on packing has an adapter made by hand, the others keep nothing."""
+
+    def learned(model, passages, store, config, **options):
+        from selfedit.learn import PassageReport
+
+        reports = []
+        for passage in passages:
+            entry = None
+            if "--level" in passage.text:
+                lora = LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3))
+                stack = LoraBatch(model.backend.network.shape, lora, 1)
+                stack.flat.normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
+                names = {"model": "tiny", "model_hash": model.fingerprint, "passage": passage, "edits": []}
+                entry = store.add(lambda folder, s=stack: s.save(0, folder, "tiny"), scores={"questions": []}, **names)
+            counts = dict.fromkeys(("edits_tried", "edits_kept", "questions", "correct_before", "correct_after"), 0)
+            reports.append(
+                PassageReport(
+                    passage.id,
+                    passage.title,
+                    entry.id if entry else None,
+                    "so",
+                    general_change=None,
+                    seconds=2.0,
+                    size_bytes=entry.size_bytes if entry else 0,
+                    words=10,
+                    stages={"train": 1.5},
+                    **counts,
+                )
+            )
+        return reports
+
+    monkeypatch.setattr("selfedit.learn.learn_passages", learned)
+    questions = load_document_questions(folder / "q.jsonl")
+    return partial(documents.run, str(tiny_folder), questions, folder, folder / "out", command="selfedit bench …")
+
+
+def test_a_run_reports_every_condition_and_resumes(run, folder, monkeypatch):
+    result = run()
+    assert [r["condition"] for r in result["rows"]] == list(documents.CONDITIONS)
+    assert all(r["questions"] == 4 and r["by_kind"]["lookup"]["questions"] == 2 for r in result["rows"])
+    assert result["rows"][0]["by_document"].keys() == {"guide.md", "peps.json#pep-9001"}
+    assert (result["passages"], result["passages_kept"]) == (2, 0.5) and result["words_per_second"] == 5.0
+    assert result["seconds"] == {"train": 3.0} and result["mb_per_memory"] > 0 and result["peak_gb"] > 0
+    assert table(result) == (folder / "out/results.md").read_text() and (folder / "out/accuracy.png").exists()
+    lines = (folder / "out/answers.jsonl").read_text().splitlines()
+    assert len(lines) == 4 * len(documents.CONDITIONS) and len(MemoryStore(folder / "out/home").active()) == 1
+    answers = {(r["condition"], r["question"]): r["answer"] for r in map(json.loads, lines)}
+    # The adapter answers the questions of its passage, and only those.
+    assert answers["right-memory", "q-1"] != answers["base", "q-1"]
+    assert answers["right-memory", "q-3"] == answers["base", "q-3"]
+    assert answers["memory-and-text", "q-1"] != answers["in-context", "q-1"]
+    monkeypatch.setattr(documents, "respond", lambda *_, **options: pytest.fail("answered twice"))
+    assert run()["rows"] == result["rows"]
+
+
+def test_a_condition_that_does_not_exist_is_refused_before_any_work(run, folder):
+    with pytest.raises(SelfeditError, match="unknown condition 'oracle'; known: base"):
+        run(conditions=["oracle"])
+    assert not (folder / "out").exists()
