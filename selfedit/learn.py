@@ -18,10 +18,17 @@ from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 
-from selfedit.config import GateConfig, LearnConfig
+from selfedit.config import LEARN_RATE, GateConfig, LearnConfig, suited_rate
 from selfedit.documents.passages import WHOLE_FACTOR
 from selfedit.edits.propose import propose
-from selfedit.edits.quiz import check, questions_as_edit, questions_from_rewordings, study_questions, write_quizzes
+from selfedit.edits.quiz import (
+    check,
+    fill_up,
+    questions_as_edit,
+    questions_from_rewordings,
+    study_questions,
+    write_quizzes,
+)
 from selfedit.errors import ModelError
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_questions
@@ -126,6 +133,7 @@ def learn(
     read is reported, and the others are learned; raises ModelError if it can read none.
     """
     store.check_writable()  # before the work, not after it
+    config = replace(config, train=suited_rate(config.train, model.backend.hidden_size, LEARN_RATE))
     user_questions = assign(quiz, passages)
     if idle := [q for q in quiz if not any(q in questions for questions in user_questions.values())]:
         notify(
@@ -293,6 +301,9 @@ def _write(
     if quiz is None:
         lines = [(passage, proposal.held_out) for passage, proposal in zip(passages, proposals)]
         checked = questions_from_rewordings(model, lines, config.quiz, progress)
+        judges = [(p, [*q.judging, *questions]) for p, q, (questions, _) in zip(passages, written, checked)]
+        added = fill_up(model, judges, config.least_questions, config.quiz, progress)
+        checked = [(own + more, reasons + others) for (own, reasons), (more, others) in zip(checked, added)]
     else:
         checked = check(model, [(passage, quiz.get(passage.id, ())) for passage in passages], config.quiz, progress)
     material = []
@@ -393,11 +404,17 @@ def passage_length(model: Model, passage_words: int) -> Callable[[str], int]:
     return length
 
 
-def candidates(edits: Sequence, each_alone: bool = False) -> list[Candidate]:
-    """The passage alone, all edits together, and each edit by itself if `each_alone` or if there is only one."""
+def candidates(edits: Sequence[SelfEdit], each_alone: bool = False, control: bool = True) -> list[Candidate]:
+    """All edits together, each edit by itself if `each_alone`, and first, as the control or without edits, the passage
+    alone."""
     each = [Candidate(edit.style, (edit,)) for edit in edits] if each_alone or len(edits) == 1 else []
     together = [Candidate("+".join(edit.style for edit in edits), tuple(edits))] if len(edits) > 1 else []
-    return [Candidate(PASSAGE), *each, *together]
+    return [*([Candidate(PASSAGE)] if control or not edits else []), *each, *together]
+
+
+def _is_control(material: _Material, config: LearnConfig) -> bool:
+    """Whether the passage is one of those that are also studied alone; the same ones in every run."""
+    return stable_seed(config.seed, material.passage.id, "control") % config.control_every == 0
 
 
 def assign(quiz: Sequence[Question], passages: Sequence[Passage]) -> dict[str, list[Question]]:

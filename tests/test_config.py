@@ -1,11 +1,12 @@
 """Settings: every number has a range, and a value outside it is one line with the name, the value and the range."""
 
+from dataclasses import replace
 from math import inf, nan
 
 import pytest
 
 from selfedit import config
-from selfedit.config import LearnConfig, RestemConfig, TrainConfig, number_fields, with_settings
+from selfedit.config import LearnConfig, RestemConfig, TrainConfig, number_fields, suited_rate, with_settings
 from selfedit.errors import SelfeditError
 
 KINDS = [kind for name, kind in vars(config).items() if isinstance(kind, type) and name.endswith("Config")]
@@ -42,3 +43,11 @@ def test_settings_reach_the_configs_inside_a_config():
 def test_trials_of_the_outer_loop_must_be_comparable():
     with pytest.raises(SelfeditError, match="cut_after is 2: give less than the trial's 2 epochs"):
         RestemConfig(cut_after=2)
+
+
+def test_a_wider_model_learns_at_a_lower_rate_unless_one_is_given():
+    train = LearnConfig().train
+    rates = [suited_rate(train, width, 3e-3).learning_rate for width in (64, 576, 896, 1536)]
+    assert rates == [3e-3, 3e-3, 1.2e-3, 4.2e-4]
+    given = replace(train, learning_rate=5e-4)
+    assert suited_rate(given, 1536, 3e-3) is given

@@ -42,18 +42,18 @@ def test_the_best_is_kept_and_the_others_say_that_it_gained_more():
     assert kept == "rewrite"
     assert reasons == {
         "passage": "rewrite gained more",
-        "rewrite": "best gain: +3.00 nats per token",
+        "rewrite": "answers 4 of 4 right, 0 before; gold answers +3.00 nats",
         "implications": "rewrite gained more",
     }
 
 
-def test_right_answers_count_beside_their_probability():
-    # exp(-0.5) - exp(-1.0) = 0.24 is worth less than one answer of four.
-    kept, _ = decided(
-        trial("passage", [-0.5, -0.5, -0.5, -0.5], [True, False, False, False]),
-        trial("rewrite", [-1.0, -1.0, -1.0, -1.0], [True, True, False, False]),
+def test_right_answers_decide_however_probable_the_gold_answers_are():
+    """A model that answers in sentences makes the bare answer less probable, and is right."""
+    kept, reasons = decided(
+        trial("passage", [-0.1, -0.1, -0.1, -0.1], [True, False, False, False]),
+        trial("rewrite", [-3.0, -3.0, -3.0, -3.0], [True, True, False, False]),
     )
-    assert kept == "rewrite"
+    assert kept == "rewrite" and reasons["passage"] == "rewrite answers more"
 
 
 def test_a_gain_within_chance_is_dropped():

@@ -22,7 +22,7 @@ from selfedit.cli.options import (
     whole,
     whole_list,
 )
-from selfedit.config import ConsolidateConfig, LearnConfig, with_settings
+from selfedit.config import LearnConfig, with_settings
 from selfedit.errors import SelfeditError
 from selfedit.terminal import note
 
@@ -197,7 +197,7 @@ def _stream(arguments) -> int:
     from selfedit.tasks.load import load_tasks
 
     settings = dict(arguments.set)
-    configs = {"train": stream.TRAIN, "together": ConsolidateConfig().train}
+    configs = {"train": stream.TRAIN, "together": stream.TOGETHER}
     trains = {name: with_settings(config, settings) for name, config in configs.items()}
     given = {name: getattr(arguments, name) for name in ("study", "questions") if getattr(arguments, name) is not None}
     given |= {"methods": tuple(listed(arguments.methods))} if arguments.methods else {}

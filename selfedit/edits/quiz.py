@@ -183,6 +183,31 @@ def questions_from_rewordings(
     return [(kept + cloze, reasons + more) for (kept, reasons), (cloze, more) in zip(checked, clozes)]
 
 
+def fill_up(
+    model: Model,
+    asked: Sequence[tuple[Passage, Sequence[Question]]],
+    least: int,
+    config: QuizConfig = QuizConfig(),
+    progress: Progress = no_progress,
+) -> list[tuple[list[Question], Counter]]:
+    """Returns more questions for the passages that have fewer than `least`, and the number of dropped ones per reason.
+
+    They are made by rule from the passage's own sentences, in which a question word replaces a span. They judge less
+    strictly than questions in other words, so they only fill up.
+    """
+    made = []
+    for passage, questions in asked:
+        missing, known = least - len(questions), {normalize(a) for q in questions for a in q.answers}
+        spans = span_questions(passage, passage.text, 4 * least) if missing > 0 else []
+        fresh = {normalize(q.answers[0]): q for q in spans if normalize(q.answers[0]) not in known}
+        made.append((passage, list(fresh.values())[: 2 * missing]))
+    checked = check(model, made, config, progress)
+    return [
+        (kept[: max(0, least - len(questions))], reasons)
+        for (kept, reasons), (_, questions) in zip(checked, asked, strict=True)
+    ]
+
+
 def _cloze_questions(
     model: Model, reworded: Sequence[tuple[Passage, Sequence[str]]], config: QuizConfig
 ) -> list[tuple[list[Question], Counter]]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from selfedit.config import ConsolidateConfig
+from selfedit.config import CONSOLIDATE_RATE, ConsolidateConfig, suited_rate
 from selfedit.errors import MemoryStoreError
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_abilities, general_changes
@@ -66,6 +66,7 @@ def consolidate(
     if len(entries) < 2:
         raise MemoryStoreError("give at least two memories to consolidate; see `selfedit memory list`")
     start = time.perf_counter()
+    config = replace(config, train=suited_rate(config.train, model.backend.hidden_size, CONSOLIDATE_RATE))
     jobs = [_rehearsal(model, store, entries, config)]
     adapters, logs = model.backend.train(jobs, config.train, on_step=partial(progress, "train"))
     (change,), (untouched, ability) = general_changes(model, adapters), general_abilities(model, adapters)

@@ -25,17 +25,21 @@ def decide(trials: Sequence[Trial], before: Score, config: GateConfig) -> tuple[
     decided = []
     for i, (trial, reason) in enumerate(zip(trials, reasons)):
         if i == best:
-            reason = f"best gain: {_paired(trial.score.logprobs, before.logprobs)[0]:+.2f} nats per token"
+            right, right_before = (sum(map(bool, score.correct)) for score in (trial.score, before))
+            gain = _paired(trial.score.logprobs, before.logprobs)[0]
+            reason = f"answers {right} of {before.n} right, {right_before} before; gold answers {gain:+.2f} nats"
         elif best is not None and not reason:
-            reason = f"{trials[best].name} gained more"
+            equal = trial.score.accuracy == trials[best].score.accuracy
+            reason = f"{trials[best].name} {'gained more' if equal else 'answers more'}"
         decided.append(replace(trial, kept=i == best, reason=reason))
     return decided, best
 
 
-def _merit(score: Score) -> float:
-    """Accuracy and the probability of the gold answer have equal weight: both lie in [0, 1]."""
+def _merit(score: Score) -> tuple[float, float]:
+    """What a user would see decides. The probability of the gold answer only breaks ties: it is lower for a model that
+    answers in sentences, whether they are right or not."""
     assert score.accuracy is not None and score.gold_logprob is not None  # only of trials without a fault
-    return score.accuracy + math.exp(score.gold_logprob)
+    return score.accuracy, score.gold_logprob
 
 
 def _fault(trial: Trial, before: Score, config: GateConfig) -> str:

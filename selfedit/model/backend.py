@@ -137,6 +137,8 @@ class Backend(Protocol):
     precision: str
     """`fp32`, `mixed` (large products of training in bf16), or the name of another dtype."""
     num_layers: int
+    hidden_size: int
+    """The width of the states between the layers."""
     max_positions: int
     """Tokens that the model can read at once."""
 

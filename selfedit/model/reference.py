@@ -61,6 +61,7 @@ class ReferenceBackend:
         self.layer_modules = _linear_modules(model)
         """Linear module name (as in `modules` of a LoraConfig) → its full name in each layer that has it."""
         self.num_layers = 1 + max(layer for names in self.layer_modules.values() for layer in names)
+        self.hidden_size = model.config.get_text_config().hidden_size
         self.max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
         self._peft: tuple[LoraConfig, object] | None = None
 

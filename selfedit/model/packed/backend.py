@@ -28,6 +28,7 @@ class PackedBackend:
         self.network, self.chat, self.fingerprint = network, chat, fingerprint
         self.shape, self.device, self.dtype = network.shape, network.device, network.dtype
         self.num_layers, self.max_positions = network.shape.layers, network.shape.max_positions
+        self.hidden_size = network.shape.hidden
         self._recent = lru_cache(RECENT_ADAPTERS)(self._load_one)
 
     @property
