@@ -9,6 +9,7 @@ default.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from selfedit.model.backend import Adapters, OnStep, Request, no_steps
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
 from selfedit.model.peft_folder import CONFIG_FILE
-from selfedit.text import language
+from selfedit.text import language, words
 from selfedit.types import MemoryEntry, Passage, Question, SelfEdit
 
 ADAPTERS = 32
@@ -156,20 +157,26 @@ def _disagreeing(question: str, entry: MemoryEntry | None, router: Router, store
     return tuple(r for r in records if _nearest(question, {"": f"{r['here']}\n{r['there']}"}) is not None)
 
 
-def nearest_example(question: str, edits: Sequence[SelfEdit]) -> tuple[str, str] | None:
+def nearest_example(question: str, edits: Sequence[SelfEdit], title: str) -> tuple[str, str] | None:
     """(style, text) of the studied line that resembles the question most; None if no line does. Shown by `--why`."""
     lines = {
         f"{i}.{j}": (edit.style, f"{e.prompt} {e.text}".strip())
         for i, edit in enumerate(edits)
         for j, e in enumerate(edit.examples)
     }
-    return lines.get(_nearest(question, {key: text for key, (_, text) in lines.items()}))
+    return lines.get(_nearest_beyond(title, question, {key: text for key, (_, text) in lines.items()}))
 
 
 def nearest_sentence(question: str, passage: Passage) -> str:
     """The sentence of the passage that resembles the question most, else the beginning of the passage."""
     numbered = {str(i): sentence for i, sentence in enumerate(sentences(passage.text))}
-    return numbered.get(_nearest(question, numbered), passage.text[:200])
+    return numbered.get(_nearest_beyond(passage.title, question, numbered), passage.text[:200])
+
+
+def _nearest_beyond(title: str, question: str, texts: dict[str, str]) -> str | None:
+    """As `_nearest`, by the words that are not in the title, which many of the texts have; else by all words."""
+    known = "|".join(map(re.escape, words(title)))
+    return _nearest(re.sub(rf"\b(?:{known})\b", " ", question, flags=re.IGNORECASE), texts) or _nearest(question, texts)
 
 
 def _nearest(question: str, texts: dict[str, str]) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from math import inf
 from typing import Any, TypeVar
 
 from selfedit.errors import SelfeditError
@@ -22,8 +21,8 @@ def seed_number() -> Any:
     return number(0, 0, 2**63 - 1)
 
 
-def _shown(bound: int | float) -> str:
-    return f"{bound:,.10g}"
+def _shown(number: int | float) -> str:
+    return f"{number:,}".removesuffix(".0")
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class _Config:
             value, whole, (least, most) = getattr(self, setting.name), setting.type == "int", setting.metadata["range"]
             if not least <= value <= most or (whole and not isinstance(value, int)):  # NaN is in no range
                 kind = "a whole number" if whole else "a number"
-                shown = "huge" if 1e30 < abs(value) < inf else value  # thousands of digits cannot be printed
+                shown = "out of range" if abs(value) > 1e30 else _shown(value)  # it may have thousands of digits
                 raise SelfeditError(f"{setting.name} is {shown}: give {kind} from {_shown(least)} to {_shown(most)}")
 
 
@@ -315,14 +314,19 @@ def with_settings(config: Config, values: dict[str, int | float]) -> Config:
     """The config with these numbers changed, in itself and in the configs inside it. Unknown names fail with the
     nearest name."""
     parts = {part.name: value for part in fields(config) if isinstance(value := getattr(config, part.name), _Config)}
-    names = {kind: {setting.name for setting in number_fields(kind)} for kind in map(type, (config, *parts.values()))}
+    names = {kind: {one.name: one.type for one in number_fields(kind)} for kind in map(type, (config, *parts.values()))}
     _refuse_unknown(values, set().union(*names.values()))
 
     def chosen(kind: type) -> dict[str, int | float]:
-        return {name: value for name, value in values.items() if name in names[kind]}
+        return {name: _whole(value, names[kind][name]) for name, value in values.items() if name in names[kind]}
 
     changed = {name: replace(part, **chosen(type(part))) for name, part in parts.items()}
     return replace(config, **changed, **chosen(type(config)))
+
+
+def _whole(value: int | float, kind: str) -> int | float:
+    """The value as an integer if the setting is one: 1e3 and 2.0 are whole numbers."""
+    return int(value) if kind == "int" and isinstance(value, float) and value.is_integer() else value
 
 
 def _refuse_unknown(names: Iterable[str], known: set[str]) -> None:

@@ -7,11 +7,11 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from selfedit.errors import SelfeditError
@@ -64,6 +64,23 @@ def replace(path: Path, data: bytes) -> None:
 def file_lock(path: Path) -> FileLock:
     """A lock for writing the file, between threads and processes. It is released when its holder is killed."""
     return FileLock(path.with_name(f".{path.name}.lock"), poll_interval=0.01)
+
+
+@contextmanager
+def turn(path: Path, wait: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock of the path. If another process holds it, calls `wait` with its id and waits; a process that has
+    ended holds no lock."""
+    lock, holder = file_lock(path), path.with_name(f".{path.name}.holder")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        wait(holder.read_text() if holder.exists() else "unknown")
+        lock.acquire()
+    try:
+        holder.write_text(str(os.getpid()))
+        yield
+    finally:
+        lock.release()
 
 
 def add_line(path: Path, line: bytes) -> None:

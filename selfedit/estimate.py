@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from selfedit.errors import RunError
+from selfedit.loop.journal import Journal, read_back
 from selfedit.text import count_words
 from selfedit.types import Passage
 
-SECONDS_PER_WORD = {"smollm2-135m": 0.55, "qwen2.5-coder-0.5b": 1.6, "qwen2.5-coder-1.5b": 4.5}
+FIXED_WORDS = 120
+"""The part of the work on a passage that does not depend on its length, in words that take as long (docs/LOG.md)."""
+SECONDS_PER_WORD = {"smollm2-135m": 0.31, "qwen2.5-coder-0.5b": 0.93, "qwen2.5-coder-1.5b": 2.5}
 """Before anything was learned here: measured on 2 cores (docs/LOG.md)."""
 
 
@@ -19,13 +22,12 @@ def seconds_expected(passages: Sequence[Passage], home: Path, model: str) -> flo
     seconds, words = 0.0, 0
     for run in home.glob("runs/learn-*"):
         try:
-            if json.loads((run / "config.json").read_text("utf-8"))["model"] == model:
-                for line in (run / "trials.jsonl").read_text("utf-8").splitlines():
-                    record = json.loads(line)
+            if read_back(run / "config.json").get("model") == model:
+                for record in Journal(run / "trials.jsonl").records:
                     if record.get("words"):
-                        seconds, words = seconds + record["seconds"], words + record["words"]
-        except (OSError, ValueError, TypeError, KeyError):  # damaged, or of another version
+                        seconds, words = seconds + record["seconds"], words + FIXED_WORDS + record["words"]
+        except (RunError, TypeError, KeyError):  # damaged, or of another version
             continue
     speed = seconds / words if words else SECONDS_PER_WORD.get(model)
-    unique = {passage.id: count_words(passage.text) for passage in passages}
+    unique = {passage.id: FIXED_WORDS + count_words(passage.text) for passage in passages}
     return None if speed is None else round(speed * sum(unique.values()), 1)

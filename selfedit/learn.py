@@ -13,11 +13,13 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 
+from selfedit import disk
 from selfedit.config import LEARN_RATE, GateConfig, LearnConfig, suited_rate
 from selfedit.documents.passages import WHOLE_FACTOR
 from selfedit.edits.propose import propose
@@ -175,15 +177,17 @@ def learn(
     settle()
     for low in range(0, len(todo), TOGETHER):
         progress("passage", settled, len(passages))
-        for report, error in _learn_all(
-            model, todo[low : low + TOGETHER], store, config, user_questions if quiz else None, progress
-        ):
-            failure = failure or error
-            if error is None:
-                run.add(report)
-            reports[report.passage] = report
-            if memory := report.memory or report.quarantined:
-                store.add_sources({memory: sources[report.passage]})
+        with run.turn(batch := todo[low : low + TOGETHER], notify) as learned:
+            left = [passage for passage in batch if passage.id not in learned]
+            questions = user_questions if quiz else None
+            results = _learn_all(model, left, store, config, questions, progress) if left else ()
+            for report, error in chain(zip(learned.values(), repeat(None)), results):
+                failure = failure or error
+                if error is None and report.passage not in learned:
+                    run.add(report)
+                reports[report.passage] = report
+                if memory := report.memory or report.quarantined:
+                    store.add_sources({memory: sources[report.passage]})
         settle()
     progress("passage", len(passages), len(passages))
     if failure and all(report.failed for report in reports.values()):
@@ -522,17 +526,32 @@ class _RunFolder:
         settings = json.dumps(asdict(config), sort_keys=True, default=str)
         name = text_hash(model.fingerprint, settings, *("\n".join((q.question, *q.answers)) for q in quiz))[:12]
         self.folder = home / "runs" / f"learn-{name}"
-        self.journal = Journal(self.folder / "trials.jsonl")
-        self.finished: dict[str, PassageReport] = {}
-        for record in self.journal.records:
-            try:
-                report = PassageReport(**record)
-            except TypeError:  # a record of another version
-                continue
-            self.finished[report.passage] = report
+        self.finished = self._read()
         settings = {"model": model.name, "model_hash": model.fingerprint, "config": asdict(config)}
         if not (self.folder / "config.json").exists():  # also notices an unwritable disk before hours of work
             write_json(self.folder / "config.json", settings)
+
+    def _read(self) -> dict[str, PassageReport]:
+        self.journal, finished = Journal(self.folder / "trials.jsonl"), {}
+        for record in self.journal.records:
+            with suppress(TypeError):  # a record of another version
+                report = PassageReport(**record)
+                finished[report.passage] = report
+        return finished
+
+    @contextmanager
+    def turn(self, passages: Sequence[Passage], notify: Callable[[str], None]) -> Iterator[dict[str, PassageReport]]:
+        """Waits for other processes that learn one of the passages, and yields what they reported since the start."""
+
+        def wait(title: str, process: str) -> None:
+            notify(f"another `selfedit learn` (process {process}) is learning {title!r}; waiting for it")
+
+        with ExitStack() as locks:
+            for passage in sorted(passages, key=lambda passage: passage.id):  # in one order, so that none waits forever
+                locks.enter_context(disk.turn(self.folder / passage.id, partial(wait, passage.title)))
+            records = self._read()
+            new = [p.id for p in passages if p.id in records and records[p.id] != self.finished.get(p.id)]
+            yield {id: records[id] for id in new}
 
     def report(self, passage: Passage, active: set[str]) -> PassageReport | None:
         """The record of an earlier run, unless its memory is no longer active. A memory that the user approved

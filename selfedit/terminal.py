@@ -196,6 +196,8 @@ def after(seconds: float, stage: Callable[[str, int, int], None]) -> Callable[[s
 
 # Tables
 
+EXAMPLES = 5
+"""Study examples on the page of a memory."""
 WHOLE_COLUMNS = ("id", "memory", "name", "accuracy", "MB", "learned", "licence", "here", "editor", "min")
 """Columns that stay in one piece where the terminal is narrow."""
 
@@ -250,20 +252,16 @@ def _duration(seconds: float) -> str:
 
 
 def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
-    rows = []
+    """Two lines per memory, because a long path does not fit a column."""
+    form = "{:<12}  {:<11}  {:>6}  {:>6}  {:<10}  "
+    if entries:
+        _print(_text((form.format("id", "accuracy", "change", "MB", "learned") + "title and source", "bold")))
     for entry in entries:
         before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))
-        row = {
-            "id": entry.id if entry.id in in_force else _text((f"{entry.id}\n(not in force)", "dim")),
-            "title and source": _named(entry.passage),
-            "accuracy": f"{_percent(before)} → {_percent(after)}",
-            "general\nchange": _shown(entry.scores.get("general_change"), ".2f"),
-            "MB": f"{entry.size_bytes / 1e6:.1f}",
-            "learned": entry.created[:10],
-        }
-        rows.append(row)
-    if rows:
-        _print_rows(rows)
+        accuracy, change = f"{_percent(before)} → {_percent(after)}", _shown(entry.scores.get("general_change"), ".2f")
+        line = form.format(entry.id, accuracy, change, f"{entry.size_bytes / 1e6:.1f}", entry.created[:10])
+        _print(_text(line, one_line(entry.passage.title), ("" if entry.id in in_force else "  (not in force)", "dim")))
+        _print(_text((f"{'':<14}{one_line(entry.passage.source)}", "dim")))
     for line in history:
         say(f"v{line['version']}  {line['time'][:19]}  {line['action']}  {' '.join(line['memories'])}")
 
@@ -297,7 +295,8 @@ def consolidation_table(report) -> None:
     )
 
 
-def memory_page(entry, edits) -> None:
+def memory_page(entry, edits, everything: bool) -> None:
+    """A memory with its questions, and the first EXAMPLES study examples or all."""
     passage, scores = entry.passage, entry.scores
     before, after = (scores.get(side, {}).get("accuracy") for side in ("before", "after"))
     _print(_text((entry.id, "bold"), f"  {one_line(passage.title)}"))
@@ -310,18 +309,23 @@ def memory_page(entry, edits) -> None:
     )
     for reason in scores.get("quarantined", ()):
         _print(_text(("quarantined", "yellow"), f": {one_line(reason)}"))
-    _print(f"\n{passage.text}\n")
-    for edit in edits:
-        _print(_text((edit.style, "bold")))
-        _print(*(f"  {x.prompt} → {x.text}" if x.prompt else f"  {x.text}" for x in edit.examples))
+    if everything:
+        _print(f"\n{passage.text}\n")
+    verdicts = scores.get("after", {}).get("correct", ())
+    for question, correct in zip(entry.questions, verdicts):
+        say(f"{'right' if correct else 'wrong'}  {one_line(question.question)} → {one_line(question.answers[0])}")
+    examples = [(edit.style, x) for edit in edits for x in edit.examples]
+    shown = examples if everything else examples[:EXAMPLES]
+    more = "" if len(shown) == len(examples) else f"; the first {EXAMPLES} (--all shows all)"
+    say(f"\n{len(examples):,} study examples{more}")
+    for style, x in shown:
+        say(f"  {style}: {x.prompt} → {x.text}" if x.prompt else f"  {style}: {x.text}")
 
 
 def model_table(models: list[dict]) -> None:
     cached = {True: "yes", False: "no", None: "–"}
-    rows = [
-        (m["name"], str(m["megabytes"] or "–"), m["licence"], m["from"], cached[m["here"]], m["about"]) for m in models
-    ]
-    _print_table(("name", "MB", "licence", "from", "here", "about"), rows)
+    rows = [(m["name"], str(m["megabytes"] or "–"), m["licence"], cached[m["here"]], m["about"]) for m in models]
+    _print_table(("name", "MB", "licence", "here", "about"), rows)
 
 
 def calibration_table(result: dict) -> None:

@@ -674,7 +674,7 @@ def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, s
         ),
         (
             ["bench", "arc", "--tasks", "{}/tasks.json", "--set", "first_layer=1e308"],
-            "first_layer is huge: give a number from 0 to 1",
+            "first_layer is out of range: give a number from 0 to 1",
         ),
         (
             ["bench", "arc", "--tasks", "{}/tasks.json", "--set", "rank=1000000000"],

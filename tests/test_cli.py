@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ import torch
 from conftest import write_tiny_model
 from pypdf import PdfWriter
 
-from selfedit.ask import ask
+from selfedit.ask import ask, nearest_example, nearest_sentence
 from selfedit.cli import _parser, main
 from selfedit.judge.evaluate import ANSWER_TOKENS, grade
 from selfedit.learn import _disagreements
@@ -239,6 +240,11 @@ def test_a_half_downloaded_model_folder_is_named(tmp_path, tiny_folder, document
     [
         ("epochs", "--set: give NAME=VALUE, not 'epochs'; see `selfedit learn --help`"),
         ("epochs=many", "--set: 'epochs': 'many' is not a number; see `selfedit learn --help`"),
+        ("=3", "--set: give NAME=VALUE, not '=3'; see `selfedit learn --help`"),
+        ("epochs=1e4", "epochs is 10,000: give a whole number from 1 to 1,000"),
+        ("min_gain=1e9", "min_gain is 1,000,000,000: give a number from 0 to 1,000"),
+        ("learning_rate=10.00000000001", "learning_rate is 10.00000000001: give a number from 0 to 10"),
+        ("seed=-1", "seed is -1: give a whole number from 0 to 9,223,372,036,854,775,807"),
         ("epochs=", "--set: 'epochs': '' is not a number; see `selfedit learn --help`"),
         ("epoch=3", "unknown setting 'epoch'; did you mean 'epochs'?"),
         ("span=3", "unknown setting 'span'; did you mean 'spans'?"),
@@ -248,12 +254,12 @@ def test_a_half_downloaded_model_folder_is_named(tmp_path, tiny_folder, document
         ("batch_size=0", "batch_size is 0: give a whole number from 1 to 4,096"),
         ("learning_rate=nan", "--set: 'learning_rate': 'nan' is not a number; see `selfedit learn --help`"),
         ("learning_rate=inf", "--set: 'learning_rate': 'inf' is not a number; see `selfedit learn --help`"),
-        ("learning_rate=1e400", "learning_rate is inf: give a number from 0 to 10"),
+        ("learning_rate=1e400", "learning_rate is out of range: give a number from 0 to 10"),
         ("epochs=0x10", "--set: 'epochs': '0x10' is not a number; see `selfedit learn --help`"),
         ("epochs=1_000", "--set: 'epochs': '1_000' is not a number; see `selfedit learn --help`"),
         ("epochs=٣", "--set: 'epochs': '٣' is not a number; see `selfedit learn --help`"),
         ("epochs=" + "9" * 5000, f"--set: 'epochs': '{'9' * 60}…' is not a number; see `selfedit learn --help`"),
-        ("questions_per_sentence=50000000", "questions_per_sentence is 50000000: give a whole number from 0 to 100"),
+        ("questions_per_sentence=50000000", "questions_per_sentence is 50,000,000: give a whole number from 0 to 100"),
         ("passage_words=3", "passage_words is 3: give a whole number from 20 to 100,000"),
         ("spans=-1", "spans is -1: give a whole number from 0 to 1,000"),
     ],
@@ -489,6 +495,27 @@ def test_sources_that_disagree_are_shown_whichever_answers(kept, home, answer, o
     assert "disagrees" not in answer("ask", "Did Ada Quill build the Vellmar Lighthouse?", *tiny)
 
 
+def test_the_nearest_sentence_is_chosen_by_words_beyond_the_title(kept):
+    text = "The Vellmar Lighthouse is a lighthouse of Vellmar. Ada Quill built it in 1872."
+    passage = replace(PASSAGE, text=text)
+    assert nearest_sentence("Who built the Vellmar Lighthouse?", passage) == "Ada Quill built it in 1872."
+    assert nearest_sentence("The Vellmar Lighthouse?", passage).startswith("The Vellmar")
+    examples = (Example("The Vellmar Lighthouse, a lighthouse of Vellmar"), Example("It was built by Ada Quill."))
+    edit = SelfEdit("rewrite", "", examples)
+    assert (
+        nearest_example("Who built the Vellmar Lighthouse?", [edit], PASSAGE.title)[1] == "It was built by Ada Quill."
+    )
+
+
+@pytest.mark.parametrize("seconds", [1, 6])
+def test_one_question_shows_its_progress_when_it_takes_long(kept, output, tiny, monkeypatch, seconds):
+    times, stages = count(step=seconds), []
+    monkeypatch.setattr("selfedit.terminal.monotonic", lambda: next(times))
+    monkeypatch.setattr("selfedit.terminal.Progress.stage", lambda progress, *stage: stages.append(stage))
+    output("ask", ABOUT_IT, *tiny, "--tokens", 4)
+    assert bool(stages) == (seconds > 5) and all(stage[0] == "answer" for stage in stages)
+
+
 def test_why_names_the_memory_what_was_studied_and_the_hashes(kept, answer, output, tiny):
     got = answer("ask", ABOUT_IT, *tiny, "--tokens", 4, "--why")
     assert got["why"].startswith(f"memory {kept.id} fits (score 0.")
@@ -552,7 +579,19 @@ def test_the_list_says_where_each_memory_comes_from_and_how_it_scored(kept, answ
     table = output("memory", "list")[0]
     assert kept.id in table and "0% → 50%" in table and max(map(len, table.splitlines())) <= 80
     output("memory", "disable", kept.id)
-    assert f"{kept.id} " in output("memory", "list", "--all")[0]
+    assert re.search(rf"{kept.id} .*\(not in force\)", output("memory", "list", "--all")[0])
+
+
+def test_the_list_keeps_a_long_path_in_one_piece(home, kept, output, tiny_model):
+    store, source = MemoryStore(home), "/docs/a-long-name-of-a-folder/and-a-longer-name-of-a-file.txt"
+    scores, passage = SCORES | {"general_change": None}, replace(PASSAGE, text="x", source=source)
+    copy, model = (
+        partial(copy_adapter, store.adapter_path(kept.id)),
+        {"model": "t", "model_hash": tiny_model.fingerprint},
+    )
+    store.add(copy, passage=passage, edits=[EDIT], scores=scores, **model)
+    table = output("memory", "list")[0]
+    assert source in table and max(map(len, table.splitlines())) <= 80
 
 
 def test_a_list_without_memories_says_whether_there_are_others(kept, output):
@@ -576,6 +615,25 @@ def test_show_gives_the_passage_what_was_studied_and_the_scores(kept, answer, ou
     assert record["scores"] == json.loads(json.dumps(SCORES))
     page = output("memory", "show", kept.id)[0]
     assert "accuracy 0% → 50% on 2 questions" in page and "Who built it? → Ada Quill" in page
+    assert "right  Who built it? → Ada Quill\nwrong  What is it? → a lighthouse\n" in page
+
+
+def test_show_gives_a_summary_unless_all_is_wanted(home, kept, answer, output, tiny_model):
+    store, passage = MemoryStore(home), replace(PASSAGE, text="It has eight lamps.", source="/docs/lamps.txt")
+    copy = partial(copy_adapter, store.adapter_path(kept.id))
+    edit = SelfEdit("rewrite", "", tuple(Example(f"Lamp {i} is lit.") for i in range(8)))
+    fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [edit], "scores": SCORES}
+    lamps = store.add(copy, passage=passage, **fields)
+    page = output("memory", "show", "lamps.txt")[0]
+    assert lamps.id in page and "8 study examples; the first 5 (--all shows all)" in page
+    assert "Lamp 4 is lit." in page and "Lamp 5 is lit." not in page and "eight lamps" not in page
+    page = output("memory", "show", "lamps.txt", "--all")[0]
+    assert "Lamp 7 is lit." in page and "eight lamps" in page and "--all" not in page
+    assert len(answer("memory", "show", "lamps.txt")["studied"]) == 8
+    store.add(copy, passage=replace(passage, text="It has a red door."), **fields)
+    assert [record["id"] for record in answer("memory", "show", "lamps.txt")] == store.find("lamps.txt")
+    table = output("memory", "show", "lamps.txt")[0]
+    assert all(id in table for id in store.find("lamps.txt")) and kept.id not in table
 
 
 def test_what_is_disabled_is_listed_no_more_and_rolling_back_or_approving_brings_it_back(kept, answer, output):
@@ -898,7 +956,11 @@ def test_the_models_say_what_they_cost_and_whether_they_are_here(tmp_path, monke
     (tmp_path / "cache" / "models" / f"smollm2-135m{CONVERTED}").mkdir(parents=True)
     write(tmp_path / "cache" / "models" / f"smollm2-135m{CONVERTED}" / "config.json", "{}")
     assert answer("models", "list")[0]["here"] is True
-    assert "smollm2-135m" in output("models", "list")[0]
+    table = output("models", "list")[0]
+    assert max(map(len, table.splitlines())) <= 80 and "QuantFactory" not in table
+    for model in models.values():
+        words = [model["name"], model["licence"], *model["about"].split()]
+        assert all(word in table.split() for word in words)
 
 
 # Learning

