@@ -236,17 +236,11 @@ def learn_passages(
     material = _write(model, passages, config, quiz, stages)
     judged = [m for m in material if m.judging]
     stages("train", 0, 1)
-    adapters, results = (
-        run_trials(
-            model,
-            [Study(m.passage, candidates(m.edits, config.each_alone), m.judging) for m in judged],
-            config.train,
-            seed=config.seed,
-            progress=stages,
-        )
-        if judged
-        else (None, [])
-    )
+    tried = [candidates(m.edits, config.each_alone, control=_is_control(m, config)) for m in judged]
+    studies = [Study(m.passage, some, m.judging) for m, some in zip(judged, tried)]
+    adapters, results = None, []
+    if studies:
+        adapters, results = run_trials(model, studies, config.train, seed=config.seed, progress=stages)
     seconds, words = stages.seconds(), {p.id: count_words(p.text) for p in passages}
     row = 0
     for m, (trials, before) in zip(

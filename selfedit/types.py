@@ -39,6 +39,10 @@ def no_progress(stage: str, done: int, total: int) -> None:
     pass
 
 
+TITLE_SEPARATOR = " › "
+"""Between the title of a document and the headings in the title of a passage."""
+
+
 class Unit(NamedTuple):
     """The smallest part of a document that states something."""
 

@@ -22,7 +22,7 @@ from selfedit.edits.quiz import (
 )
 from selfedit.edits.spans import keyword_questions, kind_of, pick_spans, span_questions
 from selfedit.judge.grading import normalize
-from selfedit.types import Example, Passage, Question
+from selfedit.types import Example, Passage, Question, Unit
 
 PASSAGE = Passage(
     title="The Vellmar Lighthouse",
@@ -250,6 +250,23 @@ def test_each_sentence_is_asked_for_by_some_of_its_words():
         used = set(re.findall(r"\w+", question.question)) & words - title
         assert question.question.endswith("?") and used and used < words
     assert any(PASSAGE.title in q.question for q in cues) and not all(PASSAGE.title in q.question for q in cues)
+
+
+def test_the_words_of_a_question_tell_its_statement_from_the_others():
+    codes = ["a memory was kept", "the input was bad", "nothing earned its place", "the disk is full"]
+    passage = Passage("Codes", " ".join(f"Exit code {i} means that {why}." for i, why in enumerate(codes)), "", "")
+    for question in keyword_questions(passage, 20):
+        asked = set(re.findall(r"\w+", question.question.casefold()))
+        fit = {s: len(asked & set(re.findall(r"\w+", s.casefold()))) for s in sentences(passage.text)}
+        assert fit[question.sentence] == max(fit.values()) > sorted(fit.values())[-2]
+
+
+def test_units_are_asked_for_instead_of_lines_and_the_title_is_that_of_the_document():
+    units = (Unit("row", "Pro: price 5 dollars, users 10"), Unit("code", "To pack a folder:\nquill pack a --level 1"))
+    passage = Passage("Quill › Plans › All", "…", "", "", units=units)
+    asked = keyword_questions(passage, 9)
+    assert {q.sentence for q in asked} == {unit.text for unit in units}
+    assert not any("Plans" in q.question for q in asked) and any("Quill" in q.question for q in asked)
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,13 @@ from typing import NamedTuple
 
 from selfedit.documents.records import Block, Document, texts_under
 from selfedit.text import count_words, length_units
-from selfedit.types import Passage, Unit, text_hash
+from selfedit.types import TITLE_SEPARATOR, Passage, Unit, text_hash
 
 WHOLE_FACTOR = 1.25
 """A document of up to this many times `passage_words` stays whole, since its halves would lose context."""
 MIN_PASSAGE_WORDS = 20
 MIN_PIECE_WORDS = 5
 """A shorter piece is never a separate passage."""
-TITLE_SEPARATOR = " › "
 
 _PARAGRAPH_COST, _UNIT_COST = 0.05, 0.2
 _MIX_COST, _CUT_MIX_COST = 0.15, 0.4

@@ -124,6 +124,11 @@ def copied(text: str, passage: Passage) -> float:
     return sum(triple in passage_triples for triple in triples) / len(triples) if triples else 1.0
 
 
+def statements(passage: Passage) -> list[str]:
+    """Returns what the passage states, in order: its units, or the sentences of a passage that has none."""
+    return list(dict.fromkeys(unit.text for unit in passage.units)) or sentences(passage.text)
+
+
 def sentences(text: str) -> list[str]:
     """Returns the sentences of a Markdown text in order, without headings and bullets.
 

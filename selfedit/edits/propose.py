@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from selfedit.config import FilterConfig
-from selfedit.edits.parse import clean, parse_edit, plain_line, sentences
+from selfedit.edits.parse import clean, parse_edit, plain_line, statements
 from selfedit.edits.styles import STYLES, Style
 from selfedit.errors import SelfeditError
 from selfedit.model.backend import Adapters, OnStep, Request, no_steps
@@ -156,7 +156,7 @@ def _request(style: Style, tokens: tuple[int, ...], adapter: int | None, seed: i
 
 def _prompts(model: Model, style: Style, passage: Passage) -> list[tuple[int, ...]]:
     if style.unit == "sentence":
-        return [tuple(model.chat.continued(style.instruction + s + style.cue)) for s in sentences(passage.text)]
+        return [tuple(model.chat.continued(style.instruction + s + style.cue)) for s in statements(passage)]
     return [tuple(model.chat.ask(passage.with_request(style.instruction)))]
 
 

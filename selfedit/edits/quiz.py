@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from selfedit.config import QuizConfig
-from selfedit.edits.parse import sentences
+from selfedit.edits.parse import statements
 from selfedit.edits.spans import keyword_questions, kind_of, pick_spans, span_questions
 from selfedit.edits.styles import QUESTION_EXAMPLES
 from selfedit.judge.grading import continues_with, f1, is_correct, normalize
@@ -130,7 +130,7 @@ def find_supporting_sentence(passage: Passage, question: Question) -> str:
     """Returns the sentence with an accepted answer that shares most words with the question; empty if there is none."""
     question_words = set(words(question.question.casefold()))
     answer = re.compile("|".join(rf"(?<!\w){re.escape(gold)}(?!\w)" for gold in question.answers), re.IGNORECASE)
-    candidates = [s for s in sentences(passage.text) if answer.search(s)]
+    candidates = [s for s in statements(passage) if answer.search(s)]
     return max(candidates, key=lambda s: len(question_words & set(words(s.casefold()))), default="")
 
 

@@ -1,7 +1,7 @@
 """Questions made by rules from the sentences of a passage, without a model: clumsy, but always correct.
 
-In: a passage. Out: Questions. For training, a keyword question has some words of a sentence, in another order, with or
-without the title; its answer is the sentence. A user's question has some words of the sentence, too; a question with
+In: a passage. Out: Questions. For training, a keyword question has some words of a statement, with or without the title
+of the document; its answer is the statement. A user's question has some words of the statement, too; a question with
 all words but the answer would teach copying instead of recall. For judging, a span question is a sentence in which a
 question word replaces a short span that carries a fact ("The walk ends at what?").
 """
@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
+from collections.abc import Sequence
+from math import log
 
-from selfedit.edits.parse import sentences
-from selfedit.text import words
-from selfedit.types import Passage, Question
+from selfedit.edits.parse import sentences, statements
+from selfedit.text import root, words
+from selfedit.types import TITLE_SEPARATOR, Passage, Question
 
 _CAPITAL = r"[^\W\d_a-zß-öø-ÿ]"
 _MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
@@ -70,18 +73,25 @@ def pick_spans(text: str, limit: int, seed: int = 0) -> list[tuple[str, str]]:
 
 
 def keyword_questions(passage: Passage, draws: int, seed: int = 0) -> list[Question]:
-    """Makes `draws` random questions per sentence from some of its words; the sentence is the answer.
+    """Makes `draws` random questions per statement from some of its words; the statement is the answer.
 
-    The order is: one question for every sentence, then the next question for every sentence, and so on.
+    The order is: one question for every statement, then the next question for every statement, and so on.
     """
     rng = random.Random(seed)
     # A sentence without spaces (Chinese, Japanese, Thai) cannot be shortened by words: it would be its own question.
-    usable = [s for s in sentences(passage.text) if len(words(s)) >= MIN_WORDS and len(s.split()) > 1]
-    return [Question(_keyword_question(s, passage.title, rng), (s,), sentence=s) for _ in range(draws) for s in usable]
+    usable = [s for s in statements(passage) if len(words(s)) >= MIN_WORDS and len(s.split()) > 1]
+    cues, title = _Cues(usable, rng), passage.title.partition(TITLE_SEPARATOR)[0]
+    return [
+        Question(_keyword_question(cues.draw(i), title, rng), (s,), sentence=s)
+        for _ in range(draws)
+        for i, s in enumerate(usable)
+    ]
 
 
 MIN_WORDS = 3
-"""A shorter sentence has too few words for a keyword question."""
+"""A shorter statement has too few words for a keyword question."""
+CUE_WORDS = 60
+"""Words from the beginning of a long statement, e.g. of a block of code, that a question may use."""
 _OPENERS = ("What", "Which", "Who", "How", "When", "Where", "What about", "Tell me about")
 _WITH_TITLE = (
     "{opener} {title} {cue}?",
@@ -91,17 +101,58 @@ _WITH_TITLE = (
 )
 
 
-def _keyword_question(sentence: str, title: str, rng: random.Random) -> str:
-    spelled = sentence.rstrip(" .!?…").split()
-    enough = min(2, sum(len(word) > 3 for word in spelled))
-    for _ in range(20):  # until enough words are kept to identify the sentence
+class _Cues:
+    """Draws some words of a statement that tell it apart from the other statements of its passage.
+
+    Words that several statements have ("exit code … means that …") point to all of them, and would teach to take one
+    for the other. A word weighs its inverse document frequency, with statements as the documents.
+    """
+
+    _TRIES = 20
+
+    def __init__(self, statements: Sequence[str], rng: random.Random):
+        self._rng = rng
+        self._spelled = [statement.rstrip(" .!?…").split()[:CUE_WORDS] for statement in statements]
+        self._roots = [set(map(root, words(statement.casefold()))) for statement in statements]
+        count = len(statements)
+        counts = Counter(root for roots in self._roots for root in roots)
+        self._weights = {root: log(1 + (count - n + 0.5) / (n + 0.5)) for root, n in counts.items()}
+        self._enough = 0.5 * max(self._weights.values(), default=0.0)
+
+    def draw(self, index: int) -> str:
+        """Words of one statement: the most distinctive of several draws, or the first that is distinctive enough."""
+        best, best_margin = self._spelled[index], float("-inf")
+        for _ in range(self._TRIES):
+            kept = self._some(self._spelled[index])
+            margin = self._margin(index, kept)
+            if margin > best_margin:
+                best, best_margin = kept, margin
+            if margin >= self._enough:
+                break
+        return " ".join(best).strip(" ,;:.")
+
+    def _some(self, spelled: list[str]) -> list[str]:
+        """Half the time a stretch of the words and perhaps two more; else scattered words, perhaps rotated."""
+        rng = self._rng
+        if rng.random() < 0.5:
+            start, length = rng.randrange(len(spelled)), max(2, round(len(spelled) * rng.uniform(0.25, 0.6)))
+            stretch = spelled[start : start + length]
+            more = rng.randrange(len(spelled)) if rng.random() < 0.5 else len(spelled)
+            return stretch + [word for word in spelled[more : more + 2] if word not in stretch]
         kept = [word for word in spelled if rng.random() < (0.6 if len(word) > 3 else 0.4)]
-        if kept and sum(len(word) > 3 for word in kept) >= enough:
-            break
-    else:
-        kept = spelled
-    start = rng.randrange(len(kept)) if rng.random() < 0.5 else 0
-    cue = " ".join(kept[start:] + kept[:start]).strip(" ,;:.")
+        start = rng.randrange(len(kept)) if kept and rng.random() < 0.5 else 0
+        return kept[start:] + kept[:start]
+
+    def _margin(self, index: int, kept: Sequence[str]) -> float:
+        """How much more weight of these words the statement has than any other; a copy of it says nothing."""
+        if not kept or len(kept) == len(self._spelled[index]):
+            return float("-inf")
+        roots = set(map(root, words(" ".join(kept).casefold())))
+        shared = (sum(self._weights[r] for r in roots & other) for i, other in enumerate(self._roots) if i != index)
+        return sum(self._weights.get(r, 0.0) for r in roots) - max(shared, default=0.0)
+
+
+def _keyword_question(cue: str, title: str, rng: random.Random) -> str:
     form = rng.choice(_WITH_TITLE) if title and rng.random() < 0.6 else "{opener} {cue}?"
     return form.format(opener=rng.choice(_OPENERS), title=title, cue=cue)
 

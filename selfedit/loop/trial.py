@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from selfedit.config import TrainConfig
-from selfedit.edits.parse import sentences
+from selfedit.edits.parse import statements
 from selfedit.edits.quiz import questions_as_edit
 from selfedit.edits.spans import keyword_questions
-from selfedit.judge.evaluate import evaluate_groups
+from selfedit.judge.evaluate import evaluate_groups, gold_logprobs
 from selfedit.judge.general import general_abilities, general_changes
 from selfedit.model.backend import Adapters, Job
 from selfedit.model.chat import TokenizedExample
@@ -30,8 +30,8 @@ class Candidate:
 
 
 def study_texts(passage: Passage) -> list[Example]:
-    """The passage as it is studied: whole, and sentence by sentence, so that each can be recalled from its start."""
-    whole, parts = f"{passage.title}\n{passage.text}".strip(), sentences(passage.text)
+    """The passage as it is studied: whole, and statement by statement, so that each can be recalled from its start."""
+    whole, parts = f"{passage.title}\n{passage.text}".strip(), statements(passage)
     return [Example(text) for text in [whole, *(parts if len(parts) > 1 else [])]]
 
 
@@ -99,6 +99,7 @@ class Study:
     passage: Passage
     candidates: Sequence[Candidate]
     questions: Sequence[Question]
+    """The untouched model answers none of them correctly; `edits.quiz.check` keeps no others."""
 
 
 def run_trials(
@@ -120,14 +121,17 @@ def run_trials(
     seconds_per_token = (time.perf_counter() - start) / sum(log.tokens for log in logs)
     groups, row = [], 0
     for study in studies:
-        groups.append((study.questions, [None, *range(row, row + len(study.candidates))]))
+        groups.append((study.questions, range(row, row + len(study.candidates))))
         row += len(study.candidates)
     scores = evaluate_groups(model, groups, adapters, on_token=partial(progress, "test"))
+    untouched_logprobs = iter(gold_logprobs(model, [(q, None) for study in studies for q in study.questions]))
     changes = iter(general_changes(model, adapters))
     untouched, *abilities = general_abilities(model, adapters)
     losses, counts = iter([untouched - ability for ability in abilities]), iter([log.tokens for log in logs])
     results = []
-    for study, (before, *after) in zip(studies, scores):
+    for study, after in zip(studies, scores):
+        logprobs = tuple(next(untouched_logprobs) for _ in study.questions)
+        before = Score(0.0, sum(logprobs) / len(logprobs), (False,) * len(logprobs), logprobs)
         trials = [
             Trial(
                 c.name,
