@@ -69,6 +69,9 @@ class TrainConfig(_Config):
     """Weight of soft labels in an answer's loss: the probabilities that the untouched model gives with the passage in
     view. The rest of the weight is on the right token. Soft labels keep the behaviour nearer to the untouched model,
     and the model learns less (docs/LOG.md, study 7)."""
+    known_loss: float = number(0.0, 0, 1000)
+    """An answer that had a lower mean loss (nats per label) in an epoch is studied once only in the next epoch, however
+    many examples have it; 0 means that nothing is left out."""
     stop_loss: float = number(0.0, 0, 1000)
     """An adapter stops when the mean loss of an epoch (nats per label) is below this; 0 means never."""
 

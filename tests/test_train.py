@@ -540,3 +540,21 @@ def test_with_all_of_it_once_an_epoch_is_a_longer_list(double_model):
     stack, _ = train(double_model.backend.network, [Job(own.examples, seed=1, once=once.examples)], config)
     listed, _ = train(double_model.backend.network, [Job(own.examples + once.examples, seed=1)], config)
     assert torch.equal(stack.flat, listed.flat)
+
+
+def test_an_answer_that_is_known_is_studied_once_in_the_next_epoch_and_the_rate_still_falls_to_0():
+    known, unknown = (tuple(TokenizedExample((1, cue, answer), 2) for cue in range(6)) for answer in (7, 8))
+    job = Job((TokenizedExample((1, 2, 3), 1),), once=tuple(e for pair in zip(known, unknown) for e in pair))
+    schedule = Schedule(job, TrainConfig(epochs=3, batch_size=1, steps_per_epoch=1, learning_rate=1.0, known_loss=0.2))
+    rates = []
+    for epoch, later in enumerate((10, 5, 0)):
+        batches = schedule.batches(epoch)
+        targets = [example.targets for batch in batches for example in batch]
+        counts = (len(targets) - targets.count([7]) - targets.count([8]), targets.count([8]), targets.count([7]))
+        assert (counts, schedule.left_after(epoch)) == ((1, 2, 1) if epoch else (1, 2, 2), later)
+        for batch in batches:
+            rates.append(schedule.next_rate())
+            for example in batch:
+                schedule.study(example, 0.1 if example.targets == [7] else 0.9)
+    assert rates[0] == 1.0 and rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(1 / (3 * 4))  # the last of four steps of the last of three epochs

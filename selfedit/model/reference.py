@@ -289,8 +289,10 @@ class _Run:
             self.adapters.tensors[self.row] = {name: tensor.detach().clone() for name, tensor in state.items()}
 
     def _epoch(self, model, parameters, optimizer, report) -> None:
-        losses = []
-        for batch in self.schedule.batches(len(self.log.losses)):
+        losses, epoch = [], len(self.log.losses)
+        batches = self.schedule.batches(epoch)
+        self.left = self.schedule.left_after(epoch) + sum(map(len, batches))
+        for batch in batches:
             optimizer.zero_grad()
             labels = sum(example.labels for example in batch)
             loss = 0.0
@@ -298,9 +300,10 @@ class _Run:
                 part = self._loss(model, example) / labels
                 part.backward()
                 loss += part.item()
+                self.schedule.study(example, part.item() * labels / example.labels)
             if self.schedule.config.clip:
                 torch.nn.utils.clip_grad_norm_(parameters, self.schedule.config.clip)
-            optimizer.param_groups[0]["lr"] = self.schedule.learning_rate(self.log.steps)
+            optimizer.param_groups[0]["lr"] = self.schedule.next_rate()
             optimizer.step()
             losses.append(loss)
             tokens = sum(len(example.tokens) for example in batch)

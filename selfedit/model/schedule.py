@@ -25,6 +25,10 @@ class Schedule:
         self.examples = sum(sizes)
         """Over all epochs."""
         self.generator = torch.Generator().manual_seed(job.seed)
+        self._losses: dict[tuple[int, ...], list[float]] = {}
+        """Of the answers, by their tokens: the mean loss of each example of the current epoch."""
+        self._done = self._share = 0.0
+        """The share of the whole job that is done, and the share of a step of the current epoch."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -36,10 +40,37 @@ class Schedule:
         """Of an epoch; to be called once for each, in their order, since the order is drawn from one generator."""
         examples = self.job.studied_in(epoch, self.epochs)
         order = [examples[i] for i in torch.randperm(len(examples), generator=self.generator).tolist()]
-        return [order[low : low + self.batch_size] for low in range(0, len(order), self.batch_size)]
+        order = self._left(order)
+        batches = [order[low : low + self.batch_size] for low in range(0, len(order), self.batch_size)]
+        self._done, self._share = epoch / self.epochs, 1 / (self.epochs * len(batches))
+        return batches
 
-    def learning_rate(self, step: int) -> float:
-        return self.peak * (1 - step / self.steps)
+    def left_after(self, epoch: int) -> int:
+        """Examples of the later epochs."""
+        return sum(len(self.job.studied_in(later, self.epochs)) for later in range(epoch + 1, self.epochs))
+
+    def _left(self, examples: list[TokenizedExample]) -> list[TokenizedExample]:
+        """Without further examples of answers that are known; one each stays, so that they are not forgotten."""
+        known = {key for key, losses in self._losses.items() if sum(losses) < self.config.known_loss * len(losses)}
+        self._losses.clear()
+        left, seen = [], set()
+        for example in examples:
+            key = tuple(example.targets)
+            if key not in seen:
+                left.append(example)
+            if key in known:
+                seen.add(key)
+        return left
+
+    def study(self, example: TokenizedExample, loss: float) -> None:
+        """Notes the loss of an example (mean over its labels, in nats) in the current epoch."""
+        self._losses.setdefault(tuple(example.targets), []).append(loss)
+
+    def next_rate(self) -> float:
+        """The rate of the next step of the current epoch."""
+        rate = self.peak * (1 - self._done)
+        self._done += self._share
+        return rate
 
     def is_over(self, log: TrainLog) -> bool:
         """After a finished epoch: whether it was the last, or its loss is low enough."""

@@ -130,6 +130,7 @@ class _Run:
         """The next step's examples."""
         if not self._batches:
             self._batches = self.schedule.batches(len(self.log.losses))
+            self.left = self.schedule.left_after(len(self.log.losses)) + sum(map(len, self._batches))
         batch = self._batches.pop(0)
         return _Work(self, list(batch), 1.0 / sum(example.labels for example in batch))
 
@@ -142,12 +143,15 @@ class _Run:
         if self.config.clip:
             norm = torch.linalg.vector_norm(gradient)
             gradient.mul_((self.config.clip / (norm + 1e-6)).clamp(max=1.0))
-        self.optimizer.param_groups[0]["lr"] = self.schedule.learning_rate(self.log.steps)
+        self.optimizer.param_groups[0]["lr"] = self.schedule.next_rate()
         self.parameter.grad = gradient
         self.optimizer.step()
         self.log.steps += 1
-        self._epoch_loss.append(sum(work.loss for work, _ in done))
+        self._epoch_loss.append(sum(work.losses.sum() for work, _ in done))
         for work, _ in done:
+            if self.config.known_loss:
+                for example, loss in zip(work.sequences, work.losses.split([s.labels for s in work.sequences])):
+                    self.schedule.study(example, loss.sum().item() / (work.weight * example.labels))
             self.log.tokens += sum(len(example.tokens) for example in work.sequences)
             self.log.rows += work.rows
             self.left -= len(work.sequences)
@@ -170,8 +174,8 @@ class _Work:
     sequences: list[TokenizedExample]
     weight: float
     """Of a label's loss: 1 over the labels of the whole step."""
-    loss: Tensor | None = None
-    """Share of the step's mean loss, once it is done."""
+    losses: Tensor | None = None
+    """The share of each label in the step's mean loss, once it is done."""
     rows: int = 0
     """Packed rows it took."""
 
@@ -219,8 +223,8 @@ def _backward(
     tokens, odds = _targets(studied, device)
     losses = HeadLoss.apply(hidden, vocabulary.head, vocabulary.label_indices(tokens), odds, weights)
     losses.sum().backward()
-    for work, loss in zip(part, losses.detach().split(counts)):
-        work.loss = loss.sum()
+    for work, of_work in zip(part, losses.detach().split(counts)):
+        work.losses = of_work
 
 
 def _targets(studied: list[TokenizedExample], device) -> tuple[Tensor, Tensor]:
