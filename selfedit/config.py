@@ -147,16 +147,17 @@ class QuizConfig(_Config):
 
 @dataclass(frozen=True)
 class LearnConfig(_Config):
-    """The main job. Defaults: docs/LOG.md, studies 2, 3, 5 and 8."""
+    """The main job. Defaults: docs/LOG.md, studies 2, 3, 5 and 8, and "Learning real documents"."""
 
     styles: tuple[str, ...] = ("paraphrase",)
     """Styles in which the model writes; questions with answers are studied beside them."""
-    questions_per_sentence: int = number(3, 0, 100)
-    """Questions to study for each sentence in each epoch, each about some of its words; new ones in every epoch."""
+    questions_per_sentence: int = number(2, 0, 100)
+    """Questions to study for each statement in each epoch, each about some of its words; new ones in every epoch."""
     each_alone: bool = False
     """Also try each style by itself. This costs more and shows which style pays."""
-    passage_words: int = number(220, 20, 100_000)
-    """Maximum length of a passage; longer documents are split."""
+    passage_words: int = number(110, 20, 100_000)
+    """Maximum length of a passage; longer documents are split. A short one is found as often, and has fewer statements
+    that can be taken for one another (docs/LOG.md, "Learning real documents")."""
     spans: int = number(12, 0, 1000)
     """Questions to write for each passage, before those that do not hold are dropped."""
     least_questions: int = number(6, 0, 1000)
@@ -167,10 +168,11 @@ class LearnConfig(_Config):
     filter: FilterConfig = FilterConfig()
     quiz: QuizConfig = QuizConfig()
     train: TrainConfig = TrainConfig(
-        rank=16, alpha=32.0, first_layer=0.33, learning_rate=0.0, epochs=3, steps_per_epoch=1
+        rank=16, alpha=32.0, first_layer=0.33, learning_rate=0.0, epochs=3, batch_size=1, steps_per_epoch=1
     )
     """Questions that are new in every epoch need fewer epochs, and learn as well in the upper two thirds of the layers.
-    A note of two sentences gives few sequences; many small steps on them change the general behaviour most."""
+    A short passage gives few sequences; only in batches of one are they enough steps (docs/LOG.md, "Learning real
+    documents")."""
     gate: GateConfig = GateConfig()
 
 

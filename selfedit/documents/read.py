@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import NamedTuple
 
+from selfedit.config import LearnConfig
 from selfedit.documents import worker
 from selfedit.documents.fetch import public_url, unzipped, without_password
 from selfedit.documents.package import PREFIX
@@ -49,7 +50,7 @@ class Intake(NamedTuple):
 def read_documents(
     sources: Sequence[str],
     *,
-    passage_words: int = 220,
+    passage_words: int = LearnConfig.passage_words,
     length: Callable[[str], int] = count_words,
     intake: Intake = Intake(),
     progress: Progress = no_progress,

@@ -132,13 +132,8 @@ class _Cues:
         return " ".join(best).strip(" ,;:.")
 
     def _some(self, spelled: list[str]) -> list[str]:
-        """Half the time a stretch of the words and perhaps two more; else scattered words, perhaps rotated."""
+        """Scattered words, half the time rotated; a stretch of the statement would teach to go on instead of recall."""
         rng = self._rng
-        if rng.random() < 0.5:
-            start, length = rng.randrange(len(spelled)), max(2, round(len(spelled) * rng.uniform(0.25, 0.6)))
-            stretch = spelled[start : start + length]
-            more = rng.randrange(len(spelled)) if rng.random() < 0.5 else len(spelled)
-            return stretch + [word for word in spelled[more : more + 2] if word not in stretch]
         kept = [word for word in spelled if rng.random() < (0.6 if len(word) > 3 else 0.4)]
         start = rng.randrange(len(kept)) if kept and rng.random() < 0.5 else 0
         return kept[start:] + kept[:start]

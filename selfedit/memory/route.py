@@ -1,6 +1,6 @@
 """Which memory answers a question: query → the id of the memory that knows, or None (the untouched model answers).
 
-A score decides whether a memory may answer, and BM25 decides which of those that may.
+A score decides whether any memory answers, and BM25 decides which of those with the highest scores.
 
 Score: the share of the question's weight that the words of the best stretch of 120 words of a memory cover. The weight
 of a word must make sense with one memory as with a thousand, so it comes from the language and not from the store
@@ -12,7 +12,7 @@ own language need not be recognized.
 BM25 (Robertson and Zaragoza, *The Probabilistic Relevance Framework*, 2009) over words and pairs of neighbouring words:
 passages of one document share most of its words, and there the number of times a word occurs, the length of the passage
 and the order of the words tell them apart. Of 167 questions that people ask about seven documents in one store, the
-right passage of 123 is found for 150 by it, for 134 by the score alone (`selfedit bench documents`).
+right passage of 123 is found for 151 by it, for 134 by the score alone (`selfedit bench documents`).
 
 Recall of the right memory / false accepts among 1, 5, 20 and 60 memories: .993/.020, .989/.037, .980/.039, .956/.033
 (means of SQuAD train199 passages and fictional public65 documents, 596 to 3,538 queries; false: 800 questions of
@@ -49,7 +49,7 @@ _RARITY = 0.3  # a word that m memories have weighs m ** -0.3 of its weight
 _THRESHOLD, _PER_STRETCH = 0.13, 0.032  # + this much for each factor e in the number of stretches
 _LEAST = 0.19  # else one uncommon word of a short question would do where there is only one memory
 _ROUNDING = 1e-9
-_RANKED, _NEAR = 20, 0.7  # BM25 compares so many memories at most, if they have this share of the best score
+_RANKED, _NEAR = 20, 0.5  # BM25 compares so many memories at most, if they have this share of the best score
 _K1, _B = 0.6, 0.75  # BM25: when further occurrences of a word stop to count, and how much length does
 _BATCH = 500  # parameters of one statement
 
@@ -186,20 +186,19 @@ class Router:
         return sum(self._indexed.values()) + sum(len(part.owners) for part in self._in_memory.values())
 
     def route(self, query: str) -> tuple[str | None, float]:
-        """The best memory and its score, in [0, 1), or None and a score below `threshold` that some memory has."""
-        near = self.best(query, _RANKED, self.threshold, _NEAR)
-        if near and near[0][1] >= self.threshold:
-            return self._by_relevance(query, near)[0]
-        return None, near[0][1] if near else 0.0
+        """The best memory and its score, in [0, 1), or None and a score below `threshold` that some memory has.
+
+        If some memory reaches the threshold, the best one among those with about its score may lie below it."""
+        id, score = next(iter(self.best(query, 1, self.threshold)), (None, 0.0))
+        return self._by_relevance(query, score)[0] if id and score >= self.threshold else (None, score)
 
     def ranked(self, query: str) -> list[tuple[str, float]]:
         """The memories that may answer, with their scores; the most relevant first, and at most `_RANKED`."""
-        near = self.best(query, _RANKED, self.threshold, _NEAR)
-        return self._by_relevance(query, near) if near and near[0][1] >= self.threshold else []
+        _, score = next(iter(self.best(query, 1, self.threshold)), (None, 0.0))
+        return self._by_relevance(query, score) if score >= self.threshold else []
 
-    def _by_relevance(self, query: str, near: list[tuple[str, float]]) -> list[tuple[str, float]]:
-        least = max(self.threshold, _NEAR * near[0][1])
-        fitting = [(id, score) for id, score in near if score >= least]
+    def _by_relevance(self, query: str, highest: float) -> list[tuple[str, float]]:
+        fitting = [(id, score) for id, score in self.best(query, _RANKED, _NEAR * highest) if score >= _NEAR * highest]
         relevance = self._relevance(query, [id for id, _ in fitting]) if len(fitting) > 1 else {}
         return sorted(fitting, key=lambda pair: -relevance.get(pair[0], 0.0))  # equal ones stay in order
 
@@ -237,11 +236,10 @@ class Router:
         value = {w: log(1 + (total - counts[t] + 0.5) / (counts[t] + 0.5)) for t, w in zip(found, words)}
         return value | {(a, b): (value[a] + value[b]) / 2 for a, b in pairwise(words)}
 
-    def best(self, query: str, count: int, least: float = 0.0, near: float = 0.0) -> list[tuple[str, float]]:
+    def best(self, query: str, count: int, least: float = 0.0) -> list[tuple[str, float]]:
         """So many memories with the highest scores, the highest first; fewer if fewer share a word with the query.
 
-        `least`: memories with lower scores may be left out, and so may those with less than the share `near` of the
-        highest score; in a large store that is much faster.
+        `least`: memories with lower scores may be left out; in a large store that is much faster.
         """
         scored: list[tuple[float, str]] = []
         for code in self._indexed.keys() | self._in_memory.keys():
@@ -249,7 +247,7 @@ class Router:
             total = _MISSING + sum(weights.values())
             scores = self._in_memory[code].covered(weights) if code in self._in_memory else {}
             if code in self._indexed:
-                scores |= self._covered(weights, count, least * total, near)
+                scores |= self._covered(weights, count, least * total)
             scored += ((covered / total, id) for id, covered in scores.items())
         return [(id, score) for score, id in self._ordered(scored, count)]
 
@@ -300,9 +298,8 @@ class Router:
         part = self._in_memory.get(code)
         return {term: counts.get(word, 0) + (part.count(word) if part else 0) for term, word in hashes.items()}
 
-    def _covered(self, weights: Mapping[str, float], count: int, least: float, near: float) -> dict[str, float]:
-        """The covered weight of indexed memories: of all that may be among the best `count` and reach `least` and the
-        share `near` of the highest.
+    def _covered(self, weights: Mapping[str, float], count: int, least: float) -> dict[str, float]:
+        """The covered weight of indexed memories: of all that may be among the best `count` and reach `least`.
 
         Words are taken by falling weight. A memory with none of the words taken so far covers at most the weight of the
         rest, so the search ends when that is less than what a memory must reach.
@@ -312,7 +309,7 @@ class Router:
         rest = sum(weights.values())
         for word in sorted(weights, key=weights.__getitem__, reverse=True):
             high = nlargest(count, covered.values())
-            if rest < max(least, near * max(high, default=0.0), high[-1] if len(high) == count else 0.0) - _ROUNDING:
+            if rest < max(least, high[-1] if len(high) == count else 0.0) - _ROUNDING:
                 break
             rest -= weights[word]
             assert self._connection  # there is nothing to cover without one
