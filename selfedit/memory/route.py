@@ -14,7 +14,7 @@ passages of one document share most of its words, and there the number of times 
 and the order of the words tell them apart. Of 167 questions that people ask about seven documents in one store, the
 right passage of 123 is found for 151 by it, for 134 by the score alone (`selfedit bench documents`).
 
-Recall of the right memory / false accepts among 1, 5, 20 and 60 memories: .993/.020, .989/.037, .980/.039, .956/.033
+Recall of the right memory / false accepts among 1, 5, 20 and 60 memories: .993/.020, .990/.037, .977/.039, .957/.033
 (means of SQuAD train199 passages and fictional public65 documents, 596 to 3,538 queries; false: 800 questions of
 TriviaQA, NQ, other SQuAD articles, GSM8K and CommonsenseQA; `pytest -s tests/test_route.py`).
 
