@@ -26,6 +26,8 @@ from selfedit.model.peft_folder import CONFIG_FILE
 from selfedit.text import language, words
 from selfedit.types import MemoryEntry, Passage, Question, SelfEdit
 
+ANSWER_TOKENS = 64
+"""Longest answer; a memory answers with a whole statement."""
 ADAPTERS = 32
 """Loaded together at most, which bounds the memory for any number of questions."""
 COMPARED = 3
@@ -72,7 +74,7 @@ def ask(
     store: MemoryStore,
     questions: Sequence[Question],
     *,
-    max_new_tokens: int = 48,
+    max_new_tokens: int = ANSWER_TOKENS,
     tries: int = 1,
     on_token: OnStep = no_steps,
 ) -> list[Answer]:

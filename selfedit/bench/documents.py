@@ -24,14 +24,14 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from selfedit.ask import ADAPTERS, ask
+from selfedit.ask import ADAPTERS, ANSWER_TOKENS, ask
 from selfedit.bench.conditions import Retriever, with_passage
 from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.bench.tallies import difference, interval, matrix, ratio, share
 from selfedit.config import LearnConfig
 from selfedit.documents.read import split_documents
 from selfedit.errors import SelfeditError
-from selfedit.judge.evaluate import ANSWER_TOKENS, Query, grade, offline_name, respond
+from selfedit.judge.evaluate import Query, grade, offline_name, respond
 from selfedit.learn import LearnReport, learn, passage_length
 from selfedit.loop.journal import Journal, lock_run_folder, software, write_json, write_text
 from selfedit.memory.store import MemoryStore
@@ -149,7 +149,7 @@ class _Bench:
 
     def _as_shipped(self, condition: str, items: Sequence[Item]) -> list[str]:
         asked = [item.asked.question for item in items]
-        answers = ask(self.model, self.store, asked, max_new_tokens=ANSWER_TOKENS, on_token=self._stage(condition))
+        answers = ask(self.model, self.store, asked, on_token=self._stage(condition))
         return [answer.answer for answer in answers]
 
     def _untouched(self, condition: str, items: Sequence[Item]) -> list[str]:
@@ -171,7 +171,8 @@ class _Bench:
         return [texts[i.asked.id] for i in items]
 
     def _texts(self, condition: str, queries: Sequence[Query], adapters=None) -> list[str]:
-        return [r.text for r in respond(self.model, queries, adapters, on_token=self._stage(condition))]
+        responses = respond(self.model, queries, adapters, tokens=ANSWER_TOKENS, on_token=self._stage(condition))
+        return [response.text for response in responses]
 
     def _in_view(self, condition: str, item: Item) -> Question | None:
         if condition in ("in-context", "memory-and-text"):

@@ -53,7 +53,7 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     ask.add_argument("--file", type=path, help='many questions: JSONL of {"question"} or {"prompt"} lines')
     ask.add_argument("--why", action="store_true", help="show which memory, edit, source and hash answered")
     ask.add_argument(
-        "--tokens", type=whole(1, 100_000), default=48, help="longest answer, in tokens (default: %(default)s)"
+        "--tokens", type=whole(1, 100_000), default=64, help="longest answer, in tokens (default: %(default)s)"
     )
     ask.add_argument(
         "--tries",

@@ -29,9 +29,11 @@ class Candidate:
     edits: tuple[SelfEdit, ...] = ()
 
 
-def study_texts(passage: Passage) -> list[Example]:
-    """The passage as it is studied: whole, and statement by statement, so that each can be recalled from its start."""
-    whole, parts = f"{passage.title}\n{passage.text}".strip(), statements(passage)
+def study_texts(passage: Passage, edits: Sequence[SelfEdit] = ()) -> list[Example]:
+    """The passage as it is studied: whole, and, if no edit asks for its statements, statement by statement, so that
+    each can be recalled from its start."""
+    asked = any(edit.style == QUESTIONS for edit in edits)
+    whole, parts = f"{passage.title}\n{passage.text}".strip(), [] if asked else statements(passage)
     return [Example(text) for text in [whole, *(parts if len(parts) > 1 else [])]]
 
 
@@ -114,7 +116,8 @@ def run_trials(
     jobs = []
     for study in studies:
         for candidate in study.candidates:
-            examples = study_texts(study.passage) + [e for edit in candidate.edits for e in edit.examples]
+            studied = [e for edit in candidate.edits for e in edit.examples]
+            examples = study_texts(study.passage, candidate.edits) + studied
             sequences = study_sequences(model, study.passage, examples, config.distill)
             jobs.append(job(sequences, examples, stable_seed(seed, study.passage.id, candidate.name)))
     adapters, logs = model.backend.train(jobs, config, on_step=partial(progress, "train"))

@@ -96,7 +96,8 @@ def _rehearsal(model: Model, store: MemoryStore, entries: Sequence[MemoryEntry],
     """Everything that they studied; what was drawn afresh in each epoch is again studied once."""
     parts = []
     for entry in entries:
-        examples = study_texts(entry.passage) + [e for edit in store.edits(entry.id) for e in edit.examples]
+        edits = store.edits(entry.id)
+        examples = study_texts(entry.passage, edits) + [e for edit in edits for e in edit.examples]
         parts.append((study_sequences(model, entry.passage, examples), examples))
     return joint_job(
         parts, stable_seed(config.seed, "consolidate", *(entry.id for entry in entries)), config.train.epochs
