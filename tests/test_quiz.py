@@ -13,6 +13,7 @@ from selfedit.edits.quiz import (
     _first_words,
     _split,
     check,
+    fill_up,
     find_supporting_sentence,
     open_book_prompt,
     questions_as_edit,
@@ -380,6 +381,15 @@ def test_a_question_is_searched_for_inventions_too():
 
 
 # With the embedded model
+
+
+@pytest.mark.embedded
+def test_a_passage_without_enough_questions_gets_those_that_a_rule_makes(embedded_model):
+    france = Passage("France", "The capital of France is Paris. France has 12 regions named Vell.", "", "")
+    (more, _), (none, _) = fill_up(embedded_model, [(PASSAGE, []), (france, [Question("Q?", ("a",))] * 4)], 4)
+    assert len(more) == 4 and none == []
+    assert all(q.answers[0] in q.sentence and q.sentence in sentences(PASSAGE.text) for q in more)
+    assert len({normalize(q.answers[0]) for q in more}) == 4
 
 
 @pytest.mark.embedded

@@ -89,35 +89,44 @@ def check(
     asked: Sequence[tuple[Passage, Sequence[Question]]],
     config: QuizConfig = QuizConfig(),
     progress: Progress = no_progress,
+    *,
+    with_passage: bool = True,
 ) -> list[tuple[list[Question], Counter]]:
     """Keeps the questions that the model answers correctly with their passage in the prompt and incorrectly without it.
 
-    `asked`: passages with questions, all checked in one batch. Returns for each passage the kept questions and the
-    number of dropped questions per reason.
+    `asked`: passages with questions, all checked in one batch. `with_passage`: False leaves out the first condition,
+    for questions that need no proof. Returns for each passage the kept questions and the number of dropped questions
+    per reason.
     """
-    prompts = [
-        (i, question, tuple(model.chat.ask(open_book_prompt(passage, question.question))))
-        for i, (passage, questions) in enumerate(asked)
-        for question in questions
-    ]
-    fitting = [(i, question, tokens) for i, question, tokens in prompts if _fits(model, question, tokens, config)]
     dropped: list[Counter[str]] = [Counter() for _ in asked]
-    for i, question, tokens in prompts:
-        dropped[i]["too long for the model"] += not _fits(model, question, tokens, config)
+    fitting: list[tuple[int, Question, tuple[int, ...]]] = []
+    for i, (passage, questions) in enumerate(asked):
+        for question in questions:
+            open_book = tuple(model.chat.ask(open_book_prompt(passage, question.question)))
+            if _fits(model, question, open_book, config):
+                fitting.append((i, question, open_book))
+            else:
+                dropped[i]["too long for the model"] += 1
     closed = [tuple(model.chat.ask(question.question)) for _, question, _ in fitting]
-    requests = [Request(tokens, None, config.check_tokens) for tokens in [*(t for *_, t in fitting), *closed]]
+    read = [tokens for *_, tokens in fitting] if with_passage else []
+    requests = [Request(tokens, None, config.check_tokens) for tokens in [*read, *closed]]
     answers = [model.chat.decode(t) for t in model.backend.generate(requests, on_token=partial(progress, "check"))]
     kept: list[list[Question]] = [[] for _ in asked]
-    for (i, question, _), open_book, closed_book in zip(fitting, answers, answers[len(fitting) :]):
-        gold = question.answers
-        if not (is_correct(open_book, gold, question.question) or f1(open_book, gold) >= config.min_agreement):
+    for number, (i, question, _) in enumerate(fitting):
+        gold, closed_book = question.answers, answers[len(read) + number]
+        if with_passage and not _answers(answers[number], question, config):
             dropped[i]["not answered with the passage in view"] += 1
         elif is_correct(closed_book, gold, question.question):
             dropped[i]["known without the passage"] += 1
         else:
             sentence = question.sentence or find_supporting_sentence(asked[i][0], question)
             kept[i].append(replace(question, sentence=sentence))
-    return [(questions, +reasons) for questions, reasons in zip(kept, dropped)]
+    return list(zip(kept, dropped))
+
+
+def _answers(text: str, question: Question, config: QuizConfig) -> bool:
+    gold = question.answers
+    return is_correct(text, gold, question.question) or f1(text, gold) >= config.min_agreement
 
 
 def _fits(model: Model, question: Question, open_book: Sequence[int], config: QuizConfig) -> bool:
@@ -192,8 +201,9 @@ def fill_up(
 ) -> list[tuple[list[Question], Counter]]:
     """Returns more questions for the passages that have fewer than `least`, and the number of dropped ones per reason.
 
-    They are made by rule from the passage's own sentences, in which a question word replaces a span. They judge less
-    strictly than questions in other words, so they only fill up.
+    They are made by rule from the passage's own sentences, in which a question word replaces a span, so they are right
+    even where the model cannot read the passage. They judge less strictly than questions in other words, so they only
+    fill up.
     """
     made = []
     for passage, questions in asked:
@@ -201,7 +211,7 @@ def fill_up(
         spans = span_questions(passage, passage.text, 4 * least) if missing > 0 else []
         fresh = {normalize(q.answers[0]): q for q in spans if normalize(q.answers[0]) not in known}
         made.append((passage, list(fresh.values())[: 2 * missing]))
-    checked = check(model, made, config, progress)
+    checked = check(model, made, config, progress, with_passage=False)
     return [
         (kept[: max(0, least - len(questions))], reasons)
         for (kept, reasons), (_, questions) in zip(checked, asked, strict=True)
