@@ -20,6 +20,7 @@ OUTSIDE_OF_CONFIGS = {
     "edits/recipe.py MAX_RATE": "bounds that are checked: no result depends on them",
     "edits/recipe.py MAX_EPOCHS": "bounds that are checked",
     "edits/recipe.py MAX_ITEMS": "bounds that are checked",
+    "edits/spans.py CUE_WORDS": "part of the rule that makes questions",
     "edits/spans.py MIN_WORDS": "part of the rule that makes questions, like the numbers in its code",
     "judge/calibrate.py RESAMPLES": "precision of an interval, computed anew in each call",
     "judge/calibrate.py _LINES_AT_ONCE": "size of a block of work",
