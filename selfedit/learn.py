@@ -264,7 +264,7 @@ class _Stages:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage != self._stage:
-            self._seconds |= self.seconds()
+            self._seconds = self.seconds()
             self._stage, self._since = stage, time.perf_counter()
         self._progress(stage, done, total)
 

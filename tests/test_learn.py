@@ -32,7 +32,10 @@ from selfedit.judge.general import general_questions
 from selfedit.learn import (
     LearnReport,
     PassageReport,
+    _is_control,
+    _Material,
     _RunFolder,
+    _Stages,
     _suspicious,
     assign,
     candidates,
@@ -320,6 +323,29 @@ def test_a_question_whose_answer_stands_nowhere_goes_by_likeness_or_to_none():
     assert assign([], [VELLMAR]) == assign([alike], []) == {}
 
 
+def test_one_passage_in_four_is_a_control_whatever_it_is_learned_with():
+    passages = [Passage("", f"The gate {i} is red.", "s", "0" * 64) for i in range(400)]
+    material = [_Material(passage, [], [], Counter()) for passage in passages]
+    chosen = [_is_control(m, LearnConfig()) for m in material]
+    assert 70 < sum(chosen) < 130 and chosen == [_is_control(m, LearnConfig()) for m in material]
+    assert all(_is_control(m, LearnConfig(control_every=1)) for m in material)
+
+
+def test_the_seconds_of_each_stage_are_added_up(monkeypatch):
+    clock = iter([0.0, 1.0, 4.0, 4.0, 9.0])
+    monkeypatch.setattr("selfedit.learn.time.perf_counter", lambda: next(clock))
+    seen = []
+    stages = _Stages(lambda *stage: seen.append(stage))
+    stages("write", 0, 2)
+    stages("write", 1, 2)
+    stages("train", 0, 1)
+    assert stages.seconds() == {"write": 3.0, "train": 5.0} and seen == [
+        ("write", 0, 2),
+        ("write", 1, 2),
+        ("train", 0, 1),
+    ]
+
+
 def test_the_candidates_are_the_passage_each_edit_and_all_together():
     a, b = SelfEdit("rewrite", ""), SelfEdit("questions", "")
     assert [(c.name, c.edits) for c in candidates([a, b])] == [("passage", ()), ("rewrite+questions", (a, b))]
@@ -331,6 +357,9 @@ def test_the_candidates_are_the_passage_each_edit_and_all_together():
     ]
     assert [(c.name, c.edits) for c in candidates([a])] == [("passage", ()), ("rewrite", (a,))]
     assert [c.name for c in candidates([])] == ["passage"]
+    # Only a sample of the passages has the control; without edits there is nothing else to try.
+    assert [c.name for c in candidates([a, b], control=False)] == ["rewrite+questions"]
+    assert [c.name for c in candidates([], control=False)] == ["passage"]
 
 
 def test_questions_that_a_person_judges_by_are_not_studied(monkeypatch, tiny_model, tmp_path):
