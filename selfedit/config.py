@@ -98,6 +98,9 @@ class GateConfig(_Config):
 
     min_gain: float = number(0.3, 0, 1000)
     """Nats per token that the gold answers of the judging questions must gain over the untouched model."""
+    sure_answers: int = number(3, 1, 1_000_000)
+    """So many more right answers than the untouched model's are beyond chance, as is a gain with an interval above
+    0."""
     max_general_change: float = number(2.5, 0, 1e9)
     """Mean KL(untouched ‖ adapted) on the fixed general texts, in nats per token."""
     max_general_lost: float = number(0.15, 0, 1)

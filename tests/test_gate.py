@@ -58,9 +58,17 @@ def test_right_answers_decide_however_probable_the_gold_answers_are():
 
 def test_a_gain_within_chance_is_dropped():
     # Differences 6, -4, 4, -4: mean 0.5 is over the 0.3 that are needed, its interval of ± 1.645 · 5.26 / 2 is wider.
-    kept, reasons = decided(trial("passage", [2.0, -8.2, 0.2, -8.0]))
+    kept, reasons = decided(trial("passage", [2.0, -8.2, 0.2, -8.0], [True, True, False, False]))
     assert kept is None
     assert reasons["passage"] == "gained +0.50 ± 4.33 nats per token, needs +0.30 beyond chance"
+
+
+def test_three_more_right_answers_are_beyond_chance():
+    assert decided(trial("passage", [2.0, -8.2, 0.2, -8.0], [True, True, True, False]))[0] == "passage"
+    before = score([-4.0, -4.2, -3.8, -4.0], [True, False, False, False])
+    assert decided(trial("passage", [2.0, -8.2, 0.2, -8.0], [True, True, True, False]), before=before)[0] is None
+    # A gain that is too small is not enough, however many answers are right.
+    assert decided(trial("passage", [-3.75, -3.95, -3.55, -3.75]))[0] is None
 
 
 def test_a_sure_gain_that_is_too_small_is_dropped():

@@ -2,8 +2,9 @@
 
 A trial passes if it makes the gold answers of questions that it did not study more probable by more than chance
 (paired, against the untouched model), answers more of them correctly, and keeps the changes of general behaviour and
-ability within their bounds. Both probability and answers are required: a sentence learned by heart becomes probable
-after any question, including one that does not retrieve it. A trial competes with the passage studied alone; if no
+ability within their bounds. Several more right answers are beyond chance, too, however much the probabilities differ.
+Both probability and answers are required: a sentence learned by heart becomes probable after any question, including
+one that does not retrieve it. A trial competes with the passage studied alone; if no
 edit beats it, the passage alone may enter.
 """
 
@@ -48,7 +49,8 @@ def _fault(trial: Trial, before: Score, config: GateConfig) -> str:
     if None in (after.gold_logprob, before.gold_logprob) or after.accuracy is None or before.accuracy is None:
         return "no question to judge it by"
     gain, margin = _paired(after.logprobs, before.logprobs)
-    if gain < config.min_gain or gain - margin <= 0:
+    more_right = sum(map(bool, after.correct)) - sum(map(bool, before.correct))
+    if gain < config.min_gain or (gain - margin <= 0 and more_right < config.sure_answers):
         return f"gained {gain:+.2f} ± {margin:.2f} nats per token, needs {config.min_gain:+.2f} beyond chance"
     if after.accuracy <= before.accuracy:
         return f"answers no more questions: {before.accuracy:.0%} → {after.accuracy:.0%}"
