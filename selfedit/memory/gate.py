@@ -4,8 +4,8 @@ A trial passes if it makes the gold answers of questions that it did not study m
 (paired, against the untouched model), answers more of them correctly, and keeps the changes of general behaviour and
 ability within their bounds. Several more right answers are beyond chance, too, however much the probabilities differ.
 Both probability and answers are required: a sentence learned by heart becomes probable after any question, including
-one that does not retrieve it. A trial competes with the passage studied alone; if no
-edit beats it, the passage alone may enter.
+one that does not retrieve it. A trial may compete with the passage studied alone; if no edit beats that, the passage
+alone may enter.
 """
 
 from __future__ import annotations
