@@ -678,7 +678,7 @@ def test_the_command_line_runs_the_benchmark_and_the_outer_loop(files, folder, s
         ),
         (
             ["bench", "arc", "--tasks", "{}/tasks.json", "--set", "rank=1000000000"],
-            "rank is 1000000000: give a whole number from 1 to 4,096",
+            "rank is 1,000,000,000: give a whole number from 1 to 4,096",
         ),
         (
             ["train-editor", "--domain", "arc", "--data", "{}/tasks.json", "--edits", "1"],

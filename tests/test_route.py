@@ -111,6 +111,10 @@ def test_among_memories_that_have_the_words_their_number_order_and_length_decide
     assert router.ranked("Which river is longest?") == []
 
 
+def test_any_text_may_be_an_id():
+    assert Router.of_texts({"": "The gate of Orsk is red."}, 0).route("Which gate is red?")[0] == ""
+
+
 def test_of_equal_memories_the_one_that_became_active_first_is_chosen():
     connection = index_of({"b": "the zebra", "a": "the zebra", "c": "the zebra"})
     assert [id for id, _ in Router(connection, MODEL).best("zebra", 2)] == ["b", "a"]

@@ -68,7 +68,7 @@ def add(commands, with_model, with_judge, with_tasks) -> None:
     documents = add_benchmark("documents", _documents, about, with_model)
     documents.add_argument("--data", **file, help="JSONL of {document, section, question, answers, kind}")
     folder = "the folder that the paths of the documents are relative to (default: that of --data)"
-    documents.add_argument("--documents", type=path, metavar="DIR", help=folder)
+    documents.add_argument("--documents", dest="folder", type=path, metavar="DIR", help=folder)
     _add_compared(documents, "--conditions", "documents.py")
     documents.add_argument("--only", metavar="TEXT", help="only documents whose path contains this")
     add_settings(documents, "learning", "spans=16")
@@ -186,7 +186,7 @@ def _documents(arguments) -> int:
     if not asked:
         known = ", ".join(dict.fromkeys(q.document for q in questions))
         raise SelfeditError(f"no document's path contains {arguments.only!r}; there is {known}")
-    folder = arguments.documents or arguments.data.parent
+    folder = arguments.folder or arguments.data.parent
     conditions = listed(arguments.conditions) if arguments.conditions else documents.CONDITIONS
     config = with_settings(LearnConfig(), dict(arguments.set))
     return _run(arguments, documents, asked, folder, conditions=conditions, config=config)

@@ -190,7 +190,7 @@ class Router:
 
         If some memory reaches the threshold, the best one among those with about its score may lie below it."""
         id, score = next(iter(self.best(query, 1, self.threshold)), (None, 0.0))
-        return self._by_relevance(query, score)[0] if id and score >= self.threshold else (None, score)
+        return (None, score) if id is None or score < self.threshold else self._by_relevance(query, score)[0]
 
     def ranked(self, query: str) -> list[tuple[str, float]]:
         """The memories that may answer, with their scores; the most relevant first, and at most `_RANKED`."""
