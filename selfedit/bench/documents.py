@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -43,7 +44,7 @@ CONDITIONS = ("base", "learned", "right-memory", "in-context", "retrieval", "mem
 _AFTER_LEARNING = {"learned", "right-memory", "memory-and-text"}
 LEARN = LearnConfig()
 RETRIEVED = 1
-"""Passages in view under `retrieval`; more distract a small model (docs/LOG.md)."""
+"""Passages in view under `retrieval`: as many as a memory has, so that the two can be compared."""
 
 
 @dataclass(frozen=True)
@@ -177,11 +178,9 @@ class _Bench:
     def _in_view(self, condition: str, item: Item) -> Question | None:
         if condition in ("in-context", "memory-and-text"):
             return with_passage(item.passage, item.asked.question)
-        return (
-            with_passage(self.retriever.best(item.asked.question), item.asked.question)
-            if condition == "retrieval"
-            else None
-        )
+        if condition == "retrieval":
+            return with_passage(self.retriever.best(item.asked.question), item.asked.question)
+        return None
 
     @cached_property
     def retriever(self) -> Retriever:
@@ -212,10 +211,9 @@ class _Bench:
     def _learned(self) -> dict:
         reports = self.report.reports
         kept = [r for r in reports if r.memory]
-        seconds: dict[str, float] = {}
+        seconds: Counter[str] = Counter()
         for report in reports:
-            for stage, spent in report.stages.items():
-                seconds[stage] = seconds.get(stage, 0.0) + spent
+            seconds.update(report.stages)
         total = sum(r.seconds for r in reports)
         return {
             "passages_kept": len(kept) / len(reports),

@@ -1,8 +1,7 @@
 """A passage → the self-edits that a model writes about it, in several styles, in one batched call.
 
-`propose` writes what `learn` needs. `write_edits` writes one sample of a style for each of many
-passages, with the untouched model or with an editor, that is an adapter that was trained to write edits
-(loop/outer.py).
+`propose` writes what `learn` needs. `write_edits` writes one sample of a style for each of many passages, with the
+untouched model or with an editor, that is an adapter that was trained to write edits (loop/outer.py).
 
 Examples that are not worth training on are dropped and counted by reason. `parse.clean` drops empty, copied and
 repetitive lines and text of the prompt. This module also drops lines with a number or a name that the passage does not
