@@ -171,7 +171,7 @@ class LearnConfig(_Config):
     filter: FilterConfig = FilterConfig()
     quiz: QuizConfig = QuizConfig()
     train: TrainConfig = TrainConfig(
-        rank=16,
+        rank=8,
         alpha=32.0,
         first_layer=0.33,
         learning_rate=0.0,

@@ -11,6 +11,7 @@ from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed import packing, score
 from selfedit.model.packed.lora import LoraBatch
 from selfedit.model.packed.score import divergences, gold_logprobs
+from selfedit.model.peft_folder import export_adapter
 from selfedit.types import Question
 
 
@@ -41,7 +42,8 @@ def adapted(tiny_model, tiny_reference, tmp_path):
     stack = random_stack(tiny_model)
     references = []
     for i in range(2):
-        stack.save(i, tmp_path / str(i), "tiny")
+        stack.save(i, tmp_path / f"kept{i}", "tiny")
+        export_adapter(tmp_path / f"kept{i}", tmp_path / str(i))
         references.append(PeftModel.from_pretrained(copy.deepcopy(tiny_reference), tmp_path / str(i)).eval())
     return stack, references
 

@@ -6,10 +6,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from selfedit.errors import AdapterError
+from selfedit.model import four_bits
 from selfedit.model.backend import LoraConfig
 from selfedit.model.packed.lora import LoraBatch, TokenRange
 from selfedit.model.packed.network import PackedAttention
-from selfedit.model.peft_folder import CONFIG_FILE, WEIGHTS_FILE
+from selfedit.model.peft_folder import CONFIG_FILE, WEIGHTS_FILE, export_adapter
 
 ALL = LoraConfig(4, 8.0, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), (0, 1, 2, 3))
 SOME = LoraConfig(2, 16.0, ("q_proj", "v_proj", "down_proj"), (1, 3))
@@ -17,11 +18,10 @@ TOKENS = [5, 200, 31, 7, 90, 12, 250, 44, 8, 19]
 
 
 def random_stack(model, config=ALL, count=2, seed=0) -> LoraBatch:
-    """Adapters as after training: B is not zero. Every value is exact in bf16, so that saving changes nothing."""
+    """Adapters as after training: B is not zero. They are rounded as in a folder, so that saving changes nothing."""
     stack = LoraBatch(model.backend.network.shape, config, count)
     stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(seed))
-    stack.flat.copy_(stack.flat.bfloat16())
-    return stack
+    return stack.as_stored()
 
 
 @torch.inference_mode()
@@ -56,12 +56,13 @@ def refusal(model, folders) -> str:
 
 
 @pytest.mark.parametrize("config", [ALL, SOME])
-def test_a_saved_adapter_does_the_same_in_peft(tiny_model, tiny_reference, tmp_path, config):
+def test_an_exported_adapter_does_the_same_in_peft(tiny_model, tiny_reference, tmp_path, config):
     from peft import PeftModel
 
     stack = random_stack(tiny_model, config)
-    stack.save(1, tmp_path, "tiny")
-    theirs = reference_logits(PeftModel.from_pretrained(copy.deepcopy(tiny_reference), tmp_path).eval())
+    stack.save(1, tmp_path / "kept", "tiny")
+    export_adapter(tmp_path / "kept", tmp_path / "exported")
+    theirs = reference_logits(PeftModel.from_pretrained(copy.deepcopy(tiny_reference), tmp_path / "exported").eval())
     assert (theirs - logits_under(tiny_model)).abs().max() > 0.1
     torch.testing.assert_close(logits_under(tiny_model, stack, 1), theirs, atol=1e-4, rtol=1e-5)
 
@@ -140,6 +141,35 @@ def test_saved_loaded_and_saved_again_are_the_same_bytes(tiny_model, tmp_path, c
         loaded.save(i, tmp_path / f"second{i}", "tiny")
         for file in (WEIGHTS_FILE, CONFIG_FILE):
             assert (tmp_path / f"first{i}" / file).read_bytes() == (tmp_path / f"second{i}" / file).read_bytes()
+
+
+def test_an_adapter_is_stored_in_four_bits_and_read_back_to_half_a_step(tiny_model, tmp_path):
+    stack = LoraBatch(tiny_model.backend.network.shape, ALL, 1)
+    stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(4))
+    stack.save(0, tmp_path, "tiny")
+    (read,) = (tiny_model.backend.load([tmp_path]).tensors(row) for row in range(1))
+    for name, tensor in stack.tensors(0).items():
+        groups, error = tensor.reshape(-1, four_bits.GROUP), (read[name] - tensor).reshape(-1, four_bits.GROUP)
+        step = groups.abs().amax(1, keepdim=True) / four_bits.LARGEST
+        assert (error.abs() <= 0.51 * step).all() and error.any()
+    assert (tmp_path / WEIGHTS_FILE).stat().st_size < 0.3 * 2 * stack.flat.numel() + 30_000  # of bf16, and the names
+    assert torch.equal(tiny_model.backend.load([tmp_path]).flat, stack.as_stored().flat)
+
+
+def test_integers_hold_zeros_small_and_odd_tensors():
+    tensors = {"zero": torch.zeros(4, 8), "small": torch.full((2, 32), 1e-9), "odd": torch.full((3, 5), 0.5)}
+    read = four_bits.rounded(tensors)
+    assert not read["zero"].any() and torch.equal(read["odd"], tensors["odd"])
+    torch.testing.assert_close(read["small"], tensors["small"], atol=0, rtol=0.01)
+
+
+def test_scales_that_do_not_fit_are_refused(tiny_model, tmp_path):
+    folder = saved(tiny_model, tmp_path)
+    tensors = load_file(folder / WEIGHTS_FILE)
+    name = "base_model.model.model.layers.2.mlp.down_proj.lora_A.weight"
+    for damaged in (tensors[name + ".scale"][:-1], tensors[name + ".scale"].to(torch.int16)):
+        save_file(tensors | {name + ".scale": damaged.contiguous()}, folder / WEIGHTS_FILE)
+        assert "not a readable adapter" in refusal(tiny_model, [folder])
 
 
 def test_a_subset_holds_copies_in_the_order_asked_for(tiny_model):

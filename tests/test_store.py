@@ -521,7 +521,12 @@ def test_an_export_is_the_adapter_with_its_source_and_scores(store, tmp_path):
     store.export(entry.id[:6], tmp_path / "new" / "folder")
     exported = {path.name: path.read_bytes() for path in (tmp_path / "new" / "folder").iterdir()}
     assert set(exported) == {*ADAPTER_FILES, "source.json", "scores.json"}
-    assert all((store.adapter_path(entry.id) / name).read_bytes() == exported[name] for name in ADAPTER_FILES)
+    weights, config = ADAPTER_FILES
+    assert (store.adapter_path(entry.id) / config).read_bytes() == exported[config]
+    kept, plain = (
+        load_file(folder / weights)["a"] for folder in (store.adapter_path(entry.id), tmp_path / "new/folder")
+    )
+    assert plain.dtype == numpy.float16 and plain.tolist() == kept.tolist()
     assert json.loads(exported["source.json"])["source"] == "/docs/1.txt"
     assert json.loads(exported["scores.json"]) == entry.scores
 

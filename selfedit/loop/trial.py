@@ -121,6 +121,7 @@ def run_trials(
             sequences = study_sequences(model, study.passage, examples, config.distill)
             jobs.append(job(sequences, examples, stable_seed(seed, study.passage.id, candidate.name)))
     adapters, logs = model.backend.train(jobs, config, on_step=partial(progress, "train"))
+    adapters = adapters.as_stored()
     seconds_per_token = (time.perf_counter() - start) / sum(log.tokens for log in logs)
     groups, row = [], 0
     for study in studies:

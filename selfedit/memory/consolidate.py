@@ -69,6 +69,7 @@ def consolidate(
     config = replace(config, train=suited_rate(config.train, model.backend.hidden_size, CONSOLIDATE_RATE))
     jobs = [_rehearsal(model, store, entries, config)]
     adapters, logs = model.backend.train(jobs, config.train, on_step=partial(progress, "train"))
+    adapters = adapters.as_stored()
     (change,), (untouched, ability) = general_changes(model, adapters), general_abilities(model, adapters)
     questions = [question for entry in entries for question in entry.questions]
     (score,) = evaluate(model, questions, [0], adapters, on_token=partial(progress, "test"))

@@ -13,7 +13,6 @@ database refers to it.
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
@@ -25,7 +24,7 @@ from platformdirs import user_data_path
 from selfedit import disk
 from selfedit.errors import AdapterError, MemoryStoreError
 from selfedit.memory import database, entries, index, route, selectors, verify, versions
-from selfedit.memory.adapters import ADAPTER_FILES, BEFORE_MIGRATION, WriteAdapter, stamp
+from selfedit.memory.adapters import BEFORE_MIGRATION, WriteAdapter, stamp
 from selfedit.memory.entries import COLUMNS, learned_text, passage_fields
 from selfedit.memory.route import Router
 from selfedit.memory.transactions import DamagedError, IndexReader, Transactions
@@ -398,13 +397,14 @@ class MemoryStore:
 
     def export(self, id: str, to: Path | str) -> None:
         """Copies the PEFT adapter, with what it was made from and its scores, into a new or empty folder."""
+        from selfedit.model.peft_folder import export_adapter
+
         entry, source, to = self.get(id), self.adapter_path(id), Path(to)
         with disk.plain_errors(f"export to {to}", MemoryStoreError):
             if to.exists() and any(to.iterdir()):
                 raise MemoryStoreError(f"{to} is not empty; name a new folder to export to")
             to.mkdir(parents=True, exist_ok=True)
-            for name in ADAPTER_FILES:
-                shutil.copyfile(source / name, to / name)
+            export_adapter(source, to)
             disk.write(to / "source.json", disk.json_line(passage_fields(entry.passage)))
             disk.write(to / "scores.json", disk.json_line(entry.scores))
 

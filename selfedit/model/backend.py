@@ -128,6 +128,9 @@ class Adapters(Protocol):
     def subset(self, rows: Sequence[int]) -> Adapters:
         """Copies of these adapters."""
 
+    def as_stored(self) -> Adapters:
+        """Copies of these adapters as they are read back from a folder, so that what is tested is what is kept."""
+
 
 class Backend(Protocol):
     name: str

@@ -1,30 +1,39 @@
 """A LoRA adapter on disk, in the format of the `peft` library: a configuration (JSON) and the weights (safetensors).
 
 In: tensors under PEFT's names, `lora_A` [R, I] and `lora_B` [O, R] of every adapted module. The weights are written in
-bf16, which halves the folder and changes no answer (docs/LOG.md, "Adapters in bf16"); folders in fp32 are read as well.
+four bits (four_bits.py) or, for other tools, in fp16; folders in bf16 and fp32 are read as well.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from selfedit.errors import AdapterError
+from selfedit.model import four_bits
 from selfedit.model.backend import LoraConfig
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
-_UNSUPPORTED = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication")
+_UNSUPPORTED = (
+    "use_dora",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "layer_replication",
+    "alora_invocation_tokens",
+)
 
 
 def write_adapter(folder: Path, tensors: dict[str, Tensor], config: LoraConfig, base_model: str) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    stored = {name: tensor.to(torch.bfloat16).contiguous().cpu() for name, tensor in tensors.items()}
+    stored = four_bits.pack({name: tensor.cpu() for name, tensor in tensors.items()})
     save_file(stored, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     record = {
         "peft_type": "LORA",
@@ -44,13 +53,13 @@ def write_adapter(folder: Path, tensors: dict[str, Tensor], config: LoraConfig, 
 
 
 def read_adapter(folder: Path) -> dict[str, Tensor]:
-    """The tensors as they are stored. Raises AdapterError."""
+    """The tensors of a folder. Raises AdapterError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return load_file(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
+        return four_bits.unpack(load_file(folder / WEIGHTS_FILE))
+    except (OSError, ValueError, SafetensorError) as error:
         raise AdapterError(f"{folder / WEIGHTS_FILE}: not a readable adapter ({error})") from error
 
 
@@ -82,6 +91,17 @@ def read_config(folder: Path, num_layers: int, modules: Collection[str]) -> Lora
     if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not 0 < alpha < 1e6:
         raise AdapterError(f"{folder}: 'r' {rank!r} and 'lora_alpha' {alpha!r} are not those of a LoRA adapter")
     return LoraConfig(rank, alpha, tuple(m for m in modules if m in targets), tuple(sorted(set(layers))))
+
+
+def export_adapter(source: Path, folder: Path) -> None:
+    """Copies an adapter with its weights in fp16, which holds them exactly and every tool reads. Raises
+    AdapterError."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = {name: tensor.half().contiguous() for name, tensor in read_adapter(source).items()}
+    save_file(plain, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    shutil.copyfile(source / CONFIG_FILE, folder / CONFIG_FILE)
 
 
 def check_tensors(folder: Path, tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from selfedit.config import ALL_LINEAR, TrainConfig
 from selfedit.errors import AdapterError, ModelError
+from selfedit.model import four_bits
 from selfedit.model.backend import Cut, Job, LoraConfig, OnStep, Request, TrainLog, check_lengths, lora_config, no_steps
 from selfedit.model.chat import Chat, SoftLabels, TokenizedExample
 from selfedit.model.peft_folder import check_tensors, read_adapter, read_config, write_adapter
@@ -49,6 +50,9 @@ class ReferenceAdapters:
     def subset(self, rows: Sequence[int]) -> ReferenceAdapters:
         copies = [{name: tensor.clone() for name, tensor in self.tensors[row].items()} for row in rows]
         return ReferenceAdapters(self.config, copies)
+
+    def as_stored(self) -> ReferenceAdapters:
+        return ReferenceAdapters(self.config, [four_bits.rounded(tensors) for tensors in self.tensors])
 
 
 class ReferenceBackend:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from selfedit.model.backend import check_lengths
 from selfedit.model.packed.network import Network
-from selfedit.model.packed.packing import passes
+from selfedit.model.packed.packing import chained, passes
 
 
 class FrozenBelow:
@@ -25,20 +25,22 @@ class FrozenBelow:
         self.states: dict[tuple[int, ...], Tensor] = {}
         distinct = sorted(set(sequences), key=len)
         check_lengths(map(len, distinct), network.shape.max_positions)
-        lengths = [len(tokens) for tokens in distinct]
         room = network.working_bytes // (network.shape.hidden * network.dtype.itemsize)
-        kept = sum(total <= room for total in accumulate(lengths))
-        for part in passes(range(kept), lengths):
-            own = [distinct[i] for i in part]
+        fitting = sum(total <= room for total in accumulate(map(len, distinct)))
+        kept = sorted(distinct[:fitting])
+        for part in passes(range(len(kept)), [len(tokens) for tokens in kept]):
+            own = [kept[i] for i in part]
             self.states |= zip(own, self._computed(own))
 
     @torch.no_grad()
-    def _computed(self, sequences: list[tuple[int, ...]]) -> tuple[Tensor, ...]:
-        lengths = [len(tokens) for tokens in sequences]
-        attention = self.network.attention(lengths)
-        tokens = torch.tensor([t for own in sequences for t in own], device=self.network.device)
-        x = self.network.run(self.network.embed(tokens), attention.positions, attention, layers=range(self.first_layer))
-        return x.split(lengths)
+    def _computed(self, texts: list[tuple[int, ...]]) -> list[Tensor]:
+        """Of different texts in ascending order; a common beginning is computed once."""
+        shared, rows = chained(texts)
+        attention = self.network.attention([len(tokens) for tokens in texts], shared)
+        new = [token for tokens, (_, common) in zip(texts, shared) for token in tokens[common:]]
+        x = self.network.embed(torch.tensor(new, device=self.network.device))
+        x = self.network.run(x, attention.positions, attention, layers=range(self.first_layer))
+        return [x[own.to(x.device)] for own in rows]
 
     def __getitem__(self, tokens: tuple[int, ...]) -> Tensor:
         """[T, hidden]"""

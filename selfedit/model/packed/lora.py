@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from selfedit.errors import AdapterError
+from selfedit.model import four_bits
 from selfedit.model.backend import LoraConfig
 from selfedit.model.packed.network import Linear, LinearFn, Network
 from selfedit.model.packed.quantized import Weight
@@ -96,6 +97,13 @@ class LoraBatch:
         picked.flat.copy_(self.flat[list(rows)])
         return picked
 
+    def as_stored(self) -> LoraBatch:
+        """Copies of these adapters as they are read back from a folder."""
+        read = LoraBatch(self.shape, self.config, self.count, self.flat.device)
+        for adapter in range(self.count):
+            read._take(adapter, four_bits.rounded(self.tensors(adapter)))
+        return read
+
     # PEFT folders
 
     def tensors(self, adapter: int) -> dict[str, Tensor]:
@@ -114,6 +122,9 @@ class LoraBatch:
     def load_(self, adapter: int, tensors: dict[str, Tensor], folder: Path) -> None:
         """Takes one adapter's tensors, as `tensors` gives them. Raises AdapterError if they do not fit."""
         check_tensors(folder, tensors, {name: tuple(t.shape) for name, t in self.tensors(adapter).items()})
+        self._take(adapter, tensors)
+
+    def _take(self, adapter: int, tensors: dict[str, Tensor]) -> None:
         r = self.config.rank
         for (layer, _), view in self.views.items():
             for j, module in enumerate(view.modules):

@@ -1,13 +1,17 @@
 """Sequences → packed rows: one sequence after another without padding, and a common beginning only once.
 
 A chat header is a third of a short question. Its rows are the same in every sequence of an adapter, so the products
-with the weights compute them once; only attention uses them in each sequence (network.PackedAttention).
+with the weights compute them once; only attention uses them in each sequence (network.PackedAttention). A sequence
+shares rows with the first one or with the one before it, so those with a common beginning belong side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
 
 from selfedit.model.chat import TokenizedExample
 
@@ -32,10 +36,12 @@ class Packing:
 def pack(sequences: Sequence[TokenizedExample], owners: Sequence[Hashable]) -> Packing:
     """Lays out the sequences. Those of one owner (an adapter, or the base model) share the rows of a common beginning,
     which never contains a label."""
-    packing, leaders, start = Packing(), {}, 0
+    packing, start = Packing(), 0
+    leaders: dict[Hashable, tuple[int, int]] = {}  # of each owner: its first sequence and its last one so far
     for i, (sequence, owner) in enumerate(zip(sequences, owners)):
-        leader = leaders.setdefault(owner, i) if sequence.label_start > 1 else i
-        common = _shared(sequences[leader], sequence) if leader < i else 0
+        common, leader = _best(sequences, leaders.get(owner, ()), sequence)
+        if sequence.label_start > 1:
+            leaders[owner] = (leaders.get(owner, (i,))[0], i)
         origin = start - common  # where the row of its first token would be
         end = origin + len(sequence.tokens)
         packing.lengths.append(len(sequence.tokens))
@@ -46,6 +52,11 @@ def pack(sequences: Sequence[TokenizedExample], owners: Sequence[Hashable]) -> P
     return packing
 
 
+def _best(sequences: Sequence[TokenizedExample], leaders: Sequence[int], sequence: TokenizedExample) -> tuple[int, int]:
+    """The most tokens that a sequence shares with one of the leaders, and that leader; (0, 0) without one."""
+    return max(((_shared(sequences[leader], sequence), leader) for leader in leaders), default=(0, 0))
+
+
 def _shared(leader: TokenizedExample, sequence: TokenizedExample) -> int:
     """Tokens of the common beginning; it ends before the row from which a first label is predicted."""
     return common_prefix(leader.tokens, sequence.tokens, min(leader.label_start, sequence.label_start) - 1)
@@ -54,6 +65,19 @@ def _shared(leader: TokenizedExample, sequence: TokenizedExample) -> int:
 def common_prefix(a: Sequence[int], b: Sequence[int], limit: int) -> int:
     """Tokens with which both begin, at most `limit`."""
     return next((i for i in range(limit) if a[i] != b[i]), limit)
+
+
+def chained(texts: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, int]], list[Tensor]]:
+    """Different texts in ascending order → what each shares with the one before it, as `Packing.shared`, and the rows
+    of all of its tokens."""
+    shared, rows, count = [], [], 0
+    for i, (before, text) in enumerate(zip([(), *texts], texts)):
+        common = common_prefix(before, text, min(len(before), len(text)))
+        shared.append((max(0, i - 1), common))
+        new = torch.arange(count, count + len(text) - common)
+        rows.append(torch.cat((rows[-1][:common], new)) if common else new)
+        count += len(new)
+    return shared, rows
 
 
 def passes(
@@ -82,7 +106,7 @@ def sharing(sequences: Sequence[TokenizedExample], owners: Sequence[Hashable]) -
     input for the backward pass."""
 
     def shared(part: list[int], i: int) -> int:
-        leader = next((j for j in part if owners[j] == owners[i] and sequences[j].label_start > 1), None)
-        return 0 if leader is None else _shared(sequences[leader], sequences[i])
+        own = [j for j in part if owners[j] == owners[i] and sequences[j].label_start > 1]
+        return _best(sequences, own[:1] + own[-1:], sequences[i])[0]
 
     return shared

@@ -31,9 +31,7 @@ def gold_logprobs(
 ) -> list[float]:
     """As `Backend.gold_logprobs`."""
     targets_among = Vocabulary(network, vocabulary)
-    order = sorted(
-        range(len(items)), key=lambda i: (-1 if items[i][1] is None else items[i][1], len(items[i][0].tokens))
-    )
+    order = sorted(range(len(items)), key=lambda i: (-1 if items[i][1] is None else items[i][1], items[i][0].tokens))
     out = [0.0] * len(items)
     distinct = {s.tokens for s, _ in items}
     often = adapters is not None and 2 * len(distinct) <= len(items)  # else a header that packing shares costs less
