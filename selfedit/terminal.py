@@ -328,6 +328,22 @@ def model_table(models: list[dict]) -> None:
     _print_table(("name", "MB", "licence", "here", "about"), rows)
 
 
+def cost_table(record: dict) -> None:
+    rows = [
+        (
+            m["name"],
+            f"{m['megabytes']:,} MB",
+            _shown(m["memory_gb"], ".1f"),
+            _shown(m["hours"], ".1f"),
+            "" if m["fits"] else f"needs more than the {record['memory_gb']:.0f} GB here",
+        )
+        for m in record["models"]
+    ]
+    _print_table(("model", "to fetch", "GB to learn", "hours for 5,000 words", ""), rows)
+    best = record["recommended"]
+    say(f"recommended for this machine: {best} (selfedit learn … --model {best})")
+
+
 def calibration_table(result: dict) -> None:
     kappa, interval = result["kappa"], result["ci95"]
     rows = [

@@ -367,3 +367,24 @@ def test_a_pdf_without_text_is_left_out(tmp_path):
     ]
     reading = read_documents(paths)
     assert [p.text for p in reading.passages] == ["Lobsters are blue."] and "OCR" in reading.skipped[0].reason
+
+
+def test_the_largest_model_is_recommended_that_fits_the_memory_and_the_patience(tmp_path, capsys):
+    from selfedit.estimate import REFERENCE_GFLOPS, costs, recommend
+
+    ordinary = costs(tmp_path, 64, 10 * REFERENCE_GFLOPS)
+    assert [cost.name for cost in ordinary] == ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"]
+    assert recommend(ordinary) == "qwen2.5-coder-1.5b" and all(cost.fits for cost in ordinary)
+    small = costs(tmp_path, 1, 10 * REFERENCE_GFLOPS)
+    assert recommend(small) == "smollm2-135m" and not any(cost.fits for cost in small)
+    slow = costs(tmp_path, 64, REFERENCE_GFLOPS / 100)
+    assert recommend(slow) == "smollm2-135m" and slow[0].hours == pytest.approx(100 * 1.1, rel=0.1)
+    write(tmp_path / "runs/learn-1", "config.json", '{"model": "qwen2.5-coder-1.5b"}')
+    write(tmp_path / "runs/learn-1", "trials.jsonl", '{"seconds": 2, "words": 80}')
+    learned = costs(tmp_path, 64, REFERENCE_GFLOPS / 100)  # what was measured here counts, not the speed of a product
+    assert recommend(learned) == "qwen2.5-coder-1.5b" and learned[2].hours == pytest.approx(125 / 3600 / 2, abs=0.1)
+    assert main(["models", "recommend", "--json", "--home", str(tmp_path)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["recommended"] in [model["name"] for model in shown["models"]] and shown["gflops"] > 0
+    assert main(["models", "recommend", "--home", str(tmp_path)]) == 0
+    assert "recommended for this machine: " in capsys.readouterr().out

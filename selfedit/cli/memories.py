@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from selfedit.cli.options import (
@@ -126,6 +126,9 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     model_list = model_actions.add_parser("list", help="names, sizes, licences")
     add_json(model_list)
     model_list.set_defaults(run=_models_list)
+    advice = "the best model for this machine, and what it costs"
+    recommended = model_actions.add_parser("recommend", parents=[common], help=advice)
+    recommended.set_defaults(run=_models_recommend)
     pull = model_actions.add_parser("pull", help="fetch and convert a model now")
     pull.add_argument("name")
     pull.set_defaults(run=_models_pull)
@@ -490,6 +493,18 @@ def _models_list(arguments) -> int:
     rows = [(name, m.megabytes, m.licence, m.origin, is_cached(name), m.about) for name, m in CATALOG.items()]
     models = [dict(zip(columns, row)) for row in rows]
     show(arguments, models, lambda: model_table(models))
+    return 0
+
+
+def _models_recommend(arguments) -> int:
+    from selfedit import estimate
+    from selfedit.terminal import cost_table
+
+    memory_gb, gflops = estimate.machine_gb(), estimate.machine_gflops()
+    costs = estimate.costs(open_store(arguments).home, memory_gb, gflops)
+    best, models = estimate.recommend(costs), [asdict(cost) for cost in costs]
+    record = {"recommended": best, "memory_gb": round(memory_gb, 1), "gflops": round(gflops), "models": models}
+    show(arguments, record, lambda: cost_table(record))
     return 0
 
 

@@ -44,6 +44,8 @@ class Packaged:
     megabytes: int
     licence: str
     about: str
+    learn_gb: float | None = None
+    """Peak memory of `learn`; None if it was not measured."""
 
     @property
     def origin(self) -> str:
