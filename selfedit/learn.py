@@ -335,7 +335,7 @@ def _decided(
         disagrees = _disagreements(model, passage, store)
         suspicious = _suspicious(model, passage, trials[best], adapters.subset([row + best]), store, config.gate)
         entry = store.add(
-            lambda folder: model.backend.save(adapters, row + best, folder, model.name),
+            lambda folder: model.backend.save(adapters, row + best, folder, model.name, small=True),
             model=model.name,
             model_hash=model.fingerprint,
             passage=passage,

@@ -42,7 +42,7 @@ def adapted(tiny_model, tiny_reference, tmp_path):
     stack = random_stack(tiny_model)
     references = []
     for i in range(2):
-        stack.save(i, tmp_path / f"kept{i}", "tiny")
+        stack.save(i, tmp_path / f"kept{i}", "tiny", small=True)
         export_adapter(tmp_path / f"kept{i}", tmp_path / str(i))
         references.append(PeftModel.from_pretrained(copy.deepcopy(tiny_reference), tmp_path / str(i)).eval())
     return stack, references

@@ -38,7 +38,7 @@ def reference_logits(reference, tokens=TOKENS):
 
 
 def saved(model, folder, config=ALL):
-    random_stack(model, config).save(0, folder, "tiny")
+    random_stack(model, config).save(0, folder, "tiny", small=True)
     return folder
 
 
@@ -60,7 +60,7 @@ def test_an_exported_adapter_does_the_same_in_peft(tiny_model, tiny_reference, t
     from peft import PeftModel
 
     stack = random_stack(tiny_model, config)
-    stack.save(1, tmp_path / "kept", "tiny")
+    stack.save(1, tmp_path / "kept", "tiny", small=True)
     export_adapter(tmp_path / "kept", tmp_path / "exported")
     theirs = reference_logits(PeftModel.from_pretrained(copy.deepcopy(tiny_reference), tmp_path / "exported").eval())
     assert (theirs - logits_under(tiny_model)).abs().max() > 0.1
@@ -130,15 +130,18 @@ def test_rows_without_an_adapter_see_the_untouched_model(tiny_model):
     torch.testing.assert_close(last, logits_under(tiny_model, stack, 0), atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("small", [True, False])
 @pytest.mark.parametrize("config", [ALL, SOME])
-def test_saved_loaded_and_saved_again_are_the_same_bytes(tiny_model, tmp_path, config):
+def test_saved_loaded_and_saved_again_are_the_same_bytes(tiny_model, tmp_path, config, small):
     stack = random_stack(tiny_model, config)
+    if not small:
+        stack.flat.copy_(stack.flat.bfloat16())
     for i in range(2):
-        stack.save(i, tmp_path / f"first{i}", "tiny")
+        stack.save(i, tmp_path / f"first{i}", "tiny", small=small)
     loaded = tiny_model.backend.load([tmp_path / "first0", tmp_path / "first1"])
     assert loaded.config == config and torch.equal(loaded.flat, stack.flat)
     for i in range(2):
-        loaded.save(i, tmp_path / f"second{i}", "tiny")
+        loaded.save(i, tmp_path / f"second{i}", "tiny", small=small)
         for file in (WEIGHTS_FILE, CONFIG_FILE):
             assert (tmp_path / f"first{i}" / file).read_bytes() == (tmp_path / f"second{i}" / file).read_bytes()
 
@@ -146,7 +149,7 @@ def test_saved_loaded_and_saved_again_are_the_same_bytes(tiny_model, tmp_path, c
 def test_an_adapter_is_stored_in_four_bits_and_read_back_to_half_a_step(tiny_model, tmp_path):
     stack = LoraBatch(tiny_model.backend.network.shape, ALL, 1)
     stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(4))
-    stack.save(0, tmp_path, "tiny")
+    stack.save(0, tmp_path, "tiny", small=True)
     (read,) = (tiny_model.backend.load([tmp_path]).tensors(row) for row in range(1))
     for name, tensor in stack.tensors(0).items():
         groups, error = tensor.reshape(-1, four_bits.GROUP), (read[name] - tensor).reshape(-1, four_bits.GROUP)

@@ -88,7 +88,10 @@ def consolidate(
         reason = f"{len(held)} of {len(entries)} memories hold and share it"
         scores = {"general_change": change, "general_lost": lost, "rehearsed": [asdict(one) for one in rehearsed]}
         shared = store.share(
-            lambda folder: model.backend.save(adapters, 0, folder, model.name), held, scores, rehearsed=entries
+            lambda folder: model.backend.save(adapters, 0, folder, model.name, small=True),
+            held,
+            scores,
+            rehearsed=entries,
         )
     return Consolidation(shared, reason, rehearsed, change, logs[0].tokens, round(time.perf_counter() - start, 1))
 

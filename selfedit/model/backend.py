@@ -129,7 +129,8 @@ class Adapters(Protocol):
         """Copies of these adapters."""
 
     def as_stored(self) -> Adapters:
-        """Copies of these adapters as they are read back from a folder, so that what is tested is what is kept."""
+        """Copies of these adapters as they are read back from a small folder, so that what is tested is what is
+        kept."""
 
 
 class Backend(Protocol):
@@ -185,8 +186,9 @@ class Backend(Protocol):
         a teacher learn from the base model's distribution behind its prompt. Raises ModelError on an
         example that is too long."""
 
-    def save(self, adapters: Adapters, row: int, folder: Path, base_model: str) -> None:
-        """Writes one adapter as a PEFT folder. `base_model`: the model's name, for the folder's record."""
+    def save(self, adapters: Adapters, row: int, folder: Path, base_model: str, *, small: bool = False) -> None:
+        """Writes one adapter as a PEFT folder. `base_model`: the model's name, for the folder's record. `small`: in
+        four bits, which PEFT itself does not read (`peft_folder.export_adapter`)."""
 
     def load(self, folders: Sequence[Path]) -> Adapters:
         """PEFT folders of one configuration, in their order. Raises AdapterError on a folder that does not fit."""

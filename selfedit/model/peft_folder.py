@@ -1,7 +1,7 @@
 """A LoRA adapter on disk, in the format of the `peft` library: a configuration (JSON) and the weights (safetensors).
 
 In: tensors under PEFT's names, `lora_A` [R, I] and `lora_B` [O, R] of every adapted module. The weights are written in
-four bits (four_bits.py) or, for other tools, in fp16; folders in bf16 and fp32 are read as well.
+bf16 or, those of memories, in four bits (four_bits.py); folders in fp16 and fp32 are read as well.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from selfedit.errors import AdapterError
@@ -29,12 +30,16 @@ _UNSUPPORTED = (
 )
 
 
-def write_adapter(folder: Path, tensors: dict[str, Tensor], config: LoraConfig, base_model: str) -> None:
+def write_adapter(
+    folder: Path, tensors: dict[str, Tensor], config: LoraConfig, base_model: str, small: bool = False
+) -> None:
+    """`small`: in four bits instead of bf16."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    stored = four_bits.pack({name: tensor.cpu() for name, tensor in tensors.items()})
-    save_file(stored, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+    plain = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}
+    save_file(four_bits.pack(tensors) if small else plain, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     record = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

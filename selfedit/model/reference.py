@@ -160,8 +160,10 @@ class ReferenceBackend:
         report()
         return adapters, [run.log for run in runs]
 
-    def save(self, adapters: ReferenceAdapters, row: int, folder: Path, base_model: str) -> None:
-        write_adapter(folder, adapters.tensors[row], adapters.config, base_model)
+    def save(
+        self, adapters: ReferenceAdapters, row: int, folder: Path, base_model: str, *, small: bool = False
+    ) -> None:
+        write_adapter(folder, adapters.tensors[row], adapters.config, base_model, small)
 
     def load(self, folders: Sequence[Path]) -> ReferenceAdapters:
         configs = [read_config(folder, self.num_layers, list(self.layer_modules)) for folder in folders]

@@ -74,8 +74,8 @@ class PackedBackend:
     ) -> tuple[LoraBatch, list[TrainLog]]:
         return train.train(self.network, jobs, config, start=start, cut=cut, vocabulary=vocabulary, on_step=on_step)
 
-    def save(self, adapters: LoraBatch, row: int, folder: Path, base_model: str) -> None:
-        adapters.save(row, folder, base_model)
+    def save(self, adapters: LoraBatch, row: int, folder: Path, base_model: str, *, small: bool = False) -> None:
+        adapters.save(row, folder, base_model, small=small)
 
     def load(self, folders: Sequence[Path]) -> LoraBatch:
         loaded = [self._recent(folder, *_identity(folder)) for folder in folders]

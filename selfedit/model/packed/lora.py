@@ -98,7 +98,7 @@ class LoraBatch:
         return picked
 
     def as_stored(self) -> LoraBatch:
-        """Copies of these adapters as they are read back from a folder."""
+        """Copies of these adapters as they are read back from a small folder."""
         read = LoraBatch(self.shape, self.config, self.count, self.flat.device)
         for adapter in range(self.count):
             read._take(adapter, four_bits.rounded(self.tensors(adapter)))
@@ -116,8 +116,8 @@ class LoraBatch:
                 out[f"{name}.lora_B.weight"] = view.b[j][adapter].t().contiguous().cpu()
         return out
 
-    def save(self, adapter: int, folder: Path, base_model: str) -> None:
-        write_adapter(folder, self.tensors(adapter), self.config, base_model)
+    def save(self, adapter: int, folder: Path, base_model: str, *, small: bool = False) -> None:
+        write_adapter(folder, self.tensors(adapter), self.config, base_model, small)
 
     def load_(self, adapter: int, tensors: dict[str, Tensor], folder: Path) -> None:
         """Takes one adapter's tensors, as `tensors` gives them. Raises AdapterError if they do not fit."""
