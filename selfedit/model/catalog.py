@@ -64,6 +64,7 @@ CATALOG = {
         megabytes=98,
         licence="Apache-2.0",
         about="embedded default: small enough for any laptop",
+        learn_gb=2.7,
     ),
     "qwen2.5-coder-0.5b": Packaged(
         repository="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
