@@ -119,6 +119,7 @@ def learn(
     store: MemoryStore,
     config: LearnConfig,
     *,
+    writer: Model | None = None,
     quiz: Sequence[Question] = (),
     again: bool = False,
     progress: Progress = no_progress,
@@ -127,12 +128,13 @@ def learn(
 ) -> LearnReport:
     """Learns each passage.
 
-    `quiz`: the user's own questions; they judge the passages that they are about, in place of generated ones. `again`:
-    also repeat passages that an earlier run finished without keeping anything. `progress`: the stage `passage` marks
-    the beginning of each batch of passages. `notify`: receives a line for the user. A passage that occurs in several
-    documents is learned once. When all passages of a document are done, memories of passages that are no longer in it
-    are superseded, unless one of the new memories is in quarantine or none was kept. A passage that the model cannot
-    read is reported, and the others are learned; raises ModelError if it can read none.
+    `writer`: another model, e.g. a larger one, that writes about the passages and answers with them in view, in place
+    of the model that learns. `quiz`: the user's own questions; they judge the passages that they are about, in place of
+    generated ones. `again`: also repeat passages that an earlier run finished without keeping anything. `progress`: the
+    stage `passage` marks the beginning of each batch of passages. `notify`: receives a line for the user. A passage
+    that occurs in several documents is learned once. When all passages of a document are done, memories of passages
+    that are no longer in it are superseded, unless one of the new memories is in quarantine or none was kept. A passage
+    that the model cannot read is reported, and the others are learned; raises ModelError if it can read none.
     """
     store.check_writable()  # before the work, not after it
     config = replace(config, train=suited_rate(config.train, model.backend.hidden_size, LEARN_RATE))
@@ -142,7 +144,7 @@ def learn(
             f"{len(idle)} of {len(quiz)} questions of the quiz fit none of these passages and are not used "
             f"(“{idle[0].question}”)"
         )
-    run = _RunFolder(store.home, model, config, quiz)
+    run = _RunFolder(store.home, model, config, quiz, writer)
     entries = store.active()  # notices a corrupt memory before the work, not after it
     active = {entry.id for entry in entries}
     reports = {p.id: report for p in passages if (report := run.report(p, active)) and (report.memory or not again)}
@@ -180,7 +182,7 @@ def learn(
         with run.turn(batch := todo[low : low + TOGETHER], notify) as learned:
             left = [passage for passage in batch if passage.id not in learned]
             questions = user_questions if quiz else None
-            results = _learn_all(model, left, store, config, questions, progress) if left else ()
+            results = _learn_all(model, left, store, config, questions, writer, progress) if left else ()
             for report, error in chain(zip(learned.values(), repeat(None)), results):
                 failure = failure or error
                 if error is None and report.passage not in learned:
@@ -202,12 +204,13 @@ def _learn_all(
     store: MemoryStore,
     config: LearnConfig,
     quiz: Mapping[str, Sequence[Question]] | None,
+    writer: Model | None,
     progress: Progress,
 ) -> Iterator[tuple[PassageReport, ModelError | None]]:
     """The report of each passage, and why it failed. Where one of them cannot be read, each is learned alone."""
     done = set()
     try:
-        for report in learn_passages(model, passages, store, config, quiz=quiz, progress=progress):
+        for report in learn_passages(model, passages, store, config, writer=writer, quiz=quiz, progress=progress):
             done.add(report.passage)
             yield report, None
     except ModelError as error:
@@ -215,7 +218,7 @@ def _learn_all(
             yield _failed(passages[0], error), error
         else:
             for passage in (p for p in passages if p.id not in done):
-                yield from _learn_all(model, [passage], store, config, quiz, progress)
+                yield from _learn_all(model, [passage], store, config, quiz, writer, progress)
 
 
 def learn_passages(
@@ -224,16 +227,18 @@ def learn_passages(
     store: MemoryStore,
     config: LearnConfig,
     *,
+    writer: Model | None = None,
     quiz: Mapping[str, Sequence[Question]] | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[PassageReport]:
     """Takes passages from their texts to memories, or to the reasons why there are none; every stage is one batch.
 
-    `quiz`: passage id → the user's questions about it, which judge in place of generated ones. Raises ModelError,
-    before anything is kept, if the model cannot read one of the passages. Passages that nothing judges come last.
+    `writer`: as in `learn`. `quiz`: passage id → the user's questions about it, which judge in place of generated ones.
+    Raises ModelError, before anything is kept, if the model cannot read one of the passages. Passages that nothing
+    judges come last.
     """
     stages = _Stages(progress)
-    material = _write(model, passages, config, quiz, stages)
+    material = _write(model, writer or model, passages, config, quiz, stages)
     judged = [m for m in material if m.judging]
     stages("train", 0, 1)
     tried = [candidates(m.edits, config.each_alone, control=_is_control(m, config)) for m in judged]
@@ -285,25 +290,27 @@ class _Material:
 
 def _write(
     model: Model,
+    writer: Model,
     passages: Sequence[Passage],
     config: LearnConfig,
     quiz: Mapping[str, Sequence[Question]] | None,
     progress: Progress,
 ) -> list[_Material]:
     proposals = propose(
-        model, passages, config.styles, seed=config.seed, config=config.filter, on_token=partial(progress, "write")
+        writer, passages, config.styles, seed=config.seed, config=config.filter, on_token=partial(progress, "write")
     )
     written = write_quizzes(
-        model, passages, spans=config.spans, seed=config.seed, config=config.quiz, progress=progress
+        model, passages, writer=writer, spans=config.spans, seed=config.seed, config=config.quiz, progress=progress
     )
     if quiz is None:
         lines = [(passage, proposal.held_out) for passage, proposal in zip(passages, proposals)]
-        checked = questions_from_rewordings(model, lines, config.quiz, progress)
+        checked = questions_from_rewordings(model, lines, config.quiz, progress, reader=writer)
         judges = [(p, [*q.judging, *questions]) for p, q, (questions, _) in zip(passages, written, checked)]
         added = fill_up(model, judges, config.least_questions, config.quiz, progress)
         checked = [(own + more, reasons + others) for (own, reasons), (more, others) in zip(checked, added)]
     else:
-        checked = check(model, [(passage, quiz.get(passage.id, ())) for passage in passages], config.quiz, progress)
+        asked = [(passage, quiz.get(passage.id, ())) for passage in passages]
+        checked = check(model, asked, config.quiz, progress, reader=writer)
     material = []
     for passage, proposal, of_passage, (questions, reasons) in zip(passages, proposals, written, checked):
         if quiz is None:
@@ -516,12 +523,16 @@ def _why_not(trials: Sequence[Trial]) -> str:
 class _RunFolder:
     """The records of earlier runs of the same job; a passage that is recorded is not learned again."""
 
-    def __init__(self, home: Path, model: Model, config: LearnConfig, quiz: Sequence[Question]):
+    def __init__(
+        self, home: Path, model: Model, config: LearnConfig, quiz: Sequence[Question], writer: Model | None = None
+    ):
         settings = json.dumps(asdict(config), sort_keys=True, default=str)
-        name = text_hash(model.fingerprint, settings, *("\n".join((q.question, *q.answers)) for q in quiz))[:12]
+        parts = [model.fingerprint, settings, *("\n".join((q.question, *q.answers)) for q in quiz)]
+        name = text_hash(*parts, *([writer.fingerprint] if writer else []))[:12]
         self.folder = home / "runs" / f"learn-{name}"
         self.finished = self._read()
         settings = {"model": model.name, "model_hash": model.fingerprint, "config": asdict(config)}
+        settings |= {"writer": writer.name} if writer else {}
         if not (self.folder / "config.json").exists():  # also notices an unwritable disk before hours of work
             write_json(self.folder / "config.json", settings)
 

@@ -375,7 +375,9 @@ def test_questions_that_a_person_judges_by_are_not_studied(monkeypatch, tiny_mod
         "selfedit.learn.propose", lambda *_, **options: [SimpleNamespace(edits=[], held_out=[], dropped=Counter())]
     )
     monkeypatch.setattr("selfedit.learn.write_quizzes", lambda *_, **options: [Quiz((same,), (other,), Counter())])
-    monkeypatch.setattr("selfedit.learn.check", lambda model, asked, *_: [(list(quiz), Counter()) for _, quiz in asked])
+    monkeypatch.setattr(
+        "selfedit.learn.check", lambda model, asked, *_, **options: [(list(quiz), Counter()) for _, quiz in asked]
+    )
     monkeypatch.setattr("selfedit.learn.run_trials", trials)
     with pytest.raises(InterruptedError):
         list(learn_passages(tiny_model, [VELLMAR], MemoryStore(tmp_path), CONFIG, quiz={VELLMAR.id: own}))
@@ -782,3 +784,36 @@ def test_passages_are_cut_so_that_they_fit_the_positions_of_the_model(tiny_model
         longest[length] = max(len(tiny_model.chat.encode(passage.text)) for passage in passages)
     by_words, by_tokens = longest.values()
     assert by_tokens <= limit / 2 < limit < by_words
+
+
+def test_a_writer_writes_and_reads_what_the_model_learns(tmp_path, monkeypatch):
+    """The writer gets every prompt with the passage or a sentence of it, the learner only questions without it."""
+    folders = (write_tiny_model(tmp_path / kind, kind, max_position_embeddings=2048) for kind in ("llama", "qwen2"))
+    learner, writer = (load_model(str(folder), device="cpu") for folder in folders)
+    prompts = {"learner": [], "writer": []}
+
+    def heard(model, name):
+        generate = model.backend.generate
+
+        def record(requests, adapters=None, **options):
+            if adapters is None:
+                prompts[name].extend(model.chat.decode(list(request.tokens)) for request in requests)
+            return generate(requests, adapters, **options)
+
+        monkeypatch.setattr(model.backend, "generate", record)
+
+    heard(learner, "learner")
+    heard(writer, "writer")
+    passage = Passage("A lake", "The lake Tarn has 40 boats and 12 piers.", "/lake.txt", "0" * 64)
+    quiz = [Question("How many boats has the lake?", ("40 boats",))]
+    config = replace(LearnConfig(), spans=2, train=replace(LearnConfig().train, epochs=1))
+    store = MemoryStore(tmp_path / "home")
+    report = learn(learner, [passage], store, config, writer=writer, quiz=quiz)
+    assert len(report.reports) == 1
+    assert any("The lake Tarn has 40 boats" in prompt and quiz[0].question in prompt for prompt in prompts["writer"])
+    assert not any("The lake Tarn has 40 boats and" in prompt for prompt in prompts["learner"])
+    assert any(quiz[0].question in prompt for prompt in prompts["learner"])
+    runs = [json.loads(file.read_text()) for file in (tmp_path / "home" / "runs").glob("*/config.json")]
+    assert [run.get("writer") for run in runs] == [writer.name]
+    learn(learner, [passage], store, config, quiz=quiz)  # another job: it does not take over the writer's records
+    assert len(list((tmp_path / "home" / "runs").glob("*/config.json"))) == 2

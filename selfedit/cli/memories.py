@@ -43,6 +43,11 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     learn.add_argument(
         "--styles", metavar="A,B", help=f"how the model writes study material (default: {','.join(LearnConfig.styles)})"
     )
+    learn.add_argument(
+        "--writer",
+        metavar="MODEL",
+        help="another model, e.g. a larger one, that writes about the documents (default: the model that learns)",
+    )
     learn.add_argument("--each-alone", action="store_true", help="also try each style by itself, to see which one pays")
     add_settings(learn, "learning", "epochs=8")
     learn.add_argument("--again", action="store_true", help="also redo passages that kept nothing before")
@@ -146,7 +151,8 @@ def _learn(arguments) -> int:
     config = _learn_config(arguments)
     quiz = load_quiz(arguments.quiz) if arguments.quiz else []
     store = open_store(arguments, writes=True)
-    local_path(arguments.model)  # an unknown name is an error before the documents are read
+    for name in filter(None, (arguments.model, arguments.writer)):
+        local_path(name)  # an unknown name is an error before the documents are read
     if arguments.dry_run:
         return _show_reading(arguments, store.home, config.passage_words)
     with Progress(quiet=arguments.json) as progress:
@@ -157,12 +163,14 @@ def _learn(arguments) -> int:
         from selfedit.learn import learn, passage_length
 
         model = open_model(arguments, progress.note)
+        writer = open_model(arguments, progress.note, arguments.writer) if arguments.writer else None
         length = passage_length(model, config.passage_words)
         report = learn(
             model,
             split_documents(documents, config.passage_words, length),
             store,
             config,
+            writer=writer,
             quiz=quiz,
             again=arguments.again,
             progress=progress.stage,

@@ -171,10 +171,11 @@ def intake(arguments):
     return Intake(arguments.include, arguments.exclude, arguments.allow_private)
 
 
-def open_model(arguments, notify: Callable[[str], None]):
+def open_model(arguments, notify: Callable[[str], None], name: str | None = None):
+    """The model of that name, else the one of --model."""
     from selfedit.model.load import load_model
 
-    return load_model(arguments.model, backend=arguments.backend, notify=notify)
+    return load_model(name or arguments.model, backend=arguments.backend, notify=notify)
 
 
 def open_judge(arguments) -> tuple[Judge, str]:

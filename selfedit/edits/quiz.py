@@ -44,13 +44,16 @@ def write_quizzes(
     model: Model,
     passages: Sequence[Passage],
     *,
+    writer: Model | None = None,
     spans: int = 28,
     seed: int = 0,
     config: QuizConfig = QuizConfig(),
     progress: Progress = no_progress,
 ) -> list[Quiz]:
-    """Writes, checks and divides questions about each passage, all passages in one batch; `spans`: the maximum number
-    of spans of a passage to ask about."""
+    """Writes, checks and divides questions about each passage, all passages in one batch. `writer`: writes them, and
+    answers them with the passage in the prompt, in place of the model. `spans`: the maximum number of spans of a
+    passage to ask about."""
+    writer = writer or model
     openings = [
         (i, sentence, span, word)
         for i, passage in enumerate(passages)
@@ -58,17 +61,17 @@ def write_quizzes(
         for word in _first_words(span)
     ]
     prompts = [
-        model.chat.continued(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: {word}")
+        writer.chat.continued(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: {word}")
         for _, s, span, word in openings
     ]
-    texts = model.backend.generate(
+    texts = writer.backend.generate(
         [Request(tuple(p), None, config.question_tokens, one_line=True) for p in prompts],
         on_token=partial(progress, "questions"),
     )
     written: list[dict[tuple[str, str], Question]] = [{} for _ in passages]  # one question per span
     dropped: list[Counter[str]] = [Counter() for _ in passages]
     for (i, sentence, span, word), tokens in zip(openings, texts):
-        rest = model.chat.decode(tokens).split("\n")[0].strip()
+        rest = writer.chat.decode(tokens).split("\n")[0].strip()
         question = f"{word} {rest}"
         reason = _fault(question, span, {q.question for q in written[i].values()})
         if not (reason or _is_about(rest, passages[i], config.min_known)):
@@ -77,7 +80,8 @@ def write_quizzes(
             dropped[i][reason or "asked in other words"] += 1
         else:
             written[i][sentence, span] = Question(question, (span,), sentence=sentence)
-    checked = check(model, [(p, list(found.values())) for p, found in zip(passages, written)], config, progress)
+    asked = [(passage, list(found.values())) for passage, found in zip(passages, written)]
+    checked = check(model, asked, config, progress, reader=writer)
     return [
         _split(kept, dropped[i] + reasons, seed=stable_seed(seed, passages[i].id, "split"))
         for i, (kept, reasons) in enumerate(checked)
@@ -90,27 +94,29 @@ def check(
     config: QuizConfig = QuizConfig(),
     progress: Progress = no_progress,
     *,
+    reader: Model | None = None,
     with_passage: bool = True,
 ) -> list[tuple[list[Question], Counter]]:
     """Keeps the questions that the model answers correctly with their passage in the prompt and incorrectly without it.
 
-    `asked`: passages with questions, all checked in one batch. `with_passage`: False leaves out the first condition,
-    for questions that need no proof. Returns for each passage the kept questions and the number of dropped questions
-    per reason.
+    `asked`: passages with questions, all checked in one batch. `reader`: answers with the passage in the prompt, in
+    place of the model. `with_passage`: False leaves out the first condition, for questions that need no proof. Returns
+    for each passage the kept questions and the number of dropped questions per reason.
     """
+    reader = reader or model
     dropped: list[Counter[str]] = [Counter() for _ in asked]
     fitting: list[tuple[int, Question, tuple[int, ...]]] = []
     for i, (passage, questions) in enumerate(asked):
         for question in questions:
-            open_book = tuple(model.chat.ask(open_book_prompt(passage, question.question)))
-            if _fits(model, question, open_book, config):
+            open_book = tuple(reader.chat.ask(open_book_prompt(passage, question.question)))
+            if _fits(reader, question, open_book, config):
                 fitting.append((i, question, open_book))
             else:
                 dropped[i]["too long for the model"] += 1
     closed = [tuple(model.chat.ask(question.question)) for _, question, _ in fitting]
     read = [tokens for *_, tokens in fitting] if with_passage else []
-    requests = [Request(tokens, None, config.check_tokens) for tokens in [*read, *closed]]
-    answers = [model.chat.decode(t) for t in model.backend.generate(requests, on_token=partial(progress, "check"))]
+    parts = [(model, [*read, *closed])] if reader is model else [(reader, read), (model, closed)]
+    answers = [text for one, prompts in parts for text in _texts(one, prompts, config, progress)]
     kept: list[list[Question]] = [[] for _ in asked]
     for number, (i, question, _) in enumerate(fitting):
         gold, closed_book = question.answers, answers[len(read) + number]
@@ -122,6 +128,11 @@ def check(
             sentence = question.sentence or find_supporting_sentence(asked[i][0], question)
             kept[i].append(replace(question, sentence=sentence))
     return list(zip(kept, dropped))
+
+
+def _texts(model: Model, prompts: Sequence[tuple[int, ...]], config: QuizConfig, progress: Progress) -> list[str]:
+    requests = [Request(tokens, None, config.check_tokens) for tokens in prompts]
+    return [model.chat.decode(t) for t in model.backend.generate(requests, on_token=partial(progress, "check"))]
 
 
 def _answers(text: str, question: Question, config: QuizConfig) -> bool:
@@ -177,10 +188,13 @@ def questions_from_rewordings(
     reworded: Sequence[tuple[Passage, Sequence[str]]],
     config: QuizConfig = QuizConfig(),
     progress: Progress = no_progress,
+    *,
+    reader: Model | None = None,
 ) -> list[tuple[list[Question], Counter]]:
     """Makes a span question and a cloze question from each line that rephrases a sentence of its passage.
 
-    Returns for each passage the questions that pass the check, and the number of dropped questions per reason.
+    `reader`: as in `check`. Returns for each passage the questions that pass the check, and the number of dropped
+    questions per reason.
     """
     asked = []
     for passage, lines in reworded:
@@ -188,7 +202,7 @@ def questions_from_rewordings(
         long_lines = [line for line in lines if len(line.split()) > config.min_cloze_words]
         made = [next((q for q in span_questions(passage, s, 8) if q.answers[0] in flat), None) for s in long_lines]
         asked.append((passage, [replace(q, sentence="") for q in made if q]))
-    checked, clozes = check(model, asked, config, progress), _cloze_questions(model, reworded, config)
+    checked, clozes = check(model, asked, config, progress, reader=reader), _cloze_questions(model, reworded, config)
     return [(kept + cloze, reasons + more) for (kept, reasons), (cloze, more) in zip(checked, clozes)]
 
 
