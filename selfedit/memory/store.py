@@ -396,7 +396,7 @@ class MemoryStore:
             return versions.record(connection)
 
     def export(self, id: str, to: Path | str) -> None:
-        """Copies the PEFT adapter, with what it was made from and its scores, into a new or empty folder."""
+        """Writes the PEFT adapter in fp16, with what it was made from and its scores, into a new or empty folder."""
         from selfedit.model.peft_folder import export_adapter
 
         entry, source, to = self.get(id), self.adapter_path(id), Path(to)
