@@ -38,7 +38,7 @@ from selfedit.loop.journal import Journal, write_json
 from selfedit.loop.selection import PASSAGE
 from selfedit.loop.trial import Candidate, Study, run_trials
 from selfedit.memory.contradict import disagreeing, near
-from selfedit.memory.gate import decide
+from selfedit.memory.gate import decide, exceeds
 from selfedit.memory.route import Router
 from selfedit.memory.screen import captured, find_suspicious_patterns
 from selfedit.memory.store import MemoryStore, learned_text
@@ -453,9 +453,9 @@ def _suspicious(
     reasons, general = find_suspicious_patterns(passage), general_questions()
     taken = captured(after, new, general)
     spoiled = _spoiled(model, taken, adapter)
-    if len(taken) > config.max_captured * len(general):
+    if exceeds(len(taken), config.max_captured * len(general)):
         reasons.append(f"would answer {len(taken)} of {len(general)} general questions (“{taken[0].question}”)")
-    elif len(spoiled) > config.max_lost * len(general):
+    elif exceeds(len(spoiled), config.max_lost * len(general)):
         reasons.append(
             f"would answer {len(spoiled)} of {len(general)} general questions wrong that the base model answers right "
             f"(“{spoiled[0].question}”)"
@@ -476,7 +476,7 @@ def _suspicious(
         for (entry, _), correct in zip(taken, evaluate(model, [q for _, q in taken], [0], adapter)[0].correct)
         if not correct
     ]
-    if len(lost) > config.max_lost * len(right):
+    if exceeds(len(lost), config.max_lost * len(right)):
         ids = ", ".join(sorted({entry.id for entry in lost}))
         reasons.append(f"would answer {len(lost)} of {len(right)} questions of similar memories, and wrong ({ids})")
     return reasons

@@ -112,6 +112,14 @@ def test_too_much_lost_ability_is_dropped():
     assert decided(kept, replace(lost, general_lost=-0.1))[0] == "rewrite"
 
 
+@pytest.mark.parametrize("right", range(6, 41))
+def test_a_loss_that_is_exactly_the_bound_is_not_over_it(right):
+    """As shares, 39/40 − 33/40 is more than .15."""
+    at_bound = replace(trial("rewrite", [-1.0] * 4), general_lost=right / 40 - (right - 6) / 40)
+    assert decided(at_bound)[0] == "rewrite"
+    assert decided(replace(at_bound, general_lost=right / 40 - (right - 7) / 40))[0] is None
+
+
 def test_too_much_general_change_is_dropped_and_the_next_best_is_kept():
     trials = trial("passage", [-2.0] * 4, general_change=1.0), trial("rewrite", [-1.0] * 4, general_change=1.01)
     kept, reasons = decided(*trials)

@@ -18,7 +18,7 @@ from selfedit.errors import MemoryStoreError
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_abilities, general_changes
 from selfedit.loop.trial import joint_job, study_sequences, study_texts
-from selfedit.memory.gate import general_fault
+from selfedit.memory.gate import exceeds, general_fault
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import Job
 from selfedit.model.load import Model
@@ -77,7 +77,9 @@ def consolidate(
     rehearsed = []
     for entry in entries:
         then, now = sum(map(bool, entry.scores["after"]["correct"])), sum(bool(next(verdicts)) for _ in entry.questions)
-        rehearsed.append(Rehearsed(entry.id, len(entry.questions), then, now, then - now <= config.max_lost * then))
+        rehearsed.append(
+            Rehearsed(entry.id, len(entry.questions), then, now, not exceeds(then - now, config.max_lost * then))
+        )
     held = [entry for entry, one in zip(entries, rehearsed) if one.holds]
     shared, lost = None, untouched - ability
     if fault := general_fault(change, lost, config):

@@ -59,11 +59,16 @@ def _fault(trial: Trial, before: Score, config: GateConfig) -> str:
 
 def general_fault(change: float | None, lost: float | None, config: GateConfig | ConsolidateConfig) -> str:
     """Returns how an adapter harms unrelated behaviour; empty if it does not. None means not measured."""
-    if change is not None and change > config.max_general_change:
+    if change is not None and exceeds(change, config.max_general_change):
         return f"changes general behaviour by {change:.2f} nats per token, over {config.max_general_change:.2f}"
-    if lost is not None and lost > config.max_general_lost:
+    if lost is not None and exceeds(lost, config.max_general_lost):
         return f"ends {lost:.0%} fewer everyday sentences right, over {config.max_general_lost:.0%}"
     return ""
+
+
+def exceeds(value: float, bound: float) -> bool:
+    """Whether a value is over its bound by more than rounding: 38 of 40 less 32 of 40 are not over .15."""
+    return value > bound + 1e-9
 
 
 def _paired(after: Sequence[float], before: Sequence[float]) -> tuple[float, float]:
