@@ -76,6 +76,7 @@ CATALOG = {
         megabytes=491,
         licence="Apache-2.0",
         about="for developers' documents on a CPU",
+        learn_gb=4.2,
     ),
     "qwen2.5-coder-1.5b": Packaged(
         repository="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
