@@ -50,6 +50,10 @@ PATIENCE_HOURS = 8.0
 """A model that needs longer for the guide is not recommended."""
 REFERENCE_GFLOPS = 110.0
 """What `machine_gflops` says of the machine on which SECONDS_PER_WORD was measured."""
+GB_PER_GB_OF_FILE = 4
+"""Assumed peak memory of a model of which it was not measured, in sizes of its file."""
+USABLE_MEMORY = 0.8
+"""Share of the machine's memory that a model may take."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +73,15 @@ class Cost:
 def costs(home: Path, memory_gb: float, gflops: float) -> list[Cost]:
     """Of each model of the catalog, the smallest first. `memory_gb`: of this machine. The time is that of earlier runs
     in `home`, else that of the machine of SECONDS_PER_WORD in proportion to the speed."""
-    texts = [f"{i} " + "word " * (GUIDE_PASSAGE - 1) for i in range(GUIDE_WORDS // GUIDE_PASSAGE)]
-    guide = [Passage("", text, "", "") for text in texts]
+    words = GUIDE_WORDS // GUIDE_PASSAGE * (FIXED_WORDS + GUIDE_PASSAGE)
     result = []
     for name, model in CATALOG.items():
-        seconds = seconds_expected(guide, home, name)
-        if seconds is not None and _measured(home, name) is None:
-            seconds *= REFERENCE_GFLOPS / gflops
-        needs = model.learn_gb or 4 * model.megabytes / 1000
-        hours = None if seconds is None else round(seconds / 3600, 1)
-        result.append(Cost(name, model.megabytes, model.learn_gb, hours, needs <= 0.8 * memory_gb))
+        speed, expected = _measured(home, name), SECONDS_PER_WORD.get(name)
+        if speed is None and expected is not None:
+            speed = expected * REFERENCE_GFLOPS / gflops
+        hours = None if speed is None else round(speed * words / 3600, 1)
+        needs = model.learn_gb or model.megabytes / 1000 * GB_PER_GB_OF_FILE
+        result.append(Cost(name, model.megabytes, model.learn_gb, hours, needs <= USABLE_MEMORY * memory_gb))
     return result
 
 

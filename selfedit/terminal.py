@@ -329,6 +329,8 @@ def model_table(models: list[dict]) -> None:
 
 
 def cost_table(record: dict) -> None:
+    from selfedit.estimate import GUIDE_WORDS
+
     rows = [
         (
             m["name"],
@@ -339,7 +341,7 @@ def cost_table(record: dict) -> None:
         )
         for m in record["models"]
     ]
-    _print_table(("model", "to fetch", "GB to learn", "hours for 5,000 words", ""), rows)
+    _print_table(("model", "to fetch", "GB to learn", f"hours for {GUIDE_WORDS:,} words", ""), rows)
     best = record["recommended"]
     say(f"recommended for this machine: {best} (selfedit learn … --model {best})")
 

@@ -150,7 +150,7 @@ def test_an_adapter_is_stored_in_four_bits_and_read_back_to_half_a_step(tiny_mod
     stack = LoraBatch(tiny_model.backend.network.shape, ALL, 1)
     stack.flat.normal_(0, 0.1, generator=torch.Generator().manual_seed(4))
     stack.save(0, tmp_path, "tiny", small=True)
-    (read,) = (tiny_model.backend.load([tmp_path]).tensors(row) for row in range(1))
+    read = tiny_model.backend.load([tmp_path]).tensors(0)
     for name, tensor in stack.tensors(0).items():
         groups, error = tensor.reshape(-1, four_bits.GROUP), (read[name] - tensor).reshape(-1, four_bits.GROUP)
         step = groups.abs().amax(1, keepdim=True) / four_bits.LARGEST

@@ -245,11 +245,11 @@ def _cloze_questions(
             before = line[:start].rstrip(" \"'“‘`")
             if len(before.split()) >= config.min_cloze_words and span not in before:
                 made.append((i, Question(before, (span,), kind="cloze")))
-    requests = [Request(tuple(model.chat.prompt(q)), None, config.check_tokens) for _, q in made]
+    texts = _texts(model, [tuple(model.chat.prompt(q)) for _, q in made], config, no_progress)
     results: list[tuple[list[Question], Counter]] = [([], Counter()) for _ in reworded]
-    for (i, question), tokens in zip(made, model.backend.generate(requests)):
+    for (i, question), text in zip(made, texts):
         kept, dropped = results[i]
-        if continues_with(model.chat.decode(tokens), question.answers):
+        if continues_with(text, question.answers):
             dropped["known without the passage"] += 1
         else:
             kept.append(question)

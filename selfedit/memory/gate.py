@@ -67,7 +67,7 @@ def general_fault(change: float | None, lost: float | None, config: GateConfig |
 
 
 def exceeds(value: float, bound: float) -> bool:
-    """Whether a value is over its bound by more than rounding: 38 of 40 less 32 of 40 are not over .15."""
+    """Whether a value is over its bound by more than floating-point rounding, by which 39/40 − 33/40 is over .15."""
     return value > bound + 1e-9
 
 

@@ -403,7 +403,6 @@ class MemoryStore:
         with disk.plain_errors(f"export to {to}", MemoryStoreError):
             if to.exists() and any(to.iterdir()):
                 raise MemoryStoreError(f"{to} is not empty; name a new folder to export to")
-            to.mkdir(parents=True, exist_ok=True)
             export_adapter(source, to)
             disk.write(to / "source.json", disk.json_line(passage_fields(entry.passage)))
             disk.write(to / "scores.json", disk.json_line(entry.scores))

@@ -34,12 +34,8 @@ def write_adapter(
     folder: Path, tensors: dict[str, Tensor], config: LoraConfig, base_model: str, small: bool = False
 ) -> None:
     """`small`: in four bits instead of bf16."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
-    plain = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}
-    save_file(four_bits.pack(tensors) if small else plain, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    _write_weights(folder, four_bits.pack(tensors) if small else _in_dtype(tensors, torch.bfloat16))
     record = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -101,12 +97,23 @@ def read_config(folder: Path, num_layers: int, modules: Collection[str]) -> Lora
 def export_adapter(source: Path, folder: Path) -> None:
     """Copies an adapter with its weights in fp16, which holds them exactly and every tool reads. Raises
     AdapterError."""
+    _write_weights(folder, _in_dtype(read_adapter(source), torch.float16))
+    shutil.copyfile(source / CONFIG_FILE, folder / CONFIG_FILE)
+
+
+def _in_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
+
+
+def _write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    plain = {name: tensor.half().contiguous() for name, tensor in read_adapter(source).items()}
-    save_file(plain, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    shutil.copyfile(source / CONFIG_FILE, folder / CONFIG_FILE)
+    try:
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    except SafetensorError as error:  # a full disk: callers make one line of an OSError
+        raise OSError(str(error)) from error
 
 
 def check_tensors(folder: Path, tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from selfedit.model.backend import check_lengths
 from selfedit.model.packed.network import Network
-from selfedit.model.packed.packing import chained, passes
+from selfedit.model.packed.packing import common_prefix, passes
 
 
 class FrozenBelow:
@@ -35,12 +35,15 @@ class FrozenBelow:
     @torch.no_grad()
     def _computed(self, texts: list[tuple[int, ...]]) -> list[Tensor]:
         """Of different texts in ascending order; a common beginning is computed once."""
-        shared, rows = chained(texts)
+        shared = [
+            (max(0, i - 1), common_prefix(before, text, min(len(before), len(text))))
+            for i, (before, text) in enumerate(zip([(), *texts], texts))
+        ]
         attention = self.network.attention([len(tokens) for tokens in texts], shared)
         new = [token for tokens, (_, common) in zip(texts, shared) for token in tokens[common:]]
         x = self.network.embed(torch.tensor(new, device=self.network.device))
         x = self.network.run(x, attention.positions, attention, layers=range(self.first_layer))
-        return [x[own.to(x.device)] for own in rows]
+        return [x[own.to(x.device)] for own in attention.rows]
 
     def __getitem__(self, tokens: tuple[int, ...]) -> Tensor:
         """[T, hidden]"""

@@ -366,11 +366,12 @@ class PackedAttention:
 
         `windows`: those of a Shape."""
         shared = shared or [(0, 0)] * len(lengths)
-        rows: list[Tensor] = []  # of each sequence, shared ones first
+        self.rows: list[Tensor] = []
+        """Of each sequence the rows of its tokens, shared ones first."""
         count = 0
         for length, (leader, common) in zip(lengths, shared):
             new_rows = torch.arange(count, count + length - common)
-            rows.append(torch.cat((rows[leader][:common], new_rows)) if common else new_rows)
+            self.rows.append(torch.cat((self.rows[leader][:common], new_rows)) if common else new_rows)
             count += len(new_rows)
         self.positions = torch.cat([torch.arange(common, n) for n, (_, common) in zip(lengths, shared)]).to(device)
         members: dict[tuple[int, int], list[int]] = {}
@@ -384,8 +385,8 @@ class PackedAttention:
             longest = max(lengths[s] for s in bucket)
             self.buckets.append((len(bucket), longest, silent))
             for s in bucket:
-                keys.add(rows[s], range(longest), shared[s][1])
-                queries.add(rows[s], range(silent, longest), shared[s][1])
+                keys.add(self.rows[s], range(longest), shared[s][1])
+                queries.add(self.rows[s], range(silent, longest), shared[s][1])
         self._dense = keys.count == count and len(members) == 1
         self._queries, self._keys = queries.indices(device), keys.indices(device)
         self._windows = windows

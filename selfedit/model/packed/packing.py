@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor
+from itertools import islice
 
 from selfedit.model.chat import TokenizedExample
 
@@ -67,19 +65,6 @@ def common_prefix(a: Sequence[int], b: Sequence[int], limit: int) -> int:
     return next((i for i in range(limit) if a[i] != b[i]), limit)
 
 
-def chained(texts: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, int]], list[Tensor]]:
-    """Different texts in ascending order → what each shares with the one before it, as `Packing.shared`, and the rows
-    of all of its tokens."""
-    shared, rows, count = [], [], 0
-    for i, (before, text) in enumerate(zip([(), *texts], texts)):
-        common = common_prefix(before, text, min(len(before), len(text)))
-        shared.append((max(0, i - 1), common))
-        new = torch.arange(count, count + len(text) - common)
-        rows.append(torch.cat((rows[-1][:common], new)) if common else new)
-        count += len(new)
-    return shared, rows
-
-
 def passes(
     order: Sequence[int], sizes: Sequence[int], shared: Callable[[list[int], int], int] = lambda part, i: 0
 ) -> Iterator[list[int]]:
@@ -106,7 +91,8 @@ def sharing(sequences: Sequence[TokenizedExample], owners: Sequence[Hashable]) -
     input for the backward pass."""
 
     def shared(part: list[int], i: int) -> int:
-        own = [j for j in part if owners[j] == owners[i] and sequences[j].label_start > 1]
-        return _best(sequences, own[:1] + own[-1:], sequences[i])[0]
+        own = (j for j in part if owners[j] == owners[i] and sequences[j].label_start > 1)
+        latest = (j for j in reversed(part) if owners[j] == owners[i] and sequences[j].label_start > 1)
+        return _best(sequences, [*islice(own, 1), *islice(latest, 1)], sequences[i])[0]
 
     return shared
