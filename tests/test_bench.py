@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from selfedit.bench import decode, inner_loop
-from selfedit.bench.intervals import divide, mean_ratio, paired_interval, percentiles
+from selfedit.bench.intervals import divide, mean_ratio, paired_interval, percentiles, rank_correlation
 from selfedit.bench.measure import train_flops
 from selfedit.errors import SelfeditError
 from selfedit.judge.grading import is_correct
@@ -161,3 +161,11 @@ def test_the_operations_of_a_tiny_training_are_those_counted_by_hand():
         train_flops(shape, LoraConfig(2, 4.0, ("down_proj",), (1,)), [studied], [1], [8])
         == below + 8 * only_down + 6 * a_label
     )
+
+
+def test_the_rank_correlation_is_that_of_ranks_and_equal_values_share_theirs():
+    assert rank_correlation([1, 2, 3], [10, 1000, 1001]) == pytest.approx(1.0)
+    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1.0)
+    # ranks (1, 2, 3, 4) and (1.5, 1.5, 3, 4): 4.5 / √(5 · 4.5)
+    assert rank_correlation([1, 2, 3, 4], [0, 0, 1, 2]) == pytest.approx(4.5 / 22.5**0.5)
+    assert rank_correlation([1, 1], [1, 2]) is None

@@ -87,8 +87,9 @@ def run(folder, tiny_folder, monkeypatch):
                 lora = LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3))
                 stack = LoraBatch(model.backend.network.shape, lora, 1)
                 stack.flat.normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
+                scores = {"questions": [], "after": {"accuracy": 0.8, "gold_logprob": -0.3}}
                 names = {"model": "tiny", "model_hash": model.fingerprint, "passage": passage, "edits": []}
-                entry = store.add(lambda folder, s=stack: s.save(0, folder, "tiny"), scores={"questions": []}, **names)
+                entry = store.add(lambda folder, s=stack: s.save(0, folder, "tiny"), scores=scores, **names)
             counts = dict.fromkeys(("edits_tried", "edits_kept", "questions", "correct_before", "correct_after"), 0)
             reports.append(
                 PassageReport(
@@ -117,6 +118,7 @@ def test_a_run_reports_every_condition_and_resumes(run, folder, monkeypatch):
     assert all(r["questions"] == 4 and r["by_kind"]["lookup"]["questions"] == 2 for r in result["rows"])
     assert result["rows"][0]["by_document"].keys() == {"guide.md", "peps.json#pep-9001"}
     assert (result["passages"], result["passages_kept"]) == (2, 0.5) and result["words_per_second"] == 5.0
+    assert result["judging"] == {"memories": 1, "accuracy": None, "gold_logprob": None}  # one has no rank
     assert result["seconds"] == {"train": 3.0} and result["mb_per_memory"] > 0 and result["peak_gb"] > 0
     assert table(result) == (folder / "out/results.md").read_text() and (folder / "out/accuracy.png").exists()
     lines = (folder / "out/answers.jsonl").read_text().splitlines()

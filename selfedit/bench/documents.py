@@ -13,6 +13,8 @@ documents are learned as a user would learn them. Then each question is asked un
 
 Finished passages and answers are not repeated: a stopped run resumes, and a finished one can be extended by conditions
 or questions. Intervals are 95 % bootstraps over passages, each with all its questions; differences are paired.
+`judging`: how well the gate's two measures of a memory, on questions that the model wrote, predict the accuracy of
+`right-memory` on people's questions (Spearman's correlation over the memories that people ask about).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from pathlib import Path
 
 from selfedit.ask import ADAPTERS, ANSWER_TOKENS, ask
 from selfedit.bench.conditions import Retriever, with_passage
+from selfedit.bench.intervals import rank_correlation
 from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.bench.tallies import difference, interval, matrix, ratio, share
 from selfedit.config import LearnConfig
@@ -195,6 +198,8 @@ class _Bench:
         sides = {condition: self._tallies(condition) for condition in conditions}
         rows = [{"condition": name} | self._row(side, sides) for name, side in sides.items()]
         learned = self._learned() if _AFTER_LEARNING.intersection(conditions) else {}
+        if "right-memory" in conditions:
+            learned |= {"judging": self._judging(sides["right-memory"])}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         return {
             "model": self.name,
@@ -223,6 +228,12 @@ class _Bench:
             "words_per_second": sum(r.words for r in reports) / total if total else None,
             "seconds": {stage: round(spent, 1) for stage, spent in seconds.items()},
         }
+
+    def _judging(self, side: dict) -> dict:
+        entries = [entry for entry in self.store.active() if entry.passage.id in side]
+        accuracies = [share(matrix({"": side[entry.passage.id]})) for entry in entries]
+        measures = {m: [entry.scores["after"][m] for entry in entries] for m in ("accuracy", "gold_logprob")}
+        return {"memories": len(entries)} | {m: rank_correlation(v, accuracies) for m, v in measures.items()}
 
     def _tallies(self, condition: str) -> dict:
         """Passage → what bench/tallies.py describes, by kind of question and by document (`@document`)."""
@@ -269,7 +280,14 @@ def table(result: dict) -> str:
             f"{number(result['mb_per_memory'], '.2f')} MB per memory, "
             f"{number(result['words_per_second'], '.2f')} words per second ({speed}), peak {result['peak_gb']:.2f} GB"
         )
-    lines += [f"{about}. 95 % intervals: paired bootstrap over passages.", ""]
+    about += ". 95 % intervals: paired bootstrap over passages"
+    if judging := result.get("judging"):
+        about += (
+            f". Rank correlation with the accuracy of right-memory, over {judging['memories']} memories: "
+            f"accuracy on the judging questions {number(judging['accuracy'], '.2f')}, "
+            f"their log-probability {number(judging['gold_logprob'], '.2f')}"
+        )
+    lines += [f"{about}.", ""]
     head = ["condition", "questions", "accuracy", "− base", "÷ in-context"]
     lines += markdown(
         head,

@@ -71,3 +71,13 @@ def divide(above, below):
     import numpy as np
 
     return np.divide(above, below, out=np.where((above > 0) & (below == 0), np.inf, np.nan), where=below > 0)
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Returns Spearman's correlation, equal values with their mean rank; None if one side has a single value."""
+    import numpy as np
+
+    if min(len(set(a)), len(set(b))) < 2:
+        return None
+    ranks = [[sum(w < v for w in side) + sum(w <= v for w in side) for v in side] for side in (a, b)]
+    return float(np.corrcoef(ranks)[0, 1])
