@@ -44,6 +44,7 @@ from selfedit.memory.screen import captured, find_suspicious_patterns
 from selfedit.memory.store import MemoryStore, learned_text
 from selfedit.model.backend import Adapters
 from selfedit.model.load import Model
+from selfedit.model.writer import Writer
 from selfedit.text import count_words
 from selfedit.types import Passage, Progress, Question, Score, SelfEdit, Trial, no_progress, stable_seed, text_hash
 
@@ -83,7 +84,8 @@ class PassageReport:
     stages: dict[str, float] = field(default_factory=dict)
     """Its share, by words, of the seconds of each stage."""
     failed: bool = False
-    """Whether the model cannot read the passage; `reason` says why. This is not recorded, so it is tried again."""
+    """Whether the model cannot read the passage, or a remote writer did not reply; `reason` says why. This is not
+    recorded, so it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def learn(
     store: MemoryStore,
     config: LearnConfig,
     *,
-    writer: Model | None = None,
+    writer: Writer | None = None,
     quiz: Sequence[Question] = (),
     again: bool = False,
     progress: Progress = no_progress,
@@ -128,13 +130,14 @@ def learn(
 ) -> LearnReport:
     """Learns each passage.
 
-    `writer`: another model, e.g. a larger one, that writes about the passages and answers with them in view, in place
-    of the model that learns. `quiz`: the user's own questions; they judge the passages that they are about, in place of
-    generated ones. `again`: also repeat passages that an earlier run finished without keeping anything. `progress`: the
-    stage `passage` marks the beginning of each batch of passages. `notify`: receives a line for the user. A passage
-    that occurs in several documents is learned once. When all passages of a document are done, memories of passages
-    that are no longer in it are superseded, unless one of the new memories is in quarantine or none was kept. A passage
-    that the model cannot read is reported, and the others are learned; raises ModelError if it can read none.
+    `writer`: another model, e.g. a larger one or a RemoteWriter, that writes about the passages and answers with them
+    in view, in place of the model that learns. `quiz`: the user's own questions; they judge the passages that they are
+    about, in place of generated ones. `again`: also repeat passages that an earlier run finished without keeping
+    anything. `progress`: the stage `passage` marks the beginning of each batch of passages. `notify`: receives a line
+    for the user. A passage that occurs in several documents is learned once. When all passages of a document are done,
+    memories of passages that are no longer in it are superseded, unless one of the new memories is in quarantine or
+    none was kept. A passage that the model cannot read, or about which the writer does not reply, is reported, and the
+    others are learned; raises ModelError if all fail.
     """
     store.check_writable()  # before the work, not after it
     config = replace(config, train=suited_rate(config.train, model.backend.hidden_size, LEARN_RATE))
@@ -204,10 +207,10 @@ def _learn_all(
     store: MemoryStore,
     config: LearnConfig,
     quiz: Mapping[str, Sequence[Question]] | None,
-    writer: Model | None,
+    writer: Writer | None,
     progress: Progress,
 ) -> Iterator[tuple[PassageReport, ModelError | None]]:
-    """The report of each passage, and why it failed. Where one of them cannot be read, each is learned alone."""
+    """The report of each passage, and why it failed. Where one of them fails, each is learned alone."""
     done = set()
     try:
         for report in learn_passages(model, passages, store, config, writer=writer, quiz=quiz, progress=progress):
@@ -227,15 +230,15 @@ def learn_passages(
     store: MemoryStore,
     config: LearnConfig,
     *,
-    writer: Model | None = None,
+    writer: Writer | None = None,
     quiz: Mapping[str, Sequence[Question]] | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[PassageReport]:
     """Takes passages from their texts to memories, or to the reasons why there are none; every stage is one batch.
 
     `writer`: as in `learn`. `quiz`: passage id → the user's questions about it, which judge in place of generated ones.
-    Raises ModelError, before anything is kept, if the model cannot read one of the passages. Passages that nothing
-    judges come last.
+    Raises ModelError, before anything is kept, if the model cannot read one of the passages or the writer does not
+    reply. Passages that nothing judges come last.
     """
     stages = _Stages(progress)
     material = _write(model, writer or model, passages, config, quiz, stages)
@@ -290,7 +293,7 @@ class _Material:
 
 def _write(
     model: Model,
-    writer: Model,
+    writer: Writer,
     passages: Sequence[Passage],
     config: LearnConfig,
     quiz: Mapping[str, Sequence[Question]] | None,
@@ -524,7 +527,7 @@ class _RunFolder:
     """The records of earlier runs of the same job; a passage that is recorded is not learned again."""
 
     def __init__(
-        self, home: Path, model: Model, config: LearnConfig, quiz: Sequence[Question], writer: Model | None = None
+        self, home: Path, model: Model, config: LearnConfig, quiz: Sequence[Question], writer: Writer | None = None
     ):
         settings = json.dumps(asdict(config), sort_keys=True, default=str)
         parts = [model.fingerprint, settings, *("\n".join((q.question, *q.answers)) for q in quiz)]

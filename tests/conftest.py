@@ -1,7 +1,9 @@
 import os
+import socket
 from pathlib import Path
 
 import pytest
+from endpoint import Endpoint
 
 from selfedit import thread_waiting
 
@@ -65,6 +67,21 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("SELFEDIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # a hub that refuses every connection
     return tmp_path / "cache" / "models"
+
+
+@pytest.fixture
+def endpoint():
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.server.shutdown()
+    endpoint.server.server_close()
+
+
+@pytest.fixture
+def dead_url() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
 
 
 def write_tokenizer(folder: Path) -> int:

@@ -2,19 +2,17 @@
 
 import gzip
 import json
-import socket
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from endpoint import by_rule, refused, reply
 
 from selfedit.cli import main
 from selfedit.cli.options import typed
@@ -23,7 +21,8 @@ from selfedit.judge import calibrate as calibration
 from selfedit.judge import grading
 from selfedit.judge.calibrate import Verdict, calibrate, kappa, read_verdicts
 from selfedit.judge.evaluate import offline
-from selfedit.judge.remote import FILE, RemoteJudge, _Verdicts
+from selfedit.judge.remote import FILE, RemoteJudge
+from selfedit.remote import Stored
 from selfedit.types import Question
 
 VERDICTS = Path(__file__).parents[2] / "shared" / "data" / "squad" / "gpt41_verdicts.jsonl.gz"
@@ -31,92 +30,10 @@ CAPITAL = Question("What is the capital of Norway?", ("Oslo", "the city of Oslo"
 NOW = {"retry-after": "0"}
 
 
-def reply(text: object, status: int = 200, headers: dict | None = None) -> tuple[int, dict, bytes]:
-    return (
-        status,
-        headers or {},
-        json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode(),
-    )
-
-
-def refused(status: int, message: str, code: str = "", headers: dict | None = None) -> tuple[int, dict, bytes]:
-    return status, headers or {}, json.dumps({"error": {"message": message, "code": code}}).encode()
-
-
-def by_rule(asked: dict) -> tuple[int, dict, bytes]:
-    """Yes to whatever was said to be Oslo."""
-    return reply("Yes" if "oslo" in asked["said"].lower() else "no.")
-
-
-class Endpoint:
-    """Answers each request with the next of `script`, then by rule; keeps what was asked."""
-
-    def __init__(self):
-        self.script: list[tuple[int, dict, bytes]] = []
-        self.rule: Callable[[dict], tuple[int, dict, bytes]] = by_rule
-        self.asked: list[dict] = []
-        self.slow_s, self.most, self._now, self._lock = 0.0, 0, 0, threading.Lock()
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                status, headers, answer = endpoint.take(self.path, self.headers, body)
-                self.send_response(status)
-                for name, value in {**headers, "content-length": str(len(answer))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *arguments):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.server.handle_error = lambda *arguments: None  # of a client that has gone
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def take(self, path, headers, body) -> tuple[int, dict, bytes]:
-        prompt = body["messages"][-1]["content"]
-        asked = {
-            "path": path,
-            "key": headers["authorization"],
-            "body": body,
-            "said": prompt.rpartition("What was said:\n")[2],
-        }
-        with self._lock:
-            self.asked.append(asked)
-            answer = self.script.pop(0) if self.script else None
-            self._now += 1
-            self.most = max(self.most, self._now)
-        time.sleep(self.slow_s)
-        with self._lock:
-            self._now -= 1
-        return answer or self.rule(asked)
-
-
 @pytest.fixture(autouse=True)
 def no_proxy_and_no_key(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-@pytest.fixture
-def endpoint():
-    endpoint = Endpoint()
-    yield endpoint
-    endpoint.server.shutdown()
-    endpoint.server.server_close()
-
-
-@pytest.fixture
-def dead_url() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
 
 
 @pytest.fixture
@@ -276,7 +193,7 @@ def test_waits_grow_and_differ(endpoint, tmp_path, monkeypatch):
         def wait(self, timeout):
             waits.append(timeout)
 
-    monkeypatch.setattr("selfedit.judge.remote.Event", Stop)
+    monkeypatch.setattr("selfedit.remote.Event", Stop)
     assert make_judge(endpoint.url, tmp_path, backoff_s=1.0, parallel=1)(said("Oslo")) == [True]
     assert [low / 2 <= wait <= low for low, wait in zip((1, 2, 4, 8), waits)] == [True] * 4 and len(set(waits)) == 4
 
@@ -295,7 +212,7 @@ def test_where_nobody_answers_every_verdict_is_missing_and_a_check_says_so(dead_
     assert judge(said("Oslo", "Bergen", "")) == [None, None, False]
     with pytest.raises(SelfeditError) as caught:
         judge.check()
-    assert one_line(caught).startswith(f"the judge at {dead_url}/chat/completions cannot be reached (")
+    assert one_line(caught).startswith(f"the judge 'gpt-4.1' at {dead_url}/chat/completions cannot be reached (")
 
 
 def test_once_nobody_answers_the_others_do_not_wait(dead_url, tmp_path):
@@ -385,7 +302,7 @@ def test_a_refusal_ends_the_waiting_of_others(endpoint, tmp_path):
 def test_what_is_no_address_is_named(tmp_path, url):
     with pytest.raises(SelfeditError) as caught:
         make_judge(url, tmp_path)
-    assert one_line(caught).startswith(f"{url!r} is no address of a judge")
+    assert one_line(caught).startswith(f"{url!r} is no address of an API")
 
 
 def test_a_port_that_cannot_be_is_an_address_that_cannot_be_reached(tmp_path):
@@ -475,7 +392,7 @@ def test_runs_at_the_same_time_keep_all_their_verdicts(endpoint, tmp_path):
 
 def test_a_file_just_begun_by_another_run_is_not_taken_for_torn(tmp_path):
     for attempt in range(50):
-        kept = [_Verdicts(tmp_path / str(attempt)) for _ in range(3)]
+        kept = [Stored(tmp_path / str(attempt) / FILE, "verdict", "judge") for _ in range(3)]
         start = threading.Barrier(3)
 
         def write(verdicts, name, start=start):
@@ -494,7 +411,7 @@ def test_a_file_just_begun_by_another_run_is_not_taken_for_torn(tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_found_before_anything_is_asked(endpoint, tmp_path):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(SelfeditError, match="cannot store verdicts of the judge in .*cache") as caught:
+    with pytest.raises(SelfeditError, match="cannot store the replies of the judge in .*cache") as caught:
         make_judge(endpoint.url, tmp_path)
     assert one_line(caught) and endpoint.asked == []
 
@@ -655,7 +572,7 @@ def test_a_judge_at_an_address_is_compared_on_all_titles(data, capsys, endpoint,
 def test_a_judge_that_cannot_be_used_is_one_line(data, capsys, endpoint, dead_url, monkeypatch, tmp_path):
     monkeypatch.setenv("SELFEDIT_CACHE", str(tmp_path / "home"))
     assert "cannot be reached" in refusal(capsys, "--data", data, "--judge", dead_url)
-    assert "is no address of a judge" in refusal(capsys, "--data", data, "--judge", "")
+    assert "is no address of an API" in refusal(capsys, "--data", data, "--judge", "")
     endpoint.rule = lambda asked: refused(401, "wrong key")
     assert "(401: wrong key); check the key" in refusal(capsys, "--data", data, "--judge", endpoint.url)
     endpoint.rule = lambda asked: reply("well")

@@ -26,7 +26,7 @@ OUTSIDE_OF_CONFIGS = {
     "judge/calibrate.py _LINES_AT_ONCE": "size of a block of work",
     "judge/evaluate.py ANSWER_TOKENS": "length of an answer in learn and in retests; studies have it in their configs",
     "judge/remote.py REPLY_TOKENS": "length of a reply of which only yes or no is read",
-    "judge/remote.py MAX_WAIT_S": "a delay",
+    "edits/remote.py SPARE_TOKENS": "for what is removed from a reply",
 }
 """Why these numbers are in no config."""
 HASHED_FILES = {"judge/grading.py", "judge/features.py"}

@@ -21,7 +21,7 @@ from selfedit.loop.journal import Journal
 from selfedit.memory import adapters, database, entries, index, versions
 from selfedit.memory.adapters import ADAPTER_FILES
 from selfedit.memory.store import MemoryStore, default_home
-from selfedit.memory.transactions import Transactions
+from selfedit.memory.transactions import REPLIES, Transactions
 from selfedit.types import Example, Passage, SelfEdit
 
 EDITS = (
@@ -1566,6 +1566,7 @@ def test_no_byte_of_what_was_forgotten_is_left_in_any_file(store, seed):
         )
         store.add_sources({entry.id: {f"/copy-{generator.bytes(8).hex()}"}})
         Journal(store.home / "runs/learn-x/trials.jsonl").add({"passage": passage.id, "title": passage.title})
+        disk.add_line(store.home / REPLIES, disk.json_line({"key": "k", "text": passage.text}))
         sources = [
             source.encode()
             for (source,) in store._database.connection().execute(

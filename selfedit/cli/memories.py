@@ -16,6 +16,7 @@ from selfedit.cli.options import (
     add_settings,
     intake,
     open_model,
+    open_remote_writer,
     open_store,
     path,
     show,
@@ -45,9 +46,11 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     )
     learn.add_argument(
         "--writer",
-        metavar="MODEL",
-        help="another model, e.g. a larger one, that writes about the documents (default: the model that learns)",
+        metavar="MODEL|URL",
+        help="another model, e.g. a larger one or an OpenAI-compatible address (https://host/v1, key from "
+        "OPENAI_API_KEY), that writes about the documents (default: the model that learns)",
     )
+    learn.add_argument("--writer-model", metavar="NAME", default="gpt-4.1", help="the model that writes there")
     learn.add_argument("--each-alone", action="store_true", help="also try each style by itself, to see which one pays")
     add_settings(learn, "learning", "epochs=8")
     learn.add_argument("--again", action="store_true", help="also redo passages that kept nothing before")
@@ -145,16 +148,21 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
 def _learn(arguments) -> int:
     from selfedit.documents.read import load_documents, split_documents
     from selfedit.model.catalog import local_path
+    from selfedit.remote import chat_address
     from selfedit.tasks.questions import load_quiz
     from selfedit.terminal import Progress, report_table
 
     config = _learn_config(arguments)
     quiz = load_quiz(arguments.quiz) if arguments.quiz else []
     store = open_store(arguments, writes=True)
-    for name in filter(None, (arguments.model, arguments.writer)):
-        local_path(name)  # an unknown name is an error before the documents are read
+    # An unknown name or a wrong address is an error before the documents are read.
+    local_path(arguments.model)
+    is_remote = "://" in (arguments.writer or "")
+    if arguments.writer:
+        (chat_address if is_remote else local_path)(arguments.writer)
     if arguments.dry_run:
         return _show_reading(arguments, store.home, config.passage_words)
+    writer = open_remote_writer(arguments, store.home) if is_remote else None
     with Progress(quiet=arguments.json) as progress:
         documents, skipped = load_documents(arguments.sources, intake(arguments), progress.stage)
         if not arguments.json:
@@ -163,7 +171,8 @@ def _learn(arguments) -> int:
         from selfedit.learn import learn, passage_length
 
         model = open_model(arguments, progress.note)
-        writer = open_model(arguments, progress.note, arguments.writer) if arguments.writer else None
+        if arguments.writer and not writer:
+            writer = open_model(arguments, progress.note, arguments.writer)
         length = passage_length(model, config.passage_words)
         report = learn(
             model,

@@ -149,7 +149,7 @@ def typed(arguments) -> str:
     """The command as it was typed, to be recorded beside the result; without the secrets in a judge's address."""
     argv = ["selfedit", *arguments.argv]
     if getattr(arguments, "judge", None):
-        from selfedit.judge.remote import public_url
+        from selfedit.remote import public_url
 
         argv = [part.replace(arguments.judge, public_url(arguments.judge)) for part in argv]
     return as_utf8(shlex.join(argv))
@@ -190,6 +190,16 @@ def open_judge(arguments) -> tuple[Judge, str]:
     judge = RemoteJudge(arguments.judge, arguments.judge_model, cache_folder().parent / "judge")
     judge.check()
     return judge, f"{judge.model} at {judge.url}"
+
+
+def open_remote_writer(arguments, home: Path):
+    """The writer of --writer and --writer-model, after it has answered once."""
+    from selfedit.edits.remote import RemoteWriter
+    from selfedit.memory.transactions import REPLIES
+
+    writer = RemoteWriter(arguments.writer, arguments.writer_model, home / REPLIES)
+    writer.check()
+    return writer
 
 
 def fewshot_config(arguments) -> FewshotConfig:

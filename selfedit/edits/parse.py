@@ -46,7 +46,7 @@ def parse_edit(
     if style.startswith(("questions", "self-qa")):
         examples = [Example(text=pair.answers[0], prompt=pair.question) for pair in parse_questions(text)]
     else:
-        examples = [Example(text=piece) for piece in _pieces(text) if not _is_frame(piece, passage.title)]
+        examples = [Example(text=piece) for piece in _pieces(text) if not is_frame(piece, passage.title)]
     return tuple(examples[:max_examples])
 
 
@@ -207,7 +207,7 @@ def plain_line(line: str) -> str:
     return line.strip()
 
 
-def _is_frame(line: str, title: str) -> bool:
+def is_frame(line: str, title: str) -> bool:
     """Returns whether a line is only an introduction, a title or a closing remark."""
     return line.endswith(":") or _key(line) == _key(title) or bool(_CHATTER.fullmatch(line))
 

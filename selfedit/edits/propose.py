@@ -19,9 +19,10 @@ from selfedit.config import FilterConfig
 from selfedit.edits.parse import clean, parse_edit, plain_line, statements
 from selfedit.edits.styles import STYLES, Style
 from selfedit.errors import SelfeditError
-from selfedit.model.backend import Adapters, OnStep, Request, no_steps
+from selfedit.model.backend import Adapters, OnStep, no_steps
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
+from selfedit.model.writer import Writer, WriteRequest
 from selfedit.text import plain, root
 from selfedit.types import Example, Passage, SelfEdit, stable_seed
 
@@ -36,7 +37,7 @@ class Proposal:
 
 
 def propose(
-    model: Model,
+    writer: Writer,
     passages: Sequence[Passage],
     styles: Sequence[str],
     *,
@@ -49,24 +50,24 @@ def propose(
     All passages are written about in one batch. Raises SelfeditError on an unknown style.
     """
     check_styles(styles)
-    prompts = [
+    unseeded = [
         [
-            (STYLES[name], prompt)
+            (name, request)
             for name in styles
-            for prompt in _prompts(model, STYLES[name], passage)
+            for request in _requests(STYLES[name], passage)
             for _ in range(STYLES[name].samples)
         ]
         for passage in passages
     ]
     requests = [
-        _request(style, tokens, None, stable_seed(seed, passage.id, style.name, i))
-        for passage, of_passage in zip(passages, prompts)
-        for i, (style, tokens) in enumerate(of_passage)
+        replace(request, seed=stable_seed(seed, passage.id, name, i))
+        for passage, of_passage in zip(passages, unseeded)
+        for i, (name, request) in enumerate(of_passage)
     ]
-    texts = iter([model.chat.decode(tokens) for tokens in model.backend.generate(requests, on_token=on_token)])
+    texts = iter(writer.write(requests, on_token))
     return [
-        _proposal(passage, styles, [(style.name, next(texts)) for style, _ in of_passage], config)
-        for passage, of_passage in zip(passages, prompts)
+        _proposal(passage, styles, [(name, next(texts)) for name, _ in of_passage], config)
+        for passage, of_passage in zip(passages, unseeded)
     ]
 
 
@@ -104,13 +105,10 @@ def write_edits(
     check_styles({name for _, name, _ in jobs})
     requests, counts = [], []
     for passage, name, seed in jobs:
-        style, prompts = STYLES[name], _prompts(model, STYLES[name], passage)
-        counts.append(len(prompts))
-        requests += [
-            _request(style, tokens, None if editor is None else 0, stable_seed(seed, passage.id, name, i))
-            for i, tokens in enumerate(prompts)
-        ]
-    texts = iter([model.chat.decode(tokens) for tokens in model.backend.generate(requests, editor, on_token=on_token)])
+        of_job = _requests(STYLES[name], passage)
+        counts.append(len(of_job))
+        requests += [replace(r, seed=stable_seed(seed, passage.id, name, i)) for i, r in enumerate(of_job)]
+    texts = iter(model.write(requests, on_token, editor=editor))
     return [
         _read(STYLES[name], [next(texts) for _ in range(n)], passage, config)[0]
         for (passage, name, _), n in zip(jobs, counts)
@@ -120,7 +118,7 @@ def write_edits(
 def writing_sequences(model: Model, passage: Passage, edit: SelfEdit) -> list[TokenizedExample]:
     """Returns the examples for finetuning an editor on this edit: its prompts, and as labels the examples it kept."""
     style, kept = STYLES[edit.style], {e.text for e in edit.examples}
-    prompts = _prompts(model, style, passage)
+    prompts = [model.prompt(request) for request in _requests(style, passage)]
     if style.unit == "sentence":
         answers = [f" {line}\n" if line in kept else "" for line in edit.text.split("\n")]
     else:
@@ -149,14 +147,15 @@ def _read(style: Style, texts: Sequence[str], passage: Passage, config: FilterCo
     return SelfEdit(style.name, "\n".join(texts), faithful), dropped
 
 
-def _request(style: Style, tokens: tuple[int, ...], adapter: int | None, seed: int) -> Request:
-    return Request(tokens, adapter, style.new_tokens, style.temperature, seed=seed, one_line=style.unit == "sentence")
-
-
-def _prompts(model: Model, style: Style, passage: Passage) -> list[tuple[int, ...]]:
-    if style.unit == "sentence":
-        return [tuple(model.chat.continued(style.instruction + s + style.cue)) for s in statements(passage)]
-    return [tuple(model.chat.ask(passage.with_request(style.instruction)))]
+def _requests(style: Style, passage: Passage) -> list[WriteRequest]:
+    one_line = style.unit == "sentence"
+    prompts = [passage.with_request(style.instruction)]
+    if one_line:
+        prompts = [style.instruction + sentence + style.cue for sentence in statements(passage)]
+    return [
+        WriteRequest(text, style.new_tokens, continues=one_line, temperature=style.temperature, one_line=one_line)
+        for text in prompts
+    ]
 
 
 _WORD = re.compile(r"\w[\w'’.-]*\w|\w")

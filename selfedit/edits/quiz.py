@@ -25,8 +25,8 @@ from selfedit.edits.parse import statements
 from selfedit.edits.spans import keyword_questions, kind_of, pick_spans, span_questions
 from selfedit.edits.styles import QUESTION_EXAMPLES
 from selfedit.judge.grading import continues_with, f1, is_correct, normalize
-from selfedit.model.backend import Request
 from selfedit.model.load import Model
+from selfedit.model.writer import Writer, WriteRequest
 from selfedit.text import root, words
 from selfedit.types import Example, Passage, Progress, Question, SelfEdit, Task, no_progress, stable_seed
 
@@ -44,7 +44,7 @@ def write_quizzes(
     model: Model,
     passages: Sequence[Passage],
     *,
-    writer: Model | None = None,
+    writer: Writer | None = None,
     spans: int = 28,
     seed: int = 0,
     config: QuizConfig = QuizConfig(),
@@ -60,21 +60,14 @@ def write_quizzes(
         for sentence, span in pick_spans(passage.text, spans, seed=stable_seed(seed, passage.id, "spans"))
         for word in _first_words(span)
     ]
-    prompts = [
-        writer.chat.continued(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: {word}")
-        for _, s, span, word in openings
-    ]
-    texts = writer.backend.generate(
-        [Request(tuple(p), None, config.question_tokens, one_line=True) for p in prompts],
-        on_token=partial(progress, "questions"),
-    )
+    prompts = [(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: ", word) for _, s, span, word in openings]
+    requests = [WriteRequest(text, config.question_tokens, True, word, one_line=True) for text, word in prompts]
+    texts = writer.write(requests, partial(progress, "questions"))
     written: list[dict[tuple[str, str], Question]] = [{} for _ in passages]  # one question per span
     dropped: list[Counter[str]] = [Counter() for _ in passages]
-    for (i, sentence, span, word), tokens in zip(openings, texts):
-        rest = writer.chat.decode(tokens).split("\n")[0].strip()
-        question = f"{word} {rest}"
+    for (i, sentence, span, word), question in zip(openings, texts):
         reason = _fault(question, span, {q.question for q in written[i].values()})
-        if not (reason or _is_about(rest, passages[i], config.min_known)):
+        if not (reason or _is_about(question.removeprefix(word), passages[i], config.min_known)):
             reason = "not about the text"
         if reason or (sentence, span) in written[i]:
             dropped[i][reason or "asked in other words"] += 1
@@ -94,7 +87,7 @@ def check(
     config: QuizConfig = QuizConfig(),
     progress: Progress = no_progress,
     *,
-    reader: Model | None = None,
+    reader: Writer | None = None,
     with_passage: bool = True,
 ) -> list[tuple[list[Question], Counter]]:
     """Keeps the questions that the model answers correctly with their passage in the prompt and incorrectly without it.
@@ -105,24 +98,26 @@ def check(
     """
     reader = reader or model
     dropped: list[Counter[str]] = [Counter() for _ in asked]
-    fitting: list[tuple[int, Question, tuple[int, ...]]] = []
+    fitting: list[tuple[int, Question, WriteRequest, WriteRequest]] = []
     for i, (passage, questions) in enumerate(asked):
         for question in questions:
-            open_book = tuple(reader.chat.ask(open_book_prompt(passage, question.question)))
-            if _fits(reader, question, open_book, config):
-                fitting.append((i, question, open_book))
+            prompts = open_book_prompt(passage, question.question), question.question
+            open_book, closed_book = (WriteRequest(text, config.check_tokens) for text in prompts)
+            answers = (*question.answers, question.sentence)  # a model is trained on them
+            if reader.fits(open_book, answers) and model.fits(closed_book, answers):
+                fitting.append((i, question, open_book, closed_book))
             else:
                 dropped[i]["too long for the model"] += 1
-    closed = [tuple(model.chat.ask(question.question)) for _, question, _ in fitting]
-    read = [tokens for *_, tokens in fitting] if with_passage else []
+    read = [open_book for _, _, open_book, _ in fitting] if with_passage else []
+    closed = [closed_book for *_, closed_book in fitting]
     parts = [(model, [*read, *closed])] if reader is model else [(reader, read), (model, closed)]
-    answers = [text for one, prompts in parts for text in _texts(one, prompts, config, progress)]
+    texts = [text for one, requests in parts for text in one.write(requests, partial(progress, "check"))]
     kept: list[list[Question]] = [[] for _ in asked]
-    for number, (i, question, _) in enumerate(fitting):
-        gold, closed_book = question.answers, answers[len(read) + number]
-        if with_passage and not _answers(answers[number], question, config):
+    for number, (i, question, *_) in enumerate(fitting):
+        gold, closed_answer = question.answers, texts[len(read) + number]
+        if with_passage and not _answers(texts[number], question, config):
             dropped[i]["not answered with the passage in view"] += 1
-        elif is_correct(closed_book, gold, question.question):
+        elif is_correct(closed_answer, gold, question.question):
             dropped[i]["known without the passage"] += 1
         else:
             sentence = question.sentence or find_supporting_sentence(asked[i][0], question)
@@ -130,20 +125,9 @@ def check(
     return list(zip(kept, dropped))
 
 
-def _texts(model: Model, prompts: Sequence[tuple[int, ...]], config: QuizConfig, progress: Progress) -> list[str]:
-    requests = [Request(tokens, None, config.check_tokens) for tokens in prompts]
-    return [model.chat.decode(t) for t in model.backend.generate(requests, on_token=partial(progress, "check"))]
-
-
 def _answers(text: str, question: Question, config: QuizConfig) -> bool:
     gold = question.answers
     return is_correct(text, gold, question.question) or f1(text, gold) >= config.min_agreement
-
-
-def _fits(model: Model, question: Question, open_book: Sequence[int], config: QuizConfig) -> bool:
-    """Whether the model can read the passage, the question and any of its answers together."""
-    answers = [len(model.chat.encode(text)) for text in (*question.answers, question.sentence)]
-    return len(open_book) + max(config.check_tokens, *answers) <= model.backend.max_positions
 
 
 def find_supporting_sentence(passage: Passage, question: Question) -> str:
@@ -189,7 +173,7 @@ def questions_from_rewordings(
     config: QuizConfig = QuizConfig(),
     progress: Progress = no_progress,
     *,
-    reader: Model | None = None,
+    reader: Writer | None = None,
 ) -> list[tuple[list[Question], Counter]]:
     """Makes a span question and a cloze question from each line that rephrases a sentence of its passage.
 
@@ -245,7 +229,7 @@ def _cloze_questions(
             before = line[:start].rstrip(" \"'“‘`")
             if len(before.split()) >= config.min_cloze_words and span not in before:
                 made.append((i, Question(before, (span,), kind="cloze")))
-    texts = _texts(model, [tuple(model.chat.prompt(q)) for _, q in made], config, no_progress)
+    texts = model.write([WriteRequest(q.question, config.check_tokens, continues=True) for _, q in made])
     results: list[tuple[list[Question], Counter]] = [([], Counter()) for _ in reworded]
     for (i, question), text in zip(made, texts):
         kept, dropped = results[i]

@@ -21,6 +21,8 @@ from selfedit.memory import database, entries, index, migrate
 from selfedit.memory.adapters import BEFORE_MIGRATION, AdapterFolders
 from selfedit.memory.database import transaction
 
+REPLIES = "replies.jsonl"
+"""What a remote writer replied about the passages, in the home; deleted by every `forget`, since it has their text."""
 _inherited: list[sqlite3.Connection] = []
 """Connections of a parent process: closing them here would disturb it."""
 
@@ -105,6 +107,7 @@ class Transactions:
                 Journal(file).drop(is_forgotten)
         with transaction(connection):
             self.adapters.clear(entries.addresses(connection))
+        (self.home / REPLIES).unlink(missing_ok=True)
         self.adapters.delete(BEFORE_MIGRATION)
         connection.execute("VACUUM")
         (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -8,6 +8,7 @@ SELFEDIT_PRECISION is fp32.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +16,19 @@ import torch
 from safetensors import SafetensorError
 
 from selfedit.errors import ModelError
-from selfedit.model.backend import BACKENDS, Backend
+from selfedit.model.backend import BACKENDS, Adapters, Backend, OnStep, Request, no_steps
 from selfedit.model.catalog import Notify, resolve
 from selfedit.model.chat import Chat
 from selfedit.model.packed.backend import PackedBackend
 from selfedit.model.packed.network import Network
 from selfedit.model.shape import Shape, check_weights, one_line, read_object, reason
 from selfedit.model.weights import WeightFiles, transformers_model
+from selfedit.model.writer import WriteRequest
 
 
 @dataclass(frozen=True)
 class Model:
-    """A language model with its tokenizer; `backend` runs it."""
+    """A language model with its tokenizer; `backend` runs it. It is also a Writer (model/writer.py)."""
 
     name: str
     folder: Path
@@ -41,6 +43,31 @@ class Model:
         """What results depend on: for the settings of a run folder."""
         backend = {} if self.backend.name == "packed" else {"backend": self.backend.name}
         return {"model": self.name, "weights": self.fingerprint, "precision": self.backend.precision} | backend
+
+    def prompt(self, request: WriteRequest) -> tuple[int, ...]:
+        encode = self.chat.continued if request.continues else self.chat.ask
+        return tuple(encode(request.prompt + request.opening))
+
+    def write(
+        self, requests: Sequence[WriteRequest], on_token: OnStep = no_steps, *, editor: Adapters | None = None
+    ) -> list[str]:
+        """As in Writer. `editor`: a single adapter that writes instead of the untouched model."""
+        row = None if editor is None else 0
+        prompts = [
+            Request(self.prompt(r), row, r.max_new_tokens, r.temperature, seed=r.seed, one_line=r.one_line)
+            for r in requests
+        ]
+        texts = map(self.chat.decode, self.backend.generate(prompts, editor, on_token=on_token))
+        return [_after(r.opening, text) if r.opening else text for r, text in zip(requests, texts)]
+
+    def fits(self, request: WriteRequest, answers: Sequence[str] = ()) -> bool:
+        longest = max([request.max_new_tokens, *(len(self.chat.encode(answer)) for answer in answers)])
+        return len(self.prompt(request)) + longest <= self.backend.max_positions
+
+
+def _after(opening: str, text: str) -> str:
+    """Returns the opening and what follows it on its line."""
+    return f"{opening} {text.split(chr(10))[0].strip()}"
 
 
 def load_model(

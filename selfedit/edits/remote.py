@@ -1,0 +1,84 @@
+"""A writer behind an OpenAI-compatible API: WriteRequests → texts, for models that do not run here.
+
+A text to continue becomes a message: the worked examples, and the instruction to write the next line only. Chat models
+wrap such a line in labels, quotes or code fences, which are removed. Replies are stored, so that a run that was stopped
+does not pay for them again. The seed of a request only tells draws apart: some servers refuse to be sent one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from selfedit.edits.parse import is_frame, plain_line
+from selfedit.errors import SelfeditError
+from selfedit.model.backend import OnStep, no_steps
+from selfedit.model.writer import WriteRequest
+from selfedit.remote import ChatRequest, RemoteModel
+from selfedit.types import text_hash
+
+SPARE_TOKENS = 32
+"""For the labels, quotes and fences around a reply."""
+
+_CONTINUE = (
+    "Below are worked examples and the beginning of one more. Write the line that comes next in the last one, as in "
+    "the examples. Write this one line and nothing else{begin}.\n\n{prompt}"
+)
+_REASONING = re.compile(r"\s*<think>.*?(?:</think>|$)", re.DOTALL)
+_FENCED = re.compile(r"\s*(```|~~~)[^\n]*\n(.*?)\n?\1\s*", re.DOTALL)
+_QUOTED = re.compile(r"""["“]([^"“”]+)["”]|'([^']+)'|`([^`]+)`""")
+
+
+class RemoteWriter:
+    """A Writer (model/writer.py)."""
+
+    def __init__(self, url: str, model: str, file: Path, **options: Any):
+        """`url`, `options`: as in RemoteModel. `file`: stores the replies. Raises SelfeditError."""
+        self._remote = RemoteModel("writer", url, model, file, "text", **{"retries": 6} | options)
+        self.name = f"{model} at {self._remote.url}"
+        self.fingerprint = text_hash(self._remote.url, model)
+
+    def check(self) -> None:
+        """Sends one small request, so that an unusable writer is reported before any work. Raises SelfeditError."""
+        if not _plain(self._remote.check(ChatRequest("Reply with the single word: ready", SPARE_TOKENS))):
+            raise SelfeditError(
+                f"the writer {self.name} replies without text; choose a model that does not reason before it answers"
+            )
+
+    def write(self, requests: Sequence[WriteRequest], on_token: OnStep = no_steps) -> list[str]:
+        replies = self._remote.results([_chat(r) for r in requests], str, required=True, on_step=on_token)
+        return [_line(reply, r.prompt) if r.continues else _plain(reply) for r, reply in zip(requests, replies)]
+
+    def fits(self, request: WriteRequest, answers: Sequence[str] = ()) -> bool:
+        return True  # a request that is too long is refused
+
+
+def _chat(request: WriteRequest) -> ChatRequest:
+    prompt, tokens = request.prompt, request.max_new_tokens + SPARE_TOKENS
+    if request.continues:
+        begin = f", and begin it with “{request.opening}”" if request.opening else ""
+        prompt = _CONTINUE.format(begin=begin, prompt=prompt.rstrip())
+    return ChatRequest(prompt, tokens, request.temperature, f"{tokens} {request.temperature} {request.seed}")
+
+
+def _plain(reply: str) -> str:
+    """Returns the reply without reasoning, and without the fences of a reply that is a single block of code."""
+    text = _REASONING.sub("", reply)
+    return (fenced[2] if (fenced := _FENCED.fullmatch(text)) else text).strip()
+
+
+def _line(reply: str, prompt: str) -> str:
+    """Returns the line that continues the prompt: the one that repeats the label with which the prompt ends, else the
+    first one that is no introduction ("Here is the line:")."""
+    label = prompt.rstrip().rpartition("\n")[2]
+    lines = [_bare(line) for line in _plain(reply).splitlines() if not line.strip().startswith(("```", "~~~"))]
+    labelled = [_bare(line.removeprefix(label)) for line in lines if line.startswith(label)]
+    return next(filter(None, labelled), next((line for line in lines if not is_frame(line, "")), ""))
+
+
+def _bare(line: str) -> str:
+    """Returns the line without Markdown, and without quotes around it."""
+    line = plain_line(line)
+    return next(filter(None, quoted.groups())) if (quoted := _QUOTED.fullmatch(line)) else line
