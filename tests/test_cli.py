@@ -1082,7 +1082,7 @@ DATA = json.dumps(
         (["--set", "epoch=3"], "unknown setting 'epoch'"),
         (["--set", "epochs=0"], "epochs is 0"),
         (["--editor", "nowhere"], "no editor there"),
-        (["--judge", "nowhere"], "no address of a judge"),
+        (["--judge", "nowhere"], "no address of an API"),
     ],
 )
 def test_what_bench_knowledge_cannot_run_is_one_line_before_any_work(tmp_path, refusal, tiny, options, message):
