@@ -55,7 +55,8 @@ class TrainConfig(_Config):
     first_layer: float = number(0.0, 0, 1)
     """Share of the layers, counted from the input, that are not adapted; their activations are computed once."""
     learning_rate: float = number(1e-3, 0, 10)
-    """The peak; the rate decays linearly to 0. In LearnConfig and ConsolidateConfig, 0 means `suited_rate`."""
+    """The peak; the rate decays linearly to 0. In LearnConfig and ConsolidateConfig, 0 means that of the model
+    (`Model.rate`)."""
     epochs: int = number(5, 1, 1000)
     batch_size: int = number(4, 1, 4096)
     """Maximum number of sequences of each adapter per step."""
@@ -76,20 +77,13 @@ class TrainConfig(_Config):
     """An adapter stops when the mean loss of an epoch (nats per label) is below this; 0 means never."""
 
 
-def suited_rate(train: TrainConfig, hidden_size: int, at_576: float) -> TrainConfig:
-    """The settings with a rate for a model of this width, if they have none: `at_576` × (576 / width)², at most
-    `at_576`.
-
-    A rate of 3e-3 suits the embedded model, whose width is 576. It moves the general behaviour of a model of width 896
-    by 2.0 to 2.8 nats per token, and 1e-3 moves it by 1.0; the rule gives 1.2e-3 there.
-    """
-    if train.learning_rate:
-        return train
-    return replace(train, learning_rate=float(f"{at_576 * min(1.0, 576 / hidden_size) ** 2:.2g}"))
+def with_rate(train: TrainConfig, rate: float) -> TrainConfig:
+    """Returns the settings with this rate, if they have none."""
+    return train if train.learning_rate else replace(train, learning_rate=float(f"{rate:.2g}"))
 
 
-LEARN_RATE, CONSOLIDATE_RATE = 3e-3, 2e-3
-"""At a width of 576."""
+CONSOLIDATE_SHARE = 2 / 3
+"""Rate for consolidation, as a share of the rate for a single memory."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from itertools import chain, repeat
 from pathlib import Path
 
 from selfedit import disk
-from selfedit.config import LEARN_RATE, GateConfig, LearnConfig, suited_rate
+from selfedit.config import GateConfig, LearnConfig, with_rate
 from selfedit.documents.passages import WHOLE_FACTOR
 from selfedit.edits.propose import propose
 from selfedit.edits.quiz import (
@@ -140,7 +140,7 @@ def learn(
     others are learned; raises ModelError if all fail.
     """
     store.check_writable()  # before the work, not after it
-    config = replace(config, train=suited_rate(config.train, model.backend.hidden_size, LEARN_RATE))
+    config = replace(config, train=with_rate(config.train, model.rate))
     user_questions = assign(quiz, passages)
     if idle := [q for q in quiz if not any(q in questions for questions in user_questions.values())]:
         notify(

@@ -13,6 +13,7 @@ import zipfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from test_network import packed_logits
 
 from selfedit.errors import ModelError
 from selfedit.model import catalog, gguf
-from selfedit.model.load import load_model
+from selfedit.model.load import Model, load_model
 
 SEQUENCES = [[5, 200, 31, 7, 90, 12], [44, 8, 19, 3]]
 
@@ -545,3 +546,12 @@ def test_the_embedded_model_lies_in_the_cache_after_its_first_use(embedded_model
         49152,
         True,
     )
+
+
+def test_a_model_of_the_catalog_has_its_measured_rate_and_another_one_a_lower_rate_the_wider_it_is(tmp_path):
+    def rate(name: str, width: int) -> float:
+        return Model(name, tmp_path, SimpleNamespace(hidden_size=width), None).rate
+
+    assert (rate("smollm2-135m", 576), rate("qwen2.5-coder-0.5b", 896)) == (3e-3, 5e-4)
+    assert [rate("another", width) for width in (64, 576, 1152)] == [3e-3, 3e-3, pytest.approx(3e-3 / 8)]
+    assert rate("qwen2.5-coder-1.5b", 1536) == rate("another", 1536)  # not measured

@@ -6,7 +6,7 @@ from math import inf, nan
 import pytest
 
 from selfedit import config
-from selfedit.config import LearnConfig, RestemConfig, TrainConfig, number_fields, suited_rate, with_settings
+from selfedit.config import LearnConfig, RestemConfig, TrainConfig, number_fields, with_rate, with_settings
 from selfedit.errors import SelfeditError
 
 KINDS = [kind for name, kind in vars(config).items() if isinstance(kind, type) and name.endswith("Config")]
@@ -45,9 +45,8 @@ def test_trials_of_the_outer_loop_must_be_comparable():
         RestemConfig(cut_after=2)
 
 
-def test_a_wider_model_learns_at_a_lower_rate_unless_one_is_given():
+def test_a_rate_that_is_given_stays():
     train = LearnConfig().train
-    rates = [suited_rate(train, width, 3e-3).learning_rate for width in (64, 576, 896, 1536)]
-    assert rates == [3e-3, 3e-3, 1.2e-3, 4.2e-4]
+    assert with_rate(train, 4.649e-4).learning_rate == 4.6e-4
     given = replace(train, learning_rate=5e-4)
-    assert suited_rate(given, 1536, 3e-3) is given
+    assert with_rate(given, 1e-3) is given

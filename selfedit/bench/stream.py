@@ -34,7 +34,7 @@ from selfedit.bench.conditions import Retriever, jobs, parse, with_passage
 from selfedit.bench.general import General
 from selfedit.bench.intervals import mean_ratio
 from selfedit.bench.tables import heading, markdown, number, with_interval
-from selfedit.config import CONSOLIDATE_RATE, ConsolidateConfig, LearnConfig, StudyConfig, TrainConfig
+from selfedit.config import ConsolidateConfig, LearnConfig, StudyConfig, TrainConfig
 from selfedit.edits.propose import propose
 from selfedit.edits.quiz import questions_from_rewordings, with_sentences, write_quizzes
 from selfedit.edits.styles import STYLES
@@ -53,7 +53,7 @@ TRAIN = TrainConfig(
 """The settings of `bench knowledge`."""
 ADAPTERS = 8
 """Maximum number of adapters that are trained at once."""
-TOGETHER = replace(ConsolidateConfig().train, learning_rate=CONSOLIDATE_RATE)
+TOGETHER = replace(ConsolidateConfig().train, learning_rate=2e-3)
 """The settings of `memory consolidate`, for `consolidated`."""
 
 

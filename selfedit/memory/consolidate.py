@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from selfedit.config import CONSOLIDATE_RATE, ConsolidateConfig, suited_rate
+from selfedit.config import CONSOLIDATE_SHARE, ConsolidateConfig, with_rate
 from selfedit.errors import MemoryStoreError
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_abilities, general_changes
@@ -66,7 +66,7 @@ def consolidate(
     if len(entries) < 2:
         raise MemoryStoreError("give at least two memories to consolidate; see `selfedit memory list`")
     start = time.perf_counter()
-    config = replace(config, train=suited_rate(config.train, model.backend.hidden_size, CONSOLIDATE_RATE))
+    config = replace(config, train=with_rate(config.train, CONSOLIDATE_SHARE * model.rate))
     jobs = [_rehearsal(model, store, entries, config)]
     adapters, logs = model.backend.train(jobs, config.train, on_step=partial(progress, "train"))
     adapters = adapters.as_stored()

@@ -46,6 +46,8 @@ class Packaged:
     about: str
     learn_gb: float | None = None
     """Peak memory of `learn`; None if it was not measured."""
+    rate: float | None = None
+    """Learning rate for a memory (docs/LOG.md); None if it was not measured."""
 
     @property
     def origin(self) -> str:
@@ -65,6 +67,7 @@ CATALOG = {
         licence="Apache-2.0",
         about="embedded default: small enough for any laptop",
         learn_gb=2.7,
+        rate=3e-3,
     ),
     "qwen2.5-coder-0.5b": Packaged(
         repository="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
@@ -77,6 +80,7 @@ CATALOG = {
         licence="Apache-2.0",
         about="for developers' documents on a CPU",
         learn_gb=4.2,
+        rate=5e-4,
     ),
     "qwen2.5-coder-1.5b": Packaged(
         repository="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
