@@ -35,17 +35,17 @@ TARN = Passage("A lake", "The lake Tarn has 40 boats and 12 piers.", "/lake.txt"
 ORSK = Passage("A valley", "The tea of the Orsk valley is dried on slate roofs.", "/valley.txt", "1" * 64)
 QUIZ = [Question("How many boats has the lake?", ("40 boats",)), Question("What is dried on roofs?", ("tea",))]
 CONFIG = replace(LearnConfig(), spans=2, train=replace(LearnConfig().train, epochs=1))
-PARAPHRASE, QUESTION = "\nSame fact in other words:", "\nQuestion:"
+PARAPHRASE, QUESTION = "Write its line “Same fact in other words:”", "Write its line “Question:”"
 
 
 def writes(asked: dict) -> tuple[int, dict, bytes]:
     """What a capable chat model would reply."""
     prompt = asked["prompt"]
-    if prompt.endswith(PARAPHRASE):
+    if PARAPHRASE in prompt:
         return reply("There are 40 boats and 12 piers on the lake Tarn.")
-    if prompt.endswith(QUESTION):
-        begin = re.search("begin it with “(.+?)”", prompt)[1]
-        return reply(f"Question: {begin} has the lake Tarn besides piers?")
+    if QUESTION in prompt:
+        begin = re.search("Begin with “(.+?)”", prompt)[1]
+        return reply(f"{begin} has the lake Tarn besides piers?")
     return reply("40 boats" if "boats" in prompt else "ready")
 
 
@@ -121,29 +121,30 @@ def test_a_question_that_only_the_learner_cannot_read_is_dropped(server, learner
 # What is sent, and how replies are read
 
 
-def test_worked_examples_become_a_message_that_asks_for_the_next_line(server, tmp_path):
-    writer = make_writer(server.url, tmp_path)
+def test_worked_examples_become_a_message_that_asks_for_the_last_line(server, tmp_path):
+    examples = "Sentence: a\nAnswer: b\nQuestion: c?\n\nSentence: d\nAnswer: e\nQuestion: f?"
+    writer = make_writer(server.url, tmp_path, parallel=1)
     requests = [
-        WriteRequest("Sentence: a\nQuestion: ", 24, True, "In what year", one_line=True),
-        WriteRequest("Sentence: b\nSame fact in other words:", 56, True, temperature=0.7, seed=7, one_line=True),
+        WriteRequest(f"{examples}\n\nSentence: x = 1\n\ny = 2\nAnswer: 2\nQuestion: ", 24, True, "In what year"),
+        WriteRequest("Sentence: a\nIn short: b\n\nSentence: c\nIn short:", 56, True, temperature=0.7, seed=7),
         WriteRequest("The gate is red.\n\nWhat is red?", 24),
     ]
     writer.write(requests)
-    question, paraphrase, plain = sorted(server.asked, key=lambda asked: requests_order(asked["prompt"]))
-    assert plain["prompt"] == "The gate is red.\n\nWhat is red?" and plain["path"] == "/v1/chat/completions"
-    assert question["prompt"].endswith("nothing else, and begin it with “In what year”.\n\nSentence: a\nQuestion:")
-    assert paraphrase["prompt"].endswith("nothing else.\n\nSentence: b\nSame fact in other words:")
-    bodies = [asked["body"] for asked in (question, paraphrase, plain)]
+    assert [asked["prompt"] for asked in server.asked] == [
+        f"Worked examples:\n\n{examples}\n\nNow the next one:\n\nSentence: x = 1\n\ny = 2\nAnswer: 2\n\n"
+        "Write its line “Question:” as in the examples, and nothing else. Begin with “Question: In what year”.",
+        "Worked examples:\n\nSentence: a\nIn short: b\n\nNow the next one:\n\nSentence: c\n\n"
+        "Write its line “In short:” as in the examples, and nothing else. Begin with “In short:”.",
+        "The gate is red.\n\nWhat is red?",
+    ]
+    bodies = [asked["body"] for asked in server.asked]
     assert [(body["model"], body["temperature"], body["max_tokens"]) for body in bodies] == [
         ("large", 0.0, 56),
         ("large", 0.7, 88),
         ("large", 0.0, 56),
     ]
     assert all(body.keys() == {"model", "messages", "temperature", "max_tokens"} for body in bodies)
-
-
-def requests_order(prompt: str) -> int:
-    return [prompt.endswith("Question:"), prompt.endswith("words:"), True].index(True)
+    assert {asked["path"] for asked in server.asked} == {"/v1/chat/completions"}
 
 
 LINE = "Who built the gate of Orsk?"
@@ -206,7 +207,7 @@ def test_quotes_inside_a_line_stay(server, tmp_path):
 
 def test_a_question_may_begin_in_another_way_than_was_asked_for(server, learner, tmp_path):
     server.rule = lambda asked: (
-        reply("How many boats has the lake Tarn?") if asked["prompt"].endswith(QUESTION) else reply("40 boats")
+        reply("How many boats has the lake Tarn?") if QUESTION in asked["prompt"] else reply("40 boats")
     )
     config = replace(QuizConfig(), min_agreement=0.0)
     (quiz,) = write_quizzes(learner, [TARN], writer=make_writer(server.url, tmp_path), spans=1, config=config)

@@ -1,8 +1,9 @@
 """A writer behind an OpenAI-compatible API: WriteRequests → texts, for models that do not run here.
 
-A text to continue becomes a message: the worked examples, and the instruction to write the next line only. Chat models
-wrap such a line in labels, quotes or code fences, which are removed. Replies are stored, so that a run that was stopped
-does not pay for them again. The seed of a request only tells draws apart: some servers refuse to be sent one.
+A text to continue becomes a message: the worked examples, what is to be completed, and the instruction to write its
+last line only (docs/LOG.md, "A writer behind an address"). Chat models wrap such a line in labels, quotes or code
+fences, which are removed. Replies are stored, so that a run that was stopped does not pay for them again. The seed of
+a request only tells draws apart: some servers refuse to be sent one.
 """
 
 from __future__ import annotations
@@ -22,10 +23,16 @@ from selfedit.types import text_hash
 SPARE_TOKENS = 32
 """For the labels, quotes and fences around a reply."""
 
-_CONTINUE = (
-    "Below are worked examples and the beginning of one more. Write the line that comes next in the last one, as in "
-    "the examples. Write this one line and nothing else{begin}.\n\n{prompt}"
-)
+_COMPLETE = """\
+Worked examples:
+
+{examples}
+
+Now the next one:
+
+{begun}
+
+Write its line “{label}” as in the examples, and nothing else. Begin with “{begin}”."""
 _REASONING = re.compile(r"\s*<think>.*?(?:</think>|$)", re.DOTALL)
 _FENCED = re.compile(r"\s*(```|~~~)[^\n]*\n(.*?)\n?\1\s*", re.DOTALL)
 _QUOTED = re.compile(r"""["“]([^"“”]+)["”]|'([^']+)'|`([^`]+)`""")
@@ -58,8 +65,10 @@ class RemoteWriter:
 def _chat(request: WriteRequest) -> ChatRequest:
     prompt, tokens = request.prompt, request.max_new_tokens + SPARE_TOKENS
     if request.continues:
-        begin = f", and begin it with “{request.opening}”" if request.opening else ""
-        prompt = _CONTINUE.format(begin=begin, prompt=prompt.rstrip())
+        body, _, label = prompt.rstrip().rpartition("\n")
+        cut = max(0, body.rfind(f"\n\n{body.partition(':')[0]}:"))  # all examples begin with the same label
+        begin = f"{label} {request.opening}".rstrip()
+        prompt = _COMPLETE.format(examples=body[:cut], begun=body[cut:].strip(), label=label, begin=begin)
     return ChatRequest(prompt, tokens, request.temperature, f"{tokens} {request.temperature} {request.seed}")
 
 
