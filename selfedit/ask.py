@@ -1,9 +1,12 @@
-"""Questions → answers from the weights: the memory that fits each question is found, and the model answers with it.
+"""Questions → answers: the memory that fits each question is found, and one or more ways to answer with it are tried.
 
-The document is never in the prompt. Where no memory fits, the base model answers. Where several fit nearly as well,
-each may answer in the same batch, and the answer that its adapter gives the highest probability is taken. On facts this
-gains next to nothing, and among memories that do not fit it does harm (docs/LOG.md, study 14), so one memory answers by
-default.
+    weights   the adapter of the memory answers, and the document is not in the prompt
+    text      the untouched model answers with the memory's passage in the prompt
+    both      the adapter answers with the passage in the prompt
+
+Where no memory fits, the base model answers. All attempts at all questions are one batch. `choose` takes one attempt.
+Several memories that fit nearly equally well may also each answer; on facts this gains next to nothing, and among
+memories that do not fit it does harm (docs/LOG.md, study 14), so one memory answers by default.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfedit.edits.parse import sentences
+from selfedit.edits.quiz import with_passage
 from selfedit.errors import ModelError
 from selfedit.memory.contradict import disagreeing
 from selfedit.memory.route import Router
@@ -34,6 +38,10 @@ COMPARED = 3
 """Memories that are searched for a sentence that contradicts an answer."""
 NEARLY_AS_GOOD = 0.9
 """Share of the best memory's score that another memory must reach to be tried as well."""
+
+
+ARMS = ("weights", "text", "both")
+"""The ways to answer with a memory; without one, the untouched model answers closed book."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,12 @@ class _Attempt:
     question: int
     """Index of the question."""
     memory: str | None
+    """The memory that fits; None if none does."""
     score: float
+    tokens: tuple[int, ...]
+    """The prompt."""
+    adapter: str | None
+    """The memory whose adapter answers; None: the untouched model."""
 
 
 def ask(
@@ -74,31 +87,51 @@ def ask(
     store: MemoryStore,
     questions: Sequence[Question],
     *,
+    arm: str = "weights",
     max_new_tokens: int = ANSWER_TOKENS,
     tries: int = 1,
     on_token: OnStep = no_steps,
 ) -> list[Answer]:
     """Answers in the order of the questions. A question whose kind is not `question` is a text to be continued.
 
-    `tries`: the number of memories that answer a question at most, if they fit nearly equally well. A question that is
-    too long for the model gets an error in place of an answer; raises ModelError if all are."""
-    return store.read_consistently(lambda state: _ask(model, store, questions, max_new_tokens, tries, on_token))
+    `arm`: one of ARMS. `tries`: the number of memories that answer a question at most, if they fit nearly equally well.
+    A question that is too long for the model gets an error in place of an answer; raises ModelError if all are."""
+    assert arm in ARMS
+    return store.read_consistently(lambda state: _ask(model, store, questions, arm, max_new_tokens, tries, on_token))
 
 
 def _ask(
-    model: Model, store: MemoryStore, questions: Sequence[Question], max_new_tokens: int, tries: int, on_token: OnStep
+    model: Model,
+    store: MemoryStore,
+    questions: Sequence[Question],
+    arm: str,
+    max_new_tokens: int,
+    tries: int,
+    on_token: OnStep,
 ) -> list[Answer]:
     router = store.router(model.fingerprint)
-    prompts, errors = _prompts(model, questions, max_new_tokens)
-    attempts = [_Attempt(i, *fit) for i in prompts for fit in _fitting(router, questions[i].question, tries)]
-    ids = {attempt.memory for attempt in attempts if attempt.memory}
-    entries = {id: store.get(id) for id in ids}
+    entries: dict[str | None, MemoryEntry] = {}
+    attempts, errors = [], {}
+    for i, question in enumerate(questions):
+        try:
+            closed_book = _prompt(model, question, max_new_tokens)
+            for id, score in _fitting(router, question.question, tries):
+                tokens = closed_book
+                if id is not None:
+                    entry = entries.setdefault(id, store.get(id))
+                    if arm != "weights":
+                        tokens = _prompt(model, with_passage(entry.passage, question), max_new_tokens)
+                attempts.append(_Attempt(i, id, score, tokens, None if arm == "text" else id))
+        except ModelError as error:
+            errors[i] = error
+    if errors and not attempts:
+        raise next(iter(errors.values()))
     candidates: list[list[tuple[float, Answer]]] = [[] for _ in questions]
     for i, error in errors.items():
         candidates[i].append((0.0, Answer("", None, 0.0, error=str(error))))
-    for adapters, rows in _adapters(model, store, ids):
-        batch = [a for a in attempts if (a.memory is None if adapters is None else a.memory in rows)]
-        requests = [Request(prompts[a.question], rows.get(a.memory), max_new_tokens) for a in batch]
+    for adapters, rows in _adapters(model, store, {a.adapter for a in attempts if a.adapter}):
+        batch = [a for a in attempts if (a.adapter is None if adapters is None else a.adapter in rows)]
+        requests = [Request(a.tokens, rows.get(a.adapter), max_new_tokens) for a in batch]
         texts = model.backend.generate(requests, adapters, on_token=on_token)
         certainties = _certainties(model, adapters, requests, texts) if tries > 1 else [0.0] * len(batch)
         for attempt, tokens, certainty in zip(batch, texts, certainties):
@@ -109,26 +142,15 @@ def _ask(
     return [max(given, key=lambda pair: pair[0])[1] for given in candidates]
 
 
-def _prompts(
-    model: Model, questions: Sequence[Question], max_new_tokens: int
-) -> tuple[dict[int, tuple[int, ...]], dict[int, ModelError]]:
-    """The prompt of each question that the model can read, and the error of each other one, by index. Raises ModelError
-    if it can read none."""
-    prompts, errors, limit = {}, {}, model.backend.max_positions
-    for i, question in enumerate(questions):
-        try:
-            tokens = tuple(model.chat.prompt(question))
-            if len(tokens) + max_new_tokens > limit:
-                raise ModelError(
-                    f"a question of {len(tokens)} tokens and an answer of {max_new_tokens} do not fit the model's "
-                    f"{limit} positions; shorten it"
-                )
-            prompts[i] = tokens
-        except ModelError as error:
-            errors[i] = error
-    if errors and not prompts:
-        raise next(iter(errors.values()))
-    return prompts, errors
+def _prompt(model: Model, question: Question, max_new_tokens: int) -> tuple[int, ...]:
+    """The tokens of a question. Raises ModelError if the model cannot read it."""
+    tokens, limit = tuple(model.chat.prompt(question)), model.backend.max_positions
+    if len(tokens) + max_new_tokens > limit:
+        raise ModelError(
+            f"a question of {len(tokens)} tokens and an answer of {max_new_tokens} do not fit the model's "
+            f"{limit} positions; shorten it"
+        )
+    return tokens
 
 
 def _fitting(router: Router, question: str, tries: int) -> list[tuple[str | None, float]]:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from selfedit.ask import ask, nearest_example, nearest_sentence
 from selfedit.cli import _parser, main
+from selfedit.edits.quiz import with_passage
 from selfedit.judge.evaluate import ANSWER_TOKENS, grade
 from selfedit.learn import _disagreements
 from selfedit.memory.store import MemoryStore
@@ -417,6 +418,26 @@ def test_an_answer_is_the_text_the_memory_and_its_source(kept, home, answer, tin
     got = answer("ask", ABOUT_IT, *tiny, "--tokens", 8)
     assert got == {"answer": expected.answer, "memory": kept.id, "source": "/docs/vellmar.txt"}
     assert got["answer"] != untouched.answer
+
+
+def test_an_answer_can_come_from_the_text_with_or_without_the_weights(kept, home, answer, refusal, tiny, tiny_model):
+    in_view = Question(with_passage(PASSAGE, Question(ABOUT_IT, ())).question, ())
+    adapter = tiny_model.backend.load([MemoryStore(home).adapter_path(kept.id)])
+    prompt = tuple(tiny_model.chat.prompt(in_view))
+    texts = [
+        tiny_model.chat.decode(tokens).strip()
+        for tokens in tiny_model.backend.generate([Request(prompt, row, 8) for row in (None, 0)], adapter)
+    ]
+    asked = ("ask", ABOUT_IT, *tiny, "--tokens", 8, "--why")
+    weights, *got = [answer(*asked, "--from", arm) for arm in ("weights", "text", "both")]
+    assert [one["answer"] for one in got] == texts and len({weights["answer"], *texts}) == 3
+    assert all(one["memory"] == kept.id and one["source"] == PASSAGE.source for one in (weights, *got))
+    ends = ["its adapter answered without the document", "the untouched model answered with its passage in the prompt"]
+    assert [one["why"].split("; ")[1] for one in (weights, got[0])] == ends
+    assert "invalid choice: 'books'" in refusal("ask", ABOUT_IT, *tiny, "--from", "books")
+    # A question that no memory fits has no text to be answered from.
+    alone = answer("ask", "What is the capital of France?", *tiny, "--tokens", 8, "--from", "text")
+    assert alone == answer("ask", "What is the capital of France?", *tiny, "--tokens", 8)
 
 
 def test_both_backends_give_the_same_answer(kept, answer, refusal, tiny):

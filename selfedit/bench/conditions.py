@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from selfedit.config import FilterConfig, StudyConfig, TrainConfig
 from selfedit.edits.parse import clean, parse_edit
 from selfedit.edits.propose import write_edits
-from selfedit.edits.quiz import open_book_prompt
+from selfedit.edits.quiz import open_book_prompt, with_passage
 from selfedit.edits.spans import keyword_questions
 from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError
@@ -198,16 +198,6 @@ def prompt_override(
     if condition.name == "in-context":
         return with_passage(task.passage, question)
     return with_passage(retriever.best(question), question) if condition.name == "retrieval" else None
-
-
-def with_passage(passage: Passage, question: Question) -> Question:
-    """Returns the question, or the text to be continued, with the passage before it."""
-    text = (
-        open_book_prompt(passage, question.question)
-        if question.kind == "question"
-        else passage.with_request(question.question)
-    )
-    return replace(question, question=text)
 
 
 class Retriever:

@@ -6,6 +6,7 @@ documents are learned as a user would learn them. Then each question is asked un
 
 - `base`: the untouched model, closed book;
 - `learned`: as `selfedit ask` answers, closed book: the store chooses the memory;
+- `ask-text`, `ask-both`: as `selfedit ask --from text` and `--from both` answer, with that memory's passage in view;
 - `right-memory`: the memory of the passage that has the answer, closed book; the difference is lost by the choice;
 - `in-context`: the untouched model with that passage in view, the ceiling;
 - `retrieval`: the untouched model with the best passages of all documents by BM25 in view;
@@ -28,12 +29,13 @@ from functools import cached_property
 from pathlib import Path
 
 from selfedit.ask import ADAPTERS, ANSWER_TOKENS, ask
-from selfedit.bench.conditions import Retriever, with_passage
+from selfedit.bench.conditions import Retriever
 from selfedit.bench.intervals import rank_correlation
 from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.bench.tallies import difference, interval, matrix, ratio, share
 from selfedit.config import LearnConfig
 from selfedit.documents.read import split_documents
+from selfedit.edits.quiz import with_passage
 from selfedit.errors import SelfeditError
 from selfedit.judge.evaluate import Query, grade, offline_name, respond
 from selfedit.learn import LearnReport, learn, passage_length
@@ -43,8 +45,10 @@ from selfedit.model.load import load_model
 from selfedit.tasks.real_docs import DocumentQuestion, gold_passage, load_document
 from selfedit.types import Passage, Progress, Question, Task, no_progress, text_hash
 
-CONDITIONS = ("base", "learned", "right-memory", "in-context", "retrieval", "memory-and-text")
-_AFTER_LEARNING = {"learned", "right-memory", "memory-and-text"}
+_ARMS = {"learned": "weights", "ask-text": "text", "ask-both": "both"}
+"""Conditions that answer as `selfedit ask --from` does."""
+CONDITIONS = ("base", *_ARMS, "right-memory", "in-context", "retrieval", "memory-and-text")
+_AFTER_LEARNING = {*_ARMS, "right-memory", "memory-and-text"}
 LEARN = LearnConfig()
 RETRIEVED = 1
 """Passages in view under `retrieval`: as many as a memory has, so that the two can be compared."""
@@ -144,7 +148,9 @@ class _Bench:
         todo = [item for item in self.items if self._key(self._record(condition, item)) not in self.answered]
         if not todo:
             return
-        answer = {"learned": self._as_shipped, "right-memory": self._with_memory, "memory-and-text": self._with_memory}
+        answer = dict.fromkeys(_ARMS, self._as_shipped) | dict.fromkeys(
+            ("right-memory", "memory-and-text"), self._with_memory
+        )
         texts = answer.get(condition, self._untouched)(condition, todo)
         for item, text in zip(todo, texts):
             record = self._record(condition, item) | {"answer": text}
@@ -153,7 +159,7 @@ class _Bench:
 
     def _as_shipped(self, condition: str, items: Sequence[Item]) -> list[str]:
         asked = [item.asked.question for item in items]
-        answers = ask(self.model, self.store, asked, on_token=self._stage(condition))
+        answers = ask(self.model, self.store, asked, arm=_ARMS[condition], on_token=self._stage(condition))
         return [answer.answer for answer in answers]
 
     def _untouched(self, condition: str, items: Sequence[Item]) -> list[str]:

@@ -30,13 +30,13 @@ from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 
-from selfedit.bench.conditions import Retriever, jobs, parse, with_passage
+from selfedit.bench.conditions import Retriever, jobs, parse
 from selfedit.bench.general import General
 from selfedit.bench.intervals import mean_ratio
 from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.config import ConsolidateConfig, LearnConfig, StudyConfig, TrainConfig
 from selfedit.edits.propose import propose
-from selfedit.edits.quiz import questions_from_rewordings, with_sentences, write_quizzes
+from selfedit.edits.quiz import questions_from_rewordings, with_passage, with_sentences, write_quizzes
 from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError
 from selfedit.judge.evaluate import Query, answers, offline_name

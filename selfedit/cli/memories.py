@@ -56,9 +56,17 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     learn.add_argument("--again", action="store_true", help="also redo passages that kept nothing before")
     learn.set_defaults(run=_learn)
 
-    ask = commands.add_parser("ask", parents=[common, with_backend], help="ask; answered from the weights")
+    ask = commands.add_parser("ask", parents=[common, with_backend], help="ask; answered from what was learned")
     ask.add_argument("question", nargs="?", help="one question")
     ask.add_argument("--file", type=path, help='many questions: JSONL of {"question"} or {"prompt"} lines')
+    ask.add_argument(
+        "--from",
+        dest="arm",
+        choices=("weights", "text", "both"),
+        default="weights",
+        help="weights: the adapter answers, without the document (default); text: the untouched model answers with the "
+        "passage of the memory in the prompt; both: the adapter answers with it",
+    )
     ask.add_argument("--why", action="store_true", help="show which memory, edit, source and hash answered")
     ask.add_argument(
         "--tokens", type=whole(1, 100_000), default=64, help="longest answer, in tokens (default: %(default)s)"
@@ -255,12 +263,18 @@ def _ask(arguments) -> int:
         model = open_model(arguments, progress.note)
         on_token = lambda done, total: stage("answer", done, total)  # noqa: E731  (a callback of one line)
         answers = ask(
-            model, store, questions, max_new_tokens=arguments.tokens, tries=arguments.tries, on_token=on_token
+            model,
+            store,
+            questions,
+            arm=arguments.arm,
+            max_new_tokens=arguments.tokens,
+            tries=arguments.tries,
+            on_token=on_token,
         )
     if not any(answer.memory for answer in answers):
         _note_other_models(arguments, store, model)
     for question, answer in zip(questions, answers):
-        why = _why(store, question.question, answer) if arguments.why and not answer.error else {}
+        why = _why(store, question.question, answer, arguments.arm) if arguments.why and not answer.error else {}
         if arguments.json:
             show_json(answer.record() | why)
             continue
@@ -280,7 +294,7 @@ def _note_other_models(arguments, store, model) -> None:
         note(one_line(f"every memory in force belongs to another model than {model.name}: give --model ({names})"))
 
 
-def _why(store, question: str, answer) -> dict:
+def _why(store, question: str, answer, arm: str) -> dict:
     from selfedit.ask import nearest_example, nearest_sentence
     from selfedit.disk import file_hash
     from selfedit.memory.adapters import WEIGHTS
@@ -290,9 +304,14 @@ def _why(store, question: str, answer) -> dict:
     entry = answer.memory
     nearest = nearest_example(question, store.edits(entry.id), entry.passage.title)
     adapter, shared_id = store.answering_path(entry.id), store.shared_adapter(entry.id)
-    shared = f"; it answers from the adapter {shared_id}, which it shares" if shared_id else ""
+    adapter_name = f"the adapter {shared_id}, which it shares," if shared_id else "its adapter"
+    answered = {
+        "weights": f"{adapter_name} answered without the document",
+        "text": "the untouched model answered with its passage in the prompt",
+        "both": f"{adapter_name} answered with its passage in the prompt",
+    }
     return {
-        "why": f"memory {entry.id} fits (score {answer.score:.2f}){shared}",
+        "why": f"memory {entry.id} fits (score {answer.score:.2f}); {answered[arm]}",
         "edit": f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself",
         "passage": nearest_sentence(question, entry.passage),
         "source": entry.passage.source,

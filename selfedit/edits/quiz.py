@@ -152,6 +152,16 @@ def open_book_prompt(passage: Passage, question: str) -> str:
     return passage.with_request(f"Answer with a few words from the text above. {question}")
 
 
+def with_passage(passage: Passage, question: Question) -> Question:
+    """Returns the question, or the text to be continued, with the passage before it."""
+    text = (
+        open_book_prompt(passage, question.question)
+        if question.kind == "question"
+        else passage.with_request(question.question)
+    )
+    return replace(question, question=text)
+
+
 def study_questions(
     passage: Passage, written: Sequence[Question], judging: Sequence[Question], draws: int, seed: int = 0
 ) -> tuple[list[Question], list[Question]]:
