@@ -536,6 +536,14 @@ def test_a_document_that_unzips_to_too_much_is_refused():
     assert "310 MB when unzipped" in refusal("a.docx", buffer.getvalue())
 
 
+@pytest.mark.parametrize("suffix", ["docx", "pptx", "xlsx"])
+def test_an_encrypted_office_document_is_not_called_old(suffix):
+    old = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(1000)
+    assert "before 2007" in refusal(f"a.{suffix}", old)
+    encrypted = old + "EncryptedPackage".encode("utf-16-le") + bytes(100)
+    assert "an encrypted office document; save a copy without password" in refusal(f"a.{suffix}", encrypted)
+
+
 def test_a_pdf_without_text_an_encrypted_one_and_a_damaged_one_are_refused(caplog):
     writer = PdfWriter()
     writer.add_blank_page(200, 200)

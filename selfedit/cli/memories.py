@@ -179,7 +179,7 @@ def _learn(arguments) -> int:
         from selfedit.learn import learn, passage_length
 
         model = open_model(arguments, progress.note)
-        if arguments.writer and not writer:
+        if arguments.writer not in (None, arguments.model) and not writer:
             writer = open_model(arguments, progress.note, arguments.writer)
         length = passage_length(model, config.passage_words)
         report = learn(

@@ -295,6 +295,8 @@ def _by_content(raw: Raw) -> _Reader | None:
     if start.startswith(b"PK\x03\x04"):
         return _by_parts(raw.data)
     if start.startswith(b"\xd0\xcf\x11\xe0"):
+        if "EncryptedPackage".encode("utf-16-le") in raw.data:  # such a file contains a docx, xlsx or pptx
+            return partial(_unsupported, "an encrypted office document; save a copy without password first")
         return partial(_unsupported, "an office document of before 2007; save it as docx, xlsx or pptx")
     if raw.media_type.partition(";")[0].strip() in ("text/html", "application/xhtml+xml"):
         return _html
