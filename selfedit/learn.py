@@ -32,6 +32,7 @@ from selfedit.edits.quiz import (
     write_quizzes,
 )
 from selfedit.errors import ModelError
+from selfedit.estimate import seconds_expected
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_questions
 from selfedit.loop.journal import Journal, write_json
@@ -45,11 +46,13 @@ from selfedit.memory.store import MemoryStore, learned_text
 from selfedit.model.backend import Adapters
 from selfedit.model.load import Model
 from selfedit.model.writer import Writer
-from selfedit.text import count_words
+from selfedit.text import count_words, duration
 from selfedit.types import Passage, Progress, Question, Score, SelfEdit, Trial, no_progress, stable_seed, text_hash
 
 TOGETHER = 8
 """Passages that every stage works on together; a run that is stopped learns them again."""
+NOTED_S = 60.0
+"""If the work takes longer than this, the user is told before each batch how long it will take."""
 REQUEST_TOKENS = 640
 """Space for the longest request about a passage and its answer, in tokens."""
 
@@ -182,6 +185,10 @@ def learn(
     settle()
     for low in range(0, len(todo), TOGETHER):
         progress("passage", settled, len(passages))
+        left_s = seconds_expected(todo[low:], store.home, model.name)  # at the speed of the batches before
+        if left_s is not None and left_s >= NOTED_S:
+            words = sum(count_words(passage.text) for passage in todo[low:])
+            notify(f"{len(todo) - low:,} passages ({words:,} words) to learn: about {duration(left_s)}")
         with run.turn(batch := todo[low : low + TOGETHER], notify) as learned:
             left = [passage for passage in batch if passage.id not in learned]
             questions = user_questions if quiz else None

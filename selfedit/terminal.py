@@ -17,6 +17,7 @@ from contextlib import suppress
 from time import monotonic
 
 from selfedit.errors import SelfeditError
+from selfedit.text import duration
 
 SEQUENCES = re.compile(
     "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, cursor movements
@@ -122,8 +123,12 @@ OUTER_STAGES = ("passage", "rounds", "contexts", "trials", "methods", "documents
 """Stages that contain other stages."""
 
 
+LINE_EVERY_S = 60.0
+"""Interval of the lines of progress where standard error is no terminal."""
+
+
 class Progress:
-    """One bar per stage on standard error if that is a terminal. Quiet: notes only."""
+    """Progress on standard error: one bar per stage on a terminal, else a line per minute. Quiet: notes only."""
 
     def __init__(self, quiet: bool):
         from rich.console import Console
@@ -142,6 +147,7 @@ class Progress:
         )
         self.bars = Bars(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)
         self._tasks: dict[str, int] = {}
+        self._line_due = monotonic() + LINE_EVERY_S
 
     def __enter__(self):
         self.bars.__enter__()
@@ -156,6 +162,9 @@ class Progress:
     def stage(self, stage: str, done: int, total: int) -> None:
         if self.quiet:
             return
+        if self.bars.disable and monotonic() >= self._line_due:
+            self._line_due = monotonic() + LINE_EVERY_S
+            self.note(f"{STAGES.get(stage, stage)} {done:,}/{total:,}")
         if stage in OUTER_STAGES:  # a new piece of work: the stages inside it start again
             for name in [name for name in self._tasks if name not in OUTER_STAGES]:
                 self.bars.remove_task(self._tasks.pop(name))
@@ -232,7 +241,7 @@ def reading_tables(reading: dict) -> None:
         rows = [(one_line(_from_here(s["source"])), one_line(s["reason"])) for s in reading["skipped"]]
         _print_table(("source", "why"), rows, title="left out")
     seconds, words = reading["seconds_expected"], sum(p["words"] for p in reading["passages"])
-    takes = "time unknown for this model" if seconds is None else f"about {_duration(seconds)} to learn"
+    takes = "time unknown for this model" if seconds is None else f"about {duration(seconds)} to learn"
     count = len(reading["passages"])
     say(f"\n{count:,} passage{'s' * (count != 1)}, {words:,} words, {takes}; {len(reading['skipped']):,} left out")
 
@@ -242,13 +251,6 @@ def _from_here(source: str) -> str:
     if not os.path.isabs(source):
         return source
     return min(source, os.path.relpath(source), key=len)
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def memory_table(entries, in_force: set[str], history: list[dict]) -> None:

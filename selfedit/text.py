@@ -257,3 +257,10 @@ def count_words(text: str) -> int:
     """Words between white space; one over 20 characters (a URL, minified code) counts as several, and a character of an
     unspaced script as one, so that such text has a length too."""
     return len(_LENGTH_UNITS.findall(text))
+
+
+def duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -655,6 +655,19 @@ def test_own_questions_that_fit_no_passage_are_named(monkeypatch, tiny_model, tm
     assert said == ["1 of 2 questions of the quiz fit none of these passages and are not used (“Who is it?”)"]
 
 
+def test_before_each_batch_the_time_left_is_told_at_the_speed_of_the_batches_before(monkeypatch, tiny_model, tmp_path):
+    def kept(*given, **options):
+        return replace(keep_it(*given, **options), words=30, seconds=60.0)
+
+    monkeypatch.setattr("selfedit.learn.learn_passages", each(kept))
+    monkeypatch.setattr("selfedit.estimate.SECONDS_PER_WORD", {tiny_model.name: 2.0})
+    text, said = "The gate is red. " * 7 + "It is", []
+    passages = [Passage("Gate", f"{text} {i}.", "/docs/gate.md", "5" * 64) for i in range(10)]  # 31 words each
+    learn(tiny_model, passages, MemoryStore(tmp_path), CONFIG, notify=said.append)
+    # 2 s per word, and 120 words more per passage: 10 × 151 × 2 s; then 60 s per 30 + 120 words.
+    assert said == ["10 passages (310 words) to learn: about 50 min", "2 passages (62 words) to learn: about 2 min"]
+
+
 def test_a_memory_that_waited_and_was_lost_can_be_forgotten_and_learned_again(monkeypatch, tiny_model, tmp_path):
     store, passage = MemoryStore(tmp_path / "home"), Passage("Gate", "The gate is red.", "/docs/gate.md", "5" * 64)
 

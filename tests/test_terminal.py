@@ -12,7 +12,7 @@ import pytest
 from rich.cells import cell_len
 
 from selfedit import terminal
-from selfedit.terminal import UNSAFE, one_line, plain, show_json
+from selfedit.terminal import UNSAFE, Progress, one_line, plain, show_json
 from selfedit.types import MemoryEntry, Passage
 
 ROOT = Path(__file__).parents[1]
@@ -173,3 +173,18 @@ def test_an_output_that_nobody_reads_is_no_fault(tmp_path, command):
 def test_an_error_keeps_its_code_wherever_it_goes(tmp_path, redirected):
     done = shell(f"SELFEDIT memory show abcd {redirected}", SELFEDIT_HOME=str(tmp_path))
     assert done.returncode == 2 and b"Traceback" not in done.stderr and done.stderr.count(b"\n") <= 1
+
+
+def test_where_there_is_no_terminal_progress_is_a_line_per_minute(monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr("selfedit.terminal.monotonic", lambda: now)
+    with Progress(quiet=False) as progress:
+        for now, done in ((1.0, 5), (61.0, 1200), (62.0, 1300), (122.0, 1400)):
+            progress.stage("train", done, 2000)
+    with Progress(quiet=True) as progress:
+        now = 1e6
+        progress.stage("train", 1, 2)
+    assert [line.split() for line in capsys.readouterr().err.splitlines()] == [
+        ["training", "candidates", "1,200/2,000"],
+        ["training", "candidates", "1,400/2,000"],
+    ]
