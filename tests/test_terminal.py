@@ -176,13 +176,13 @@ def test_an_error_keeps_its_code_wherever_it_goes(tmp_path, redirected):
 
 
 def test_where_there_is_no_terminal_progress_is_a_line_per_minute(monkeypatch, capsys):
-    now = 0.0
-    monkeypatch.setattr("selfedit.terminal.monotonic", lambda: now)
+    clock = [0.0]
+    monkeypatch.setattr("selfedit.terminal.monotonic", lambda: clock[0])
     with Progress(quiet=False) as progress:
-        for now, done in ((1.0, 5), (61.0, 1200), (62.0, 1300), (122.0, 1400)):
+        for clock[0], done in ((1.0, 5), (61.0, 1200), (62.0, 1300), (122.0, 1400)):
             progress.stage("train", done, 2000)
     with Progress(quiet=True) as progress:
-        now = 1e6
+        clock[0] = 1e6
         progress.stage("train", 1, 2)
     assert [line.split() for line in capsys.readouterr().err.splitlines()] == [
         ["training", "candidates", "1,200/2,000"],
