@@ -115,20 +115,28 @@ def _ask(
     for i, question in enumerate(questions):
         try:
             closed_book = _prompt(model, question, max_new_tokens)
-            for id, score in _fitting(router, question.question, tries):
-                tokens = closed_book
-                if id is not None:
-                    entry = entries.setdefault(id, store.get(id))
-                    if arm != "weights":
-                        tokens = _prompt(model, with_passage(entry.passage, question), max_new_tokens)
-                attempts.append(_Attempt(i, id, score, tokens, None if arm == "text" else id))
         except ModelError as error:
             errors[i] = error
+            continue
+        for id, score in _fitting(router, question.question, tries):
+            tokens = closed_book
+            if id is not None:
+                entry = entries.setdefault(id, store.get(id))
+                if arm != "weights":
+                    try:
+                        tokens = _prompt(model, with_passage(entry.passage, question), max_new_tokens)
+                    except ModelError:
+                        errors[i] = ModelError(
+                            f"the passage of memory {id} and an answer of {max_new_tokens} tokens do not fit the "
+                            f"model's {model.backend.max_positions} positions; answer from the weights"
+                        )
+                        continue
+            attempts.append(_Attempt(i, id, score, tokens, None if arm == "text" else id))
     if errors and not attempts:
         raise next(iter(errors.values()))
     candidates: list[list[tuple[float, Answer]]] = [[] for _ in questions]
     for i, error in errors.items():
-        candidates[i].append((0.0, Answer("", None, 0.0, error=str(error))))
+        candidates[i].append((-math.inf, Answer("", None, 0.0, error=str(error))))
     for adapters, rows in _adapters(model, store, {a.adapter for a in attempts if a.adapter}):
         batch = [a for a in attempts if (a.adapter is None if adapters is None else a.adapter in rows)]
         requests = [Request(a.tokens, rows.get(a.adapter), max_new_tokens) for a in batch]
@@ -139,7 +147,7 @@ def _ask(
             disagrees = _disagreeing(questions[attempt.question].question, entry, router, store)
             answer = Answer(model.chat.decode(tokens).strip(), entry, attempt.score, disagrees)
             candidates[attempt.question].append((certainty, answer))
-    return [max(given, key=lambda pair: pair[0])[1] for given in candidates]
+    return [max(given, key=lambda pair: (not pair[1].error, pair[0]))[1] for given in candidates]
 
 
 def _prompt(model: Model, question: Question, max_new_tokens: int) -> tuple[int, ...]:

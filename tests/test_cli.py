@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from selfedit.ask import ask, nearest_example, nearest_sentence
 from selfedit.cli import _parser, main
 from selfedit.edits.quiz import with_passage
+from selfedit.errors import ModelError
 from selfedit.judge.evaluate import ANSWER_TOKENS, grade
 from selfedit.learn import _disagreements
 from selfedit.memory.store import MemoryStore
@@ -435,9 +436,30 @@ def test_an_answer_can_come_from_the_text_with_or_without_the_weights(kept, home
     ends = ["its adapter answered without the document", "the untouched model answered with its passage in the prompt"]
     assert [one["why"].split("; ")[1] for one in (weights, got[0])] == ends
     assert "invalid choice: 'books'" in refusal("ask", ABOUT_IT, *tiny, "--from", "books")
+    assert "adapter_hash" in weights and not {"adapter_hash", "edit"} & got[0].keys()
+    # The text answers even where the adapter is damaged.
+    next(MemoryStore(home).adapter_path(kept.id).glob("*.safetensors")).write_bytes(b"damaged")
+    assert answer(*asked, "--from", "text") == got[0]
     # A question that no memory fits has no text to be answered from.
     alone = answer("ask", "What is the capital of France?", *tiny, "--tokens", 8, "--from", "text")
     assert alone == answer("ask", "What is the capital of France?", *tiny, "--tokens", 8)
+
+
+def test_a_passage_that_does_not_fit_the_prompt_is_named_and_another_memory_may_answer(
+    kept, home, answer, tiny, tiny_model
+):
+    long = replace(
+        PASSAGE, text=PASSAGE.text + " " + "word " * tiny_model.backend.max_positions, source="/docs/long.txt"
+    )
+    fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [EDIT], "scores": SCORES}
+    stack = LoraBatch(tiny_model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
+    memory = MemoryStore(home).add(lambda folder: stack.save(0, folder, "tiny"), passage=long, **fields)
+    asked = ("ask", ABOUT_IT, *tiny, "--tokens", 8, "--from", "text")
+    assert answer(*asked, "--tries", 2)["memory"] == kept.id
+    MemoryStore(home).disable(kept.id)
+    with pytest.raises(ModelError, match=f"the passage of memory {memory.id} and an answer of 8 tokens do not fit"):
+        ask(tiny_model, MemoryStore(home), [Question(ABOUT_IT, ())], arm="text", max_new_tokens=8)
+    assert answer("ask", ABOUT_IT, *tiny, "--tokens", 8)["memory"] == memory.id
 
 
 def test_both_backends_give_the_same_answer(kept, answer, refusal, tiny):

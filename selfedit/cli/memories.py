@@ -302,21 +302,25 @@ def _why(store, question: str, answer, arm: str) -> dict:
     if answer.memory is None:
         return {"why": f"no memory fits (best score {answer.score:.2f}); the untouched model answered"}
     entry = answer.memory
-    nearest = nearest_example(question, store.edits(entry.id), entry.passage.title)
-    adapter, shared_id = store.answering_path(entry.id), store.shared_adapter(entry.id)
+    shared_id = store.shared_adapter(entry.id)
     adapter_name = f"the adapter {shared_id}, which it shares," if shared_id else "its adapter"
     answered = {
         "weights": f"{adapter_name} answered without the document",
         "text": "the untouched model answered with its passage in the prompt",
         "both": f"{adapter_name} answered with its passage in the prompt",
     }
-    return {
+    why = {
         "why": f"memory {entry.id} fits (score {answer.score:.2f}); {answered[arm]}",
-        "edit": f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself",
         "passage": nearest_sentence(question, entry.passage),
         "source": entry.passage.source,
         "source_hash": entry.passage.source_hash,
-        "adapter_hash": file_hash(adapter / WEIGHTS),
+    }
+    if arm == "text":  # no adapter answered
+        return why
+    nearest = nearest_example(question, store.edits(entry.id), entry.passage.title)
+    return why | {
+        "edit": f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself",
+        "adapter_hash": file_hash(store.answering_path(entry.id) / WEIGHTS),
     }
 
 
