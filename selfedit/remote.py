@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -33,6 +33,9 @@ from selfedit.types import as_utf8, text_hash
 
 MAX_WAIT_S = 60.0
 """Longest wait before another attempt, even if the server asks for a longer one."""
+CHECK_WAIT_S = 5.0
+"""Longest wait of the check before any work, over all attempts."""
+MAX_REPLY_BYTES = 1_000_000
 _RETRIED = frozenset((408, 425, 429))
 _BAD_PROMPT = frozenset((400, 413, 422))  # statuses that may concern a single prompt
 _GIVE = "give a base address as in https://api.openai.com/v1"
@@ -89,7 +92,10 @@ class RemoteModel:
         self.model, self.parallel, self.retries, self.backoff_s = model, parallel, retries, backoff_s
         self._title = f"the {role} {model!r} at {self.url}"
         self._stored = Stored(file, field, role)
+        key = (os.environ.get("OPENAI_API_KEY", "") if key is None else key).strip()
         self._client = _client(key, timeout_s, parallel)
+        self._total_s = 2 * timeout_s  # for a whole reply; `timeout_s` limits the wait for each part of it
+        self._secrets = [secret for secret in (key, self._address.password) if len(secret) >= 8]
         self._jitter = random.Random(0)
         self._unreachable = False  # the last request that failed got no response at all
         self._works = False  # a valid reply was received, so the address, the key and the model are correct
@@ -137,7 +143,8 @@ class RemoteModel:
         return text_hash(str(self._address), self.model, *filter(None, (as_utf8(request.prompt), request.variant)))
 
     def _reply(self, request: ChatRequest, stop: Event, *, patient: bool = True) -> str:
-        """`patient`: retry if the server does not respond."""
+        """`patient`: retry if the server does not respond, and wait for longer than CHECK_WAIT_S in all."""
+        waited_s = 0.0
         for attempt in range(self.retries + 1):
             try:
                 return self._post(request)
@@ -145,8 +152,10 @@ class RemoteModel:
                 wait_s = error.wait_s
                 if wait_s is None:
                     wait_s = self.backoff_s * 2**attempt * self._jitter.uniform(0.5, 1.0)
+                waited_s += wait_s
                 give_up = not error.retry or (error.unreachable and (self._unreachable or not patient))
-                if give_up or attempt == self.retries or stop.wait(min(wait_s, MAX_WAIT_S)):
+                give_up |= attempt == self.retries or (not patient and waited_s > CHECK_WAIT_S)
+                if give_up or stop.wait(min(wait_s, MAX_WAIT_S)):
                     self._unreachable = error.unreachable
                     raise
         raise AssertionError("the last attempt returns or raises")
@@ -158,25 +167,52 @@ class RemoteModel:
             "temperature": request.temperature,
             "max_tokens": request.max_tokens,
         }
+        outcome = SimpleQueue[tuple[httpx.Response, str, bool] | Exception]()
+        Thread(target=self._exchange, args=(body, outcome), daemon=True).start()
         try:
-            response = self._client.post(self._address, json=body)
-        except httpx.RequestError as error:
-            reason = f"cannot be reached ({error or type(error).__name__}); check the address, and that the server runs"
-            raise NoReplyError(f"{self._title} {reason}", unreachable=True) from None
+            received = outcome.get(timeout=self._total_s)
+        except Empty:
+            received = TimeoutError("the reply takes too long")
+        if isinstance(received, httpx.RequestError | OSError | UnicodeError):
+            reason = f"cannot be reached ({received or type(received).__name__})"
+            reason += "; check the address, and that the server runs"
+            raise NoReplyError(f"{self._title} {reason}", unreachable=True)
+        if isinstance(received, Exception):
+            raise received
+        response, reply, is_complete = received
         self._unreachable = False
         status = response.status_code
         if status == 200:
-            return self._content(response)
-        if (status in _RETRIED or status >= 500) and "insufficient_quota" not in response.text:
+            if not is_complete:
+                raise NoReplyError(f"{self._title} sent a reply of more than {MAX_REPLY_BYTES} bytes", retry=False)
+            return self._content(reply)
+        if (status in _RETRIED or status >= 500) and "insufficient_quota" not in reply:
             raise NoReplyError(f"{self._title} answered {status}; try again later", wait_s=_retry_after_s(response))
-        refusal = f"{self._title} refused ({status}: {_reason(response)})"
+        refusal = f"{self._title} refused ({status}: {_reason(reply, self._secrets) or response.reason_phrase})"
         if status in _BAD_PROMPT and self._works:  # other prompts were accepted, so this one is too long or filtered
             raise NoReplyError(refusal, retry=False)
         raise SelfeditError(f"{refusal}; {_ADVICE[status]}" if status in _ADVICE else refusal)
 
-    def _content(self, response: httpx.Response) -> str:
+    def _exchange(self, body: dict, outcome: SimpleQueue) -> None:
+        """Puts the response, its text, and whether the text is complete into `outcome`; or the error. It runs in a
+        thread that is abandoned if a server goes on and on: httpx only limits the wait for each part of a response.
+
+        The text is read as UTF-8: the codec that a server names may be one that does not decode text at all."""
         try:
-            content = response.json()["choices"][0]["message"]["content"]
+            content = bytearray()
+            with self._client.stream("POST", self._address, json=body) as response:
+                for part in response.iter_bytes():
+                    content += part
+                    if len(content) > MAX_REPLY_BYTES:
+                        break
+            text = content[:MAX_REPLY_BYTES].decode("utf-8-sig", "replace")
+            outcome.put((response, text, len(content) <= MAX_REPLY_BYTES))
+        except Exception as error:
+            outcome.put(error)
+
+    def _content(self, reply: str) -> str:
+        try:
+            content = json.loads(reply)["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError, RecursionError):
             reason = f"does not reply like a chat-completions API; {_GIVE}"
             raise NoReplyError(f"{self._title} {reason}", retry=False) from None
@@ -244,13 +280,14 @@ class Stored:
         self._by_key[key] = result
 
     def _result(self, line: bytes) -> tuple[str, bool | str] | None:
-        """Returns the key and the result of a line; None if the line is incomplete or has another format."""
+        """Returns the key and the result of a line; None if the line is incomplete, empty or has another format."""
         try:
             record = json.loads(line)
             key, result = record["key"], record[self._field]
         except (ValueError, LookupError, TypeError, RecursionError):
             return None
-        return (key, result) if isinstance(key, str) and isinstance(result, bool | str) else None
+        is_result = isinstance(result, bool) or (isinstance(result, str) and result.strip())
+        return (key, result) if isinstance(key, str) and is_result else None
 
     def _error(self, error: OSError) -> SelfeditError:
         reason = error.strerror or error
@@ -268,8 +305,12 @@ def public_url(url: str) -> str:
 def chat_address(url: str) -> httpx.URL:
     """Returns the whole address of chat completions. Raises SelfeditError."""
     address = _parse_url(url)
-    if address.scheme not in ("http", "https") or not address.host:
-        raise SelfeditError(f"{url!r} is no address of an API; {_GIVE}")
+    try:
+        is_host = bool(address.raw_host.decode().encode("idna"))  # as when its number is looked up
+    except UnicodeError:  # a part of the name that is empty or longer than 63 characters
+        is_host = False
+    if address.scheme not in ("http", "https") or not is_host:
+        raise SelfeditError(f"{_without_secrets(url)!r} is no address of an API; {_GIVE}")
     path = address.path.rstrip("/")
     return address.copy_with(path=path if path.endswith("/chat/completions") else f"{path}/chat/completions")
 
@@ -278,16 +319,22 @@ def _parse_url(url: str) -> httpx.URL:
     try:
         return httpx.URL(url.strip())
     except httpx.InvalidURL as error:
-        raise SelfeditError(f"{url!r} is no address of an API ({error}); {_GIVE}") from None
+        shown = _without_secrets(url)
+        reason = f" ({error})" if shown == url else ""  # the error may quote a part of a password
+        raise SelfeditError(f"{shown!r} is no address of an API{reason}; {_GIVE}") from None
 
 
-def _client(key: str | None, timeout_s: float, parallel: int) -> httpx.Client:
-    key = (os.environ.get("OPENAI_API_KEY", "") if key is None else key).strip()
+def _without_secrets(url: str) -> str:
+    """Returns an address, also an invalid one, without what may be a password or a key in a query."""
+    return re.sub(r"^(\s*\w+:/*)?.*@|[?#].*", r"\1", url, flags=re.DOTALL)
+
+
+def _client(key: str, timeout_s: float, parallel: int) -> httpx.Client:
     if not (key.isascii() and key.isprintable()):
         raise SelfeditError("the key for the API has invalid characters; check OPENAI_API_KEY")
     headers = {"user-agent": "selfedit"} | ({"authorization": f"Bearer {key}"} if key else {})
     try:
-        return httpx.Client(headers=headers, timeout=timeout_s, limits=httpx.Limits(max_connections=parallel))
+        return httpx.Client(headers=headers, timeout=timeout_s, limits=httpx.Limits(max_keepalive_connections=parallel))
     # A SOCKS proxy without its library, or the URL of a proxy that is invalid.
     except (ImportError, ValueError, httpx.InvalidURL) as error:
         raise SelfeditError(f"cannot set up the connection to the API ({error}); check the proxy settings") from None
@@ -300,16 +347,19 @@ def _retry_after_s(response: httpx.Response) -> float | None:
         return float(header)
     try:
         return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):  # TypeError: a date without a time zone
+    except (ValueError, TypeError, OverflowError):  # TypeError: a date without a time zone
         return None
 
 
-def _reason(response: httpx.Response) -> str:
-    """Returns the error message of the server as one short line."""
+def _reason(reply: str, secrets: Sequence[str]) -> str:
+    """Returns the error message of the server as one short line without the secrets."""
     try:
-        body = response.json()
+        body = json.loads(reply)
         error = body.get("error", body)
         reason = error.get("message") or error.get("detail") if isinstance(error, dict) else error
     except (ValueError, AttributeError, RecursionError):
-        reason = response.text
-    return " ".join(str(reason or response.reason_phrase).split())[:200]
+        reason = reply
+    text = " ".join(str(reason or "").split())
+    for secret in secrets:
+        text = text.replace(secret, "…")
+    return text[:200]

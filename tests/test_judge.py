@@ -1,10 +1,13 @@
 """A judge behind an API, with a real server on this machine; and the agreement of a judge with trusted verdicts."""
 
 import gzip
+import itertools
 import json
+import socketserver
 import threading
 import time
 from argparse import Namespace
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from hashlib import sha256
@@ -303,6 +306,122 @@ def test_what_is_no_address_is_named(tmp_path, url):
     with pytest.raises(SelfeditError) as caught:
         make_judge(url, tmp_path)
     assert one_line(caught).startswith(f"{url!r} is no address of an API")
+
+
+@pytest.mark.parametrize("host", ["api..openai.com", ".openai.com", "a" * 64 + ".com", "bü..de", "a.b..c:80"])
+def test_a_host_that_no_name_server_can_look_up_is_no_address(tmp_path, host):
+    with pytest.raises(SelfeditError) as caught:
+        make_judge(f"http://{host}/v1", tmp_path)
+    assert one_line(caught).startswith(f"'http://{host}/v1' is no address of an API")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:SECRET@host:port/v1", "ftp://me:SECRET@host/v1", "me:SECRET@host/v1", "http://me:a/SECRET@host"]
+)
+def test_the_password_of_an_address_that_is_refused_is_not_shown(tmp_path, url):
+    with pytest.raises(SelfeditError, match="host.* is no address of an API") as caught:
+        make_judge(f"{url}?key=SECRET", tmp_path)
+    assert "SECRET" not in one_line(caught)
+
+
+def test_the_key_in_the_error_of_a_server_is_not_shown(endpoint, tmp_path):
+    endpoint.rule = lambda asked: refused(401, f"{'wrong ' * 30}key {asked['key']} is unknown")
+    with pytest.raises(SelfeditError, match="key Bearer …") as caught:
+        make_judge(endpoint.url, tmp_path, key="sk-SECRET-0123456789").check()
+    assert "sk-" not in one_line(caught)
+
+
+@pytest.mark.parametrize("status", [200, 401, 429])
+@pytest.mark.parametrize("charset", ["rot13", "base64", "hex", "zip", "idna", "undefined", "utf-7", "no-such"])
+def test_a_reply_in_a_codec_that_is_none_of_text_is_one_line(endpoint, tmp_path, status, charset):
+    endpoint.rule = lambda asked: (status, {"content-type": f"text/html; charset={charset}"}, b"<html>\xff+AG8</html>")
+    with pytest.raises(SelfeditError) as caught:
+        make_judge(endpoint.url, tmp_path).check()
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "Mon, 01 Jan 2024 00:00:00 +99999999999999",
+        "Mon, 01 Jan 20240000000000000000 00:00:00 GMT",
+        "Mon, 99 Jan 2024 00:00:00 GMT",
+        ",",
+        "-1",
+    ],
+)
+def test_a_wait_that_cannot_be_read_is_none(judge, endpoint, after):
+    endpoint.script = [refused(429, "wait", headers={"retry-after": after})]
+    assert judge(said("Oslo")) == [True]
+
+
+@pytest.mark.parametrize(
+    "answer", [refused(429, "wait", headers={"retry-after": "9" * 400}), refused(500, "oops"), refused(503, "down")]
+)
+def test_a_check_waits_for_a_few_seconds_at_most(endpoint, tmp_path, answer, monkeypatch):
+    monkeypatch.setattr("selfedit.remote.CHECK_WAIT_S", 0.5)
+    endpoint.rule, start = lambda asked: answer, time.monotonic()
+    with pytest.raises(SelfeditError, match="; try again later"):
+        make_judge(endpoint.url, tmp_path, backoff_s=0.1, retries=9).check()
+    assert time.monotonic() - start < 2
+
+
+class Raw(socketserver.ThreadingTCPServer):
+    """Sends the parts, one per `pause_s`, until the client has gone."""
+
+    daemon_threads = allow_reuse_address = True
+
+    def __init__(self, parts, pause_s: float):
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self):
+                self.request.recv(65536)
+                with suppress(OSError):
+                    for part in parts:
+                        self.request.sendall(part)
+                        time.sleep(pause_s)
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def server_close(self):
+        self.shutdown()
+        super().server_close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+DRIPPED = {
+    "body": (HEAD + b"content-length: 9999\r\n\r\n", b" "),
+    "compressed": (HEAD + b"content-encoding: gzip\r\ncontent-length: 9999\r\n\r\n\x1f\x8b\x08\x08" + b"\0" * 6, b"a"),
+    "headers": (HEAD, b"a"),
+}
+
+
+@pytest.mark.parametrize("what", DRIPPED)
+def test_a_reply_that_never_ends_is_given_up(tmp_path, what):
+    head, drop = DRIPPED[what]
+    with Raw(itertools.chain([head], itertools.repeat(drop, 200)), 0.05) as server:
+        start = time.monotonic()
+        with pytest.raises(SelfeditError, match=r"cannot be reached \(the reply takes too long\)"):
+            make_judge(server.url, tmp_path, timeout_s=0.4).check()
+        assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("status", "line"), [(b"200 OK", "sent a reply of more than"), (b"401 No", "refused (401: xxx")]
+)
+def test_a_reply_without_end_is_not_read_to_its_end(tmp_path, status, line):
+    sent = []
+
+    def parts():
+        yield b"HTTP/1.1 " + status + b"\r\n\r\n"
+        for _ in range(3000):
+            sent.append(10_000)
+            yield b"x" * 10_000
+
+    with Raw(parts(), 0) as server, pytest.raises(SelfeditError) as caught:
+        make_judge(server.url, tmp_path).check()
+    assert line in one_line(caught) and sum(sent) < 20_000_000
 
 
 def test_a_port_that_cannot_be_is_an_address_that_cannot_be_reached(tmp_path):

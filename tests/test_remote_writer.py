@@ -179,10 +179,37 @@ def test_the_line_is_found_in_a_reply_with_more_around_it(server, tmp_path, text
     assert make_writer(server.url, tmp_path).write([request]) == [LINE]
 
 
-@pytest.mark.parametrize("text", ["", None, "```\n```", "<think>\nWho could", "Here is the line:", " \n\t"])
+@pytest.mark.parametrize("text", ["```\n```", "<think>\nWho could", "Here is the line:"])
 def test_a_reply_without_a_line_is_empty(server, tmp_path, text):
     server.rule = lambda asked: reply(text)
     assert make_writer(server.url, tmp_path).write([WriteRequest("Question: ", 24, True, "Who")]) == [""]
+
+
+@pytest.mark.parametrize("text", ["", None, " \n\t", ["x"]])
+def test_a_reply_without_text_is_named_and_not_stored(server, tmp_path, text):
+    request = WriteRequest("Question: ", 24, True, "Who")
+    server.rule = lambda asked: reply(text)
+    with pytest.raises(ModelError, match="the writer large at .* replied without text") as caught:
+        make_writer(server.url, tmp_path).write([request])
+    assert one_line(caught) and (tmp_path / REPLIES).read_text() == ""
+    server.rule = lambda asked: reply("Who?")
+    assert make_writer(server.url, tmp_path).write([request]) == ["Who?"]
+
+
+def test_a_reply_without_text_that_an_earlier_version_stored_is_requested_again(server, tmp_path):
+    request = WriteRequest("Question: ", 24, True, "Who")
+    server.rule = lambda asked: reply("Who?")
+    make_writer(server.url, tmp_path).write([request])
+    record = json.loads((tmp_path / REPLIES).read_text())
+    (tmp_path / REPLIES).write_text(json.dumps(record | {"text": ""}) + "\n")
+    assert make_writer(server.url, tmp_path).write([request]) == ["Who?"] and len(server.asked) == 2
+
+
+def test_a_reply_of_many_blank_lines_is_read_at_once(server, tmp_path):
+    server.rule = lambda asked: reply("x" + "\n" * 200_000 + "y")
+    start = time.monotonic()
+    make_writer(server.url, tmp_path).write([WriteRequest("How many?", 24), WriteRequest("Line:", 24, True)])
+    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from selfedit.edits.parse import is_frame, plain_line
 from selfedit.errors import SelfeditError
 from selfedit.model.backend import OnStep, no_steps
 from selfedit.model.writer import WriteRequest
-from selfedit.remote import ChatRequest, RemoteModel
+from selfedit.remote import ChatRequest, NoReplyError, RemoteModel
 from selfedit.types import text_hash
 
 SPARE_TOKENS = 32
@@ -33,7 +33,7 @@ Now the next one:
 {begun}
 
 Write its line “{label}” as in the examples, and nothing else. Begin with “{begin}”."""
-_REASONING = re.compile(r"\s*<think>.*?(?:</think>|$)", re.DOTALL)
+_REASONING = re.compile(r"\A\s*<think>.*?(?:</think>|$)", re.DOTALL)
 _FENCED = re.compile(r"\s*(```|~~~)[^\n]*\n(.*?)\n?\1\s*", re.DOTALL)
 _QUOTED = re.compile(r"""["“]([^"“”]+)["”]|'([^']+)'|`([^`]+)`""")
 
@@ -55,8 +55,13 @@ class RemoteWriter:
             )
 
     def write(self, requests: Sequence[WriteRequest], on_token: OnStep = no_steps) -> list[str]:
-        replies = self._remote.results([_chat(r) for r in requests], str, required=True, on_step=on_token)
+        replies = self._remote.results([_chat(r) for r in requests], self._text, required=True, on_step=on_token)
         return [_line(reply, r.prompt) if r.continues else _plain(reply) for r, reply in zip(requests, replies)]
+
+    def _text(self, reply: str) -> str:
+        if not reply.strip():  # if it was stored, no later run would ask again
+            raise NoReplyError(f"the writer {self.name} replied without text", retry=False)
+        return reply
 
     def fits(self, request: WriteRequest, answers: Sequence[str] = ()) -> bool:
         return True  # a request that is too long is refused
