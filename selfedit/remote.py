@@ -310,7 +310,7 @@ def chat_address(url: str) -> httpx.URL:
     except UnicodeError:  # a part of the name that is empty or longer than 63 characters
         is_host = False
     if address.scheme not in ("http", "https") or not is_host:
-        raise SelfeditError(f"{_without_secrets(url)!r} is no address of an API; {_GIVE}")
+        raise SelfeditError(f"{without_secrets(url)!r} is no address of an API; {_GIVE}")
     path = address.path.rstrip("/")
     return address.copy_with(path=path if path.endswith("/chat/completions") else f"{path}/chat/completions")
 
@@ -319,12 +319,12 @@ def _parse_url(url: str) -> httpx.URL:
     try:
         return httpx.URL(url.strip())
     except httpx.InvalidURL as error:
-        shown = _without_secrets(url)
+        shown = without_secrets(url)
         reason = f" ({error})" if shown == url else ""  # the error may quote a part of a password
         raise SelfeditError(f"{shown!r} is no address of an API{reason}; {_GIVE}") from None
 
 
-def _without_secrets(url: str) -> str:
+def without_secrets(url: str) -> str:
     """Returns an address, also an invalid one, without what may be a password or a key in a query."""
     return re.sub(r"^(\s*\w+:/*)?.*@|[?#].*", r"\1", url, flags=re.DOTALL)
 

@@ -407,6 +407,49 @@ def test_an_unusable_writer_is_one_line_before_any_work(server, dead_url, comman
     assert refusal(capsys, url) == "the key for the API has invalid characters; check OPENAI_API_KEY"
 
 
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    "writer",
+    [
+        "localhost:8080",
+        "localhost:8080/v1",
+        "localhost/v1",
+        "api.openai.com/v1",
+        "127.0.0.1/v1",
+        "[::1]:8080/v1",
+        "http:/host/v1",
+        "me:SECRET@host/v1",
+    ],
+)
+def test_an_address_without_http_is_named(command, capsys, writer, more):
+    line = refusal(capsys, [*command, "--writer", writer, *more])
+    assert line.endswith("looks like an address; write http:// or https:// before it") and "SECRET" not in line
+
+
+def test_a_folder_whose_name_looks_like_an_address_is_a_model(command, learner_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models.org").mkdir()
+    (tmp_path / "models.org" / "tiny").symlink_to(learner_folder)
+    for writer in ("models.org/tiny", "./models.org/tiny", "Qwen/Qwen2.5-0.5B", "smollm2-135m"):
+        assert main([*command, "--writer", writer, "--dry-run", "--json"]) == 0
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_writer_without_a_name_and_a_name_without_an_address_are_one_line(
+    server, command, capsys, learner_folder, more
+):
+    assert refusal(capsys, [*command, "--writer", "", *more]).startswith(
+        "--writer is empty; give a model or an address"
+    )
+    for options in (
+        ["--writer-model", "x"],
+        ["--writer-model", "x", "--writer", str(learner_folder)],
+        ["--writer-model", "", "--writer", server.url],
+    ):
+        assert "names the model at an address" in refusal(capsys, [*command, *options, *more])
+    assert server.asked == []
+
+
 def test_a_dry_run_sends_and_writes_nothing(server, command, tmp_path, capsys):
     assert main([*command, "--writer", server.url, "--dry-run", "--json"]) == 0
     assert server.asked == [] and not (tmp_path / "home").exists() and capsys.readouterr().err == ""

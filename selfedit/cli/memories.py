@@ -14,6 +14,7 @@ from selfedit.cli.options import (
     add_intake,
     add_json,
     add_settings,
+    check_writer,
     intake,
     open_model,
     open_remote_writer,
@@ -50,7 +51,7 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
         help="another model, e.g. a larger one or an OpenAI-compatible address (https://host/v1, key from "
         "OPENAI_API_KEY), that writes about the documents (default: the model that learns)",
     )
-    learn.add_argument("--writer-model", metavar="NAME", default="gpt-4.1", help="the model that writes there")
+    learn.add_argument("--writer-model", metavar="NAME", help="the model that writes there (default: gpt-4.1)")
     learn.add_argument("--each-alone", action="store_true", help="also try each style by itself, to see which one pays")
     add_settings(learn, "learning", "epochs=8")
     learn.add_argument("--again", action="store_true", help="also redo passages that kept nothing before")
@@ -156,7 +157,6 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
 def _learn(arguments) -> int:
     from selfedit.documents.read import load_documents, split_documents
     from selfedit.model.catalog import local_path
-    from selfedit.remote import chat_address
     from selfedit.tasks.questions import load_quiz
     from selfedit.terminal import Progress, report_table
 
@@ -165,9 +165,7 @@ def _learn(arguments) -> int:
     store = open_store(arguments, writes=True)
     # An unknown name or a wrong address is an error before the documents are read.
     local_path(arguments.model)
-    is_remote = "://" in (arguments.writer or "")
-    if arguments.writer:
-        (chat_address if is_remote else local_path)(arguments.writer)
+    is_remote = check_writer(arguments)
     if arguments.dry_run:
         return _show_reading(arguments, store.home, config.passage_words)
     writer = open_remote_writer(arguments, store.home) if is_remote else None

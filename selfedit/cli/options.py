@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -19,6 +20,8 @@ BAD_INPUT, NOTHING_KEPT, STOPPED = 2, 3, 130
 MANY = 1_000_000
 """Largest count of things that an option takes where nothing smaller is natural."""
 NUMBER = re.compile(r"[+-]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})(e[+-]?\d{1,4})?", re.ASCII | re.IGNORECASE)
+_ADDRESS = re.compile(r"[^/]*@|[^/]*:\d*(/|$)|https?:|localhost/|[^./~][^./]*\.[^/]*/")
+"""An address without http://. The owner in a hub id has no dot, port or @."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -192,12 +195,38 @@ def open_judge(arguments) -> tuple[Judge, str]:
     return judge, f"{judge.model} at {judge.url}"
 
 
+def check_writer(arguments) -> bool:
+    """Returns whether --writer is an address. Raises SelfeditError if it or --writer-model is unusable."""
+    from selfedit.model.catalog import local_path
+    from selfedit.remote import chat_address, without_secrets
+
+    name = arguments.writer
+    is_remote = "://" in (name or "")
+    if arguments.writer_model is not None and not (is_remote and arguments.writer_model.strip()):
+        raise SelfeditError(
+            "--writer-model names the model at an address; write --writer https://host/v1 --writer-model NAME"
+        )
+    if name is None:
+        return False
+    if not name.strip():
+        raise SelfeditError("--writer is empty; give a model or an address (https://host/v1)")
+    if is_remote:
+        chat_address(name)
+    elif _ADDRESS.match(name) and not os.path.exists(os.path.expanduser(name)):
+        raise SelfeditError(
+            f"--writer {without_secrets(name)} looks like an address; write http:// or https:// before it"
+        )
+    else:
+        local_path(name)
+    return is_remote
+
+
 def open_remote_writer(arguments, home: Path):
     """The writer of --writer and --writer-model, after it has answered once."""
     from selfedit.edits.remote import RemoteWriter
     from selfedit.memory.transactions import REPLIES
 
-    writer = RemoteWriter(arguments.writer, arguments.writer_model, home / REPLIES)
+    writer = RemoteWriter(arguments.writer, arguments.writer_model or "gpt-4.1", home / REPLIES)
     writer.check()
     return writer
 
