@@ -205,8 +205,9 @@ def test_a_reply_without_text_that_an_earlier_version_stored_is_requested_again(
     assert make_writer(server.url, tmp_path).write([request]) == ["Who?"] and len(server.asked) == 2
 
 
-def test_a_reply_of_many_blank_lines_is_read_at_once(server, tmp_path):
-    server.rule = lambda asked: reply("x" + "\n" * 200_000 + "y")
+@pytest.mark.parametrize("part", ["\n", "- ", "**a ", "<think>", "```\n", "1. ", '"'])
+def test_a_long_reply_is_read_at_once(server, tmp_path, part):
+    server.rule = lambda asked: reply("x\n" + part * (900_000 // len(json.dumps(part))) + "y")
     start = time.monotonic()
     make_writer(server.url, tmp_path).write([WriteRequest("How many?", 24), WriteRequest("Line:", 24, True)])
     assert time.monotonic() - start < 5

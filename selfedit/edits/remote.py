@@ -22,6 +22,8 @@ from selfedit.types import text_hash
 
 SPARE_TOKENS = 32
 """For the labels, quotes and fences around a reply."""
+MAX_CHARACTERS = 10_000
+"""More than any requested text has: the search for Markdown takes time in proportion to the square of the length."""
 
 _COMPLETE = """\
 Worked examples:
@@ -78,9 +80,9 @@ def _chat(request: WriteRequest) -> ChatRequest:
 
 
 def _plain(reply: str) -> str:
-    """Returns the reply without reasoning, and without the fences of a reply that is a single block of code."""
+    """Returns the reply without reasoning, without the fences of a reply that is a single block of code, and cut."""
     text = _REASONING.sub("", reply)
-    return (fenced[2] if (fenced := _FENCED.fullmatch(text)) else text).strip()
+    return (fenced[2] if (fenced := _FENCED.fullmatch(text)) else text).strip()[:MAX_CHARACTERS]
 
 
 def _line(reply: str, prompt: str) -> str:
