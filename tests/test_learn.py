@@ -43,6 +43,7 @@ from selfedit.learn import (
     learn_passages,
     passage_length,
 )
+from selfedit.loop.trial import study_examples
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import LoraConfig
 from selfedit.model.load import load_model
@@ -50,7 +51,7 @@ from selfedit.model.packed.lora import LoraBatch, TokenRange
 from selfedit.model.packed.network import PackedAttention
 from selfedit.tasks.questions import load_quiz
 from selfedit.text import count_words
-from selfedit.types import Passage, Question, Score, SelfEdit, Trial
+from selfedit.types import Example, Passage, Question, Score, SelfEdit, Trial
 
 ROOT = Path(__file__).parents[1]
 CONFIG = replace(
@@ -830,3 +831,18 @@ def test_a_writer_writes_and_reads_what_the_model_learns(tmp_path, monkeypatch):
     assert [run.get("writer") for run in runs] == [writer.name]
     learn(learner, [passage], store, config, quiz=quiz)  # another job: it does not take over the writer's records
     assert len(list((tmp_path / "home" / "runs").glob("*/config.json"))) == 2
+
+
+def test_texts_are_studied_as_answers_and_questions_as_they_are():
+    passage = Passage("Gate", "The gate is red. It opens in March.", "/docs/gate.md", "5" * 64)
+    request = "What does “Gate” say?"
+    parts = [Example("The gate is red.", request), Example("It opens in March.", request)]
+    assert study_examples(passage) == [Example(passage.text, request), *parts]
+    asked = SelfEdit("questions", "…", (Example("It opens in March.", "When does the gate open?", True),))
+    reworded = SelfEdit("paraphrase", "…", (Example("In March it opens."),))
+    assert study_examples(passage, [reworded, asked]) == [
+        Example(passage.text, request),
+        Example("In March it opens.", request),
+        *asked.examples,
+    ]
+    assert study_examples(replace(passage, title=""))[0].prompt == "What does the text say?"

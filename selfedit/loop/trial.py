@@ -29,12 +29,19 @@ class Candidate:
     edits: tuple[SelfEdit, ...] = ()
 
 
-def study_texts(passage: Passage, edits: Sequence[SelfEdit] = ()) -> list[Example]:
-    """The passage as it is studied: whole, and, if no edit asks for its statements, statement by statement, so that
-    each can be recalled from its start."""
+def study_examples(passage: Passage, edits: Sequence[SelfEdit] = ()) -> list[Example]:
+    """What a memory of the passage studies: the passage whole, and, if no edit asks for its statements, statement by
+    statement, so that each can be recalled from its start; then the examples of the edits.
+
+    A text is studied as the answer to a request for it. Studied as a document, it changes how the model continues any
+    other text (docs/LOG.md, "A passage as an answer")."""
     asked = any(edit.style == QUESTIONS for edit in edits)
-    whole, parts = f"{passage.title}\n{passage.text}".strip(), [] if asked else statements(passage)
-    return [Example(text) for text in [whole, *(parts if len(parts) > 1 else [])]]
+    parts = [] if asked else statements(passage)
+    texts = [Example(text) for text in [passage.text, *(parts if len(parts) > 1 else [])]]
+    request = f"What does “{passage.title}” say?" if passage.title else "What does the text say?"
+    return [
+        e if e.prompt else replace(e, prompt=request) for e in [*texts, *(e for edit in edits for e in edit.examples)]
+    ]
 
 
 def study_sequences(
@@ -116,8 +123,7 @@ def run_trials(
     jobs = []
     for study in studies:
         for candidate in study.candidates:
-            studied = [e for edit in candidate.edits for e in edit.examples]
-            examples = study_texts(study.passage, candidate.edits) + studied
+            examples = study_examples(study.passage, candidate.edits)
             sequences = study_sequences(model, study.passage, examples, config.distill)
             jobs.append(job(sequences, examples, stable_seed(seed, study.passage.id, candidate.name)))
     adapters, logs = model.backend.train(jobs, config, on_step=partial(progress, "train"))

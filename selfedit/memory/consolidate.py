@@ -17,7 +17,7 @@ from selfedit.config import CONSOLIDATE_SHARE, ConsolidateConfig, with_rate
 from selfedit.errors import MemoryStoreError
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_abilities, general_changes
-from selfedit.loop.trial import joint_job, study_sequences, study_texts
+from selfedit.loop.trial import joint_job, study_examples, study_sequences
 from selfedit.memory.gate import exceeds, general_fault
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import Job
@@ -102,8 +102,7 @@ def _rehearsal(model: Model, store: MemoryStore, entries: Sequence[MemoryEntry],
     """Everything that they studied; what was drawn afresh in each epoch is again studied once."""
     parts = []
     for entry in entries:
-        edits = store.edits(entry.id)
-        examples = study_texts(entry.passage, edits) + [e for edit in edits for e in edit.examples]
+        examples = study_examples(entry.passage, store.edits(entry.id))
         parts.append((study_sequences(model, entry.passage, examples), examples))
     return joint_job(
         parts, stable_seed(config.seed, "consolidate", *(entry.id for entry in entries)), config.train.epochs
