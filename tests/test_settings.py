@@ -27,6 +27,7 @@ OUTSIDE_OF_CONFIGS = {
     "judge/evaluate.py ANSWER_TOKENS": "length of an answer in learn and in retests; studies have it in their configs",
     "judge/remote.py REPLY_TOKENS": "length of a reply of which only yes or no is read",
     "edits/remote.py SPARE_TOKENS": "for what is removed from a reply",
+    "edits/remote.py MAX_CHARACTERS": "longer than any requested text",
 }
 """Why these numbers are in no config."""
 HASHED_FILES = {"judge/grading.py", "judge/features.py"}
