@@ -1,11 +1,11 @@
-"""Questions → answers: the memory that fits each question is found, and one or more ways to answer with it are tried.
+"""Questions → answers: the memory that fits each question is found, and answers in one of three ways (ARMS).
 
     weights   the adapter of the memory answers, and the document is not in the prompt
     text      the untouched model answers with the memory's passage in the prompt
     both      the adapter answers with the passage in the prompt
 
-Where no memory fits, the base model answers. All attempts at all questions are one batch. `choose` takes one attempt.
-Several memories that fit nearly equally well may also each answer; on facts this gains next to nothing, and among
+Where no memory fits, the base model answers. Where several fit nearly as well, each may answer in the same batch, and
+the answer that its model gives the highest probability is taken. On facts this gains next to nothing, and among
 memories that do not fit it does harm (docs/LOG.md, study 14), so one memory answers by default.
 """
 
@@ -38,8 +38,6 @@ COMPARED = 3
 """Memories that are searched for a sentence that contradicts an answer."""
 NEARLY_AS_GOOD = 0.9
 """Share of the best memory's score that another memory must reach to be tried as well."""
-
-
 ARMS = ("weights", "text", "both")
 """The ways to answer with a memory; without one, the untouched model answers closed book."""
 
@@ -119,24 +117,18 @@ def _ask(
             errors[i] = error
             continue
         for id, score in _fitting(router, question.question, tries):
-            tokens = closed_book
-            if id is not None:
-                entry = entries.setdefault(id, store.get(id))
-                if arm != "weights":
-                    try:
-                        tokens = _prompt(model, with_passage(entry.passage, question), max_new_tokens)
-                    except ModelError:
-                        errors[i] = ModelError(
-                            f"the passage of memory {id} and an answer of {max_new_tokens} tokens do not fit the "
-                            f"model's {model.backend.max_positions} positions; answer from the weights"
-                        )
-                        continue
-            attempts.append(_Attempt(i, id, score, tokens, None if arm == "text" else id))
+            if id is not None and id not in entries:
+                entries[id] = store.get(id)
+            try:
+                in_view = id is not None and arm != "weights"
+                tokens = _prompt_in_view(model, entries[id], question, max_new_tokens) if in_view else closed_book
+            except ModelError as error:
+                errors[i] = error
+            else:
+                attempts.append(_Attempt(i, id, score, tokens, None if arm == "text" else id))
     if errors and not attempts:
         raise next(iter(errors.values()))
     candidates: list[list[tuple[float, Answer]]] = [[] for _ in questions]
-    for i, error in errors.items():
-        candidates[i].append((-math.inf, Answer("", None, 0.0, error=str(error))))
     for adapters, rows in _adapters(model, store, {a.adapter for a in attempts if a.adapter}):
         batch = [a for a in attempts if (a.adapter is None if adapters is None else a.adapter in rows)]
         requests = [Request(a.tokens, rows.get(a.adapter), max_new_tokens) for a in batch]
@@ -147,7 +139,10 @@ def _ask(
             disagrees = _disagreeing(questions[attempt.question].question, entry, router, store)
             answer = Answer(model.chat.decode(tokens).strip(), entry, attempt.score, disagrees)
             candidates[attempt.question].append((certainty, answer))
-    return [max(given, key=lambda pair: (not pair[1].error, pair[0]))[1] for given in candidates]
+    return [
+        max(given, key=lambda pair: pair[0])[1] if given else Answer("", None, 0.0, error=str(errors[i]))
+        for i, given in enumerate(candidates)
+    ]
 
 
 def _prompt(model: Model, question: Question, max_new_tokens: int) -> tuple[int, ...]:
@@ -159,6 +154,18 @@ def _prompt(model: Model, question: Question, max_new_tokens: int) -> tuple[int,
             f"{limit} positions; shorten it"
         )
     return tokens
+
+
+def _prompt_in_view(model: Model, entry: MemoryEntry, question: Question, max_new_tokens: int) -> tuple[int, ...]:
+    """The tokens of a question with the passage of a memory before it. Raises ModelError if the model cannot read it,
+    although it can read the question."""
+    try:
+        return _prompt(model, with_passage(entry.passage, question), max_new_tokens)
+    except ModelError:
+        raise ModelError(
+            f"the passage of memory {entry.id} and an answer of {max_new_tokens} tokens do not fit the model's "
+            f"{model.backend.max_positions} positions; answer from the weights"
+        ) from None
 
 
 def _fitting(router: Router, question: str, tries: int) -> list[tuple[str | None, float]]:

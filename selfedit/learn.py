@@ -187,8 +187,9 @@ def learn(
         progress("passage", settled, len(passages))
         left_s = seconds_expected(todo[low:], store.home, model.name)  # at the speed of the batches before
         if left_s is not None and left_s >= NOTED_S:
-            words = sum(count_words(passage.text) for passage in todo[low:])
-            notify(f"{len(todo) - low:,} passages ({words:,} words) to learn: about {duration(left_s)}")
+            count, words = len(todo) - low, sum(count_words(passage.text) for passage in todo[low:])
+            plural = "s" * (count != 1)
+            notify(f"{count:,} passage{plural} ({words:,} words) to learn: about {duration(left_s)}")
         with run.turn(batch := todo[low : low + TOGETHER], notify) as learned:
             left = [passage for passage in batch if passage.id not in learned]
             questions = user_questions if quiz else None

@@ -260,6 +260,7 @@ def count_words(text: str) -> int:
 
 
 def duration(seconds: float) -> str:
+    """Returns a length of time in the largest unit of which there are two: 119 s, 2 min, 3 h."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

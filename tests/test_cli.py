@@ -21,7 +21,7 @@ from conftest import write_tiny_model
 from pypdf import PdfWriter
 from safetensors.torch import load_file
 
-from selfedit.ask import ask, nearest_example, nearest_sentence
+from selfedit.ask import ARMS, ask, nearest_example, nearest_sentence
 from selfedit.cli import _parser, main
 from selfedit.edits.quiz import with_passage
 from selfedit.errors import ModelError
@@ -472,6 +472,11 @@ def test_the_backends_are_those_of_the_model():
     for parser in parsers(_parser()):
         choices = [action.choices for action in parser._actions if action.dest == "backend"]
         assert choices in ([], [BACKENDS])
+
+
+def test_the_ways_to_answer_are_those_of_ask():
+    (choices,) = [action.choices for parser in parsers(_parser()) for action in parser._actions if action.dest == "arm"]
+    assert choices == ARMS
 
 
 def test_a_question_that_no_memory_fits_is_answered_by_the_untouched_model(kept, home, answer, tiny, tiny_model):

@@ -148,9 +148,8 @@ class _Bench:
         todo = [item for item in self.items if self._key(self._record(condition, item)) not in self.answered]
         if not todo:
             return
-        answer = dict.fromkeys(_ARMS, self._as_shipped) | dict.fromkeys(
-            ("right-memory", "memory-and-text"), self._with_memory
-        )
+        answer = dict.fromkeys(_ARMS, self._as_shipped)
+        answer |= dict.fromkeys(("right-memory", "memory-and-text"), self._with_memory)
         texts = answer.get(condition, self._untouched)(condition, todo)
         for item, text in zip(todo, texts):
             record = self._record(condition, item) | {"answer": text}

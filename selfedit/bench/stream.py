@@ -54,7 +54,7 @@ TRAIN = TrainConfig(
 ADAPTERS = 8
 """Maximum number of adapters that are trained at once."""
 TOGETHER = replace(ConsolidateConfig().train, learning_rate=2e-3)
-"""The settings of `memory consolidate`, for `consolidated`."""
+"""The settings of `memory consolidate` with the embedded model, for `consolidated`."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,10 @@ def write_quizzes(
         for word in _first_words(span)
     ]
     prompts = [(f"{QUESTION_EXAMPLES}{s}\nAnswer: {span}\nQuestion: ", word) for _, s, span, word in openings]
-    requests = [WriteRequest(text, config.question_tokens, True, word, one_line=True) for text, word in prompts]
+    requests = [
+        WriteRequest(text, config.question_tokens, continues=True, opening=word, one_line=True)
+        for text, word in prompts
+    ]
     texts = writer.write(requests, partial(progress, "questions"))
     written: list[dict[tuple[str, str], Question]] = [{} for _ in passages]  # one question per span
     dropped: list[Counter[str]] = [Counter() for _ in passages]

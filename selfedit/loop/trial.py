@@ -39,9 +39,8 @@ def study_examples(passage: Passage, edits: Sequence[SelfEdit] = ()) -> list[Exa
     parts = [] if asked else statements(passage)
     texts = [Example(text) for text in [passage.text, *(parts if len(parts) > 1 else [])]]
     request = f"What does “{passage.title}” say?" if passage.title else "What does the text say?"
-    return [
-        e if e.prompt else replace(e, prompt=request) for e in [*texts, *(e for edit in edits for e in edit.examples)]
-    ]
+    examples = [*texts, *(example for edit in edits for example in edit.examples)]
+    return [example if example.prompt else replace(example, prompt=request) for example in examples]
 
 
 def study_sequences(

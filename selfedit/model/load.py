@@ -75,7 +75,8 @@ class Model:
 
 def _after(opening: str, text: str) -> str:
     """Returns the opening and what follows it on its line."""
-    return f"{opening} {text.split(chr(10))[0].strip()}"
+    line = text.partition("\n")[0].strip()
+    return f"{opening} {line}"
 
 
 def load_model(
