@@ -70,6 +70,19 @@ def test_rows_under_different_adapters_say_what_they_say_alone(tiny_model):
     assert batched[0] != batched[1] != batched[2]
 
 
+def test_what_the_base_model_reads_is_read_once_for_every_adapter(tiny_model, monkeypatch):
+    stack, (prompt,) = random_stack(tiny_model, 2), random_prompts(tiny_model, (40,))
+    requests = [Request(prompt, None, 12), *(Request(prompt, a, 12, adapter_from=n) for a in (0, 1) for n in (30, 40))]
+    alone = [tiny_model.backend.generate([request], stack)[0] for request in requests]
+    assert len({tuple(tokens) for tokens in alone}) == 5
+    read, embed = [], type(tiny_model.backend.network).embed
+    monkeypatch.setattr(
+        type(tiny_model.backend.network), "embed", lambda self, tokens: read.append(len(tokens)) or embed(self, tokens)
+    )
+    assert tiny_model.backend.generate(requests, stack) == alone
+    assert sum(n for n in read if n > len(requests)) <= 30 + 5 * 10 + 1
+
+
 def test_an_adapter_of_zeros_says_what_the_untouched_model_says(tiny_model):
     stack = random_stack(tiny_model, 1)
     stack.flat.zero_()

@@ -79,6 +79,14 @@ class Request:
     """Stop at the end of the first line that has text."""
     allow: Callable[[Sequence[int]], Sequence[int]] | None = None
     """A grammar: the tokens so far → those that may follow, at least one; an end token where it may end."""
+    adapter_from: int = 0
+    """So many of the first tokens are read by the base model; the adapter acts on the others, and on what is
+    written."""
+
+    @property
+    def read_by_base(self) -> int:
+        """How many of the first tokens the base model reads."""
+        return len(self.tokens) if self.adapter is None else min(self.adapter_from, len(self.tokens))
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,13 @@ class ReferenceBackend:
         answers: list[list[int]] = [[] for _ in requests]
         sampler, done = Sampler(requests), 0
         for i, request in enumerate(requests):
+            first = request.read_by_base if request.adapter is not None else 0
+            with self._adapted(None, None) as model:
+                read = model(input_ids=self._row(request.tokens[:first]), use_cache=True) if first else None
             with self._adapted(adapters, request.adapter) as model:
-                read = model(input_ids=self._row(request.tokens), use_cache=True)
+                if last := request.tokens[first:]:
+                    past = read.past_key_values if read else None
+                    read = model(input_ids=self._row(last), past_key_values=past, use_cache=True)
                 while True:
                     (token,) = sampler.choose(read.logits[:, -1].clone(), [i], answers)
                     if token in self.chat.ends:

@@ -45,10 +45,7 @@ def generate(
             raise ModelError(f"a prompt of {len(request.tokens)} tokens does not fit the model's {limit} positions")
     longest = max((len(r.tokens) + r.max_new_tokens for r in requests), default=1)
     rows = max(1, min(rows, network.working_bytes // (longest * _bytes_per_token(network))))
-    order = sorted(
-        range(len(requests)),
-        key=lambda i: (-1 if requests[i].adapter is None else requests[i].adapter, requests[i].tokens),
-    )
+    order = sorted(range(len(requests)), key=lambda i: _order(requests[i]))
     answers: list[list[int]] = [[] for _ in requests]
     total = later = sum(request.max_new_tokens for request in requests)
     for low in range(0, len(order), rows):
@@ -63,6 +60,12 @@ def generate(
         for i, tokens in zip(batch, decoded):
             answers[i] = tokens
     return answers
+
+
+def _order(request: Request) -> tuple:
+    """Brings together the requests that can share what the base model reads, then those of one adapter."""
+    row = -1 if request.adapter is None else request.adapter
+    return request.tokens[: request.read_by_base], row, request.tokens
 
 
 def _bytes_per_token(network: Network) -> int:
@@ -108,17 +111,21 @@ class _Decoder:
     def _line_is_over(self, tokens: list[int]) -> bool:
         return tokens[-1] in self.chat.breaks and "\n" in self.chat.decode(tokens).lstrip()
 
-    def _ranges(self, adapters: list[int | None], lengths: list[int]) -> list[TokenRange]:
-        """The ranges of adjacent rows that use the same adapter; `lengths`: rows of each request."""
-        ranges, start = [], 0
-        for adapter, length in zip(adapters, lengths):
-            if adapter is not None:
-                last = ranges[-1] if ranges else None
-                if last and last.adapter == adapter and last.end == start:
-                    ranges[-1] = TokenRange(adapter, last.start, start + length)
-                else:
-                    ranges.append(TokenRange(adapter, start, start + length))
-            start += length
+    def _ranges(self, parts: list[tuple[Request, int, int]]) -> list[TokenRange]:
+        """The ranges of adjacent tokens on which the same adapter acts. `parts`: (request, low, high): tokens low to
+        high of a request's prompt and answer, one part after another."""
+        ranges: list[TokenRange] = []
+        start = 0
+        for request, low, high in parts:
+            first, end = start + max(0, request.read_by_base - low), start + high - low
+            start = end
+            if request.adapter is None or first >= end:
+                continue
+            last = ranges[-1] if ranges else None
+            if last and last.adapter == request.adapter and last.end == first:
+                ranges[-1] = TokenRange(request.adapter, last.start, end)
+            else:
+                ranges.append(TokenRange(request.adapter, first, end))
         return ranges
 
     def _linear(self, ranges: list[TokenRange]):
@@ -137,25 +144,21 @@ class _Decoder:
     def _prefill(self) -> Tensor:
         """Read the prompts into the cache; logits [B, vocab] of what follows each."""
         groups = _groups(self.requests)
-        prefixes = [
-            (self.requests[rows[0]].adapter, self.requests[rows[0]].tokens[:shared], rows)
-            for shared, rows in groups
-            if shared
-        ]
+        prefixes = [(self.requests[rows[0]], shared, rows) for shared, rows in groups if shared]
         device = self.network.device
         if prefixes:
-            lengths = [len(tokens) for _, tokens, _ in prefixes]
+            lengths = [shared for _, shared, _ in prefixes]
             packed = self.network.attention(lengths)
 
             def read_prefix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                for (_, tokens, rows), k_part, v_part in zip(prefixes, k.split(lengths), v.split(lengths)):
+                for (_, shared, rows), k_part, v_part in zip(prefixes, k.split(lengths), v.split(lengths)):
                     cached = slice(rows[0], rows[-1] + 1)
-                    self.keys[layer][cached, :, : len(tokens)] = k_part.transpose(0, 1)
-                    self.values[layer][cached, :, : len(tokens)] = v_part.transpose(0, 1)
+                    self.keys[layer][cached, :, :shared] = k_part.transpose(0, 1)
+                    self.values[layer][cached, :, :shared] = v_part.transpose(0, 1)
                 return packed(layer, q, k, v)
 
-            tokens = torch.tensor([t for _, prefix, _ in prefixes for t in prefix], device=device)
-            ranges = self._ranges([adapter for adapter, _, _ in prefixes], lengths)
+            tokens = torch.tensor([t for r, shared, _ in prefixes for t in r.tokens[:shared]], device=device)
+            ranges = self._ranges([(request, 0, shared) for request, shared, _ in prefixes])
             self.network.run(self.network.embed(tokens), packed.positions, read_prefix, self._linear(ranges))
         return self._read_suffixes(groups)
 
@@ -201,7 +204,7 @@ class _Decoder:
                 out.extend(o[j, :length] for j, length in enumerate(sizes))
             return torch.cat(out)
 
-        ranges = self._ranges([r.adapter for r in self.requests], lengths)
+        ranges = self._ranges([(r, len(r.tokens) - length, len(r.tokens)) for r, length in zip(self.requests, lengths)])
         tokens = torch.tensor([t for s in suffixes for t in s], device=device)
         x = self.network.run(self.network.embed(tokens), positions.to(device), read_suffix, self._linear(ranges))
         return self.network.logits(x[torch.tensor(lengths, device=device).cumsum(0) - 1])
@@ -239,7 +242,8 @@ class _Decoder:
             o = torch.bmm(odds.softmax(-1), values.flatten(0, 1)[:, :longest])
             return o.reshape(count, -1)
 
-        ranges = self._ranges([self.requests[i].adapter for i in alive], [1] * count)
+        written = [(self.requests[i], len(self.requests[i].tokens)) for i in alive]
+        ranges = self._ranges([(request, end, end + 1) for request, end in written])
         x = self.network.embed(torch.tensor(tokens, device=device))
         x = self.network.run(x, positions, attend, self._linear(ranges))
         self.filled = positions + 1
@@ -262,7 +266,9 @@ def _groups(requests: Sequence[Request]) -> list[tuple[int, range]]:
     common = []  # of neighbours, but for the last token of each, from whose row the next token is predicted
     for a, b in zip(requests, requests[1:]):
         limit = min(len(a.tokens), len(b.tokens)) - 1
-        common.append(common_prefix(a.tokens, b.tokens, limit) if a.adapter == b.adapter else 0)
+        if (a.adapter, a.adapter_from) != (b.adapter, b.adapter_from):
+            limit = min(limit, a.read_by_base, b.read_by_base)
+        common.append(common_prefix(a.tokens, b.tokens, limit))
     saved, last = [0], []  # for the first n rows: the most tokens that need not be read again, and the last group
     for end in range(1, len(requests) + 1):
         most, group, shared = saved[end - 1], (0, range(end - 1, end)), len(requests[end - 1].tokens)
