@@ -180,7 +180,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class MemoryEntry:
-    """A kept memory on disk: a folder and a hash."""
+    """A kept memory on disk: a folder and a hash, or only the text of its passage."""
 
     id: str
     model: str
@@ -188,12 +188,16 @@ class MemoryEntry:
     model_hash: str
     """The fingerprint of that model's weights; the adapter is useless for others."""
     adapter_hash: str
-    """SHA-256 of adapter_model.safetensors."""
+    """SHA-256 of adapter_model.safetensors; empty where nothing was learned and the text alone answers."""
     created: str
     """UTC, ISO 8601."""
     size_bytes: int
     passage: Passage
     scores: dict = field(default_factory=dict)
+
+    @property
+    def has_adapter(self) -> bool:
+        return bool(self.adapter_hash)
 
     @property
     def questions(self) -> tuple[Question, ...]:

@@ -531,6 +531,59 @@ def test_an_export_is_the_adapter_with_its_source_and_scores(store, tmp_path):
     assert json.loads(exported["scores.json"]) == entry.scores
 
 
+# Memories without an adapter
+
+
+def add_text(store: MemoryStore, number: int):
+    return store.add(None, model="tiny", model_hash="m" * 64, passage=passage(number), edits=[], scores={})
+
+
+def test_a_text_is_a_memory_until_its_passage_is_learned_and_again_after_an_undo(store):
+    text = add_text(store, 1)
+    assert not text.has_adapter and store.active() == [text] and add_text(store, 1) == text and store.version == 1
+    assert store.router("m" * 64).route("Title 1 Text 1.")[0] == text.id
+    with pytest.raises(MemoryStoreError, match=f"memory {text.id} has no adapter: it answers from its text"):
+        store.answering_path(text.id)
+    assert store.verify() == {"memories": 1, "versions": 1, "faults": []}
+    learned = add(store, 1)
+    assert store.active() == [learned] and add_text(store, 1) == learned and store.version == 2
+    store.rollback()
+    assert store.active() == [text]
+    store.approve(learned.id)
+    store.disable(learned.id)
+    store.approve(text.id)
+    assert store.active() == [text] and store.verify()["faults"] == []
+
+
+def test_what_is_forgotten_is_forgotten_as_a_text_too(store):
+    texts = [add_text(store, number) for number in (1, 2)]
+    learned = add(store, 1)
+    assert store.forget(learned.id)["memories"] == [learned.id, texts[0].id]
+    assert store.all() == [texts[1]] and b"Text 1." not in b"".join(
+        path.read_bytes() for path in store.home.rglob("*") if path.is_file()
+    )
+    assert store.verify()["faults"] == []
+
+
+def test_a_text_cannot_be_exported_and_a_changed_one_is_found(store, tmp_path):
+    text = add_text(store, 1)
+    with pytest.raises(MemoryStoreError, match="it answers from its text"):
+        store.export(text.id, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    by_hand(store, f"UPDATE memories SET created = '2001-01-01' WHERE id = '{text.id}'")
+    assert "its record has changed" in store.verify()["faults"][0]
+
+
+def test_the_router_can_leave_a_passage_out(store):
+    one, two = add(store, 1), add_text(store, 2)
+    router = store.router("m" * 64, without=passage(2).id)
+    assert router.best("Title 2 Text 2.", 5) == [
+        pair for pair in router.best("Title 2 Text 2.", 5) if pair[0] == one.id
+    ]
+    assert store.router("m" * 64).best("Title 2 Text 2.", 1)[0][0] == two.id
+    assert router.with_text("new", "Title 2 Text 2.").route("Title 2 Text 2.")[0] == "new"
+
+
 def test_an_export_overwrites_nothing(store, tmp_path):
     entry = add(store, 1)
     (tmp_path / "file").write_text("mine")

@@ -45,6 +45,10 @@ class StoredAdapter:
     """Changes whenever somebody writes to the files, see `stamp`."""
 
 
+NO_ADAPTER = StoredAdapter("", "", 0, "")
+"""Of a memory that answers from its text alone."""
+
+
 class AdapterFolders:
     def __init__(self, home: Path):
         self.home = home

@@ -149,6 +149,15 @@ def set_sources(connection: sqlite3.Connection, id: str, sources: Iterable[str])
     connection.executemany("INSERT INTO sources VALUES (?, ?, ?)", rows)
 
 
+def texts_of(connection: sqlite3.Connection, ids: Iterable[str]) -> list[str]:
+    """The stored memories without an adapter of the passages of these memories."""
+    query = (
+        "SELECT other.id FROM memories JOIN memories AS other USING (passage_id, model_hash) "
+        "WHERE memories.id = ? AND other.adapter = ''"
+    )
+    return [text for id in ids for (text,) in connection.execute(query, (id,))]
+
+
 # Adapters
 
 
@@ -159,7 +168,7 @@ def adapter_of(connection: sqlite3.Connection, id: str) -> tuple[str, str]:
 
 def addresses(connection: sqlite3.Connection) -> set[str]:
     rows = connection.execute("SELECT adapter FROM memories UNION SELECT adapter FROM shared")
-    return {address for (address,) in rows}
+    return {address for (address,) in rows if address}
 
 
 def set_verified(connection: sqlite3.Connection, stamps: Mapping[str, str]) -> None:

@@ -135,6 +135,7 @@ class Router:
         """`least`: the lowest threshold; 0 where few texts are compared that are known to be about the subject."""
         self._connection, self._model_hash, self._least = connection, model_hash, least
         self._texts: dict[str, tuple[str, str]] = {}
+        self._hidden: frozenset[str] = frozenset()
         self._known_counts: dict[str, int] = {}  # memories that have a word, by its hash
         self._in_memory: dict[str, _InMemory] = {}
         rows = (
@@ -153,8 +154,15 @@ class Router:
 
     def with_text(self, id: str, text: str) -> Router:
         """A router of the same memories and one more."""
+        router = self.without(self._hidden)
+        router._add_texts({id: (text, language(text))})
+        return router
+
+    def without(self, ids: Iterable[str]) -> Router:
+        """A router of the same memories and texts but for these."""
         router = Router(self._connection, self._model_hash, self._least)
-        router._add_texts(self._texts | {id: (text, language(text))})
+        router._hidden = frozenset(ids)
+        router._add_texts(self._texts)
         return router
 
     def _add_texts(self, texts: Mapping[str, tuple[str, str]]) -> None:
@@ -242,6 +250,7 @@ class Router:
         `least`: memories with lower scores may be left out; in a large store that is much faster.
         """
         scored: list[tuple[float, str]] = []
+        count += len(self._hidden)
         for code in self._indexed.keys() | self._in_memory.keys():
             weights = self._weights(query, code)
             total = _MISSING + sum(weights.values())
@@ -249,7 +258,8 @@ class Router:
             if code in self._indexed:
                 scores |= self._covered(weights, count, least * total)
             scored += ((covered / total, id) for id, covered in scores.items())
-        return [(id, score) for score, id in self._ordered(scored, count)]
+        shown = [one for one in scored if one[1] not in self._hidden]
+        return [(id, score) for score, id in self._ordered(shown, count - len(self._hidden))]
 
     def _ordered(self, scored: list[tuple[float, str]], count: int) -> list[tuple[float, str]]:
         """The highest; among equal scores the memory that became active first, and texts in their order."""

@@ -24,7 +24,7 @@ from platformdirs import user_data_path
 from selfedit import disk
 from selfedit.errors import AdapterError, MemoryStoreError
 from selfedit.memory import database, entries, index, route, selectors, verify, versions
-from selfedit.memory.adapters import BEFORE_MIGRATION, WriteAdapter, stamp
+from selfedit.memory.adapters import BEFORE_MIGRATION, NO_ADAPTER, WriteAdapter, stamp
 from selfedit.memory.entries import COLUMNS, learned_text, passage_fields
 from selfedit.memory.route import Router
 from selfedit.memory.transactions import DamagedError, IndexReader, Transactions
@@ -154,9 +154,13 @@ class MemoryStore:
         with self._database.reading() as connection:
             return selectors.several(connection, selector, self.home)[0]
 
-    def router(self, model_hash: str) -> Router:
-        """Routes questions to the active memories of a model."""
-        return Router(IndexReader(self._database), model_hash)
+    def router(self, model_hash: str, without: str | None = None) -> Router:
+        """Routes questions to the active memories of a model. `without`: a passage whose memory is left out, by id."""
+        router = Router(IndexReader(self._database), model_hash)
+        if without is None:
+            return router
+        with self._database.reading() as connection:
+            return router.without(entries.active_of(connection, [(without, model_hash)]))
 
     def read_consistently(self, read: Callable[[int], T]) -> T:
         """What `read` returns for the present version; again, if another process changed the store meanwhile."""
@@ -182,7 +186,7 @@ class MemoryStore:
     @_with_sound_index
     def add(
         self,
-        write_adapter: WriteAdapter,
+        write_adapter: WriteAdapter | None,
         *,
         model: str,
         model_hash: str,
@@ -193,13 +197,16 @@ class MemoryStore:
     ) -> MemoryEntry:
         """Keeps a memory, in the place of the active one of the same passage and model if there is one.
 
+        `write_adapter`: None for a memory without an adapter, which answers from its text; it takes no other's place.
         `quarantine`: stored, but not active until a person approves it. `scores` must be JSON. If an intact memory of
         this passage with the same weights is stored already, it is made active again as it is.
         """
         with self._database.writing(create=True) as connection:
-            adapter = self._database.adapters.keep(write_adapter)
-            id = entries.memory_id(adapter.weights_hash, passage, model_hash)
             same = entries.active_of(connection, [(passage.id, model_hash)])
+            if same and not write_adapter:
+                return entries.load(connection, same[0])
+            adapter = self._database.adapters.keep(write_adapter) if write_adapter else NO_ADAPTER
+            id = entries.memory_id(adapter.weights_hash, passage, model_hash)
             sources = {passage.source}.union(*(entries.sources(connection, other) for other in same))
             seal = entries.intact_seal(connection, id)
             is_new = not seal
@@ -207,7 +214,8 @@ class MemoryStore:
                 seal = entries.write(connection, adapter, model, model_hash, passage, edits, scores)
                 route.remove(connection, id)
                 route.add(connection, id, model_hash, learned_text(passage, edits))
-            entries.set_verified(connection, {adapter.address: adapter.stamp})
+            if write_adapter:
+                entries.set_verified(connection, {adapter.address: adapter.stamp})
             entries.set_sources(connection, id, sources)
             if quarantine and id not in same:
                 undo_to = versions.last_undo_to(connection)
@@ -323,7 +331,8 @@ class MemoryStore:
                 raise MemoryStoreError(f"{selector}: in force already")
             memories = {id: entries.load(connection, id) for id in selected}
             for id in ids:
-                self._adapter_path(connection, id)
+                if memories[id].has_adapter:
+                    self._adapter_path(connection, id)
                 entries.load_edits(connection, id)
             of_passage = {(e.passage.id, e.model_hash) for e in memories.values()}
             documents = {(e.passage.source, e.model_hash) for e in memories.values()}
@@ -341,12 +350,13 @@ class MemoryStore:
     @_with_sound_index
     def forget(self, selector: str) -> dict:
         """Deletes memories from the disk for good: weights, what was studied, questions, records of the runs that made
-        them, and shared adapters that were trained on them.
+        them, shared adapters that were trained on them, and what is stored of their passages' texts.
 
         Returns the new version's record. All that remains is that something with this id was there.
         """
         with self._database.writing() as connection:
             ids, present = selectors.several(connection, selector, self.home)[0], versions.present(connection)
+            ids += [text for text in entries.texts_of(connection, ids) if text not in ids]
             trained = entries.trained_on(connection, ids)
             after: dict[str, Place | None] = {}
             after |= {id: Place(place.position) for id, place in present.items() if place.shared in trained}
@@ -458,7 +468,8 @@ class MemoryStore:
         return [f"{path}: the retrieval index was damaged and has been rebuilt"]
 
     def _adapter_path(self, connection: sqlite3.Connection, id: str) -> Path:
-        entries.load(connection, id)
+        if not entries.load(connection, id).has_adapter:
+            raise MemoryStoreError(f"memory {id} has no adapter: it answers from its text")
         try:
             return self._verified(connection, *entries.adapter_of(connection, id))
         except (OSError, ValueError) as error:

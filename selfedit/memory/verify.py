@@ -37,8 +37,9 @@ def check_database(connection: sqlite3.Connection, path: Path) -> tuple[dict, St
         for id, seal in kept_seals.items():
             try:
                 if kind == "memory":
-                    entries.load_with_edits(connection, versions.checked_id(id))
-                    adapters[kind, id] = entries.adapter_of(connection, id)
+                    entry, _ = entries.load_with_edits(connection, versions.checked_id(id))
+                    if entry.has_adapter:
+                        adapters[kind, id] = entries.adapter_of(connection, id)
                 else:
                     adapters[kind, id] = entries.shared_adapter(connection, id)
             except MemoryStoreError as error:
