@@ -1,5 +1,7 @@
 """The main job: documents → tested memories. For each passage: questions, self-edits, trials, gate, store.
 
+Where nothing passes the gate, the passage's text is kept, so that questions about it are answered from that.
+
 Passages are worked on a few at a time, since a batch uses the processor far better. Every finished batch is on disk
 (the memories in the store, the records in the run folder) before the next one begins, so the same command continues a
 run that was stopped. The name of a run folder depends on the model, the
@@ -82,6 +84,8 @@ class PassageReport:
     stored in the run's record, which would keep another source's text after that source is forgotten."""
     quarantined: str | None = None
     """The memory that waits for the user's approval; `reason` says why."""
+    text: str | None = None
+    """The memory without an adapter: nothing was learned, and questions are answered from the passage's text."""
     words: int = 0
     """Length of the passage; 0 in the record of an older version."""
     stages: dict[str, float] = field(default_factory=dict)
@@ -114,6 +118,7 @@ class LearnReport:
             "memories": [r.memory for r in done if r.memory],
             "superseded": self.superseded,
             "quarantined": [r.quarantined for r in done if r.quarantined],
+            "texts": [r.text for r in done if r.text],
             "failed": [{"title": r.title, "reason": r.reason} for r in done if r.failed],
         }
 
@@ -139,8 +144,8 @@ def learn(
     anything. `progress`: the stage `passage` marks the beginning of each batch of passages. `notify`: receives a line
     for the user. A passage that occurs in several documents is learned once. When all passages of a document are done,
     memories of passages that are no longer in it are superseded, unless one of the new memories is in quarantine or
-    none was kept. A passage that the model cannot read, or about which the writer does not reply, is reported, and the
-    others are learned; raises ModelError if all fail.
+    nothing was kept, not even a text. A passage that the model cannot read, or about which the writer does not reply,
+    is reported, and the others are learned; raises ModelError if all fail.
     """
     store.check_writable()  # before the work, not after it
     config = replace(config, train=with_rate(config.train, model.rate))
@@ -178,7 +183,7 @@ def learn(
             if last[passage.source] == settled - 1:
                 document = [p for p in passages if p.source == passage.source]
                 waits = any(reports[p.id].quarantined or reports[p.id].failed for p in document)
-                if not waits and any(reports[p.id].memory for p in document):
+                if not waits and any(reports[p.id].memory or reports[p.id].text for p in document):
                     superseded.extend(store.supersede(document, model.fingerprint, last.keys()))
 
     todo = list({p.id: p for p in passages if p.id not in reports}.values())
@@ -199,7 +204,7 @@ def learn(
                 if error is None and report.passage not in learned:
                     run.add(report)
                 reports[report.passage] = report
-                if memory := report.memory or report.quarantined:
+                if memory := report.memory or report.quarantined or report.text:
                     store.add_sources({memory: sources[report.passage]})
         settle()
     progress("passage", len(passages), len(passages))
@@ -264,6 +269,8 @@ def learn_passages(
     ):
         begun, share = time.perf_counter(), words[m.passage.id] / sum(words.values())
         report = _decided(model, m, trials, before, adapters, row, store, config) if trials else _unjudged(m)
+        if not (report.memory or report.quarantined):
+            report = replace(report, text=_keep_text(model, m.passage, store, config.gate))
         row += len(trials)
         spent = {name: of_stage * share for name, of_stage in seconds.items()}
         spent["gate"] = time.perf_counter() - begun
@@ -381,6 +388,17 @@ def _decided(
     )
 
 
+def _keep_text(model: Model, passage: Passage, store: MemoryStore, config: GateConfig) -> str | None:
+    """Keeps the text of a passage of which nothing was learned, unless it is suspicious; the memory that answers from
+    it."""
+    general = general_questions()
+    router = store.router(model.fingerprint, without=passage.id).with_text("new", learned_text(passage, []))
+    taken = captured(router, "new", general)
+    if find_suspicious_patterns(passage) or exceeds(len(taken), config.max_captured * len(general)):
+        return None
+    return store.add(None, model=model.name, model_hash=model.fingerprint, passage=passage, edits=[], scores={}).id
+
+
 def _unjudged(material: _Material) -> PassageReport:
     """The report of a passage that no question could judge."""
     passage = material.passage
@@ -458,7 +476,7 @@ def _suspicious(
     model: Model, passage: Passage, trial: Trial, adapter: Adapters, store: MemoryStore, config: GateConfig
 ) -> list[str]:
     """Reasons why the memory must not become active before the user has looked at it. `adapter`: its adapter alone."""
-    router, new = store.router(model.fingerprint), "new"
+    router, new = store.router(model.fingerprint, without=passage.id), "new"
     neighbours = [entry for entry in store.remaining(near(passage, router)) if entry.passage.source != passage.source]
     after = router.with_text(new, learned_text(passage, trial.edits))
     reasons, general = find_suspicious_patterns(passage), general_questions()
@@ -575,7 +593,7 @@ class _RunFolder:
         report = self.finished.get(passage.id)
         if report and report.quarantined in active:
             report = replace(report, memory=report.quarantined, quarantined=None, reason="approved by the user")
-        return None if report and report.memory and report.memory not in active else report
+        return None if report and (id := report.memory or report.text) and id not in active else report
 
     def add(self, report: PassageReport) -> None:
         self.journal.add(asdict(report) | {"disagrees": []})

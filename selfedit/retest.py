@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from selfedit.ask import ask
+from selfedit.answers.answerer import WEIGHTS, Answerer, Ask
 from selfedit.judge.evaluate import ANSWER_TOKENS, grade
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import OnStep, no_steps
@@ -43,8 +43,10 @@ def retest(
 ) -> list[Retested]:
     """One result per memory; of all active memories if none are given."""
     memories = store.active(model.fingerprint) if memories is None else memories
+    memories = [entry for entry in memories if entry.has_adapter]
     questions = [question for entry in memories for question in entry.questions]
-    answers = iter(ask(model, store, questions, max_new_tokens=ANSWER_TOKENS, on_token=on_token))
+    asks = [Ask(question, WEIGHTS) for question in questions]
+    answers = iter(Answerer(model, store).answer(asks, max_new_tokens=ANSWER_TOKENS, on_token=on_token))
     results = []
     for entry in memories:
         pairs = [(question, next(answers)) for question in entry.questions]

@@ -175,7 +175,7 @@ class Progress:
     def report(self, report) -> None:
         if self.quiet:
             return
-        mark = ("kept", "green") if report.memory else ("dropped", "yellow")
+        mark = ("kept", "green") if report.memory else ("text only" if report.text else "dropped", "yellow")
         if report.quarantined:
             mark = ("quarantined", "yellow")
         accuracy = (
@@ -183,7 +183,7 @@ class Progress:
             if report.questions
             else "no questions"
         )
-        ids = " ".join(filter(None, (report.quarantined or report.memory, one_line(report.title))))
+        ids = " ".join(filter(None, (report.quarantined or report.memory or report.text, one_line(report.title))))
         self._print(mark, f" {ids}: {accuracy}; {one_line(report.reason)}")
         for other in report.disagrees:
             here, there, source = (one_line(other[key]) for key in ("here", "there", "source"))
@@ -223,6 +223,7 @@ def report_table(report) -> None:
         ("time", f"{summary['seconds']:.0f} s"),
         ("adapters on disk", f"{sum(r.size_bytes for r in report.reports) / 1e6:.1f} MB"),
         ("memories", ", ".join(summary["memories"]) or "none"),
+        ("known by their text", ", ".join(summary["texts"])),
         ("superseded", ", ".join(summary["superseded"])),
         ("quarantined", ", ".join(summary["quarantined"])),
     ]
@@ -260,7 +261,8 @@ def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
         _print(_text((form.format("id", "accuracy", "change", "MB", "learned") + "title and source", "bold")))
     for entry in entries:
         before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))
-        accuracy, change = f"{_percent(before)} → {_percent(after)}", _shown(entry.scores.get("general_change"), ".2f")
+        accuracy = f"{_percent(before)} → {_percent(after)}" if entry.has_adapter else "text only"
+        change = _shown(entry.scores.get("general_change"), ".2f")
         line = form.format(entry.id, accuracy, change, f"{entry.size_bytes / 1e6:.1f}", entry.created[:10])
         _print(_text(line, one_line(entry.passage.title), ("" if entry.id in in_force else "  (not in force)", "dim")))
         _print(_text((f"{'':<14}{one_line(entry.passage.source)}", "dim")))
@@ -302,12 +304,13 @@ def memory_page(entry, edits, everything: bool) -> None:
     passage, scores = entry.passage, entry.scores
     before, after = (scores.get(side, {}).get("accuracy") for side in ("before", "after"))
     _print(_text((entry.id, "bold"), f"  {one_line(passage.title)}"))
+    adapter = f"adapter {entry.adapter_hash[:12]}  {entry.size_bytes / 1e6:.1f} MB"
+    accuracy = f"{_percent(before)} → {_percent(after)} on {len(scores.get('questions', []))} questions"
     _print(
         f"source   {one_line(passage.source)}",
         f"document {passage.source_hash[:12]}  passage {passage.index + 1}",
-        f"model    {one_line(entry.model)}  adapter {entry.adapter_hash[:12]}  {entry.size_bytes / 1e6:.1f} MB  "
-        f"{entry.created}",
-        f"accuracy {_percent(before)} → {_percent(after)} on {len(scores.get('questions', []))} questions",
+        f"model    {one_line(entry.model)}  {adapter if entry.has_adapter else 'no adapter'}  {entry.created}",
+        f"accuracy {accuracy if entry.has_adapter else 'nothing was learned; questions are answered from the text'}",
     )
     for reason in scores.get("quarantined", ()):
         _print(_text(("quarantined", "yellow"), f": {one_line(reason)}"))

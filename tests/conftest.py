@@ -51,6 +51,13 @@ def shared_data() -> Path:
     return folder
 
 
+def ask(model, store, questions, *, arm="weights", **options):
+    """The answers of one arm."""
+    from selfedit.answers.answerer import Answerer, Ask
+
+    return Answerer(model, store).answer([Ask(question, arm) for question in questions], **options)
+
+
 def each(learn_one):
     """`learn_passages` made of a function that learns one passage."""
 

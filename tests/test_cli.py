@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_tiny_model
+from conftest import ask, write_tiny_model
 from pypdf import PdfWriter
 from safetensors.torch import load_file
 
-from selfedit.ask import ARMS, ask, nearest_example, nearest_sentence
+from selfedit.answers.answerer import ARMS
+from selfedit.answers.support import nearest_example
 from selfedit.cli import _parser, main
 from selfedit.edits.quiz import with_passage
 from selfedit.errors import ModelError
@@ -30,9 +31,7 @@ from selfedit.learn import _disagreements
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import BACKENDS, LoraConfig, Request
 from selfedit.model.catalog import CONVERTED
-from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed.lora import LoraBatch
-from selfedit.model.packed.score import gold_logprobs
 from selfedit.model.peft_folder import CONFIG_FILE, WEIGHTS_FILE
 from selfedit.terminal import UNSAFE, plain
 from selfedit.types import Example, Passage, Question, Score, SelfEdit
@@ -343,9 +342,11 @@ def test_a_broken_line_of_questions_is_named(tmp_path, refusal, tiny, lines, rea
 
 
 def test_too_little_memory_is_one_line(refusal, tiny, monkeypatch):
-    monkeypatch.setattr("selfedit.ask.ask", lambda *arguments, **options: torch.empty(1 << 60))
+    monkeypatch.setattr("selfedit.answers.answerer.Answerer.answer", lambda *arguments, **options: torch.empty(1 << 60))
     assert refusal("ask", "Who?", *tiny).startswith("this machine has too little memory")
-    monkeypatch.setattr("selfedit.ask.ask", lambda *arguments, **options: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr(
+        "selfedit.answers.answerer.Answerer.answer", lambda *arguments, **options: torch.ones(2) @ torch.ones(3)
+    )
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
         main(["ask", "Who?", *tiny])
 
@@ -416,8 +417,8 @@ def test_a_memory_with_a_changed_byte_does_not_answer(kept, home, tmp_path, refu
 def test_an_answer_is_the_text_the_memory_and_its_source(kept, home, answer, tiny, tiny_model):
     expected = ask(tiny_model, MemoryStore(home), [Question(ABOUT_IT, ())], max_new_tokens=8)[0]
     untouched = ask(tiny_model, MemoryStore(home / "none"), [Question(ABOUT_IT, ())], max_new_tokens=8)[0]
-    got = answer("ask", ABOUT_IT, *tiny, "--tokens", 8)
-    assert got == {"answer": expected.answer, "memory": kept.id, "source": "/docs/vellmar.txt"}
+    got = answer("ask", ABOUT_IT, *tiny, "--tokens", 8, "--from", "weights")
+    assert got == {"answer": expected.answer, "from": "weights", "memory": kept.id, "source": "/docs/vellmar.txt"}
     assert got["answer"] != untouched.answer
 
 
@@ -425,14 +426,15 @@ def test_an_answer_can_come_from_the_text_with_or_without_the_weights(kept, home
     in_view = Question(with_passage(PASSAGE, Question(ABOUT_IT, ())).question, ())
     adapter = tiny_model.backend.load([MemoryStore(home).adapter_path(kept.id)])
     prompt = tuple(tiny_model.chat.prompt(in_view))
-    texts = [
-        tiny_model.chat.decode(tokens).strip()
-        for tokens in tiny_model.backend.generate([Request(prompt, row, 8) for row in (None, 0)], adapter)
-    ]
+    opens = len(prompt) - tiny_model.chat.opening(in_view)
+    assert tiny_model.chat.decode(list(prompt[:opens])).endswith(ABOUT_IT)
+    requests = [Request(prompt, row, 8, adapter_from=opens) for row in (None, 0)]
+    texts = [tiny_model.chat.decode(tokens).strip() for tokens in tiny_model.backend.generate(requests, adapter)]
     asked = ("ask", ABOUT_IT, *tiny, "--tokens", 8, "--why")
     weights, *got = [answer(*asked, "--from", arm) for arm in ("weights", "text", "both")]
-    assert [one["answer"] for one in got] == texts and len({weights["answer"], *texts}) == 3
+    assert [one["answer"] for one in got] == texts and weights["answer"] != texts[0]
     assert all(one["memory"] == kept.id and one["source"] == PASSAGE.source for one in (weights, *got))
+    assert [one["from"] for one in (weights, *got)] == ["weights", "text", "both"]
     ends = ["its adapter answered without the document", "the untouched model answered with its passage in the prompt"]
     assert [one["why"].split("; ")[1] for one in (weights, got[0])] == ends
     assert "invalid choice: 'books'" in refusal("ask", ABOUT_IT, *tiny, "--from", "books")
@@ -445,7 +447,7 @@ def test_an_answer_can_come_from_the_text_with_or_without_the_weights(kept, home
     assert alone == answer("ask", "What is the capital of France?", *tiny, "--tokens", 8)
 
 
-def test_a_passage_that_does_not_fit_the_prompt_is_named_and_another_memory_may_answer(
+def test_a_passage_that_does_not_fit_the_prompt_is_named_and_the_weights_may_answer(
     kept, home, answer, tiny, tiny_model
 ):
     long = replace(
@@ -454,12 +456,48 @@ def test_a_passage_that_does_not_fit_the_prompt_is_named_and_another_memory_may_
     fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [EDIT], "scores": SCORES}
     stack = LoraBatch(tiny_model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
     memory = MemoryStore(home).add(lambda folder: stack.save(0, folder, "tiny"), passage=long, **fields)
-    asked = ("ask", ABOUT_IT, *tiny, "--tokens", 8, "--from", "text")
-    assert answer(*asked, "--tries", 2)["memory"] == kept.id
     MemoryStore(home).disable(kept.id)
-    with pytest.raises(ModelError, match=f"the passage of memory {memory.id} and an answer of 8 tokens do not fit"):
+    with pytest.raises(ModelError, match="the passage “The Vellmar Lighthouse” and an answer of 8 tokens do not fit"):
         ask(tiny_model, MemoryStore(home), [Question(ABOUT_IT, ())], arm="text", max_new_tokens=8)
-    assert answer("ask", ABOUT_IT, *tiny, "--tokens", 8)["memory"] == memory.id
+    got = answer("ask", ABOUT_IT, *tiny, "--tokens", 8)
+    assert (got["memory"], got["from"]) == (memory.id, "weights")
+
+
+def test_auto_takes_the_answer_that_is_most_probably_right_and_shows_all(kept, home, answer, output, tiny):
+    asked = ("ask", ABOUT_IT, *tiny, "--tokens", 8)
+    each = {arm: answer(*asked, "--from", arm)["answer"] for arm in ("weights", "text", "both")}
+    got = answer(*asked, "--why")
+    assert {one["arm"]: one["answer"] for one in got["candidates"]} == each
+    best = max(got["candidates"], key=lambda one: one["probability"])
+    assert (got["answer"], got["from"]) == (best["answer"], best["arm"]) and got["passage"] == best["sentence"]
+    assert got["passage"] in PASSAGE.text and all(0 < one["probability"] < 1 for one in got["candidates"])
+    shown = output(*asked, "--why")[1]
+    assert all(f"  {one['arm']} ({one['probability']:.0%}): " in shown for one in got["candidates"])
+
+
+def test_strict_does_not_know_what_nothing_supports(kept, answer, tiny, monkeypatch):
+    asked = ("ask", ABOUT_IT, *tiny, "--tokens", 8)
+    for question in (ABOUT_IT, "What is the capital of France?"):
+        got = answer("ask", question, *tiny, "--tokens", 8, "--strict", "--why")
+        assert (got["answer"], got["from"]) == ("I don't know.", "")
+    assert got["why"].startswith("no memory fits")
+    monkeypatch.setattr("selfedit.answers.answerer.CERTAIN", 0.0)
+    assert answer(*asked, "--strict") == answer(*asked)
+
+
+def test_a_passage_of_which_nothing_was_learned_answers_from_its_text(home, answer, output, tiny, tiny_model):
+    fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [], "scores": {}}
+    entry = MemoryStore(home).add(None, passage=PASSAGE, **fields)
+    (text,) = ask(tiny_model, MemoryStore(home), [Question(ABOUT_IT, ())], arm="text", max_new_tokens=8)
+    for arm in ("auto", "text", "both"):
+        got = answer("ask", ABOUT_IT, *tiny, "--tokens", 8, "--from", arm)
+        assert got == {"answer": text.answer, "from": "text", "memory": entry.id, "source": PASSAGE.source}
+    (untouched,) = ask(tiny_model, MemoryStore(home / "none"), [Question(ABOUT_IT, ())], max_new_tokens=8)
+    got = answer("ask", ABOUT_IT, *tiny, "--tokens", 8, "--from", "weights", "--why")
+    assert (got["answer"], got["from"]) == (untouched.answer, "base") and "it has no adapter" in got["why"]
+    assert "text only" in output("memory", "list")[0]
+    assert "answered from the text" in output("memory", "show", entry.id)[0]
+    assert answer("memory", "test", *tiny) == []
 
 
 def test_both_backends_give_the_same_answer(kept, answer, refusal, tiny):
@@ -482,41 +520,13 @@ def test_the_ways_to_answer_are_those_of_ask():
 def test_a_question_that_no_memory_fits_is_answered_by_the_untouched_model(kept, home, answer, tiny, tiny_model):
     question = "What is the capital of France?"
     untouched = ask(tiny_model, MemoryStore(home / "none"), [Question(question, ())], max_new_tokens=8)[0]
-    assert answer("ask", question, *tiny, "--tokens", 8) == {"answer": untouched.answer, "memory": None, "source": None}
+    nothing = {"from": "base", "memory": None, "source": None}
+    assert answer("ask", question, *tiny, "--tokens", 8) == {"answer": untouched.answer} | nothing
 
 
 def test_without_json_the_answer_alone_is_printed(kept, answer, output, tiny):
     said = answer("ask", ABOUT_IT, *tiny, "--tokens", 8)["answer"]
     assert output("ask", ABOUT_IT, *tiny, "--tokens", 8) == (plain(said) + "\n", "")
-
-
-def test_of_several_that_fit_alike_the_answer_that_is_most_certain_is_taken(
-    kept, home, answer, refusal, tiny, tiny_model, tmp_path
-):
-    second = LoraBatch(tiny_model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1)
-    second.flat.normal_(0, 0.6, generator=torch.Generator().manual_seed(2))
-    fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [EDIT], "scores": SCORES}
-    twin, far = (
-        replace(PASSAGE, text=PASSAGE.text + " Yes.", source="/docs/twin.txt"),
-        Passage("Fish", "A carp lives in ponds.", "/docs/fish.txt", "7" * 64),
-    )
-    said, prompt = {}, tuple(tiny_model.chat.prompt(Question(ABOUT_IT, ())))
-    for name, stack, passage in (("twin", second, twin), ("fish", second, far)):
-        for own in (home, tmp_path / name):
-            MemoryStore(own).add(lambda folder, stack=stack: stack.save(0, folder, "tiny"), passage=passage, **fields)
-    for source, own in ((PASSAGE.source, kept), (twin.source, MemoryStore(tmp_path / "twin").active()[0])):
-        stack = tiny_model.backend.load([MemoryStore(home if own is kept else tmp_path / "twin").adapter_path(own.id)])
-        (tokens,) = tiny_model.backend.generate([Request(prompt, 0, 8)], stack)
-        (certain,) = gold_logprobs(
-            tiny_model.backend.network, [(TokenizedExample(prompt + tuple(tokens), len(prompt)), 0)], stack
-        )
-        said[certain] = {"answer": tiny_model.chat.decode(tokens).strip(), "source": source}
-    assert len(said) == 2 and len({one["answer"] for one in said.values()}) == 2
-    got = answer("ask", ABOUT_IT, *tiny, "--tokens", 8, "--tries", 3)
-    assert {key: got[key] for key in ("answer", "source")} == said[max(said)]
-    alone = answer("ask", ABOUT_IT, *tiny, "--tokens", 8)
-    assert alone["source"] == PASSAGE.source and said[min(said)]["source"] in (alone["source"], twin.source)
-    assert refusal("ask", ABOUT_IT, *tiny, "--tries", 0).startswith("--tries: give a whole number from 1 to 100")
 
 
 def test_sources_that_disagree_are_shown_whichever_answers(kept, home, answer, output, tiny, tiny_model):
@@ -544,11 +554,7 @@ def test_sources_that_disagree_are_shown_whichever_answers(kept, home, answer, o
     assert "disagrees" not in answer("ask", "Did Ada Quill build the Vellmar Lighthouse?", *tiny)
 
 
-def test_the_nearest_sentence_is_chosen_by_words_beyond_the_title(kept):
-    text = "The Vellmar Lighthouse is a lighthouse of Vellmar. Ada Quill built it in 1872."
-    passage = replace(PASSAGE, text=text)
-    assert nearest_sentence("Who built the Vellmar Lighthouse?", passage) == "Ada Quill built it in 1872."
-    assert nearest_sentence("The Vellmar Lighthouse?", passage).startswith("The Vellmar")
+def test_the_nearest_example_is_chosen_by_words_beyond_the_title():
     examples = (Example("The Vellmar Lighthouse, a lighthouse of Vellmar"), Example("It was built by Ada Quill."))
     edit = SelfEdit("rewrite", "", examples)
     assert (
@@ -566,12 +572,12 @@ def test_one_question_shows_its_progress_when_it_takes_long(kept, output, tiny, 
 
 
 def test_why_names_the_memory_what_was_studied_and_the_hashes(kept, answer, output, tiny):
-    got = answer("ask", ABOUT_IT, *tiny, "--tokens", 4, "--why")
+    got = answer("ask", ABOUT_IT, *tiny, "--tokens", 4, "--why", "--from", "weights")
     assert got["why"].startswith(f"memory {kept.id} fits (score 0.")
     assert got["edit"] == "rewrite: Who built it? Ada Quill"
     assert (got["passage"], got["source_hash"], got["adapter_hash"]) == (PASSAGE.text, "5" * 64, kept.adapter_hash)
     assert answer("ask", "What is two times three?", *tiny, "--why")["why"].startswith("no memory fits")
-    out, err = output("ask", ABOUT_IT, *tiny, "--tokens", 4, "--why")
+    out, err = output("ask", ABOUT_IT, *tiny, "--tokens", 4, "--why", "--from", "weights")
     assert out == plain(got["answer"]) + "\n" and f"adapter_hash: {kept.adapter_hash}" in err
 
 
@@ -590,7 +596,9 @@ def test_a_file_of_questions_is_answered_line_by_line_in_order_as_each_alone(
     answers = [json.loads(line) for line in out.splitlines()]
     assert err == ""
     assert [a["memory"] for a in answers] == [None, kept.id, kept.id, None]
-    assert answers == [ask(tiny_model, MemoryStore(home), [q], max_new_tokens=6)[0].record() for q in questions]
+    assert answers == [
+        ask(tiny_model, MemoryStore(home), [q], arm="auto", max_new_tokens=6)[0].record() for q in questions
+    ]
 
 
 def test_a_memory_of_another_model_does_not_answer(kept, answer, tiny, other_folder):
@@ -1031,9 +1039,11 @@ def test_learning_that_keeps_nothing_ends_with_3_and_says_so_in_numbers(document
         "memories": [],
         "superseded": [],
         "quarantined": [],
+        "texts": summary["texts"],
         "failed": [],
         "skipped": [],
     }
+    assert summary["texts"] == [entry["id"] for entry in answer("memory", "list")]
     (record,) = [
         json.loads(line) for file in home.glob("runs/learn-*/trials.jsonl") for line in file.read_text().splitlines()
     ]
@@ -1050,7 +1060,9 @@ def test_learning_that_keeps_nothing_ends_with_3_and_says_so_in_numbers(document
 def test_without_json_the_reason_stands_above_the_table(document, output, roomy_folder):
     few = ("--set", "spans=2", "--set", "least_questions=0")
     out, err = output("learn", document, "--model", roomy_folder, *few, "--styles", "rewrite", code=3)
-    assert "no generated question passed the check" in err and err.endswith("nothing was kept; the reasons are above\n")
+    assert "no generated question passed the check" in err and err.endswith(
+        "nothing was learned, for the reasons above; questions are answered from the text\n"
+    )
     assert "1, 0 kept as memories" in out and "– → –" in out
 
 
@@ -1066,7 +1078,7 @@ def test_ctrl_c_ends_with_130_and_the_way_on(monkeypatch, document, tiny, capsys
     assert (
         capsys.readouterr().err.strip() == "stopped; finished work is kept, and the same command continues from there"
     )
-    monkeypatch.setattr("selfedit.ask.ask", interrupted)
+    monkeypatch.setattr("selfedit.answers.answerer.Answerer.answer", interrupted)
     assert main(["ask", "Who?", *tiny]) == 130
     assert capsys.readouterr().err.strip() == "stopped"
 

@@ -4,8 +4,8 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from conftest import ask
 
-from selfedit.ask import ask
 from selfedit.config import ConsolidateConfig, TrainConfig
 from selfedit.errors import MemoryStoreError
 from selfedit.memory import consolidate as module

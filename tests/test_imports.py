@@ -21,7 +21,8 @@ ROOMS = [  # from below
     {"edits", "judge", "tasks"},
     {"loop"},
     {"memory"},
-    {"learn", "ask", "adapt", "retest", "estimate"},
+    {"answers"},
+    {"learn", "adapt", "retest", "estimate"},
     {"cli", "terminal", "serve", "bench", "export", "demo"},
 ]
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms} | {

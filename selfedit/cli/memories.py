@@ -63,22 +63,17 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     ask.add_argument(
         "--from",
         dest="arm",
-        choices=("weights", "text", "both"),
-        default="weights",
-        help="weights: the adapter answers, without the document (default); text: the untouched model answers with the "
-        "passage of the memory in the prompt; both: the adapter answers with it",
+        choices=("auto", "weights", "text", "both"),
+        default="auto",
+        help="weights: the adapter answers, without the document; text: the untouched model answers with the passage "
+        "of the memory in the prompt; both: the adapter answers with it; auto: what is most probably right (default)",
     )
-    ask.add_argument("--why", action="store_true", help="show which memory, edit, source and hash answered")
+    ask.add_argument("--strict", action="store_true", help='answer "I don\'t know." where nothing known supports more')
+    ask.add_argument(
+        "--why", action="store_true", help="show every answer that was tried, which was taken, and from which source"
+    )
     ask.add_argument(
         "--tokens", type=whole(1, 100_000), default=64, help="longest answer, in tokens (default: %(default)s)"
-    )
-    ask.add_argument(
-        "--tries",
-        type=whole(1, 100),
-        default=1,
-        metavar="N",
-        help="how many memories answer if several fit about equally well; the most certain answer is taken "
-        "(default: %(default)s)",
     )
     ask.set_defaults(run=_ask)
 
@@ -197,8 +192,12 @@ def _learn(arguments) -> int:
     if summary["memories"]:
         return 0
     if not arguments.json:
-        quarantined = "what passed the test waits for `selfedit memory approve`"
-        note(quarantined if summary["quarantined"] else "nothing was kept; the reasons are above")
+        if summary["quarantined"]:
+            note("what passed the test waits for `selfedit memory approve`")
+        elif summary["texts"]:
+            note("nothing was learned, for the reasons above; questions are answered from the text")
+        else:
+            note("nothing was kept; the reasons are above")
     return NOTHING_KEPT
 
 
@@ -245,7 +244,7 @@ def _learn_config(arguments) -> LearnConfig:
 
 
 def _ask(arguments) -> int:
-    from selfedit.ask import ask
+    from selfedit.answers.answerer import Answerer, Ask
     from selfedit.tasks.questions import load_prompts
     from selfedit.terminal import Progress, after
     from selfedit.types import Question
@@ -260,19 +259,16 @@ def _ask(arguments) -> int:
         stage = progress.stage if arguments.file else after(5.0, progress.stage)
         model = open_model(arguments, progress.note)
         on_token = lambda done, total: stage("answer", done, total)  # noqa: E731  (a callback of one line)
-        answers = ask(
-            model,
-            store,
-            questions,
-            arm=arguments.arm,
+        answers = Answerer(model, store).answer(
+            [Ask(question, arguments.arm) for question in questions],
+            strict=arguments.strict,
             max_new_tokens=arguments.tokens,
-            tries=arguments.tries,
             on_token=on_token,
         )
     if not any(answer.memory for answer in answers):
         _note_other_models(arguments, store, model)
     for question, answer in zip(questions, answers):
-        why = _why(store, question.question, answer, arguments.arm) if arguments.why and not answer.error else {}
+        why = _why(store, question.question, answer) if arguments.why and not answer.error else {}
         if arguments.json:
             show_json(answer.record() | why)
             continue
@@ -280,6 +276,9 @@ def _ask(arguments) -> int:
         say(shown if not arguments.file else f"{question.question[:1000]}\n  → {shown}")
         for other in answer.disagrees:
             note(f"  {one_line(other['source'])} disagrees: {one_line(other['there'])}")
+        for candidate in why.pop("candidates", ()):
+            chance = "" if candidate.get("probability") is None else f" ({candidate['probability']:.0%})"
+            note(f"  {candidate['arm']}{chance}: {one_line(candidate['answer'])}")
         for name, value in why.items():
             note(f"  {name}: {one_line(value)}")
     return 0
@@ -292,33 +291,37 @@ def _note_other_models(arguments, store, model) -> None:
         note(one_line(f"every memory in force belongs to another model than {model.name}: give --model ({names})"))
 
 
-def _why(store, question: str, answer, arm: str) -> dict:
-    from selfedit.ask import nearest_example, nearest_sentence
+def _why(store, question: str, answer) -> dict:
+    from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS
+    from selfedit.answers.support import nearest_example
     from selfedit.disk import file_hash
-    from selfedit.memory.adapters import WEIGHTS
+    from selfedit.memory.adapters import WEIGHTS as WEIGHTS_FILE
 
-    if answer.memory is None:
-        return {"why": f"no memory fits (best score {answer.score:.2f}); the untouched model answered"}
     entry = answer.memory
+    if entry is None:
+        return {"why": f"no memory fits (best score {answer.score:.2f}); the untouched model answered"}
     shared_id = store.shared_adapter(entry.id)
     adapter_name = f"the adapter {shared_id}, which it shares," if shared_id else "its adapter"
     answered = {
-        "weights": f"{adapter_name} answered without the document",
-        "text": "the untouched model answered with its passage in the prompt",
-        "both": f"{adapter_name} answered with its passage in the prompt",
+        WEIGHTS: f"{adapter_name} answered without the document",
+        TEXT: "the untouched model answered with its passage in the prompt",
+        BOTH: f"{adapter_name} answered with its passage in the prompt",
+        BASE: "it has no adapter, and the untouched model answered without its passage",
+        "": "no answer is probably right",
     }
-    why = {
-        "why": f"memory {entry.id} fits (score {answer.score:.2f}); {answered[arm]}",
-        "passage": nearest_sentence(question, entry.passage),
-        "source": entry.passage.source,
-        "source_hash": entry.passage.source_hash,
-    }
-    if arm == "text":  # no adapter answered
+    taken = answer.taken
+    why = {"why": f"memory {entry.id} fits (score {answer.score:.2f}); {answered[answer.arm]}"}
+    if len(answer.candidates) > 1 or taken is None:
+        why["candidates"] = [candidate.record() for candidate in answer.candidates]
+    if taken and taken.support:
+        why["passage"] = taken.support.sentence
+    why |= {"source": entry.passage.source, "source_hash": entry.passage.source_hash}
+    if answer.arm not in (WEIGHTS, BOTH):  # no adapter answered
         return why
     nearest = nearest_example(question, store.edits(entry.id), entry.passage.title)
     return why | {
         "edit": f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself",
-        "adapter_hash": file_hash(store.answering_path(entry.id) / WEIGHTS),
+        "adapter_hash": file_hash(store.answering_path(entry.id) / WEIGHTS_FILE),
     }
 
 
@@ -476,7 +479,8 @@ def _memory_consolidate(arguments) -> int:
     with Progress(quiet=arguments.json) as progress:
         model = open_model(arguments, progress.note)
         chosen = {id for which in arguments.memories for id in store.find(which)}
-        entries = [entry for entry in store.active(model.fingerprint) if entry.id in chosen or not arguments.memories]
+        active = [entry for entry in store.active(model.fingerprint) if entry.has_adapter]
+        entries = [entry for entry in active if entry.id in chosen or not arguments.memories]
         report = consolidate(model, store, entries, config, progress=progress.stage)
     show(arguments, report.record(), lambda: consolidation_table(report))
     return 0 if report.shared else NOTHING_KEPT

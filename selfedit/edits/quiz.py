@@ -155,6 +155,15 @@ def open_book_prompt(passage: Passage, question: str) -> str:
     return passage.with_request(f"Answer with a few words from the text above. {question}")
 
 
+def joined(passages: Sequence[Passage]) -> Passage:
+    """Returns several passages as one, each under its title, for a prompt. The first, as the best one, is last, next to
+    the question."""
+    if len(passages) == 1:
+        return passages[0]
+    text = "\n\n".join(f"{p.title}\n\n{p.text}".strip() for p in reversed(passages))
+    return replace(passages[0], title="", text=text)
+
+
 def with_passage(passage: Passage, question: Question) -> Question:
     """Returns the question, or the text to be continued, with the passage before it."""
     text = (

@@ -133,6 +133,15 @@ class Chat:
         """The tokens of a text that is to be continued."""
         return ([] if self.separator is None else [self.separator]) + self.encode(self.plain(text))
 
+    def opening(self, question: Question) -> int:
+        """How many of the last tokens of a prompt open the answer: in chat form, all behind the person's text."""
+        return self._opening if question.kind == "question" else 1
+
+    @cached_property
+    def _opening(self) -> int:
+        a, b = (self.ask(text)[::-1] for text in ("Which?", "When"))
+        return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), 1)
+
     def prompt(self, question: Question) -> list[int]:
         return self.ask(question.question) if question.kind == "question" else self.continued(question.question)
 

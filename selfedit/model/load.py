@@ -47,6 +47,13 @@ class Model:
         known = CATALOG[self.name].rate if self.name in CATALOG else None
         return known or 3e-3 * min(1.0, 576 / self.backend.hidden_size) ** 3
 
+    @property
+    def reads(self) -> int:
+        """Passages in the prompt of a question at most. A wider model finds the answer in three passages, of which the
+        best is often not the right one; with more than one in view, SmolLM2-135M answers half as much
+        (docs/LOG.md)."""
+        return 3 if self.backend.hidden_size >= 800 else 1
+
     def identity(self) -> dict[str, str]:
         """What results depend on: for the settings of a run folder."""
         backend = {} if self.backend.name == "packed" else {"backend": self.backend.name}

@@ -1,0 +1,305 @@
+"""Questions → answers: a long-lived Answerer finds what is known about each question and answers from it in an arm.
+
+    weights   the adapter of the best memory answers, and no document is in the prompt
+    text      the untouched model answers with the passages of the best memories in the prompt (`Model.reads`)
+    both      the untouched model reads these passages and the question, and the adapter writes the answer
+    auto      all three answer, and the answer that is most probably right is taken (`answers.choose`)
+
+Where no memory fits, the untouched model answers closed book (`base`). All arms of all questions are decoded in one
+batch; what `text` and `both` have to read is read once for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from selfedit.answers.choose import CERTAIN, probabilities
+from selfedit.answers.support import Support, nearest, support
+from selfedit.edits.quiz import joined, with_passage
+from selfedit.errors import ModelError
+from selfedit.memory.contradict import disagreeing
+from selfedit.memory.route import Router
+from selfedit.memory.store import MemoryStore
+from selfedit.model.backend import Adapters, OnStep, Request, no_steps
+from selfedit.model.load import Model
+from selfedit.model.peft_folder import CONFIG_FILE
+from selfedit.types import MemoryEntry, Passage, Question
+
+ANSWER_TOKENS = 64
+"""Longest answer; a memory answers with a whole statement."""
+ADAPTERS = 32
+"""Loaded together at most, which bounds the memory for any number of questions."""
+COMPARED = 3
+"""Memories that are searched for a sentence that contradicts an answer."""
+BASE, WEIGHTS, TEXT, BOTH, AUTO = "base", "weights", "text", "both", "auto"
+ARMS = (AUTO, WEIGHTS, TEXT, BOTH)
+"""The ways to answer with what is known."""
+TRIED = (WEIGHTS, TEXT, BOTH)
+"""The arms that AUTO compares."""
+UNKNOWN = "I don't know."
+"""The answer under `strict` where none is probably right."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question, and what to answer it with."""
+
+    question: Question
+    """One whose kind is not `question` is a text to be continued."""
+    arm: str = AUTO
+    memory: str | None = None
+    """The whole id of a memory; None: those that fit best."""
+    passages: tuple[Passage, ...] = ()
+    """To be in view in place of what the store knows, the best first."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One arm's answer."""
+
+    arm: str
+    """One of ARMS but AUTO, or `base`."""
+    text: str
+    support: Support | None = None
+    """By the passages that are known; None without any."""
+    probability: float | None = None
+    """That it is right (`answers.choose`); None where there is nothing to judge it by."""
+
+    def record(self) -> dict:
+        record: dict = {"arm": self.arm, "answer": self.text}
+        if self.support:
+            record |= {"support": round(self.support.share, 3), "sentence": self.support.sentence}
+        return record | ({} if self.probability is None else {"probability": round(self.probability, 3)})
+
+
+@dataclass(frozen=True)
+class Answer:
+    answer: str
+    arm: str
+    """What answered: one of WEIGHTS, TEXT, BOTH, BASE; empty if nothing did."""
+    memory: MemoryEntry | None
+    """Whose adapter answered, or whose passage supports the answer; None: no memory fits."""
+    score: float
+    """How well the best memory fits the question, in [0, 1) (`Router.route`)."""
+    candidates: tuple[Candidate, ...] = ()
+    """The answer of every arm that was tried."""
+    tokens: int = 0
+    """Tokens read and written for all of them; a prompt that two arms have is read once."""
+    disagrees: tuple[dict, ...] = ()
+    """Other sources that contradict this one about the question: `memory`, `source`, the sentences `here` and
+    `there`."""
+    error: str = ""
+    """Why there is no answer."""
+
+    @property
+    def taken(self) -> Candidate | None:
+        """The candidate that became the answer; None if none did."""
+        return next((candidate for candidate in self.candidates if candidate.arm == self.arm), None)
+
+    def record(self) -> dict:
+        record = {
+            "answer": self.answer,
+            "from": self.arm,
+            "memory": self.memory.id if self.memory else None,
+            "source": self.memory.passage.source if self.memory else None,
+        }
+        disagrees = {"disagrees": list(self.disagrees)} if self.disagrees else {}
+        return record | disagrees | ({"error": self.error} if self.error else {})
+
+
+@dataclass
+class _Plan:
+    """How a question is answered."""
+
+    ask: Ask
+    memories: list[MemoryEntry]
+    """That fit, the best first, as many as the model reads."""
+    score: float
+    writer: MemoryEntry | None = None
+    """The best memory with an adapter."""
+    passages: list[Passage] = field(default_factory=list)
+    """In view in TEXT and BOTH."""
+    requests: dict[str, Request] = field(default_factory=dict)
+    """By arm, without the row of the adapter."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """The answers, by arm."""
+    tokens: int = 0
+    error: str = ""
+
+    @property
+    def adapter(self) -> str | None:
+        """The memory whose adapter is needed."""
+        return self.writer.id if self.writer and self.requests.keys() & {WEIGHTS, BOTH} else None
+
+    def known(self, arm: str) -> list[Passage]:
+        """What may support the answer of an arm."""
+        return [self.writer.passage] if arm == WEIGHTS and self.writer else self.passages
+
+    def memory(self, answer: Candidate) -> MemoryEntry | None:
+        """Whose adapter or whose passage gave an answer."""
+        if answer.arm in (WEIGHTS, BOTH):
+            return self.writer
+        passage = answer.support and answer.support.passage
+        return next((entry for entry in self.memories if entry.passage == passage), (*self.memories, None)[0])
+
+
+class Answerer:
+    """A model and a store, and what answering needs of them between calls. Not for several threads at once."""
+
+    def __init__(self, model: Model, store: MemoryStore):
+        self.model, self.store = model, store
+        self._entries: dict[str, MemoryEntry] = {}
+        self._version = -1
+
+    def answer(
+        self,
+        asks: Sequence[Ask],
+        *,
+        strict: bool = False,
+        max_new_tokens: int = ANSWER_TOKENS,
+        on_token: OnStep = no_steps,
+    ) -> list[Answer]:
+        """Answers in the order of the questions. `strict`: UNKNOWN where no answer is probably right.
+
+        A question that is too long for the model gets an error in place of an answer; raises ModelError if all are, and
+        MemoryStoreError if an Ask names a memory that is not there."""
+        assert all(ask.arm in ARMS for ask in asks)
+
+        def read(version: int) -> list[Answer]:
+            if version != self._version:
+                self._entries, self._version = {}, version
+            return self._answer(asks, strict, max_new_tokens, on_token)
+
+        return self.store.read_consistently(read)
+
+    def _answer(self, asks: Sequence[Ask], strict: bool, max_new_tokens: int, on_token: OnStep) -> list[Answer]:
+        router = self.store.router(self.model.fingerprint)
+        plans = [self._planned(ask, router, max_new_tokens) for ask in asks]
+        if plans and all(plan.error for plan in plans):
+            raise ModelError(plans[0].error)
+        self._write(plans, on_token)
+        return [self._chosen(plan, router, strict) for plan in plans]
+
+    # What is asked with what
+
+    def _planned(self, ask: Ask, router: Router, max_new_tokens: int) -> _Plan:
+        if ask.memory is not None:
+            entry = self._entry(ask.memory)
+            plan = _Plan(ask, [entry], 1.0, entry if entry.has_adapter else None)
+        else:
+            id, score = router.route(ask.question.question)
+            ids = [other for other, _ in router.ranked(ask.question.question)] if id else []
+            plan = _Plan(ask, [self._entry(id) for id in ids[: self.model.reads]], score)
+            plan.writer = next((entry for id in ids if (entry := self._entry(id)).has_adapter), None)
+        known = list(ask.passages) or [entry.passage for entry in plan.memories]
+        arms = {*TRIED} if ask.arm == AUTO else {ask.arm}
+        if not plan.writer:
+            arms = {TEXT} if known and ask.arm != WEIGHTS else set()
+        try:
+            closed_book = self._request(ask.question, max_new_tokens)
+            if WEIGHTS in arms or not arms:
+                plan.requests[WEIGHTS if arms else BASE] = closed_book
+            if in_view := arms & {TEXT, BOTH}:
+                self._read(plan, known, in_view, max_new_tokens)
+        except ModelError as error:
+            plan.error = str(error)
+        return plan
+
+    def _entry(self, id: str) -> MemoryEntry:
+        if id not in self._entries:
+            self._entries[id] = self.store.get(id)
+        return self._entries[id]
+
+    def _read(self, plan: _Plan, known: Sequence[Passage], arms: set[str], max_new_tokens: int) -> None:
+        """Adds the requests with as many of the passages in view as the model can read."""
+        question = plan.ask.question
+        for count in range(len(known), 0, -1):
+            try:
+                request = self._request(with_passage(joined(known[:count]), question), max_new_tokens)
+            except ModelError:
+                continue
+            plan.passages = list(known[:count])
+            plan.requests |= {TEXT: request} if TEXT in arms else {}
+            if BOTH in arms:
+                opening = self.model.chat.opening(question)
+                plan.requests[BOTH] = replace(request, adapter_from=len(request.tokens) - opening)
+            return
+        if not plan.requests:
+            raise ModelError(
+                f"the passage “{known[0].title}” and an answer of {max_new_tokens} tokens do not fit the model's "
+                f"{self.model.backend.max_positions} positions; answer from the weights"
+            )
+
+    def _request(self, question: Question, max_new_tokens: int) -> Request:
+        """Raises ModelError if the model cannot read it."""
+        tokens, limit = tuple(self.model.chat.prompt(question)), self.model.backend.max_positions
+        if len(tokens) + max_new_tokens > limit:
+            raise ModelError(
+                f"a question of {len(tokens)} tokens and an answer of {max_new_tokens} do not fit the model's "
+                f"{limit} positions; shorten it"
+            )
+        return Request(tokens, max_new_tokens=max_new_tokens)
+
+    # The answers
+
+    def _write(self, plans: Sequence[_Plan], on_token: OnStep) -> None:
+        """Fills in the texts of all arms."""
+        for adapters, rows in self._adapters({plan.adapter for plan in plans if plan.adapter}):
+            batch = [
+                (plan, arm, replace(request, adapter=rows.get(plan.adapter or "") if arm in (WEIGHTS, BOTH) else None))
+                for plan in plans
+                if (plan.adapter in rows if adapters else not plan.adapter)
+                for arm, request in plan.requests.items()
+            ]
+            written = self.model.backend.generate([request for *_, request in batch], adapters, on_token=on_token)
+            for (plan, arm, request), tokens in zip(batch, written):
+                plan.texts[arm] = self.model.chat.decode(tokens).strip()
+                is_shared = arm == BOTH and TEXT in plan.requests
+                plan.tokens += len(tokens) + (0 if is_shared else len(request.tokens))
+
+    def _adapters(self, ids: set[str]) -> Iterator[tuple[Adapters | None, dict[str, int]]]:
+        """The adapters of these memories, in batches of one LoRA configuration, with the row of each memory; first
+        None, for the untouched model."""
+        yield None, {}
+        paths = {id: self.store.answering_path(id) for id in sorted(ids)}
+        groups: dict[str, list[Path]] = {}
+        for path in dict.fromkeys(paths.values()):
+            groups.setdefault((path / CONFIG_FILE).read_text(), []).append(path)
+        for folders in groups.values():
+            for low in range(0, len(folders), ADAPTERS):
+                rows = {path: row for row, path in enumerate(folders[low : low + ADAPTERS])}
+                loaded = self.model.backend.load(list(rows))
+                yield loaded, {id: rows[path] for id, path in paths.items() if path in rows}
+
+    def _chosen(self, plan: _Plan, router: Router, strict: bool) -> Answer:
+        """The answer that is most probably right."""
+        if plan.error:
+            return Answer("", "", None, 0.0, error=plan.error)
+        question = plan.ask.question.question
+        candidates = [Candidate(arm, text) for arm, text in plan.texts.items()]
+        if plan.passages or plan.writer:
+            supports = [support(question, c.text, plan.known(c.arm)) for c in candidates]
+            candidates = [replace(c, support=found) for c, found in zip(candidates, supports)]
+            chances = probabilities(candidates, plan.score, self.model.reads)
+            candidates = [replace(c, probability=p) for c, p in zip(candidates, chances)]
+        best = max(candidates, key=lambda c: c.probability or 0.0)
+        unknown = strict and (best.probability or 0.0) < CERTAIN
+        memory = plan.memory(best)
+        return Answer(
+            UNKNOWN if unknown else best.text,
+            "" if unknown else best.arm,
+            memory,
+            plan.score,
+            tuple(candidates),
+            plan.tokens,
+            self._disagreeing(question, memory, router) if memory else (),
+        )
+
+    def _disagreeing(self, question: str, entry: MemoryEntry, router: Router) -> tuple[dict, ...]:
+        """Contradictions between the answering memory and other memories that fit the question, about what it asks."""
+        fitting = [id for id, _ in router.best(question, COMPARED, router.threshold)]
+        others = [self._entry(id) for id in fitting if id != entry.id]
+        records = [record for other in others for record in disagreeing(entry.passage, other)]
+        return tuple(r for r in records if nearest(question, {"": f"{r['here']}\n{r['there']}"}) is not None)

@@ -1,0 +1,154 @@
+"""The Answerer: what is put before the model, which answer is taken, and what supports it."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask, Candidate
+from selfedit.answers.choose import probabilities
+from selfedit.answers.support import support
+from selfedit.edits.quiz import joined, with_passage
+from selfedit.errors import MemoryStoreError
+from selfedit.memory.store import MemoryStore
+from selfedit.model.backend import LoraConfig
+from selfedit.model.load import Model
+from selfedit.model.packed.lora import LoraBatch
+from selfedit.types import Passage, Question
+
+GATE = Passage("Quill › Packing", "The option --fast was removed in Quill 3. Use --level 1 instead.", "/q.md", "a" * 64)
+INDEX = Passage("Quill › Reading", "An archive without an index raises MissingIndexError in Quill.", "/q.md", "a" * 64)
+COLOUR = Passage("Quill › Colour", "The progress bar of Quill is teal by default.", "/q.md", "a" * 64)
+FAST = Question("Which option of Quill was removed?", ())
+
+
+@pytest.fixture
+def store(tiny_model, tmp_path) -> MemoryStore:
+    """The passage on packing has an adapter, the one on reading only its text."""
+    store = MemoryStore(tmp_path)
+    stack = LoraBatch(tiny_model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3)), 1)
+    stack.flat.normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
+    fields = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [], "scores": {}}
+    store.add(lambda folder: stack.save(0, folder, "tiny"), passage=GATE, **fields)
+    store.add(None, passage=INDEX, **fields)
+    return store
+
+
+# Support
+
+
+def test_the_sentence_that_says_the_answer_supports_it_and_how_much_is_measured():
+    found = support(FAST.question, "--fast", [GATE, INDEX])
+    assert found.sentence == "The option --fast was removed in Quill 3." and found.passage == GATE
+    assert found.share == found.in_sentence == 1.0 and 0.5 < found.asked <= 1.0
+    assert support(FAST.question, "--slow, by a dwarf", [GATE]).share < 0.5
+    assert support("What replaces --fast?", "--level 1", [GATE]).sentence == "Use --level 1 instead."
+
+
+def test_an_answer_that_repeats_the_question_is_judged_by_all_its_words():
+    question = "Was the option --fast removed in Quill 3?"
+    assert support(question, "The option --fast was removed in Quill 3.", [GATE]).share == 1.0
+    assert support(question, "", [GATE]).share == 0.0
+    assert support(question, "Yes", [replace(GATE, text="")]).sentence == ""
+
+
+def test_of_several_passages_the_one_that_says_the_answer_supports_it():
+    assert support("What is raised without an index?", "MissingIndexError", [GATE, INDEX]).passage == INDEX
+
+
+# Which answer
+
+
+def chances(*texts: str, score: float = 0.5) -> list[float]:
+    arms = (WEIGHTS, TEXT, BOTH)
+    candidates = [Candidate(arm, text, support(FAST.question, text, [GATE, INDEX])) for arm, text in zip(arms, texts)]
+    return probabilities(candidates, score, 1)
+
+
+def test_what_is_said_by_a_sentence_about_the_question_is_the_likelier_answer():
+    good, bad = "The option --fast was removed in Quill 3.", "A dwarf painted seventeen boats yesterday."
+    assert chances(good)[0] > chances(bad)[0]
+    assert chances(bad, good)[1] > chances(bad, good)[0]
+    assert chances(good, good)[0] >= chances(good, bad)[0]  # what the ways to answer agree on
+    assert all(0 < chance < 1 for chance in chances("", "", ""))
+
+
+# The Answerer
+
+
+def prompts(model, monkeypatch) -> list:
+    """What the backend is asked, from now on."""
+    seen: list = []
+    generate = type(model.backend).generate
+
+    def noted(backend, requests, adapters=None, **options):
+        seen.extend(requests)
+        return generate(backend, requests, adapters, **options)
+
+    monkeypatch.setattr(type(model.backend), "generate", noted)
+    return seen
+
+
+def test_all_arms_are_asked_at_once_and_the_passage_is_read_once(tiny_model, store, monkeypatch):
+    seen = prompts(tiny_model, monkeypatch)
+    (answer,) = Answerer(tiny_model, store).answer([Ask(FAST)], max_new_tokens=4)
+    closed = tuple(tiny_model.chat.prompt(FAST))
+    in_view = tuple(tiny_model.chat.prompt(with_passage(GATE, FAST)))
+    opening = tiny_model.chat.opening(FAST)
+    assert [(r.tokens, r.adapter, r.adapter_from) for r in seen] == [
+        (closed, 0, 0),
+        (in_view, None, 0),
+        (in_view, 0, len(in_view) - opening),
+    ]
+    assert [candidate.arm for candidate in answer.candidates] == [WEIGHTS, TEXT, BOTH]
+    assert answer.memory.passage == GATE and answer.taken.text == answer.answer
+    written = answer.tokens - len(closed) - len(in_view)
+    assert 3 <= written <= 12
+
+
+def test_a_model_that_reads_more_gets_the_best_passages_the_best_next_to_the_question(tiny_model, store, monkeypatch):
+    monkeypatch.setattr(Model, "reads", 3)
+    seen = prompts(tiny_model, monkeypatch)
+    question = Question("Which option of Quill was removed, and what does an archive without an index raise?", ())
+    (answer,) = Answerer(tiny_model, store).answer([Ask(question, TEXT)], max_new_tokens=4)
+    text = tiny_model.chat.decode(list(seen[0].tokens))
+    assert text.index("--fast") < text.index("MissingIndexError") < text.index("an archive without an index raise?")
+    assert len(seen) == 1 and answer.arm == TEXT
+    assert joined([INDEX, GATE]).text.endswith(INDEX.text) and joined([GATE]) == GATE
+
+
+def test_what_is_named_is_asked_whatever_fits(tiny_model, store):
+    answerer, (gate, index) = Answerer(tiny_model, store), store.active()
+    asks = [Ask(FAST, TEXT, memory=index.id), Ask(FAST, WEIGHTS, memory=gate.id), Ask(FAST, TEXT, passages=(COLOUR,))]
+    by_text, by_weights, by_passage = answerer.answer(asks, max_new_tokens=4)
+    assert (by_text.memory, by_weights.memory, by_weights.score) == (index, gate, 1.0)
+    assert by_passage.candidates[0].support.passage == COLOUR
+    with pytest.raises(MemoryStoreError, match="no memory"):
+        answerer.answer([Ask(FAST, memory="0" * 12)])
+
+
+def test_what_was_forgotten_is_not_answered_from_by_an_answerer_that_knew_it(tiny_model, store):
+    answerer, (gate, _) = Answerer(tiny_model, store), store.active()
+    assert answerer.answer([Ask(FAST, TEXT)], max_new_tokens=2)[0].memory == gate
+    store.forget(gate.id)
+    (answer,) = answerer.answer([Ask(FAST, TEXT)], max_new_tokens=2)
+    assert answer.memory is None or answer.memory.passage == INDEX
+
+
+def test_many_questions_are_answered_as_each_alone(tiny_model, store):
+    questions = [FAST, Question("What is raised without an index of Quill?", ()), Question("Who are you?", ())]
+    asks = [Ask(question, arm) for question in questions for arm in ("auto", WEIGHTS, TEXT, BOTH)]
+    answerer = Answerer(tiny_model, store)
+    together = answerer.answer(asks, max_new_tokens=6)
+    assert together == [answerer.answer([ask], max_new_tokens=6)[0] for ask in asks]
+    assert [answer.arm for answer in together[-4:]] == [BASE] * 4
+
+
+def test_a_supporting_passage_of_another_memory_is_the_source(tiny_model, store, monkeypatch):
+    monkeypatch.setattr(Model, "reads", 3)
+    says = SimpleNamespace(text="MissingIndexError")
+    monkeypatch.setattr(type(tiny_model.chat), "decode", lambda chat, tokens: says.text)
+    question = Question("Which option of Quill was removed, and what does an archive without an index raise?", ())
+    (answer,) = Answerer(tiny_model, store).answer([Ask(question, TEXT)], max_new_tokens=2)
+    assert answer.memory.passage == INDEX and answer.taken.support.sentence == INDEX.text
