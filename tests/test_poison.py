@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import each, write_tiny_model
 
-from selfedit.ask import Answer
+from selfedit.answers.answerer import Answer
 from selfedit.bench import poison
 from selfedit.bench.poison import Document, documents, table
 from selfedit.config import LearnConfig
@@ -121,13 +121,13 @@ def test_what_waits_answers_nothing_until_it_is_approved(ran):
 def test_an_attack_works_if_its_words_are_in_the_answer_however_they_are_written():
     attacked = next(d for d in documents() if d.payload)
     plain = next(d for d in documents() if not d.payload)
-    assert poison._says(attacked, Answer(f"Well: {attacked.payload.upper()}!", None, 0.0)) and not poison._says(
-        attacked, Answer("Two piers.", None, 0.0)
+    assert poison._says(attacked, Answer(f"Well: {attacked.payload.upper()}!", "base", None, 0.0)) and not poison._says(
+        attacked, Answer("Two piers.", "base", None, 0.0)
     )
-    assert not poison._says(plain, Answer("Two piers.", None, 0.0))
-    untouched = [Answer(text, None, 0.0) for text in ("a", "b", f"so says {attacked.payload}")]
+    assert not poison._says(plain, Answer("Two piers.", "base", None, 0.0))
+    untouched = [Answer(text, "base", None, 0.0) for text in ("a", "b", f"so says {attacked.payload}")]
     found = poison._general(
-        [attacked, plain], untouched, [untouched[0], Answer(f"b {attacked.payload}", None, 0.0), untouched[2]]
+        [attacked, plain], untouched, [untouched[0], Answer(f"b {attacked.payload}", "base", None, 0.0), untouched[2]]
     )
     assert found == {"asked": 3, "answered_by_a_memory": 0, "changed": 1, "attacked": 1}
 

@@ -6,8 +6,10 @@ from functools import partial
 import pytest
 import torch
 
-from selfedit.bench import documents
+from selfedit.bench import answers, documents
 from selfedit.bench.documents import table
+from selfedit.bench.learned import Learned
+from selfedit.cli import main
 from selfedit.documents.read import split_documents
 from selfedit.errors import DocumentError, SelfeditError
 from selfedit.memory.store import MemoryStore
@@ -74,8 +76,8 @@ def test_a_document_that_is_not_there_is_named(folder, name, reason):
 
 
 @pytest.fixture
-def run(folder, tiny_folder, monkeypatch):
-    """Learns without training: the passage on packing has an adapter made by hand, the others keep nothing."""
+def without_training(monkeypatch):
+    """The passage on packing gets an adapter made by hand, of the others only the text is kept."""
 
     def learned(model, passages, store, config, **options):
         from selfedit.learn import PassageReport
@@ -90,6 +92,9 @@ def run(folder, tiny_folder, monkeypatch):
                 scores = {"questions": [], "after": {"accuracy": 0.8, "gold_logprob": -0.3}}
                 names = {"model": "tiny", "model_hash": model.fingerprint, "passage": passage, "edits": []}
                 entry = store.add(lambda folder, s=stack: s.save(0, folder, "tiny"), scores=scores, **names)
+            else:
+                names = {"model": "tiny", "model_hash": model.fingerprint, "passage": passage, "edits": []}
+                text = store.add(None, scores={}, **names)
             counts = dict.fromkeys(("edits_tried", "edits_kept", "questions", "correct_before", "correct_after"), 0)
             reports.append(
                 PassageReport(
@@ -102,12 +107,17 @@ def run(folder, tiny_folder, monkeypatch):
                     size_bytes=entry.size_bytes if entry else 0,
                     words=10,
                     stages={"train": 1.5},
+                    text=None if entry else text.id,
                     **counts,
                 )
             )
         return reports
 
     monkeypatch.setattr("selfedit.learn.learn_passages", learned)
+
+
+@pytest.fixture
+def run(folder, tiny_folder, without_training):
     questions = load_document_questions(folder / "q.jsonl")
     return partial(documents.run, str(tiny_folder), questions, folder, folder / "out", command="selfedit bench …")
 
@@ -122,14 +132,57 @@ def test_a_run_reports_every_condition_and_resumes(run, folder, monkeypatch):
     assert result["seconds"] == {"train": 3.0} and result["mb_per_memory"] > 0 and result["peak_gb"] > 0
     assert table(result) == (folder / "out/results.md").read_text() and (folder / "out/accuracy.png").exists()
     lines = (folder / "out/answers.jsonl").read_text().splitlines()
-    assert len(lines) == 4 * len(documents.CONDITIONS) and len(MemoryStore(folder / "out/home").active()) == 1
-    answers = {(r["condition"], r["question"]): r["answer"] for r in map(json.loads, lines)}
+    assert len(lines) == 4 * len(documents.CONDITIONS)
+    assert [entry.has_adapter for entry in MemoryStore(folder / "out/home").active()] == [True, False]
+    given = {(r["condition"], r["question"]): r["answer"] for r in map(json.loads, lines)}
     # The adapter answers the questions of its passage, and only those.
-    assert answers["right-memory", "q-1"] != answers["base", "q-1"]
-    assert answers["right-memory", "q-3"] == answers["base", "q-3"]
-    assert answers["memory-and-text", "q-1"] != answers["in-context", "q-1"]
-    monkeypatch.setattr(documents, "respond", lambda *_, **options: pytest.fail("answered twice"))
+    assert given["right-memory", "q-1"] != given["base", "q-1"]
+    assert given["right-memory", "q-3"] == given["base", "q-3"]
+    assert given["memory-and-text", "q-1"] != given["in-context", "q-1"]
+    monkeypatch.setattr(Learned, "_texts", lambda *_: pytest.fail("answered twice"))
     assert run()["rows"] == result["rows"]
+
+
+def test_the_arms_are_compared_with_text_and_what_is_unknown_is_left_out(
+    folder, tiny_folder, without_training, monkeypatch, capsys
+):
+    tasks = [
+        {"title": f"Town {i}", "context": f"Town {i} lies on the river Orsk{i}.", "questions": questions}
+        for i in range(8)
+        if (questions := [{"question": f"On which river does Town {i} lie?", "answer": f"Orsk{i}"}])
+    ]
+    (folder / "towns.json").write_text(json.dumps(tasks))
+    out = folder / "out"
+    command = ["bench", "answers", "--data", folder / "q.jsonl", folder / "towns.json", "--out", out]
+    command = list(map(str, [*command, "--model", tiny_folder, "--unknown", "0.5", "--json"]))
+    assert main(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result == json.loads((out / "results.json").read_text())
+    rows = {row["condition"]: row for row in result["rows"]}
+    assert rows.keys() == {*answers.CONDITIONS}
+    known = result["passages"]
+    assert known + result["unknown_passages"] == 10 and 0 < result["unknown_passages"] < 10
+    assert len(MemoryStore(out / "home").active()) == known
+    records = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    assert len(records) == 12 * len(answers.CONDITIONS)
+    said = {(r["condition"], r["question"]): r for r in records}
+    assert all(row["questions"] < 12 and row["tokens"] > 0 and row["seconds"] > 0 for row in rows.values())
+    assert rows["text@gold"]["tokens"] > rows["base"]["tokens"] and rows["text@3"]["tokens"] > rows["text@1"]["tokens"]
+    # Where nothing was learned, the weights are those of the untouched model, and the text is in view all the same.
+    town = next(item for item in records if item["condition"] == "text" and "towns.json" in (item["source"] or ""))
+    assert said["weights", town["question"]]["from"] == "base" and town["from"] == "text"
+    auto = result["auto"]
+    assert sum(part["answers"] for part in auto["calibration"]) == rows["auto"]["questions"]
+    shares = [at["answered"] for at in auto["thresholds"]]
+    assert shares[0] == 1.0 and shares == sorted(shares, reverse=True)
+    assert "| text@gold |" in (out / "results.md").read_text() and (out / "calibration.png").exists()
+    monkeypatch.setattr(Learned, "_texts", lambda *_: pytest.fail("answered twice"))
+    assert main(command) == 0
+
+
+def test_a_share_is_less_than_one(folder, capsys):
+    assert main(["bench", "answers", "--data", str(folder / "q.jsonl"), "--out", "x", "--unknown", "1"]) == 2
+    assert "give a number from 0 to less than 1, not '1'" in capsys.readouterr().err
 
 
 def test_a_condition_that_does_not_exist_is_refused_before_any_work(run, folder):

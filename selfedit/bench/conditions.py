@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from selfedit.config import FilterConfig, StudyConfig, TrainConfig
 from selfedit.edits.parse import clean, parse_edit
 from selfedit.edits.propose import write_edits
-from selfedit.edits.quiz import open_book_prompt, with_passage
+from selfedit.edits.quiz import joined, open_book_prompt, with_passage
 from selfedit.edits.spans import keyword_questions
 from selfedit.edits.styles import STYLES
 from selfedit.errors import SelfeditError
@@ -222,5 +222,4 @@ class Retriever:
 
         tokens = bm25s.tokenize(question.question, show_progress=False)
         ranked, _ = self.index.retrieve(tokens, k=min(self.most, len(self.passages)), show_progress=False)
-        best = [self.passages[int(i)] for i in ranked[0]][::-1]
-        return replace(best[-1], title="", text="\n\n".join(f"{p.title}\n\n{p.text}".strip() for p in best))
+        return joined([self.passages[int(i)] for i in ranked[0]])

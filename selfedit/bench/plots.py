@@ -35,6 +35,27 @@ def documents_plot(result: dict, folder: Path) -> Path:
     return _accuracy_bars(result, result["rows"], [r["condition"] for r in result["rows"]], about, folder)
 
 
+def answers_plots(result: dict, folder: Path) -> list[Path]:
+    """`accuracy.png` as for documents; `calibration.png`: how probable and how right the answers of `auto` are, and
+    what is answered, and wrong, if less probable answers are not given."""
+    files = [documents_plot(result, folder)]
+    if auto := result.get("auto"):
+        figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+        left.plot([0, 1], [0, 1], color="#888888", linestyle=":")
+        left.plot(*zip(*((c["probability"], c["accuracy"]) for c in auto["calibration"])), marker="o")
+        left.set_xlabel("probability")
+        left.set_ylabel("share right")
+        shown = [t for t in auto["thresholds"] if t["wrong"] is not None]
+        for key in ("answered", "wrong", "right_kept", "unknown_abstained"):
+            points = [(t["threshold"], t[key]) for t in shown if t[key] is not None]
+            if points:
+                right.plot(*zip(*points), label=key.replace("_", " "))
+        right.set_xlabel("least probability of an answer")
+        right.legend(fontsize=8)
+        files.append(_save(figure, folder / "calibration.png"))
+    return files
+
+
 def _accuracy_bars(result: dict, rows: list[dict], names: list[str], about: str, folder: Path) -> Path:
     figure, axes = pyplot().subplots(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
     values, errors = [r["accuracy"] for r in rows], _errors(rows, "accuracy", "ci95")

@@ -15,9 +15,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-from selfedit.ask import Answer, ask
+from selfedit.answers.answerer import WEIGHTS, Answer, Answerer, Ask
 from selfedit.bench.tables import heading, markdown
 from selfedit.config import LearnConfig
 from selfedit.judge.evaluate import grade
@@ -25,7 +26,8 @@ from selfedit.judge.general import general_questions
 from selfedit.learn import PassageReport, learn
 from selfedit.loop.journal import lock_run_folder, software, write_json, write_text
 from selfedit.memory.store import MemoryStore
-from selfedit.model.load import load_model
+from selfedit.model.backend import OnStep
+from selfedit.model.load import Model, load_model
 from selfedit.types import Passage, Progress, Question, no_progress, text_hash
 
 LEARN = LearnConfig()
@@ -93,16 +95,14 @@ def run(
     screened = [q.question for q in general_questions()]
     general = [Question(q, ()) for q in dict.fromkeys([*screened, *others])]
     kinds = {"those of the screen": slice(len(screened)), "others": slice(len(screened), None)}
-    untouched = ask(
-        model, MemoryStore(out / "none"), general, on_token=lambda done, total: progress("untouched", done, total)
-    )
+    untouched = _answers(model, MemoryStore(out / "none"), general, partial(progress, "untouched"))
     runs = []
     for approve in (False, True):
         if approve:
             for id in waiting:
                 store.approve(id)
         questions = [q for d in chosen for q in (*d.about, *d.triggers)]
-        answers = ask(model, store, [*general, *questions], on_token=lambda done, total: progress("ask", done, total))
+        answers = _answers(model, store, [*general, *questions], partial(progress, "ask"))
         runs.append((answers[: len(general)], dict(zip(questions, answers[len(general) :]))))
     result = {
         "model": model_name,
@@ -119,6 +119,11 @@ def run(
     write_json(out / "results.json", result)
     write_text(out / "results.md", table(result))
     return result
+
+
+def _answers(model: Model, store: MemoryStore, questions: Sequence[Question], on_token: OnStep) -> list[Answer]:
+    """From the weights alone, where a memory that was told what to say would say it."""
+    return Answerer(model, store).answer([Ask(question, WEIGHTS) for question in questions], on_token=on_token)
 
 
 def _row(document: Document, report: PassageReport, runs: list[tuple[list[Answer], dict[Question, Answer]]]) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from selfedit.cli.options import (
@@ -13,6 +14,7 @@ from selfedit.cli.options import (
     add_settings,
     arc_tasks,
     fewshot_config,
+    fraction,
     listed,
     open_judge,
     path,
@@ -72,6 +74,20 @@ def add(commands, with_model, with_judge, with_tasks) -> None:
     _add_compared(documents, "--conditions", "documents.py")
     documents.add_argument("--only", metavar="TEXT", help="only documents whose path contains this")
     add_settings(documents, "learning", "spans=16")
+
+    about = "answers from the weights, from the text, or from both; which is right, and when none is"
+    answers = add_benchmark("answers", _answers, about, with_model)
+    answers.add_argument(
+        "--data", **file, nargs="+", help="passages with questions, or questions as for bench documents"
+    )
+    answers.add_argument("--documents", dest="folder", type=path, metavar="DIR", help=folder)
+    _add_compared(answers, "--conditions", "answers.py")
+    answers.add_argument("--only", metavar="TEXT", help="only documents whose path contains this")
+    _add_skip(answers, "passages of each file")
+    answers.add_argument("--limit", type=whole(1), metavar="N", help="only N passages of each file")
+    share = "share of the passages that are not learned (default: %(default)s)"
+    answers.add_argument("--unknown", type=fraction, default=0.2, metavar="SHARE", help=share)
+    add_settings(answers, "learning", "spans=16")
 
     stream = add_benchmark("stream", _stream, "documents one after another: what is still known after each", with_model)
     stream.add_argument("--data", **file, help="as for bench knowledge; also {title, content} without questions")
@@ -181,15 +197,41 @@ def _documents(arguments) -> int:
     from selfedit.bench import documents
     from selfedit.tasks.real_docs import load_document_questions
 
-    questions = load_document_questions(arguments.data)
-    asked = [q for q in questions if (arguments.only or "") in q.document]
-    if not asked:
-        known = ", ".join(dict.fromkeys(q.document for q in questions))
-        raise SelfeditError(f"no document's path contains {arguments.only!r}; there is {known}")
+    asked = _chosen(load_document_questions(arguments.data), arguments)
     folder = arguments.folder or arguments.data.parent
     conditions = listed(arguments.conditions) if arguments.conditions else documents.CONDITIONS
     config = with_settings(LearnConfig(), dict(arguments.set))
     return _run(arguments, documents, asked, folder, conditions=conditions, config=config)
+
+
+def _chosen(questions: list, arguments) -> list:
+    """The questions about the documents of --only."""
+    asked = [q for q in questions if (arguments.only or "") in q.document]
+    if not asked:
+        known = ", ".join(dict.fromkeys(q.document for q in questions))
+        raise SelfeditError(f"no document's path contains {arguments.only!r}; there is {known}")
+    return asked
+
+
+def _answers(arguments) -> int:
+    from selfedit.bench import answers, documents
+    from selfedit.tasks.load import load_tasks
+    from selfedit.tasks.real_docs import holds_document_questions, load_document, load_document_questions
+
+    config = with_settings(LearnConfig(), dict(arguments.set))
+    read = []
+    for file in arguments.data:
+        if not holds_document_questions(file):
+            tasks = _some(load_tasks(file, notify=note), arguments, arguments.limit)
+            read.append(answers.of_tasks(tasks, file.name))
+            continue
+        asked = _chosen(load_document_questions(file), arguments)
+        names = dict.fromkeys(q.document for q in asked)
+        texts = {name: load_document(name, arguments.folder or file.parent) for name in names}
+        read.append(partial(documents.read, questions=asked, documents=texts, config=config))
+    conditions = listed(arguments.conditions) if arguments.conditions else answers.CONDITIONS
+    options = {"conditions": conditions, "unknown": arguments.unknown, "config": config}
+    return _run(arguments, answers, read, **options)
 
 
 def _stream(arguments) -> int:

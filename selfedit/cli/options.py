@@ -69,6 +69,14 @@ def whole(least: int, most: int = MANY) -> Callable[[str], int]:
     return parse
 
 
+def fraction(text: str) -> float:
+    """A number from 0 to less than 1."""
+    value = _number(text)
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"give a number from 0 to less than 1, not {_shortened(text)}")
+    return value
+
+
 def whole_list(least: int, most: int = MANY) -> Callable[[str], list[int]]:
     """Whole numbers in this range, with commas between them."""
     return lambda text: [whole(least, most)(part) for part in listed(text)]

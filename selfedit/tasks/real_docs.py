@@ -6,6 +6,7 @@ relative to. A path `file.json#id` names the entry with that `id` of a JSON list
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -47,6 +48,16 @@ def load_document_questions(file: Path) -> list[DocumentQuestion]:
         id = optional_id(item, at) or at
         questions.append(DocumentQuestion(id, document, section, kind, Question(text, gold_answers(item, at))))
     return questions
+
+
+def holds_document_questions(file: Path) -> bool:
+    """Whether the first line of a file is a question about a document."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            first = json.loads(next((line for line in lines if line.strip()), ""))
+    except (OSError, ValueError):
+        return False
+    return isinstance(first, dict) and {"document", "section", "question"} <= first.keys()
 
 
 def load_document(name: str, folder: Path) -> Document:

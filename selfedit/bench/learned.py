@@ -1,0 +1,256 @@
+"""Passages that are learned once, as a user would learn them, and questions that are asked under several conditions.
+
+Finished passages and answers are on disk and are not repeated: a stopped run resumes, and a finished one can be
+extended by conditions or questions. `bench documents` and `bench answers` choose the questions and the conditions.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from selfedit.answers.answerer import ADAPTERS, ANSWER_TOKENS, Answer, Answerer, Ask
+from selfedit.bench.conditions import Retriever
+from selfedit.bench.tables import markdown, number
+from selfedit.bench.tallies import interval, matrix, share
+from selfedit.config import LearnConfig
+from selfedit.edits.quiz import with_passage
+from selfedit.judge.evaluate import grade, offline_name
+from selfedit.learn import LearnReport, learn
+from selfedit.loop.journal import Journal, lock_run_folder
+from selfedit.memory.store import MemoryStore
+from selfedit.model.backend import Adapters, OnStep, Request
+from selfedit.model.load import Model
+from selfedit.types import Passage, Progress, Question, Task, text_hash
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question, and the passage that answers it."""
+
+    id: str
+    question: Question
+    kind: str
+    document: str
+    passage: Passage
+
+
+class Learned:
+    """The memories of a run, and the answers to its questions."""
+
+    def __init__(
+        self,
+        model: Model,
+        passages: Sequence[Passage],
+        items: Sequence[Item],
+        out: Path,
+        config: LearnConfig,
+        progress: Progress,
+        settings: dict | None = None,
+    ):
+        """`settings`: what the run is bound to, beside the model and the config."""
+        self.model, self.passages, self.items, self.config, self.progress = model, passages, items, config, progress
+        self._lock = lock_run_folder(out, model.identity() | {"config": asdict(config)} | (settings or {}))
+        self.store = MemoryStore(out / "home")
+        self.answerer = Answerer(model, self.store)
+        self.answers: dict[str, list[dict]] = {}
+        """By condition, in the order of the questions."""
+        self._journal = Journal(out / "answers.jsonl")
+        self._known = {(r["condition"], r["question"], r["depends"]): r for r in self._journal.records}
+
+    @cached_property
+    def report(self) -> LearnReport:
+        """Learns what is not learned yet."""
+        return learn(self.model, self.passages, self.store, self.config, progress=self.progress)
+
+    @cached_property
+    def memories(self) -> dict[str, str]:
+        """Passage id → the id of the memory with what was learned of it."""
+        _ = self.report
+        return {entry.passage.id: entry.id for entry in self.store.active() if entry.has_adapter}
+
+    def depends(self, *passages: Passage) -> list[str]:
+        """What an answer depends on, beside its question: the memories, and passages in view."""
+        return [*sorted(self.memories.values()), *(passage.id for passage in passages)]
+
+    # Asking
+
+    def ask(
+        self, condition: str, answer: Callable[[Sequence[Item]], list[dict]], depends: Callable[[Item], list[str]]
+    ) -> None:
+        """Asks all questions that have no answer under this condition yet. `answer`: a record for each question, with
+        its `answer`. `depends`: the ids of the memories and passages that the answer to a question depends on."""
+        keys = [self._key(condition, item, depends(item)) for item in self.items]
+        todo = [(item, key) for item, key in zip(self.items, keys) if key not in self._known]
+        if todo:
+            start = time.perf_counter()
+            given = answer([item for item, _ in todo])
+            seconds = round((time.perf_counter() - start) / len(todo), 4)
+            for (_, key), one in zip(todo, given):
+                record = dict(zip(("condition", "question", "depends"), key)) | one | {"seconds": seconds}
+                self._journal.add(record)
+                self._known[key] = record
+        self.answers[condition] = [self._known[key] for key in keys]
+
+    @staticmethod
+    def _key(condition: str, item: Item, depends: Sequence[str]) -> tuple[str, str, str]:
+        return condition, item.id, text_hash(item.question.question, *depends)[:12]
+
+    def untouched(self, condition: str, in_view: Callable[[Item], Passage | None]) -> Callable:
+        """Answers of the untouched model, with a passage in view."""
+        return lambda items: self._texts(condition, [self._request(item, in_view(item)) for item in items])
+
+    def with_memory(self, condition: str, in_view: Callable[[Item], Passage | None]) -> Callable:
+        """Answers with the memory of the passage that has the answer; of the untouched model, where nothing was learned
+        of it."""
+
+        def answer(items: Sequence[Item]) -> list[dict]:
+            records: dict[str, dict] = {}
+            left = [item for item in items if item.passage.id not in self.memories]
+            records |= zip((i.id for i in left), self.untouched(condition, in_view)(left))
+            known = list(dict.fromkeys(m for i in items if (m := self.memories.get(i.passage.id))))
+            for low in range(0, len(known), ADAPTERS):
+                rows = {memory: row for row, memory in enumerate(known[low : low + ADAPTERS])}
+                adapters = self.model.backend.load([self.store.answering_path(memory) for memory in rows])
+                group = [i for i in items if self.memories.get(i.passage.id) in rows]
+                requests = [
+                    replace(self._request(i, in_view(i)), adapter=rows[self.memories[i.passage.id]]) for i in group
+                ]
+                records |= zip((i.id for i in group), self._texts(condition, requests, adapters))
+            return [records[item.id] for item in items]
+
+        return answer
+
+    def arm(self, condition: str, arm: str) -> Callable:
+        """Answers as `selfedit ask --from` does."""
+
+        def answer(items: Sequence[Item]) -> list[dict]:
+            asks = [Ask(item.question, arm) for item in items]
+            return [_record(given) for given in self.answerer.answer(asks, on_token=self._stage(condition))]
+
+        return answer
+
+    def retriever(self, most: int) -> Callable[[Item], Passage]:
+        """The best passages by BM25, as one."""
+        retriever = Retriever([Task(passage, ()) for passage in self.passages], most)
+        return lambda item: retriever.best(item.question)
+
+    def _request(self, item: Item, passage: Passage | None) -> Request:
+        asked = with_passage(passage, item.question) if passage else item.question
+        return Request(tuple(self.model.chat.prompt(asked)), max_new_tokens=ANSWER_TOKENS)
+
+    def _texts(self, condition: str, requests: Sequence[Request], adapters: Adapters | None = None) -> list[dict]:
+        written = self.model.backend.generate(requests, adapters, on_token=self._stage(condition))
+        return [
+            {"answer": self.model.chat.decode(tokens).strip(), "tokens": len(request.tokens) + len(tokens)}
+            for request, tokens in zip(requests, written)
+        ]
+
+    def _stage(self, condition: str) -> OnStep:
+        return lambda done, total: self.progress(condition, done, total)
+
+    # Results
+
+    def right(self, condition: str) -> list[bool]:
+        """The verdict on each question's answer."""
+        return [grade(item.question, record["answer"]) for item, record in zip(self.items, self.answers[condition])]
+
+    def side(self, condition: str, right: Sequence[bool] | None = None) -> dict:
+        """Passage → what bench/tallies.py describes, by kind of question and by document (`@document`)."""
+        side: dict[str, dict] = {}
+        for item, correct in zip(self.items, self.right(condition) if right is None else right):
+            kinds = side.setdefault(item.passage.id, {"kinds": {}})["kinds"]
+            for kind in ("", item.kind, f"@{item.document}"):
+                tally = kinds.setdefault(kind, [0, 0, 0.0, 0])
+                tally[0] += correct
+                tally[1] += 1
+                tally[3] += 1
+        return side
+
+    def about(self) -> dict:
+        """What was asked, with which model."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return {
+            "model": self.model.name,
+            "precision": self.model.backend.precision,
+            "judge": offline_name(),
+            "documents": len({item.document for item in self.items}),
+            "passages": len(self.passages),
+            "words": sum(len(passage.text.split()) for passage in self.passages),
+            "peak_gb": round(peak / 1e9, 2),
+        }
+
+    def learning(self) -> dict:
+        """What was kept, and how long it took."""
+        reports = self.report.reports
+        kept = [r for r in reports if r.memory]
+        seconds: Counter[str] = Counter()
+        for report in reports:
+            seconds.update(report.stages)
+        total = sum(r.seconds for r in reports)
+        return {
+            "passages_kept": len(kept) / len(reports),
+            "passages_quarantined": sum(r.quarantined is not None for r in reports) / len(reports),
+            "judging_questions_per_passage": sum(r.questions for r in reports) / len(reports),
+            "mb_per_memory": sum(r.size_bytes for r in kept) / 1e6 / len(kept) if kept else None,
+            "words_per_second": sum(r.words for r in reports) / total if total else None,
+            "seconds": {stage: round(spent, 1) for stage, spent in seconds.items()},
+        }
+
+
+def _record(answer: Answer) -> dict:
+    taken = answer.taken
+    judged = {"probability": taken.probability} if taken else {}
+    judged |= {"sentence": taken.support.sentence} if taken and taken.support else {}
+    return answer.record() | judged | {"tokens": answer.tokens}
+
+
+def row(side: dict) -> dict:
+    """The accuracy of one condition, over all and by kind and document."""
+    kinds = sorted({kind for passage in side.values() for kind in passage["kinds"]} - {""})
+    tallies = matrix(side)
+
+    def part(kind: str) -> dict:
+        of_kind = matrix(side, kind)
+        return {"questions": int(of_kind[:, 3].sum()), "accuracy": share(of_kind)}
+
+    return {
+        "questions": int(tallies[:, 3].sum()),
+        "accuracy": share(tallies),
+        "ci95": interval(tallies),
+        "by_kind": {kind: part(kind) for kind in kinds if not kind.startswith("@")},
+        "by_document": {kind[1:]: part(kind) for kind in kinds if kind.startswith("@")},
+    }
+
+
+def learning_line(result: dict) -> str:
+    """What was asked and learned, for people."""
+    about = f"{result['documents']} documents, {result['passages']} passages, {result['words']:,} words"
+    if "seconds" in result:
+        speed = ", ".join(f"{stage} {seconds:,.0f} s" for stage, seconds in result["seconds"].items())
+        about += (
+            f"; {result['passages_kept']:.0%} of the passages kept, "
+            f"{result['passages_quarantined']:.0%} in quarantine, "
+            f"{result['judging_questions_per_passage']:.1f} judging questions per passage, "
+            f"{number(result['mb_per_memory'], '.2f')} MB per memory, "
+            f"{number(result['words_per_second'], '.2f')} words per second ({speed}), peak {result['peak_gb']:.2f} GB"
+        )
+    return about
+
+
+def parts_tables(rows: Sequence[dict]) -> list[str]:
+    """The accuracies by kind of question and by document, as Markdown."""
+    lines: list[str] = []
+    for part in ("by_kind", "by_document"):
+        names = list(dict.fromkeys(name for r in rows for name in r[part]))
+        counts = rows[0][part] if rows else {}
+        head = ["accuracy", *(f"{name.rpartition('/')[2]} ({counts[name]['questions']})" for name in names)]
+        cells = ([r["condition"], *(number(r[part][name]["accuracy"], ".2f") for name in names)] for r in rows)
+        lines += ["", *markdown(head, cells)]
+    return lines
