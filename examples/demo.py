@@ -1,4 +1,4 @@
-"""`make demo`: learns this project's release notes with the embedded model, then asks about them without the document.
+"""`make demo`: learns this project's release notes with the embedded model, then asks about them.
 
 Everything goes through the command line, in a memory home of its own: SELFEDIT_HOME, or .demo in this repository. The
 first run fetches the model (98 MB) and learns for about two minutes; later runs find the memory and only ask.
