@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask, Candidate
+from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask, Candidate, whole_sentences
 from selfedit.answers.choose import probabilities
 from selfedit.answers.support import support
 from selfedit.edits.quiz import joined, with_passage
@@ -75,6 +75,20 @@ def test_what_is_said_by_a_sentence_about_the_question_is_the_likelier_answer():
 
 
 # The Answerer
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("It was removed. Use --level 1 instea", "It was removed."),
+        ("It was removed. Use --level 1 instead.", "It was removed. Use --level 1 instead."),
+        ("Use --level 1 instea", "Use --level 1 instea"),
+        ("Use this:\n```\nquill pack --lev", "Use this:\n```\nquill pack --lev\n```"),
+        ("", ""),
+    ],
+)
+def test_an_answer_that_is_cut_off_ends_with_its_last_whole_sentence(text, shown):
+    assert whole_sentences(text) == shown
 
 
 def prompts(model, monkeypatch) -> list:

@@ -25,6 +25,7 @@ from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import Adapters, OnStep, Request, no_steps
 from selfedit.model.load import Model
 from selfedit.model.peft_folder import CONFIG_FILE
+from selfedit.text import split_sentences
 from selfedit.types import MemoryEntry, Passage, Question
 
 ANSWER_TOKENS = 64
@@ -38,6 +39,8 @@ ARMS = (AUTO, WEIGHTS, TEXT, BOTH)
 """The ways to answer with what is known."""
 TRIED = (WEIGHTS, TEXT, BOTH)
 """The arms that AUTO compares."""
+ENDS = ".!?…。！？`"
+"""Characters with which a sentence, or code, is whole."""
 UNKNOWN = "I don't know."
 """The answer under `strict` where none is probably right."""
 
@@ -143,6 +146,14 @@ class _Plan:
             return self.writer
         passage = answer.support and answer.support.passage
         return next((entry for entry in self.memories if entry.passage == passage), (*self.memories, None)[0])
+
+
+def whole_sentences(text: str) -> str:
+    """An answer that was cut off at its last token, without the sentence that is not whole, if another one is."""
+    *whole, last = split_sentences(text) or [""]
+    if whole and last[-1] not in ENDS:
+        text = text.removesuffix(last).rstrip()
+    return f"{text}\n```" if text.count("```") % 2 else text
 
 
 class Answerer:
@@ -255,7 +266,9 @@ class Answerer:
             ]
             written = self.model.backend.generate([request for *_, request in batch], adapters, on_token=on_token)
             for (plan, arm, request), tokens in zip(batch, written):
-                plan.texts[arm] = self.model.chat.decode(tokens).strip()
+                text = self.model.chat.decode(tokens).strip()
+                is_cut = len(tokens) == request.max_new_tokens and plan.ask.question.kind == "question"
+                plan.texts[arm] = whole_sentences(text) if is_cut else text
                 is_shared = arm == BOTH and TEXT in plan.requests
                 plan.tokens += len(tokens) + (0 if is_shared else len(request.tokens))
 

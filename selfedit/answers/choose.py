@@ -17,8 +17,8 @@ from selfedit.text import words
 from selfedit.types import text_hash
 
 CERTAIN = 0.75
-"""Under `strict`, an answer must be right with at least this probability: then 2 % of what is answered is wrong, and two
-fifths of the right answers stay (cross-validated on the same data)."""
+"""Under `strict`, an answer must be right with at least this probability. Then 2 % of what is answered is wrong,
+and two fifths of the right answers stay (cross-validated on the same data)."""
 FITTED = {
     "constant": -3.72,
     "text": 0.04,
