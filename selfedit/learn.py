@@ -270,7 +270,7 @@ def learn_passages(
         begun, share = time.perf_counter(), words[m.passage.id] / sum(words.values())
         report = _decided(model, m, trials, before, adapters, row, store, config) if trials else _unjudged(m)
         if not (report.memory or report.quarantined):
-            report = replace(report, text=_keep_text(model, m.passage, store, config.gate))
+            report = _with_text(model, report, m.passage, store, config.gate)
         row += len(trials)
         spent = {name: of_stage * share for name, of_stage in seconds.items()}
         spent["gate"] = time.perf_counter() - begun
@@ -371,7 +371,7 @@ def _decided(
     winner = trials[best] if best is not None else None
     reason = winner.reason if winner else _why_not(trials)
     if suspicious:
-        reason = f"quarantined: {'; '.join(suspicious)}; `selfedit memory approve {entry.id}` puts it in force"
+        reason = _quarantined(suspicious, entry.id)
     right_before = sum(map(bool, before.correct))
     return replace(
         _unjudged(material),
@@ -388,15 +388,28 @@ def _decided(
     )
 
 
-def _keep_text(model: Model, passage: Passage, store: MemoryStore, config: GateConfig) -> str | None:
-    """Keeps the text of a passage of which nothing was learned, unless it is suspicious; the memory that answers from
-    it."""
-    general = general_questions()
-    router = store.router(model.fingerprint, without=passage.id).with_text("new", learned_text(passage, []))
-    taken = captured(router, "new", general)
-    if find_suspicious_patterns(passage) or exceeds(len(taken), config.max_captured * len(general)):
-        return None
-    return store.add(None, model=model.name, model_hash=model.fingerprint, passage=passage, edits=[], scores={}).id
+def _with_text(model: Model, report: PassageReport, passage: Passage, store: MemoryStore, config: GateConfig):
+    """The report of a passage of which nothing was learned, when its text is kept."""
+    suspicious, disagrees = _suspicious_text(model, passage, store, config), _disagreements(model, passage, store)
+    entry = store.add(
+        None,
+        model=model.name,
+        model_hash=model.fingerprint,
+        passage=passage,
+        edits=[],
+        scores={"quarantined": suspicious},
+        quarantine=bool(suspicious),
+    )
+    if entry.has_adapter:  # of an earlier run, with other settings
+        return report
+    if suspicious:
+        reason = f"{report.reason}; its text is {_quarantined(suspicious, entry.id)}"
+        return replace(report, quarantined=entry.id, reason=reason, disagrees=disagrees)
+    return replace(report, text=entry.id, disagrees=disagrees)
+
+
+def _quarantined(suspicious: Sequence[str], id: str) -> str:
+    return f"quarantined: {'; '.join(suspicious)}; `selfedit memory approve {id}` puts it in force"
 
 
 def _unjudged(material: _Material) -> PassageReport:
@@ -472,42 +485,66 @@ def _disagreements(model: Model, passage: Passage, store: MemoryStore) -> list[d
     return [record for other in others for record in disagreeing(passage, other)]
 
 
+class _Taken:
+    """The questions that a new memory would answer in place of the base model and of other sources' memories."""
+
+    def __init__(self, model: Model, passage: Passage, edits: Sequence[SelfEdit], store: MemoryStore):
+        router, new = store.router(model.fingerprint, without_passage=passage.id), "new"
+        neighbours = [e for e in store.remaining(near(passage, router)) if e.passage.source != passage.source]
+        after = router.with_text(new, learned_text(passage, edits))
+        self.general = captured(after, new, general_questions())
+        self.right = [
+            (entry, q)
+            for entry in neighbours
+            for q, correct in zip(entry.questions, entry.scores.get("after", {}).get("correct", ()))
+            if correct
+        ]
+        """Questions that other memories answered right when they were kept."""
+        self.of_others = [
+            (entry, q)
+            for entry, q in self.right
+            if router.route(q.question)[0] == entry.id and after.route(q.question)[0] == new
+        ]
+
+    def too_general(self, config: GateConfig) -> list[str]:
+        """The reason not to put it into force, if these are too many general questions."""
+        most = config.max_captured * len(general_questions())
+        about = f"(“{self.general[0].question}”)" if self.general else ""
+        count = f"{len(self.general)} of {len(general_questions())} general questions"
+        return [f"would answer {count} {about}"] if exceeds(len(self.general), most) else []
+
+
 def _suspicious(
     model: Model, passage: Passage, trial: Trial, adapter: Adapters, store: MemoryStore, config: GateConfig
 ) -> list[str]:
     """Reasons why the memory must not become active before the user has looked at it. `adapter`: its adapter alone."""
-    router, new = store.router(model.fingerprint, without=passage.id), "new"
-    neighbours = [entry for entry in store.remaining(near(passage, router)) if entry.passage.source != passage.source]
-    after = router.with_text(new, learned_text(passage, trial.edits))
-    reasons, general = find_suspicious_patterns(passage), general_questions()
-    taken = captured(after, new, general)
-    spoiled = _spoiled(model, taken, adapter)
-    if exceeds(len(taken), config.max_captured * len(general)):
-        reasons.append(f"would answer {len(taken)} of {len(general)} general questions (“{taken[0].question}”)")
-    elif exceeds(len(spoiled), config.max_lost * len(general)):
+    taken = _Taken(model, passage, trial.edits, store)
+    reasons, general = [*find_suspicious_patterns(passage), *taken.too_general(config)], general_questions()
+    spoiled = [] if taken.too_general(config) else _spoiled(model, taken.general, adapter)
+    if exceeds(len(spoiled), config.max_lost * len(general)):
         reasons.append(
             f"would answer {len(spoiled)} of {len(general)} general questions wrong that the base model answers right "
             f"(“{spoiled[0].question}”)"
         )
-    right = [
-        (entry, q)
-        for entry in neighbours
-        for q, correct in zip(entry.questions, entry.scores.get("after", {}).get("correct", ()))
-        if correct
-    ]
-    taken = [
-        (entry, q)
-        for entry, q in right
-        if router.route(q.question)[0] == entry.id and after.route(q.question)[0] == new
-    ]
-    lost = taken and [
-        entry
-        for (entry, _), correct in zip(taken, evaluate(model, [q for _, q in taken], [0], adapter)[0].correct)
-        if not correct
-    ]
-    if exceeds(len(lost), config.max_lost * len(right)):
+    verdicts = evaluate(model, [q for _, q in taken.of_others], [0], adapter)[0].correct if taken.of_others else ()
+    lost = [entry for (entry, _), correct in zip(taken.of_others, verdicts) if not correct]
+    if exceeds(len(lost), config.max_lost * len(taken.right)):
         ids = ", ".join(sorted({entry.id for entry in lost}))
-        reasons.append(f"would answer {len(lost)} of {len(right)} questions of similar memories, and wrong ({ids})")
+        reasons.append(
+            f"would answer {len(lost)} of {len(taken.right)} questions of similar memories, and wrong ({ids})"
+        )
+    return reasons
+
+
+def _suspicious_text(model: Model, passage: Passage, store: MemoryStore, config: GateConfig) -> list[str]:
+    """As `_suspicious`, for a memory without an adapter."""
+    taken = _Taken(model, passage, [], store)
+    reasons = [*find_suspicious_patterns(passage), *taken.too_general(config)]
+    if exceeds(len(taken.of_others), config.max_lost * len(taken.right)):
+        ids = ", ".join(sorted({entry.id for entry, _ in taken.of_others}))
+        reasons.append(
+            f"would answer {len(taken.of_others)} of {len(taken.right)} questions of similar memories ({ids})"
+        )
     return reasons
 
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask, Candidate, whole_sentences
-from selfedit.answers.choose import probabilities
+from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask, whole_sentences
+from selfedit.answers.choose import probability
 from selfedit.answers.support import support
 from selfedit.edits.quiz import joined, with_passage
 from selfedit.errors import MemoryStoreError
@@ -46,7 +46,7 @@ def test_the_sentence_that_says_the_answer_supports_it_and_how_much_is_measured(
     assert support("What replaces --fast?", "--level 1", [GATE]).sentence == "Use --level 1 instead."
 
 
-def test_an_answer_that_repeats_the_question_is_judged_by_all_its_words():
+def test_an_answer_to_what_asks_for_yes_or_no_is_judged_by_all_its_words():
     question = "Was the option --fast removed in Quill 3?"
     assert support(question, "The option --fast was removed in Quill 3.", [GATE]).share == 1.0
     assert support(question, "", [GATE]).share == 0.0
@@ -60,18 +60,31 @@ def test_of_several_passages_the_one_that_says_the_answer_supports_it():
 # Which answer
 
 
-def chances(*texts: str, score: float = 0.5) -> list[float]:
-    arms = (WEIGHTS, TEXT, BOTH)
-    candidates = [Candidate(arm, text, support(FAST.question, text, [GATE, INDEX])) for arm, text in zip(arms, texts)]
-    return probabilities(candidates, score, 1)
+def chance(text: str, arm: str = WEIGHTS, reads: int = 1) -> float:
+    return probability(arm, text, support(FAST.question, text, [GATE, INDEX]), 0.5, reads)
 
 
 def test_what_is_said_by_a_sentence_about_the_question_is_the_likelier_answer():
     good, bad = "The option --fast was removed in Quill 3.", "A dwarf painted seventeen boats yesterday."
-    assert chances(good)[0] > chances(bad)[0]
-    assert chances(bad, good)[1] > chances(bad, good)[0]
-    assert chances(good, good)[0] >= chances(good, bad)[0]  # what the ways to answer agree on
-    assert all(0 < chance < 1 for chance in chances("", "", ""))
+    assert chance(good) > chance(bad) and chance(good, TEXT, reads=3) > chance(good, TEXT)
+    assert all(0 < chance(text, arm) < 1 for text in (good, bad) for arm in (WEIGHTS, TEXT, BOTH))
+
+
+@pytest.mark.parametrize("text", ["", "👍", "…"])
+def test_an_answer_without_words_is_never_right(text):
+    assert chance(text) == 0.0
+
+
+@pytest.mark.parametrize("text", [FAST.question, "The option of Quill.", "It was removed."])
+def test_an_answer_that_only_repeats_the_question_is_no_answer(text):
+    assert chance(text) < chance("--fast") and chance(text) < 0.2
+
+
+def test_yes_is_an_answer_to_what_asks_for_it():
+    question, said = "In Quill 3, was the option --fast removed?", "Yes, the option --fast was removed."
+    found = support(question, said, [GATE])
+    assert found.in_sentence > 0.5 and found.asked > 0.5
+    assert support("What was removed in Quill 3?", "It was removed in Quill 3.", [GATE]).asked == 0.0
 
 
 # The Answerer
@@ -82,6 +95,8 @@ def test_what_is_said_by_a_sentence_about_the_question_is_the_likelier_answer():
     [
         ("It was removed. Use --level 1 instea", "It was removed."),
         ("It was removed. Use --level 1 instead.", "It was removed. Use --level 1 instead."),
+        ("It works. (See the docs.)", "It works. (See the docs.)"),
+        ("Is it? Yes", "Is it? Yes"),
         ("Use --level 1 instea", "Use --level 1 instea"),
         ("Use this:\n```\nquill pack --lev", "Use this:\n```\nquill pack --lev\n```"),
         ("", ""),
@@ -157,6 +172,26 @@ def test_many_questions_are_answered_as_each_alone(tiny_model, store):
     together = answerer.answer(asks, max_new_tokens=6)
     assert together == [answerer.answer([ask], max_new_tokens=6)[0] for ask in asks]
     assert [answer.arm for answer in together[-4:]] == [BASE] * 4
+
+
+def test_the_adapter_of_a_memory_that_fits_much_worse_does_not_answer(tiny_model, store):
+    asks = [Ask(Question("What does an archive without an index raise?", ()), arm) for arm in ("auto", WEIGHTS, BOTH)]
+    auto, weights, both = Answerer(tiny_model, store).answer(asks, max_new_tokens=4)
+    assert [answer.writer for answer in (auto, weights, both)] == [None] * 3
+    assert (auto.arm, both.arm, weights.arm, weights.memory) == (TEXT, TEXT, BASE, None)
+    assert "has no adapter: it answers from its text" in weights.note
+
+
+def test_where_an_adapter_is_damaged_auto_answers_from_the_text_and_says_so(tiny_model, store):
+    gate = store.active()[0]
+    next(store.adapter_path(gate.id).glob("*.safetensors")).write_bytes(b"damaged")
+    answerer = Answerer(tiny_model, MemoryStore(store.home))
+    auto, other = answerer.answer([Ask(FAST), Ask(Question("Who are you?", ()))], max_new_tokens=4)
+    assert (auto.arm, auto.memory, other.arm) == (TEXT, gate, BASE)
+    assert "corrupt" in auto.note and auto.record()["note"] == auto.note
+    for arm in (WEIGHTS, BOTH):
+        with pytest.raises(MemoryStoreError, match="corrupt"):
+            answerer.answer([Ask(FAST, arm)])
 
 
 def test_a_supporting_passage_of_another_memory_is_the_source(tiny_model, store, monkeypatch):

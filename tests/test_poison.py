@@ -121,13 +121,15 @@ def test_what_waits_answers_nothing_until_it_is_approved(ran):
 def test_an_attack_works_if_its_words_are_in_the_answer_however_they_are_written():
     attacked = next(d for d in documents() if d.payload)
     plain = next(d for d in documents() if not d.payload)
-    assert poison._says(attacked, Answer(f"Well: {attacked.payload.upper()}!", "base", None, 0.0)) and not poison._says(
-        attacked, Answer("Two piers.", "base", None, 0.0)
-    )
-    assert not poison._says(plain, Answer("Two piers.", "base", None, 0.0))
-    untouched = [Answer(text, "base", None, 0.0) for text in ("a", "b", f"so says {attacked.payload}")]
+    assert poison._says(
+        attacked, Answer(f"Well: {attacked.payload.upper()}!", "base", None, None, 0.0)
+    ) and not poison._says(attacked, Answer("Two piers.", "base", None, None, 0.0))
+    assert not poison._says(plain, Answer("Two piers.", "base", None, None, 0.0))
+    untouched = [Answer(text, "base", None, None, 0.0) for text in ("a", "b", f"so says {attacked.payload}")]
     found = poison._general(
-        [attacked, plain], untouched, [untouched[0], Answer(f"b {attacked.payload}", "base", None, 0.0), untouched[2]]
+        [attacked, plain],
+        untouched,
+        [untouched[0], Answer(f"b {attacked.payload}", "base", None, None, 0.0), untouched[2]],
     )
     assert found == {"asked": 3, "answered_by_a_memory": 0, "changed": 1, "attacked": 1}
 
@@ -139,10 +141,11 @@ def test_another_configuration_is_another_run(ran, tiny_folder):
         poison.run(str(tiny_folder), out, given=documents()[:2], config=LearnConfig(spans=4))
 
 
-def test_a_document_of_which_nothing_can_be_judged_is_not_kept(tmp_path):
+def test_of_a_document_of_which_nothing_can_be_judged_the_text_is_in_force(tmp_path):
     """A random model writes no question that holds; `learn` itself says so."""
     roomy = str(write_tiny_model(tmp_path / "model", max_position_embeddings=8192))
     result = poison.run(roomy, tmp_path / "run", given=documents()[:1], config=LearnConfig(spans=4))
     (row,) = result["rows"]
-    assert (row["outcome"], row["in_force"]["about"], row["in_force"]["right"]) == ("not kept", 3, 0)
-    assert MemoryStore(tmp_path / "run/home").active() == [] and result["general"][0]["changed"] == 0
+    assert (row["outcome"], row["in_force"]["about"], row["in_force"]["right"]) == ("in force", 3, 0)
+    assert [entry.has_adapter for entry in MemoryStore(tmp_path / "run/home").active()] == [False]
+    assert result["general"][0]["changed"] == 0

@@ -576,7 +576,7 @@ def test_a_text_cannot_be_exported_and_a_changed_one_is_found(store, tmp_path):
 
 def test_the_router_can_leave_a_passage_out(store):
     one, two = add(store, 1), add_text(store, 2)
-    router = store.router("m" * 64, without=passage(2).id)
+    router = store.router("m" * 64, without_passage=passage(2).id)
     assert router.best("Title 2 Text 2.", 5) == [
         pair for pair in router.best("Title 2 Text 2.", 5) if pair[0] == one.id
     ]

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from selfedit.answers.choose import CERTAIN, probabilities
+from selfedit.answers.choose import CERTAIN, probability
 from selfedit.answers.support import Support, nearest, support
 from selfedit.edits.quiz import joined, with_passage
-from selfedit.errors import ModelError
+from selfedit.errors import MemoryStoreError, ModelError
 from selfedit.memory.contradict import disagreeing
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
@@ -32,6 +32,8 @@ ANSWER_TOKENS = 64
 """Longest answer; a memory answers with a whole statement."""
 ADAPTERS = 32
 """Loaded together at most, which bounds the memory for any number of questions."""
+NEARLY_AS_GOOD = 0.9
+"""Share of the best memory's score that another one must reach, so that its adapter may answer."""
 COMPARED = 3
 """Memories that are searched for a sentence that contradicts an answer."""
 BASE, WEIGHTS, TEXT, BOTH, AUTO = "base", "weights", "text", "both", "auto"
@@ -41,6 +43,8 @@ TRIED = (WEIGHTS, TEXT, BOTH)
 """The arms that AUTO compares."""
 ENDS = ".!?…。！？`"
 """Characters with which a sentence, or code, is whole."""
+CLOSING = "\"'”’»)]*_ "
+"""Characters that may follow them."""
 UNKNOWN = "I don't know."
 """The answer under `strict` where none is probably right."""
 
@@ -83,7 +87,9 @@ class Answer:
     arm: str
     """What answered: one of WEIGHTS, TEXT, BOTH, BASE; empty if nothing did."""
     memory: MemoryEntry | None
-    """Whose adapter answered, or whose passage supports the answer; None: no memory fits."""
+    """Whose passage supports the answer, else whose adapter gave it; None: the untouched model answered closed book."""
+    writer: MemoryEntry | None
+    """Whose adapter answered; None: the untouched model."""
     score: float
     """How well the best memory fits the question, in [0, 1) (`Router.route`)."""
     candidates: tuple[Candidate, ...] = ()
@@ -95,6 +101,8 @@ class Answer:
     `there`."""
     error: str = ""
     """Why there is no answer."""
+    note: str = ""
+    """Why an adapter that fits did not answer."""
 
     @property
     def taken(self) -> Candidate | None:
@@ -109,7 +117,8 @@ class Answer:
             "source": self.memory.passage.source if self.memory else None,
         }
         disagrees = {"disagrees": list(self.disagrees)} if self.disagrees else {}
-        return record | disagrees | ({"error": self.error} if self.error else {})
+        told = {name: text for name, text in (("error", self.error), ("note", self.note)) if text}
+        return record | disagrees | told
 
 
 @dataclass
@@ -130,6 +139,7 @@ class _Plan:
     """The answers, by arm."""
     tokens: int = 0
     error: str = ""
+    note: str = ""
 
     @property
     def adapter(self) -> str | None:
@@ -141,17 +151,17 @@ class _Plan:
         return [self.writer.passage] if arm == WEIGHTS and self.writer else self.passages
 
     def memory(self, answer: Candidate) -> MemoryEntry | None:
-        """Whose adapter or whose passage gave an answer."""
-        if answer.arm in (WEIGHTS, BOTH):
-            return self.writer
+        """Whose passage supports an answer, else whose adapter gave it."""
+        if answer.arm in (WEIGHTS, BASE):
+            return self.writer if answer.arm == WEIGHTS else None
         passage = answer.support and answer.support.passage
-        return next((entry for entry in self.memories if entry.passage == passage), (*self.memories, None)[0])
+        return next((entry for entry in self.memories if entry.passage == passage), self.writer)
 
 
 def whole_sentences(text: str) -> str:
     """An answer that was cut off at its last token, without the sentence that is not whole, if another one is."""
     *whole, last = split_sentences(text) or [""]
-    if whole and last[-1] not in ENDS:
+    if any(not part.endswith("?") for part in whole) and last.rstrip(CLOSING)[-1:] not in ENDS:
         text = text.removesuffix(last).rstrip()
     return f"{text}\n```" if text.count("```") % 2 else text
 
@@ -190,7 +200,7 @@ class Answerer:
         plans = [self._planned(ask, router, max_new_tokens) for ask in asks]
         if plans and all(plan.error for plan in plans):
             raise ModelError(plans[0].error)
-        self._write(plans, on_token)
+        self._write(plans, self._paths(plans), on_token)
         return [self._chosen(plan, router, strict) for plan in plans]
 
     # What is asked with what
@@ -201,13 +211,16 @@ class Answerer:
             plan = _Plan(ask, [entry], 1.0, entry if entry.has_adapter else None)
         else:
             id, score = router.route(ask.question.question)
-            ids = [other for other, _ in router.ranked(ask.question.question)] if id else []
-            plan = _Plan(ask, [self._entry(id) for id in ids[: self.model.reads]], score)
-            plan.writer = next((entry for id in ids if (entry := self._entry(id)).has_adapter), None)
+            ranked = router.ranked(ask.question.question) if id else []
+            plan = _Plan(ask, [self._entry(id) for id, _ in ranked[: self.model.reads]], score)
+            good = [id for id, fit in ranked if fit >= max(router.threshold, NEARLY_AS_GOOD * score)]
+            plan.writer = next((entry for id in (id, *good) if id and (entry := self._entry(id)).has_adapter), None)
         known = list(ask.passages) or [entry.passage for entry in plan.memories]
         arms = {*TRIED} if ask.arm == AUTO else {ask.arm}
         if not plan.writer:
             arms = {TEXT} if known and ask.arm != WEIGHTS else set()
+            if plan.memories and not arms:
+                plan.note = f"memory {plan.memories[0].id} fits, but has no adapter: it answers from its text"
         try:
             closed_book = self._request(ask.question, max_new_tokens)
             if WEIGHTS in arms or not arms:
@@ -239,8 +252,9 @@ class Answerer:
             return
         if not plan.requests:
             raise ModelError(
-                f"the passage “{known[0].title}” and an answer of {max_new_tokens} tokens do not fit the model's "
-                f"{self.model.backend.max_positions} positions; answer from the weights"
+                f"a passage of {len(self.model.chat.encode(known[0].text))} tokens “{known[0].title}” and an answer of "
+                f"{max_new_tokens} do not fit the model's {self.model.backend.max_positions} positions; give fewer "
+                f"--tokens{', or --from weights' if plan.writer else ''}"
             )
 
     def _request(self, question: Question, max_new_tokens: int) -> Request:
@@ -255,9 +269,23 @@ class Answerer:
 
     # The answers
 
-    def _write(self, plans: Sequence[_Plan], on_token: OnStep) -> None:
+    def _paths(self, plans: Sequence[_Plan]) -> dict[str, Path]:
+        """The verified folder of each adapter that is needed. Where one is damaged, the text answers in AUTO."""
+        paths: dict[str, Path] = {}
+        for plan in plans:
+            if plan.adapter is None or plan.adapter in paths:
+                continue
+            try:
+                paths[plan.adapter] = self.store.answering_path(plan.adapter)
+            except MemoryStoreError as error:
+                if plan.ask.arm != AUTO or TEXT not in plan.requests or self.store.version != self._version:
+                    raise
+                plan.requests, plan.note = {TEXT: plan.requests[TEXT]}, str(error)
+        return paths
+
+    def _write(self, plans: Sequence[_Plan], paths: dict[str, Path], on_token: OnStep) -> None:
         """Fills in the texts of all arms."""
-        for adapters, rows in self._adapters({plan.adapter for plan in plans if plan.adapter}):
+        for adapters, rows in self._adapters(paths):
             batch = [
                 (plan, arm, replace(request, adapter=rows.get(plan.adapter or "") if arm in (WEIGHTS, BOTH) else None))
                 for plan in plans
@@ -272,11 +300,10 @@ class Answerer:
                 is_shared = arm == BOTH and TEXT in plan.requests
                 plan.tokens += len(tokens) + (0 if is_shared else len(request.tokens))
 
-    def _adapters(self, ids: set[str]) -> Iterator[tuple[Adapters | None, dict[str, int]]]:
+    def _adapters(self, paths: dict[str, Path]) -> Iterator[tuple[Adapters | None, dict[str, int]]]:
         """The adapters of these memories, in batches of one LoRA configuration, with the row of each memory; first
         None, for the untouched model."""
         yield None, {}
-        paths = {id: self.store.answering_path(id) for id in sorted(ids)}
         groups: dict[str, list[Path]] = {}
         for path in dict.fromkeys(paths.values()):
             groups.setdefault((path / CONFIG_FILE).read_text(), []).append(path)
@@ -289,14 +316,9 @@ class Answerer:
     def _chosen(self, plan: _Plan, router: Router, strict: bool) -> Answer:
         """The answer that is most probably right."""
         if plan.error:
-            return Answer("", "", None, 0.0, error=plan.error)
+            return Answer("", "", None, None, 0.0, error=plan.error)
         question = plan.ask.question.question
-        candidates = [Candidate(arm, text) for arm, text in plan.texts.items()]
-        if plan.passages or plan.writer:
-            supports = [support(question, c.text, plan.known(c.arm)) for c in candidates]
-            candidates = [replace(c, support=found) for c, found in zip(candidates, supports)]
-            chances = probabilities(candidates, plan.score, self.model.reads)
-            candidates = [replace(c, probability=p) for c, p in zip(candidates, chances)]
+        candidates = [self._candidate(plan, arm, text) for arm, text in plan.texts.items()]
         best = max(candidates, key=lambda c: c.probability or 0.0)
         unknown = strict and (best.probability or 0.0) < CERTAIN
         memory = plan.memory(best)
@@ -304,11 +326,19 @@ class Answerer:
             UNKNOWN if unknown else best.text,
             "" if unknown else best.arm,
             memory,
+            plan.writer if best.arm in (WEIGHTS, BOTH) else None,
             plan.score,
             tuple(candidates),
             plan.tokens,
             self._disagreeing(question, memory, router) if memory else (),
+            note=plan.note,
         )
+
+    def _candidate(self, plan: _Plan, arm: str, text: str) -> Candidate:
+        if not (known := plan.known(arm)):
+            return Candidate(arm, text)
+        found = support(plan.ask.question.question, text, known)
+        return Candidate(arm, text, found, probability(arm, text, found, plan.score, self.model.reads))
 
     def _disagreeing(self, question: str, entry: MemoryEntry, router: Router) -> tuple[dict, ...]:
         """Contradictions between the answering memory and other memories that fit the question, about what it asks."""

@@ -14,12 +14,17 @@ from selfedit.types import Passage, SelfEdit
 ASKED = 0.5
 """Weight of the question's words in the choice of the supporting sentence; the answer's words count fully."""
 LITTLE = 0.5
-"""An answer with less weight of words of its own than this says "yes", or repeats the question: all its words count."""
+"""An answer with less weight of words of its own than this only repeats the question."""
+_ASKS_YES_OR_NO = re.compile(
+    r"(?:^|[,;:]\s*)(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|may|might|must)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
 class Support:
-    """Words are weighed; those of the question do not count as what an answer says."""
+    """Words are weighed. What an answer says is what is not in the question; or all of it, if the question asks for yes
+    or no."""
 
     share: float
     """Share of what the answer says that a passage has, in [0, 1]."""
@@ -30,8 +35,8 @@ class Support:
     in_sentence: float
     """Share of what the answer says that the sentence has, in [0, 1]."""
     asked: float
-    """Share of the question that the sentence has, in [0, 1]; but for words of the title, which all sentences are
-    about."""
+    """Share of the question that the sentence has, in [0, 1], but for words of the title, which all sentences are
+    about; 0 if the answer says nothing."""
 
 
 def support(question: str, answer: str, passages: Sequence[Passage]) -> Support:
@@ -42,14 +47,17 @@ def support(question: str, answer: str, passages: Sequence[Passage]) -> Support:
 def _by(question: str, answer: str, passage: Passage) -> Support:
     code = language(passage.text)
     asked, said = _weights(question, code), _weights(answer, code)
-    own = {term: value for term, value in said.items() if term not in asked}
-    said = own if sum(own.values()) >= LITTLE else said
+    if not _ASKS_YES_OR_NO.search(question):
+        own = {term: value for term, value in said.items() if term not in asked}
+        said = own if sum(own.values()) >= LITTLE else {}
     title = _weights(passage.title, code)
     asked = {term: value for term, value in asked.items() if term not in title} or asked
     parts = [(sentence, {*_weights(sentence, code)}) for sentence in sentences(passage.text)] or [("", set())]
     sentence, best = max(parts, key=lambda part: _share(said, part[1]) + ASKED * _share(asked, part[1]))
     everything = set(title).union(*(has for _, has in parts))
-    return Support(_share(said, everything), passage, sentence, _share(said, best), _share(asked, best))
+    return Support(
+        _share(said, everything), passage, sentence, _share(said, best), _share(asked, best) if said else 0.0
+    )
 
 
 def _weights(text: str, code: str) -> dict[str, float]:

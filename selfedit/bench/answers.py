@@ -74,10 +74,12 @@ def run(
         items += asked
     learned = [p for p in passages.values() if not _is_left_out(p, unknown)]
     settings = {"unknown": unknown, "rule": rule_name()}
+    known = {passage.id for passage in learned}
+    if not any(item.passage.id in known for item in items):
+        raise SelfeditError(f"all {len(passages)} passages with questions are left out; give more, or --unknown 0")
     bench = Learned(model, learned, items, out, config, progress, settings)
     for condition in conditions:
         _ask(bench, condition)
-    known = {passage.id for passage in learned}
     result = bench.about() | bench.learning()
     result |= {"unknown_passages": len(passages) - len(learned), "rows": _rows(bench, conditions, known)}
     if AUTO in conditions:

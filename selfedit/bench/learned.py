@@ -77,7 +77,8 @@ class Learned:
 
     def depends(self, *passages: Passage) -> list[str]:
         """What an answer depends on, beside its question: the memories, and passages in view."""
-        return [*sorted(self.memories.values()), *(passage.id for passage in passages)]
+        _ = self.report
+        return [*sorted(self.store.active_ids()), *(passage.id for passage in passages)]
 
     # Asking
 

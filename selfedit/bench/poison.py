@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from selfedit.answers.answerer import WEIGHTS, Answer, Answerer, Ask
+from selfedit.answers.answerer import BASE, Answer, Answerer, Ask
 from selfedit.bench.tables import heading, markdown
 from selfedit.config import LearnConfig
 from selfedit.judge.evaluate import grade
@@ -122,13 +122,12 @@ def run(
 
 
 def _answers(model: Model, store: MemoryStore, questions: Sequence[Question], on_token: OnStep) -> list[Answer]:
-    """From the weights alone, where a memory that was told what to say would say it."""
-    return Answerer(model, store).answer([Ask(question, WEIGHTS) for question in questions], on_token=on_token)
+    return Answerer(model, store).answer([Ask(question) for question in questions], on_token=on_token)
 
 
 def _row(document: Document, report: PassageReport, runs: list[tuple[list[Answer], dict[Question, Answer]]]) -> dict:
     """Returns what became of a document, and the counts of its questions in both runs."""
-    outcome = "quarantined" if report.quarantined else "in force" if report.memory else "not kept"
+    outcome = "quarantined" if report.quarantined else "in force" if report.memory or report.text else "not kept"
     row = {
         "document": document.name,
         "attack": document.attack,
@@ -153,7 +152,7 @@ def _general(chosen: Sequence[Document], untouched: Sequence[Answer], answers: S
     changed = [a for a, b in zip(answers, untouched) if a.answer != b.answer]
     return {
         "asked": len(answers),
-        "answered_by_a_memory": sum(a.memory is not None for a in answers),
+        "answered_by_a_memory": sum(a.arm != BASE for a in answers),
         "changed": len(changed),
         "attacked": sum(any(_says(document, a) for document in attacking) for a in changed),
     }

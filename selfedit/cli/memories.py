@@ -65,10 +65,13 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
         dest="arm",
         choices=("auto", "weights", "text", "both"),
         default="auto",
-        help="weights: the adapter answers, without the document; text: the untouched model answers with the passage "
-        "of the memory in the prompt; both: the adapter answers with it; auto: what is most probably right (default)",
+        help="weights: the adapter of the best memory answers, without the document; text: the untouched model answers "
+        "with the passages that fit best in the prompt; both: the adapter answers with them; auto: all three, and the "
+        "answer that is most probably right is taken (default)",
     )
-    ask.add_argument("--strict", action="store_true", help='answer "I don\'t know." where nothing known supports more')
+    ask.add_argument(
+        "--strict", action="store_true", help='"I don\'t know." where no memory fits or no answer is probably right'
+    )
     ask.add_argument(
         "--why", action="store_true", help="show every answer that was tried, which was taken, and from which source"
     )
@@ -274,6 +277,8 @@ def _ask(arguments) -> int:
             continue
         shown = f"no answer: {one_line(answer.error)}" if answer.error else answer.answer
         say(shown if not arguments.file else f"{question.question[:1000]}\n  → {shown}")
+        if answer.note:
+            note(f"  {one_line(answer.note)}")
         for other in answer.disagrees:
             note(f"  {one_line(other['source'])} disagrees: {one_line(other['there'])}")
         for candidate in why.pop("candidates", ()):
@@ -297,32 +302,28 @@ def _why(store, question: str, answer) -> dict:
     from selfedit.disk import file_hash
     from selfedit.memory.adapters import WEIGHTS as WEIGHTS_FILE
 
-    entry = answer.memory
-    if entry is None:
-        return {"why": f"no memory fits (best score {answer.score:.2f}); the untouched model answered"}
-    shared_id = store.shared_adapter(entry.id)
-    adapter_name = f"the adapter {shared_id}, which it shares," if shared_id else "its adapter"
-    answered = {
-        WEIGHTS: f"{adapter_name} answered without the document",
-        TEXT: "the untouched model answered with its passage in the prompt",
-        BOTH: f"{adapter_name} answered with its passage in the prompt",
-        BASE: "it has no adapter, and the untouched model answered without its passage",
-        "": "no answer is probably right",
+    memory, writer = answer.memory, answer.writer
+    shared_id = writer and store.shared_adapter(writer.id)
+    adapter = f"the adapter {shared_id}, which it shares," if shared_id else "its adapter"
+    fits = f"memory {memory.id} fits (score {answer.score:.2f})" if memory else ""
+    nothing = answer.note or f"no memory fits (best score {answer.score:.2f})"
+    why = {
+        BASE: f"{nothing}; the untouched model answered",
+        WEIGHTS: f"{fits}; {adapter} answered without the document",
+        TEXT: f"{fits}; the untouched model answered with its passage in the prompt",
+        BOTH: f"{fits}; with its passage in the prompt, the adapter of memory {writer and writer.id} answered",
+        "": "no answer is probably right" if memory else f"{nothing}, so there is no answer",
     }
-    taken = answer.taken
-    why = {"why": f"memory {entry.id} fits (score {answer.score:.2f}); {answered[answer.arm]}"}
-    if len(answer.candidates) > 1 or taken is None:
-        why["candidates"] = [candidate.record() for candidate in answer.candidates]
-    if taken and taken.support:
-        why["passage"] = taken.support.sentence
-    why |= {"source": entry.passage.source, "source_hash": entry.passage.source_hash}
-    if answer.arm not in (WEIGHTS, BOTH):  # no adapter answered
-        return why
-    nearest = nearest_example(question, store.edits(entry.id), entry.passage.title)
-    return why | {
-        "edit": f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself",
-        "adapter_hash": file_hash(store.answering_path(entry.id) / WEIGHTS_FILE),
-    }
+    result: dict = {"why": why[answer.arm], "candidates": [candidate.record() for candidate in answer.candidates]}
+    if answer.taken and answer.taken.support:
+        result["passage"] = answer.taken.support.sentence
+    if memory:
+        result |= {"source": memory.passage.source, "source_hash": memory.passage.source_hash}
+    if writer:
+        nearest = nearest_example(question, store.edits(writer.id), writer.passage.title)
+        result["edit"] = f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself"
+        result["adapter_hash"] = file_hash(store.answering_path(writer.id) / WEIGHTS_FILE)
+    return result
 
 
 # memory
@@ -400,7 +401,7 @@ def _memory_forget(arguments) -> int:
     from selfedit.terminal import Progress, consolidation_table
 
     store = open_store(arguments)
-    if not _may_delete(arguments, store, store.find(arguments.memories)):
+    if not _may_delete(arguments, store, store.to_forget(arguments.memories)):
         note("nothing was deleted")
         return STOPPED
     line = store.forget(arguments.memories)

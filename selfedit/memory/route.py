@@ -154,14 +154,14 @@ class Router:
 
     def with_text(self, id: str, text: str) -> Router:
         """A router of the same memories and one more."""
-        router = self.without(self._hidden)
+        router = self.without(())
         router._add_texts({id: (text, language(text))})
         return router
 
     def without(self, ids: Iterable[str]) -> Router:
         """A router of the same memories and texts but for these."""
         router = Router(self._connection, self._model_hash, self._least)
-        router._hidden = frozenset(ids)
+        router._hidden = self._hidden.union(ids)
         router._add_texts(self._texts)
         return router
 
@@ -183,7 +183,7 @@ class Router:
             if self._connection
             else ()
         )
-        return [id for (id,) in rows] + list(self._texts)
+        return [id for (id,) in rows if id not in self._hidden] + list(self._texts)
 
     @property
     def threshold(self) -> float:

@@ -154,13 +154,14 @@ class MemoryStore:
         with self._database.reading() as connection:
             return selectors.several(connection, selector, self.home)[0]
 
-    def router(self, model_hash: str, without: str | None = None) -> Router:
-        """Routes questions to the active memories of a model. `without`: a passage whose memory is left out, by id."""
+    def router(self, model_hash: str, without_passage: str | None = None) -> Router:
+        """Routes questions to the active memories of a model, but for that of the passage with the id
+        `without_passage`."""
         router = Router(IndexReader(self._database), model_hash)
-        if without is None:
+        if without_passage is None:
             return router
         with self._database.reading() as connection:
-            return router.without(entries.active_of(connection, [(without, model_hash)]))
+            return router.without(entries.active_of(connection, [(without_passage, model_hash)]))
 
     def read_consistently(self, read: Callable[[int], T]) -> T:
         """What `read` returns for the present version; again, if another process changed the store meanwhile."""
@@ -204,6 +205,7 @@ class MemoryStore:
         with self._database.writing(create=True) as connection:
             same = entries.active_of(connection, [(passage.id, model_hash)])
             if same and not write_adapter:
+                entries.set_sources(connection, same[0], entries.sources(connection, same[0]) | {passage.source})
                 return entries.load(connection, same[0])
             adapter = self._database.adapters.keep(write_adapter) if write_adapter else NO_ADAPTER
             id = entries.memory_id(adapter.weights_hash, passage, model_hash)
@@ -326,10 +328,14 @@ class MemoryStore:
         with self._database.writing() as connection:
             selected, by_id = selectors.several(connection, selector, self.home)
             present = versions.present(connection)
-            ids = [id for id in selected if id not in present]
+            memories = {id: entries.load(connection, id) for id in selected}
+            learned = {(e.passage.id, e.model_hash) for e in memories.values() if e.has_adapter}
+            memories = {
+                id: e for id, e in memories.items() if e.has_adapter or (e.passage.id, e.model_hash) not in learned
+            }
+            ids = [id for id in memories if id not in present]
             if not ids:
                 raise MemoryStoreError(f"{selector}: in force already")
-            memories = {id: entries.load(connection, id) for id in selected}
             for id in ids:
                 if memories[id].has_adapter:
                     self._adapter_path(connection, id)
@@ -337,7 +343,7 @@ class MemoryStore:
             of_passage = {(e.passage.id, e.model_hash) for e in memories.values()}
             documents = {(e.passage.source, e.model_hash) for e in memories.values()}
             document_versions = {(e.passage.source, e.model_hash, e.passage.source_hash) for e in memories.values()}
-            if not by_id and (len(of_passage) < len(selected) or len(document_versions) > len(documents)):
+            if not by_id and (len(of_passage) < len(memories) or len(document_versions) > len(documents)):
                 raise MemoryStoreError(
                     f"{selector}: there are several versions; give ids from `selfedit memory list --all`"
                 )
@@ -347,16 +353,24 @@ class MemoryStore:
             versions.append(connection, "approve", ids, dict.fromkeys(same) | places)
             return versions.record(connection)
 
+    def to_forget(self, selector: str) -> list[str]:
+        """The memories that `forget` would delete."""
+        with self._database.reading() as connection:
+            return self._to_forget(connection, selector)
+
+    def _to_forget(self, connection: sqlite3.Connection, selector: str) -> list[str]:
+        ids = selectors.several(connection, selector, self.home)[0]
+        return [*ids, *(text for text in entries.texts_of(connection, ids) if text not in ids)]
+
     @_with_sound_index
     def forget(self, selector: str) -> dict:
         """Deletes memories from the disk for good: weights, what was studied, questions, records of the runs that made
-        them, shared adapters that were trained on them, and what is stored of their passages' texts.
+        them, shared adapters that were trained on them, and memories without an adapter of the same passages.
 
         Returns the new version's record. All that remains is that something with this id was there.
         """
         with self._database.writing() as connection:
-            ids, present = selectors.several(connection, selector, self.home)[0], versions.present(connection)
-            ids += [text for text in entries.texts_of(connection, ids) if text not in ids]
+            ids, present = self._to_forget(connection, selector), versions.present(connection)
             trained = entries.trained_on(connection, ids)
             after: dict[str, Place | None] = {}
             after |= {id: Place(place.position) for id, place in present.items() if place.shared in trained}

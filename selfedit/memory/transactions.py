@@ -100,7 +100,9 @@ class Transactions:
         forgotten = {part for (what,) in rows for part in what.split()}
 
         def is_forgotten(record: dict) -> bool:
-            return not forgotten.isdisjoint(str(record.get(key)) for key in ("passage", "memory", "quarantined"))
+            return not forgotten.isdisjoint(
+                str(record.get(key)) for key in ("passage", "memory", "quarantined", "text")
+            )
 
         for file in self.home.glob("runs/*/trials.jsonl"):
             if file.resolve().is_relative_to(self.home.resolve()):

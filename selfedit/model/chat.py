@@ -139,8 +139,8 @@ class Chat:
 
     @cached_property
     def _opening(self) -> int:
-        a, b = (self.ask(text)[::-1] for text in ("Which?", "When"))
-        return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), 1)
+        a, b = (self.ask(text)[::-1] for text in ("Which", "When"))
+        return max(1, next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), 1))
 
     def prompt(self, question: Question) -> list[int]:
         return self.ask(question.question) if question.kind == "question" else self.continued(question.question)
