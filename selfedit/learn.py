@@ -159,6 +159,11 @@ def learn(
     entries = store.active()  # notices a corrupt memory before the work, not after it
     active = {entry.id for entry in entries}
     reports = {p.id: report for p in passages if (report := run.report(p, active)) and (report.memory or not again)}
+    for passage in {p.id: p for p in passages if p.id in reports}.values():
+        if not (reports[passage.id].memory or reports[passage.id].quarantined or reports[passage.id].text):
+            kept = _with_text(model, reports[passage.id], passage, store, config.gate)  # a record of an older version
+            run.add(kept)
+            reports[passage.id] = kept
     sources: dict[str, set[str]] = {}
     for passage in passages:
         sources.setdefault(passage.id, set()).add(passage.source)

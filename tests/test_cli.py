@@ -458,7 +458,9 @@ def test_a_passage_that_does_not_fit_the_prompt_is_named_and_the_weights_may_ans
     stack = LoraBatch(tiny_model.backend.network.shape, LoraConfig(2, 4.0, ("q_proj",), (3,)), 1)
     memory = MemoryStore(home).add(lambda folder: stack.save(0, folder, "tiny"), passage=long, **fields)
     MemoryStore(home).disable(kept.id)
-    with pytest.raises(ModelError, match="“The Vellmar Lighthouse” and an answer of 8 do not fit .*, or --from weights"):
+    with pytest.raises(
+        ModelError, match="“The Vellmar Lighthouse” and an answer of 8 do not fit .*, or --from weights"
+    ):
         ask(tiny_model, MemoryStore(home), [Question(ABOUT_IT, ())], arm="text", max_new_tokens=8)
     got = answer("ask", ABOUT_IT, *tiny, "--tokens", 8)
     assert (got["memory"], got["from"]) == (memory.id, "weights")

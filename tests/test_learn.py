@@ -435,6 +435,22 @@ def test_a_text_that_takes_the_questions_of_another_source_waits_and_what_it_con
     assert [found["there"] for found in report.disagrees] == [VELLMAR.text]
 
 
+def test_a_passage_that_an_older_version_dropped_is_answered_from_its_text_now(monkeypatch, tiny_model, tmp_path):
+    nothing_judges(monkeypatch)
+    store = MemoryStore(tmp_path)
+    learn(tiny_model, [VELLMAR], store, CONFIG)
+    (file,) = tmp_path.glob("runs/*/trials.jsonl")
+    record = json.loads(file.read_text())
+    store.forget(record.pop("text"))
+    file.write_text(json.dumps(record) + "\n")
+    monkeypatch.setattr("selfedit.learn.learn_passages", lambda *_, **options: pytest.fail("learned again"))
+    (report,) = learn(tiny_model, [VELLMAR], store, CONFIG).reports
+    assert [entry.id for entry in store.active()] == [report.text]
+    store.disable(report.text)
+    with pytest.raises(pytest.fail.Exception, match="learned again"):  # as with any memory that is out of force
+        learn(tiny_model, [VELLMAR], store, CONFIG)
+
+
 def test_a_memory_that_an_earlier_run_learned_is_not_called_a_text(monkeypatch, tiny_model, tmp_path):
     store = MemoryStore(tmp_path)
     monkeypatch.setattr("selfedit.learn.learn_passages", each(keep_it))
