@@ -54,7 +54,7 @@ def test_the_api_page_has_the_documented_functions(site):
         "load_model",
         "read_documents",
         "learn",
-        "ask",
+        "Answerer",
         "MemoryStore",
         "LearnConfig",
         "TrainConfig",
