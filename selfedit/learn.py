@@ -162,7 +162,8 @@ def learn(
     for passage in {p.id: p for p in passages if p.id in reports}.values():
         if not (reports[passage.id].memory or reports[passage.id].quarantined or reports[passage.id].text):
             kept = _with_text(model, reports[passage.id], passage, store, config.gate)  # a record of an older version
-            run.add(kept)
+            if kept != reports[passage.id]:
+                run.add(kept)
             reports[passage.id] = kept
     sources: dict[str, set[str]] = {}
     for passage in passages:

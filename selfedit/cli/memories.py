@@ -277,13 +277,13 @@ def _ask(arguments) -> int:
             continue
         shown = f"no answer: {one_line(answer.error)}" if answer.error else answer.answer
         say(shown if not arguments.file else f"{question.question[:1000]}\n  → {shown}")
-        if answer.note:
+        if answer.note and not why:
             note(f"  {one_line(answer.note)}")
         for other in answer.disagrees:
             note(f"  {one_line(other['source'])} disagrees: {one_line(other['there'])}")
         for candidate in why.pop("candidates", ()):
-            chance = "" if candidate.get("probability") is None else f" ({candidate['probability']:.0%})"
-            note(f"  {candidate['arm']}{chance}: {one_line(candidate['answer'])}")
+            if "probability" in candidate:
+                note(f"  {candidate['arm']} ({candidate['probability']:.0%}): {one_line(candidate['answer'])}")
         for name, value in why.items():
             note(f"  {name}: {one_line(value)}")
     return 0
