@@ -394,7 +394,9 @@ def _decided(
     )
 
 
-def _with_text(model: Model, report: PassageReport, passage: Passage, store: MemoryStore, config: GateConfig):
+def _with_text(
+    model: Model, report: PassageReport, passage: Passage, store: MemoryStore, config: GateConfig
+) -> PassageReport:
     """The report of a passage of which nothing was learned, when its text is kept."""
     suspicious, disagrees = _suspicious_text(model, passage, store, config), _disagreements(model, passage, store)
     entry = store.add(
@@ -525,8 +527,9 @@ def _suspicious(
 ) -> list[str]:
     """Reasons why the memory must not become active before the user has looked at it. `adapter`: its adapter alone."""
     taken = _Taken(model, passage, trial.edits, store)
-    reasons, general = [*find_suspicious_patterns(passage), *taken.too_general(config)], general_questions()
-    spoiled = [] if taken.too_general(config) else _spoiled(model, taken.general, adapter)
+    too_general, general = taken.too_general(config), general_questions()
+    reasons = [*find_suspicious_patterns(passage), *too_general]
+    spoiled = [] if too_general else _spoiled(model, taken.general, adapter)
     if exceeds(len(spoiled), config.max_lost * len(general)):
         reasons.append(
             f"would answer {len(spoiled)} of {len(general)} general questions wrong that the base model answers right "

@@ -60,13 +60,13 @@ def test_of_several_passages_the_one_that_says_the_answer_supports_it():
 # Which answer
 
 
-def chance(text: str, arm: str = WEIGHTS, reads: int = 1) -> float:
-    return probability(arm, text, support(FAST.question, text, [GATE, INDEX]), 0.5, reads)
+def chance(text: str, arm: str = WEIGHTS, max_passages: int = 1) -> float:
+    return probability(arm, text, support(FAST.question, text, [GATE, INDEX]), 0.5, max_passages)
 
 
 def test_what_is_said_by_a_sentence_about_the_question_is_the_likelier_answer():
     good, bad = "The option --fast was removed in Quill 3.", "A dwarf painted seventeen boats yesterday."
-    assert chance(good) > chance(bad) and chance(good, TEXT, reads=3) > chance(good, TEXT)
+    assert chance(good) > chance(bad) and chance(good, TEXT, max_passages=3) > chance(good, TEXT)
     assert all(0 < chance(text, arm) < 1 for text in (good, bad) for arm in (WEIGHTS, TEXT, BOTH))
 
 
@@ -137,7 +137,7 @@ def test_all_arms_are_asked_at_once_and_the_passage_is_read_once(tiny_model, sto
 
 
 def test_a_model_that_reads_more_gets_the_best_passages_the_best_next_to_the_question(tiny_model, store, monkeypatch):
-    monkeypatch.setattr(Model, "reads", 3)
+    monkeypatch.setattr(Model, "max_passages", 3)
     seen = prompts(tiny_model, monkeypatch)
     question = Question("Which option of Quill was removed, and what does an archive without an index raise?", ())
     (answer,) = Answerer(tiny_model, store).answer([Ask(question, TEXT)], max_new_tokens=4)
@@ -195,7 +195,7 @@ def test_where_an_adapter_is_damaged_auto_answers_from_the_text_and_says_so(tiny
 
 
 def test_a_supporting_passage_of_another_memory_is_the_source(tiny_model, store, monkeypatch):
-    monkeypatch.setattr(Model, "reads", 3)
+    monkeypatch.setattr(Model, "max_passages", 3)
     says = SimpleNamespace(text="MissingIndexError")
     monkeypatch.setattr(type(tiny_model.chat), "decode", lambda chat, tokens: says.text)
     question = Question("Which option of Quill was removed, and what does an archive without an index raise?", ())

@@ -1,7 +1,7 @@
 """Questions → answers: a long-lived Answerer finds what is known about each question and answers from it in an arm.
 
     weights   the adapter of the best memory answers, and no document is in the prompt
-    text      the untouched model answers with the passages of the best memories in the prompt (`Model.reads`)
+    text      the untouched model answers with the passages of the best memories in the prompt (`Model.max_passages`)
     both      the untouched model reads these passages and the question, and the adapter writes the answer
     auto      all three answer, and the answer that is most probably right is taken (`answers.choose`)
 
@@ -210,11 +210,12 @@ class Answerer:
             entry = self._entry(ask.memory)
             plan = _Plan(ask, [entry], 1.0, entry if entry.has_adapter else None)
         else:
-            id, score = router.route(ask.question.question)
-            ranked = router.ranked(ask.question.question) if id else []
-            plan = _Plan(ask, [self._entry(id) for id, _ in ranked[: self.model.reads]], score)
-            good = [id for id, fit in ranked if fit >= max(router.threshold, NEARLY_AS_GOOD * score)]
-            plan.writer = next((entry for id in (id, *good) if id and (entry := self._entry(id)).has_adapter), None)
+            ranked = router.ranked(ask.question.question)
+            score = ranked[0][1] if ranked else router.route(ask.question.question)[1]
+            plan = _Plan(ask, [self._entry(id) for id, _ in ranked[: self.model.max_passages]], score)
+            least = max(router.threshold, NEARLY_AS_GOOD * score)
+            good = [id for rank, (id, fit) in enumerate(ranked) if rank == 0 or fit >= least]
+            plan.writer = next((entry for entry in map(self._entry, good) if entry.has_adapter), None)
         known = list(ask.passages) or [entry.passage for entry in plan.memories]
         arms = {*TRIED} if ask.arm == AUTO else {ask.arm}
         if not plan.writer:
@@ -338,7 +339,7 @@ class Answerer:
         if not (known := plan.known(arm)):
             return Candidate(arm, text)
         found = support(plan.ask.question.question, text, known)
-        return Candidate(arm, text, found, probability(arm, text, found, plan.score, self.model.reads))
+        return Candidate(arm, text, found, probability(arm, text, found, plan.score, self.model.max_passages))
 
     def _disagreeing(self, question: str, entry: MemoryEntry, router: Router) -> tuple[dict, ...]:
         """Contradictions between the answering memory and other memories that fit the question, about what it asks."""

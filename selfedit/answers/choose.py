@@ -28,20 +28,20 @@ FITTED = {
 """The score counts against an answer only beside `asked`: what fits the question then stands in other sentences."""
 
 
-def probability(arm: str, text: str, support: Support, score: float, reads: int) -> float:
+def probability(arm: str, text: str, support: Support, score: float, max_passages: int) -> float:
     """The probability that an answer is right; 0 if it has no words. `score`: how well the best memory fits the
-    question; `reads`: passages that the model reads at most (`Model.reads`)."""
-    seen = features(arm, support, score, reads)
+    question; `max_passages`: that the model reads at most (`Model.max_passages`)."""
+    seen = features(arm, support, score, max_passages)
     return 1 / (1 + exp(-sum(FITTED[name] * value for name, value in seen.items()))) if words(text) else 0.0
 
 
-def features(arm: str, support: Support, score: float, reads: int) -> dict[str, float]:
+def features(arm: str, support: Support, score: float, max_passages: int) -> dict[str, float]:
     """What the probability of an answer depends on, each from 0 to 1."""
     return {
         "constant": 1.0,
         "text": float(arm == "text"),
         "both": float(arm == "both"),
-        "text of several": float(arm == "text" and reads > 1),
+        "text of several": float(arm == "text" and max_passages > 1),
         "in sentence": support.in_sentence,
         "asked": support.asked,
         "score": score,

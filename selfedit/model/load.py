@@ -48,7 +48,7 @@ class Model:
         return known or 3e-3 * min(1.0, 576 / self.backend.hidden_size) ** 3
 
     @property
-    def reads(self) -> int:
+    def max_passages(self) -> int:
         """Passages in the prompt of a question at most. A wider model finds the answer in three passages, of which the
         best is often not the right one; with more than one in view, SmolLM2-135M answers half as much
         (docs/LOG.md)."""
