@@ -45,8 +45,8 @@ def retest(
     memories = store.active(model.fingerprint) if memories is None else memories
     memories = [entry for entry in memories if entry.has_adapter]
     questions = [question for entry in memories for question in entry.questions]
-    asks = [Ask(question, WEIGHTS) for question in questions]
-    answers = iter(Answerer(model, store).answer(asks, max_new_tokens=ANSWER_TOKENS, on_token=on_token))
+    asks = [Ask(question, WEIGHTS, max_new_tokens=ANSWER_TOKENS) for question in questions]
+    answers = iter(Answerer(model, store).answer(asks, on_token=on_token))
     results = []
     for entry in memories:
         pairs = [(question, next(answers)) for question in entry.questions]

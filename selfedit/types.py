@@ -85,6 +85,14 @@ class Passage:
         return f"{self.title}\n\n{self.text}\n\n{request}".strip()
 
 
+class Message(NamedTuple):
+    """One turn of a conversation."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+
+
 @dataclass(frozen=True)
 class Question:
     question: str

@@ -55,7 +55,7 @@ def ask(model, store, questions, *, arm="weights", **options):
     """The answers of one arm."""
     from selfedit.answers.answerer import Answerer, Ask
 
-    return Answerer(model, store).answer([Ask(question, arm) for question in questions], **options)
+    return Answerer(model, store).answer([Ask(question, arm, **options) for question in questions])
 
 
 def each(learn_one):

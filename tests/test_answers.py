@@ -8,6 +8,7 @@ import torch
 
 from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask, whole_sentences
 from selfedit.answers.choose import probability
+from selfedit.answers.query import looked_up
 from selfedit.answers.support import support
 from selfedit.edits.quiz import joined, with_passage
 from selfedit.errors import MemoryStoreError
@@ -15,7 +16,7 @@ from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import LoraConfig
 from selfedit.model.load import Model
 from selfedit.model.packed.lora import LoraBatch
-from selfedit.types import Passage, Question
+from selfedit.types import Message, Passage, Question
 
 GATE = Passage("Quill › Packing", "The option --fast was removed in Quill 3. Use --level 1 instead.", "/q.md", "a" * 64)
 INDEX = Passage("Quill › Reading", "An archive without an index raises MissingIndexError in Quill.", "/q.md", "a" * 64)
@@ -121,7 +122,7 @@ def prompts(model, monkeypatch) -> list:
 
 def test_all_arms_are_asked_at_once_and_the_passage_is_read_once(tiny_model, store, monkeypatch):
     seen = prompts(tiny_model, monkeypatch)
-    (answer,) = Answerer(tiny_model, store).answer([Ask(FAST)], max_new_tokens=4)
+    (answer,) = Answerer(tiny_model, store).answer([Ask(FAST, max_new_tokens=4)])
     closed = tuple(tiny_model.chat.prompt(FAST))
     in_view = tuple(tiny_model.chat.prompt(with_passage(GATE, FAST)))
     opening = tiny_model.chat.opening(FAST)
@@ -140,7 +141,7 @@ def test_a_model_that_reads_more_gets_the_best_passages_the_best_next_to_the_que
     monkeypatch.setattr(Model, "max_passages", 3)
     seen = prompts(tiny_model, monkeypatch)
     question = Question("Which option of Quill was removed, and what does an archive without an index raise?", ())
-    (answer,) = Answerer(tiny_model, store).answer([Ask(question, TEXT)], max_new_tokens=4)
+    (answer,) = Answerer(tiny_model, store).answer([Ask(question, TEXT, max_new_tokens=4)])
     text = tiny_model.chat.decode(list(seen[0].tokens))
     assert text.index("--fast") < text.index("MissingIndexError") < text.index("an archive without an index raise?")
     assert len(seen) == 1 and answer.arm == TEXT
@@ -150,7 +151,7 @@ def test_a_model_that_reads_more_gets_the_best_passages_the_best_next_to_the_que
 def test_what_is_named_is_asked_whatever_fits(tiny_model, store):
     answerer, (gate, index) = Answerer(tiny_model, store), store.active()
     asks = [Ask(FAST, TEXT, memory=index.id), Ask(FAST, WEIGHTS, memory=gate.id), Ask(FAST, TEXT, passages=(COLOUR,))]
-    by_text, by_weights, by_passage = answerer.answer(asks, max_new_tokens=4)
+    by_text, by_weights, by_passage = answerer.answer([replace(ask, max_new_tokens=4) for ask in asks])
     assert (by_text.memory, by_weights.memory, by_weights.score) == (index, gate, 1.0)
     assert by_passage.candidates[0].support.passage == COLOUR
     with pytest.raises(MemoryStoreError, match="no memory"):
@@ -159,24 +160,25 @@ def test_what_is_named_is_asked_whatever_fits(tiny_model, store):
 
 def test_what_was_forgotten_is_not_answered_from_by_an_answerer_that_knew_it(tiny_model, store):
     answerer, (gate, _) = Answerer(tiny_model, store), store.active()
-    assert answerer.answer([Ask(FAST, TEXT)], max_new_tokens=2)[0].memory == gate
+    assert answerer.answer([Ask(FAST, TEXT, max_new_tokens=2)])[0].memory == gate
     store.forget(gate.id)
-    (answer,) = answerer.answer([Ask(FAST, TEXT)], max_new_tokens=2)
+    (answer,) = answerer.answer([Ask(FAST, TEXT, max_new_tokens=2)])
     assert answer.memory is None or answer.memory.passage == INDEX
 
 
 def test_many_questions_are_answered_as_each_alone(tiny_model, store):
     questions = [FAST, Question("What is raised without an index of Quill?", ()), Question("Who are you?", ())]
-    asks = [Ask(question, arm) for question in questions for arm in ("auto", WEIGHTS, TEXT, BOTH)]
+    asks = [Ask(question, arm, max_new_tokens=6) for question in questions for arm in ("auto", WEIGHTS, TEXT, BOTH)]
     answerer = Answerer(tiny_model, store)
-    together = answerer.answer(asks, max_new_tokens=6)
-    assert together == [answerer.answer([ask], max_new_tokens=6)[0] for ask in asks]
+    together = answerer.answer(asks)
+    assert together == [answerer.answer([ask])[0] for ask in asks]
     assert [answer.arm for answer in together[-4:]] == [BASE] * 4
 
 
 def test_the_adapter_of_a_memory_that_fits_much_worse_does_not_answer(tiny_model, store):
-    asks = [Ask(Question("What does an archive without an index raise?", ()), arm) for arm in ("auto", WEIGHTS, BOTH)]
-    auto, weights, both = Answerer(tiny_model, store).answer(asks, max_new_tokens=4)
+    question = Question("What does an archive without an index raise?", ())
+    asks = [Ask(question, arm, max_new_tokens=4) for arm in ("auto", WEIGHTS, BOTH)]
+    auto, weights, both = Answerer(tiny_model, store).answer(asks)
     assert [answer.writer for answer in (auto, weights, both)] == [None] * 3
     assert (auto.arm, both.arm, weights.arm, weights.memory) == (TEXT, TEXT, BASE, None)
     assert "has no adapter: it answers from its text" in weights.note
@@ -186,7 +188,7 @@ def test_where_an_adapter_is_damaged_auto_answers_from_the_text_and_says_so(tiny
     gate = store.active()[0]
     next(store.adapter_path(gate.id).glob("*.safetensors")).write_bytes(b"damaged")
     answerer = Answerer(tiny_model, MemoryStore(store.home))
-    auto, other = answerer.answer([Ask(FAST), Ask(Question("Who are you?", ()))], max_new_tokens=4)
+    auto, other = answerer.answer([Ask(q, max_new_tokens=4) for q in (FAST, Question("Who are you?", ()))])
     assert (auto.arm, auto.memory, other.arm) == (TEXT, gate, BASE)
     assert "corrupt" in auto.note and auto.record()["note"] == auto.note
     for arm in (WEIGHTS, BOTH):
@@ -199,5 +201,56 @@ def test_a_supporting_passage_of_another_memory_is_the_source(tiny_model, store,
     says = SimpleNamespace(text="MissingIndexError")
     monkeypatch.setattr(type(tiny_model.chat), "decode", lambda chat, tokens: says.text)
     question = Question("Which option of Quill was removed, and what does an archive without an index raise?", ())
-    (answer,) = Answerer(tiny_model, store).answer([Ask(question, TEXT)], max_new_tokens=2)
+    (answer,) = Answerer(tiny_model, store).answer([Ask(question, TEXT, max_new_tokens=2)])
     assert answer.memory.passage == INDEX and answer.taken.support.sentence == INDEX.text
+
+
+HISTORY = (
+    Message("user", "Thanks. We archive everything with Quill these days."),
+    Message("assistant", "Quill is a fine choice."),
+)
+
+
+def test_a_question_is_asked_after_the_conversation_before_it(tiny_model, store, monkeypatch):
+    seen = prompts(tiny_model, monkeypatch)
+    (answer,) = Answerer(tiny_model, store).answer([Ask(FAST, TEXT, history=HISTORY, max_new_tokens=4)])
+    assert seen[0].tokens == tuple(tiny_model.chat.prompt(with_passage(GATE, FAST), HISTORY))
+    assert "Quill is a fine choice." in tiny_model.chat.decode(list(seen[0].tokens)) and not answer.note
+
+
+def test_the_oldest_turns_of_a_long_conversation_are_left_out_and_it_says_so(tiny_model, store, monkeypatch):
+    monkeypatch.setattr("selfedit.answers.answerer.HISTORY_TOKENS", 120)
+    seen = prompts(tiny_model, monkeypatch)
+    said = [
+        Message(("user", "assistant")[i % 2], f"This is turn {i} of a long talk about the weather.") for i in range(30)
+    ]
+    history = (Message("system", "Be brief."), *said)
+    question = Question("Who are you?", ())
+    (answer,) = Answerer(tiny_model, store).answer([Ask(question, history=history, max_new_tokens=4)])
+    (request,) = seen
+    text, alone = tiny_model.chat.decode(list(request.tokens)), tiny_model.chat.prompt(question, history[:1])
+    assert "Be brief." in text and "turn 29" in text and "turn 0 " not in text
+    assert len(alone) < len(request.tokens) <= len(alone) + 120
+    left_out = next(i for i in range(30) if f"turn {i} " in text)
+    assert left_out % 2 == 0 and answer.note == f"the conversation is long: its first {left_out} messages are left out"
+
+
+def test_what_is_looked_up_for_a_later_question_is_understood_from_the_turn_before():
+    pasted = Message("user", "Line one of a log. Line two of a log. Our proxy is Envoy. Which port does it use?")
+    assert looked_up("And its version?", [pasted, Message("assistant", "9901.")]) == (
+        "Our proxy is Envoy. Which port does it use? And its version?"
+    )
+    alone = "Which option of Quill was removed in March?"
+    assert looked_up(alone, [pasted]) == alone and looked_up("And its version?", []) == "And its version?"
+
+
+def test_a_plan_that_another_decoder_writes_ends_in_the_same_answer(tiny_model, store):
+    answerer = Answerer(tiny_model, store)
+    for ask in (Ask(FAST, max_new_tokens=5), Ask(Question("Who are you?", ()), max_new_tokens=5)):
+        plan, folder = answerer.plan(ask)
+        adapters = tiny_model.backend.load([folder]) if folder else None
+        for arm, request in plan.requests.items():
+            row = 0 if folder and arm in (WEIGHTS, BOTH) else None
+            (tokens,) = tiny_model.backend.generate([replace(request, adapter=row)], adapters)
+            answerer.take(plan, arm, tokens)
+        assert [answerer.finish(plan)] == answerer.answer([ask])

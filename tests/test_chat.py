@@ -8,7 +8,7 @@ from conftest import TINY_TEXT, write_tokenizer
 from selfedit.errors import ModelError
 from selfedit.model import template
 from selfedit.model.chat import Chat, TokenizedExample
-from selfedit.types import Example, Question
+from selfedit.types import Example, Message, Question
 
 SEPARATOR, START, END = 0, 1, 2  # <|endoftext|>, <|im_start|>, <|im_end|> of the tiny tokenizer
 QUESTIONS = ["Where does the river rise?", "  Größe: 5 µm?\n\n\tNew line ", ""]
@@ -169,7 +169,7 @@ def test_a_template_writes_what_it_writes_in_transformers(tmp_path, text):
     chat = change_settings(tmp_path, text)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     expected = tokenizer.apply_chat_template(ASSISTANT, tokenize=False, add_generation_prompt=True)
-    assert chat._render(ASSISTANT) == expected and expected
+    assert chat._render([Message(**turn) for turn in ASSISTANT]) == expected and expected
 
 
 ENDLESS = {

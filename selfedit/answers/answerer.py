@@ -11,11 +11,14 @@ batch; what `text` and `both` have to read is read once for both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from selfedit.answers.choose import CERTAIN, probability
+from selfedit.answers.query import looked_up
 from selfedit.answers.support import Support, nearest, support
 from selfedit.edits.quiz import joined, with_passage
 from selfedit.errors import MemoryStoreError, ModelError
@@ -26,10 +29,13 @@ from selfedit.model.backend import Adapters, OnStep, Request, no_steps
 from selfedit.model.load import Model
 from selfedit.model.peft_folder import CONFIG_FILE
 from selfedit.text import split_sentences
-from selfedit.types import MemoryEntry, Passage, Question
+from selfedit.types import MemoryEntry, Message, Passage, Question
 
 ANSWER_TOKENS = 64
 """Longest answer; a memory answers with a whole statement."""
+HISTORY_TOKENS = 2048
+"""Of a conversation, in the prompt at most; what is older is left out. On two cores the 0.5B model reads them in about
+ten seconds."""
 ADAPTERS = 32
 """Loaded together at most, which bounds the memory for any number of questions."""
 NEARLY_AS_GOOD = 0.9
@@ -45,13 +51,14 @@ ENDS = ".!?…。！？`"
 """Characters with which a sentence, or code, is whole."""
 CLOSING = "\"'”’»)]*_ "
 """Characters that may follow them."""
+T = TypeVar("T")
 UNKNOWN = "I don't know."
 """The answer under `strict` where none is probably right."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A question, and what to answer it with."""
+    """A question, what to answer it with, and how to write the answer."""
 
     question: Question
     """One whose kind is not `question` is a text to be continued."""
@@ -60,6 +67,22 @@ class Ask:
     """The whole id of a memory; None: those that fit best."""
     passages: tuple[Passage, ...] = ()
     """To be in view in place of what the store knows, the best first."""
+    history: tuple[Message, ...] = ()
+    """The conversation before the question."""
+    strict: bool = False
+    """UNKNOWN where no answer is probably right."""
+    max_new_tokens: int = ANSWER_TOKENS
+    temperature: float = 0.0
+    """0: greedy."""
+    top_p: float = 0.95
+    seed: int = 0
+    allow: Callable[[Sequence[int]], Sequence[int]] | None = None
+    """A grammar, as in `Request.allow`."""
+
+    @property
+    def looked_up(self) -> str:
+        """What the store is searched for."""
+        return looked_up(self.question.question, self.history)
 
 
 @dataclass(frozen=True)
@@ -122,8 +145,8 @@ class Answer:
 
 
 @dataclass
-class _Plan:
-    """How a question is answered."""
+class Plan:
+    """How a question is answered: what `Answerer.plan` gives to a decoder, which fills in `texts`."""
 
     ask: Ask
     memories: list[MemoryEntry]
@@ -140,6 +163,8 @@ class _Plan:
     tokens: int = 0
     error: str = ""
     note: str = ""
+    left_out: int = 0
+    """The conversation's first messages that no prompt has, because it is too long."""
 
     @property
     def adapter(self) -> str | None:
@@ -174,45 +199,60 @@ class Answerer:
         self._entries: dict[str, MemoryEntry] = {}
         self._version = -1
 
-    def answer(
-        self,
-        asks: Sequence[Ask],
-        *,
-        strict: bool = False,
-        max_new_tokens: int = ANSWER_TOKENS,
-        on_token: OnStep = no_steps,
-    ) -> list[Answer]:
-        """Answers in the order of the questions. `strict`: UNKNOWN where no answer is probably right.
+    def answer(self, asks: Sequence[Ask], *, on_token: OnStep = no_steps) -> list[Answer]:
+        """Answers in the order of the questions.
 
         A question that is too long for the model gets an error in place of an answer; raises ModelError if all are, and
         MemoryStoreError if an Ask names a memory that is not there."""
-        assert all(ask.arm in ARMS for ask in asks)
 
-        def read(version: int) -> list[Answer]:
+        def read() -> list[Answer]:
+            plans, paths = self._plans(asks)
+            if plans and all(plan.error for plan in plans):
+                raise ModelError(plans[0].error)
+            self._write(plans, paths, on_token)
+            return [self._chosen(plan) for plan in plans]
+
+        return self._consistently(read)
+
+    def plan(self, ask: Ask) -> tuple[Plan, Path | None]:
+        """How to answer a question, for a decoder that runs on its own: it writes `Plan.texts`, one for each of
+        `Plan.requests`. The path is the folder of the adapter that the requests in WEIGHTS and BOTH need; there are no
+        requests where `Plan.error` says why. Raises as `answer` does."""
+
+        def read() -> tuple[Plan, Path | None]:
+            (plan,), paths = self._plans([ask])
+            return plan, paths.get(plan.adapter or "")
+
+        return self._consistently(read)
+
+    def finish(self, plan: Plan) -> Answer:
+        """The answer that is most probably right, of those that were written."""
+        return self._consistently(lambda: self._chosen(plan))
+
+    def _consistently(self, read: Callable[[], T]) -> T:
+        def at(version: int) -> T:
             if version != self._version:
                 self._entries, self._version = {}, version
-            return self._answer(asks, strict, max_new_tokens, on_token)
+            return read()
 
-        return self.store.read_consistently(read)
-
-    def _answer(self, asks: Sequence[Ask], strict: bool, max_new_tokens: int, on_token: OnStep) -> list[Answer]:
-        router = self.store.router(self.model.fingerprint)
-        plans = [self._planned(ask, router, max_new_tokens) for ask in asks]
-        if plans and all(plan.error for plan in plans):
-            raise ModelError(plans[0].error)
-        self._write(plans, self._paths(plans), on_token)
-        return [self._chosen(plan, router, strict) for plan in plans]
+        return self.store.read_consistently(at)
 
     # What is asked with what
 
-    def _planned(self, ask: Ask, router: Router, max_new_tokens: int) -> _Plan:
+    def _plans(self, asks: Sequence[Ask]) -> tuple[list[Plan], dict[str, Path]]:
+        assert all(ask.arm in ARMS for ask in asks)
+        router = self.store.router(self.model.fingerprint)
+        plans = [self._planned(ask, router) for ask in asks]
+        return plans, self._paths(plans)
+
+    def _planned(self, ask: Ask, router: Router) -> Plan:
         if ask.memory is not None:
             entry = self._entry(ask.memory)
-            plan = _Plan(ask, [entry], 1.0, entry if entry.has_adapter else None)
+            plan = Plan(ask, [entry], 1.0, entry if entry.has_adapter else None)
         else:
-            ranked = router.ranked(ask.question.question)
-            score = ranked[0][1] if ranked else router.route(ask.question.question)[1]
-            plan = _Plan(ask, [self._entry(id) for id, _ in ranked[: self.model.max_passages]], score)
+            ranked = router.ranked(ask.looked_up)
+            score = ranked[0][1] if ranked else router.route(ask.looked_up)[1]
+            plan = Plan(ask, [self._entry(id) for id, _ in ranked[: self.model.max_passages]], score)
             least = max(router.threshold, NEARLY_AS_GOOD * score)
             good = [id for rank, (id, fit) in enumerate(ranked) if rank == 0 or fit >= least]
             plan.writer = next((entry for entry in map(self._entry, good) if entry.has_adapter), None)
@@ -223,13 +263,17 @@ class Answerer:
             if plan.memories and not arms:
                 plan.note = f"memory {plan.memories[0].id} fits, but has no adapter: it answers from its text"
         try:
-            closed_book = self._request(ask.question, max_new_tokens)
+            closed_book = self._request(plan, ask.question)
             if WEIGHTS in arms or not arms:
                 plan.requests[WEIGHTS if arms else BASE] = closed_book
             if in_view := arms & {TEXT, BOTH}:
-                self._read(plan, known, in_view, max_new_tokens)
+                self._read(plan, known, in_view)
         except ModelError as error:
             plan.error = str(error)
+        if plan.left_out:
+            plan.note = f"the conversation is long: its first {plan.left_out} messages are left out; {plan.note}".strip(
+                "; "
+            )
         return plan
 
     def _entry(self, id: str) -> MemoryEntry:
@@ -237,12 +281,12 @@ class Answerer:
             self._entries[id] = self.store.get(id)
         return self._entries[id]
 
-    def _read(self, plan: _Plan, known: Sequence[Passage], arms: set[str], max_new_tokens: int) -> None:
+    def _read(self, plan: Plan, known: Sequence[Passage], arms: set[str]) -> None:
         """Adds the requests with as many of the passages in view as the model can read."""
         question = plan.ask.question
         for count in range(len(known), 0, -1):
             try:
-                request = self._request(with_passage(joined(known[:count]), question), max_new_tokens)
+                request = self._request(plan, with_passage(joined(known[:count]), question))
             except ModelError:
                 continue
             plan.passages = list(known[:count])
@@ -254,23 +298,43 @@ class Answerer:
         if not plan.requests:
             raise ModelError(
                 f"a passage of {len(self.model.chat.encode(known[0].text))} tokens “{known[0].title}” and an answer of "
-                f"{max_new_tokens} do not fit the model's {self.model.backend.max_positions} positions; give fewer "
-                f"--tokens{', or --from weights' if plan.writer else ''}"
+                f"{plan.ask.max_new_tokens} do not fit the model's {self.model.backend.max_positions} positions; give "
+                f"fewer --tokens{', or --from weights' if plan.writer else ''}"
             )
 
-    def _request(self, question: Question, max_new_tokens: int) -> Request:
-        """Raises ModelError if the model cannot read it."""
-        tokens, limit = tuple(self.model.chat.prompt(question)), self.model.backend.max_positions
-        if len(tokens) + max_new_tokens > limit:
+    def _request(self, plan: Plan, question: Question) -> Request:
+        """The request for a question, or for one with passages before it. Raises ModelError if the model cannot read
+        it."""
+        ask, limit = plan.ask, self.model.backend.max_positions
+        fixed = int(bool(ask.history) and ask.history[0].role == "system")
+        turns = len(ask.history) - fixed
+
+        def prompt(left_out: int) -> list[int]:
+            return self.model.chat.prompt(question, ask.history[:fixed] + ask.history[fixed + left_out :])
+
+        alone = len(prompt(turns))
+        if alone + ask.max_new_tokens > limit:
             raise ModelError(
-                f"a question of {len(tokens)} tokens and an answer of {max_new_tokens} do not fit the model's "
+                f"a question of {alone} tokens and an answer of {ask.max_new_tokens} do not fit the model's "
                 f"{limit} positions; shorten it"
             )
-        return Request(tokens, max_new_tokens=max_new_tokens)
+        most = min(limit - ask.max_new_tokens, alone + HISTORY_TOKENS)
+        left_out = bisect_left(range(turns), True, key=lambda count: len(prompt(count)) <= most)
+        while left_out < turns and ask.history[fixed + left_out].role != "user":  # templates expect a user's turn first
+            left_out += 1
+        plan.left_out = max(plan.left_out, left_out)
+        return Request(
+            tuple(prompt(left_out)),
+            max_new_tokens=ask.max_new_tokens,
+            temperature=ask.temperature,
+            top_p=ask.top_p,
+            seed=ask.seed,
+            allow=ask.allow,
+        )
 
     # The answers
 
-    def _paths(self, plans: Sequence[_Plan]) -> dict[str, Path]:
+    def _paths(self, plans: Sequence[Plan]) -> dict[str, Path]:
         """The verified folder of each adapter that is needed. Where one is damaged, the text answers in AUTO."""
         paths: dict[str, Path] = {}
         for plan in plans:
@@ -284,7 +348,7 @@ class Answerer:
                 plan.requests, plan.note = {TEXT: plan.requests[TEXT]}, str(error)
         return paths
 
-    def _write(self, plans: Sequence[_Plan], paths: dict[str, Path], on_token: OnStep) -> None:
+    def _write(self, plans: Sequence[Plan], paths: dict[str, Path], on_token: OnStep) -> None:
         """Fills in the texts of all arms."""
         for adapters, rows in self._adapters(paths):
             batch = [
@@ -294,12 +358,16 @@ class Answerer:
                 for arm, request in plan.requests.items()
             ]
             written = self.model.backend.generate([request for *_, request in batch], adapters, on_token=on_token)
-            for (plan, arm, request), tokens in zip(batch, written):
-                text = self.model.chat.decode(tokens).strip()
-                is_cut = len(tokens) == request.max_new_tokens and plan.ask.question.kind == "question"
-                plan.texts[arm] = whole_sentences(text) if is_cut else text
-                is_shared = arm == BOTH and TEXT in plan.requests
-                plan.tokens += len(tokens) + (0 if is_shared else len(request.tokens))
+            for (plan, arm, _), tokens in zip(batch, written):
+                self.take(plan, arm, tokens)
+
+    def take(self, plan: Plan, arm: str, tokens: list[int]) -> None:
+        """Takes what was written for the request of an arm."""
+        text, request = self.model.chat.decode(tokens).strip(), plan.requests[arm]
+        is_cut = len(tokens) == request.max_new_tokens and plan.ask.question.kind == "question"
+        plan.texts[arm] = whole_sentences(text) if is_cut else text
+        is_shared = arm == BOTH and TEXT in plan.requests
+        plan.tokens += len(tokens) + (0 if is_shared else len(request.tokens))
 
     def _adapters(self, paths: dict[str, Path]) -> Iterator[tuple[Adapters | None, dict[str, int]]]:
         """The adapters of these memories, in batches of one LoRA configuration, with the row of each memory; first
@@ -314,14 +382,13 @@ class Answerer:
                 loaded = self.model.backend.load(list(rows))
                 yield loaded, {id: rows[path] for id, path in paths.items() if path in rows}
 
-    def _chosen(self, plan: _Plan, router: Router, strict: bool) -> Answer:
+    def _chosen(self, plan: Plan) -> Answer:
         """The answer that is most probably right."""
         if plan.error:
             return Answer("", "", None, None, 0.0, error=plan.error)
-        question = plan.ask.question.question
         candidates = [self._candidate(plan, arm, text) for arm, text in plan.texts.items()]
         best = max(candidates, key=lambda c: c.probability or 0.0)
-        unknown = strict and (best.probability or 0.0) < CERTAIN
+        unknown = plan.ask.strict and (best.probability or 0.0) < CERTAIN
         memory = plan.memory(best)
         return Answer(
             UNKNOWN if unknown else best.text,
@@ -331,18 +398,19 @@ class Answerer:
             plan.score,
             tuple(candidates),
             plan.tokens,
-            self._disagreeing(question, memory, router) if memory else (),
+            self._disagreeing(plan.ask.looked_up, memory) if memory else (),
             note=plan.note,
         )
 
-    def _candidate(self, plan: _Plan, arm: str, text: str) -> Candidate:
+    def _candidate(self, plan: Plan, arm: str, text: str) -> Candidate:
         if not (known := plan.known(arm)):
             return Candidate(arm, text)
-        found = support(plan.ask.question.question, text, known)
+        found = support(plan.ask.looked_up, text, known)
         return Candidate(arm, text, found, probability(arm, text, found, plan.score, self.model.max_passages))
 
-    def _disagreeing(self, question: str, entry: MemoryEntry, router: Router) -> tuple[dict, ...]:
+    def _disagreeing(self, question: str, entry: MemoryEntry) -> tuple[dict, ...]:
         """Contradictions between the answering memory and other memories that fit the question, about what it asks."""
+        router = self.store.router(self.model.fingerprint)
         fitting = [id for id, _ in router.best(question, COMPARED, router.threshold)]
         others = [self._entry(id) for id in fitting if id != entry.id]
         records = [record for other in others for record in disagreeing(entry.passage, other)]

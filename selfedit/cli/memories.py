@@ -263,9 +263,10 @@ def _ask(arguments) -> int:
         model = open_model(arguments, progress.note)
         on_token = lambda done, total: stage("answer", done, total)  # noqa: E731  (a callback of one line)
         answers = Answerer(model, store).answer(
-            [Ask(question, arguments.arm) for question in questions],
-            strict=arguments.strict,
-            max_new_tokens=arguments.tokens,
+            [
+                Ask(question, arguments.arm, strict=arguments.strict, max_new_tokens=arguments.tokens)
+                for question in questions
+            ],
             on_token=on_token,
         )
     if not any(answer.memory for answer in answers):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from selfedit.errors import ModelError
 from selfedit.model.shape import Field, read_object, reason, shorten
 from selfedit.model.template import render
-from selfedit.types import Example, Question
+from selfedit.types import Example, Message, Question
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -102,11 +102,12 @@ class Chat:
                 f"but the model's embedding has {size} rows; the two belong to different models"
             )
 
-    def _render(self, messages: list[dict]) -> str:
+    def _render(self, messages: Sequence[Message]) -> str:
+        turns = [{"role": m.role, "content": self.plain(m.content)} for m in messages]
         if self._template is None:  # a base model: the plainest form that works
-            return "".join(f"{m['content']}\n" for m in messages if m["content"])
+            return "".join(f"{turn['content']}\n" for turn in turns if turn["content"])
         names = {key: name or "" for key, name in self._names.items()}
-        return render(self._template, messages=messages, add_generation_prompt=True, enable_thinking=False, **names)
+        return render(self._template, messages=turns, add_generation_prompt=True, enable_thinking=False, **names)
 
     def plain(self, text: str) -> str:
         """The text with a space in what would be read as a control token: a document does not end a turn."""
@@ -122,9 +123,10 @@ class Chat:
     def decode(self, tokens: list[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
-    def ask(self, question: str) -> list[int]:
-        """The tokens of a question in the model's own chat form, up to where the answer begins."""
-        tokens = self.encode(self._render([{"role": "user", "content": self.plain(question)}]))
+    def ask(self, question: str, history: Sequence[Message] = ()) -> list[int]:
+        """The tokens of a question in the model's own chat form, up to where the answer begins. `history`: the messages
+        before it. Raises ModelError if the model's template cannot have them."""
+        tokens = self.encode(self._render([*history, Message("user", question)]))
         if not tokens:
             raise ModelError("the model's chat template writes no text; choose another model")
         return tokens
@@ -142,8 +144,10 @@ class Chat:
         a, b = (self.ask(text)[::-1] for text in ("Which", "When"))
         return max(1, next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), 1))
 
-    def prompt(self, question: Question) -> list[int]:
-        return self.ask(question.question) if question.kind == "question" else self.continued(question.question)
+    def prompt(self, question: Question, history: Sequence[Message] = ()) -> list[int]:
+        if question.kind == "question":
+            return self.ask(question.question, history)
+        return self.continued(question.question)
 
     def study(self, example: Example) -> TokenizedExample:
         """What is trained on."""
