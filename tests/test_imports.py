@@ -17,7 +17,7 @@ PACKAGE = ROOT / "selfedit"
 ROOMS = [  # from below
     {"types", "errors", "config", "disk", "text", "thread_waiting", "worker", "remote"},
     {"model"},
-    {"documents"},
+    {"documents", "sessions"},
     {"edits", "judge", "tasks"},
     {"loop"},
     {"memory"},

@@ -1,0 +1,255 @@
+"""What a session changes in the statements known so far: statements added, replaced by a correction, and forgotten.
+
+A new statement replaces the clause of an older one that states another value of the same matter: the same words, and
+one value of the same kind that differs (see `values`). Words of correction ("now", "instead", "I said … but") lower
+the number of words that both must share.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from selfedit.sessions import passages, values, wording
+from selfedit.sessions.statements import Request, Statement, Told, stated
+from selfedit.text import split_sentences, stem, weight, words
+from selfedit.types import Message
+
+SHARED = 1.0
+"""Weight of the words that a correction and the older clause must share; common words weigh less than 1."""
+SHARED_NAME = 1.3
+"""The same where the values are names, since many names stand beside one word."""
+SHARED_PLAIN = 2.0
+"""The same without a word of correction."""
+ALIKE = 0.7
+"""Share of the words of the shorter sentence that both must have without a word of correction."""
+_SECRET = frozenset(
+    "name number code pin password passphrase login file address key phone date birthday age pay".split()
+)
+"""Words for an attribute: a statement need not use them if it has a value."""
+_SYNONYMS = (
+    "pay salary wage wages earn earns income",
+    "name names called",
+    "code pin password passphrase login passcode",
+    "address live lives street",
+    "age old born birthday",
+    "kids kid children child",
+    "phone telephone mobile",
+    "file path folder",
+)
+_SYNONYM = {word: group.split()[0] for group in _SYNONYMS for word in group.split()}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The statements after a session, and what led there."""
+
+    statements: tuple[Statement, ...]
+    """All that is known now, in order of time."""
+    added: tuple[Statement, ...] = ()
+    replaced: tuple[tuple[Statement, Statement], ...] = ()
+    """(older, newer): the older one went, or lost the clause with the older value."""
+    forgotten: tuple[Statement, ...] = ()
+    unknown: tuple[str, ...] = ()
+    """Requests to forget something of which nothing is known."""
+
+
+def updated(statements: Sequence[Statement], turns: Sequence[Message], session: str, date: str) -> Changes:
+    """Returns what is known after the session. Statements of the same session and turn are not added twice, so that a
+    session can be read again after every turn."""
+    known = list(statements)
+    added: list[Statement] = []
+    replaced: list[tuple[Statement, Statement]] = []
+    forgotten: list[Statement] = []
+    unknown: list[str] = []
+    for event in stated(turns, session, date):
+        if isinstance(event, Request):
+            gone = about(event.target, known, strict=event.strict)
+            known = [statement for statement in known if statement not in gone]
+            added = [statement for statement in added if statement not in gone]
+            forgotten += gone
+            if not gone:
+                unknown.append(event.target)
+            continue
+        new, pairs = _corrected(event, known)
+        if not new or any((s.text, s.session, s.turn) == (new.text, session, new.turn) for s in known):
+            continue
+        for old, rest, _ in pairs:
+            at = known.index(old)
+            known[at : at + 1] = [replace(old, text=rest)] if rest else []
+            added = [statement for statement in added if statement != old]
+        new = replace(new, group=passages.group_for(new, known))
+        replaced += [(old, new) for old, _, _ in pairs]
+        known.append(new)
+        added.append(new)
+    return Changes(tuple(known), tuple(added), tuple(replaced), tuple(forgotten), tuple(unknown))
+
+
+def _corrected(told: Told, known: Iterable[Statement]) -> tuple[Statement | None, list[tuple[Statement, str, str]]]:
+    """The new statement, without the older value, and (older statement, what is left of it, older value) for each that
+    it replaces."""
+    new = told.statement
+    if match := wording.RESTATED.match(new.text):
+        new = _restated(new, match)
+        if not new:
+            return None, []
+    pairs = []
+    for old in known:
+        if (old.session, old.turn) == (new.session, new.turn):
+            continue
+        if pair := _conflict(old.text, new.text, told.context):
+            before, after = pair
+            text = values.without(new.text, before.text, keep=after.text) or new.text
+            new = replace(new, text=text)
+            pairs.append(
+                (old, values.without(old.text, before.text, pronoun=_former(old.text, before.text)), before.text)
+            )
+    return new, pairs
+
+
+def _restated(new: Statement, match: re.Match) -> Statement | None:
+    """The new value in the words that the user repeats: "I said we meet on Monday, it is Friday" → "We meet on Friday: it
+    is Friday"; None where only the older value is repeated."""
+    old, rest = match["old"], match["new"]
+    if not rest:
+        return None
+    for before in values.values(old):
+        for after in values.values(rest):
+            if before.kind == after.kind and not values.same(before.text, after.text):
+                subject = old.replace(before.text, after.text)
+                return replace(new, text=f"{subject[:1].upper()}{subject[1:]}: {rest}")
+    return replace(new, text=rest[:1].upper() + rest[1:])
+
+
+def _conflict(old: str, new: str, context: str) -> tuple[values.Value, values.Value] | None:
+    """The older and the newer value, if the new sentence states another value of the same matter."""
+    corrects = wording.corrects(context)
+    new_values = values.values(new)
+    best: tuple[float, values.Value, values.Value] | None = None
+    for sentence in split_sentences(old, "en"):
+        old_values = values.values(sentence)
+        for before in old_values:
+            if before.kind in ("month", "year") or any(
+                values.same(before.text, v.text) and not _moves(context) for v in new_values
+            ):
+                continue
+            for after in new_values:
+                if after.kind != before.kind or values.mentions(old, after.text):
+                    continue
+                if before.unit and after.unit and before.unit != after.unit:
+                    continue
+                score = _score(sentence, new, context, before, after, corrects)
+                if score and (best is None or score > best[0]):
+                    best = score, before, after
+    return (best[1], best[2]) if best else None
+
+
+def _moves(context: str) -> bool:
+    return wording.corrects(context)
+
+
+def _score(sentence: str, new: str, context: str, before: values.Value, after: values.Value, corrects: bool) -> float:
+    """How surely `after` replaces `before`; 0 if it does not."""
+    a = _stems(sentence, before.text)
+    b, wide = _stems(new, after.text), _stems(context, after.text)
+    if not corrects:
+        shared = _weight(a, b)
+        alike = shared >= SHARED_PLAIN and shared >= ALIKE * max(_weight(a, a), _weight(b, b))
+        return shared if alike else 0.0
+    mentioned = values.mentions(context, before.text)
+    shared = max(_weight(a, b), (0.5 if mentioned else 1.0) * _weight(a, wide))
+    least = SHARED_NAME if before.kind == "name" else SHARED
+    if mentioned and not values.same(before.text, after.text):
+        least = 0.5
+    clause = _weight(_stems(values.clause_with(sentence, before.text), before.text), b | wide)
+    return shared + clause if shared >= least else 0.0
+
+
+def _stems(text: str, value: str) -> set[str]:
+    spelled = [stem(word) for word in words(re.sub(r"n['’]t\b", " not", text))]
+    return {_SYNONYM.get(word, word) for word in spelled} - {stem(word) for word in words(value)}
+
+
+def _akin(a: str, b: str) -> bool:
+    """Whether two stems are forms of one word: work and worker, hour and hourly."""
+    return a == b or min(len(a), len(b)) >= 4 and (a.startswith(b) or b.startswith(a)) and abs(len(a) - len(b)) <= 3
+
+
+def _weight(a: set[str], b: set[str]) -> float:
+    return sum(weight(term) for term in a if any(_akin(term, other) for other in b))
+
+
+def _former(old: str, value: str) -> str:
+    """ "My neighbour is called Ada" → "my former neighbour", for what is left of the statement."""
+    match = re.match(r"(my|our) ((?:[\w-]+ ){0,5}?)(?:is|are)\b", old, re.IGNORECASE)
+    return f"{match[1].lower()} former {match[2].strip()}" if match else ""
+
+
+def about(target: str, statements: Iterable[Statement], *, strict: bool = False) -> list[Statement]:
+    """The statements that a request to forget names; all of them if it names nothing in particular.
+
+    strict: every word of the request must be in the statement.
+    """
+    known = list(statements)
+    if not target:
+        return known
+    wanted = _named(target)
+    if not wanted:
+        return []
+    holders = wanted - {_SYNONYM.get(word, word) for word in _SECRET}
+    attributes = wanted - holders
+    scores = []
+    for statement in known:
+        stems = _stems(statement.text, "")
+        found = _weight(wanted, stems)
+        held = _weight(holders, stems) if holders else 1.0
+        if attributes and held and _has_value(statement.text, attributes):
+            found = max(found, _weight(holders, stems) + 0.9 * _weight(attributes, attributes))
+        scores.append(found / _weight(wanted, wanted) if held else 0.0)
+    least = max(max(scores, default=0.0) - 0.01, 0.99 if strict and not attributes else 0.5)
+    gone = [statement for statement, score in zip(known, scores) if score >= least]
+    secrets = {v.text for s in gone for v in values.values(s.text) if v.kind == "code"}
+    if "name" in attributes:
+        secrets |= {v.text for s in gone for v in values.values(s.text) if v.kind == "name"}
+    return [s for s in known if s in gone or any(values.mentions(s.text, secret) for secret in secrets)]
+
+
+def _named(target: str) -> set[str]:
+    """The stems of a request that tell what is to be forgotten."""
+    target = (
+        re.split(
+            r"[,;]| (?:that|which) I | from (?:your|what|the)\b| (?:out )?of your\b| in your\b| will you\b", target
+        )[0]
+        or target
+    )
+    return {term for term in _stems(target, "") if weight(term) == 1 or term in _SYNONYM.values()} - {"pleas"}
+
+
+def _has_value(text: str, attributes: set[str]) -> bool:
+    kinds = {value.kind for value in values.values(text)}
+    return "name" in kinds if attributes == {"name"} else bool(kinds - {"name", "month", "weekday"})
+
+
+def transcript_without(turns: Sequence[Message], forgotten: Iterable[Statement]) -> list[Message]:
+    """The conversation without the sentences, of either side, that tell something forgotten."""
+    texts = [statement.text for statement in forgotten]
+    secrets = {value.text for text in texts for value in values.values(text) if value.kind not in ("month", "weekday")}
+    secrets = {secret for secret in secrets if re.search(r"\d|/", secret)} or secrets
+    stems = [_stems(text, "") for text in texts]
+    return [Message(turn.role, _without_sentences(turn.content, secrets, stems)) for turn in turns]
+
+
+def _without_sentences(content: str, secrets: set[str], stems: list[set[str]]) -> str:
+    lines = []
+    for line in content.split("\n"):
+        kept = [s for s in split_sentences(line, "en") if not _tells(s, secrets, stems)]
+        lines.append(line if len(kept) == len(split_sentences(line, "en")) else " ".join(kept))
+    return "\n".join(lines)
+
+
+def _tells(sentence: str, secrets: set[str], stems: list[set[str]]) -> bool:
+    if any(values.mentions(sentence, secret) for secret in secrets):
+        return True
+    terms = _stems(sentence, "")
+    return any(_weight(terms, other) >= max(2.0, ALIKE * _weight(terms, terms)) for other in stems)

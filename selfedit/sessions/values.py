@@ -1,0 +1,121 @@
+"""The values in a sentence (numbers, days, times, versions, names), and a sentence without one of them.
+
+Two values of the same kind can be the older and the newer value of one matter. A clause ends at a comma, a semicolon or
+a conjunction; the smallest part that can go without the sentence losing its grammar goes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from selfedit.text import split_sentences, stem, weight, words
+
+_MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
+_COUNT = (
+    "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|twenty|thirty|forty|fifty"
+)
+_VALUE = re.compile(
+    rf"(?P<date>\b\d{{1,2}}(?:st|nd|rd|th)?(?: of)? (?:{_MONTH})\b|\b(?:{_MONTH}) \d{{1,2}}(?:st|nd|rd|th)?\b(?!:)"
+    r"|\b\d{4}-\d\d-\d\d\b"
+    r"|\b\d{1,2}(?:st|nd|rd|th)\b)"
+    r"|(?P<time>\b\d{1,2}[:.]\d\d(?= ?(?:[ap]m|h|o'clock))|\b\d{1,2}:\d\d\b|\b\d{1,2} ?[ap]m\b)"
+    r"|(?P<weekday>\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?\b)"
+    rf"|(?P<month>\b(?:{_MONTH})\b)"
+    r"|(?P<code>[\w.-]*[/\\@][\w./\\@-]*\w|\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]+\b|\b\d+(?:-\d+)+\b)"
+    r"|(?P<year>\b(?:19|20)\d\d\b)"
+    rf"|(?P<number>\d+(?:[.,]\d+)*|\b(?:{_COUNT})\b)"
+    r"|(?P<name>(?:\b(?:Mrs?|Ms|Dr|Prof)\. )?\b[A-Z][\w-]*\w(?:[ ’'](?:of )?[A-Z]\w+)*)"
+)
+_NO_NAMES = frozenset(
+    """I'm I've I'll I'd We He She It They There The This That These My Our Your A An In On At For From Since When If And
+    But So Also Not No Yes Only Please Always Never Every One All Both Two Three Then Now Today""".split()
+)
+_CLAUSE_END = re.compile(
+    r"\s*[,;]\s+(?:(?:and|but|so|because|as|since)\s+)?|\s+(?:and|but|so|because|although)\s+", re.IGNORECASE
+)
+_PRONOUN_CLAUSE = re.compile(r"^(?:she|he|they|it)\b\s*", re.IGNORECASE)
+
+
+class Value(NamedTuple):
+    kind: str
+    text: str
+    unit: str
+    """The stem of the word after a number: 30 *levels*; "" if it tells nothing."""
+
+
+def values(sentence: str) -> list[Value]:
+    """The values of a sentence, in order. A name at the start of a sentence counts unless it is a common word."""
+    found = []
+    for match in _VALUE.finditer(sentence):
+        kind, text = match.lastgroup or "", match[0]
+        if kind == "name" and (text in _NO_NAMES or _begins_sentence(sentence, match.start()) and not _is_rare(text)):
+            continue
+        after = re.match(r"\s+([a-z]{3,})", sentence[match.end() :])
+        unit = stem(after[1]) if kind == "number" and after and weight(stem(after[1])) == 1 else ""
+        found.append(Value(kind, text, unit))
+    return found
+
+
+def _begins_sentence(text: str, position: int) -> bool:
+    return not position or bool(re.search(r"[.!?:\"“]\s*$", text[:position]))
+
+
+def _is_rare(name: str) -> bool:
+    """Whether a capitalised word at the start of a sentence is likely a name: not a common word, not a plural or a form
+    in -ing."""
+    return " " in name or (weight(stem(name)) == 1 and not re.search(r"(?:ing|ed|ly)$", name))
+
+
+def same(a: str, b: str) -> bool:
+    return a.casefold() == b.casefold()
+
+
+def mentions(text: str, value: str) -> bool:
+    """Whether the value stands in the text as whole words."""
+    return bool(re.search(rf"(?<![\w.,-]){re.escape(value)}(?![\w-]|[.,]\d)", text, re.IGNORECASE))
+
+
+def clause_with(sentence: str, value: str) -> str:
+    """The clause of a sentence that holds the value."""
+    return next((clause for clause in _CLAUSE_END.split(sentence) if mentions(clause, value)), sentence)
+
+
+def without(text: str, value: str, *, keep: str = "", pronoun: str = "") -> str:
+    """The text without the clauses that hold the value, but for those that hold `keep` too; "" if nothing is left.
+
+    pronoun: the noun phrase for a pronoun whose clause of reference went ("my former neighbour").
+    """
+    left = []
+    for sentence in split_sentences(text, "en"):
+        if mentions(sentence, value):
+            sentence = _sentence_without(sentence, value, keep, pronoun)
+        if sentence:
+            left.append(sentence)
+    return " ".join(left)
+
+
+def _sentence_without(sentence: str, value: str, keep: str, pronoun: str) -> str:
+    escaped = re.escape(value)
+    sentence = re.sub(rf"\bfrom (?:the )?{escaped} (?=to\b)", "", sentence, flags=re.IGNORECASE)
+    modifier = rf"(?<!\bis)(?<!\bare)(?<!\bit['’]s),?\s+(?:called|named|version|number)\s+{escaped}(?![\w-]|[.,]\d)"
+    if not re.match(r"called|named|version|number", sentence, re.IGNORECASE):
+        sentence = re.sub(modifier, "", sentence, flags=re.IGNORECASE)
+    if not mentions(sentence, value):
+        return sentence
+    spans, start = [], 0
+    for match in _CLAUSE_END.finditer(sentence):
+        spans.append((sentence[start : match.start()], match[0]))
+        start = match.end()
+    spans.append((sentence[start:].rstrip(".!"), ""))
+    kept = [(clause, end) for clause, end in spans if not mentions(clause, value) or keep and mentions(clause, keep)]
+    if kept and kept[0] != spans[0]:
+        first, end = kept[0]
+        if match := _PRONOUN_CLAUSE.match(first):
+            if not pronoun:
+                return ""
+            kept[0] = (f"{pronoun} {first[match.end() :]}", end)
+    if sum(len(words(clause)) for clause, _ in kept) < 3:
+        return ""
+    text = "".join(clause + end for clause, end in kept[:-1]) + kept[-1][0]
+    return text[:1].upper() + text[1:].rstrip(" ,;") + "."
