@@ -43,14 +43,6 @@ TITLE_SEPARATOR = " › "
 """Between the title of a document and the headings in the title of a passage."""
 
 
-class Message(NamedTuple):
-    """One turn of a conversation."""
-
-    role: str
-    """`system`, `user` or `assistant`."""
-    content: str
-
-
 class Unit(NamedTuple):
     """The smallest part of a document that states something."""
 

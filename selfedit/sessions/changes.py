@@ -109,8 +109,8 @@ def _corrected(told: Told, known: Iterable[Statement]) -> tuple[Statement | None
 
 
 def _restated(new: Statement, match: re.Match) -> Statement | None:
-    """The new value in the words that the user repeats: "I said we meet on Monday, it is Friday" → "We meet on Friday: it
-    is Friday"; None where only the older value is repeated."""
+    """The new value in the words that the user repeats: "I said we meet on Monday, it is Friday" → "We meet on Friday:
+    it is Friday"; None where only the older value is repeated."""
     old, rest = match["old"], match["new"]
     if not rest:
         return None

@@ -28,8 +28,8 @@ _VALUE = re.compile(
     r"|(?P<name>(?:\b(?:Mrs?|Ms|Dr|Prof)\. )?\b[A-Z][\w-]*\w(?:[ ’'](?:of )?[A-Z]\w+)*)"
 )
 _NO_NAMES = frozenset(
-    """I'm I've I'll I'd We He She It They There The This That These My Our Your A An In On At For From Since When If And
-    But So Also Not No Yes Only Please Always Never Every One All Both Two Three Then Now Today""".split()
+    """I'm I've I'll I'd We He She It They There The This That These My Our Your A An In On At For From Since When If
+    And But So Also Not No Yes Only Please Always Never Every One All Both Two Three Then Now Today""".split()
 )
 _CLAUSE_END = re.compile(
     r"\s*[,;]\s+(?:(?:and|but|so|because|as|since)\s+)?|\s+(?:and|but|so|because|although)\s+", re.IGNORECASE

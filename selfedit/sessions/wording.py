@@ -132,8 +132,7 @@ _ROLE_AND_NAME = re.compile(r"^(?:[Mm]y|[Oo]ur) (?:[a-z-]+ ){1,3}[A-Z]\w+$")
 
 _SMALL_TALK = matcher(
     one_of(
-        "",
-        r"I(?:'m| am) (?:so |very |really |just )*(?:bored|tired|hungry|back|here|busy|fine|ok|good|sorry|happy)\b.{0,30}",
+        r"I(?:'m| am) (?:so |very |really )*(?:bored|tired|hungry|back|here|busy|fine|ok|good|sorry|happy)\b.{0,30}",
         "I (?:like|love) (?:it|that|this) | I(?:'ll| will) (?:try|do that|see|think about it).{0,20}",
         r"see you\b.{0,30} | how are you.{0,20}",
         "that's (?:all|it|great|nice|fine|good|helpful|perfect|funny).{0,20} | (?:typical|poor) me",
