@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from selfedit.sessions import passages, values, wording
 from selfedit.sessions.statements import Request, Statement, Told, stated
@@ -24,9 +25,7 @@ SHARED_PLAIN = 2.0
 """The same without a word of correction."""
 ALIKE = 0.7
 """Share of the words of the shorter sentence that both must have without a word of correction."""
-_SECRET = frozenset(
-    "name number code pin password passphrase login file address key phone date birthday age pay".split()
-)
+_SECRET = frozenset(map(stem, "name number code file date birthday age pay address phone key".split()))
 """Words for an attribute: a statement need not use them if it has a value."""
 _SYNONYMS = (
     "pay salary wage wages earn earns income",
@@ -38,7 +37,15 @@ _SYNONYMS = (
     "phone telephone mobile",
     "file path folder",
 )
-_SYNONYM = {word: group.split()[0] for group in _SYNONYMS for word in group.split()}
+_SYNONYM = {stem(word): stem(group.split()[0]) for group in _SYNONYMS for word in group.split()}
+_EMPTY = frozenset(
+    map(
+        stem,
+        "me us our ours mine yours am please just really already yet still until till thing things stuff anything "
+        "something old again quite actually instead maybe ever".split(),
+    )
+)
+"""Words that tell nothing about the matter, beside the commonest ones."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,10 @@ def updated(statements: Sequence[Statement], turns: Sequence[Message], session: 
             at = known.index(old)
             known[at : at + 1] = [replace(old, text=rest)] if rest else []
             added = [statement for statement in added if statement != old]
+        for old, _, value in pairs:
+            renamed = {s: _with_role(s, old, value) for s in known if (s.session, s.turn) == (session, new.turn)}
+            known = [renamed.get(statement, statement) for statement in known]
+            added = [renamed.get(statement, statement) for statement in added]
         new = replace(new, group=passages.group_for(new, known))
         replaced += [(old, new) for old, _, _ in pairs]
         known.append(new)
@@ -101,11 +112,28 @@ def _corrected(told: Told, known: Iterable[Statement]) -> tuple[Statement | None
         if pair := _conflict(old.text, new.text, told.context):
             before, after = pair
             text = values.without(new.text, before.text, keep=after.text) or new.text
+            if match is None and _names_only_value(text, after.text) and _restates(told.context, before.text):
+                clause = values.clause_with(old.text, before.text).replace(before.text, after.text)
+                text = f"{clause[:1].upper()}{clause[1:].rstrip('.!')}: {text}"
             new = replace(new, text=text)
             pairs.append(
                 (old, values.without(old.text, before.text, pronoun=_former(old.text, before.text)), before.text)
             )
     return new, pairs
+
+
+def _restates(context: str, value: str) -> bool:
+    """Whether the user repeats the older value in order to correct it: "I told you 3 May"."""
+    return any(
+        values.mentions(match["old"], value)
+        for sentence in split_sentences(context, "en")
+        if (match := wording.RESTATED.match(wording.without_lead_in(sentence)))
+    )
+
+
+def _names_only_value(text: str, value: str) -> bool:
+    """Whether a sentence says only "it is VALUE", so that its subject must come from the older statement."""
+    return bool(re.search(rf"(?:^|[ ,])it(?:['’]s| is| was) (?:on |at )?{re.escape(value)}", text, re.IGNORECASE))
 
 
 def _restated(new: Statement, match: re.Match) -> Statement | None:
@@ -137,12 +165,22 @@ def _conflict(old: str, new: str, context: str) -> tuple[values.Value, values.Va
             for after in new_values:
                 if after.kind != before.kind or values.mentions(old, after.text):
                     continue
-                if before.unit and after.unit and before.unit != after.unit:
+                if not _comparable(before, after, context):
                     continue
                 score = _score(sentence, new, context, before, after, corrects)
                 if score and (best is None or score > best[0]):
                     best = score, before, after
     return (best[1], best[2]) if best else None
+
+
+def _comparable(before: values.Value, after: values.Value, context: str) -> bool:
+    """Whether the units of two numbers agree, the noun before the older one is named again, and two names are both
+    subjects or both none, unless the context mentions the older name."""
+    if before.kind == "name":
+        return before.is_subject == after.is_subject or values.mentions(context, before.text)
+    if before.unit and after.unit and before.unit != after.unit:
+        return False
+    return not before.label or any(_akin(before.label, term) for term in _stems(context, ""))
 
 
 def _moves(context: str) -> bool:
@@ -157,18 +195,25 @@ def _score(sentence: str, new: str, context: str, before: values.Value, after: v
         shared = _weight(a, b)
         alike = shared >= SHARED_PLAIN and shared >= ALIKE * max(_weight(a, a), _weight(b, b))
         return shared if alike else 0.0
+    if _restates(context, before.text):
+        return 1.0 + _weight(a, b)
     mentioned = values.mentions(context, before.text)
-    shared = max(_weight(a, b), (0.5 if mentioned else 1.0) * _weight(a, wide))
-    least = SHARED_NAME if before.kind == "name" else SHARED
-    if mentioned and not values.same(before.text, after.text):
+    if mentioned:
         least = 0.5
+    else:
+        least = SHARED_NAME if before.kind == "name" else SHARED
+    shared = _weight(a, b)
+    if before.kind != "name" or mentioned:
+        shared = max(shared, (0.5 if mentioned else 1.0) * _weight(a, wide))
     clause = _weight(_stems(values.clause_with(sentence, before.text), before.text), b | wide)
     return shared + clause if shared >= least else 0.0
 
 
-def _stems(text: str, value: str) -> set[str]:
-    spelled = [stem(word) for word in words(re.sub(r"n['’]t\b", " not", text))]
-    return {_SYNONYM.get(word, word) for word in spelled} - {stem(word) for word in words(value)}
+@lru_cache(maxsize=10_000)
+def _stems(text: str, value: str) -> frozenset[str]:
+    """The stems of the words of a text, without those of the value."""
+    spelled = {stem(word) for word in words(text)} - {stem(word) for word in words(value)} - _EMPTY
+    return frozenset(_SYNONYM.get(word, word) for word in spelled)
 
 
 def _akin(a: str, b: str) -> bool:
@@ -176,13 +221,21 @@ def _akin(a: str, b: str) -> bool:
     return a == b or min(len(a), len(b)) >= 4 and (a.startswith(b) or b.startswith(a)) and abs(len(a) - len(b)) <= 3
 
 
-def _weight(a: set[str], b: set[str]) -> float:
+def _weight(a: frozenset[str], b: frozenset[str]) -> float:
     return sum(weight(term) for term in a if any(_akin(term, other) for other in b))
+
+
+def _with_role(statement: Statement, old: Statement, value: str) -> Statement:
+    """The statement with "my former neighbour" for the older name: "Ada left! My new neighbour is Eve."."""
+    if not (role := _former(old.text, value)) or not values.mentions(statement.text, value):
+        return statement
+    text = statement.text.replace(value, role)
+    return replace(statement, text=text[:1].upper() + text[1:])
 
 
 def _former(old: str, value: str) -> str:
     """ "My neighbour is called Ada" → "my former neighbour", for what is left of the statement."""
-    match = re.match(r"(my|our) ((?:[\w-]+ ){0,5}?)(?:is|are)\b", old, re.IGNORECASE)
+    match = re.match(r"(my|our) (?:new |former )?((?:[\w-]+ ){0,5}?)(?:is|are)\b", old, re.IGNORECASE)
     return f"{match[1].lower()} former {match[2].strip()}" if match else ""
 
 
@@ -197,7 +250,7 @@ def about(target: str, statements: Iterable[Statement], *, strict: bool = False)
     wanted = _named(target)
     if not wanted:
         return []
-    holders = wanted - {_SYNONYM.get(word, word) for word in _SECRET}
+    holders = wanted - _SECRET
     attributes = wanted - holders
     scores = []
     for statement in known:
@@ -215,7 +268,7 @@ def about(target: str, statements: Iterable[Statement], *, strict: bool = False)
     return [s for s in known if s in gone or any(values.mentions(s.text, secret) for secret in secrets)]
 
 
-def _named(target: str) -> set[str]:
+def _named(target: str) -> frozenset[str]:
     """The stems of a request that tell what is to be forgotten."""
     target = (
         re.split(
@@ -223,10 +276,10 @@ def _named(target: str) -> set[str]:
         )[0]
         or target
     )
-    return {term for term in _stems(target, "") if weight(term) == 1 or term in _SYNONYM.values()} - {"pleas"}
+    return frozenset(term for term in _stems(target, "") if weight(term) == 1 or term in _SYNONYM.values())
 
 
-def _has_value(text: str, attributes: set[str]) -> bool:
+def _has_value(text: str, attributes: frozenset[str]) -> bool:
     kinds = {value.kind for value in values.values(text)}
     return "name" in kinds if attributes == {"name"} else bool(kinds - {"name", "month", "weekday"})
 
@@ -240,7 +293,7 @@ def transcript_without(turns: Sequence[Message], forgotten: Iterable[Statement])
     return [Message(turn.role, _without_sentences(turn.content, secrets, stems)) for turn in turns]
 
 
-def _without_sentences(content: str, secrets: set[str], stems: list[set[str]]) -> str:
+def _without_sentences(content: str, secrets: set[str], stems: list[frozenset[str]]) -> str:
     lines = []
     for line in content.split("\n"):
         kept = [s for s in split_sentences(line, "en") if not _tells(s, secrets, stems)]
@@ -248,7 +301,7 @@ def _without_sentences(content: str, secrets: set[str], stems: list[set[str]]) -
     return "\n".join(lines)
 
 
-def _tells(sentence: str, secrets: set[str], stems: list[set[str]]) -> bool:
+def _tells(sentence: str, secrets: set[str], stems: list[frozenset[str]]) -> bool:
     if any(values.mentions(sentence, secret) for secret in secrets):
         return True
     terms = _stems(sentence, "")

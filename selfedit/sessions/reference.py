@@ -18,27 +18,32 @@ _SUBJECT = re.compile(
     rf"^(?P<subject>(?:[^\s,;:]+\s+){{1,7}}?)(?:{_VERB})\b|^(?P<other>(?:[^\s,;:]+\s+){{1,5}}?)\w+(?:[^s\W]s|ed)\b",
     re.IGNORECASE,
 )
-_NOUN = r"(?!(?:is|are|was|were|has|and|or|but|that|who|which|to|of|in|on|at|for|with|by|from|is)\b)[\w-]+"
+_NOUN = (
+    r"(?![\w-]+['’])(?!(?:is|are|was|were|has|and|or|but|that|who|which|to|of|in|on|at|for|with|by|from|is)\b)[\w-]+"
+)
 _INDEFINITE = re.compile(
     rf"\b(?:an?) ((?:{_NOUN} ){{0,2}}?{_NOUN})(?=[,.!;]|\s(?:now|to|in|on|at|for|with|from|that|by|called|and)\b|\s*$)"
 )
-_DEFINITE = re.compile(rf"\b((?:[Mm]y|[Oo]ur|[Tt]he) (?:{_NOUN} )?{_NOUN})")
+_MINE = re.compile(rf"\b((?:[Mm]y|[Oo]ur) (?:{_NOUN} )?{_NOUN})")
 _NAMED = re.compile(rf"\b(?:my|our|the) (?:{_NOUN} )?{_NOUN}(?: of (?:my|our|the) {_NOUN})?", re.IGNORECASE)
 _PERSON = (
     r"wife|husband|partner|son|daughter|child|children|kids?|brother|sister|mother|father|mum|mom|dad|granny|grandma|grandpa"
     r"|uncle|aunt|cousin|nephew|niece|friend|neighbou?r|boss|lead|head|student|colleague|assistant|pupil|girl|boy|man|woman"
-    r"|bride|groom|chef|apprentice|guy|lady|guest|vet|nurse|critic|bos|client|roommate|\w+(?:mate|ist|man|woman)"
+    r"|bride|groom|chef|apprentice|guy|lady|guest|vet|nurse|critic|bos|client|mate|\w+(?:mate|ist|man|woman)"
     r"|\w{3,}(?:er|or)(?<!paper)(?<!server)(?<!number)(?<!order)(?<!computer)(?<!letter)"
 )
 _PERSONAL = re.compile(
     rf"\b((?:[Mm]y|[Oo]ur|[Aa]n?|[Tt]he|[Oo]ne) (?:[\w-]+ ){{0,2}}?(?:{_PERSON}))\b(?:,? ([A-Z]\w+))?"
 )
-_NAME_SUBJECT = re.compile(r"^([A-Z][\w.]+(?: [A-Z]\w+)*)\s+(?=[a-z])")
+_NAME_SUBJECT = re.compile(
+    r"^(?!(?:My|Our|The|An?|We|It|He|She|They|There|You|This|That)\b)([A-Z][\w.]+(?: [A-Z]\w+)*)\s+(?=[a-z])"
+)
 _CHECKED = re.compile(
     r"^(?:but )?(?:I|we) (?:did|do|checked|looked|read|asked|measured|tested|counted|know|found out)\b[^,.]{0,25},"
     r"\s+(?:and )?",
     re.IGNORECASE,
 )
+_NONE = re.compile(r"^there (?:is|are|was|were) (?:no|none|not)\b", re.IGNORECASE)
 _PRONOUN = re.compile(r"^(it|he|she|they|these|those)(?P<short>['’](?:s|re|ll|ve|d))?\b\s*", re.IGNORECASE)
 _FULL = {"s": "is", "re": "are", "ll": "will", "ve": "have", "d": "would"}
 _ANAPHOR = re.compile(
@@ -97,7 +102,7 @@ def thing_in(sentence: str) -> str | None:
     subject = subject_of(sentence)
     if subject and not _PERSONAL.search(subject) and not re.match(r"[A-Z]\w+\s*$", subject):
         return subject
-    found = [phrase for phrase in _DEFINITE.findall(sentence) if not _PERSONAL.search(phrase)]
+    found = [phrase for phrase in _MINE.findall(sentence) if not _PERSONAL.search(phrase)]
     return found[-1] if found else None
 
 
@@ -112,7 +117,7 @@ def begins_with_pronoun(sentence: str) -> bool:
 
 def refers_back(sentence: str) -> bool:
     """Whether a sentence has a pronoun and nothing before it that the pronoun can mean."""
-    if begins_with_pronoun(sentence):
+    if begins_with_pronoun(sentence) or _NONE.match(sentence):
         return True
     match = _ANAPHOR.search(sentence)
     return bool(match) and not re.search(r"\b(?:my|our|an?|the) \w|(?<=\w )[A-Z]\w", sentence[: match.start()])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from selfedit.sessions import reference, wording
+from selfedit.sessions.values import values
 from selfedit.text import words
 from selfedit.types import Message
 
@@ -136,7 +137,7 @@ class _Turn:
             self.claimed = claim[1]
             known = wording.introduction(claim[0])
             return bool(known) and self._keep(known)
-        if self.claimed and reference.begins_with_pronoun(sentence) and not re.search(r"\d", sentence):
+        if self.claimed and reference.refers_back(sentence) and not values(sentence):
             return False  # a comment on the claim
         return self._keep(sentence)
 
@@ -184,7 +185,7 @@ class _Turn:
             else:
                 return False
         elif re.search(r"\b(?:its|his|her|their)\b", target, re.IGNORECASE):
-            target = f"{target} {reference.thing_named(lead or turn_so_far)}"
+            target = f"{reference.thing_named(lead or turn_so_far)} {target}"
         self.requests.append((target.strip(), strict))
         if lead := wording.without_lead_in(lead).rstrip(" ,;:"):
             self._keep_lead(lead, target)

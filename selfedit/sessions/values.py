@@ -7,6 +7,7 @@ a conjunction; the smallest part that can go without the sentence losing its gra
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from selfedit.text import split_sentences, stem, weight, words
@@ -15,6 +16,11 @@ _MONTH = "January|February|March|April|May|June|July|August|September|October|No
 _COUNT = (
     "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|twenty|thirty|forty|fifty"
 )
+_NO_NAME = (
+    "I|I['’]m|I['’]ve|I['’]ll|I['’]d|We|He|She|It|They|There|The|This|That|These|My|Our|Your|An?|In|On|At|For|From|Since|When|If"
+    "|And|But|So|Also|Not|No|Yes|Only|Please|Always|Never|Every|One|All|Both|Then|Now|Today|What|Which"
+)
+_CALENDAR = rf"(?:{_MONTH}|(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?)\b"
 _VALUE = re.compile(
     rf"(?P<date>\b\d{{1,2}}(?:st|nd|rd|th)?(?: of)? (?:{_MONTH})\b|\b(?:{_MONTH}) \d{{1,2}}(?:st|nd|rd|th)?\b(?!:)"
     r"|\b\d{4}-\d\d-\d\d\b"
@@ -25,16 +31,20 @@ _VALUE = re.compile(
     r"|(?P<code>[\w.-]*[/\\@][\w./\\@-]*\w|\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]+\b|\b\d+(?:-\d+)+\b)"
     r"|(?P<year>\b(?:19|20)\d\d\b)"
     rf"|(?P<number>\d+(?:[.,]\d+)*|\b(?:{_COUNT})\b)"
-    r"|(?P<name>(?:\b(?:Mrs?|Ms|Dr|Prof)\. )?\b[A-Z][\w-]*\w(?:[ ’'](?:of )?[A-Z]\w+)*)"
-)
-_NO_NAMES = frozenset(
-    """I'm I've I'll I'd We He She It They There The This That These My Our Your A An In On At For From Since When If
-    And But So Also Not No Yes Only Please Always Never Every One All Both Two Three Then Now Today""".split()
+    r"|(?P<name>(?:\b(?:Mrs?|Ms|Dr|Prof)\. )?\b"
+    rf"(?!(?:{_NO_NAME})\b)[A-Z][\w-]*\w(?:[ ’'](?:of )?(?!{_CALENDAR})[A-Z]\w+)*)"
 )
 _CLAUSE_END = re.compile(
     r"\s*[,;]\s+(?:(?:and|but|so|because|as|since)\s+)?|\s+(?:and|but|so|because|although)\s+", re.IGNORECASE
 )
+_CLAUSE_WITH_VERB = re.compile(
+    r"^(?:I|we|she|he|they|it|you)\b|\b(?:is|are|was|were|has|have|had|can|will|must|\w+(?:[^s\W]s|ed))\b|['’](?:s|re|m|ve)\b",
+    re.IGNORECASE,
+)
 _PRONOUN_CLAUSE = re.compile(r"^(?:she|he|they|it)\b\s*", re.IGNORECASE)
+
+
+_LABELS = frozenset("plot room level size floor platform gate line track apartment flat house".split())
 
 
 class Value(NamedTuple):
@@ -42,19 +52,28 @@ class Value(NamedTuple):
     text: str
     unit: str
     """The stem of the word after a number: 30 *levels*; "" if it tells nothing."""
+    label: str = ""
+    """The stem of the noun just before a number: *plot* 61; "" if it tells nothing."""
+    is_subject: bool = False
+    """Whether it begins its sentence or clause."""
 
 
-def values(sentence: str) -> list[Value]:
+@lru_cache(maxsize=10_000)
+def values(sentence: str) -> tuple[Value, ...]:
     """The values of a sentence, in order. A name at the start of a sentence counts unless it is a common word."""
     found = []
     for match in _VALUE.finditer(sentence):
         kind, text = match.lastgroup or "", match[0]
-        if kind == "name" and (text in _NO_NAMES or _begins_sentence(sentence, match.start()) and not _is_rare(text)):
+        if kind == "name" and _begins_sentence(sentence, match.start()) and not _is_rare(text):
             continue
         after = re.match(r"\s+([a-z]{3,})", sentence[match.end() :])
         unit = stem(after[1]) if kind == "number" and after and weight(stem(after[1])) == 1 else ""
-        found.append(Value(kind, text, unit))
-    return found
+        before = re.search(r"\b([a-z]{4,})\s+$", sentence[: match.start()]) if kind in ("number", "code") else None
+        label = stem(before[1]) if before and before[1] in _LABELS else ""
+        starts = bool(re.search(r"(?:^|[.,;:!?]\s+|\b(?:and|but|so)\s+)$", sentence[: match.start()]))
+        starts = starts and sentence[match.end() : match.end() + 1] != ","
+        found.append(Value(kind, text, unit, label, starts))
+    return tuple(found)
 
 
 def _begins_sentence(text: str, position: int) -> bool:
@@ -98,6 +117,11 @@ def without(text: str, value: str, *, keep: str = "", pronoun: str = "") -> str:
 def _sentence_without(sentence: str, value: str, keep: str, pronoun: str) -> str:
     escaped = re.escape(value)
     sentence = re.sub(rf"\bfrom (?:the )?{escaped} (?=to\b)", "", sentence, flags=re.IGNORECASE)
+    if not re.search(
+        rf"\b(?:(?:is|are|was|be)|\w+['’](?:s|re)|from) (?:\w+ )?(?:on|at|by|every) {escaped}", sentence, re.IGNORECASE
+    ):
+        when = rf"(?<=\w) (?:on|at|by|every) (?:{_CALENDAR} )?{escaped}(?![\w-]|[.,:]\d)"
+        sentence = re.sub(when, "", sentence, flags=re.IGNORECASE)
     modifier = rf"(?<!\bis)(?<!\bare)(?<!\bit['’]s),?\s+(?:called|named|version|number)\s+{escaped}(?![\w-]|[.,]\d)"
     if not re.match(r"called|named|version|number", sentence, re.IGNORECASE):
         sentence = re.sub(modifier, "", sentence, flags=re.IGNORECASE)
@@ -110,6 +134,8 @@ def _sentence_without(sentence: str, value: str, keep: str, pronoun: str) -> str
     spans.append((sentence[start:].rstrip(".!"), ""))
     kept = [(clause, end) for clause, end in spans if not mentions(clause, value) or keep and mentions(clause, keep)]
     if kept and kept[0] != spans[0]:
+        if not keep and (re.search(r"because|so|as|since", spans[0][1]) or not _CLAUSE_WITH_VERB.search(kept[0][0])):
+            return ""
         first, end = kept[0]
         if match := _PRONOUN_CLAUSE.match(first):
             if not pronoun:

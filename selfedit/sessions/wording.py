@@ -33,7 +33,7 @@ _PASTED = re.compile(
     r"|^[ \t]*(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:|Traceback |File \"|(?:ERROR|WARN(?:ING)?|INFO|DEBUG)\b|[$#] ).*?$",  # logs
     re.DOTALL | re.MULTILINE | re.IGNORECASE,
 )
-_QUOTED = re.compile(r"[\"“„«]([^\"“”„«»]*)(?:[\"”»]|\Z)")
+_QUOTED = re.compile(r"(?<!\w)[\"“„«]([^\"“”„«»]*)(?:[\"”»]|\Z)")
 _LONG_QUOTE = 7
 """Words of a quotation that is pasted text; a shorter one, without a sentence's end inside, is a name or a password."""
 _TEXT = one_of(
@@ -60,7 +60,7 @@ _INTERJECTION = one_of(
     r"(?:sad |good |bad |small |big |an? )?(?:news|bit|correction|change)\b[^:,.!?]{0,25}(?=:|,)",
 )
 _LEAD_IN = matcher(
-    rf"^(?:{_INTERJECTION}\s*(?:[,.!:;…-]+\s*|$)|{one_of('and | also | but | so | oh | plus | then | anyway')}\b,?\s+)+"
+    rf"^(?:{_INTERJECTION}\s*(?:[,.!:;…-]+\s*|$)|{one_of('and | also | but | so(?! far) | oh | plus | then | anyway')}\b,?\s+)+"
 )
 _REMEMBER = matcher(
     "^(?:(?:please|can you|could you|and|also|so),? )*(?:do )?"
@@ -174,14 +174,14 @@ RESTATED = matcher(
 
 def _lines(content: str) -> Iterator[str]:
     """The user's own lines of a turn, without pasted text and without long quotations."""
-    rest = _PASTED.sub("\n", content)
+    rest = _PASTED.sub("\n", _QUOTED.sub(_short_quote, content))
     has_paste = rest != content
     for line in (line.strip() for line in rest.splitlines()):
         if not line or has_paste and _ONLY_INTRODUCES.match(line):
             continue
         if request := _TEXT_AFTER_COLON.match(line):
             line = line[: request.end()]
-        yield re.sub(r"^[-*•]\s+", "", _QUOTED.sub(_short_quote, line)).strip()
+        yield re.sub(r"^[-*•]\s+", "", line)
         if not has_paste and "\n" in content.strip() and _INTRODUCES_TEXT.search(line):
             return  # the lines after it are the text
 
