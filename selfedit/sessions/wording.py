@@ -59,9 +59,8 @@ _INTERJECTION = one_of(
     "please | never ?mind | welcome back",
     r"(?:sad |good |bad |small |big |an? )?(?:news|bit|correction|change)\b[^:,.!?]{0,25}(?=:|,)",
 )
-_LEAD_IN = matcher(
-    rf"^(?:{_INTERJECTION}\s*(?:[,.!:;…-]+\s*|$)|{one_of('and | also | but | so(?! far) | oh | plus | then | anyway')}\b,?\s+)+"
-)
+_CONNECTIVE = r"(?:and|also|but|so(?! far)|oh|plus|then|anyway)\b,?\s+"
+_LEAD_IN = matcher(rf"^(?:{_INTERJECTION}\s*(?:[,.!:;…-]+\s*|$)|{_CONNECTIVE})+")
 _REMEMBER = matcher(
     "^(?:(?:please|can you|could you|and|also|so),? )*(?:do )?"
     + one_of(
