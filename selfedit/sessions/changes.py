@@ -48,6 +48,13 @@ _EMPTY = frozenset(
 """Words that tell nothing about the matter, beside the commonest ones."""
 
 
+_DEPARTS = re.compile(
+    r"\b(?:left|leaves|gone|retire[sd]?|moved (?:out|away)|gave up|stopped|quit|broke|dropped|sold|closed|shut|died)\b",
+    re.IGNORECASE,
+)
+_MOVES = re.compile(r"\b(?:moved|changed|switched|shifted|postponed|slipped|rescheduled)\b", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class Changes:
     """The statements after a session, and what led there."""
@@ -62,15 +69,21 @@ class Changes:
     """Requests to forget something of which nothing is known."""
 
 
-def updated(statements: Sequence[Statement], turns: Sequence[Message], session: str, date: str) -> Changes:
-    """Returns what is known after the session. Statements of the same session and turn are not added twice, so that a
-    session can be read again after every turn."""
+def updated(
+    statements: Sequence[Statement], turns: Sequence[Message], session: str, date: str, start: int = 0
+) -> Changes:
+    """Returns what is known after the session.
+
+    start: index of the first turn that was not read before; the turns before it are context.
+    """
     known = list(statements)
     added: list[Statement] = []
     replaced: list[tuple[Statement, Statement]] = []
     forgotten: list[Statement] = []
     unknown: list[str] = []
     for event in stated(turns, session, date):
+        if event.turn < start:
+            continue
         if isinstance(event, Request):
             gone = about(event.target, known, strict=event.strict)
             known = [statement for statement in known if statement not in gone]
@@ -80,16 +93,19 @@ def updated(statements: Sequence[Statement], turns: Sequence[Message], session: 
                 unknown.append(event.target)
             continue
         new, pairs = _corrected(event, known)
-        if not new or any((s.text, s.session, s.turn) == (new.text, session, new.turn) for s in known):
+        if not new:
             continue
         for old, rest, _ in pairs:
             at = known.index(old)
             known[at : at + 1] = [replace(old, text=rest)] if rest else []
             added = [statement for statement in added if statement != old]
         for old, _, value in pairs:
-            renamed = {s: _with_role(s, old, value) for s in known if (s.session, s.turn) == (session, new.turn)}
+            renamed = {s: _with_role(s, old, value) for s in known if s.turn_key == new.turn_key}
             known = [renamed.get(statement, statement) for statement in known]
             added = [renamed.get(statement, statement) for statement in added]
+        if pairs:
+            left = [s for s in known if s.turn_key != new.turn_key or not _only_departs(s, pairs)]
+            known, added = left, [statement for statement in added if statement in left]
         new = replace(new, group=passages.group_for(new, known))
         replaced += [(old, new) for old, _, _ in pairs]
         known.append(new)
@@ -106,8 +122,9 @@ def _corrected(told: Told, known: Iterable[Statement]) -> tuple[Statement | None
         if not new:
             return None, []
     pairs = []
+    known = list(known)
     for old in known:
-        if (old.session, old.turn) == (new.session, new.turn):
+        if old.turn_key == new.turn_key:
             continue
         if pair := _conflict(old.text, new.text, told.context):
             before, after = pair
@@ -119,7 +136,22 @@ def _corrected(told: Told, known: Iterable[Statement]) -> tuple[Statement | None
             pairs.append(
                 (old, values.without(old.text, before.text, pronoun=_former(old.text, before.text)), before.text)
             )
+    if not pairs and (lone := _lone_value(new, known)):
+        old, before = lone
+        pairs.append((old, values.without(old.text, before, pronoun=_former(old.text, before)), before))
     return new, pairs
+
+
+def _lone_value(new: Statement, known: Iterable[Statement]) -> tuple[Statement, str] | None:
+    """The only time or weekday that is known, for a change that does not name its matter: "we changed to Sunday"."""
+    if not _MOVES.search(new.text):
+        return None
+    for after in values.values(new.text):
+        if after.kind in ("time", "weekday"):
+            found = [(old, v.text) for old in known for v in values.values(old.text) if v.kind == after.kind]
+            if len(found) == 1 and found[0][0].turn_key != new.turn_key:
+                return found[0]
+    return None
 
 
 def _restates(context: str, value: str) -> bool:
@@ -144,7 +176,7 @@ def _restated(new: Statement, match: re.Match) -> Statement | None:
         return None
     for before in values.values(old):
         for after in values.values(rest):
-            if before.kind == after.kind and not values.same(before.text, after.text):
+            if before.kind == after.kind and before.text != after.text:
                 subject = old.replace(before.text, after.text)
                 return replace(new, text=f"{subject[:1].upper()}{subject[1:]}: {rest}")
     return replace(new, text=rest[:1].upper() + rest[1:])
@@ -158,14 +190,12 @@ def _conflict(old: str, new: str, context: str) -> tuple[values.Value, values.Va
     for sentence in split_sentences(old, "en"):
         old_values = values.values(sentence)
         for before in old_values:
-            if before.kind in ("month", "year") or any(
-                values.same(before.text, v.text) and not _moves(context) for v in new_values
-            ):
+            if before.kind in ("month", "year") or not corrects and values.mentions(new, before.text):
                 continue
             for after in new_values:
                 if after.kind != before.kind or values.mentions(old, after.text):
                     continue
-                if not _comparable(before, after, context):
+                if not _comparable(before, after, sentence, context):
                     continue
                 score = _score(sentence, new, context, before, after, corrects)
                 if score and (best is None or score > best[0]):
@@ -173,18 +203,16 @@ def _conflict(old: str, new: str, context: str) -> tuple[values.Value, values.Va
     return (best[1], best[2]) if best else None
 
 
-def _comparable(before: values.Value, after: values.Value, context: str) -> bool:
+def _comparable(before: values.Value, after: values.Value, sentence: str, context: str) -> bool:
     """Whether the units of two numbers agree, the noun before the older one is named again, and two names are both
     subjects or both none, unless the context mentions the older name."""
     if before.kind == "name":
         return before.is_subject == after.is_subject or values.mentions(context, before.text)
-    if before.unit and after.unit and before.unit != after.unit:
+    if before.units and after.units and not before.units & after.units:
         return False
+    if after.label and not before.label:
+        return not before.units and after.label in _stems(sentence, "")
     return not before.label or any(_akin(before.label, term) for term in _stems(context, ""))
-
-
-def _moves(context: str) -> bool:
-    return wording.corrects(context)
 
 
 def _score(sentence: str, new: str, context: str, before: values.Value, after: values.Value, corrects: bool) -> float:
@@ -198,22 +226,45 @@ def _score(sentence: str, new: str, context: str, before: values.Value, after: v
     if _restates(context, before.text):
         return 1.0 + _weight(a, b)
     mentioned = values.mentions(context, before.text)
-    if mentioned:
+    if mentioned or _same_shape(before.text, after.text):
         least = 0.5
+    elif before.kind == "name" and _takes_over(sentence, new):
+        least = SHARED
     else:
         least = SHARED_NAME if before.kind == "name" else SHARED
     shared = _weight(a, b)
+    if _same_shape(before.text, after.text):
+        shared += 0.5
     if before.kind != "name" or mentioned:
         shared = max(shared, (0.5 if mentioned else 1.0) * _weight(a, wide))
     clause = _weight(_stems(values.clause_with(sentence, before.text), before.text), b | wide)
     return shared + clause if shared >= least else 0.0
 
 
+def _same_shape(a: str, b: str) -> bool:
+    """Whether two values are long numbers of one form, such as two addresses."""
+    forms = [re.sub(r"\d+", "0", text) for text in (a, b)]
+    return forms[0] == forms[1] and forms[0].count("0") > 2
+
+
+def _takes_over(sentence: str, new: str) -> bool:
+    """Whether the new sentence names a new holder of a role: "New editor since May, Eve" after "my editor is Ada"."""
+    return any(
+        re.search(rf"\b(?:my|our) {re.escape(role)}\b", sentence, re.IGNORECASE)
+        for role in re.findall(r"\bnew (\w+)", new, re.IGNORECASE)
+    )
+
+
 @lru_cache(maxsize=10_000)
 def _stems(text: str, value: str) -> frozenset[str]:
     """The stems of the words of a text, without those of the value."""
     spelled = {stem(word) for word in words(text)} - {stem(word) for word in words(value)} - _EMPTY
-    return frozenset(_SYNONYM.get(word, word) for word in spelled)
+    return frozenset(spelled)
+
+
+def _matter(text: str) -> frozenset[str]:
+    """The stems of a text, one for words of one meaning ("pay" and "earn")."""
+    return frozenset(_SYNONYM.get(word, word) for word in _stems(text, ""))
 
 
 def _akin(a: str, b: str) -> bool:
@@ -231,6 +282,12 @@ def _with_role(statement: Statement, old: Statement, value: str) -> Statement:
         return statement
     text = statement.text.replace(value, role)
     return replace(statement, text=text[:1].upper() + text[1:])
+
+
+def _only_departs(statement: Statement, pairs: list[tuple[Statement, str, str]]) -> bool:
+    """Whether a sentence only says that the older name is gone: "Ada left us."."""
+    names = {value.text for value in values.values(statement.text)}
+    return any(names == {value} for _, _, value in pairs) and bool(_DEPARTS.search(statement.text))
 
 
 def _former(old: str, value: str) -> str:
@@ -254,7 +311,7 @@ def about(target: str, statements: Iterable[Statement], *, strict: bool = False)
     attributes = wanted - holders
     scores = []
     for statement in known:
-        stems = _stems(statement.text, "")
+        stems = _matter(statement.text)
         found = _weight(wanted, stems)
         held = _weight(holders, stems) if holders else 1.0
         if attributes and held and _has_value(statement.text, attributes):
@@ -276,7 +333,7 @@ def _named(target: str) -> frozenset[str]:
         )[0]
         or target
     )
-    return frozenset(term for term in _stems(target, "") if weight(term) == 1 or term in _SYNONYM.values())
+    return frozenset(term for term in _matter(target) if weight(term) == 1 or term in _SYNONYM.values())
 
 
 def _has_value(text: str, attributes: frozenset[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import date
+from functools import lru_cache
 
 from selfedit.sessions.statements import Statement
 from selfedit.text import count_words, stem, weight, words
@@ -26,14 +27,20 @@ def group_for(new: Statement, statements: Iterable[Statement]) -> int:
     scores = {
         group: sum(weight(term) for term in terms & set().union(*(_terms(member.text) for member in members)))
         for group, members in groups.items()
-        if sum(count_words(line(member)) for member in [*members, new]) <= PASSAGE_WORDS
+        if sum(map(_length, [*members, new])) <= PASSAGE_WORDS
     }
     best = max(scores, key=lambda group: (scores[group], -group), default=None)
     return best if best is not None and scores[best] >= 1 else max(groups, default=-1) + 1
 
 
-def _terms(text: str) -> set[str]:
-    return {stem(word) for word in words(text)}
+@lru_cache(maxsize=10_000)
+def _terms(text: str) -> frozenset[str]:
+    return frozenset(stem(word) for word in words(text))
+
+
+@lru_cache(maxsize=10_000)
+def _length(statement: Statement) -> int:
+    return count_words(line(statement))
 
 
 def _grouped(statements: Iterable[Statement]) -> dict[int, list[Statement]]:

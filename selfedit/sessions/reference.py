@@ -26,6 +26,7 @@ _INDEFINITE = re.compile(
 )
 _MINE = re.compile(rf"\b((?:[Mm]y|[Oo]ur) (?:{_NOUN} )?{_NOUN})")
 _NAMED = re.compile(rf"\b(?:my|our|the) (?:{_NOUN} )?{_NOUN}(?: of (?:my|our|the) {_NOUN})?", re.IGNORECASE)
+_ATTRIBUTE = re.compile(r"\b(?:his|her|its|their) (names?|numbers?|codes?|address|phone|age|birthday)\b", re.IGNORECASE)
 _PERSON = (
     r"wife|husband|partner|son|daughter|child|children|kids?|brother|sister|mother|father|mum|mom|dad|granny|grandma|grandpa"
     r"|uncle|aunt|cousin|nephew|niece|friend|neighbou?r|boss|lead|head|student|colleague|assistant|pupil|girl|boy|man|woman"
@@ -45,6 +46,7 @@ _CHECKED = re.compile(
 )
 _NONE = re.compile(r"^there (?:is|are|was|were) (?:no|none|not)\b", re.IGNORECASE)
 _PRONOUN = re.compile(r"^(it|he|she|they|these|those)(?P<short>['’](?:s|re|ll|ve|d))?\b\s*", re.IGNORECASE)
+_POSSESSIVE = re.compile(r"^(its|his|her) ", re.IGNORECASE)
 _FULL = {"s": "is", "re": "are", "ll": "will", "ve": "have", "d": "would"}
 _ANAPHOR = re.compile(
     r"\b(?:it|there|them|this one|that one|him|her|its|his|their)\b(?! (?:is|are|was|were|['’]s))", re.IGNORECASE
@@ -52,7 +54,7 @@ _ANAPHOR = re.compile(
 _OBJECT = re.compile(r"\b(for|of|to|in|on|with|at) it\b(?!['’])", re.IGNORECASE)
 _HAS_VERB = re.compile(
     r"\b(?:I|we|he|she|it|they|you|there|is|are|was|were|am|be|has|have|had|do|does|did|will|would|can|could|should|must|may"
-    r"|got|use|need|want)\b|\w['’](?:s|re|m|ve|ll|d)\b",
+    r"|got|use|need|want)\b|n['’]t\b|\w['’](?:s|re|m|ve|ll|d)\b",
     re.IGNORECASE,
 )
 _QUESTION_SUBJECT = re.compile(
@@ -62,7 +64,8 @@ _QUESTION_SUBJECT = re.compile(
     re.IGNORECASE,
 )
 _META = re.compile(
-    r"\s*\b(?:again|in your (?:notes|memory)|do you (?:know|recall|remember)|by the way)\b,?", re.IGNORECASE
+    r"\s*\b(?:again|in your (?:notes|memory)|according to you|do you (?:know|recall|remember)|by the way)\b,?",
+    re.IGNORECASE,
 )
 
 
@@ -107,8 +110,12 @@ def thing_in(sentence: str) -> str | None:
 
 
 def thing_named(clause: str) -> str:
-    """The last noun phrase of a clause with "my", "our" or "the", which a request to forget refers to ("forget it")."""
-    return next(reversed([match[0] for match in _NAMED.finditer(clause)]), clause)
+    """The noun phrase of a clause that a request to forget refers to ("forget it"): the last one with "my", "our" or
+    "the", or the first one with its attribute ("my aunt wants her name kept out")."""
+    phrases = [match[0] for match in _NAMED.finditer(clause)]
+    if phrases and (attribute := _ATTRIBUTE.search(clause)):
+        return f"{phrases[0]} {attribute[1]}"
+    return phrases[-1] if phrases else clause
 
 
 def begins_with_pronoun(sentence: str) -> bool:
@@ -159,7 +166,8 @@ def resolved(sentence: str, before: list[str], question: str, claimed: str) -> s
     match = _PRONOUN.match(_CHECKED.sub("", sentence))
     if match:
         pronoun = match[1].lower()
-        if claimed and (phrase := subject_of(claimed)):
+        source = bool(re.match(r"(?:he|she|it) (?:says?|said|wrote|told)\b", sentence, re.IGNORECASE))
+        if claimed and not source and (phrase := subject_of(claimed)):
             return with_subject(sentence, phrase)
         if pronoun in ("he", "she"):
             for earlier in reversed(before):
@@ -173,6 +181,9 @@ def resolved(sentence: str, before: list[str], question: str, claimed: str) -> s
             if pronoun == "it" and (phrase := thing_in(earlier)):
                 return with_subject(sentence, phrase)
         return sentence
+    if (match := _POSSESSIVE.match(sentence)) and before:
+        owner = thing_in(before[-1]) if match[1].lower() == "its" else (person_in(before[-1]) or ("",))[0]
+        return f"{owner[:1].upper()}{owner[1:]}'s {sentence[match.end() :]}" if owner else sentence
     if question and is_fragment(sentence):
         return with_question(sentence, question)
     if (found := _OBJECT.search(sentence)) and before and (thing := thing_in(before[-1])):

@@ -29,7 +29,12 @@ _NOT_FORGETTING = re.compile(
     r"(?:ever |always |often |sometimes |just )?(?:forget|drop|delete|remove|wipe|erase)\b|\bforget(?:s|ting|ful)\b",
     re.IGNORECASE,
 )
-_IDIOM = re.compile(r"^\s*(?:it|that|about it|this|all that)?\s*(?:please|then|again)?\s*$", re.IGNORECASE)
+_IDIOM = re.compile(
+    r"^\s*(?:it|that|about it|this|all that)?\s*(?:please|then|again)?"
+    r"(?: from (?:your |the )?(?:memory|notes|mind))?\s*$",
+    re.IGNORECASE,
+)
+_DENIAL = re.compile(r"(?:never|not)\s+([^,;]+?)[.!]*$", re.IGNORECASE)
 _NOT_CONTRAST = re.compile(r",? (?:and )?not (?:an? |the )?([\w:-]+(?:\.\w+)*)(?=[,.!;]|\s*$)", re.IGNORECASE)
 
 
@@ -48,6 +53,11 @@ class Statement:
     """`fact`, or `preference`: how to answer, an allergy, a rule."""
     group: int = 0
     """The number of the passage that it belongs to."""
+
+    @property
+    def turn_key(self) -> tuple[str, int]:
+        """The session and the turn that it comes from."""
+        return self.session, self.turn
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,10 @@ class Told:
     statement: Statement
     context: str
     """The whole turn, in the user's own words."""
+
+    @property
+    def turn(self) -> int:
+        return self.statement.turn
 
 
 def stated(turns: Sequence[Message], session: str, date: str) -> Iterator[Told | Request]:
@@ -133,7 +147,8 @@ class _Turn:
             if sentence.endswith(":"):
                 return False
             return any([self._keep(fact) for fact in facts if not wording.claim(fact)])
-        if claim := wording.claim(sentence):
+        confirms = self.earlier_claim and reference.begins_with_pronoun(sentence) and values(sentence)
+        if not confirms and (claim := wording.claim(sentence)):
             self.claimed = claim[1]
             known = wording.introduction(claim[0])
             return bool(known) and self._keep(known)
@@ -146,6 +161,8 @@ class _Turn:
             self.texts[-1] = f"{self.texts[-1]} {sentence}"
             return True
         sentence = self._without_denied(sentence)
+        if not sentence:
+            return False
         question = self.earlier_question if not self.texts else ""
         sentence = reference.resolved(sentence, self.before, question, self.earlier_claim)
         sentence = _introduced(sentence, self.before)
@@ -156,6 +173,8 @@ class _Turn:
 
     def _without_denied(self, sentence: str) -> str:
         """The sentence without ", not X" where X is the assistant's word and the true value stays."""
+        if (denial := _DENIAL.match(sentence)) and all(word in self.reply.lower() for word in words(denial[1].lower())):
+            return ""
         match = _NOT_CONTRAST.search(sentence)
         if match and match[1].lower() in self.reply.lower() and len(words(sentence)) > len(words(match[0])):
             return sentence[: match.start()] + sentence[match.end() :]
@@ -178,9 +197,14 @@ class _Turn:
         if _IDIOM.match(target) or re.match(
             r"\s*(?:these|them|those|what I (?:just )?(?:said|told you))\b", target, re.IGNORECASE
         ):
+            polite = re.search(
+                r"\b(?:please|again|what I|will you|would you|can you|could you)\b", sentence, re.IGNORECASE
+            )
             if len(words(wording.without_lead_in(lead))) >= 3:
                 target = reference.thing_named(lead)
-            elif re.search(r"\bplease\b|\bagain\b|\bwhat I\b", sentence, re.IGNORECASE) and self.last:
+            elif polite and len(words(turn_so_far)) >= 3:
+                target = reference.thing_named(turn_so_far)
+            elif polite and self.last:
                 target = " ".join(self.last)
             else:
                 return False

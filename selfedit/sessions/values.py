@@ -50,10 +50,10 @@ _LABELS = frozenset("plot room level size floor platform gate line track apartme
 class Value(NamedTuple):
     kind: str
     text: str
-    unit: str
-    """The stem of the word after a number: 30 *levels*; "" if it tells nothing."""
+    units: frozenset[str]
+    """The stems of the two words after a number, without common ones: 30 raised *beds*."""
     label: str = ""
-    """The stem of the noun just before a number: *plot* 61; "" if it tells nothing."""
+    """The stem of the noun or the name just before a number: *plot* 61, *Python* 3; "" if it tells nothing."""
     is_subject: bool = False
     """Whether it begins its sentence or clause."""
 
@@ -66,14 +66,21 @@ def values(sentence: str) -> tuple[Value, ...]:
         kind, text = match.lastgroup or "", match[0]
         if kind == "name" and _begins_sentence(sentence, match.start()) and not _is_rare(text):
             continue
-        after = re.match(r"\s+([a-z]{3,})", sentence[match.end() :])
-        unit = stem(after[1]) if kind == "number" and after and weight(stem(after[1])) == 1 else ""
-        before = re.search(r"\b([a-z]{4,})\s+$", sentence[: match.start()]) if kind in ("number", "code") else None
-        label = stem(before[1]) if before and before[1] in _LABELS else ""
+        units, label = frozenset[str](), ""
+        if kind in ("number", "code"):
+            following = re.match(r"(?:\s+[a-z]+){0,2}", sentence[match.end() :])[0].split()
+            units = frozenset(stem(word) for word in following if weight(stem(word)) == 1)
+            before = re.search(r"\b(\w+)\s+$", sentence[: match.start()])
+            label = stem(before[1]) if before and (before[1] in _LABELS or _is_version(before[1], text)) else ""
         starts = bool(re.search(r"(?:^|[.,;:!?]\s+|\b(?:and|but|so)\s+)$", sentence[: match.start()]))
         starts = starts and sentence[match.end() : match.end() + 1] != ","
-        found.append(Value(kind, text, unit, label, starts))
+        found.append(Value(kind, text, units, label, starts))
     return tuple(found)
+
+
+def _is_version(word: str, number: str) -> bool:
+    """Whether a name and a number after it are a program and its version."""
+    return word[:1].isupper() and word[1:].islower() and number[:1].isdigit() and weight(stem(word)) == 1
 
 
 def _begins_sentence(text: str, position: int) -> bool:
@@ -84,10 +91,6 @@ def _is_rare(name: str) -> bool:
     """Whether a capitalised word at the start of a sentence is likely a name: not a common word, not a plural or a form
     in -ing."""
     return " " in name or (weight(stem(name)) == 1 and not re.search(r"(?:ing|ed|ly)$", name))
-
-
-def same(a: str, b: str) -> bool:
-    return a.casefold() == b.casefold()
 
 
 def mentions(text: str, value: str) -> bool:
@@ -125,6 +128,7 @@ def _sentence_without(sentence: str, value: str, keep: str, pronoun: str) -> str
     modifier = rf"(?<!\bis)(?<!\bare)(?<!\bit['’]s),?\s+(?:called|named|version|number)\s+{escaped}(?![\w-]|[.,]\d)"
     if not re.match(r"called|named|version|number", sentence, re.IGNORECASE):
         sentence = re.sub(modifier, "", sentence, flags=re.IGNORECASE)
+    sentence = re.sub(rf", {escaped}, ", " ", sentence, flags=re.IGNORECASE)
     if not mentions(sentence, value):
         return sentence
     spans, start = [], 0

@@ -70,7 +70,9 @@ _REMEMBER = matcher(
     + r"(?: down)?(?:,? please)?(?: that\b|\s*[:,]|(?= (?:my|our|the|I|we)\b))\s*"
 )
 _PLEASE_NOTE = matcher(
-    r"[,;]? (?:so )?(?:please )?(?:note|remember|keep) (?:it|that|this)(?: down| in mind)?(?: please)?(?=[.!]*$)"
+    r"[,;]? (?:so )?(?:(?:please )?(?:note|remember|keep|write) (?:it|that|this)(?: down| in mind)?"
+    r"|please (?:note|remember))"
+    r"(?: please| for [\w ]+| somewhere)?(?=[.!]*$)"
 )
 
 _IMPERATIVE = one_of(
@@ -90,6 +92,9 @@ _ASK = one_of(
     "doesn't | won't | what's | who's | how's | where's",
 )
 _ASKING_START = matcher(rf"^{_ASK}\b")
+_INVERTED = matcher(
+    r"^(?:what|which|who|where|when|why|how)\b[^,.]* (?:do|did|does|is|are|was) (?:I|you|we|my|our|the)\b"
+)
 _QUESTION_CLAUSE = matcher(rf"(?:,|;|:| [-–—])\s+(?:and |but |so |or )*(?={_ASK}\b)")
 _REASON = one_of("as | since | because | given that")
 _REASON_CLAUSE = matcher(
@@ -113,8 +118,15 @@ _CLAIMS = one_of(
     "pretends? | suspects? | assumes? | maintains? | argues? | bets? | (?:told|tells) (?:me|us|everyone|people)",
     "writes? | wrote | keeps? (?:saying|claiming)",
 )
+_SOURCE = r"(?:(?:the|our|my|a|its?) )?(?:[\w-]+ )?" + one_of(
+    "it | plan | calendar | label | sign | dial | contract | log | page | list | law | manual | map | book | schedule",
+    "screen | display | meter | clock | scale | ticket | invoice | website | documentation | config | file | letter",
+)
+_SOURCE += r" (?:says?|said|tells?|told)\b"
+"""What a thing says, unlike a person, the user has read."""
 _CLAIM = matcher(
-    r"^(?!(?:I|we|you|when|if|as|after|before|once|because)\b)(?P<who>(?:[^\s,]+\s+){0,7}?[^\s,]+)(?<! to)(?<! not)"
+    rf"^(?!(?:I|we|you|when|if|as|after|before|once|because)\b)(?!{_SOURCE})"
+    r"(?P<who>(?:[^\s,]+\s+){0,7}?[^\s,]+)(?<! to)(?<! not)"
     rf",?\s+(?:also |always |still |just |once |even )?{_CLAIMS}\b,?\s*(?:that\s+)?(?P<clause>.*)"
 )
 _HEARSAY = matcher(
@@ -136,7 +148,7 @@ _SMALL_TALK = matcher(
         r"see you\b.{0,30} | how are you.{0,20}",
         "that's (?:all|it|great|nice|fine|good|helpful|perfect|funny).{0,20} | (?:typical|poor) me",
         r"I (?:doubt|believe|think|knew|know) ?(?:it|that|so)? | I never (?:said|told|claimed)\b.{0,30}",
-        "I mean it.{0,20} | (?:I don't,? )?you (?:made|invented) (?:that|it).{0,20}",
+        "I told you nothing.{0,20} | I mean it.{0,20} | (?:I don't,? )?you (?:made|invented) (?:that|it).{0,20}",
         "talk (?:to you )?(?:soon|later).{0,20} | I (?:did|do|didn't|don't|have|haven't)(?: not)?(?: agree)?",
     )
     + r"[.!…\s]*"
@@ -149,23 +161,26 @@ _PREFERENCE = matcher(
         r"no \w+ (?:please|in any) | (?:don't|do not) (?:use|want|like|eat|drink|suggest)",
         "I (?:only|just) (?:drink|eat|use|want|read) | for me | I(?:'d)? (?:want|like|love|hate)",
         "when (?:you|I ask) | favou?rite | avoid | dislike | makes? me (?:ill|sick) | must be (?:answered|written)",
-        "from now on",
+        "from now on | with me | you (?:must|should|may)(?: not| only| never)? | I (?:eat|drink|write|wear)",
+        "(?:does|do) not (?:use|contain) | free of",
     )
     + r"\b"
 )
+_MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
 _CORRECTION = matcher(
-    r"^no\b|\b"
+    rf"^no\b|\bfrom (?:\d\d? )?(?:{_MONTHS})\b|\b"
     + one_of(
-        "correction | now | instead | in (?:fact|truth|reality) | actually | no longer | any ?more | since",
-        "changed? | moved | new | switch(?:ed)? | upgraded? | jumped | went (?:up|down)",
-        "(?:is|are) (?:up|down|gone|over) | back | wrong | I (?:said|told|wrote|mentioned) | retire[sd]? | left",
-        "leaves | gave up | shut | postponed | renamed | rescheduled | replace[sd]? | until | these days | by now",
-        "meanwhile | sold | from .{1,30} (?:to|on)",
+        "correction | news | mistake | slipped | down to | now | instead | in (?:fact|truth|reality) | actually",
+        "no longer | any ?more | since | changed? | moved | new | switch(?:ed)? | upgraded? | jumped | back | wrong",
+        "went (?:up|down) | (?:is|are) (?:up|down|gone|over) | I (?:said|told|gave you|wrote|mentioned) | retire[sd]?",
+        "left | leaves | gave up | shut | postponed | renamed | rescheduled | replace[sd]? | until | these days",
+        r"by now | meanwhile | sold | from .{1,30} (?:to|on) | so (?:\w+ )?(?:are |is |have |makes )?(?:\d+|two|three)",
+        r"so (?:\w+ )?(?:are |is |have |makes )?(?:four|five|six|seven|eight|nine|ten|eleven|twelve)",
     )
     + r"\b"
 )
 RESTATED = matcher(
-    r"^(?:(?:but|no|hey),? )*(?:earlier |before )?I (?:said|told you|wrote|mentioned|claimed)(?: that)? (?P<old>.+?)"
+    r"^(?:(?:but|no|hey),? )*(?:earlier )?I (?:said|told you|gave you|wrote|mentioned|claimed)(?: that)? (?P<old>.+?)"
     r"(?:[,;]\s+(?:but )?(?P<new>.+)|[.!]*)$"
 )
 """The user repeats what they told before in order to correct it."""
@@ -215,7 +230,7 @@ def without_note(sentence: str) -> str:
 
 
 def is_question(sentence: str) -> bool:
-    return sentence.rstrip("\"'”)! ").endswith(("?", "？", "؟"))
+    return sentence.rstrip("\"'”)! ").endswith(("?", "？", "؟")) or bool(_INVERTED.match(sentence))
 
 
 def is_request(sentence: str) -> bool:
