@@ -1,6 +1,7 @@
-"""What the rest of the code needs of a language model: six operations, and the records that go in and out.
+"""What the rest of the code needs of a language model: seven operations, and the records that go in and out.
 
     generate        requests → the new tokens of each
+    decoding        a running batch: requests join and leave, each step writes one more token of each
     gold_logprobs   tokenized examples → the mean log-probability of each one's labels
     divergences     tokenized examples → how far each adapter moves the model on them
     train           jobs → one trained LoRA adapter per job
@@ -88,6 +89,19 @@ class Request:
         """How many of the first tokens the base model reads."""
         return len(self.tokens) if self.adapter is None else min(self.adapter_from, len(self.tokens))
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the prompt and of the longest text that may follow it."""
+        return len(self.tokens) + self.max_new_tokens
+
+
+def check_requests(requests: Iterable[Request], max_positions: int) -> None:
+    """Raises ModelError if a prompt has no tokens, or has more with its text than the model has positions."""
+    for request in requests:
+        if not request.tokens:
+            raise ModelError("a prompt has no tokens; give at least one")
+        check_lengths([request.most_tokens], max_positions)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -141,6 +155,29 @@ class Adapters(Protocol):
         kept."""
 
 
+class Decoding(Protocol):
+    """A batch that requests can join and leave while it runs. One thread drives it: no method is thread-safe."""
+
+    @property
+    def running(self) -> int:
+        """Requests that have not ended, including those that have not begun."""
+
+    def add(self, requests: Sequence[tuple[Request, Path | None]]) -> list[int]:
+        """Lets requests join; returns a key for each. The path is the verified PEFT folder whose adapter acts on the
+        request, None for the base model; `Request.adapter` is ignored. A folder is read once, and its contents must
+        never change. Requests begin in the order of their arrival, and wait while the memory of the batch is full or
+        while it runs adapters of another LoraConfig. Requests that are added together share the reading of common
+        prompt beginnings. Raises ModelError on a prompt that does not fit and AdapterError on a folder that does not
+        fit; nothing joins then."""
+
+    def step(self) -> list[tuple[int, int | None]]:
+        """Writes one more token of every request that runs, and the first one of those that begin: (key, token) in the
+        order of the keys, and (key, None) once when a request has ended. Empty if no request is left."""
+
+    def cancel(self, key: int) -> None:
+        """Removes a request, of which nothing more is written; a key whose request has ended changes nothing."""
+
+
 class Backend(Protocol):
     name: str
     """One of BACKENDS."""
@@ -163,6 +200,9 @@ class Backend(Protocol):
     ) -> list[list[int]]:
         """The new tokens of each request, without the end token. `on_token(done, total)`: tokens written, of at most
         `total`. Raises ModelError if a prompt and its answer are longer than `max_positions`."""
+
+    def decoding(self, slots: int = 64) -> Decoding:
+        """An empty batch of at most `slots` requests at a time; each text is the one that `generate` writes."""
 
     def gold_logprobs(
         self,

@@ -11,9 +11,11 @@ Axes: T tokens, L labels, V vocabulary, R rank, I in, O out.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -24,10 +26,21 @@ from torch import Tensor
 from selfedit.config import ALL_LINEAR, TrainConfig
 from selfedit.errors import AdapterError, ModelError
 from selfedit.model import four_bits
-from selfedit.model.backend import Cut, Job, LoraConfig, OnStep, Request, TrainLog, check_lengths, lora_config, no_steps
+from selfedit.model.backend import (
+    Cut,
+    Job,
+    LoraConfig,
+    OnStep,
+    Request,
+    TrainLog,
+    check_lengths,
+    check_requests,
+    lora_config,
+    no_steps,
+)
 from selfedit.model.chat import Chat, SoftLabels, TokenizedExample
 from selfedit.model.peft_folder import check_tensors, read_adapter, read_config, write_adapter
-from selfedit.model.sampling import Sampler
+from selfedit.model.sampling import Continuation, choose
 from selfedit.model.schedule import Schedule
 from selfedit.model.shape import GROUPS, MODULES
 
@@ -79,11 +92,11 @@ class ReferenceBackend:
     def generate(
         self, requests: Sequence[Request], adapters: ReferenceAdapters | None = None, *, on_token: OnStep = no_steps
     ) -> list[list[int]]:
-        check_lengths((len(r.tokens) + r.max_new_tokens for r in requests), self.max_positions)
-        total = sum(request.max_new_tokens for request in requests)
-        answers: list[list[int]] = [[] for _ in requests]
-        sampler, done = Sampler(requests), 0
-        for i, request in enumerate(requests):
+        check_requests(requests, self.max_positions)
+        total, done = sum(request.max_new_tokens for request in requests), 0
+        answers = []
+        for request in requests:
+            written = Continuation(request)
             first = request.read_by_base if request.adapter is not None else 0
             with self._adapted(None, None) as model:
                 read = model(input_ids=self._row(request.tokens[:first]), use_cache=True) if first else None
@@ -91,19 +104,17 @@ class ReferenceBackend:
                 if last := request.tokens[first:]:
                     past = read.past_key_values if read else None
                     read = model(input_ids=self._row(last), past_key_values=past, use_cache=True)
-                while True:
-                    (token,) = sampler.choose(read.logits[:, -1].clone(), [i], answers)
-                    if token in self.chat.ends:
-                        break
-                    answers[i].append(token)
-                    has_line = request.one_line and "\n" in self.chat.decode(answers[i]).lstrip()
-                    if has_line or len(answers[i]) == request.max_new_tokens:
-                        break
-                    on_token(done + len(answers[i]), total)
-                    read = model(input_ids=self._row([token]), past_key_values=read.past_key_values, use_cache=True)
+                while None not in written.write(choose(read.logits[:, -1].clone(), [written])[0], self.chat):
+                    on_token(done + len(written.tokens), total)
+                    token = self._row(written.tokens[-1:])
+                    read = model(input_ids=token, past_key_values=read.past_key_values, use_cache=True)
+            answers.append(written.tokens)
             done += request.max_new_tokens
             on_token(done, total)
         return answers
+
+    def decoding(self, slots: int = 64) -> ReferenceDecoding:
+        return ReferenceDecoding(self)
 
     @torch.no_grad()
     def gold_logprobs(
@@ -269,6 +280,45 @@ class ReferenceBackend:
                 example = replace(example, soft=SoftLabels(tokens, odds / odds.sum(1, keepdim=True)))
             result.append(example)
         return tuple(result)
+
+
+class ReferenceDecoding:
+    """Each request is written as a whole by `generate` when it begins, and its tokens are returned one per step."""
+
+    def __init__(self, backend: ReferenceBackend):
+        self.backend = backend
+        self._waiting: dict[int, tuple[Request, ReferenceAdapters | None]] = {}
+        self._events: dict[int, deque[list[int | None]]] = {}
+        """The events of each of the next steps, by key."""
+        self._keys = count()
+
+    @property
+    def running(self) -> int:
+        return len(self._waiting) + len(self._events)
+
+    def add(self, requests: Sequence[tuple[Request, Path | None]]) -> list[int]:
+        check_requests((request for request, _ in requests), self.backend.max_positions)
+        adapters = [self.backend.load([folder]) if folder else None for _, folder in requests]
+        keys = [next(self._keys) for _ in requests]
+        for key, (request, _), adapter in zip(keys, requests, adapters):
+            self._waiting[key] = replace(request, adapter=0 if adapter else None), adapter
+        return keys
+
+    def step(self) -> list[tuple[int, int | None]]:
+        for key, (request, adapter) in self._waiting.items():
+            written, (tokens,) = Continuation(request), self.backend.generate([request], adapter)
+            steps = deque(written.write(token, self.backend.chat) for token in tokens)
+            if not steps or None not in steps[-1]:
+                steps.append([None])
+            self._events[key] = steps
+        self._waiting.clear()
+        events = [(key, event) for key, steps in self._events.items() for event in steps.popleft()]
+        self._events = {key: steps for key, steps in self._events.items() if steps}
+        return events
+
+    def cancel(self, key: int) -> None:
+        self._waiting.pop(key, None)
+        self._events.pop(key, None)
 
 
 class _Run:

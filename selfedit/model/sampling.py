@@ -11,34 +11,46 @@ import torch
 from torch import Tensor
 
 from selfedit.model.backend import Request
+from selfedit.model.chat import Chat
 
 
-class Sampler:
-    """The random state of a batch of requests."""
+class Continuation:
+    """A request, the tokens that have been written for it, and its random state."""
 
-    def __init__(self, requests: Sequence[Request]):
-        self.requests = requests
-        self.generators = [torch.Generator().manual_seed(r.seed) if r.temperature else None for r in requests]
+    def __init__(self, request: Request):
+        self.request = request
+        self.tokens: list[int] = []
+        self.generator = torch.Generator().manual_seed(request.seed) if request.temperature else None
 
-    def choose(self, logits: Tensor, rows: Sequence[int], answers: Sequence[Sequence[int]]) -> list[int]:
-        """Logits [B, vocabulary] → one token per row; row b continues request `rows[b]`, whose answer so far is
-        `answers[rows[b]]`. Changes the logits of requests with a grammar."""
-        for logit_row, i in zip(logits, rows):
-            if allow := self.requests[i].allow:
-                allowed = torch.tensor(allow(answers[i]), device=logits.device)
-                kept = logit_row[allowed]
-                logit_row.fill_(float("-inf")).index_copy_(0, allowed, kept)
-        tokens = logits.argmax(1).tolist()
-        drawing = [(row, i) for row, i in enumerate(rows) if self.requests[i].temperature]
-        if not drawing:
-            return tokens
-        values, ids = logits.float().topk(min(logits.shape[1], max(self.requests[i].top_k for _, i in drawing)), 1)
-        values, ids = values.cpu(), ids.cpu()
-        for row, i in drawing:
-            request = self.requests[i]
-            odds = (values[row, : request.top_k] / request.temperature).softmax(0)
-            odds = odds * (odds.cumsum(0) - odds < request.top_p)
-            cumulative = odds.cumsum(0)
-            draw = torch.rand((), generator=self.generators[i]) * cumulative[-1]
-            tokens[row] = int(ids[row, min(int((cumulative <= draw).sum()), int(odds.nonzero()[-1]))])
+    def write(self, token: int, chat: Chat) -> list[int | None]:
+        """What a chosen token adds: the token unless it is an end token, and None if the text ends with it."""
+        if token in chat.ends:
+            return [None]
+        self.tokens.append(token)
+        is_full = len(self.tokens) >= self.request.max_new_tokens
+        return [token, None] if is_full or (self.request.one_line and self._has_line(chat)) else [token]
+
+    def _has_line(self, chat: Chat) -> bool:
+        return self.tokens[-1] in chat.breaks and "\n" in chat.decode(self.tokens).lstrip()
+
+
+def choose(logits: Tensor, rows: Sequence[Continuation]) -> list[int]:
+    """Logits [B, vocabulary] → the next token of each row. Changes the logits of requests with a grammar."""
+    for logit_row, row in zip(logits, rows):
+        if allow := row.request.allow:
+            allowed = torch.tensor(allow(row.tokens), device=logits.device)
+            kept = logit_row[allowed]
+            logit_row.fill_(float("-inf")).index_copy_(0, allowed, kept)
+    tokens = logits.argmax(1).tolist()
+    drawing = [(i, row.request, row.generator) for i, row in enumerate(rows) if row.generator]
+    if not drawing:
         return tokens
+    values, ids = logits.float().topk(min(logits.shape[1], max(request.top_k for _, request, _ in drawing)), 1)
+    values, ids = values.cpu(), ids.cpu()
+    for i, request, generator in drawing:
+        odds = (values[i, : request.top_k] / request.temperature).softmax(0)
+        odds = odds * (odds.cumsum(0) - odds < request.top_p)
+        cumulative = odds.cumsum(0)
+        draw = torch.rand((), generator=generator) * cumulative[-1]
+        tokens[i] = int(ids[i, min(int((cumulative <= draw).sum()), int(odds.nonzero()[-1]))])
+    return tokens

@@ -13,6 +13,7 @@ from selfedit.config import TrainConfig
 from selfedit.model.backend import Cut, Job, OnStep, Request, TrainLog, no_steps
 from selfedit.model.chat import Chat, TokenizedExample
 from selfedit.model.packed import generate, hidden, lora, score, train
+from selfedit.model.packed.decoding import PackedDecoding
 from selfedit.model.packed.lora import LoraBatch
 from selfedit.model.packed.network import Network
 from selfedit.model.peft_folder import WEIGHTS_FILE
@@ -49,6 +50,9 @@ class PackedBackend:
     ) -> list[list[int]]:
         """`rows`: requests that are decoded together at most."""
         return generate.generate(self.network, self.chat, requests, adapters, rows=rows, on_token=on_token)
+
+    def decoding(self, slots: int = 64) -> PackedDecoding:
+        return PackedDecoding(self.network, self.chat, slots)
 
     def gold_logprobs(
         self,

@@ -1,32 +1,34 @@
 """Batched decoding under N adapters and the base model at once.
 
 In: requests (prompt tokens, the adapter, how to sample). Out: the new tokens of each, in order.
-Requests of one adapter are adjacent rows, so a step is one product with the frozen weights for all rows and a small one
-per adapter. What the prompts of an adapter have in common at their start (a passage, a chat header) is read once. The
-cache is allocated once, for the longest row. Each row draws from its own seed: in fp32 its text does not depend on its
-neighbours. The reference is the greedy text of `transformers`: tests/test_generate.py compares.
+A step is one product with the frozen weights for all rows and a small one per adapter. What the prompts of an adapter
+have in common at their start (a passage, a chat header) is read once. Rows join and leave between steps: newcomers are
+appended to the cache, and the last rows move to the places of those that have ended. Each row draws from its own seed:
+in fp32 its text does not depend on its neighbours. The reference is the greedy text of `transformers`:
+tests/test_generate.py compares.
 
 Axes: B rows, H heads, K key-value heads, G = H / K, D head size, T packed tokens, C cache length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfedit.errors import ModelError
-from selfedit.model.backend import OnStep, Request, no_steps
+from selfedit.model.backend import OnStep, Request, check_requests, no_steps
 from selfedit.model.chat import Chat
 from selfedit.model.packed.lora import LoraBatch, TokenRange
 from selfedit.model.packed.network import Network
 from selfedit.model.packed.packing import common_prefix
-from selfedit.model.sampling import Sampler
+from selfedit.model.sampling import Continuation, choose
 
 SHARED_PREFIX = 16
 """Prompts that share at least this many tokens have them read once."""
+LENGTH_STEP = 64
+"""Tokens: the length of the cache is a multiple of this, so that most newcomers fit without a copy of the cache."""
 
 
 def generate(
@@ -39,77 +41,107 @@ def generate(
     on_token: OnStep = no_steps,
 ) -> list[list[int]]:
     """As `Backend.generate`. `rows`: requests that are decoded together at most."""
-    limit = network.shape.max_positions
-    for request in requests:
-        if len(request.tokens) + request.max_new_tokens > limit:
-            raise ModelError(f"a prompt of {len(request.tokens)} tokens does not fit the model's {limit} positions")
-    longest = max((len(r.tokens) + r.max_new_tokens for r in requests), default=1)
-    rows = max(1, min(rows, network.working_bytes // (longest * _bytes_per_token(network))))
-    order = sorted(range(len(requests)), key=lambda i: _order(requests[i]))
-    answers: list[list[int]] = [[] for _ in requests]
+    check_requests(requests, network.shape.max_positions)
+    texts = [Continuation(request) for request in requests]
     total = later = sum(request.max_new_tokens for request in requests)
-    for low in range(0, len(order), rows):
-        batch = order[low : low + rows]
-        later -= sum(requests[i].max_new_tokens for i in batch)
-
-        def report(left: int, later: int = later) -> None:
+    decoder = Decoder(network, chat, rows, adapters)
+    waiting = sorted(texts, key=lambda text: ranking(text.request))
+    together = decoder.rows_that_fit(max((r.most_tokens for r in requests), default=1))
+    for low in range(0, len(waiting), together):
+        batch = waiting[low : low + together]
+        later -= sum(text.request.max_new_tokens for text in batch)
+        decoder.join(batch)
+        while decoder.rows:
+            left = sum(text.request.max_new_tokens - len(text.tokens) for text in decoder.rows)
             on_token(total - later - left, total)
-
-        with torch.inference_mode():
-            decoded = _Decoder(network, chat, [requests[i] for i in batch], adapters).run(report)
-        for i, tokens in zip(batch, decoded):
-            answers[i] = tokens
-    return answers
+            decoder.step()
+        on_token(total - later, total)
+    return [text.tokens for text in texts]
 
 
-def _order(request: Request) -> tuple:
-    """Brings together the requests that can share what the base model reads, then those of one adapter."""
+def ranking(request: Request) -> tuple:
+    """Sorts requests that share what the base model reads side by side, then those of one adapter."""
     row = -1 if request.adapter is None else request.adapter
     return request.tokens[: request.read_by_base], row, request.tokens
 
 
-def _bytes_per_token(network: Network) -> int:
-    """Size of one token's keys and values in the cache."""
-    shape = network.shape
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * network.dtype.itemsize
+class Decoder:
+    """The rows of a running batch and their cache. What a row has not filled of the cache is zero: attention hides it,
+    but a NaN that another row left there would pass through the mask."""
 
+    def __init__(self, network: Network, chat: Chat, max_rows: int, adapters: LoraBatch | None = None):
+        self.network, self.chat, self.max_rows, self.adapters = network, chat, max_rows, adapters
+        self.rows: list[Continuation] = []
+        """In the order of the cache."""
+        shape = network.shape
+        empty = torch.zeros(0, shape.kv_heads, 0, shape.head_dim, device=network.device, dtype=network.dtype)
+        self.keys, self.values = [empty] * shape.layers, [empty] * shape.layers
+        """[B, K, C, D] of each layer, with room for more rows and tokens than there are."""
 
-class _Decoder:
-    """Decodes one batch, from the prompts to the last token."""
+    def rows_that_fit(self, longest: int) -> int:
+        """Rows of so many tokens whose keys and values fit into the working memory; at least one."""
+        shape = self.network.shape
+        token_bytes = 2 * shape.layers * shape.kv_heads * shape.head_dim * self.network.dtype.itemsize
+        return max(1, min(self.max_rows, self.network.working_bytes // (_cache_length(longest) * token_bytes)))
 
-    def __init__(self, network: Network, chat: Chat, requests: list[Request], adapters: LoraBatch | None):
-        self.network, self.chat, self.requests, self.adapters = network, chat, requests, adapters
-        shape, device = self.network.shape, self.network.device
-        longest = max(len(r.tokens) + r.max_new_tokens for r in requests)
-        cache = (len(requests), shape.kv_heads, longest, shape.head_dim)
-        self.keys = [torch.zeros(cache, device=device, dtype=self.network.dtype) for _ in range(shape.layers)]
-        self.values = [torch.zeros(cache, device=device, dtype=self.network.dtype) for _ in range(shape.layers)]
-        self.filled = torch.tensor([len(r.tokens) for r in requests], device=device)
-        self.sampler = Sampler(requests)
+    @torch.inference_mode()
+    def join(self, newcomers: Sequence[Continuation]) -> list[tuple[Continuation, int | None]]:
+        """Reads the prompts of the newcomers and writes their first tokens; returns what `step` returns."""
+        newcomers = sorted(newcomers, key=lambda text: ranking(text.request))
+        self._make_room(newcomers)
+        logits = self._prefill([text.request for text in newcomers])
+        self.rows += newcomers
+        return self._write(logits, newcomers)
 
-    def run(self, on_step: Callable[[int], None]) -> list[list[int]]:
-        """New tokens of each request. `on_step(left)`: tokens that may still be written."""
-        answers: list[list[int]] = [[] for _ in self.requests]
-        alive = list(range(len(self.requests)))  # the requests behind the rows
-        tokens = self.sampler.choose(self._prefill(), alive, answers)
-        while True:
-            going = []
-            for row, (i, token) in enumerate(zip(alive, tokens)):
-                if token not in self.chat.ends:
-                    answers[i].append(token)
-                    full = len(answers[i]) == self.requests[i].max_new_tokens
-                    if not (full or (self.requests[i].one_line and self._line_is_over(answers[i]))):
-                        going.append(row)
-            on_step(sum(self.requests[alive[row]].max_new_tokens - len(answers[alive[row]]) for row in going))
-            if not going:
-                return answers
-            if len(going) < len(alive):  # rows that ended leave
-                alive, tokens = [alive[row] for row in going], [tokens[row] for row in going]
-                self._keep_rows(going)
-            tokens = self.sampler.choose(self._step(tokens, alive), alive, answers)
+    @torch.inference_mode()
+    def step(self) -> list[tuple[Continuation, int | None]]:
+        """Writes one more token of every row: the tokens, and None for each row that ends and leaves."""
+        return self._write(*self._read_last_tokens()) if self.rows else []
 
-    def _line_is_over(self, tokens: list[int]) -> bool:
-        return tokens[-1] in self.chat.breaks and "\n" in self.chat.decode(tokens).lstrip()
+    @torch.inference_mode()
+    def remove(self, leaving: Iterable[Continuation]) -> None:
+        """Removes rows: the last ones move to their places."""
+        leaving = set(leaving)
+        used, staying = self._used, [i for i, row in enumerate(self.rows) if row not in leaving]
+        count, end = len(staying), len(self.rows)
+        moved = [i for i in staying if i >= count]
+        free = [i for i in range(count) if self.rows[i] in leaving]
+        for cache in (*self.keys, *self.values):
+            part = cache[:end, :, :used]
+            if moved:
+                part[free] = part[moved]
+            part[count:].zero_()
+        for place, i in zip(free, moved):
+            self.rows[place] = self.rows[i]
+        del self.rows[count:]
+
+    @property
+    def _used(self) -> int:
+        """No row has filled more places of the cache."""
+        return max((len(row.request.tokens) + len(row.tokens) for row in self.rows), default=0)
+
+    def _write(self, logits: Tensor, rows: Sequence[Continuation]) -> list[tuple[Continuation, int | None]]:
+        tokens = choose(logits, rows)
+        events = [(row, event) for row, token in zip(rows, tokens) for event in row.write(token, self.chat)]
+        if ended := [row for row, event in events if event is None]:
+            self.remove(ended)
+        return events
+
+    def _make_room(self, newcomers: Sequence[Continuation]) -> None:
+        """Enlarges the cache if they do not fit: to twice the rows if some run already, since more may follow."""
+        rows, _, length, _ = self.keys[0].shape
+        count = len(self.rows) + len(newcomers)
+        needed = _cache_length(max(text.request.most_tokens for text in (*self.rows, *newcomers)))
+        if count <= rows and needed <= length:
+            return
+        if self.rows_that_fit(length) >= count:
+            needed = max(needed, length)
+        rows = max(count, min(2 * count, self.rows_that_fit(needed))) if self.rows else count
+        used = self._used
+        for caches in (self.keys, self.values):
+            for layer, old in enumerate(caches):
+                caches[layer] = old.new_zeros(rows, old.shape[1], needed, old.shape[3])
+                caches[layer][: len(self.rows), :, :used] = old[: len(self.rows), :, :used]
 
     def _ranges(self, parts: list[tuple[Request, int, int]]) -> list[TokenRange]:
         """The ranges of adjacent tokens on which the same adapter acts. `parts`: (request, low, high): tokens low to
@@ -141,18 +173,17 @@ class _Decoder:
         for cache, new in ((self.keys[layer], k), (self.values[layer], v)):
             cache.view(-1, cache.shape[3]).index_copy_(0, where, new.reshape(-1, cache.shape[3]))
 
-    def _prefill(self) -> Tensor:
-        """Read the prompts into the cache; logits [B, vocab] of what follows each."""
-        groups = _groups(self.requests)
-        prefixes = [(self.requests[rows[0]], shared, rows) for shared, rows in groups if shared]
+    def _prefill(self, requests: list[Request]) -> Tensor:
+        """Reads prompts into the cache behind the rows; logits [B, vocab] of what follows each."""
+        groups = _groups(requests)
+        prefixes = [(requests[rows[0]], shared, self._places(rows)) for shared, rows in groups if shared]
         device = self.network.device
         if prefixes:
             lengths = [shared for _, shared, _ in prefixes]
             packed = self.network.attention(lengths)
 
             def read_prefix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                for (_, shared, rows), k_part, v_part in zip(prefixes, k.split(lengths), v.split(lengths)):
-                    cached = slice(rows[0], rows[-1] + 1)
+                for (_, shared, cached), k_part, v_part in zip(prefixes, k.split(lengths), v.split(lengths)):
                     self.keys[layer][cached, :, :shared] = k_part.transpose(0, 1)
                     self.values[layer][cached, :, :shared] = v_part.transpose(0, 1)
                 return packed(layer, q, k, v)
@@ -160,18 +191,19 @@ class _Decoder:
             tokens = torch.tensor([t for r, shared, _ in prefixes for t in r.tokens[:shared]], device=device)
             ranges = self._ranges([(request, 0, shared) for request, shared, _ in prefixes])
             self.network.run(self.network.embed(tokens), packed.positions, read_prefix, self._linear(ranges))
-        return self._read_suffixes(groups)
+        return self._read_suffixes(requests, groups)
 
-    def _read_suffixes(self, groups) -> Tensor:
+    def _places(self, newcomers: range) -> slice:
+        """The rows of the cache that they get."""
+        return slice(len(self.rows) + newcomers.start, len(self.rows) + newcomers.stop)
+
+    def _read_suffixes(self, requests: list[Request], groups: list[tuple[int, range]]) -> Tensor:
         device = self.network.device
-        suffixes = [self.requests[i].tokens[shared:] for shared, rows in groups for i in rows]
+        suffixes = [requests[i].tokens[shared:] for shared, rows in groups for i in rows]
         lengths = [len(s) for s in suffixes]
-        positions = torch.cat(
-            [torch.arange(shared, len(self.requests[i].tokens)) for shared, rows in groups for i in rows]
-        )
-        where = self._cache_indices(torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)), positions).to(
-            device
-        )
+        positions = torch.cat([torch.arange(shared, len(requests[i].tokens)) for shared, rows in groups for i in rows])
+        cache_rows = torch.arange(len(self.rows), len(self.rows) + len(requests))
+        where = self._cache_indices(cache_rows.repeat_interleave(torch.tensor(lengths)), positions).to(device)
         group_sizes = [lengths[rows[0] : rows[-1] + 1] for _, rows in groups]
         kv_heads = self.network.shape.kv_heads
         sharing = self.network.shape.heads // kv_heads
@@ -192,7 +224,7 @@ class _Decoder:
             for (_, rows), sizes, mask, queries in zip(
                 groups, group_sizes, masks[windows[layer] if windows else 0], q.split(list(map(sum, group_sizes)))
             ):
-                cached = slice(rows[0], rows[-1] + 1), slice(None), slice(mask.shape[1])
+                cached = self._places(rows), slice(None), slice(mask.shape[1])
                 padded = torch.nn.utils.rnn.pad_sequence(queries.split(sizes), batch_first=True)
                 padded = (
                     padded.unflatten(2, (kv_heads, sharing)).permute(0, 2, 3, 1, 4).flatten(2, 3)
@@ -204,24 +236,30 @@ class _Decoder:
                 out.extend(o[j, :length] for j, length in enumerate(sizes))
             return torch.cat(out)
 
-        ranges = self._ranges([(r, len(r.tokens) - length, len(r.tokens)) for r, length in zip(self.requests, lengths)])
+        ranges = self._ranges([(r, len(r.tokens) - length, len(r.tokens)) for r, length in zip(requests, lengths)])
         tokens = torch.tensor([t for s in suffixes for t in s], device=device)
         x = self.network.run(self.network.embed(tokens), positions.to(device), read_suffix, self._linear(ranges))
         return self.network.logits(x[torch.tensor(lengths, device=device).cumsum(0) - 1])
 
-    def _step(self, tokens: list[int], alive: list[int]) -> Tensor:
-        """One token per row into the cache; logits [B, vocab] of the next."""
-        device, shape, count = self.network.device, self.network.shape, len(alive)
-        positions, longest = self.filled, int(self.filled.max()) + 1
-        where = self._cache_indices(torch.arange(count, device=device), positions)
+    def _read_last_tokens(self) -> tuple[Tensor, list[Continuation]]:
+        """The last token of every row into the cache; logits [B, vocab] of the next, and their rows: those of one
+        adapter side by side, in whatever order the cache has them."""
+        device, shape, count = self.network.device, self.network.shape, len(self.rows)
+        order = sorted(range(count), key=lambda i: -1 if (a := self.rows[i].request.adapter) is None else a)
+        rows, sorted_already = [self.rows[i] for i in order], order == list(range(count))
+        ends = [len(row.request.tokens) + len(row.tokens) for row in rows]
+        longest = max(ends)
+        positions, cache_rows = torch.tensor(ends, device=device) - 1, torch.tensor(order, device=device)
+        where = self._cache_indices(cache_rows, positions)
+        token_rows = cache_rows.argsort()  # of each row of the cache
 
         def mask_of(window: int) -> Tensor | None:
             if count == 1 and not window:
                 return None
-            place = torch.arange(longest, device=device)
-            hidden = place > positions[:, None]
+            place, last = torch.arange(longest, device=device), positions[token_rows, None]
+            hidden = place > last
             if window:
-                hidden |= place <= positions[:, None] - window
+                hidden |= place <= last - window
             mask = torch.zeros(count, longest, device=device, dtype=self.network.dtype)
             return mask.masked_fill_(hidden, float("-inf")).repeat_interleave(shape.kv_heads, 0)[:, None]
 
@@ -229,35 +267,25 @@ class _Decoder:
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self._store(layer, where, k, v)
-            keys, values = self.keys[layer], self.values[layer]
+            keys, values = (cache[layer][:count, :, :longest] for cache in (self.keys, self.values))
             mask = masks[shape.windows[layer] if shape.windows else 0]
+            q = q if sorted_already else q[token_rows]
             grouped = q.view(count, shape.kv_heads, -1, shape.head_dim)  # the G heads that share keys, as G queries
             if mask is None:
-                o = F.scaled_dot_product_attention(grouped, keys[:, :, :longest], values[:, :, :longest])
-                return o.view(count, -1)
+                return F.scaled_dot_product_attention(grouped, keys, values).view(count, -1)
             # two batched products: a third faster than the fused kernel, which is made for many queries
-            odds = torch.baddbmm(
-                mask, grouped.flatten(0, 1), keys.flatten(0, 1)[:, :longest].mT, alpha=shape.head_dim**-0.5
-            )
-            o = torch.bmm(odds.softmax(-1), values.flatten(0, 1)[:, :longest])
-            return o.reshape(count, -1)
+            odds = torch.baddbmm(mask, grouped.flatten(0, 1), keys.flatten(0, 1).mT, alpha=shape.head_dim**-0.5)
+            o = torch.bmm(odds.softmax(-1), values.flatten(0, 1)).reshape(count, -1)
+            return o if sorted_already else o[cache_rows]
 
-        written = [(self.requests[i], len(self.requests[i].tokens)) for i in alive]
-        ranges = self._ranges([(request, end, end + 1) for request, end in written])
-        x = self.network.embed(torch.tensor(tokens, device=device))
+        ranges = self._ranges([(row.request, end - 1, end) for row, end in zip(rows, ends)])
+        x = self.network.embed(torch.tensor([row.tokens[-1] for row in rows], device=device))
         x = self.network.run(x, positions, attend, self._linear(ranges))
-        self.filled = positions + 1
-        return self.network.logits(x)
+        return self.network.logits(x), rows
 
-    def _keep_rows(self, rows: list[int]) -> None:
-        index = torch.tensor(rows, device=self.filled.device)
-        self.filled = self.filled[index]
-        used = int(self.filled.max())
-        for cache in (self.keys, self.values):
-            for layer, old in enumerate(cache):
-                new = old.new_zeros(len(rows), *old.shape[1:])  # a NaN would pass through the mask
-                new[:, :, :used] = old[index, :, :used]
-                cache[layer] = new
+
+def _cache_length(tokens: int) -> int:
+    return -(-max(1, tokens) // LENGTH_STEP) * LENGTH_STEP
 
 
 def _groups(requests: Sequence[Request]) -> list[tuple[int, range]]:
