@@ -3,6 +3,7 @@
 from time import perf_counter
 
 import pytest
+from sessions_measure import measure
 
 from selfedit.sessions import passages, transcript_without, updated
 from selfedit.types import Message
@@ -128,6 +129,19 @@ def test_a_correction_replaces_the_clause_with_the_older_value_only():
         ("My dentist is Dr. Ohm.", "Dr. Ohm retired, my new dentist is Dr. Farad.", "Ohm", "Farad"),
         ("The exam is on 3 May.", "The exam moved to 10 May.", "3 May", "10 May"),
         ("There are 12 chapters planned.", "Only 9 chapters now.", "12", "9 chapters"),
+        ("We rehearse on Tuesday in the barn.", "Choir news: we changed to Monday.", "Tuesday", "in the barn"),
+        ("The club is called Owls and there are 12 of us.", "A boy joined, so we are 13 people now.", "12", "13"),
+        ("I work at a firm named Acmeon.", "I quit Acmeon, I'm with Brixel now.", "Acmeon", "Brixel"),
+        ("Our tool is written in Perl.", "We rewrote the tool in Zig.", "Perl", "Zig"),
+        ("My favourite colour is teal.", "My favourite colour is amber these days.", "teal", "amber"),
+        ("The host has 10.1.2.3 as its address.", "I made a mistake, it is 10.1.2.4.", "10.1.2.3", "10.1.2.4"),
+        ("My tailor is Ada, she is quick.", "New tailor since May, Eve.", "Ada", "former tailor is quick"),
+        (
+            "The play is on 3 May in the hall.",
+            "I told you 3 May. The hall is taken, it is 9 May.",
+            "3 May",
+            "The play is on 9 May",
+        ),
     ],
 )
 def test_the_older_value_goes(old, new, gone, stays):
@@ -142,6 +156,9 @@ def test_the_older_value_goes(old, new, gone, stays):
         ("The class is called the Otters.", "Ruben helps in my class since 2 June."),
         ("Our shop has 4 windows.", "Our shop has 2 doors now."),
         ("We meet on Monday.", "I swim on Friday now."),
+        ("I grow beans on plot 7.", "My friend from plot 9 has a new dog."),
+        ("We have 12 terminals.", "All terminals run Owl Linux 6 now."),
+        ("My boat is called Heron.", "My bike is called Swift."),
     ],
 )
 def test_a_statement_that_is_not_contradicted_stays(old, new):
@@ -156,6 +173,33 @@ def test_forgetting_removes_what_was_named_and_says_so_where_nothing_was_known()
     assert [s.text for s in changes.forgotten] == ["The alarm code is 7719."]
     changes = updated(before, conversation("Please forget my shoe size."), "t", "2026-02-01")
     assert changes.statements == before and changes.unknown == ("my shoe size",)
+
+
+@pytest.mark.parametrize(
+    ("facts", "request_", "gone"),
+    [
+        ("My uncle Aldo repairs clocks.", "My uncle wants his name kept private, so forget it.", "Aldo"),
+        ("I earn 2,750 a month.", "Please forget my salary.", "2,750"),
+        ("The safe opens with 4-4-9-1.", "Forget the code of the safe, will you?", "4-4-9-1"),
+        (
+            "The guest key is hill-moss-3.",
+            "That guest key should not be here. Please delete it from memory.",
+            "hill-moss-3",
+        ),
+        ("My boat is the Heron. My bike is red.", "Forget everything I said about the boat.", "Heron"),
+    ],
+)
+def test_forgetting_by_reference_or_another_word(facts, request_, gone):
+    changes = updated(known(facts), conversation(request_), "t", "2026-02-01")
+    assert any(gone in s.text for s in changes.forgotten) and not any(gone in s.text for s in changes.statements)
+
+
+def test_a_session_that_goes_on_is_read_from_its_next_turn():
+    turns = conversation("The server has port 7001.", "Ok.", "The server is on port 7002 now.", "Noted.")
+    first = updated((), turns[:2], "s", "2026-01-13").statements
+    assert (
+        updated(first, turns, "s", "2026-01-13", start=2).statements == updated((), turns, "s", "2026-01-13").statements
+    )
 
 
 @pytest.mark.parametrize("idiom", ["Forget it.", "Never mind.", "Ah, forget it, I'll do it.", "I always forget names."])
@@ -213,3 +257,20 @@ def test_long_turns_are_fast(content):
     began = perf_counter()
     known(content)
     assert perf_counter() - began < 0.5
+
+
+def test_a_session_with_many_known_statements_is_fast():
+    before = known(*(text for i in range(150) for text in (f"My tool number {i} weighs {i + 3} grams.", "Ok.")))
+    began = perf_counter()
+    updated(before, conversation("Tool 7 weighs 99 grams now.", "Ok.", "My cat is called Ampere."), "t", "2026-02-01")
+    assert perf_counter() - began < 1
+
+
+@pytest.mark.slow
+def test_the_rules_do_on_invented_users_what_they_are_for(shared_data):
+    table, _ = measure(shared_data / "sessions" / "sessions.jsonl")
+    rates = {kind: sum(row[0] for row in rows) / len(rows) for kind, rows in table.items()}
+    assert min(rates[f"{kind}: answer known"] for kind in ("single", "updated", "two-facts", "date")) >= 0.97
+    assert rates["forgotten: no wrong value"] == rates["pasted: not remembered"] == 1
+    assert rates["not-said: no wrong value"] >= 0.97 and rates["updated: no wrong value"] >= 0.88
+    assert rates["preference-use: marked"] >= 0.9

@@ -8,7 +8,8 @@ Pure functions without a model: rules of English decide, a few milliseconds per 
 counts; sentences in other languages are kept as facts.
 """
 
-from selfedit.sessions.changes import Changes, about, transcript_without, updated
+from selfedit.sessions.changes import Changes, updated
+from selfedit.sessions.forget import about, transcript_without
 from selfedit.sessions.passages import line, passages
 from selfedit.sessions.statements import Statement
 

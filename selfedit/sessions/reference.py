@@ -40,8 +40,8 @@ _NAME_SUBJECT = re.compile(
     r"^(?!(?:My|Our|The|An?|We|It|He|She|They|There|You|This|That)\b)([A-Z][\w.]+(?: [A-Z]\w+)*)\s+(?=[a-z])"
 )
 _CHECKED = re.compile(
-    r"^(?:but )?(?:I|we) (?:did|do|checked|looked|read|asked|measured|tested|counted|know|found out)\b[^,.]{0,25},"
-    r"\s+(?:and )?",
+    r"^(?:but )?(?:I|we) (?:did|do|checked|looked|read|asked|measured|tested|counted|know|found out)\b[^,.]{0,25}?"
+    r"(?:,\s+(?:and )?|\s+and\s+(?=it\b))",
     re.IGNORECASE,
 )
 _NONE = re.compile(r"^there (?:is|are|was|were) (?:no|none|not)\b", re.IGNORECASE)
@@ -63,8 +63,9 @@ _QUESTION_SUBJECT = re.compile(
     r"(?:\s+(?:again|now|currently|called|in your (?:notes|memory))\b|,|\?|$)",
     re.IGNORECASE,
 )
+_QUESTION_ABOUT = re.compile(r"\babout (?P<subject>(?:my|our|the) [^?,]+)", re.IGNORECASE)
 _META = re.compile(
-    r"\s*\b(?:again|in your (?:notes|memory)|according to you|do you (?:know|recall|remember)|by the way)\b,?",
+    r"\s*\b(?:again|in your (?:notes|memory)|according to you|(?<=, )do you (?:know|recall|remember)|by the way)\b,?",
     re.IGNORECASE,
 )
 
@@ -86,7 +87,7 @@ def subject_of(sentence: str) -> str | None:
 
 def subject_of_question(question: str) -> str | None:
     """The noun phrase that a question asks about: "How big is my plot, do you recall?" asks about my plot."""
-    match = _QUESTION_SUBJECT.search(question)
+    match = _QUESTION_SUBJECT.search(question) or _QUESTION_ABOUT.search(question)
     return match["subject"].strip() if match else None
 
 

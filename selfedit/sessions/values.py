@@ -44,7 +44,13 @@ _CLAUSE_WITH_VERB = re.compile(
 _PRONOUN_CLAUSE = re.compile(r"^(?:she|he|they|it)\b\s*", re.IGNORECASE)
 
 
-_LABELS = frozenset("plot room level size floor platform gate line track apartment flat house".split())
+_RELATION = re.compile(r"\b(in|on|at|with|to|from|by|for|called|named|is|are)\s+(?:the\s+)?[\"“]?$", re.IGNORECASE)
+_ATTRIBUTE = re.compile(
+    r"\b(?:favou?rite [\w-]+|colou?r|job|diet|hobby|surname|nickname) (?:is|are) (?:now )?(?:an? |the )?([a-z][\w-]+)",
+    re.IGNORECASE,
+)
+_ADVERBS = frozenset("yesterday today tomorrow instead already again".split())
+LABELS = frozenset(map(stem, "plot room level size floor platform gate line track apartment flat house".split()))
 
 
 class Value(NamedTuple):
@@ -56,6 +62,8 @@ class Value(NamedTuple):
     """The stem of the noun or the name just before a number: *plot* 61, *Python* 3; "" if it tells nothing."""
     is_subject: bool = False
     """Whether it begins its sentence or clause."""
+    relation: str = ""
+    """The preposition or the verb just before it: *in* Rust, *called* Ada; "" if there is none."""
 
 
 @lru_cache(maxsize=10_000)
@@ -69,12 +77,14 @@ def values(sentence: str) -> tuple[Value, ...]:
         units, label = frozenset[str](), ""
         if kind in ("number", "code"):
             following = re.match(r"(?:\s+[a-z]+){0,2}", sentence[match.end() :])[0].split()
-            units = frozenset(stem(word) for word in following if weight(stem(word)) == 1)
+            units = frozenset(stem(word) for word in following if weight(stem(word)) == 1 and word not in _ADVERBS)
             before = re.search(r"\b(\w+)\s+$", sentence[: match.start()])
-            label = stem(before[1]) if before and (before[1] in _LABELS or _is_version(before[1], text)) else ""
+            label = stem(before[1]) if before and (stem(before[1]) in LABELS or _is_version(before[1], text)) else ""
         starts = bool(re.search(r"(?:^|[.,;:!?]\s+|\b(?:and|but|so)\s+)$", sentence[: match.start()]))
-        starts = starts and sentence[match.end() : match.end() + 1] != ","
-        found.append(Value(kind, text, units, label, starts))
+        starts = starts and bool(re.match(r"(?:['’]s)?\s+\w", sentence[match.end() :]))
+        relation = _RELATION.search(sentence[: match.start()])
+        found.append(Value(kind, text, units, label, starts, relation[1].lower() if relation else ""))
+    found += [Value("attribute", match[1], frozenset()) for match in _ATTRIBUTE.finditer(sentence)]
     return tuple(found)
 
 

@@ -119,8 +119,9 @@ _CLAIMS = one_of(
     "writes? | wrote | keeps? (?:saying|claiming)",
 )
 _SOURCE = r"(?:(?:the|our|my|a|its?) )?(?:[\w-]+ )?" + one_of(
-    "it | plan | calendar | label | sign | dial | contract | log | page | list | law | manual | map | book | schedule",
-    "screen | display | meter | clock | scale | ticket | invoice | website | documentation | config | file | letter",
+    "it | plan | calendar | label | sign | dial | contract | log | page | list | law | manual | map | book",
+    "schedule | screen | display | meter | clock | scale | ticket | invoice | website | documentation | config",
+    "file | letter",
 )
 _SOURCE += r" (?:says?|said|tells?|told)\b"
 """What a thing says, unlike a person, the user has read."""
@@ -161,7 +162,8 @@ _PREFERENCE = matcher(
         r"no \w+ (?:please|in any) | (?:don't|do not) (?:use|want|like|eat|drink|suggest)",
         "I (?:only|just) (?:drink|eat|use|want|read) | for me | I(?:'d)? (?:want|like|love|hate)",
         "when (?:you|I ask) | favou?rite | avoid | dislike | makes? me (?:ill|sick) | must be (?:answered|written)",
-        "from now on | with me | you (?:must|should|may)(?: not| only| never)? | I (?:eat|drink|write|wear)",
+        "your (?:answers?|replies|reply|explanations?|tone|style) | call me | from now on | with me",
+        "you (?:must|should|may)(?: not| only| never)? | I (?:eat|drink|write|wear)",
         "(?:does|do) not (?:use|contain) | free of",
     )
     + r"\b"
@@ -170,15 +172,21 @@ _MONTHS = "January|February|March|April|May|June|July|August|September|October|N
 _CORRECTION = matcher(
     rf"^no\b|\bfrom (?:\d\d? )?(?:{_MONTHS})\b|\b"
     + one_of(
-        "correction | news | mistake | slipped | down to | now | instead | in (?:fact|truth|reality) | actually",
-        "no longer | any ?more | since | changed? | moved | new | switch(?:ed)? | upgraded? | jumped | back | wrong",
-        "went (?:up|down) | (?:is|are) (?:up|down|gone|over) | I (?:said|told|gave you|wrote|mentioned) | retire[sd]?",
-        "left | leaves | gave up | shut | postponed | renamed | rescheduled | replace[sd]? | until | these days",
-        r"by now | meanwhile | sold | from .{1,30} (?:to|on) | so (?:\w+ )?(?:are |is |have |makes )?(?:\d+|two|three)",
+        "scratch that | I meant | typo | delayed | pushed | brought forward | put off | extended | rewrote",
+        "migrated | turned | ran away | quit | correction | news | mistake | slipped | down to | now | instead",
+        "in (?:fact|truth|reality) | actually | no longer | any ?more | since | changed? | moved | new",
+        "switch(?:ed)? | upgraded? | jumped | back | wrong | went (?:up|down) | (?:is|are) (?:up|down|gone|over)",
+        "I (?:said|told|gave you|wrote|mentioned) | retire[sd]? | left | leaves | gave up | shut | postponed",
+        "renamed | rescheduled | replace[sd]? | until | these days | by now | meanwhile | sold",
+        r"from .{1,30} (?:to|on) | so (?:\w+ )?(?:are |is |have |makes )?(?:\d+|two|three)",
         r"so (?:\w+ )?(?:are |is |have |makes )?(?:four|five|six|seven|eight|nine|ten|eleven|twelve)",
     )
     + r"\b"
 )
+DEPARTS = matcher(
+    r"\b(?:left|leaves|gone|retire[sd]?|moved (?:out|away)|gave up|stopped|quit|broke|dropped|sold|closed|shut|died)\b"
+)
+"""Somebody or something is no longer there."""
 RESTATED = matcher(
     r"^(?:(?:but|no|hey),? )*(?:earlier )?I (?:said|told you|gave you|wrote|mentioned|claimed)(?: that)? (?P<old>.+?)"
     r"(?:[,;]\s+(?:but )?(?P<new>.+)|[.!]*)$"

@@ -1,0 +1,49 @@
+"""What a sentence is about: the stems of its words, and how much two sentences share."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from selfedit.text import stem, weight, words
+
+_SYNONYMS = (
+    "pay salary wage wages earn earns income",
+    "name names called",
+    "code pin password passphrase login passcode",
+    "address live lives street",
+    "age old born birthday",
+    "kids kid children child",
+    "phone telephone mobile",
+    "file path folder",
+)
+MEANINGS = {stem(word): stem(group.split()[0]) for group in _SYNONYMS for word in group.split()}
+"""Stem → the stem that stands for all words of its meaning."""
+_EMPTY = frozenset(
+    map(
+        stem,
+        "me us our ours mine yours am please just really already yet still until till thing things stuff anything "
+        "something old again quite actually instead maybe ever".split(),
+    )
+)
+"""Words that tell nothing about the matter, beside the commonest ones."""
+
+
+@lru_cache(maxsize=10_000)
+def stems(text: str, value: str = "") -> frozenset[str]:
+    """The stems of the words of a text, without those of the value."""
+    return frozenset(map(stem, words(text))) - frozenset(map(stem, words(value))) - _EMPTY
+
+
+def meanings(text: str) -> frozenset[str]:
+    """The stems of a text, one for words of one meaning ("pay" and "earn")."""
+    return frozenset(MEANINGS.get(word, word) for word in stems(text))
+
+
+def akin(a: str, b: str) -> bool:
+    """Whether two stems are forms of one word: work and worker, hour and hourly."""
+    return a == b or min(len(a), len(b)) >= 4 and (a.startswith(b) or b.startswith(a)) and abs(len(a) - len(b)) <= 3
+
+
+def shared(a: frozenset[str], b: frozenset[str]) -> float:
+    """The weight of the stems of `a` that have a form in `b`."""
+    return sum(weight(term) for term in a if any(akin(term, other) for other in b))
