@@ -12,8 +12,8 @@ let tokenTried = false;
 function reveal(view) {
   for (const name of [...VIEWS, "token"]) byId(name).hidden = name !== view;
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.hash === `#${view}` || (view === "memory" && link.hash === "#memories")) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    const present = link.hash === `#${view === "memory" ? "memories" : view}`;
+    link.setAttribute("aria-current", present ? "page" : "false");
   }
 }
 
@@ -24,7 +24,8 @@ async function show(focus) {
   const section = byId(name);
   try {
     if (name === "memory") {
-      byId("memory-page").replaceChildren(el("h1", { tabindex: "-1" }, "Memory"), el("p", { class: "quiet" }, "Loading …"));
+      const loading = el("p", { class: "quiet" }, "Loading …");
+      if (section.hidden) byId("memory-page").replaceChildren(el("h1", { tabindex: "-1" }, "Memory"), loading);
       reveal(name);
       await memories.showOne(decodeURIComponent(id));
     } else {
@@ -34,8 +35,9 @@ async function show(focus) {
     }
   } catch (error) {
     const failure = el("p", { class: "error", role: "alert" }, error.message);
-    if (name === "memory") byId("memory-page").lastElementChild.replaceWith(failure);
-    else byId(name === "memories" ? "memory-list" : "jobs").replaceChildren(failure);
+    const place = { memory: "memory-page", memories: "memory-list", learn: "jobs" }[name];
+    const heading = name === "memory" ? [el("h1", { tabindex: "-1" }, "Memory")] : [];
+    byId(place).replaceChildren(...heading, failure);
   }
   if (section.hidden) return;
   document.title = `${section.querySelector("h1").textContent} – selfedit`;
@@ -55,7 +57,7 @@ function askForToken() {
 /** Starts, or starts again with another token. */
 async function start() {
   const health = await api("GET", "/health").catch(() => ({}));
-  byId("model").textContent = health.model ?? "";
+  byId("model").textContent = health.model?.split("/").pop() ?? "";
   tokenTried = Boolean(sessionStorage.getItem("selfedit-token"));
   await api("GET", "/v1/models").then(() => show(true), (error) => error.status !== 401 && show(true));
 }

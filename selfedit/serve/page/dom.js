@@ -22,6 +22,10 @@ export function table(caption, columns, rows) {
     el("tbody", {}, rows));
 }
 
+/** Terms and values beside each other. */
+export const facts = (pairs) => el("dl", { class: "facts" },
+  pairs.map(([term, value]) => el("div", {}, el("dt", {}, term), el("dd", {}, value))));
+
 /** A share as a percentage; a dash where it is unknown. */
 export const percent = (share) => (typeof share === "number" ? `${Math.round(share * 100)}%` : "–");
 

@@ -1,10 +1,10 @@
 /** Learning: documents to the server, and its jobs with their progress. */
 import { api, events } from "./api.js";
-import { byId, duration, el, percent, toast } from "./dom.js";
+import { byId, duration, el, facts, percent, toast } from "./dom.js";
 
 const STAGES = {
-  read: "reading the document", passage: "passages", write: "writing study texts", questions: "writing questions",
-  check: "checking questions", train: "training", test: "testing", answer: "answering", judge: "judging",
+  read: "reading the document", write: "writing study texts", questions: "writing questions",
+  check: "checking questions", train: "training", test: "testing",
 };
 const STATUS = { done: "is learned", failed: "could not be learned", stopped: "was stopped; finished passages stay" };
 const cards = new Map(); // by job id
@@ -61,8 +61,8 @@ async function send(body, title) {
     return true;
   } catch (error) {
     const dismiss = el("button", { click: () => card.remove() }, "Dismiss");
-    const card = el("article", { class: "card", role: "alert" }, el("div", { class: "heading" }, el("h3", {}, title), dismiss),
-      el("p", { class: "error" }, error.message));
+    const card = el("article", { class: "card", role: "alert" },
+      el("div", { class: "heading" }, el("h3", {}, title), dismiss), el("p", { class: "error" }, error.message));
     byId("jobs").prepend(card);
     return false;
   }
@@ -72,7 +72,7 @@ async function send(body, title) {
 export async function showJobs() {
   const { jobs } = await api("GET", "/v1/jobs");
   byId("no-jobs").hidden = jobs.length > 0;
-  jobs.forEach(update);
+  jobs.sort((a, b) => a.created - b.created).forEach(update);
   watch(jobs);
 }
 
@@ -84,7 +84,7 @@ async function watch(jobs) {
   try {
     await events(`/v1/jobs/${encodeURIComponent(next.id)}/events`, update);
   } catch (error) {
-    if (error.status !== 404) return;
+    if (error.status !== 404) return toast(error.message);
   } finally {
     watching = false;
   }
@@ -98,8 +98,8 @@ function update(job) {
   const live = !(job.status in STATUS);
   card.title.textContent = job.title;
   card.bar.hidden = card.stop.hidden = !live;
-  if (job.total > 0) card.bar.value = job.done / job.total;
-  else card.bar.removeAttribute("value");
+  const step = Math.max(0, Object.keys(STAGES).indexOf(job.stage)) / Object.keys(STAGES).length; // within a passage
+  card.bar.value = job.total > job.done ? (job.done + step) / job.total : job.total ? 1 : 0;
   card.state.textContent = live ? progress(job) : `It ${STATUS[job.status]}.`;
   card.error.textContent = job.error ?? "";
   card.error.hidden = !job.error;
@@ -115,8 +115,9 @@ function update(job) {
 /** What is done and what remains, in words. */
 function progress(job) {
   if (job.status === "waiting") return "waits until an earlier job has ended";
+  const passages = job.total ? `, ${job.done} of ${job.total} passages done` : "";
   const left = typeof job.seconds_left === "number" ? `, about ${duration(job.seconds_left)} left` : "";
-  return `${STAGES[job.stage] ?? job.stage}${job.total ? ` ${job.done} of ${job.total}` : ""}${left}`;
+  return `${STAGES[job.stage] ?? (job.stage || "starting")}${passages}${left}`;
 }
 
 function create(job) {
@@ -145,18 +146,19 @@ async function stop(job) {
 
 /** The result of a job. */
 function summary(result) {
-  const of = (name) => result[name]?.length ?? 0;
-  const facts = [
-    ["Kept", of("memories")], ["Only text", of("texts")], ["Wait for approval", of("quarantined")],
-    ["Replaced", of("superseded")], ["Correct", `${percent(result.accuracy_before)} → ${percent(result.accuracy_after)}`],
-    ["Time", typeof result.seconds === "number" ? duration(result.seconds) : "–"],
-  ];
-  const link = (kind, text) => (result[kind] ?? []).slice(0, 5).map((id, i, ids) =>
+  const count = (kind) => String(result[kind].length);
+  const links = (kind, text) => result[kind].slice(0, 5).map((id, i, ids) =>
     el("a", { href: `#memories/${id}` }, ids.length > 1 ? `${text} ${i + 1}` : text));
   return [
-    el("dl", { class: "facts" }, facts.map(([term, value]) => el("div", {}, el("dt", {}, term), el("dd", {}, String(value))))),
-    ...(result.failed ?? []).map((one) => el("p", { class: "error" }, `${one.title}: ${one.reason}`)),
-    el("p", { class: "row" }, link("quarantined", "Review what waits for approval"), link("memories", "Open memory"),
-      link("texts", "Open text")),
+    facts([
+      ["Kept", count("memories")], ["Only text", count("texts")], ["Wait for approval", count("quarantined")],
+      ["Replaced", count("superseded")],
+      ["Correct", `${percent(result.accuracy_before)} → ${percent(result.accuracy_after)}`],
+      ["Time", duration(result.seconds)],
+    ]),
+    ...[...result.failed, ...(result.skipped ?? [])].map((one) => el("p", { class: "error" },
+      `${one.title ?? one.source}: ${one.reason}`)),
+    el("p", { class: "row" }, links("quarantined", "Review what waits for approval"), links("memories", "Open memory"),
+      links("texts", "Open text")),
   ];
 }
