@@ -1,21 +1,26 @@
-"""What a session changes in the statements known so far: statements added, replaced by a correction, and forgotten.
+"""What a session changes in the statements known so far: statements added, replaced by a newer one, and forgotten.
 
-A new statement replaces the clause of an older one that states another value of the same matter (see `conflict`).
+A new statement replaces the clause of an older one that states another value of the same matter (see `conflict`), or
+that mentions what the turn tells to be gone (see `departures`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
-from selfedit.sessions import passages, values, wording
-from selfedit.sessions.conflict import conflict, restates
-from selfedit.sessions.forget import about
-from selfedit.sessions.statements import Request, Statement, Told, stated
+from selfedit.sessions import departures, matter, passages, reference, values, wording
+from selfedit.sessions.conflict import conflict, restates, same_predicate
+from selfedit.sessions.forget import meant
+from selfedit.sessions.requests import Request
+from selfedit.sessions.statements import Statement, Told, stated
 from selfedit.types import Message
 
-_MOVES = re.compile(r"\b(?:moved|changed|switched|shifted|postponed|slipped|rescheduled)\b", re.IGNORECASE)
+_MOVES = re.compile(
+    r"\b(?:moved|changed|switched|shifted|postponed|slipped|rescheduled|pushed|brought|put)\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -39,84 +44,100 @@ def updated(
 
     start: index of the first turn that was not read before; the turns before it are context.
     """
-    known = list(statements)
-    added: list[Statement] = []
-    replaced: list[tuple[Statement, Statement]] = []
-    forgotten: list[Statement] = []
-    unknown: list[str] = []
-    for event in stated(turns, session, date):
-        if event.turn < start:
-            continue
-        if isinstance(event, Request):
-            gone = about(event.target, known, strict=event.strict)
-            known = [statement for statement in known if statement not in gone]
-            added = [statement for statement in added if statement not in gone]
-            forgotten += gone
-            if not gone:
-                unknown.append(event.target)
-            continue
-        new, pairs = _corrected(event, known)
-        if not new:
-            continue
-        for old, rest, _ in pairs:
-            at = known.index(old)
-            known[at : at + 1] = [replace(old, text=rest)] if rest else []
-            added = [statement for statement in added if statement != old]
-        for old, _, value in pairs:
-            renamed = {s: _with_role(s, old, value) for s in known if s.turn_key == new.turn_key}
-            known = [renamed.get(statement, statement) for statement in known]
-            added = [renamed.get(statement, statement) for statement in added]
-        if pairs:
-            left = [s for s in known if s.turn_key != new.turn_key or not _only_departs(s, pairs)]
-            known, added = left, [statement for statement in added if statement in left]
-        new = replace(new, group=passages.group_for(new, known))
-        replaced += [(old, new) for old, _, _ in pairs]
-        known.append(new)
-        added.append(new)
-    return Changes(tuple(known), tuple(added), tuple(replaced), tuple(forgotten), tuple(unknown))
+    knowledge = _Knowledge(statements)
+    for turn, events in groupby(stated(turns, session, date), key=lambda event: event.turn):
+        if turn >= start:
+            knowledge.read(list(events))
+    return Changes(
+        tuple(knowledge.known),
+        tuple(s for s in knowledge.known if s in knowledge.added),
+        tuple(knowledge.replaced),
+        tuple(knowledge.forgotten),
+        tuple(knowledge.unknown),
+    )
 
 
-def _corrected(told: Told, known: Iterable[Statement]) -> tuple[Statement | None, list[tuple[Statement, str, str]]]:
-    """The new statement, without the older value, and (older statement, what is left of it, older value) for each that
-    it replaces."""
-    new = told.statement
-    if match := wording.RESTATED.match(new.text):
-        new = _restated(new, match)
-        if not new:
-            return None, []
-    pairs = []
-    known = list(known)
-    for old in known:
-        if old.turn_key == new.turn_key:
-            continue
-        if pair := conflict(old.text, new.text, told.context):
-            before, after = pair
-            text = values.without(new.text, before.text, keep=after.text) or new.text
-            if match is None and _names_only_value(text, after.text) and restates(told.context, before.text):
-                clause = values.clause_with(old.text, before.text).replace(before.text, after.text)
-                text = f"{clause[:1].upper()}{clause[1:].rstrip('.!')}: {text}"
-            new = replace(new, text=text)
-            pairs.append(
-                (old, values.without(old.text, before.text, pronoun=_former(old.text, before.text)), before.text)
-            )
-    if not pairs and (lone := _lone_value(new, known)):
-        old, before = lone
-        pairs.append((old, values.without(old.text, before, pronoun=_former(old.text, before)), before))
-    return new, pairs
+class _Knowledge:
+    """The statements known so far, changed turn by turn."""
+
+    def __init__(self, statements: Sequence[Statement]):
+        self.known = list(statements)
+        self.added: set[Statement] = set()
+        self.replaced: list[tuple[Statement, Statement]] = []
+        self.forgotten: list[Statement] = []
+        self.unknown: list[str] = []
+
+    def read(self, events: Sequence[Told | Request]) -> None:
+        """Applies the request and the statements of one turn."""
+        told = [event for event in events if isinstance(event, Told)]
+        for request in events:
+            if isinstance(request, Request):
+                words = self._forget(request)
+                told = [new for new in told if not _concerns(new.statement.text, words)]
+        for term in departures.departed([new.statement.text for new in told], [s.text for s in self.known]):
+            rests = [(new, departures.newcomer(new.statement.text, term)) for new in told]
+            told = [replace(new, statement=replace(new.statement, text=text)) for new, text in rests if text]
+            for old in list(self.known) if told else ():
+                if (rest := departures.without(old.text, term)) != old.text:
+                    self._replace(old, rest, told[0].statement)
+        for new in told:
+            self._add(new)
+
+    def _forget(self, request: Request) -> frozenset[str]:
+        """Returns the words of what the user asks to forget."""
+        gone = meant(request, self.known)
+        self.known = [statement for statement in self.known if statement not in gone]
+        self.forgotten += gone
+        if not gone:
+            self.unknown.append(request.named)
+        return matter.meanings(" ".join([request.target, *(statement.text for statement in gone)]))
+
+    def _replace(self, old: Statement, rest: str, new: Statement) -> None:
+        at = self.known.index(old)
+        self.known[at : at + 1] = [replace(old, text=rest)] if rest else []
+        self.replaced.append((old, new))
+
+    def _add(self, told: Told) -> None:
+        new = told.statement
+        match = wording.RESTATED.match(new.text)
+        if match and not match["new"]:
+            return
+        new = _restated(new, match) if match else new
+        older = [old for old in self.known if old.turn_key != new.turn_key]
+        pairs = []
+        for old in older:
+            if pair := conflict(old.text, new.text, told.context):
+                before, after = pair
+                text = values.without(new.text, before.text, keep=after.text) or new.text
+                if not match and _names_only_value(text, after.text) and restates(told.context, before.text):
+                    clause = values.clause_with(old.text, before.text).replace(before.text, after.text).rstrip(".!")
+                    text = f"{clause[:1].upper()}{clause[1:]}: {text}"
+                new = replace(new, text=text)
+                pairs.append((old, before.text))
+        pairs = pairs or [(old, rest) for old in older if (rest := same_predicate(old.text, new.text))]
+        pairs = pairs or _lone_value(new, older)
+        for old, before_text in pairs:
+            self._replace(old, values.without(old.text, before_text), new)
+        new = replace(new, group=passages.group_for(new, self.known))
+        self.known.append(new)
+        self.added.add(new)
 
 
-def _restated(new: Statement, match: re.Match) -> Statement | None:
+def _concerns(text: str, erased: frozenset[str]) -> bool:
+    """Whether a sentence beside a request to forget speaks of the same matter."""
+    return reference.refers_back(text) or matter.shared(matter.meanings(text), erased) >= 0.9
+
+
+def _restated(new: Statement, match: re.Match[str]) -> Statement:
     """The new value in the words that the user repeats: "I said we meet on Monday, it is Friday" → "We meet on Friday:
-    it is Friday"; None where only the older value is repeated."""
+    it is Friday"."""
     old, rest = match["old"], match["new"]
-    if not rest:
-        return None
     for before in values.values(old):
         for after in values.values(rest):
             if before.kind == after.kind and before.text != after.text:
-                subject = old.replace(before.text, after.text)
-                return replace(new, text=f"{subject[:1].upper()}{subject[1:]}: {rest}")
-    return replace(new, text=rest[:1].upper() + rest[1:])
+                rest = f"{old.replace(before.text, after.text)}: {rest}"
+                return replace(new, text=f"{rest[:1].upper()}{rest[1:]}")
+    return replace(new, text=f"{rest[:1].upper()}{rest[1:]}")
 
 
 def _names_only_value(text: str, value: str) -> bool:
@@ -124,33 +145,12 @@ def _names_only_value(text: str, value: str) -> bool:
     return bool(re.search(rf"(?:^|[ ,])it(?:['’]s| is| was) (?:on |at )?{re.escape(value)}", text, re.IGNORECASE))
 
 
-def _lone_value(new: Statement, known: Iterable[Statement]) -> tuple[Statement, str] | None:
+def _lone_value(new: Statement, older: Sequence[Statement]) -> list[tuple[Statement, str]]:
     """The only time or weekday that is known, for a change that does not name its matter: "we changed to Sunday"."""
     if not _MOVES.search(new.text):
-        return None
+        return []
     for after in values.values(new.text):
-        if after.kind in ("time", "weekday"):
-            found = [(old, v.text) for old in known for v in values.values(old.text) if v.kind == after.kind]
-            if len(found) == 1 and found[0][0].turn_key != new.turn_key:
-                return found[0]
-    return None
-
-
-def _with_role(statement: Statement, old: Statement, value: str) -> Statement:
-    """The statement with "my former neighbour" for the older name: "Ada left! My new neighbour is Eve."."""
-    if not (role := _former(old.text, value)) or not values.mentions(statement.text, value):
-        return statement
-    text = statement.text.replace(value, role)
-    return replace(statement, text=text[:1].upper() + text[1:])
-
-
-def _only_departs(statement: Statement, pairs: list[tuple[Statement, str, str]]) -> bool:
-    """Whether a sentence only says that the older name is gone: "Ada left us."."""
-    names = {value.text for value in values.values(statement.text)}
-    return any(names == {value} for _, _, value in pairs) and bool(wording.DEPARTS.search(statement.text))
-
-
-def _former(old: str, value: str) -> str:
-    """ "My neighbour is called Ada" → "my former neighbour", for what is left of the statement."""
-    match = re.match(r"(my|our) (?:new |former )?((?:[\w-]+ ){0,5}?)(?:is|are)\b", old, re.IGNORECASE)
-    return f"{match[1].lower()} former {match[2].strip()}" if match else ""
+        found = [(old, v.text) for old in older for v in values.values(old.text) if v.kind == after.kind]
+        if after.kind in ("time", "weekday") and len(found) == 1:
+            return found
+    return []

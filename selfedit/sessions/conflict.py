@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from selfedit.sessions import matter, values, wording
-from selfedit.text import split_sentences
+from selfedit.text import split_sentences, stem, weight
 
 SHARED = 1.0
 """Weight of the words that a correction and the older clause must share; common words weigh less than 1."""
@@ -19,6 +19,9 @@ SHARED_PLAIN = 2.0
 """The same without a word of correction."""
 ALIKE = 0.7
 """Share of the words of the shorter sentence that both must have without a word of correction."""
+_NOW = re.compile(
+    r"\b(?:now|nowadays|these days|instead|relocated|moved|became|as of|actually|in fact)\b", re.IGNORECASE
+)
 _FIRST_PERSON = re.compile(r"\b(?:I|we)\b", re.IGNORECASE)
 
 
@@ -65,14 +68,20 @@ def _score(sentence: str, new: str, context: str, before: values.Value, after: v
         shared = matter.shared(a, b)
         alike = shared >= SHARED_PLAIN and shared >= ALIKE * max(matter.shared(a, a), matter.shared(b, b))
         return shared if alike else 0.0
-    if restates(context, before.text) or _leaves(new, before, after):
+    if restates(context, before.text):
         return 1.0 + matter.shared(a, b)
     if before.relation == after.relation == "are" and before.kind == "number" and not before.units:
         return 0.5  # "there are 12 of us", "we are 13 now"
     mentioned = values.mentions(context, before.text)
     if mentioned or _same_shape(before.text, after.text):
         least = 0.5
-    elif before.kind == "name" and (_takes_over(sentence, new) or before.relation == after.relation != ""):
+    elif before.kind == "name" and (
+        before.relation == after.relation != ""
+        or before.relation
+        and after.relation
+        and _NOW.search(new)
+        or any(stem(role) in a for role in re.findall(r"\bnew (\w+)", new, re.IGNORECASE))
+    ):
         least = SHARED
     else:
         least = SHARED_NAME if before.kind == "name" else SHARED
@@ -94,24 +103,45 @@ def restates(context: str, value: str) -> bool:
     )
 
 
-def _leaves(new: str, before: values.Value, after: values.Value) -> bool:
-    """Whether the user left a place for another in one sentence: "I quit Acme, I am with Brix now"."""
-    if before.kind != "name" or before.is_subject or after.is_subject or not after.relation:
-        return False
-    return bool(re.search(rf"\b(?:I|we)\b(?:['’]ve| have)? \w+ {re.escape(before.text)}\b", new)) and bool(
-        wording.DEPARTS.search(new)
-    )
-
-
 def _same_shape(a: str, b: str) -> bool:
-    """Whether two values are long numbers of one form, such as two addresses."""
-    forms = [re.sub(r"\d+", "0", text) for text in (a, b)]
-    return forms[0] == forms[1] and forms[0].count("0") > 2
+    """Whether two values have one form: the same letters, digits and marks in the same places."""
+    if " " in a:
+        return False
+    forms = [re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "0", text)) for text in (a, b)]
+    short = [re.sub(r"(.)\1+", r"\1", form) for form in forms]
+    return forms[0] == forms[1] and "a" in forms[0] and "0" in forms[0] or short[0] == short[1] and len(short[0]) > 4
 
 
-def _takes_over(sentence: str, new: str) -> bool:
-    """Whether the new sentence names a new holder of a role: "New editor since May, Eve" after "my editor is Ada"."""
-    return any(
-        re.search(rf"\b(?:my|our) {re.escape(role)}\b", sentence, re.IGNORECASE)
-        for role in re.findall(r"\bnew (\w+)", new, re.IGNORECASE)
-    )
+_PREDICATE = re.compile(
+    r"(?:^|[,;.!?]\s+(?:(?:and|but|so)\s+)?)(?P<subject>I|we|(?:(?:my|our|the|his|her"
+    r"|their)\s+)?(?:[\w'’-]+\s+){0,3}?[\w-]+?)"
+    r"(?:['’](?P<short>s|re|m)|\s+(?:now |just |only |currently |always |usually )?(?P<verb>is|are|am|was"
+    r"|\w{2,}))\s+(?P<rest>[^.!?;,]+)",
+    re.IGNORECASE,
+)
+_VAGUE = frozenset("have had got has think know can will do did said told feel see want need love like m am be".split())
+
+
+def _predicates(text: str) -> set[tuple[str, str, str]]:
+    """(stem of the subject's noun, stem of the verb, what follows) of the clauses of a text."""
+    found = set()
+    for match in _PREDICATE.finditer(text):
+        subject = match["subject"].split()[-1].lower()
+        verb = (match["verb"] or match["short"]).lower()
+        verb = "is" if verb in ("s", "re", "is", "are", "was") else stem(verb)
+        found.add((stem(subject), verb, match["rest"].strip()))
+    return found
+
+
+def same_predicate(old: str, new: str) -> str | None:
+    """What the older text says of the same subject with the same verb, if the new one says another thing "now"."""
+    for sentence in split_sentences(new, "en"):
+        if not _NOW.search(sentence):
+            continue
+        for subject, verb, rest in _predicates(sentence):
+            for other, same, before in _predicates(old):
+                if (subject, verb) != (other, same) or verb in _VAGUE or before == rest:
+                    continue
+                if weight(subject) + weight(verb) >= 0.9 or rest.split()[0] == before.split()[0]:
+                    return before
+    return None

@@ -1,63 +1,106 @@
-"""What a request to forget names, and the conversation without it."""
+"""Which statements a request to forget means, and the conversation without them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import date
 
 from selfedit.sessions import matter, values
+from selfedit.sessions.requests import Request
 from selfedit.sessions.statements import Statement
 from selfedit.text import split_sentences, stem, weight
 from selfedit.types import Message
 
-_SECRET = frozenset(map(stem, "name number code file date birthday age pay address phone key".split()))
-"""Words for an attribute: a statement need not use them if it has a value."""
-_WITHOUT_TARGET = re.compile(
-    r"[,;]| (?:that|which) I | from (?:your|what|the)\b| (?:out )?of your\b| in your\b| will you\b"
+_FILLER = frozenset(
+    map(
+        stem,
+        "forget please pls kindly memory notes told tell said say gave give mentioned shared wrote trace"
+        " remember never "
+        "pretend wipe delete erase scrub strike remove lose drop scrap again should would could thing things business "
+        "everything anything nothing rather prefer though happened heard keep kept don dont now just so last time "
+        "oh ok let make want wants here private my our".split(),
+    )
 )
+"""Words of requests that do not tell what is to be forgotten."""
 _QUOTED = re.compile(r"[\"“]([^\"”]{2,40})[\"”]")
 SHARED_SENTENCE = 0.7
 """Share of the words of a sentence that a forgotten statement has too, so that the sentence tells it."""
+_ATTRIBUTES = {
+    "code": {"code", "number"},
+    "number": {"code", "number"},
+    "name": {"name"},
+    "pay": {"number"},
+    "phone": {"number", "code"},
+    "address": {"number", "name"},
+    "age": {"number", "date"},
+    "weigh": {"number"},
+}
+"""Attribute → the kinds of values by which a statement has it without its word."""
 
 
 def about(target: str, statements: Iterable[Statement], *, strict: bool = False) -> list[Statement]:
-    """The statements that a request to forget names; all of them if it names nothing in particular.
+    """The statements that the words name; all of them if there are no words.
 
-    strict: every word of the request must be in the statement.
+    strict: every word must be in the statement.
     """
     known = list(statements)
     if not target:
         return known
-    wanted = _named(target)
-    if not wanted:
+    full = sum(map(weight, matter.meanings(target) - _FILLER))
+    return _best(_scores(target, known), known, (0.99 if strict else 0.5) * full, target)
+
+
+def meant(request: Request, known: Sequence[Statement]) -> list[Statement]:
+    """The statements that a request to forget means: those that share the most with its sentence, the sentences around
+    it and, if these share little, what the user stated in the turn before."""
+    if not request.target:
+        return list(known)
+    scores = _scores(request.target, known)
+    for sentences in (request.around, request.last):
+        if max(scores, default=0.0) < (1 if sentences == request.around else 0.3):
+            rows = [_scores(f"{sentence} {request.target}", known) for sentence in sentences]
+            scores = [score + 0.5 * sum(row) for score, *row in zip(scores, *rows)]
+    return _best(scores, known, 0.3 if request.certain else 0.5, request.target)
+
+
+def _scores(target: str, known: Sequence[Statement]) -> list[float]:
+    """How much each statement shares with the words; words of many statements count less, common words nothing."""
+    wanted = {term for term in matter.meanings(target) - _FILLER if weight(term) == 1 or term in _ATTRIBUTES}
+    scores = [0.0] * len(known)
+    texts = [matter.meanings(s.text) | {stem(f"{date.fromisoformat(s.date):%B}")} for s in known]
+    for term in wanted:
+        having = [i for i, text in enumerate(texts) if any(matter.akin(term, other) for other in text)]
+        for i in having:
+            scores[i] += (0.3 if term in ("code", "number", "name") else 1) / len(having) ** 0.5
+    for kinds in (_ATTRIBUTES[attribute] for attribute in wanted & _ATTRIBUTES.keys()):
+        for i, statement in enumerate(known):
+            found = {"code" if _is_secret(v) else v.kind for v in values.values(statement.text)}
+            if not found & kinds:
+                scores[i] *= 0.5
+            else:
+                scores[i] += 0.5 if "code" in found & kinds else min(0.5, scores[i])
+    return scores
+
+
+def _is_secret(value: values.Value) -> bool:
+    return value.kind == "number" and not value.units and len(re.findall(r"\d", value.text)) >= 4
+
+
+def _best(scores: Sequence[float], known: Sequence[Statement], least: float, target: str) -> list[Statement]:
+    """The statements with the highest scores, and all others that state the same code, or the same name where a name
+    is to be forgotten."""
+    best = max(scores, default=0.0)
+    if not best or best < least:
         return []
-    holders = wanted - _SECRET
-    attributes = wanted - holders
-    scores = []
-    for statement in known:
-        stems = matter.meanings(statement.text)
-        found = matter.shared(wanted, stems)
-        held = matter.shared(holders, stems) if holders else 1.0
-        if attributes and held and _has_value(statement.text, attributes):
-            found = max(found, matter.shared(holders, stems) + 0.9 * matter.shared(attributes, attributes))
-        scores.append(found / matter.shared(wanted, wanted) if held else 0.0)
-    least = max(max(scores, default=0.0) - 0.01, 0.99 if strict and not attributes else 0.5)
-    gone = [statement for statement, score in zip(known, scores) if score >= least]
-    secrets = {v.text for s in gone for v in values.values(s.text) if v.kind == "code"}
-    if "name" in attributes:
-        secrets |= {v.text for s in gone for v in values.values(s.text) if v.kind == "name"}
+    gone = [statement for statement, score in zip(known, scores) if score >= 0.95 * best]
+    if best <= 0.5:
+        gone = gone[-1:]
+    kinds = {"code", "name"} if "name" in matter.meanings(target) else {"code"}
+    secrets = {
+        value.text for s in gone for value in values.values(s.text) if value.kind in kinds and matter.stems(value.text)
+    }
     return [s for s in known if s in gone or any(values.mentions(s.text, secret) for secret in secrets)]
-
-
-def _named(target: str) -> frozenset[str]:
-    """The stems of a request that tell what is to be forgotten."""
-    target = _WITHOUT_TARGET.split(target)[0] or target
-    return frozenset(term for term in matter.meanings(target) if weight(term) == 1 or term in matter.MEANINGS.values())
-
-
-def _has_value(text: str, attributes: frozenset[str]) -> bool:
-    kinds = {value.kind for value in values.values(text)}
-    return "name" in kinds if attributes == {"name"} else bool(kinds - {"name", "month", "weekday"})
 
 
 def transcript_without(turns: Sequence[Message], forgotten: Iterable[Statement]) -> list[Message]:

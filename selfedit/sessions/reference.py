@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 
+from selfedit.sessions.values import values
 from selfedit.text import words
 
 _VERB = (
-    r"is|are|was|were|has|have|had|will|can|must|does|do|did|should|may|shall|won['’]t|isn['’]t|gave|took|went|came|got|made|"
+    r"is|are|was|were|has|have|had|will|can|must|does|do|did|should|may|shall|won['’]t|isn['’]t|gave|took|went"
+    r"|came|got|made|"
     r"left|sent|put|set|ran|bought|sold|told|said|wrote|goes|keeps|hangs|sits|lives|stands|holds|costs|wants|needs"
 )
 _SUBJECT = re.compile(
@@ -25,11 +27,11 @@ _INDEFINITE = re.compile(
     rf"\b(?:an?) ((?:{_NOUN} ){{0,2}}?{_NOUN})(?=[,.!;]|\s(?:now|to|in|on|at|for|with|from|that|by|called|and)\b|\s*$)"
 )
 _MINE = re.compile(rf"\b((?:[Mm]y|[Oo]ur) (?:{_NOUN} )?{_NOUN})")
-_NAMED = re.compile(rf"\b(?:my|our|the) (?:{_NOUN} )?{_NOUN}(?: of (?:my|our|the) {_NOUN})?", re.IGNORECASE)
-_ATTRIBUTE = re.compile(r"\b(?:his|her|its|their) (names?|numbers?|codes?|address|phone|age|birthday)\b", re.IGNORECASE)
 _PERSON = (
-    r"wife|husband|partner|son|daughter|child|children|kids?|brother|sister|mother|father|mum|mom|dad|granny|grandma|grandpa"
-    r"|uncle|aunt|cousin|nephew|niece|friend|neighbou?r|boss|lead|head|student|colleague|assistant|pupil|girl|boy|man|woman"
+    r"wife|husband|partner|son|daughter|child|children|kids?|brother|sister|mother|father|mum|mom|dad|granny"
+    r"|grandma|grandpa"
+    r"|uncle|aunt|cousin|nephew|niece|friend|neighbou?r|boss|lead|head|student|colleague|assistant|pupil|girl|boy"
+    r"|man|woman"
     r"|bride|groom|chef|apprentice|guy|lady|guest|vet|nurse|critic|bos|client|mate|\w+(?:mate|ist|man|woman)"
     r"|\w{3,}(?:er|or)(?<!paper)(?<!server)(?<!number)(?<!order)(?<!computer)(?<!letter)"
 )
@@ -45,7 +47,10 @@ _CHECKED = re.compile(
     re.IGNORECASE,
 )
 _NONE = re.compile(r"^there (?:is|are|was|were) (?:no|none|not)\b", re.IGNORECASE)
-_PRONOUN = re.compile(r"^(it|he|she|they|these|those)(?P<short>['’](?:s|re|ll|ve|d))?\b\s*", re.IGNORECASE)
+_PRONOUN = re.compile(
+    r"^(it|he|she|they|these|those)(?P<short>['’](?:s|re|ll|ve|d)|(?<=^it)s(?= (?:an?|the|not|now|\d)\b))?\b\s*",
+    re.IGNORECASE,
+)
 _POSSESSIVE = re.compile(r"^(its|his|her) ", re.IGNORECASE)
 _FULL = {"s": "is", "re": "are", "ll": "will", "ve": "have", "d": "would"}
 _ANAPHOR = re.compile(
@@ -53,7 +58,8 @@ _ANAPHOR = re.compile(
 )
 _OBJECT = re.compile(r"\b(for|of|to|in|on|with|at) it\b(?!['’])", re.IGNORECASE)
 _HAS_VERB = re.compile(
-    r"\b(?:I|we|he|she|it|they|you|there|is|are|was|were|am|be|has|have|had|do|does|did|will|would|can|could|should|must|may"
+    r"\b(?:I|we|he|she|it|they|you|there|is|are|was|were|am|be|has|have|had|do|does|did|will|would|can|could"
+    r"|should|must|may"
     r"|got|use|need|want)\b|n['’]t\b|\w['’](?:s|re|m|ve|ll|d)\b",
     re.IGNORECASE,
 )
@@ -110,15 +116,6 @@ def thing_in(sentence: str) -> str | None:
     return found[-1] if found else None
 
 
-def thing_named(clause: str) -> str:
-    """The noun phrase of a clause that a request to forget refers to ("forget it"): the last one with "my", "our" or
-    "the", or the first one with its attribute ("my aunt wants her name kept out")."""
-    phrases = [match[0] for match in _NAMED.finditer(clause)]
-    if phrases and (attribute := _ATTRIBUTE.search(clause)):
-        return f"{phrases[0]} {attribute[1]}"
-    return phrases[-1] if phrases else clause
-
-
 def begins_with_pronoun(sentence: str) -> bool:
     return bool(_PRONOUN.match(_CHECKED.sub("", sentence)))
 
@@ -128,7 +125,8 @@ def refers_back(sentence: str) -> bool:
     if begins_with_pronoun(sentence) or _NONE.match(sentence):
         return True
     match = _ANAPHOR.search(sentence)
-    return bool(match) and not re.search(r"\b(?:my|our|an?|the) \w|(?<=\w )[A-Z]\w", sentence[: match.start()])
+    named = match and re.search(r"\b(?:my|our|an?|the) \w|(?<=\w )[A-Z]\w", sentence[: match.start()])
+    return bool(match) and not named
 
 
 def is_fragment(sentence: str) -> bool:
@@ -141,7 +139,7 @@ def with_subject(sentence: str, phrase: str) -> str:
     match = _PRONOUN.match(sentence)
     assert match
     short = match["short"]
-    verb = f"{_FULL[short[1:].lower()]} " if short else ""
+    verb = f"{_FULL[short.lstrip(chr(39) + '’').lower()]} " if short else ""
     if re.match(r"an? ", phrase, re.IGNORECASE):
         phrase = "the " + phrase.split(" ", 1)[1]
     return f"{phrase[:1].upper()}{phrase[1:]} {verb}{sentence[match.end() :]}"
@@ -156,6 +154,19 @@ def with_question(sentence: str, question: str) -> str:
         clause = question[match.end() :].rstrip("?.! ")
         return f"{clause[:1].upper()}{clause[1:]}: {sentence}"
     return f"{question} {sentence}"
+
+
+def against(claim: str, truth: str) -> str:
+    """What the user sets against a claim, with the subject of the claim: "the quota is 70", "it is 55" → "The quota is
+    55"; where it has no subject, the words of the claim with the true value."""
+    phrase = subject_of(claim)
+    if begins_with_pronoun(truth):
+        if phrase:
+            return with_subject(truth, phrase)
+        pairs = [(a, b) for a in values(claim) for b in values(truth) if a.kind == b.kind and a.text != b.text]
+        return claim.replace(pairs[0][0].text, pairs[0][1].text) if pairs else truth
+    truth = f"{truth[:1].upper()}{truth[1:]}"
+    return f"{phrase[:1].upper()}{phrase[1:]}: {truth}" if phrase and phrase.lower() not in truth.lower() else truth
 
 
 def resolved(sentence: str, before: list[str], question: str, claimed: str) -> str:
@@ -185,7 +196,7 @@ def resolved(sentence: str, before: list[str], question: str, claimed: str) -> s
     if (match := _POSSESSIVE.match(sentence)) and before:
         owner = thing_in(before[-1]) if match[1].lower() == "its" else (person_in(before[-1]) or ("",))[0]
         return f"{owner[:1].upper()}{owner[1:]}'s {sentence[match.end() :]}" if owner else sentence
-    if question and is_fragment(sentence):
+    if question and is_fragment(sentence) and values(sentence):
         return with_question(sentence, question)
     if (found := _OBJECT.search(sentence)) and before and (thing := thing_in(before[-1])):
         return f"{sentence[: found.end(1)]} {thing}{sentence[found.end() :]}"

@@ -13,29 +13,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from selfedit.sessions import reference, wording
-from selfedit.sessions.values import values
-from selfedit.text import words
+from selfedit.sessions.requests import Request, request_in
+from selfedit.sessions.values import mentions, values
+from selfedit.text import stem, weight, words
 from selfedit.types import Message
 
 MAX_WORDS = 60
 """Of one statement; a longer one is cut, so that a group of statements fits a passage."""
-_FORGET = re.compile(
-    r"(?:^|[,;:]|\b(?:please|so|and|you|to|now|favou?r,?|then)\b,?)\s*(?:please |just |kindly )?"
-    r"(?P<verb>forget|delete|erase|wipe|drop|remove|scrub|unlearn)\b(?P<target>[^.!?]*)",
-    re.IGNORECASE,
-)
-_NOT_FORGETTING = re.compile(
-    r"\b(?:don['’]t|do not|never|can['’]t|cannot|won['’]t|didn['’]t|if I|when I|I|I['’]ll|always|tend to|might|may)\s+"
-    r"(?:ever |always |often |sometimes |just )?(?:forget|drop|delete|remove|wipe|erase)\b|\bforget(?:s|ting|ful)\b",
-    re.IGNORECASE,
-)
-_IDIOM = re.compile(
-    r"^\s*(?:it|that|about it|this|all that)?\s*(?:please|then|again)?"
-    r"(?: from (?:your |the )?(?:memory|notes|mind))?\s*$",
-    re.IGNORECASE,
-)
-_DENIAL = re.compile(r"(?:never|not)\s+([^,;]+?)[.!]*$", re.IGNORECASE)
-_NOT_CONTRAST = re.compile(r",? (?:and )?not (?:an? |the )?([\w:-]+(?:\.\w+)*)(?=[,.!;]|\s*$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -61,19 +45,6 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Request:
-    """A request to forget."""
-
-    target: str
-    """The words for what is to be forgotten; empty for everything."""
-    strict: bool
-    """Whether the verb has another everyday meaning ("delete"), so that all words must be in a statement."""
-    turn: int
-    context: tuple[str, ...] = ()
-    """The statements of the turn before, for "please forget that again"."""
-
-
-@dataclass(frozen=True)
 class Told:
     """A statement of one turn, and the words around it that help to find what it corrects."""
 
@@ -90,55 +61,64 @@ def stated(turns: Sequence[Message], session: str, date: str) -> Iterator[Told |
     """Yields the statements and the requests to forget of a session, in order."""
     before: list[str] = []  # the user's sentences of the turns before
     question, claimed, reply = "", "", ""
-    last: tuple[str, ...] = ()
+    disowned: set[str] = set()
+    last: list[str] = []
     for index, turn in enumerate(turns):
         if turn.role != "user":
             reply = turn.content if turn.role == "assistant" else reply
             continue
         sentences = wording.sentences(turn.content)
-        reader = _Turn(before, question, claimed, reply, last)
-        for position, sentence in enumerate(sentences):
-            reader.read(sentence, " ".join(sentences[:position]))
-        last = tuple(reader.texts)
-        for request in reader.requests:
-            yield Request(*request, index, reader.last)
+        reader = _Turn(before, question, claimed, reply, disowned)
+        request = request_in(sentences, last, index)
+        if request:
+            yield request
+        for sentence in sentences:
+            if not request or sentence not in request.asking:
+                reader.read(sentence)
+        last = reader.texts
         context = " ".join(sentences)
         for text in reader.texts:
             kind = "preference" if wording.is_preference(text) else "fact"
             for part in _parts(text):
                 yield Told(Statement(part, date, session, index, kind), context)
         before = sentences or before
-        question, claimed = reader.asked, reader.claimed
+        question, claimed, disowned = reader.asked, reader.claimed, reader.disowned
 
 
 class _Turn:
     """Reads the sentences of one user turn."""
 
-    def __init__(self, before: list[str], question: str, claimed: str, reply: str, last: tuple[str, ...]):
+    def __init__(self, before: list[str], question: str, claimed: str, reply: str, disowned: set[str]):
         self.before = list(before)
         self.earlier_question, self.earlier_claim, self.reply = question, claimed, reply
-        self.last = last
         self.texts: list[str] = []
-        self.requests: list[tuple[str, bool]] = []
         self.asked = self.claimed = ""
+        self.earlier_disowned = disowned
+        self.disowned: set[str] = set()
+        """Values of what somebody else claims or what is only supposed."""
         self.joins = False
         """Whether the sentence before was kept, so that a sentence that refers to it can join it."""
 
-    def read(self, sentence: str, turn_so_far: str) -> None:
-        kept = self._kept(sentence, turn_so_far)
+    def read(self, sentence: str) -> None:
+        kept = self._kept(sentence)
         self.before.append(wording.without_lead_in(sentence))
         self.joins = bool(kept)
 
-    def _kept(self, sentence: str, turn_so_far: str) -> bool:
-        if self._forgets(sentence, turn_so_far):
-            return False
+    def _kept(self, sentence: str) -> bool:
         sentence = wording.without_note(wording.without_lead_in(sentence))
         fact = wording.to_remember(sentence)
         if fact:
             return self._keep(fact)
+        sentence = self._without_denied(sentence)
         if not sentence or wording.is_small_talk(sentence):
             return False
+        if wording.is_about_answers(sentence):
+            return self._keep(sentence)
         if wording.is_hypothetical(sentence):
+            self._disown(sentence)
+            return False
+        sentence = wording.without_unreal(sentence)
+        if not sentence:
             return False
         if wording.is_question(sentence) or wording.is_request(sentence):
             facts = [fact for fact in wording.facts_beside(sentence) if not wording.is_small_talk(fact)]
@@ -149,79 +129,50 @@ class _Turn:
             return any([self._keep(fact) for fact in facts if not wording.claim(fact)])
         confirms = self.earlier_claim and reference.begins_with_pronoun(sentence) and values(sentence)
         if not confirms and (claim := wording.claim(sentence)):
-            self.claimed = claim[1]
+            self.claimed, truth = wording.truth_after(claim[1])
+            self._disown(self.claimed)
             known = wording.introduction(claim[0])
-            return bool(known) and self._keep(known)
-        if self.claimed and reference.refers_back(sentence) and not values(sentence):
-            return False  # a comment on the claim
+            kept = bool(known) and self._keep(known)
+            if truth:
+                kept = self._keep(reference.against(self.claimed, truth))
+            return kept
+        if self.claimed and reference.refers_back(sentence):
+            return bool(values(sentence)) and self._keep(reference.against(self.claimed, sentence))
         return self._keep(sentence)
 
     def _keep(self, sentence: str) -> bool:
         if self.joins and self.texts and reference.refers_back(sentence):
             self.texts[-1] = f"{self.texts[-1]} {sentence}"
             return True
-        sentence = self._without_denied(sentence)
-        if not sentence:
-            return False
         question = self.earlier_question if not self.texts else ""
         sentence = reference.resolved(sentence, self.before, question, self.earlier_claim)
         sentence = _introduced(sentence, self.before)
-        if len(words(sentence)) < 2 or (len(words(sentence)) < 3 and not re.search(r"\d|[A-Z]\w*\W*$", sentence)):
+        least = 2 if wording.is_preference(sentence) else 3
+        if len(words(sentence)) < 2 or (len(words(sentence)) < least and not re.search(r"\d|[A-Z]\w*\W*$", sentence)):
             return False
         self.texts.append(sentence[:1].upper() + sentence[1:])
         return True
 
+    def _disown(self, text: str) -> None:
+        self.disowned |= {v.text.lower() for v in values(text) if not v.is_subject and v.kind not in ("room", "colour")}
+
     def _without_denied(self, sentence: str) -> str:
-        """The sentence without ", not X" where X is the assistant's word and the true value stays."""
-        if (denial := _DENIAL.match(sentence)) and all(word in self.reply.lower() for word in words(denial[1].lower())):
-            return ""
-        match = _NOT_CONTRAST.search(sentence)
-        if match and match[1].lower() in self.reply.lower() and len(words(sentence)) > len(words(match[0])):
-            return sentence[: match.start()] + sentence[match.end() :]
-        return sentence
-
-    def _forgets(self, sentence: str, turn_so_far: str) -> bool:
-        match = None if _NOT_FORGETTING.search(sentence) else _FORGET.search(sentence)
-        if not match:
-            return False
-        target, lead = match["target"].split(",")[0], sentence[: match.start()]
-        strict = match["verb"].lower() != "forget"
-        if re.match(
-            r"\s*(?:about )?(?:everything|all)(?: of (?:it|that))?(?: (?:that )?(?:I|you) .*|\s*)$",
-            target,
-            re.IGNORECASE,
-        ):
-            about = re.search(r"\babout (?!me\b)(.*)", target)
-            self.requests.append((about[1] if about else "", False))
-            return True
-        if _IDIOM.match(target) or re.match(
-            r"\s*(?:these|them|those|what I (?:just )?(?:said|told you))\b", target, re.IGNORECASE
-        ):
-            polite = re.search(
-                r"\b(?:please|again|what I|will you|would you|can you|could you)\b", sentence, re.IGNORECASE
-            )
-            if len(words(wording.without_lead_in(lead))) >= 3:
-                target = reference.thing_named(lead)
-            elif polite and len(words(turn_so_far)) >= 3:
-                target = reference.thing_named(turn_so_far)
-            elif polite and self.last:
-                target = " ".join(self.last)
-            else:
-                return False
-        elif re.search(r"\b(?:its|his|her|their)\b", target, re.IGNORECASE):
-            target = f"{reference.thing_named(lead or turn_so_far)} {target}"
-        self.requests.append((target.strip(), strict))
-        if lead := wording.without_lead_in(lead).rstrip(" ,;:"):
-            self._keep_lead(lead, target)
-        return True
-
-    def _keep_lead(self, lead: str, target: str) -> None:
-        """Keeps the clause before a request to forget, if it is about something else."""
-        shared = {word.lower() for word in words(lead) if len(word) > 3} & {word.lower() for word in words(target)}
-        if len(words(lead)) >= 4 and not shared and not wording.is_request(lead) and lead not in target:
-            self._keep(f"{re.sub(r',? so$', '', lead)}.")
+        """The sentence without the clauses that repeat a claim, a supposition, or the assistant's word in a denial."""
+        spurious = self.disowned | self.earlier_disowned
+        if _NEGATION.search(sentence):
+            told = {word.lower() for text in [*self.before, self.earlier_question] for word in words(text)}
+            spurious |= {w.lower() for w in words(self.reply) if weight(stem(w)) == 1 and w.lower() not in told}
+        if not any(mentions(sentence, word) for word in spurious):
+            return sentence
+        clauses = re.split(r"(?<=[,;:!?])\s+(?:and |but )?|\s+(?=(?:but|and not) )", sentence)
+        kept = [clause for clause in clauses if not any(mentions(clause, word) for word in spurious)]
+        return re.sub(r"^but ", "", " ".join(kept))
 
 
+_NEGATION = re.compile(
+    r"\b(?:no|not|never|nope|wrong|nonsense|rubbish|none|neither|nor|\w+n['’]?t|where did|who (?:said|told))\b",
+    re.IGNORECASE,
+)
 _NEW_NAME = re.compile(
     r"^([A-Z]\w+(?: and [A-Z]\w+)?)(?= (?:would |will |also |barely |really |never |always )*"
     r"(?:likes?|loves?|sees?|says?|wants?|knows?|hates?|thinks?|plays?|enjoys?|laughs?|agrees?)\b)"

@@ -17,34 +17,48 @@ _COUNT = (
     "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|twenty|thirty|forty|fifty"
 )
 _NO_NAME = (
-    "I|I['’]m|I['’]ve|I['’]ll|I['’]d|We|He|She|It|They|There|The|This|That|These|My|Our|Your|An?|In|On|At|For|From|Since|When|If"
+    "I|I['’]m|I['’]ve|I['’]ll|I['’]d|We|He|She|It|They|There|The|This|That|These|My|Our|Your|An?|In|On|At|For"
+    "|From|Since|When|If"
     "|And|But|So|Also|Not|No|Yes|Only|Please|Always|Never|Every|One|All|Both|Then|Now|Today|What|Which"
 )
 _CALENDAR = rf"(?:{_MONTH}|(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?)\b"
+_WEEKDAY = r"(?i:(?:mon|tues|wednes|thurs|fri|satur|sun)days?)"
 _VALUE = re.compile(
-    rf"(?P<date>\b\d{{1,2}}(?:st|nd|rd|th)?(?: of)? (?:{_MONTH})\b|\b(?:{_MONTH}) \d{{1,2}}(?:st|nd|rd|th)?\b(?!:)"
+    rf"(?P<date>\b\d{{1,2}}(?:st|nd|rd|th)?(?: of)? (?i:{_MONTH})\b|\b(?i:{_MONTH}) \d{{1,2}}(?:st|nd|rd|th)?\b(?!:)"
     r"|\b\d{4}-\d\d-\d\d\b"
     r"|\b\d{1,2}(?:st|nd|rd|th)\b)"
-    r"|(?P<time>\b\d{1,2}[:.]\d\d(?= ?(?:[ap]m|h|o'clock))|\b\d{1,2}:\d\d\b|\b\d{1,2} ?[ap]m\b)"
-    r"|(?P<weekday>\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?\b)"
+    r"|(?P<time>\b\d{1,2}[:.]\d\d(?= ?(?:[ap]m|h|o'clock))|\b\d{1,2}:\d\d\b|\b\d{1,2} ?[ap]m\b"
+    r"|\b(?:half|quarter) (?:past |to )?(?:\d+|[a-z]+)\b(?<!an)|(?<=\bat )\d{1,2}(?=[,.;!?]|$| (?:now|sharp|on|in"
+    r"|every|o'clock)\b)"
+    r"|\b\w+ o'clock\b|\b(?:noon|midnight)\b)"
+    rf"|(?P<weekday>\b{_WEEKDAY}\b)"
     rf"|(?P<month>\b(?:{_MONTH})\b)"
     r"|(?P<code>[\w.-]*[/\\@][\w./\\@-]*\w|\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]+\b|\b\d+(?:-\d+)+\b)"
+    r"|(?P<colour>\b(?:red|orange|yellow|green|blue|purple|violet|pink|brown|black|white|gr[ae]y|silver|golden"
+    r"|beige|teal|plum"
+    r"|turquoise|crimson|maroon|navy|cream|lilac)\b)"
+    r"|(?P<room>\b(?:attic|basement|cellar|loft|bedroom|kitchen|garage|garden|balcony|shed|study|(?:ground|top"
+    r"|first|second"
+    r"|third|fourth|fifth|upper|lower) floor)\b)"
     r"|(?P<year>\b(?:19|20)\d\d\b)"
     rf"|(?P<number>\d+(?:[.,]\d+)*|\b(?:{_COUNT})\b)"
-    r"|(?P<name>(?:\b(?:Mrs?|Ms|Dr|Prof)\. )?\b"
-    rf"(?!(?:{_NO_NAME})\b)[A-Z][\w-]*\w(?:[ ’'](?:of )?(?!{_CALENDAR})[A-Z]\w+)*)"
+    r"|(?P<name>(?<=\bcalled )\w+|(?<=\bnamed )\w+|(?:(?:Mrs?|Ms|Dr|Prof)\b\.? )?\b"
+    rf"(?!(?:{_NO_NAME})\b)(?!{_WEEKDAY}\b)[A-Z][\w-]*\w(?:[ ’'](?:of )?(?!{_CALENDAR})[A-Z]\w+)*)"
 )
 _CLAUSE_END = re.compile(
     r"\s*[,;]\s+(?:(?:and|but|so|because|as|since)\s+)?|\s+(?:and|but|so|because|although)\s+", re.IGNORECASE
 )
 _CLAUSE_WITH_VERB = re.compile(
-    r"^(?:I|we|she|he|they|it|you)\b|\b(?:is|are|was|were|has|have|had|can|will|must|\w+(?:[^s\W]s|ed))\b|['’](?:s|re|m|ve)\b",
+    r"^(?:I|we|she|he|they|it|you)\b|\b(?:is|are|was|were|has|have|had|can|will|must|\w+(?:[^s\W]s|ed))\b"
+    r"|['’](?:s|re|m|ve)\b",
     re.IGNORECASE,
 )
 _PRONOUN_CLAUSE = re.compile(r"^(?:she|he|they|it)\b\s*", re.IGNORECASE)
 
 
-_RELATION = re.compile(r"\b(in|on|at|with|to|from|by|for|called|named|is|are)\s+(?:the\s+)?[\"“]?$", re.IGNORECASE)
+_RELATION = re.compile(
+    r"\b(in|on|at|with|to|from|by|for|called|named|is|are)\s+(?:(?:the|an?)\s+)?[\"“]?$", re.IGNORECASE
+)
 _ATTRIBUTE = re.compile(
     r"\b(?:favou?rite [\w-]+|colou?r|job|diet|hobby|surname|nickname) (?:is|are) (?:now )?(?:an? |the )?([a-z][\w-]+)",
     re.IGNORECASE,
@@ -76,7 +90,8 @@ def values(sentence: str) -> tuple[Value, ...]:
             continue
         units, label = frozenset[str](), ""
         if kind in ("number", "code"):
-            following = re.match(r"(?:\s+[a-z]+){0,2}", sentence[match.end() :])[0].split()
+            following = sentence[match.end() :].split(maxsplit=2)[:2] if sentence[match.end() :][:1].isspace() else []
+            following = [word.rstrip(",.;!") for word in following if word[:1].islower()]
             units = frozenset(stem(word) for word in following if weight(stem(word)) == 1 and word not in _ADVERBS)
             before = re.search(r"\b(\w+)\s+$", sentence[: match.start()])
             label = stem(before[1]) if before and (stem(before[1]) in LABELS or _is_version(before[1], text)) else ""
@@ -151,10 +166,10 @@ def _sentence_without(sentence: str, value: str, keep: str, pronoun: str) -> str
         if not keep and (re.search(r"because|so|as|since", spans[0][1]) or not _CLAUSE_WITH_VERB.search(kept[0][0])):
             return ""
         first, end = kept[0]
-        if match := _PRONOUN_CLAUSE.match(first):
+        if begin := _PRONOUN_CLAUSE.match(first):
             if not pronoun:
                 return ""
-            kept[0] = (f"{pronoun} {first[match.end() :]}", end)
+            kept[0] = (f"{pronoun} {first[begin.end() :]}", end)
     if sum(len(words(clause)) for clause, _ in kept) < 3:
         return ""
     text = "".join(clause + end for clause, end in kept[:-1]) + kept[-1][0]
