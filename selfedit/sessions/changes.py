@@ -115,7 +115,7 @@ class _Knowledge:
                 new = replace(new, text=text)
                 pairs.append((old, before.text))
         pairs = pairs or [(old, rest) for old in older if (rest := same_predicate(old.text, new.text))]
-        pairs = pairs or _lone_value(new, older)
+        pairs = pairs or _moved(new, told.context, older)
         for old, before_text in pairs:
             self._replace(old, values.without(old.text, before_text), new)
         new = replace(new, group=passages.group_for(new, self.known))
@@ -145,12 +145,19 @@ def _names_only_value(text: str, value: str) -> bool:
     return bool(re.search(rf"(?:^|[ ,])it(?:['’]s| is| was) (?:on |at )?{re.escape(value)}", text, re.IGNORECASE))
 
 
-def _lone_value(new: Statement, older: Sequence[Statement]) -> list[tuple[Statement, str]]:
-    """The only time or weekday that is known, for a change that does not name its matter: "we changed to Sunday"."""
+def _moved(new: Statement, context: str, older: Sequence[Statement]) -> list[tuple[Statement, str]]:
+    """The date or time that a change without its matter means ("we changed to Sunday"): the only one that is known, or
+    that of the statement which shares the most words with the turn."""
     if not _MOVES.search(new.text):
         return []
     for after in values.values(new.text):
+        if after.kind not in ("time", "weekday", "date"):
+            continue
         found = [(old, v.text) for old in older for v in values.values(old.text) if v.kind == after.kind]
-        if after.kind in ("time", "weekday") and len(found) == 1:
-            return found
+        shares = [
+            matter.shared(matter.stems(old.text, before), matter.stems(context, after.text)) for old, before in found
+        ]
+        best = max(shares, default=0.0)
+        if len(found) == 1 or best >= 0.3 and shares.count(best) == 1:
+            return [found[shares.index(best)]]
     return []

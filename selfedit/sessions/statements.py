@@ -15,6 +15,7 @@ from itertools import pairwise
 from selfedit.sessions import reference, wording
 from selfedit.sessions.requests import Request, request_in
 from selfedit.sessions.values import mentions, values
+from selfedit.sessions.wording import LONGEST
 from selfedit.text import stem, weight, words
 from selfedit.types import Message
 
@@ -50,7 +51,7 @@ class Told:
 
     statement: Statement
     context: str
-    """The whole turn, in the user's own words."""
+    """The whole turn, in the user's own words, or the statement alone if the turn is long."""
 
     @property
     def turn(self) -> int:
@@ -77,10 +78,10 @@ def stated(turns: Sequence[Message], session: str, date: str) -> Iterator[Told |
                 reader.read(sentence)
         last = reader.texts
         context = " ".join(sentences)
-        for text in reader.texts:
+        for text in dict.fromkeys(reader.texts):
             kind = "preference" if wording.is_preference(text) else "fact"
             for part in _parts(text):
-                yield Told(Statement(part, date, session, index, kind), context)
+                yield Told(Statement(part, date, session, index, kind), context if len(context) <= LONGEST else part)
         before = sentences or before
         question, claimed, disowned = reader.asked, reader.claimed, reader.disowned
 
@@ -160,8 +161,10 @@ class _Turn:
         """The sentence without the clauses that repeat a claim, a supposition, or the assistant's word in a denial."""
         spurious = self.disowned | self.earlier_disowned
         if _NEGATION.search(sentence):
-            told = {word.lower() for text in [*self.before, self.earlier_question] for word in words(text)}
-            spurious |= {w.lower() for w in words(self.reply) if weight(stem(w)) == 1 and w.lower() not in told}
+            told = " ".join([*self.before[-8:], self.earlier_question])
+            spurious |= {
+                word.lower() for word in words(self.reply) if weight(stem(word)) == 1 and not mentions(told, word)
+            }
         if not any(mentions(sentence, word) for word in spurious):
             return sentence
         clauses = re.split(r"(?<=[,;:!?])\s+(?:and |but )?|\s+(?=(?:but|and not) )", sentence)

@@ -67,6 +67,10 @@ _ADVERBS = frozenset("yesterday today tomorrow instead already again".split())
 LABELS = frozenset(map(stem, "plot room level size floor platform gate line track apartment flat house".split()))
 
 
+MOST = 8
+"""Values of one sentence that are compared; more are a list or a paste."""
+
+
 class Value(NamedTuple):
     kind: str
     text: str
@@ -100,7 +104,7 @@ def values(sentence: str) -> tuple[Value, ...]:
         relation = _RELATION.search(sentence[: match.start()])
         found.append(Value(kind, text, units, label, starts, relation[1].lower() if relation else ""))
     found += [Value("attribute", match[1], frozenset()) for match in _ATTRIBUTE.finditer(sentence)]
-    return tuple(found)
+    return tuple(found[:MOST])
 
 
 def _is_version(word: str, number: str) -> bool:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from selfedit.text import split_sentences, words
 
-LONGEST = 600
+LONGEST = 360
 """Characters of a sentence; a longer one is cut, so that the rules take linear time."""
 
 
@@ -124,9 +125,10 @@ _REASON_CLAUSE = matcher(
 )
 _REASON_START = matcher(rf"^(?:{_REASON}|seeing that|now that)\s+")
 
-_MODAL = r"\b(?:would|could|might)\b|['’]d\b|\b(?:id|wed|youd|theyd)\b"
+_IF = matcher(r"\bif\b")
+_MODAL = matcher(r"\b(?:would|could|might)\b|['’]d\b|\b(?:id|wed|youd|theyd)\b")
 _HYPOTHETICAL = matcher(
-    rf"\bif\b.*(?:{_MODAL})|(?:{_MODAL}).*\bif\b|^(?:maybe|perhaps)\b|\b"
+    r"^(?:maybe|perhaps)\b|\b"
     + one_of(
         "if (?:I|we|they|he|she|it|you) were | think(?:ing)? aloud | imagine | supposing | suppose | what if",
         r"if only | I wonder | hypothetical\w* | (?:day-?)?dream(?:ing|s|t)?\b(?! about you) | (?:some|one) day",
@@ -353,19 +355,22 @@ def _closed(clause: str) -> str:
 
 
 def is_hypothetical(sentence: str) -> bool:
-    return bool(_HYPOTHETICAL.search(sentence))
+    conditional = _IF.search(sentence) and _MODAL.search(sentence)
+    return bool(conditional or _HYPOTHETICAL.search(sentence))
 
 
 def is_preference(sentence: str) -> bool:
     return bool(_PREFERENCE.search(sentence)) or is_about_answers(sentence)
 
 
+@lru_cache(maxsize=1000)
 def is_about_answers(sentence: str) -> bool:
     """Whether the sentence tells how to answer from now on, even if it has the form of a request or a question."""
     polite = not is_question(sentence) or _ASKS_POLITELY.search(sentence)
     return bool(polite and _ON_ANSWERS.search(sentence))
 
 
+@lru_cache(maxsize=1000)
 def corrects(text: str) -> bool:
     """Whether the text has a word of correction or change."""
     return bool(_CORRECTION.search(text))
