@@ -76,7 +76,8 @@ class _Knowledge:
                 told = [new for new in told if not _concerns(new.statement.text, words)]
         for term in departures.departed([new.statement.text for new in told], [s.text for s in self.known]):
             rests = [(new, departures.newcomer(new.statement.text, term)) for new in told]
-            told = [replace(new, statement=replace(new.statement, text=text)) for new, text in rests if text]
+            left = [replace(new, statement=replace(new.statement, text=text)) for new, text in rests if text]
+            told = left or told
             for old in list(self.known) if told else ():
                 if (rest := departures.without(old.text, term)) != old.text:
                     self._replace(old, rest, told[0].statement)

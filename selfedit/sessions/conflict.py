@@ -11,7 +11,7 @@ import re
 from selfedit.sessions import matter, values, wording
 from selfedit.text import split_sentences, stem, weight
 
-SHARED = 1.0
+SHARED = 0.9
 """Weight of the words that a correction and the older clause must share; common words weigh less than 1."""
 SHARED_NAME = 1.3
 """The same where the values are names, since many names stand beside one word."""
@@ -22,6 +22,7 @@ ALIKE = 0.7
 _NOW = re.compile(
     r"\b(?:now|nowadays|these days|instead|relocated|moved|became|as of|actually|in fact)\b", re.IGNORECASE
 )
+_NAMED = re.compile(r"\brenamed\b|\bit['’]?s\b", re.IGNORECASE)
 _FIRST_PERSON = re.compile(r"\b(?:I|we)\b", re.IGNORECASE)
 
 
@@ -66,17 +67,26 @@ def _score(sentence: str, new: str, context: str, before: values.Value, after: v
         a = a - {before.label}  # plot 7 and plot 9 of two people
     if not corrects:
         shared = matter.shared(a, b)
+        if before.kind in ("date", "time", "weekday"):
+            return shared if shared >= 0.5 * max(SHARED_PLAIN, matter.shared(a, a), matter.shared(b, b)) else 0.0
         alike = shared >= SHARED_PLAIN and shared >= ALIKE * max(matter.shared(a, a), matter.shared(b, b))
         return shared if alike else 0.0
     if restates(context, before.text):
         return 1.0 + matter.shared(a, b)
-    if before.relation == after.relation == "are" and before.kind == "number" and not before.units:
+    if (
+        re.search(r"\b(?:us|we)\b", sentence)
+        and before.relation == after.relation == "are"
+        and before.kind == "number"
+        and not before.units
+    ):
         return 0.5  # "there are 12 of us", "we are 13 now"
     mentioned = values.mentions(context, before.text)
-    if mentioned or _same_shape(before.text, after.text):
+    if mentioned or before.kind in ("colour", "room") or _same_shape(before.text, after.text):
         least = 0.5
     elif before.kind == "name" and (
         before.relation == after.relation != ""
+        or before.relation in ("called", "named")
+        and _NAMED.search(new)
         or before.relation
         and after.relation
         and _NOW.search(new)

@@ -21,12 +21,13 @@ _CLAUSE = re.compile(
 _GONE = matcher(
     r"\b"
     + one_of(
-        r"left | leaves | leaving | gone | retire[sd]? | retiring | resign(?:s|ed) | quit | packed (?:it |up)?\w*",
-        "closed? | shut | died | dead | expired | broke(?:n)? | fail(?:s|ed) | sold | stolen | rip | withdr[ae]wn?",
-        "withdrew | poached | (?<!I )(?<!we )(?<!got )(?<!been )moved (?:on|out|away|to|back) | didn't last",
-        "no more | no longer | stopped | gave up | given up | bust | scrapped | ditched | dumped | cancell?ed",
-        "fired | sacked | transferred | passed | conked | kaput | history | flooded | burnt | burned",
-        "ran (?:away|off) | on leave | leave | divorced | stepped down | bowed out | written off | crashed",
+        r"(?<!are )(?<!is )left | dropped | (?:took|taken|take) (?:\\w+ )?off | leaves | leaving | gone",
+        r"retire[sd]? | retiring | resign(?:s|ed) | quit | packed (?:it |up)?\w* | closed? | shut | died | dead",
+        "expired | broke(?:n)? | fail(?:s|ed) | sold | stolen | rip | withdr[ae]wn? | withdrew | poached",
+        "(?<!I )(?<!we )(?<!got )(?<!been )moved (?:on|out|away|to|back) | didn't last | no more | no longer",
+        "stopped | gave up | given up | bust | scrapped | ditched | dumped | cancell?ed | fired | sacked",
+        "transferred | passed | conked | kaput | history | flooded | burnt | burned | ran (?:away|off) | on leave",
+        "leave | divorced | stepped down | bowed out | written off | crashed",
         "went (?:to|on|off|away|back|bust|under) | goodbye | bye | farewell | is off | off sick | discontinued",
         r"demolished | torn down | crushed | drowned | leaks | taken off | pulled out | let (?:\w+ )?go | exit",
     )
@@ -36,8 +37,8 @@ _INSTEAD = matcher(
     r"\bso (?:that )?(?:it['’]?s|there['’]?s)\b|\b"
     + one_of(
         "instead | in (?:its|his|her|their) (?:place|stead) | taken over | took over | takes over | taking over",
-        "put (?:me|us) | until further | stepp?(?:s|ed) in | fill(?:s|ed|ing) in | cover(?:s|ing) for",
-        r"(?:it's|its) \w+(?: \w+){0,6} nowadays",
+        "put (?:me|us|him|her|it|them) | until further | stepp?(?:s|ed) in | fill(?:s|ed|ing) in",
+        r"cover(?:s|ing) for | (?:it's|its) \w+(?: \w+){0,6} nowadays",
     )
     + r"\b"
 )
@@ -50,7 +51,8 @@ _SWAP = matcher(
 )
 """What is gone and what comes instead in one clause."""
 _CALENDAR = re.compile(values._CALENDAR)
-_PERSON = re.compile(r"\s*(?:he|she|they)(?:['’]s)?\b", re.IGNORECASE)
+_WE = re.compile(r"(?:and )?(?:I|we)(?:['’]?ve| have)?(?: all| both)?", re.IGNORECASE)
+_PERSON = re.compile(r"\s*(?:he|she)(?:['’]s)?\b", re.IGNORECASE)
 
 
 def departed(sentences: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -68,18 +70,20 @@ def departed(sentences: Sequence[str], known: Sequence[str]) -> list[str]:
     newcomers = {anything: [_newcomer(clause, rare, anything) for clause in clauses] for anything in (False, True)}
     for index, clause in enumerate(clauses):
         loss, strong = _GONE.search(clause), index < last_instead
-        subject = clause if strong and not loss else _subject(clause, loss)
-        wanted = rare if strong else names
-        terms = [term for word in words(subject) if (term := stem(word)) in wanted and weight(term) == 1]
-        if not terms or not (loss or strong) or _COUNTED.match(subject) or len(words(clause)) < 3 and not loss:
+        before, after = (clause[: loss.start()], clause[loss.end() :]) if loss else (clause if strong else "", "")
+        mine = bool(loss and _WE.fullmatch(before.strip()))  # "I quit X": even a common noun is what is gone
+        wanted = rare if strong or mine else names
+        terms = [term for word in words(before) if not mine and (term := stem(word)) in wanted and weight(term) == 1]
+        terms = terms or [term for word in words(after)[:4] if (term := stem(word)) in wanted and weight(term) == 1]
+        if not terms or _COUNTED.match(clause) or len(words(clause)) < 3 and not loss:
             continue
-        new = newcomers[lower or strong]
+        new = newcomers[lower or strong or mine]
         if any(new[index + 1 :]) or loss and any(new[:index]):
             gone.append(terms[-1])
     return gone
 
 
-_COUNTED = re.compile(r"(?:\d+|two|three|four|five|six|some|many|half|one)\b", re.IGNORECASE)
+_COUNTED = re.compile(r"(?:only )?(?:\d+|two|three|four|five|six|some|many|half|one)\b", re.IGNORECASE)
 
 
 def _names(known: Sequence[str]) -> set[str]:
@@ -94,16 +98,6 @@ def _names(known: Sequence[str]) -> set[str]:
 
 def _rare(known: Sequence[str]) -> set[str]:
     return {term for text in known for term in matter.stems(text) if weight(term) == 1}
-
-
-def _subject(clause: str, loss: re.Match[str] | None) -> str:
-    """The words before the verb of departure, or the words after it where it begins the clause."""
-    if not loss:
-        return " ".join(clause.split()[:3])
-    before = clause[: loss.start()].strip()
-    if before and not re.fullmatch(r"(?:and )?(?:I|we|they)(?:['’]?ve| have)?", before, re.IGNORECASE):
-        return before
-    return " ".join(clause[loss.end() :].split()[:4])
 
 
 def _newcomer(clause: str, rare: set[str], lower: bool) -> bool:
@@ -154,6 +148,8 @@ def newcomer(text: str, term: str) -> str:
         kept.pop(0)
     if not kept:
         return text if swap else ""
+    if _WE.match(text) and kept[0] != spans[0] and len(words(kept[0][0])) < 4:
+        kept[0] = (f"{text.split()[0]} {kept[0][0]}", kept[0][1])
     rest = "".join(clause + end for clause, end in kept[:-1]) + kept[-1][0]
     return f"{rest[:1].upper()}{rest[1:]}." if len(words(rest)) >= 3 else ""
 

@@ -27,7 +27,7 @@ _VALUE = re.compile(
     rf"(?P<date>\b\d{{1,2}}(?:st|nd|rd|th)?(?: of)? (?i:{_MONTH})\b|\b(?i:{_MONTH}) \d{{1,2}}(?:st|nd|rd|th)?\b(?!:)"
     r"|\b\d{4}-\d\d-\d\d\b"
     r"|\b\d{1,2}(?:st|nd|rd|th)\b)"
-    r"|(?P<time>\b\d{1,2}[:.]\d\d(?= ?(?:[ap]m|h|o'clock))|\b\d{1,2}:\d\d\b|\b\d{1,2} ?[ap]m\b"
+    r"|(?P<time>\b\d{1,2}[:.]\d\d(?= ?(?:[ap]m|h|o'clock)\b)|\b\d{1,2}:\d\d\b|\b\d{1,2} ?[ap]m\b"
     r"|\b(?:half|quarter) (?:past |to )?(?:\d+|[a-z]+)\b(?<!an)|(?<=\bat )\d{1,2}(?=[,.;!?]|$| (?:now|sharp|on|in"
     r"|every|o'clock)\b)"
     r"|\b\w+ o'clock\b|\b(?:noon|midnight)\b)"
@@ -94,9 +94,7 @@ def values(sentence: str) -> tuple[Value, ...]:
             continue
         units, label = frozenset[str](), ""
         if kind in ("number", "code"):
-            following = sentence[match.end() :].split(maxsplit=2)[:2] if sentence[match.end() :][:1].isspace() else []
-            following = [word.rstrip(",.;!") for word in following if word[:1].islower()]
-            units = frozenset(stem(word) for word in following if weight(stem(word)) == 1 and word not in _ADVERBS)
+            units = _units(sentence[match.end() :])
             before = re.search(r"\b(\w+)\s+$", sentence[: match.start()])
             label = stem(before[1]) if before and (stem(before[1]) in LABELS or _is_version(before[1], text)) else ""
         starts = bool(re.search(r"(?:^|[.,;:!?]\s+|\b(?:and|but|so)\s+)$", sentence[: match.start()]))
@@ -105,6 +103,15 @@ def values(sentence: str) -> tuple[Value, ...]:
         found.append(Value(kind, text, units, label, starts, relation[1].lower() if relation else ""))
     found += [Value("attribute", match[1], frozenset()) for match in _ATTRIBUTE.finditer(sentence)]
     return tuple(found[:MOST])
+
+
+def _units(text: str) -> frozenset[str]:
+    """The stems of the one or two words that tell what a number before the text counts: "an hour", "raised beds"."""
+    first, second, *_ = [*re.findall(r"[\w-]+", text if text[:1].isspace() else "")[:2], "", ""]
+    counted = (second,) if first in ("a", "an", "per") else (first, second) if weight(stem(first)) == 1 else ()
+    return frozenset(
+        stem(word) for word in counted if word.islower() and weight(stem(word)) == 1 and word not in _ADVERBS
+    )
 
 
 def _is_version(word: str, number: str) -> bool:

@@ -253,8 +253,10 @@ _MONTHS = "January|February|March|April|May|June|July|August|September|October|N
 _CORRECTION = matcher(
     rf"^no\b|\bfrom (?:\d\d? )?(?:{_MONTHS})\b|\b"
     + one_of(
-        "scratch that | I meant | typo | delayed | pushed | brought forward | put off | extended | rewrote",
-        "migrated | turned | ran away | quit | correction | news | mistake | slipped | down to | now | instead",
+        r"after all | extension | had to move | made (?:me|us) move | (?:up|down) to (?=\d)",
+        "from (?:next|this|today|tomorrow) | from (?:mon|tues|wednes|thurs|fri|satur|sun)day | scratch that",
+        "I meant | typo | delayed | pushed | brought forward | put off | extended | rewrote | migrated | turned",
+        "ran away | quit | correction | news | mistake | slipped | down to | now | instead",
         "in (?:fact|truth|reality) | actually | no longer | any ?more | since | changed? | moved | new | as of",
         "relocated | with effect | nowadays | until further | swapped | got moved | the other is | turns out",
         "switch(?:ed)? | upgraded? | jumped | back | wrong | went (?:up|down) | (?:is|are) (?:up|down|gone|over)",
