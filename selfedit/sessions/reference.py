@@ -26,7 +26,6 @@ _NOUN = (
 _INDEFINITE = re.compile(
     rf"\b(?:an?) ((?:{_NOUN} ){{0,2}}?{_NOUN})(?=[,.!;]|\s(?:now|to|in|on|at|for|with|from|that|by|called|and)\b|\s*$)"
 )
-_MINE = re.compile(rf"\b((?:[Mm]y|[Oo]ur) (?:{_NOUN} )?{_NOUN})")
 _PERSON = (
     r"wife|husband|partner|son|daughter|child|children|kids?|brother|sister|mother|father|mum|mom|dad|granny"
     r"|grandma|grandpa"
@@ -46,7 +45,6 @@ _CHECKED = re.compile(
     r"(?:,\s+(?:and )?|\s+and\s+(?=it\b))",
     re.IGNORECASE,
 )
-_NONE = re.compile(r"^there (?:is|are|was|were) (?:no|none|not)\b", re.IGNORECASE)
 _PRONOUN = re.compile(
     r"^(it|he|she|they|these|those)(?P<short>['’](?:s|re|ll|ve|d)|(?<=^it)s(?= (?:an?|the|not|now|\d)\b))?\b\s*",
     re.IGNORECASE,
@@ -69,7 +67,6 @@ _QUESTION_SUBJECT = re.compile(
     r"(?:\s+(?:again|now|currently|called|in your (?:notes|memory))\b|,|\?|$)",
     re.IGNORECASE,
 )
-_QUESTION_ABOUT = re.compile(r"\babout (?P<subject>(?:my|our|the) [^?,]+)", re.IGNORECASE)
 _META = re.compile(
     r"\s*\b(?:again|in your (?:notes|memory)|according to you|(?<=, )do you (?:know|recall|remember)|by the way)\b,?",
     re.IGNORECASE,
@@ -93,7 +90,7 @@ def subject_of(sentence: str) -> str | None:
 
 def subject_of_question(question: str) -> str | None:
     """The noun phrase that a question asks about: "How big is my plot, do you recall?" asks about my plot."""
-    match = _QUESTION_SUBJECT.search(question) or _QUESTION_ABOUT.search(question)
+    match = _QUESTION_SUBJECT.search(question)
     return match["subject"].strip() if match else None
 
 
@@ -112,8 +109,7 @@ def thing_in(sentence: str) -> str | None:
     subject = subject_of(sentence)
     if subject and not _PERSONAL.search(subject) and not re.match(r"[A-Z]\w+\s*$", subject):
         return subject
-    found = [phrase for phrase in _MINE.findall(sentence) if not _PERSONAL.search(phrase)]
-    return found[-1] if found else None
+    return None
 
 
 def begins_with_pronoun(sentence: str) -> bool:
@@ -122,7 +118,7 @@ def begins_with_pronoun(sentence: str) -> bool:
 
 def refers_back(sentence: str) -> bool:
     """Whether a sentence has a pronoun and nothing before it that the pronoun can mean."""
-    if begins_with_pronoun(sentence) or _NONE.match(sentence):
+    if begins_with_pronoun(sentence):
         return True
     match = _ANAPHOR.search(sentence)
     named = match and re.search(r"\b(?:my|our|an?|the) \w|(?<=\w )[A-Z]\w", sentence[: match.start()])

@@ -106,7 +106,7 @@ class _Turn:
         self.joins = bool(kept)
 
     def _kept(self, sentence: str) -> bool:
-        sentence = wording.without_note(wording.without_lead_in(sentence))
+        sentence = wording.without_lead_in(sentence)
         fact = wording.to_remember(sentence)
         if fact:
             return self._keep(fact)

@@ -67,6 +67,10 @@ _ADDRESSES_MACHINE = matcher(
     r"|.*\b(?:ignore|disregard|forget|override|drop)\b (?!.*\b(?:I|me|my|we|us|our)\b).{0,40}\b(?:user|above"
     r"|previous|prior|earlier|instructions?|orders|prompt)\b"
 )
+_SHOUTED = re.compile(
+    r"(?i:\b(?:say|reply|answer|respond|output|print|repeat|write|speak|talk|end|finish|sign|mention|praise)\b)[^.!?]*\b[A-Z]{6,}\b"
+)
+_MYSELF = matcher(r"\b(?:I|me|my|we|us|our)\b")
 """An instruction to a machine in a text that the user shows."""
 _ONLY_INTRODUCES = matcher(
     rf"^(?:here(?:['’]s| is| are)|(?:I|we) (?:just )?(?:got|have|received|found)) .*\b{_TEXT}\b"
@@ -92,12 +96,6 @@ _REMEMBER = matcher(
     )
     + r"(?: down)?(?:,? please)?(?: that\b|\s*[:,]|(?= (?:my|our|the|I|we)\b))\s*"
 )
-_PLEASE_NOTE = matcher(
-    r"[,;]? (?:so )?(?:(?:please )?(?:note|remember|keep|write) (?:it|that|this)(?: down| in mind)?"
-    r"|please (?:note|remember))"
-    r"(?: please| for [\w ]+| somewhere)?(?=[.!]*$)"
-)
-
 _IMPERATIVE = one_of(
     "convert | write | give | tell | summari[sz]e | translate | explain | list | name | suggest | make | show",
     "help | shorten | rewrite | draft | calculate | compute | compare | read | check | find | describe | define",
@@ -186,16 +184,12 @@ _DUTY = matcher(r"^(?:I|we) (?:must|should|need|can['’]t|cannot|have to|mustn[
 _ROLE_AND_NAME = re.compile(r"^(?:(?:[Mm]y|[Oo]ur|[Tt]he) )?(?:[a-z-]+ ){1,3}[A-Z]\w+$")
 
 _SMALL_TALK = matcher(
-    one_of(
-        r"I(?:'m| am) (?:so |very |really )*(?:bored|tired|hungry|back|here|busy|fine|ok|good|sorry|happy)\b.{0,30}",
-        "I (?:like|love) (?:it|that|this) | I(?:'ll| will) (?:try|do that|see|think about it).{0,20}",
-        r"see you\b.{0,30} | how are you.{0,20}",
-        "that's (?:all|it|great|nice|fine|good|helpful|perfect|funny).{0,20} | (?:typical|poor) me",
-        r"I (?:doubt|believe|think|knew|know) ?(?:it|that|so)? | I never (?:said|told|claimed)\b.{0,30}",
-        "I told you nothing.{0,20} | I mean it.{0,20} | (?:I don't,? )?you (?:made|invented) (?:that|it).{0,20}",
-        "talk (?:to you )?(?:soon|later).{0,20} | I (?:did|do|didn't|don't|have|haven't)(?: not)?(?: agree)?",
-    )
-    + r"[.!…\s]*"
+    r"(?:I(?:['’]m| am) (?:so |very |really )*(?:bored|tired|hungry|back|here|busy|fine|ok|good|sorry|happy)\b"
+    r"|I (?:like|love|doubt|think|knew|did|do|have) ?(?:it|that|this|so|not)?(?=\W*$)|I (?:['’]ll|will) (?:try"
+    r"|see|do that)"
+    r"|see you\b|how are you|that['’]s (?:all|it|great|nice|fine|good|helpful|funny)|I (?:never (?:said|told)"
+    r"|told you nothing)"
+    r"|talk (?:to you )?(?:soon|later)|you (?:made|invented) (?:that|it)|I mean it).{0,30}[.!…\s]*"
 )
 _ANSWERS = one_of(
     "answers? | repl(?:y|ies) | respon[ds]e?s? | explanations? | sentences? | bullet(?:s| points?)? | lists?",
@@ -312,7 +306,10 @@ def sentences(content: str) -> list[str]:
     parts = (
         part for sentence in found for part in re.findall(rf".{{1,{LONGEST}}}(?:\s|$)|\S{{1,{LONGEST}}}", sentence)
     )
-    return [part.strip() for part in parts if re.search(r"\w", part) and not _ADDRESSES_MACHINE.match(part)]
+    own = [part.strip() for part in parts if re.search(r"\w", part)]
+    if any(_ADDRESSES_MACHINE.match(part) or _SHOUTED.search(part) for part in own):  # a text without marks around it
+        own = [p for p in own if _MYSELF.search(p) and not _ADDRESSES_MACHINE.match(p) and not _SHOUTED.search(p)]
+    return own
 
 
 def without_lead_in(sentence: str) -> str:
@@ -324,11 +321,6 @@ def to_remember(sentence: str) -> str | None:
     """The fact after "remember that", "keep in mind:" and the like; None if the sentence does not start so."""
     match = _REMEMBER.match(sentence)
     return sentence[match.end() :] if match and not sentence.endswith("?") else None
-
-
-def without_note(sentence: str) -> str:
-    """The sentence without ", please note it" at its end."""
-    return _PLEASE_NOTE.sub("", sentence)
 
 
 def is_question(sentence: str) -> bool:
