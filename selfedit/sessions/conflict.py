@@ -74,7 +74,7 @@ def _score(sentence: str, new: str, context: str, before: values.Value, after: v
     if restates(context, before.text):
         return 1.0 + matter.shared(a, b)
     if (
-        re.search(r"\b(?:us|we)\b", sentence)
+        re.search(r"\bof us\b|\bwe(?: are|['’]re)\b", sentence)
         and before.relation == after.relation == "are"
         and before.kind == "number"
         and not before.units

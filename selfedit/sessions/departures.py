@@ -75,7 +75,7 @@ def departed(sentences: Sequence[str], known: Sequence[str]) -> list[str]:
         wanted = rare if strong or mine else names
         terms = [term for word in words(before) if not mine and (term := stem(word)) in wanted and weight(term) == 1]
         terms = terms or [term for word in words(after)[:4] if (term := stem(word)) in wanted and weight(term) == 1]
-        if not terms or _COUNTED.match(clause) or len(words(clause)) < 3 and not loss:
+        if not terms or _COUNTED.match(clause) or _COUNTED.match(after.strip()) or len(words(clause)) < 3 and not loss:
             continue
         new = newcomers[lower or strong or mine]
         if any(new[index + 1 :]) or loss and any(new[:index]):
@@ -83,7 +83,7 @@ def departed(sentences: Sequence[str], known: Sequence[str]) -> list[str]:
     return gone
 
 
-_COUNTED = re.compile(r"(?:only )?(?:\d+|two|three|four|five|six|some|many|half|one)\b", re.IGNORECASE)
+_COUNTED = re.compile(r"(?:only )?(?:\d+|two|three|four|five|six|some|most|many|half|one)\b", re.IGNORECASE)
 
 
 def _names(known: Sequence[str]) -> set[str]:

@@ -23,6 +23,8 @@ _FILLER = frozenset(
     )
 )
 """Words of requests that do not tell what is to be forgotten."""
+_GENERIC = {"code": 0.3, "number": 0.3, "name": 0.1}
+"""Weights of words that many secrets share."""
 _QUOTED = re.compile(r"[\"“]([^\"”]{2,40})[\"”]")
 SHARED_SENTENCE = 0.7
 """Share of the words of a sentence that a forgotten statement has too, so that the sentence tells it."""
@@ -72,7 +74,7 @@ def _scores(target: str, known: Sequence[Statement]) -> list[float]:
     for term in wanted:
         having = [i for i, text in enumerate(texts) if any(matter.akin(term, other) for other in text)]
         for i in having:
-            scores[i] += (0.3 if term in ("code", "number", "name") else 1) / len(having) ** 0.5
+            scores[i] += _GENERIC.get(term, 1) / len(having) ** 0.5
     for kinds in (_ATTRIBUTES[attribute] for attribute in wanted & _ATTRIBUTES.keys()):
         for i, statement in enumerate(known):
             found = {"code" if _is_secret(v) else v.kind for v in values.values(statement.text)}
