@@ -49,7 +49,7 @@ from selfedit.model.backend import Adapters
 from selfedit.model.load import Model
 from selfedit.model.writer import Writer
 from selfedit.text import count_words, duration
-from selfedit.types import Passage, Progress, Question, Score, SelfEdit, Trial, no_progress, stable_seed, text_hash
+from selfedit.types import MemoryEntry, Passage, Progress, Question, Score, SelfEdit, Trial, no_progress, stable_seed, text_hash
 
 TOGETHER = 8
 """Passages that every stage works on together; a run that is stopped learns them again."""
@@ -132,6 +132,7 @@ def learn(
     writer: Writer | None = None,
     quiz: Sequence[Question] = (),
     again: bool = False,
+    suspicion: str = "",
     progress: Progress = no_progress,
     notify: Callable[[str], None] = lambda message: None,
     on_report: Callable[[PassageReport], None] = lambda report: None,
@@ -141,7 +142,7 @@ def learn(
     `writer`: another model, e.g. a larger one or a RemoteWriter, that writes about the passages and answers with them
     in view, in place of the model that learns. `quiz`: the user's own questions; they judge the passages that they are
     about, in place of generated ones. `again`: also repeat passages that an earlier run finished without keeping
-    anything. `progress`: the stage `passage` marks the beginning of each batch of passages. `notify`: receives a line
+    anything. `suspicion`: a reason why whatever is kept must wait for the user's approval. `progress`: the stage `passage` marks the beginning of each batch of passages. `notify`: receives a line
     for the user. A passage that occurs in several documents is learned once. When all passages of a document are done,
     memories of passages that are no longer in it are superseded, unless one of the new memories is in quarantine or
     nothing was kept, not even a text. A passage that the model cannot read, or about which the writer does not reply,
@@ -161,7 +162,7 @@ def learn(
     reports = {p.id: report for p in passages if (report := run.report(p, active)) and (report.memory or not again)}
     for passage in {p.id: p for p in passages if p.id in reports}.values():
         if not (reports[passage.id].memory or reports[passage.id].quarantined or reports[passage.id].text):
-            kept = _with_text(model, reports[passage.id], passage, store, config.gate)  # a record of an older version
+            kept = _with_text(model, reports[passage.id], passage, store, config.gate, suspicion)  # an older record
             if kept != reports[passage.id]:
                 run.add(kept)
             reports[passage.id] = kept
@@ -204,7 +205,7 @@ def learn(
         with run.turn(batch := todo[low : low + TOGETHER], notify) as learned:
             left = [passage for passage in batch if passage.id not in learned]
             questions = user_questions if quiz else None
-            results = _learn_all(model, left, store, config, questions, writer, progress) if left else ()
+            results = _learn_all(model, left, store, config, questions, writer, suspicion, progress) if left else ()
             for report, error in chain(zip(learned.values(), repeat(None)), results):
                 failure = failure or error
                 if error is None and report.passage not in learned:
@@ -227,12 +228,14 @@ def _learn_all(
     config: LearnConfig,
     quiz: Mapping[str, Sequence[Question]] | None,
     writer: Writer | None,
+    suspicion: str,
     progress: Progress,
 ) -> Iterator[tuple[PassageReport, ModelError | None]]:
     """The report of each passage, and why it failed. Where one of them fails, each is learned alone."""
     done = set()
     try:
-        for report in learn_passages(model, passages, store, config, writer=writer, quiz=quiz, progress=progress):
+        options = {"writer": writer, "quiz": quiz, "suspicion": suspicion, "progress": progress}
+        for report in learn_passages(model, passages, store, config, **options):
             done.add(report.passage)
             yield report, None
     except ModelError as error:
@@ -240,7 +243,7 @@ def _learn_all(
             yield _failed(passages[0], error), error
         else:
             for passage in (p for p in passages if p.id not in done):
-                yield from _learn_all(model, [passage], store, config, quiz, writer, progress)
+                yield from _learn_all(model, [passage], store, config, quiz, writer, suspicion, progress)
 
 
 def learn_passages(
@@ -251,11 +254,12 @@ def learn_passages(
     *,
     writer: Writer | None = None,
     quiz: Mapping[str, Sequence[Question]] | None = None,
+    suspicion: str = "",
     progress: Progress = no_progress,
 ) -> Iterator[PassageReport]:
     """Takes passages from their texts to memories, or to the reasons why there are none; every stage is one batch.
 
-    `writer`: as in `learn`. `quiz`: passage id → the user's questions about it, which judge in place of generated ones.
+    `writer`, `suspicion`: as in `learn`. `quiz`: passage id → the user's questions about it, which judge in place of generated ones.
     Raises ModelError, before anything is kept, if the model cannot read one of the passages or the writer does not
     reply. Passages that nothing judges come last.
     """
@@ -274,9 +278,11 @@ def learn_passages(
         [*judged, *(m for m in material if not m.judging)], chain(results, repeat(([], None)))
     ):
         begun, share = time.perf_counter(), words[m.passage.id] / sum(words.values())
-        report = _decided(model, m, trials, before, adapters, row, store, config) if trials else _unjudged(m)
+        report = _unjudged(m)
+        if trials:
+            report = _decided(model, m, trials, before, adapters, row, store, config, suspicion)
         if not (report.memory or report.quarantined):
-            report = _with_text(model, report, m.passage, store, config.gate)
+            report = _with_text(model, report, m.passage, store, config.gate, suspicion)
         row += len(trials)
         spent = {name: of_stage * share for name, of_stage in seconds.items()}
         spent["gate"] = time.perf_counter() - begun
@@ -358,6 +364,7 @@ def _decided(
     row: int,
     store: MemoryStore,
     config: LearnConfig,
+    suspicion: str,
 ) -> PassageReport:
     """Keeps the best trial of a passage, if it passes the gate. `row`: of its first trial among the adapters."""
     passage, entry, suspicious, disagrees = material.passage, None, [], []
@@ -365,6 +372,7 @@ def _decided(
     if best is not None:
         disagrees = _disagreements(model, passage, store)
         suspicious = _suspicious(model, passage, trials[best], adapters.subset([row + best]), store, config.gate)
+        suspicious = [*filter(None, [suspicion]), *suspicious]
         entry = store.add(
             lambda folder: model.backend.save(adapters, row + best, folder, model.name, small=True),
             model=model.name,
@@ -395,11 +403,27 @@ def _decided(
 
 
 def _with_text(
-    model: Model, report: PassageReport, passage: Passage, store: MemoryStore, config: GateConfig
+    model: Model, report: PassageReport, passage: Passage, store: MemoryStore, config: GateConfig, suspicion: str
 ) -> PassageReport:
     """The report of a passage of which nothing was learned, when its text is kept."""
-    suspicious, disagrees = _suspicious_text(model, passage, store, config), _disagreements(model, passage, store)
-    entry = store.add(
+    disagrees = _disagreements(model, passage, store)
+    entry = keep_text(model, passage, store, config, suspicion)
+    if entry.has_adapter:  # of an earlier run, with other settings
+        return report
+    suspicious = entry.scores["quarantined"]
+    if suspicious:
+        reason = f"{report.reason}; its text is {_quarantined(suspicious, entry.id)}"
+        return replace(report, quarantined=entry.id, reason=reason, disagrees=disagrees)
+    return replace(report, text=entry.id, disagrees=disagrees)
+
+
+def keep_text(
+    model: Model, passage: Passage, store: MemoryStore, config: GateConfig = LearnConfig().gate, suspicion: str = ""
+) -> MemoryEntry:
+    """Keeps the text of a passage as a memory without an adapter, at once: its text answers questions until the passage
+    is learned. What looks suspicious waits for approval. An active memory of this passage is returned as it is."""
+    suspicious = [*filter(None, [suspicion]), *_suspicious_text(model, passage, store, config)]
+    return store.add(
         None,
         model=model.name,
         model_hash=model.fingerprint,
@@ -408,12 +432,6 @@ def _with_text(
         scores={"quarantined": suspicious},
         quarantine=bool(suspicious),
     )
-    if entry.has_adapter:  # of an earlier run, with other settings
-        return report
-    if suspicious:
-        reason = f"{report.reason}; its text is {_quarantined(suspicious, entry.id)}"
-        return replace(report, quarantined=entry.id, reason=reason, disagrees=disagrees)
-    return replace(report, text=entry.id, disagrees=disagrees)
 
 
 def _quarantined(suspicious: Sequence[str], id: str) -> str:

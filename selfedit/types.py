@@ -207,6 +207,29 @@ class MemoryEntry:
     def has_adapter(self) -> bool:
         return bool(self.adapter_hash)
 
+    def record(self) -> dict:
+        """What a list of memories shows, for programs."""
+        scores = self.scores
+        return {
+            "id": self.id,
+            "title": self.passage.title,
+            "source": self.passage.source,
+            "source_hash": self.passage.source_hash,
+            "model": self.model,
+            "adapter_hash": self.adapter_hash,
+            "created": self.created,
+            "size_bytes": self.size_bytes,
+            "accuracy_before": scores.get("before", {}).get("accuracy"),
+            "accuracy_after": scores.get("after", {}).get("accuracy"),
+            "questions": len(scores.get("questions", [])),
+            "general_change": scores.get("general_change"),
+        }
+
+    def details(self, edits: Sequence[SelfEdit]) -> dict:
+        """`record` with the passage, all that was studied, and the scores."""
+        studied = [{"style": e.style, "prompt": x.prompt, "text": x.text} for e in edits for x in e.examples]
+        return self.record() | {"passage": self.passage.text, "studied": studied, "scores": self.scores}
+
     @property
     def questions(self) -> tuple[Question, ...]:
         """The judging questions; the memory was kept because of its answers to them."""

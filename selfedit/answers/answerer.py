@@ -63,12 +63,15 @@ class Ask:
     question: Question
     """One whose kind is not `question` is a text to be continued."""
     arm: str = AUTO
+    """One of ARMS, or BASE: the untouched model, closed book."""
     memory: str | None = None
     """The whole id of a memory; None: those that fit best."""
     passages: tuple[Passage, ...] = ()
     """To be in view in place of what the store knows, the best first."""
     history: tuple[Message, ...] = ()
     """The conversation before the question."""
+    whole: bool = True
+    """Whether an answer that is cut off ends with its last whole sentence."""
     strict: bool = False
     """UNKNOWN where no answer is probably right."""
     max_new_tokens: int = ANSWER_TOKENS
@@ -240,13 +243,15 @@ class Answerer:
     # What is asked with what
 
     def _plans(self, asks: Sequence[Ask]) -> tuple[list[Plan], dict[str, Path]]:
-        assert all(ask.arm in ARMS for ask in asks)
+        assert all(ask.arm in (*ARMS, BASE) for ask in asks)
         router = self.store.router(self.model.fingerprint)
         plans = [self._planned(ask, router) for ask in asks]
         return plans, self._paths(plans)
 
     def _planned(self, ask: Ask, router: Router) -> Plan:
-        if ask.memory is not None:
+        if ask.arm == BASE:
+            plan = Plan(ask, [], 0.0)
+        elif ask.memory is not None:
             entry = self._entry(ask.memory)
             plan = Plan(ask, [entry], 1.0, entry if entry.has_adapter else None)
         else:
@@ -259,7 +264,7 @@ class Answerer:
         known = list(ask.passages) or [entry.passage for entry in plan.memories]
         arms = {*TRIED} if ask.arm == AUTO else {ask.arm}
         if not plan.writer:
-            arms = {TEXT} if known and ask.arm != WEIGHTS else set()
+            arms = {TEXT} if known and ask.arm not in (WEIGHTS, BASE) else set()
             if plan.memories and not arms:
                 plan.note = f"memory {plan.memories[0].id} fits, but has no adapter: it answers from its text"
         try:
@@ -364,7 +369,7 @@ class Answerer:
     def take(self, plan: Plan, arm: str, tokens: list[int]) -> None:
         """Takes what was written for the request of an arm."""
         text, request = self.model.chat.decode(tokens).strip(), plan.requests[arm]
-        is_cut = len(tokens) == request.max_new_tokens and plan.ask.question.kind == "question"
+        is_cut = len(tokens) == request.max_new_tokens and plan.ask.whole and plan.ask.question.kind == "question"
         plan.texts[arm] = whole_sentences(text) if is_cut else text
         is_shared = arm == BOTH and TEXT in plan.requests
         plan.tokens += len(tokens) + (0 if is_shared else len(request.tokens))

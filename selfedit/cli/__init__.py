@@ -10,7 +10,7 @@ import argparse
 import sys
 
 from selfedit import __version__, thread_waiting
-from selfedit.cli import memories, studies
+from selfedit.cli import memories, studies, talk
 from selfedit.cli.options import BAD_INPUT, STOPPED, Parser, add_backend, add_json, path
 from selfedit.errors import SelfeditError
 from selfedit.terminal import flush, note, one_line, prepare_streams
@@ -89,5 +89,6 @@ def _parser() -> argparse.ArgumentParser:
     with_backend = Parser(add_help=False, parents=[with_model])
     add_backend(with_backend)
     memories.add(commands, common, with_backend)
+    talk.add(commands, common, with_backend)
     studies.add(commands, with_model, with_backend)
     return parser

@@ -248,6 +248,7 @@ def _learn_config(arguments) -> LearnConfig:
 
 def _ask(arguments) -> int:
     from selfedit.answers.answerer import Answerer, Ask
+    from selfedit.answers.why import why
     from selfedit.tasks.questions import load_prompts
     from selfedit.terminal import Progress, after
     from selfedit.types import Question
@@ -272,20 +273,20 @@ def _ask(arguments) -> int:
     if not any(answer.memory for answer in answers):
         _note_other_models(arguments, store, model)
     for question, answer in zip(questions, answers):
-        why = _why(store, question.question, answer) if arguments.why and not answer.error else {}
+        reasons = why(store, question.question, answer) if arguments.why and not answer.error else {}
         if arguments.json:
-            show_json(answer.record() | why)
+            show_json(answer.record() | reasons)
             continue
         shown = f"no answer: {one_line(answer.error)}" if answer.error else answer.answer
         say(shown if not arguments.file else f"{question.question[:1000]}\n  → {shown}")
-        if answer.note and not why:
+        if answer.note and not reasons:
             note(f"  {one_line(answer.note)}")
         for other in answer.disagrees:
             note(f"  {one_line(other['source'])} disagrees: {one_line(other['there'])}")
-        for candidate in why.pop("candidates", ()):
+        for candidate in reasons.pop("candidates", ()):
             if "probability" in candidate:
                 note(f"  {candidate['arm']} ({candidate['probability']:.0%}): {one_line(candidate['answer'])}")
-        for name, value in why.items():
+        for name, value in reasons.items():
             note(f"  {name}: {one_line(value)}")
     return 0
 
@@ -295,36 +296,6 @@ def _note_other_models(arguments, store, model) -> None:
     if not arguments.json and store.active_ids() and not store.router(model.fingerprint).ids:
         names = ", ".join(sorted({entry.model for entry in store.active()}))
         note(one_line(f"every memory in force belongs to another model than {model.name}: give --model ({names})"))
-
-
-def _why(store, question: str, answer) -> dict:
-    from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS
-    from selfedit.answers.support import nearest_example
-    from selfedit.disk import file_hash
-    from selfedit.memory.adapters import WEIGHTS as WEIGHTS_FILE
-
-    memory, writer = answer.memory, answer.writer
-    shared_id = writer and store.shared_adapter(writer.id)
-    adapter = f"the adapter {shared_id}, which it shares," if shared_id else "its adapter"
-    fits = f"memory {memory.id} fits (score {answer.score:.2f})" if memory else ""
-    nothing = answer.note or f"no memory fits (best score {answer.score:.2f})"
-    why = {
-        BASE: f"{nothing}; the untouched model answered",
-        WEIGHTS: f"{fits}; {adapter} answered without the document",
-        TEXT: f"{fits}; the untouched model answered with its passage in the prompt",
-        BOTH: f"{fits}; with its passage in the prompt, the adapter of memory {writer and writer.id} answered",
-        "": "no answer is probably right" if memory else f"{nothing}, so there is no answer",
-    }
-    result: dict = {"why": why[answer.arm], "candidates": [candidate.record() for candidate in answer.candidates]}
-    if answer.taken and answer.taken.support:
-        result["passage"] = answer.taken.support.sentence
-    if memory:
-        result |= {"source": memory.passage.source, "source_hash": memory.passage.source_hash}
-    if writer:
-        nearest = nearest_example(question, store.edits(writer.id), writer.passage.title)
-        result["edit"] = f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself"
-        result["adapter_hash"] = file_hash(store.answering_path(writer.id) / WEIGHTS_FILE)
-    return result
 
 
 # memory
@@ -341,7 +312,7 @@ def _memory_list(arguments) -> int:
         entries, count = store.page(page or 1, arguments.all)
     history = store.history() if arguments.all and page is None else []
     in_force = {*store.active_ids()}
-    records = [_entry_record(entry) | {"active": entry.id in in_force} for entry in entries]
+    records = [entry.record() | {"active": entry.id in in_force} for entry in entries]
     value = {"memories": records, "history": history} if arguments.all else records
     if page is not None:
         value = {"page": page, "pages": -(-count // PAGE), "memories": records}
@@ -360,24 +331,6 @@ def _memory_list(arguments) -> int:
     return 0
 
 
-def _entry_record(entry) -> dict:
-    scores = entry.scores
-    return {
-        "id": entry.id,
-        "title": entry.passage.title,
-        "source": entry.passage.source,
-        "source_hash": entry.passage.source_hash,
-        "model": entry.model,
-        "adapter_hash": entry.adapter_hash,
-        "created": entry.created,
-        "size_bytes": entry.size_bytes,
-        "accuracy_before": scores.get("before", {}).get("accuracy"),
-        "accuracy_after": scores.get("after", {}).get("accuracy"),
-        "questions": len(scores.get("questions", [])),
-        "general_change": scores.get("general_change"),
-    }
-
-
 def _memory_show(arguments) -> int:
     from selfedit.terminal import memory_page, memory_table
 
@@ -385,12 +338,11 @@ def _memory_show(arguments) -> int:
     entry, *others = entries = [store.get(id) for id in store.find(arguments.memory)]
     if others:
         in_force = {*store.active_ids()}
-        records = [_entry_record(entry) | {"active": entry.id in in_force} for entry in entries]
+        records = [entry.record() | {"active": entry.id in in_force} for entry in entries]
         show(arguments, records, lambda: memory_table(entries, in_force, []))
         return 0
     edits = store.edits(entry.id)
-    studied = [{"style": e.style, "prompt": x.prompt, "text": x.text} for e in edits for x in e.examples]
-    value = _entry_record(entry) | {"passage": entry.passage.text, "studied": studied, "scores": entry.scores}
+    value = entry.details(edits)
     show(arguments, value, lambda: memory_page(entry, edits, arguments.all))
     return 0
 

@@ -1,0 +1,36 @@
+"""Why a question got its answer: for `ask --why`, the server and the page."""
+
+from __future__ import annotations
+
+from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answer
+from selfedit.answers.support import nearest_example
+from selfedit.disk import file_hash
+from selfedit.memory.adapters import WEIGHTS as WEIGHTS_FILE
+from selfedit.memory.store import MemoryStore
+
+
+def why(store: MemoryStore, question: str, answer: Answer) -> dict:
+    """`why`: a sentence; `candidates`: every arm's answer; the supporting sentence, the source, and the studied text
+    that is nearest to the question, where there are any."""
+    memory, writer = answer.memory, answer.writer
+    shared_id = writer and store.shared_adapter(writer.id)
+    adapter = f"the adapter {shared_id}, which it shares," if shared_id else "its adapter"
+    fits = f"memory {memory.id} fits (score {answer.score:.2f})" if memory else ""
+    nothing = answer.note or f"no memory fits (best score {answer.score:.2f})"
+    reasons = {
+        BASE: f"{nothing}; the untouched model answered",
+        WEIGHTS: f"{fits}; {adapter} answered without the document",
+        TEXT: f"{fits}; the untouched model answered with its passage in the prompt",
+        BOTH: f"{fits}; with its passage in the prompt, the adapter of memory {writer and writer.id} answered",
+        "": "no answer is probably right" if memory else f"{nothing}, so there is no answer",
+    }
+    result: dict = {"why": reasons[answer.arm], "candidates": [candidate.record() for candidate in answer.candidates]}
+    if answer.taken and answer.taken.support:
+        result["passage"] = answer.taken.support.sentence
+    if memory:
+        result |= {"source": memory.passage.source, "source_hash": memory.passage.source_hash}
+    if writer:
+        nearest = nearest_example(question, store.edits(writer.id), writer.passage.title)
+        result["edit"] = f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself"
+        result["adapter_hash"] = file_hash(store.answering_path(writer.id) / WEIGHTS_FILE)
+    return result

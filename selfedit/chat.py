@@ -1,0 +1,263 @@
+"""`selfedit chat`: a person talks with the model, and what the person states is remembered.
+
+In: lines of standard input. Out: answers as they are written. Every turn is on disk before the next one begins. What
+the user stated is shown, and in force as a text, at `/learn`, at the end, or when nothing was said for a while; a
+process in the background then learns it, and goes on if the chat ends first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from time import time
+from typing import TextIO
+
+from selfedit.answers.answerer import BASE, Ask
+from selfedit.answers.why import why
+from selfedit.conversations import Conversations
+from selfedit.errors import SelfeditError
+from selfedit.memory.store import MemoryStore
+from selfedit.model.load import Model
+from selfedit.serve.engine import Engine, Written
+from selfedit.serve.jobs import JOBS
+from selfedit.serve.learner import command, write_job
+from selfedit.sessions import Changes
+from selfedit.terminal import can_ask, confirmed, memory_table, note, one_line, plain, say, show_json
+from selfedit.types import Message, Question
+
+HELP = """/learn      remember what you said so far, and learn it in the background
+/why        why the last answer is what it is, and from which source
+/memories   what is known
+/undo       take the last change of the memories back
+/new        begin a new session; /quit (or Ctrl-D) ends
+Say "remember that …", "no, it is …", "forget …" as to a person."""
+END = ("/quit", "/exit", "/bye")
+
+
+class ChatLoop:
+    def __init__(
+        self,
+        model: Model,
+        home: Path,
+        session: str | None,
+        *,
+        max_new_tokens: int,
+        idle_s: float,
+        learns: bool,
+        as_json: bool,
+    ):
+        self.model, self.home, self.store = model, home, MemoryStore(home)
+        self.max_new_tokens, self.idle_s, self.learns, self.as_json = max_new_tokens, idle_s, learns, as_json
+        self.conversations = Conversations(home)
+        self.session = session or _new_name(self.conversations)
+        self.turns = self.conversations.turns(self.session)
+        self.engine = Engine(model)
+        self.learning: Learning | None = None
+        self.last: tuple[str, Written] | None = None
+
+    def run(self) -> int:
+        if not self.as_json:
+            earlier = f"; {len(self.turns)} turns are in it" if self.turns else ""
+            note(f"{self.model.name}, session “{self.session}”{earlier}. /help shows the commands, /quit ends.")
+        try:
+            while (line := self._line()) is not None and line.lower() not in END:
+                try:
+                    self._take(line)
+                except SelfeditError as error:
+                    note(f"selfedit: {one_line(str(error))}")
+        except KeyboardInterrupt:
+            note("")
+        self._remember()
+        if self.learning and self.learning.running:
+            note(f"learning goes on in the background (process {self.learning.process.pid}); {self.learning.describe()}")
+        self.engine.close()
+        return 0
+
+    def _line(self) -> str | None:
+        """What the user types next; None at the end."""
+        if self.learning and (told := self.learning.news()):
+            note(told)
+        timer = threading.Timer(self.idle_s, self._idle)
+        timer.daemon = True
+        try:
+            timer.start()
+            if not can_ask():
+                line = sys.stdin.readline()
+                return line.strip() if line else None
+            with suppress(ImportError):
+                import readline  # noqa: F401  (input() then edits lines)
+            return input("> ").strip()
+        except EOFError:
+            note("")
+            return None
+        finally:
+            timer.cancel()
+
+    def _idle(self) -> None:
+        """Runs in a thread while the user is silent."""
+        with suppress(SelfeditError):
+            self._remember(asks=False)
+
+    def _take(self, line: str) -> None:
+        name = line.partition(" ")[0].lower()
+        actions: dict[str, Callable[[], None]] = {
+            "/learn": self._remember,
+            "/why": self._why,
+            "/memories": self._memories,
+            "/undo": self._undo,
+            "/new": self._new,
+            "/help": lambda: note(HELP),
+        }
+        if not line:
+            return
+        if name.startswith("/"):
+            actions.get(name, lambda: note(f"no command {name}; /help shows them"))()
+        else:
+            self._answer(line)
+
+    def _answer(self, line: str) -> None:
+        history = self.conversations.with_preferences(self.turns)
+        ask = Ask(Question(line, ()), history=history, whole=False, max_new_tokens=self.max_new_tokens)
+        written = asyncio.run(self._written(ask))
+        said = [Message("user", line), Message("assistant", written.text)]
+        self.conversations.add(self.session, said)
+        self.turns += said
+        self.last = line, written
+        answer = written.answer
+        if self.as_json:
+            show_json(answer.record())
+            return
+        if answer.note:
+            note(f"  {one_line(answer.note)}")
+        if answer.arm != BASE and answer.memory:
+            note(f"  ({answer.arm}: {one_line(answer.memory.passage.source)}; /why)")
+
+    async def _written(self, ask: Ask) -> Written:
+        """Shows the answer as it is written."""
+        async for item in self.engine.answer(self.home, ask):
+            if isinstance(item, Written):
+                if not self.as_json:
+                    say("")
+                return item
+            if not self.as_json:
+                sys.stdout.write(plain(item))
+                sys.stdout.flush()
+        raise AssertionError("the engine ends with the whole answer")
+
+    # Commands
+
+    def _remember(self, asks: bool = True) -> None:
+        """Shows what would be remembered, remembers it, and learns it in the background."""
+        changes = self.conversations.proposed(self.session)
+        if not (changes.added or changes.replaced or changes.forgotten or changes.unknown):
+            return
+        shown = described(changes)
+        if changes.added and asks and can_ask():
+            if not confirmed(f"{shown}\nremember this?"):
+                self.conversations.decline(self.session)
+                return
+        else:
+            note(shown)
+        self.conversations.accept(self.session, self.model, self.store)
+        if self.learns and (changes.added or changes.replaced or changes.forgotten):
+            self.learning = Learning(self.home, self.model, self.learning)
+
+    def _why(self) -> None:
+        if not self.last:
+            note("nothing was asked yet")
+            return
+        question, written = self.last
+        for name, value in why(self.store, question, written.answer).items():
+            if name == "candidates":
+                for one in value:
+                    chance = f" ({one['probability']:.0%})" if "probability" in one else ""
+                    note(f"  {one['arm']}{chance}: {one_line(one['answer'])}")
+            else:
+                note(f"  {name}: {one_line(value)}")
+
+    def _memories(self) -> None:
+        for statement in self.conversations.statements:
+            note(f"  {statement.date}  {one_line(statement.text)}")
+        entries = self.store.active(self.model.fingerprint)
+        memory_table(entries, {entry.id for entry in entries}, [])
+
+    def _undo(self) -> None:
+        line = self.store.rollback()
+        note(f"version {line['version']}: {line['action']}; {len(line['active'])} memories in force")
+
+    def _new(self) -> None:
+        self._remember()
+        self.session, self.turns = _new_name(self.conversations), []
+        note(f"session “{self.session}”")
+
+
+class Learning:
+    """A process in the background that learns what the user said; it does not end with this one."""
+
+    def __init__(self, home: Path, model: Model, before: Learning | None = None):
+        folder = home / JOBS / secrets.token_hex(6)
+        write_job(folder, {"kind": "conversation"}, "what the user said", time())
+        log = home / JOBS / f"{folder.name}.log"
+        self._events: TextIO
+        with log.open("w") as output:
+            self._events = log.open()
+            log.unlink()  # it lives as long as somebody has it open
+            self.process = subprocess.Popen(
+                command(home, folder, model.name, model.backend.name),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._done, self._total, self._told = 0, 0, False
+        self._result: dict = {}
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def _read(self) -> None:
+        for line in self._events:
+            with suppress(ValueError):
+                event = json.loads(line)
+                if event.get("stage") == "passage":
+                    self._done, self._total = event["done"], event["total"]
+                elif "summary" in event or "error" in event:
+                    self._result = event
+
+    def describe(self) -> str:
+        self._read()
+        return f"{self._done} of {self._total} passages are learned" if self._total else "it has just begun"
+
+    def news(self) -> str:
+        """The result, once."""
+        self._read()
+        if self._told or self.running:
+            return ""
+        self._told = True
+        if summary := self._result.get("summary"):
+            return f"  learned: {len(summary['memories'])} of {summary['passages']} passages, {summary['seconds']:.0f} s; the others answer from their text"
+        return f"  learning failed: {one_line(self._result.get('error') or 'it was stopped')}; /learn tries again"
+
+
+def described(changes: Changes) -> str:
+    """What would change, for people."""
+    lines = [f"  I would remember: {one_line(statement.text)}" for statement in changes.added]
+    lines += [f"  replaces: {one_line(old.text)}" for old, _ in changes.replaced]
+    lines += [f"  forgets: {one_line(statement.text)}" for statement in changes.forgotten]
+    lines += [f"  nothing is known of what you want forgotten: {one_line(target)}" for target in changes.unknown]
+    return "\n".join(lines)
+
+
+def _new_name(conversations: Conversations) -> str:
+    """A name by the clock that no session has."""
+    name, known = datetime.now().strftime("%Y-%m-%d %H%M"), conversations.names()
+    return name if name not in known else f"{name} {secrets.token_hex(2)}"

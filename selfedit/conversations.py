@@ -1,0 +1,168 @@
+"""What was said, on disk, and how it becomes memory: sessions → the user's statements → passages in the store.
+
+    HOME/conversations/SESSION.json   the turns of a session, and how many of them have been read for statements
+    HOME/conversations/.statements    what is known of the user now
+
+`proposed` reads what is new, and `accept` makes it known. What the user stated is in force at once, as a text that
+answers questions; `learn` then makes memories in the weights of it. What was corrected is superseded, and can be rolled
+back; what the user asked to forget is deleted: from the statements, from the transcripts, and from the store.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date as Day
+from pathlib import Path
+
+from selfedit import disk
+from selfedit.errors import MemoryStoreError
+from selfedit.learn import keep_text
+from selfedit.memory.store import MemoryStore
+from selfedit.model.load import Model
+from selfedit.sessions import Changes, Statement, passages, transcript_without, updated
+from selfedit.types import Message, Passage
+
+FOLDER = "conversations"
+NAME = "user"
+SOURCE = f"conversation:{NAME}"
+"""The source of every memory that comes from a conversation."""
+PREFERENCES_WORDS = 120
+"""In the prompt at most, the newest."""
+_STATEMENTS = ".statements"
+
+
+class Conversations:
+    """The conversations of a home. A missing home has none, and reading does not create it."""
+
+    def __init__(self, home: Path):
+        self.folder = home / FOLDER
+
+    # Sessions
+
+    def names(self) -> list[str]:
+        """The sessions, the latest last."""
+        return [path.stem for path in sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime)]
+
+    def turns(self, name: str) -> list[Message]:
+        return [Message(turn["role"], turn["content"]) for turn in self._session(name)["turns"]]
+
+    def add(self, name: str, turns: Iterable[Message], day: str | None = None) -> None:
+        """Adds turns to a session, on the disk when this returns. `day`: ISO; today by default."""
+        day = day or Day.today().isoformat()
+        with self._locked():
+            session = self._session(name)
+            session["turns"] += [turn._asdict() | {"date": day} for turn in turns]
+            self._write(self._path(name), session)
+
+    def delete(self, name: str) -> None:
+        """Deletes the transcript of a session; what was remembered of it stays."""
+        self._path(name).unlink(missing_ok=True)
+
+    # What is known of the user
+
+    @property
+    def statements(self) -> list[Statement]:
+        """In order of time."""
+        return [Statement(**fields) for fields in self._read(self.folder / _STATEMENTS, [])]
+
+    def passages(self) -> list[Passage]:
+        return passages(self.statements, NAME)
+
+    def with_preferences(self, history: Sequence[Message]) -> tuple[Message, ...]:
+        """The messages, and before them what the user wants in general, for the model to respect."""
+        chosen: list[str] = []
+        for statement in reversed(self.statements):
+            if statement.kind == "preference" and sum(len(text.split()) for text in chosen) < PREFERENCES_WORDS:
+                chosen.insert(0, f"- {statement.text}")
+        if not chosen:
+            return tuple(history)
+        wishes = "Respect what the user has said:\n" + "\n".join(chosen)
+        if history and history[0].role == "system":
+            return (Message("system", f"{history[0].content}\n\n{wishes}"), *history[1:])
+        return (Message("system", f"You are a helpful assistant. {wishes}"), *history)
+
+    def proposed(self, name: str) -> Changes:
+        """What the turns of a session that have not been read yet would change. Changes nothing."""
+        session = self._session(name)
+        day = session["turns"][-1]["date"] if session["turns"] else Day.today().isoformat()
+        return updated(self.statements, self.turns(name), name, day, since=session["read"])
+
+    def accept(self, name: str, model: Model, store: MemoryStore) -> Changes:
+        """Makes what is proposed known, and the store follow: new statements answer as texts from now on."""
+        with self._locked():
+            changes = self.proposed(name)
+            self._write(self.folder / _STATEMENTS, [asdict(statement) for statement in changes.statements])
+            self._mark_read(name)
+            if changes.forgotten:
+                self._forget(changes.forgotten, store)
+            if changes.added or changes.replaced or changes.forgotten:
+                self._follow(model, store)
+        return changes
+
+    def decline(self, name: str) -> None:
+        """What is proposed is not proposed again."""
+        with self._locked():
+            self._mark_read(name)
+
+    def _mark_read(self, name: str) -> None:
+        if (session := self._session(name))["turns"]:
+            self._write(self._path(name), session | {"read": len(session["turns"])})
+
+    def _forget(self, statements: Sequence[Statement], store: MemoryStore) -> None:
+        """Deletes statements wherever they stand, but for the request to forget them."""
+        for name in self.names():
+            session = self._session(name)
+            cleaned = transcript_without(self.turns(name), statements)
+            session["turns"] = [turn | clean._asdict() for turn, clean in zip(session["turns"], cleaned)]
+            self._write(self._path(name), session)
+        for entry in store.all():
+            if entry.passage.source == SOURCE and any(s.text in entry.passage.text for s in statements):
+                store.forget(entry.id)
+
+    def _follow(self, model: Model, store: MemoryStore) -> None:
+        """Puts the passages of now into force as texts, and takes those of before out of force."""
+        now = self.passages()
+        known = {entry.passage.id for entry in store.active(model.fingerprint)}
+        for passage in now:
+            if passage.id not in known:
+                keep_text(model, passage, store)
+        if now:
+            store.supersede(now, model.fingerprint)
+        else:
+            for entry in store.active(model.fingerprint):
+                if entry.passage.source == SOURCE:
+                    store.disable(entry.id)
+
+    # Files
+
+    def _path(self, name: str) -> Path:
+        if not re.fullmatch(r"[\w-][\w .-]{0,79}", name) or name.endswith((".", " ")):
+            raise MemoryStoreError(f"{name!r} is no name for a session; use up to 80 letters, digits, spaces, - or _")
+        return self.folder / f"{name}.json"
+
+    def _session(self, name: str) -> dict:
+        return self._read(self._path(name), {"turns": [], "read": 0})
+
+    def _read(self, path: Path, default):
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            return default
+        except (OSError, ValueError) as error:
+            raise MemoryStoreError(f"{path}: cannot be read ({error}); restore a backup, or delete it") from None
+
+    def _write(self, path: Path, value: object) -> None:
+        with disk.plain_errors(f"write {path}", MemoryStoreError):
+            disk.replace(path, json.dumps(value, ensure_ascii=False, indent=1).encode())
+
+    @contextmanager
+    def _locked(self):
+        """One writer at a time, of all processes."""
+        with disk.plain_errors(f"write to {self.folder}", MemoryStoreError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with disk.file_lock(self.folder / ".lock"):
+            yield

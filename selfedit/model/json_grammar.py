@@ -1,0 +1,41 @@
+"""JSON that follows a schema, as a grammar for `Request.allow`. The `llguidance` library knows which tokens may follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+
+from selfedit.errors import ModelError
+from selfedit.model.chat import Chat
+
+
+def json_grammar(chat: Chat, schema: dict) -> Callable[[Sequence[int]], Sequence[int]]:
+    """A grammar for one request. `schema`: a JSON Schema. Raises ModelError on one that is wrong or not supported."""
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
+        matcher = LLMatcher(_tokenizer(chat), grammar)
+    except ValueError as error:
+        raise ModelError(f"the JSON schema cannot be used: {error}") from None
+    if fault := matcher.get_error():
+        raise ModelError(f"the JSON schema cannot be used: {fault}")
+    ends, read = sorted(chat.ends), 0
+
+    def allow(written: Sequence[int]) -> Sequence[int]:
+        nonlocal read
+        for token in written[read:]:
+            matcher.consume_token(token)
+        read = len(written)
+        if matcher.is_stopped():
+            return ends
+        bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+        return bits.nonzero()[0].tolist() or ends
+
+    return allow
+
+
+@lru_cache(maxsize=2)  # it takes a second
+def _tokenizer(chat: Chat) -> LLTokenizer:
+    return LLTokenizer(chat.tokenizer.to_str(), eos_token=sorted(chat.ends))

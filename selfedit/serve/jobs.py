@@ -1,0 +1,216 @@
+"""What a server is asked to learn: a queue of jobs, one child process at a time, of which a killed server loses none.
+
+In: text, a file, an address, or a conversation. Out: progress, and memories in the store. A job is a folder under
+`HOME/jobs` until it has ended; a server that starts again continues with what it finds there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import monotonic, time
+
+from selfedit.serve.learner import JOB_FILE, command, write_job
+
+JOBS = "jobs"
+KEPT = 200
+"""Ended jobs that are still listed."""
+MESSAGES = 50
+WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
+ENDED = (DONE, FAILED, STOPPED)
+LINE_BYTES = 2**20
+"""Longest line of a child's output."""
+
+
+@dataclass
+class Job:
+    id: str
+    home: Path
+    title: str
+    status: str = WAITING
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    seconds_left: float | None = None
+    messages: list[str] = field(default_factory=list)
+    summary: dict | None = None
+    error: str | None = None
+    created: float = field(default_factory=time)
+
+    @property
+    def folder(self) -> Path:
+        return self.home / JOBS / self.id
+
+    def record(self) -> dict:
+        record = asdict(self)
+        del record["home"]
+        return record
+
+
+class Jobs:
+    """The jobs of all homes of a server. To be used in one event loop."""
+
+    def __init__(self, model: str, backend: str):
+        self.model, self.backend = model, backend
+        self._jobs: dict[str, Job] = {}
+        self._queue: asyncio.Queue[Job] = asyncio.Queue()
+        self._changed = asyncio.Condition()
+        self._process: asyncio.subprocess.Process | None = None
+        self._running: Job | None = None
+
+    # For whoever asks
+
+    def add(self, home: Path, spec: dict, title: str, data: bytes | None = None) -> Job:
+        """Adds a job. `spec`: what `serve.learner` reads; `data`: the content of its `file`. Raises OSError if it cannot
+        be written."""
+        job = Job(secrets.token_hex(6), home, title)
+        write_job(job.folder, spec, title, job.created, data)
+        self._put(job)
+        return job
+
+    def find_unfinished(self, home: Path) -> None:
+        """Adds the jobs that an earlier server has left under a home, the oldest first."""
+        found = []
+        for folder in (home / JOBS).glob("*/"):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                spec = json.loads((folder / JOB_FILE).read_text("utf-8"))
+                found.append(Job(folder.name, home, spec["title"], created=float(spec["created"])))
+        for job in sorted(found, key=lambda job: job.created):
+            self._put(job)
+
+    def _put(self, job: Job) -> None:
+        for old in [job for job in self._jobs.values() if job.status in ENDED][:-KEPT]:
+            del self._jobs[old.id]
+        self._jobs[job.id] = job
+        self._queue.put_nowait(job)
+
+    def of(self, home: Path) -> list[Job]:
+        """The jobs of a home, the newest first."""
+        return [job for job in reversed(self._jobs.values()) if job.home == home]
+
+    def get(self, home: Path, id: str) -> Job | None:
+        job = self._jobs.get(id)
+        return job if job and job.home == home else None
+
+    async def follow(self, job: Job) -> AsyncIterator[dict]:
+        """The job now, and after every change, until it has ended. Changes that come quickly are seen as one."""
+        while True:
+            shown = job.record()
+            yield shown
+            if job.status in ENDED:
+                return
+            async with self._changed:
+                await self._changed.wait_for(lambda: job.record() != shown)
+
+    async def stop(self, job: Job) -> None:
+        """Ends a job; what it has finished stays."""
+        if job.status in ENDED:
+            return
+        is_running = job is self._running
+        await self._end(job, STOPPED)
+        if is_running and self._process:
+            await _ended(self._process)
+
+    async def close(self) -> None:
+        """Ends the process that learns; its job stays on disk for the next server."""
+        if self._process:
+            await _ended(self._process)
+
+    # The work
+
+    async def run(self) -> None:
+        """Runs one job after another, for ever."""
+        while True:
+            job = await self._queue.get()
+            if job.status == WAITING:
+                await self._learn(job)
+
+    async def _learn(self, job: Job) -> None:
+        job.status, self._running = RUNNING, job
+        await self._notify()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *command(job.home, job.folder, self.model, self.backend),
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+                limit=LINE_BYTES, start_new_session=True,
+            )  # fmt: skip
+            faults = asyncio.create_task(_tail(self._process.stderr))
+            await self._read(job, self._process)
+            code = await self._process.wait()
+            if job.status == RUNNING:  # it said nothing in the end
+                fault = (await faults) or f"the process that learns ended with {code}"
+                job.error = f"{fault}; send it again, what was finished is kept"
+                await self._end(job, FAILED)
+        except OSError as error:
+            job.error = f"the process that learns cannot be started: {error.strerror}"
+            await self._end(job, FAILED)
+        finally:
+            self._process = self._running = None
+
+    async def _read(self, job: Job, process: asyncio.subprocess.Process) -> None:
+        began = monotonic()
+        assert process.stdout is not None
+        async for line in process.stdout:
+            with suppress(ValueError):
+                await self._take(job, json.loads(line), monotonic() - began)
+
+    async def _take(self, job: Job, event: dict, seconds: float) -> None:
+        if job.status != RUNNING:
+            return
+        if "summary" in event:
+            job.summary = event["summary"]
+            await self._end(job, DONE)
+        elif "error" in event:
+            job.error = event["error"]
+            await self._end(job, FAILED)
+        elif "message" in event:
+            job.messages = [*job.messages, event["message"]][-MESSAGES:]
+        elif event["stage"] == "passage":  # of the whole job
+            job.done, job.total = event["done"], event["total"]
+            job.seconds_left = seconds / job.done * (job.total - job.done) if job.done else None
+        else:
+            job.stage = event["stage"]
+        await self._notify()
+
+    async def _end(self, job: Job, status: str) -> None:
+        job.status, job.seconds_left = status, None
+        shutil.rmtree(job.folder, ignore_errors=True)
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """Interrupts a process as Ctrl-C does, and kills it if that does not help."""
+    for kind in (signal.SIGINT, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, kind)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), 20)
+            return
+
+
+async def _tail(stream: asyncio.StreamReader | None) -> str:
+    """The last line of a stream that has text."""
+    last = ""
+    while stream and (line := await stream.readline()):
+        last = line.decode(errors="replace").strip() or last
+    return last
+
+
+def safe_name(name: str) -> str:
+    """The file name of an upload without folders and odd characters; its suffix says how it is read."""
+    name = re.sub(r"[^\w .()+-]", "_", Path(name.replace("\\", "/")).name).strip(" .")
+    stem, dot, suffix = name.rpartition(".")
+    return f"{(stem or suffix)[:100]}{dot and stem and '.' + suffix[:10]}" or "document"

@@ -1,0 +1,133 @@
+"""What every way in shares (the HTTP routes, MCP, the page): the model, the homes of the users, and the jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfedit.answers.answerer import Ask
+from selfedit.answers.why import why
+from selfedit.conversations import Conversations
+from selfedit.memory.store import MemoryStore
+from selfedit.model.load import Model
+from selfedit.serve.engine import Engine, Written
+from selfedit.serve.jobs import Job, Jobs, safe_name
+from selfedit.types import MemoryEntry, text_hash
+
+USERS = "users"
+"""The folder of the homes of those who have one of their own."""
+UPLOAD_BYTES = 20_000_000
+
+
+class BusyError(Exception):
+    """More questions wait than may wait."""
+
+
+@dataclass
+class Service:
+    model: Model
+    home: Path
+    """Of whoever names no user."""
+    most_waiting: int = 256
+    """Questions that may wait or be answered at once; a further one is refused."""
+
+    def __post_init__(self):
+        self.engine = Engine(self.model)
+        self.jobs = Jobs(self.model.name, self.model.backend.name)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Learns in the background, and first what an earlier server has left undone."""
+        for home in (self.home, *sorted((self.home / USERS).glob("*/"))):
+            self.jobs.find_unfinished(home)
+        work = asyncio.create_task(self.jobs.run())
+        try:
+            yield
+        finally:
+            work.cancel()
+            with suppress(asyncio.CancelledError):
+                await work
+            await self.jobs.close()
+            self.engine.close()
+
+    def home_of(self, user: str | None) -> Path:
+        """The home of a user's own; nothing in it answers anybody else."""
+        if not user:
+            return self.home
+        readable = re.sub(r"[^a-z0-9]+", "-", user.lower())[:24].strip("-")
+        return self.home / USERS / f"{readable}-{text_hash(user)[:16]}"
+
+    # Answers
+
+    async def answer(self, home: Path, ask: Ask, stops: Sequence[str] = ()) -> AsyncIterator[str | Written]:
+        """As `Engine.answer`. Raises BusyError too."""
+        if self.engine.busy >= self.most_waiting:
+            raise BusyError(f"{self.engine.busy} questions are waiting; try again in a moment")
+        async for item in self.engine.answer(home, ask, stops):
+            yield item
+
+    async def answered(self, home: Path, ask: Ask, stops: Sequence[str] = ()) -> Written:
+        async for item in self.answer(home, ask, stops):
+            if isinstance(item, Written):
+                return item
+        raise AssertionError("the engine ends with the whole answer")
+
+    def explained(self, home: Path, ask: Ask, written: Written) -> dict:
+        """The answer, as `selfedit ask --why --json` prints it."""
+        return written.answer.record() | why(MemoryStore(home), ask.question.question, written.answer)
+
+    # Memories
+
+    def memories(self, home: Path, everything: bool) -> dict:
+        store = MemoryStore(home)
+        in_force, entries = {*store.active_ids()}, store.all() if everything else store.active()
+        return {
+            "memories": [entry.record() | {"active": entry.id in in_force} for entry in entries],
+            "version": store.version,
+        }
+
+    def memory(self, home: Path, id: str) -> dict:
+        store = MemoryStore(home)
+        entry = store.get(id)
+        same = [other.id for other in store.all() if other.passage.source == entry.passage.source != "" and other.id != entry.id]
+        active = entry.id in {*store.active_ids()}
+        return entry.details(store.edits(entry.id)) | {"active": active, "same_source": same}
+
+    def change(self, home: Path, action: str, id: str | None) -> dict:
+        """`approve`, `disable`, `forget` or `rollback`. Raises MemoryStoreError."""
+        store = MemoryStore(home)
+        if action != "rollback":
+            store.get(id or "")  # a source or a day may name several; an id names one
+        return getattr(store, action)(id)
+
+    def versions(self, home: Path) -> list[dict]:
+        """Oldest first."""
+        return MemoryStore(home).history()
+
+    def find(self, home: Path, id: str) -> MemoryEntry:
+        return MemoryStore(home).get(id)
+
+    # Learning
+
+    def learn_text(self, home: Path, text: str, title: str, suspicion: str = "") -> Job:
+        spec = {"kind": "text", "file": "text.md", "suspicion": suspicion}
+        return self.jobs.add(home, spec, title, text.encode())
+
+    def learn_file(self, home: Path, name: str, data: bytes) -> Job:
+        name = safe_name(name)
+        return self.jobs.add(home, {"kind": "upload", "file": name}, name, data)
+
+    def learn_url(self, home: Path, url: str, suspicion: str = "") -> Job:
+        return self.jobs.add(home, {"kind": "url", "url": url, "suspicion": suspicion}, url)
+
+    def learn_conversation(self, home: Path) -> Job:
+        return self.jobs.add(home, {"kind": "conversation"}, "what the user said")
+
+    def conversations(self, home: Path) -> Conversations:
+        return Conversations(home)
+
+
