@@ -168,7 +168,7 @@ class ChatLoop:
             note(shown)
         self.conversations.accept(self.session, self.model, self.store)
         if self.learns and (changes.added or changes.replaced or changes.forgotten):
-            self.learning = Learning(self.home, self.model, self.learning)
+            self.learning = Learning(self.home, self.model)
 
     def _why(self) -> None:
         if not self.last:
@@ -202,7 +202,7 @@ class ChatLoop:
 class Learning:
     """A process in the background that learns what the user said; it does not end with this one."""
 
-    def __init__(self, home: Path, model: Model, before: Learning | None = None):
+    def __init__(self, home: Path, model: Model):
         folder = home / JOBS / secrets.token_hex(6)
         write_job(folder, {"kind": "conversation"}, "what the user said", time())
         log = home / JOBS / f"{folder.name}.log"

@@ -30,7 +30,8 @@ def main(argv: list[str]) -> int:
         os.nice(NICE)
     thread_waiting.choose(idle=False)
     try:
-        say(summary=run(home, folder, model, backend))
+        with disk.turn(folder.parent / "learning", lambda process: note(f"process {process} is learning; waiting for it")):
+            say(summary=run(home, folder, model, backend))
         code = 0
     except SelfeditError as error:
         say(error=str(error))
