@@ -19,12 +19,13 @@ from datetime import date as Day
 from pathlib import Path
 
 from selfedit import disk
+from selfedit.answers.answerer import Ask
 from selfedit.errors import MemoryStoreError
 from selfedit.learn import keep_text
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.sessions import Changes, Statement, passages, transcript_without, updated
-from selfedit.types import Message, Passage
+from selfedit.types import Message, Passage, Question
 
 FOLDER = "conversations"
 NAME = "user"
@@ -72,7 +73,11 @@ class Conversations:
     def passages(self) -> list[Passage]:
         return passages(self.statements, NAME)
 
-    def with_preferences(self, history: Sequence[Message]) -> tuple[Message, ...]:
+    def ask(self, question: str, history: Sequence[Message] = (), **options) -> Ask:
+        """What a turn of a conversation asks. `history`: the messages before it; `options`: of the Ask."""
+        return Ask(Question(question, ()), history=self._with_preferences(history), whole=False, **options)
+
+    def _with_preferences(self, history: Sequence[Message]) -> tuple[Message, ...]:
         """The messages, and before them what the user wants in general, for the model to respect."""
         chosen: list[str] = []
         for statement in reversed(self.statements):

@@ -49,12 +49,24 @@ from selfedit.model.backend import Adapters
 from selfedit.model.load import Model
 from selfedit.model.writer import Writer
 from selfedit.text import count_words, duration
-from selfedit.types import MemoryEntry, Passage, Progress, Question, Score, SelfEdit, Trial, no_progress, stable_seed, text_hash
+from selfedit.types import (
+    MemoryEntry,
+    Passage,
+    Progress,
+    Question,
+    Score,
+    SelfEdit,
+    Trial,
+    no_progress,
+    stable_seed,
+    text_hash,
+)
 
 TOGETHER = 8
 """Passages that every stage works on together; a run that is stopped learns them again."""
 NOTED_S = 60.0
 """If the work takes longer than this, the user is told before each batch how long it will take."""
+GATE = LearnConfig().gate
 REQUEST_TOKENS = 640
 """Space for the longest request about a passage and its answer, in tokens."""
 
@@ -142,11 +154,12 @@ def learn(
     `writer`: another model, e.g. a larger one or a RemoteWriter, that writes about the passages and answers with them
     in view, in place of the model that learns. `quiz`: the user's own questions; they judge the passages that they are
     about, in place of generated ones. `again`: also repeat passages that an earlier run finished without keeping
-    anything. `suspicion`: a reason why whatever is kept must wait for the user's approval. `progress`: the stage `passage` marks the beginning of each batch of passages. `notify`: receives a line
-    for the user. A passage that occurs in several documents is learned once. When all passages of a document are done,
-    memories of passages that are no longer in it are superseded, unless one of the new memories is in quarantine or
-    nothing was kept, not even a text. A passage that the model cannot read, or about which the writer does not reply,
-    is reported, and the others are learned; raises ModelError if all fail.
+    anything. `suspicion`: a reason why whatever is kept must wait for the user's approval. `progress`: the stage
+    `passage` marks the beginning of each batch of passages. `notify`: receives a line for the user. A passage that
+    occurs in several documents is learned once. When all passages of a document are done, memories of passages that are
+    no longer in it are superseded, unless one of the new memories is in quarantine or nothing was kept, not even a
+    text. A passage that the model cannot read, or about which the writer does not reply, is reported, and the others
+    are learned; raises ModelError if all fail.
     """
     store.check_writable()  # before the work, not after it
     config = replace(config, train=with_rate(config.train, model.rate))
@@ -259,9 +272,9 @@ def learn_passages(
 ) -> Iterator[PassageReport]:
     """Takes passages from their texts to memories, or to the reasons why there are none; every stage is one batch.
 
-    `writer`, `suspicion`: as in `learn`. `quiz`: passage id → the user's questions about it, which judge in place of generated ones.
-    Raises ModelError, before anything is kept, if the model cannot read one of the passages or the writer does not
-    reply. Passages that nothing judges come last.
+    `writer`, `suspicion`: as in `learn`. `quiz`: passage id → the user's questions about it, which judge in place of
+    generated ones. Raises ModelError, before anything is kept, if the model cannot read one of the passages or the
+    writer does not reply. Passages that nothing judges come last.
     """
     stages = _Stages(progress)
     material = _write(model, writer or model, passages, config, quiz, stages)
@@ -418,7 +431,7 @@ def _with_text(
 
 
 def keep_text(
-    model: Model, passage: Passage, store: MemoryStore, config: GateConfig = LearnConfig().gate, suspicion: str = ""
+    model: Model, passage: Passage, store: MemoryStore, config: GateConfig = GATE, suspicion: str = ""
 ) -> MemoryEntry:
     """Keeps the text of a passage as a memory without an adapter, at once: its text answers questions until the passage
     is learned. What looks suspicious waits for approval. An active memory of this passage is returned as it is."""

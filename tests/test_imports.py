@@ -22,7 +22,7 @@ ROOMS = [  # from below
     {"loop"},
     {"memory"},
     {"answers"},
-    {"learn", "adapt", "retest", "estimate"},
+    {"learn", "adapt", "retest", "estimate", "conversations"},
     {"cli", "terminal", "serve", "bench", "export", "demo"},
 ]
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms} | {

@@ -56,6 +56,23 @@ def answers_plots(result: dict, folder: Path) -> list[Path]:
     return files
 
 
+def sessions_plot(result: dict, folder: Path) -> Path:
+    """`accuracy.png`: for each kind of question one bar per condition."""
+    rows = result["rows"]
+    kinds = list(rows[0]["by_kind"])
+    figure, axes = pyplot().subplots(figsize=(9, 3.6), layout="constrained")
+    width = 0.8 / len(rows)
+    for i, row in enumerate(rows):
+        places = [k + (i - (len(rows) - 1) / 2) * width for k in range(len(kinds))]
+        axes.bar(places, [row["by_kind"][kind]["accuracy"] for kind in kinds], width, label=row["condition"])
+    axes.set_xticks(range(len(kinds)), kinds, fontsize=8)
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("accuracy")
+    axes.set_title(f"{Path(result['model']).name}: {result['users']} users", fontsize=10)
+    axes.legend(fontsize=8, ncols=3)
+    return _save(figure, folder / "accuracy.png")
+
+
 def _accuracy_bars(result: dict, rows: list[dict], names: list[str], about: str, folder: Path) -> Path:
     figure, axes = pyplot().subplots(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
     values, errors = [r["accuracy"] for r in rows], _errors(rows, "accuracy", "ci95")

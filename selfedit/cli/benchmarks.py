@@ -89,6 +89,14 @@ def add(commands, with_model, with_judge, with_tasks) -> None:
     answers.add_argument("--unknown", type=fraction, default=0.2, metavar="SHARE", help=share)
     add_settings(answers, "learning", "spans=16")
 
+    about = "conversations over months: what is known in a fresh session, and what is not made up"
+    sessions = add_benchmark("sessions", _sessions, about, with_model)
+    sessions.add_argument("--data", **file, help="JSONL of users: {id, sessions, questions}")
+    _add_compared(sessions, "--conditions", "sessions.py")
+    _add_skip(sessions, "users")
+    sessions.add_argument("--limit", type=whole(1), metavar="N", help="only N users")
+    add_settings(sessions, "learning", "spans=16")
+
     stream = add_benchmark("stream", _stream, "documents one after another: what is still known after each", with_model)
     stream.add_argument("--data", **file, help="as for bench knowledge; also {title, content} without questions")
     _add_skip(stream, "documents")
@@ -232,6 +240,16 @@ def _answers(arguments) -> int:
     conditions = listed(arguments.conditions) if arguments.conditions else answers.CONDITIONS
     options = {"conditions": conditions, "unknown": arguments.unknown, "config": config}
     return _run(arguments, answers, read, **options)
+
+
+def _sessions(arguments) -> int:
+    from selfedit.bench import sessions
+    from selfedit.tasks.sessions import load_users
+
+    config = with_settings(LearnConfig(), dict(arguments.set))
+    users = _some(load_users(arguments.data), arguments, arguments.limit)
+    conditions = listed(arguments.conditions) if arguments.conditions else sessions.CONDITIONS
+    return _run(arguments, sessions, users, conditions=conditions, config=config)
 
 
 def _stream(arguments) -> int:

@@ -19,7 +19,9 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     )
     chat.add_argument("--session", metavar="NAME", help="continue this session, or begin it (default: a new one)")
     chat.add_argument("--tokens", type=whole(1, 100_000), default=256, help="longest answer, in tokens")
-    chat.add_argument("--idle", type=whole(1, 100_000), default=180, metavar="SECONDS", help="learn when nothing is said for so long")
+    chat.add_argument(
+        "--idle", type=whole(1, 100_000), default=180, metavar="SECONDS", help="learn when nothing is said for so long"
+    )
     chat.add_argument("--no-learn", action="store_true", help="remember only as text; do not train in the background")
     chat.set_defaults(run=_chat)
 
@@ -27,16 +29,37 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
         "serve", parents=[common, with_backend], help="an OpenAI-compatible server, with MCP and a web page"
     )
     serve.add_argument("--port", type=whole(0, 65_535), default=PORT, help="0: any that is free")
-    serve.add_argument("--host", default="127.0.0.1", help="the address to listen on; another than this machine's needs --certificate or --insecure")
-    serve.add_argument("--name", action="append", default=[], metavar="HOST", help="a further name by which clients call this server; repeatable")
-    serve.add_argument("--token", metavar="TOKEN", help="what clients must send (default: SELFEDIT_TOKEN, or a new one that is stored in the home)")
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on; another than this machine's needs --certificate or --insecure",
+    )
+    serve.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a further name by which clients call this server; repeatable",
+    )
+    serve.add_argument(
+        "--token",
+        metavar="TOKEN",
+        help="what clients must send (default: SELFEDIT_TOKEN, or a new one that is stored in the home)",
+    )
     serve.add_argument("--certificate", type=path, metavar="FILE", help="a TLS certificate (PEM); with --key")
     serve.add_argument("--key", type=path, metavar="FILE", help="its private key (PEM)")
     serve.add_argument("--insecure", action="store_true", help="listen on another address without TLS")
-    serve.add_argument("--waiting", type=whole(1, 100_000), default=256, help="questions that may wait at once; a further one gets status 429")
+    serve.add_argument(
+        "--waiting",
+        type=whole(1, 100_000),
+        default=256,
+        help="questions that may wait at once; a further one gets status 429",
+    )
     serve.set_defaults(run=_serve)
 
-    mcp = commands.add_parser("mcp", parents=[common, with_backend], help="MCP over standard input and output, for editors and agents")
+    mcp = commands.add_parser(
+        "mcp", parents=[common, with_backend], help="MCP over standard input and output, for editors and agents"
+    )
     mcp.set_defaults(run=_mcp)
 
 
@@ -50,7 +73,7 @@ def _home(arguments) -> Path:
 
 
 def _chat(arguments) -> int:
-    from selfedit.chat import ChatLoop
+    from selfedit.cli.chat import ChatLoop
 
     return ChatLoop(
         open_model(arguments, note),
@@ -80,8 +103,8 @@ def _serve(arguments) -> int:
     has_tls = _checked_tls(arguments)
     if not (is_local or has_tls or arguments.insecure):
         raise SelfeditError(
-            f"--host {arguments.host} is reachable from other machines, which could read the token: give --certificate and "
-            "--key, or --insecure in a network that you trust"
+            f"--host {arguments.host} is reachable from other machines, which could read the token: give --certificate "
+            "and --key, or --insecure in a network that you trust"
         )
     token = stored_token(home, arguments.token)
     listening = _listening(arguments.host, arguments.port)
@@ -116,7 +139,9 @@ def _checked_tls(arguments) -> bool:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(arguments.certificate, arguments.key)
     except (OSError, ssl.SSLError) as error:
-        raise SelfeditError(f"{arguments.certificate} and {arguments.key}: no usable certificate and key ({error})") from None
+        raise SelfeditError(
+            f"{arguments.certificate} and {arguments.key}: no usable certificate and key ({error})"
+        ) from None
     return True
 
 
@@ -131,7 +156,9 @@ def _listening(host: str, port: int):
         listening.bind((host, port))
         listening.listen(512)
     except OSError as error:
-        raise SelfeditError(f"cannot listen on {host} port {port}: {error.strerror or error}; give another --port or --host") from None
+        raise SelfeditError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; give another --port or --host"
+        ) from None
     return listening
 
 

@@ -1,4 +1,4 @@
-"""JSON that follows a schema, as a grammar for `Request.allow`. The `llguidance` library knows which tokens may follow."""
+"""JSON that follows a schema, as a grammar for `Request.allow`; `llguidance` knows which tokens may follow."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class RollbackBody(BaseModel):
 
 
 def create_app(service: Service, token: str, hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")) -> FastAPI:
-    """`token`: what `Authorization: Bearer` must carry. `hosts`: names by which this server may be called; `*` for any."""
+    """`token`: what `Authorization: Bearer` must carry. `hosts`: names by which this server may be called; `*`: any."""
     mcp = _mcp_app(service)
 
     @asynccontextmanager
@@ -75,7 +75,9 @@ def create_app(service: Service, token: str, hosts: tuple[str, ...] = ("127.0.0.
         async with service.running(), mcp.router.lifespan_context(mcp):
             yield
 
-    app = FastAPI(title="selfedit", version=__version__, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="selfedit", version=__version__, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None
+    )
     _add_answers(app, service)
     _add_memories(app, service)
     _add_learning(app, service)
@@ -98,7 +100,9 @@ def create_app(service: Service, token: str, hosts: tuple[str, ...] = ("127.0.0.
 # Routes
 
 
-def _home(request: Request, user: Annotated[str | None, Header(alias="x-selfedit-user", max_length=200)] = None) -> Path:
+def _home(
+    request: Request, user: Annotated[str | None, Header(alias="x-selfedit-user", max_length=200)] = None
+) -> Path:
     """The home of whoever asks."""
     return request.app.state.service.home_of(user)
 
@@ -114,8 +118,8 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         home = service.home_of(body.user) if body.user else home
         schema = body.response_format.schema_of_reply if body.response_format else None
         options = body.options | ({"allow": json_grammar(service.model.chat, schema)} if schema else {})
-        history = service.conversations(home).with_preferences(body.history)
-        ask = Ask(Question(body.question, ()), history=history, whole=False, **_named(service, home, body.model), **options)
+        named = _named(service, home, body.model)
+        ask = service.conversations(home).ask(body.question, body.history, **named, **options)
         return await _reply(service, home, ask, body, openai.Reply("chat.completion", body.model))
 
     @app.post("/v1/completions")
@@ -136,7 +140,10 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         name = service.model.name
         memories = [f"{name}:{memory['id']}" for memory in service.memories(home, False)["memories"]]
         names = [name, *(f"{name}:{arm}" for arm in (*ARMS[1:], BASE)), *memories]
-        return {"object": "list", "data": [{"id": id, "object": "model", "owned_by": "selfedit", "created": 0} for id in names]}
+        return {
+            "object": "list",
+            "data": [{"id": id, "object": "model", "owned_by": "selfedit", "created": 0} for id in names],
+        }
 
 
 def _named(service: Service, home: Path, model: str) -> dict:
@@ -264,7 +271,9 @@ def _mcp_app(service: Service):
     from selfedit.serve.mcp import mcp_server
 
     return mcp_server(service).streamable_http_app(
-        streamable_http_path="/", stateless_http=True, transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False)
+        streamable_http_path="/",
+        stateless_http=True,
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )  # the guard in front of it checks the host
 
 
@@ -283,7 +292,9 @@ async def _invalid(request: Request, error: Any) -> JSONResponse:
 
 
 async def _refused(request: Request, error: Any) -> JSONResponse:
-    return _error(error.status_code, str(error.detail), code="model_not_found" if "no model" in str(error.detail) else None)
+    return _error(
+        error.status_code, str(error.detail), code="model_not_found" if "no model" in str(error.detail) else None
+    )
 
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:

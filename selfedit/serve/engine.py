@@ -227,7 +227,9 @@ class Engine:
             return
         request, tokens = plan.requests.get(answer.arm), turn.tokens.get(answer.arm, [])
         is_cut = request is not None and len(tokens) == request.max_new_tokens
-        text = _before_stop(self.model.chat.decode(tokens).lstrip() if turn.streams and answer.arm else answer.answer, turn.stops)
+        text = _before_stop(
+            self.model.chat.decode(tokens).lstrip() if turn.streams and answer.arm else answer.answer, turn.stops
+        )
         if text.startswith(turn.sent) and text != turn.sent:
             turn.send(text[len(turn.sent) :])
         prompt = len(request.tokens) if request else 0

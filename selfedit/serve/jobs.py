@@ -70,8 +70,8 @@ class Jobs:
     # For whoever asks
 
     def add(self, home: Path, spec: dict, title: str, data: bytes | None = None) -> Job:
-        """Adds a job. `spec`: what `serve.learner` reads; `data`: the content of its `file`. Raises OSError if it cannot
-        be written."""
+        """Adds a job. `spec`: what `serve.learner` reads; `data`: the content of its `file`. Raises OSError if it
+        cannot be written."""
         job = Job(secrets.token_hex(6), home, title)
         write_job(job.folder, spec, title, job.created, data)
         self._put(job)
@@ -109,7 +109,8 @@ class Jobs:
             if job.status in ENDED:
                 return
             async with self._changed:
-                await self._changed.wait_for(lambda: job.record() != shown)
+                while job.record() == shown:
+                    await self._changed.wait()
 
     async def stop(self, job: Job) -> None:
         """Ends a job; what it has finished stays."""

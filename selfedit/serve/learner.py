@@ -1,4 +1,4 @@
-"""A job of the server: its folder → memories. A child process with low priority, so that learning never stops answering.
+"""A job of the server: its folder → memories. A child process of low priority: learning never stops answering.
 
 `python -m selfedit.serve.learner HOME JOB MODEL BACKEND`. JOB is the job's folder: `job.json` says what to learn,
 beside it lies an uploaded file. One JSON object per line on the output: `{"stage", "done", "total"}`, `{"message"}`,
@@ -30,7 +30,9 @@ def main(argv: list[str]) -> int:
         os.nice(NICE)
     thread_waiting.choose(idle=False)
     try:
-        with disk.turn(folder.parent / "learning", lambda process: note(f"process {process} is learning; waiting for it")):
+        with disk.turn(
+            folder.parent / "learning", lambda process: note(f"process {process} is learning; waiting for it")
+        ):
             say(summary=run(home, folder, model, backend))
         code = 0
     except SelfeditError as error:
@@ -49,7 +51,8 @@ def say(**event: object) -> None:
 def command(home: Path, folder: Path, model: str, backend: str) -> list[str]:
     """The command that runs a job in another process, with the package that runs here."""
     root = str(Path(__file__).parents[2])
-    start = f"import sys; sys.path.insert(0, {root!r}); from selfedit.serve.learner import main; sys.exit(main(sys.argv[1:]))"
+    module = "from selfedit.serve.learner import main"
+    start = f"import sys; sys.path.insert(0, {root!r}); {module}; sys.exit(main(sys.argv[1:]))"
     return [sys.executable, "-P", "-c", start, str(home), str(folder), model, backend]
 
 
@@ -72,9 +75,7 @@ def run(home: Path, folder: Path, name: str, backend: str) -> dict:
     store, config = MemoryStore(home), LearnConfig()
     model = load_model(name, backend=backend, notify=note)
     passages, skipped = _passages(home, folder, job, config.passage_words, passage_length(model, config.passage_words))
-    report = learn(
-        model, passages, store, config, suspicion=job.get("suspicion", ""), progress=progress, notify=note
-    )
+    report = learn(model, passages, store, config, suspicion=job.get("suspicion", ""), progress=progress, notify=note)
     return report.summary() | {"skipped": skipped}
 
 
@@ -88,8 +89,6 @@ def note(message: str) -> None:
 
 def _passages(home: Path, folder: Path, job: dict, passage_words: int, length) -> tuple[list, list[dict]]:
     from selfedit.documents.read import Intake, load_documents, split_documents
-    from selfedit.documents.records import Block, Document
-    from selfedit.types import Unit
 
     match job["kind"]:
         case "conversation":

@@ -41,12 +41,16 @@ class Consent(BaseModel):
 
 def mcp_server(service: Service) -> MCPServer:
     """The server with its tools and resources. They work on the memories of whoever names no user."""
-    server = MCPServer("selfedit", title="selfedit memory", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING")
+    server = MCPServer(
+        "selfedit", title="selfedit memory", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING"
+    )
     home = service.home
 
     @server.tool(title="Recall", annotations=READS)
     async def recall(
-        question: Annotated[str, Field(description="a whole question that can be understood alone", min_length=1, max_length=4000)],
+        question: Annotated[
+            str, Field(description="a whole question that can be understood alone", min_length=1, max_length=4000)
+        ],
         strict: Annotated[bool, Field(description='answer "I don\'t know." where no answer is probably right')] = True,
     ) -> dict[str, Any]:
         """Answers a question from what was learned. `from`: weights, text, both, `base` if nothing known fits (then do
@@ -58,14 +62,20 @@ def mcp_server(service: Service) -> MCPServer:
 
     @server.tool(title="Learn", annotations=ADDS)
     async def learn(
-        text: Annotated[str, Field(description="what is to be known, in whole sentences", min_length=1, max_length=LONGEST)],
+        text: Annotated[
+            str, Field(description="what is to be known, in whole sentences", min_length=1, max_length=LONGEST)
+        ],
         title: Annotated[str, Field(description="what it is about, in a few words", min_length=1, max_length=200)],
         context: Context,
     ) -> dict[str, Any]:
         """Learns a text in the background (about a minute per 100 words on a CPU). It is in force once the user has
         approved it: with `approve`, or `selfedit memory approve ID`."""
         job = service.learn_text(home, text, title, SUSPICION)
-        return {"job": job.id, "status": job.status, "note": "waits for the user's approval when it is learned; see `memories`"}
+        return {
+            "job": job.id,
+            "status": job.status,
+            "note": "waits for the user's approval when it is learned; see `memories`",
+        }
 
     @server.tool(title="Memories", annotations=READS)
     def memories() -> dict[str, Any]:
@@ -73,7 +83,10 @@ def mcp_server(service: Service) -> MCPServer:
         every = service.memories(home, True)["memories"]
         fields = ("id", "title", "source", "created", "accuracy_after")
         short = [{name: memory[name] for name in fields} | {"in_force": memory["active"]} for memory in every]
-        jobs = [{"job": job.id, "title": job.title, "status": job.status, "error": job.error} for job in service.jobs.of(home)]
+        jobs = [
+            {"job": job.id, "title": job.title, "status": job.status, "error": job.error}
+            for job in service.jobs.of(home)
+        ]
         return {
             "memories": [memory for memory in short if memory["in_force"]][-SHOWN:],
             "not_in_force": [memory for memory in short if not memory["in_force"]][-SHOWN:],

@@ -132,7 +132,9 @@ class Reply:
         return self.kind == "chat.completion"
 
     def whole(self, written: Written) -> dict:
-        content = {"message": {"role": "assistant", "content": written.text}} if self._is_chat else {"text": written.text}
+        content = (
+            {"message": {"role": "assistant", "content": written.text}} if self._is_chat else {"text": written.text}
+        )
         return self._frame(self.kind, content, _reason(written)) | {"usage": _usage(written)} | _origin(written)
 
     async def stream(self, items: AsyncIterator[str | Written], with_usage: bool) -> AsyncIterator[str]:

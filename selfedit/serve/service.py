@@ -93,7 +93,11 @@ class Service:
     def memory(self, home: Path, id: str) -> dict:
         store = MemoryStore(home)
         entry = store.get(id)
-        same = [other.id for other in store.all() if other.passage.source == entry.passage.source != "" and other.id != entry.id]
+        same = [
+            other.id
+            for other in store.all()
+            if other.passage.source == entry.passage.source != "" and other.id != entry.id
+        ]
         active = entry.id in {*store.active_ids()}
         return entry.details(store.edits(entry.id)) | {"active": active, "same_source": same}
 
@@ -129,5 +133,3 @@ class Service:
 
     def conversations(self, home: Path) -> Conversations:
         return Conversations(home)
-
-

@@ -31,7 +31,7 @@ from selfedit.serve.jobs import JOBS
 from selfedit.serve.learner import command, write_job
 from selfedit.sessions import Changes
 from selfedit.terminal import can_ask, confirmed, memory_table, note, one_line, plain, say, show_json
-from selfedit.types import Message, Question
+from selfedit.types import Message
 
 HELP = """/learn      remember what you said so far, and learn it in the background
 /why        why the last answer is what it is, and from which source
@@ -77,7 +77,9 @@ class ChatLoop:
             note("")
         self._remember()
         if self.learning and self.learning.running:
-            note(f"learning goes on in the background (process {self.learning.process.pid}); {self.learning.describe()}")
+            note(
+                f"learning goes on in the background (process {self.learning.process.pid}); {self.learning.describe()}"
+            )
         self.engine.close()
         return 0
 
@@ -124,8 +126,7 @@ class ChatLoop:
             self._answer(line)
 
     def _answer(self, line: str) -> None:
-        history = self.conversations.with_preferences(self.turns)
-        ask = Ask(Question(line, ()), history=history, whole=False, max_new_tokens=self.max_new_tokens)
+        ask = self.conversations.ask(line, self.turns, max_new_tokens=self.max_new_tokens)
         written = asyncio.run(self._written(ask))
         said = [Message("user", line), Message("assistant", written.text)]
         self.conversations.add(self.session, said)
@@ -244,7 +245,8 @@ class Learning:
             return ""
         self._told = True
         if summary := self._result.get("summary"):
-            return f"  learned: {len(summary['memories'])} of {summary['passages']} passages, {summary['seconds']:.0f} s; the others answer from their text"
+            kept = f"{len(summary['memories'])} of {summary['passages']} passages"
+            return f"  learned: {kept}, {summary['seconds']:.0f} s; the others answer from their text"
         return f"  learning failed: {one_line(self._result.get('error') or 'it was stopped')}; /learn tries again"
 
 
