@@ -10,8 +10,8 @@ with the memories, and `answers.jsonl`. Each question is asked in a fresh sessio
 - `memory`: as it answers after the process in the background has learned them;
 - `memory-weights`: likewise, from the weights alone.
 
-A reply is right if an accepted form stands in its first line and no wrong value does; by kind, as the data says. `wrong`
-is the share of replies that assert such a value, `refused` the share that say that it is not known. `tokens` are read
+A reply is right if an accepted form stands in its first line and no wrong value does, or as the data says. `wrong` is
+the share of replies that assert such a value, `refused` the share that say that it is not known. `tokens` are read
 and written per question. Intervals are 95 % bootstraps over users; differences are paired.
 """
 
@@ -74,8 +74,8 @@ def run(
     model = load_model(model_name, notify=notify)
     bench = _Bench(model, out, config, progress)
     records: list[dict] = []
-    for number_of, user in enumerate(users):
-        progress("users", number_of, len(users))
+    for index, user in enumerate(users):
+        progress("users", index, len(users))
         records += bench.answers(user, conditions)
     progress("users", len(users), len(users))
     sides = {name: _side([r for r in records if r["condition"] == name]) for name in conditions}
@@ -104,8 +104,8 @@ class _Bench:
         self._journal = Journal(out / "answers.jsonl")
         self._known = {(r["condition"], r["user"], r["question"], r["depends"]): r for r in self._journal.records}
         self.costs: list[dict] = []
-        """For each session that was learned: `user`, `session`, `words` of the user's turns, `passages`, how many of them
-        are `in_weights`, `seconds`."""
+        """For each session that was learned: `user`, `session`, `words` of the user's turns, `passages`, how many of
+        them are `in_weights`, `seconds`."""
 
     def answers(self, user: User, conditions: Sequence[str]) -> list[dict]:
         """The record of each question under each condition: its `reply`, and whether it is right, wrong or refused."""
@@ -163,18 +163,18 @@ class _Bench:
                 file.unlink(missing_ok=True)
         conversations, store = Conversations(home), MemoryStore(home)
         answerer, records = Answerer(self.model, store), []
-        for number, session in enumerate(user.sessions):
-            questions = [q for q in user.questions if q.after_session == number]
-            if not done[number].exists():
-                if f"{number:02}" not in conversations.names():
-                    conversations.add(f"{number:02}", session.turns, session.date)
-                conversations.accept(f"{number:02}", self.model, store)
-                cost = self._learn(user, number, conversations, store) if kind == "learned" else {}
+        for i, session in enumerate(user.sessions):
+            questions = [q for q in user.questions if q.after_session == i]
+            if not done[i].exists():
+                if f"{i:02}" not in conversations.names():
+                    conversations.add(f"{i:02}", session.turns, session.date)
+                conversations.accept(f"{i:02}", self.model, store)
+                cost = self._learn(user, i, conversations, store) if kind == "learned" else {}
             for condition, arm in arms.items():
                 write = partial(self._asked, condition, arm, questions, conversations, answerer)
                 records += self._kept(user, condition, questions, [""] * len(questions), write)
-            if not done[number].exists():
-                write_json(done[number], cost)
+            if not done[i].exists():
+                write_json(done[i], cost)
         self.costs += [cost for file in done if (cost := json.loads(file.read_text()))]
         return records
 
@@ -192,13 +192,13 @@ class _Bench:
         answers = answerer.answer(asks, on_token=stage)
         return [{"reply": a.answer, "tokens": a.tokens, "from": a.arm, "score": round(a.score, 3)} for a in answers]
 
-    def _learn(self, user: User, number: int, conversations: Conversations, store: MemoryStore) -> dict:
+    def _learn(self, user: User, index: int, conversations: Conversations, store: MemoryStore) -> dict:
         start, passages = time.perf_counter(), conversations.passages()
         summary = learn(self.model, passages, store, self.config, progress=self.progress).summary() if passages else {}
-        said = [turn.content for turn in user.sessions[number].turns if turn.role == "user"]
+        said = [turn.content for turn in user.sessions[index].turns if turn.role == "user"]
         return {
             "user": user.id,
-            "session": number,
+            "session": index,
             "words": sum(map(count_words, said)),
             "passages": len(passages),
             "in_weights": len(summary.get("memories", ())),

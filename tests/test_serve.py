@@ -1,0 +1,409 @@
+"""The server: OpenAI's API, memories, jobs, who may ask; against a real store and a tiny model."""
+
+import asyncio
+import json
+import time
+from contextlib import contextmanager
+
+import pytest
+from conftest import ask
+from starlette.testclient import TestClient
+from test_answers import FAST, GATE, INDEX, store  # noqa: F401  (a fixture)
+
+from selfedit.answers.answerer import Answerer, Ask
+from selfedit.memory.store import MemoryStore
+from selfedit.serve.app import HEADERS, create_app
+from selfedit.serve.engine import Engine, Written
+from selfedit.serve.jobs import safe_name
+from selfedit.serve.service import Service
+from selfedit.serve.token import stored_token
+from selfedit.types import Question
+
+TOKEN = "a-token-for-the-tests"
+AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@contextmanager
+def serving(model, home, **options):
+    service = Service(model, home, **options)
+    app = create_app(service, TOKEN, ("testserver",))
+    with TestClient(app, headers=AUTHORIZED, raise_server_exceptions=False) as client:
+        client.service = service
+        yield client
+
+
+@pytest.fixture
+def client(tiny_model, store):  # noqa: F811
+    with serving(tiny_model, store.home) as client:
+        yield client
+
+
+def chat(client, text="Which option of Quill was removed?", status=200, **fields):
+    body = {"model": client.service.model.name, "messages": [{"role": "user", "content": text}], "max_tokens": 6}
+    reply = client.post("/v1/chat/completions", json=body | fields)
+    assert reply.status_code == status, reply.text
+    return reply
+
+
+def events(reply) -> list:
+    lines = [line.removeprefix("data: ") for line in reply.text.split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+# Answers
+
+
+def test_a_chat_is_answered_as_ask_answers(client, tiny_model, store):  # noqa: F811
+    expected = Answerer(tiny_model, store).answer([Ask(FAST, max_new_tokens=6, whole=False)])[0]
+    body = chat(client, FAST.question).json()
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": expected.answer}
+    assert body["selfedit"] == {"from": expected.arm, "memory": expected.memory.id, "source": "/q.md"}
+    usage = body["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] and usage["prompt_tokens"] > 9
+    assert body["object"] == "chat.completion" and body["choices"][0]["finish_reason"] in ("stop", "length")
+
+
+@pytest.mark.parametrize("part", ["weights", "text", "base"])
+def test_the_name_of_the_model_may_choose_an_arm_and_a_stream_is_the_same_text(client, part):
+    name = f"{client.service.model.name}:{part}"
+    whole = chat(client, model=name).json()
+    parts = events(chat(client, model=name, stream=True, stream_options={"include_usage": True}))
+    text = "".join(p["choices"][0]["delta"].get("content", "") for p in parts if p["choices"])
+    assert text == whole["choices"][0]["message"]["content"]
+    assert parts[0]["choices"][0]["delta"]["role"] == "assistant" and parts[-1]["usage"] == whole["usage"]
+    assert whole["selfedit"]["from"] == part
+    assert len([p for p in parts if p["choices"] and p["choices"][0]["delta"].get("content")]) > 1
+
+
+def test_a_memory_is_a_model(client, store):  # noqa: F811
+    gate, index = store.active()
+    names = [model["id"] for model in client.get("/v1/models").json()["data"]]
+    assert {f"{client.service.model.name}:{memory.id}" for memory in (gate, index)} < set(names)
+    for memory, arm in ((gate, "weights"), (index, "text")):
+        origin = chat(client, "Hello", model=f"{client.service.model.name}:{memory.id}").json()["selfedit"]
+        assert (origin["from"], origin["memory"]) == (arm, memory.id)
+
+
+def test_many_at_once_are_answered_as_each_alone(client, tiny_model, store):  # noqa: F811
+    questions = [FAST.question, "Who are you?", "What does an archive without an index raise?", "A river?"] * 4
+    expected = [a.answer for a in ask(tiny_model, store, [Question(q, ()) for q in questions], arm="auto", max_new_tokens=9)]
+
+    async def together():
+        engine = client.service.engine
+        asks = [Ask(Question(q, ()), max_new_tokens=9) for q in questions]
+        return await asyncio.gather(*(_last(engine.answer(store.home, one)) for one in asks))
+
+    assert [written.text for written in asyncio.run(together())] == expected
+
+
+async def _last(items):
+    async for item in items:
+        last = item
+    assert isinstance(last, Written)
+    return last
+
+
+def test_a_drawn_answer_depends_on_its_seed_only(client):
+    first, again, other = (
+        chat(client, model=f"{client.service.model.name}:base", temperature=1.5, seed=seed).json()["choices"][0]["message"]
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_an_answer_ends_before_a_stop_text(client):
+    name = f"{client.service.model.name}:base"
+    whole = chat(client, "Who?", model=name, max_tokens=12).json()["choices"][0]["message"]["content"]
+    stop = whole[4:6]
+    for stream in (False, True):
+        reply = chat(client, "Who?", model=name, max_tokens=12, stop=[stop, "never"], stream=stream)
+        if stream:
+            text = "".join(e["choices"][0]["delta"].get("content", "") for e in events(reply))
+        else:
+            text = reply.json()["choices"][0]["message"]["content"]
+        assert text == whole[: whole.index(stop)]
+
+
+def test_json_follows_the_schema(client):
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 5}, "age": {"enum": [3, 4]}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
+    name = f"{client.service.model.name}:base"
+    reply = chat(client, model=name, response_format=form, max_tokens=60).json()
+    value = json.loads(reply["choices"][0]["message"]["content"])
+    assert len(value["name"]) <= 5 and value["age"] in (3, 4) and len(value) == 2
+    wrong = {"type": "json_schema", "json_schema": {"schema": {"type": "nothing"}}}
+    assert "schema" in chat(client, response_format=wrong, status=400).json()["error"]["message"]
+
+
+def test_a_completion_continues_the_text(client, tiny_model):
+    body = {"model": client.service.model.name, "prompt": "The river rises", "max_tokens": 5}
+    whole = client.post("/v1/completions", json=body).json()
+    parts = events(client.post("/v1/completions", json=body | {"stream": True}))
+    assert "".join(part["choices"][0]["text"] for part in parts) == whole["choices"][0]["text"] != ""
+    assert whole["object"] == "text_completion"
+
+
+def test_ask_says_why(client):
+    record = client.post("/v1/ask", json={"question": FAST.question, "max_tokens": 6}).json()
+    assert {"answer", "from", "memory", "source", "why", "candidates"} <= record.keys()
+    assert [candidate["arm"] for candidate in record["candidates"]] == ["weights", "text", "both"]
+    strict = client.post("/v1/ask", json={"question": "Who are you?", "strict": True, "max_tokens": 4}).json()
+    assert (strict["from"], strict["answer"]) == ("", "I don't know.")
+
+
+# Memories
+
+
+def test_memories_are_listed_shown_taken_out_of_force_and_brought_back(client, store):  # noqa: F811
+    gate, index = store.active()
+    listed = client.get("/v1/memories").json()["memories"]
+    assert [(m["id"], m["active"], bool(m["adapter_hash"])) for m in listed] == [(gate.id, True, True), (index.id, True, False)]
+    page = client.get(f"/v1/memories/{gate.id}").json()
+    assert (page["passage"], page["same_source"], page["active"]) == (GATE.text, [index.id], True)
+    assert client.post(f"/v1/memories/{gate.id}/disable").json()["active"] == [index.id]
+    assert [m["active"] for m in client.get("/v1/memories?all=true").json()["memories"]].count(False) == 1
+    assert client.post(f"/v1/memories/{gate.id}/approve").json()["action"] == "approve"
+    client.post("/v1/rollback", json={"to": None})
+    assert store.active_ids() == [index.id]
+    assert client.delete(f"/v1/memories/{index.id}").json()["active"] == []
+    assert [v["action"] for v in client.get("/v1/versions").json()["versions"]][-1] == "forget"
+    assert client.get(f"/v1/memories/{index.id}").status_code == 404
+
+
+def test_a_user_has_a_home_of_their_own(client, store):  # noqa: F811
+    assert client.get("/v1/memories", headers={"X-Selfedit-User": "ada"}).json()["memories"] == []
+    name = client.service.model.name
+    assert chat(client, user="ada", model=name).json()["selfedit"]["from"] == "base"
+    gate = store.active()[0].id
+    assert chat(client, user="ada", model=f"{name}:{gate}", status=404).json()["error"]["type"] == "invalid_request_error"
+    assert client.delete(f"/v1/memories/{gate}", headers={"X-Selfedit-User": "ada"}).status_code == 404
+    homes = {client.service.home_of(user) for user in (None, "ada", "Ada", "../../etc", "ada/..", "ädä")}
+    assert len(homes) == 6 and all(home.is_relative_to(store.home) for home in homes)
+
+
+# Learning
+
+
+def finished(client, job: str, seconds=60.0) -> dict:
+    """The job, once it has ended; its events are read meanwhile."""
+    with client.stream("GET", f"/v1/jobs/{job}/events") as stream:
+        lines = [line for line in stream.iter_lines() if line]
+    return json.loads(lines[-1].removeprefix("data: "))
+
+
+def test_a_text_is_learned_in_the_background_and_answers_then(client, store, tiny_model):  # noqa: F811
+    text = "The harbour of Tolm closes at nine in winter. Its keeper is called Ysolde Marn."
+    job = client.post("/v1/memories", json={"text": text, "title": "Tolm"})
+    assert job.status_code == 202
+    ended = finished(client, job.json()["job"])
+    assert ended["status"] == "done", ended
+    (entry,) = [entry for entry in store.all() if entry.passage.title == "Tolm"]
+    assert entry.passage.text == text and entry.passage.source.startswith("text://")
+    assert not list((store.home / "jobs").glob("*/")), "a job that has ended leaves no folder"
+    assert ended["summary"]["passages"] == 1 and client.get("/v1/jobs").json()["jobs"][0]["status"] == "done"
+
+
+def test_a_file_is_learned_and_keeps_its_name_and_what_cannot_be_read_fails_with_the_reason(client, store):  # noqa: F811
+    good = client.post("/v1/memories", files={"file": ("../notes/Ports.md", b"# Ports\n\nThe proxy listens on 9901.")})
+    bad = client.post("/v1/memories", files={"file": ("picture.png", b"\x89PNG\r\n\x1a\n\0\0\0")})
+    assert finished(client, good.json()["job"])["status"] == "done"
+    assert "upload://Ports.md" in {entry.passage.source for entry in store.all()}
+    failed = finished(client, bad.json()["job"])
+    assert failed["status"] == "failed" and "picture.png" in failed["error"]
+
+
+def test_a_job_can_be_stopped_before_it_begins_and_while_it_runs(client, store):  # noqa: F811
+    texts = [{"text": f"Fact {i} about Ulm. It has {i} bridges.", "title": f"T{i}"} for i in range(2)]
+    first, second = (client.post("/v1/memories", json=body).json()["job"] for body in texts)
+    assert client.delete(f"/v1/jobs/{second}").json()["status"] == "stopped"
+    assert client.delete(f"/v1/jobs/{first}").json()["status"] == "stopped"
+    assert client.get("/v1/jobs/000/events").status_code == 404
+    assert not list((store.home / "jobs").glob("*/"))
+
+
+def test_a_server_that_starts_again_continues_its_jobs(tiny_model, store):  # noqa: F811
+    with serving(tiny_model, store.home) as client:
+        job = client.service.learn_text(store.home, "The mayor of Ulm is Ida Rask. She was elected in May.", "Ulm")
+        client.service.jobs._jobs.clear()  # a server that was killed tells nobody
+        assert (job.folder / "job.json").exists()
+    with serving(tiny_model, store.home) as client:
+        (again,) = client.get("/v1/jobs").json()["jobs"]
+        assert again["title"] == "Ulm" and finished(client, again["id"])["status"] == "done"
+    assert "Ulm" in {entry.passage.title for entry in store.all()}
+
+
+@pytest.mark.parametrize(
+    "name, safe",
+    [
+        ("../../etc/passwd", "passwd"),
+        ("C:\\Users\\a\\Notes.docx", "Notes.docx"),
+        ("", "document"),
+        ("...", "document"),
+        ("a\0b\n.md", "a_b_.md"),
+        ("x" * 300 + ".md", "x" * 100 + ".md"),
+        ("job.json/..", "document"),
+    ],
+)
+def test_an_upload_gets_a_safe_name(name, safe):
+    assert safe_name(name) == safe
+
+
+# Who may ask
+
+
+@pytest.mark.parametrize("token", ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x"])
+def test_without_the_token_nothing_is_told(client, token):
+    for method, route in (("GET", "/v1/memories"), ("POST", "/v1/chat/completions"), ("GET", "/metrics"), ("POST", "/mcp/")):
+        reply = client.request(method, route, headers={"Authorization": token})
+        assert reply.status_code == 401 and reply.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_a_foreign_host_is_refused_and_every_reply_is_guarded(client):
+    assert client.get("/v1/memories", headers={"Host": "evil.example"}).status_code == 403
+    assert client.get("/health", headers={"Host": "evil.example:8765"}).status_code == 403
+    for route in ("/health", "/", "/v1/memories", "/nothing"):
+        reply = client.get(route)
+        assert {name: reply.headers[name] for name in HEADERS} == HEADERS
+    assert client.get("/health", headers={"Authorization": ""}).json()["status"] == "ok"
+
+
+def test_metrics_count(client):
+    chat(client)
+    text = client.get("/metrics").text
+    assert "selfedit_requests_total 1" in text and "selfedit_waiting 0" in text
+
+
+def test_more_questions_than_may_wait_are_refused(tiny_model, store):  # noqa: F811
+    with serving(tiny_model, store.home, most_waiting=0) as client:
+        reply = chat(client, status=429)
+        assert reply.headers["Retry-After"] == "1" and reply.json()["error"]["type"] == "rate_limit_error"
+
+
+NAME = "{name}"
+MALFORMED = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'{"model": 3}',
+    b"\xff\xfe\x00",
+    b"[" * 5000,
+    *(
+        json.dumps(body).encode()
+        for body in (
+            {},
+            {"model": NAME},
+            {"model": NAME, "messages": []},
+            {"model": NAME, "messages": "hello"},
+            {"model": NAME, "messages": [{}]},
+            {"model": NAME, "messages": [{"role": "user"}]},
+            {"model": NAME, "messages": [{"role": "pirate", "content": "a"}]},
+            {"model": NAME, "messages": [{"role": "assistant", "content": "a"}]},
+            {"model": NAME, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            {"model": "gpt-4.1", "messages": [{"role": "user", "content": "a"}]},
+            {"model": NAME + ":nobody", "messages": [{"role": "user", "content": "a"}]},
+            {"model": NAME, "messages": [{"role": "user", "content": "word " * 2000}]},
+            {"model": NAME, "messages": [{"role": "user", "content": "a"}], "max_tokens": -1},
+            {"model": NAME, "messages": [{"role": "user", "content": "a"}], "max_tokens": 10**9},
+            {"model": NAME, "messages": [{"role": "user", "content": "a"}], "max_tokens": "many"},
+            {"model": NAME, "messages": [{"role": "user", "content": "a"}], "temperature": "NaN"},
+            {"model": NAME, "messages": [{"role": "user", "content": "a"}], "temperature": 99},
+            {"model": NAME, "messages": [{"role": "user", "content": "a"}], "n": 3},
+            {"model": NAME, "messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]},
+            {"model": NAME, "messages": [{"role": "user", "content": "a"}], "stop": ["a"] * 9},
+            {"model": NAME, "messages": [{"role": "user", "content": "a"}], "response_format": {"type": "xml"}},
+            {"model": NAME, "prompt": ""},
+            {"question": ""},
+            {"question": "a", "from": "nowhere"},
+            {"question": "a", "memory": "zz"},
+            {"text": ""},
+            {"text": "   ", "title": "x" * 999},
+            {"url": "file:///etc/passwd"},
+            {"to": "v999"},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/completions", "/v1/ask", "/v1/memories", "/v1/rollback"])
+def test_a_malformed_request_gets_one_clear_line(client, route):
+    for body in MALFORMED:
+        body = body.replace(NAME.encode(), json.dumps(client.service.model.name)[1:-1].encode())
+        reply = client.post(route, content=body, headers={"Content-Type": "application/json"})
+        if reply.status_code < 300:  # right for another route, or a job that will say what is wrong
+            continue
+        assert 400 <= reply.status_code < 500, (route, body[:80], reply.text)
+        message = reply.json()["error"]["message"]
+        assert message and "\n" not in message and "Traceback" not in message
+
+
+def test_a_body_that_is_too_long_is_refused(client):
+    assert client.post("/v1/ask", content=b"x" * 2_100_000).status_code == 413
+    chunks = (b"x" * 100_000 for _ in range(30))
+    assert client.post("/v1/ask", content=chunks).status_code == 413
+    assert client.get("/v1/memories/..%2f..%2fetc").status_code == 404
+    assert client.get("/static/..%2f..%2fapp.py").status_code == 404
+
+
+# The engine
+
+
+def test_a_client_that_leaves_frees_its_place(tiny_model, store):  # noqa: F811
+    engine = Engine(tiny_model)
+
+    async def leave_early():
+        items = engine.answer(store.home, Ask(Question("Who?", ()), "base", max_new_tokens=300))
+        await anext(items)
+        await items.aclose()
+        return await _last(engine.answer(store.home, Ask(Question("Who?", ()), "base", max_new_tokens=4)))
+
+    assert asyncio.run(leave_early()).completion_tokens <= 4
+    until = time.monotonic() + 10
+    while engine._batch.running and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not engine._batch.running and engine.busy == 0
+    engine.close()
+    assert not engine.alive
+
+
+def test_a_fault_of_one_step_is_told_and_the_next_question_is_answered(tiny_model, store):  # noqa: F811
+    engine = Engine(tiny_model)
+
+    async def both():
+        await _last(engine.answer(store.home, Ask(FAST, "base", max_new_tokens=2)))
+        step, engine._batch.step = engine._batch.step, lambda: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            await _last(engine.answer(store.home, Ask(FAST, "base", max_new_tokens=2)))
+        return await _last(engine.answer(store.home, Ask(FAST, "base", max_new_tokens=2)))
+
+    assert asyncio.run(both()).text
+    engine.close()
+
+
+def test_what_is_learned_meanwhile_answers_the_next_question(client, store, tiny_model):  # noqa: F811
+    gate = store.active()[0]
+    assert chat(client).json()["selfedit"]["memory"] == gate.id
+    MemoryStore(store.home).disable(gate.id)
+    assert chat(client).json()["selfedit"]["memory"] != gate.id
+    MemoryStore(store.home).rollback()
+    assert chat(client).json()["selfedit"]["memory"] == gate.id
+    assert INDEX.text
+
+
+# The token
+
+
+def test_the_token_is_made_once_and_only_the_user_can_read_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("SELFEDIT_TOKEN", raising=False)
+    token = stored_token(tmp_path / "home", None)
+    assert token == stored_token(tmp_path / "home", None) and len(token) >= 32
+    assert (tmp_path / "home" / "token").stat().st_mode & 0o777 == 0o600
+    assert stored_token(tmp_path, "x" * 20) == "x" * 20
+    with pytest.raises(ValueError, match="16 to 200"):
+        stored_token(tmp_path, "short")
