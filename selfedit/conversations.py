@@ -94,7 +94,7 @@ class Conversations:
         """What the turns of a session that have not been read yet would change. Changes nothing."""
         session = self._session(name)
         day = session["turns"][-1]["date"] if session["turns"] else Day.today().isoformat()
-        return updated(self.statements, self.turns(name), name, day, since=session["read"])
+        return updated(self.statements, self.turns(name), name, day, start=session["read"])
 
     def accept(self, name: str, model: Model, store: MemoryStore) -> Changes:
         """Makes what is proposed known, and the store follow: new statements answer as texts from now on."""

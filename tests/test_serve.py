@@ -6,12 +6,13 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from conftest import ask
+from conftest import ask, write_tiny_model
 from starlette.testclient import TestClient
 from test_answers import FAST, GATE, INDEX, store  # noqa: F401  (a fixture)
 
 from selfedit.answers.answerer import Answerer, Ask
 from selfedit.memory.store import MemoryStore
+from selfedit.model.load import load_model
 from selfedit.serve.app import HEADERS, create_app
 from selfedit.serve.engine import Engine, Written
 from selfedit.serve.jobs import safe_name
@@ -21,6 +22,12 @@ from selfedit.types import Question
 
 TOKEN = "a-token-for-the-tests"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    """One that can read the requests of the main job."""
+    return load_model(str(write_tiny_model(tmp_path_factory.mktemp("model"), max_position_embeddings=2048)))
 
 
 @contextmanager

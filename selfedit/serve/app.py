@@ -110,6 +110,15 @@ def _home(
 Home = Annotated[Path, Depends(_home)]
 
 
+def _job(id: str, request: Request, home: Home) -> Job:
+    if job := request.app.state.service.jobs.get(home, id):
+        return job
+    raise HTTPException(404, f"no job {id!r}")
+
+
+KnownJob = Annotated[Job, Depends(_job)]
+
+
 def _add_answers(app: FastAPI, service: Service) -> None:
     app.state.service = service
 
@@ -222,18 +231,13 @@ def _add_learning(app: FastAPI, service: Service) -> None:
     def jobs(home: Home) -> dict:
         return {"jobs": [job.record() for job in service.jobs.of(home)]}
 
-    def found(id: str, home: Home) -> Job:
-        if job := service.jobs.get(home, id):
-            return job
-        raise HTTPException(404, f"no job {id!r}")
-
     @app.get("/v1/jobs/{id}/events")
-    async def events(job: Annotated[Job, Depends(found)]) -> StreamingResponse:
+    async def events(job: KnownJob) -> StreamingResponse:
         lines = (f"data: {json.dumps(record)}\n\n" async for record in service.jobs.follow(job))
         return StreamingResponse(lines, media_type="text/event-stream")
 
     @app.delete("/v1/jobs/{id}")
-    async def stop(job: Annotated[Job, Depends(found)]) -> dict:
+    async def stop(job: KnownJob) -> dict:
         await service.jobs.stop(job)
         return job.record()
 
@@ -322,12 +326,12 @@ class _Guard:
     def __init__(self, app, token: str, hosts: tuple[str, ...]):
         self.app, self.token, self.hosts = app, f"Bearer {token}".encode(), hosts
 
-    async def __call__(self, scope, receive: Callable, send: Callable) -> None:
+    async def __call__(self, scope: Any, receive: Callable, send: Callable) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
 
-        async def send_safely(message: dict) -> None:
+        async def send_safely(message: Any) -> None:
             if message["type"] == "http.response.start":
                 known = {name.lower() for name, _ in message["headers"]}
                 added = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]

@@ -146,7 +146,7 @@ class Reply:
             if isinstance(item, str):
                 yield _event(self._frame(kind, {"delta": {"content": item}} if self._is_chat else {"text": item}, None))
             else:
-                last = {"delta": {}} if self._is_chat else {"text": ""}
+                last: dict = {"delta": {}} if self._is_chat else {"text": ""}
                 yield _event(self._frame(kind, last, _reason(item)) | _origin(item))
                 if with_usage:
                     yield _event(self._frame(kind, None, None) | {"usage": _usage(item)})
