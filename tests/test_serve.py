@@ -94,7 +94,9 @@ def test_a_memory_is_a_model(client, store):  # noqa: F811
 
 def test_many_at_once_are_answered_as_each_alone(client, tiny_model, store):  # noqa: F811
     questions = [FAST.question, "Who are you?", "What does an archive without an index raise?", "A river?"] * 4
-    expected = [a.answer for a in ask(tiny_model, store, [Question(q, ()) for q in questions], arm="auto", max_new_tokens=9)]
+    expected = [
+        a.answer for a in ask(tiny_model, store, [Question(q, ()) for q in questions], arm="auto", max_new_tokens=9)
+    ]
 
     async def together():
         engine = client.service.engine
@@ -113,7 +115,9 @@ async def _last(items):
 
 def test_a_drawn_answer_depends_on_its_seed_only(client):
     first, again, other = (
-        chat(client, model=f"{client.service.model.name}:base", temperature=1.5, seed=seed).json()["choices"][0]["message"]
+        chat(client, model=f"{client.service.model.name}:base", temperature=1.5, seed=seed).json()["choices"][0][
+            "message"
+        ]
         for seed in (1, 1, 2)
     )
     assert first == again != other
@@ -170,7 +174,10 @@ def test_ask_says_why(client):
 def test_memories_are_listed_shown_taken_out_of_force_and_brought_back(client, store):  # noqa: F811
     gate, index = store.active()
     listed = client.get("/v1/memories").json()["memories"]
-    assert [(m["id"], m["active"], bool(m["adapter_hash"])) for m in listed] == [(gate.id, True, True), (index.id, True, False)]
+    assert [(m["id"], m["active"], bool(m["adapter_hash"])) for m in listed] == [
+        (gate.id, True, True),
+        (index.id, True, False),
+    ]
     page = client.get(f"/v1/memories/{gate.id}").json()
     assert (page["passage"], page["same_source"], page["active"]) == (GATE.text, [index.id], True)
     assert client.post(f"/v1/memories/{gate.id}/disable").json()["active"] == [index.id]
@@ -188,7 +195,9 @@ def test_a_user_has_a_home_of_their_own(client, store):  # noqa: F811
     name = client.service.model.name
     assert chat(client, user="ada", model=name).json()["selfedit"]["from"] == "base"
     gate = store.active()[0].id
-    assert chat(client, user="ada", model=f"{name}:{gate}", status=404).json()["error"]["type"] == "invalid_request_error"
+    assert (
+        chat(client, user="ada", model=f"{name}:{gate}", status=404).json()["error"]["type"] == "invalid_request_error"
+    )
     assert client.delete(f"/v1/memories/{gate}", headers={"X-Selfedit-User": "ada"}).status_code == 404
     homes = {client.service.home_of(user) for user in (None, "ada", "Ada", "../../etc", "ada/..", "ädä")}
     assert len(homes) == 6 and all(home.is_relative_to(store.home) for home in homes)
@@ -266,7 +275,12 @@ def test_an_upload_gets_a_safe_name(name, safe):
 
 @pytest.mark.parametrize("token", ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x"])
 def test_without_the_token_nothing_is_told(client, token):
-    for method, route in (("GET", "/v1/memories"), ("POST", "/v1/chat/completions"), ("GET", "/metrics"), ("POST", "/mcp/")):
+    for method, route in (
+        ("GET", "/v1/memories"),
+        ("POST", "/v1/chat/completions"),
+        ("GET", "/metrics"),
+        ("POST", "/mcp/"),
+    ):
         reply = client.request(method, route, headers={"Authorization": token})
         assert reply.status_code == 401 and reply.json()["error"]["code"] == "invalid_api_key"
 
@@ -338,7 +352,9 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/completions", "/v1/ask", "/v1/memories", "/v1/rollback"])
+@pytest.mark.parametrize(
+    "route", ["/v1/chat/completions", "/v1/completions", "/v1/ask", "/v1/memories", "/v1/rollback"]
+)
 def test_a_malformed_request_gets_one_clear_line(client, route):
     for body in MALFORMED:
         body = body.replace(NAME.encode(), json.dumps(client.service.model.name)[1:-1].encode())
@@ -384,7 +400,7 @@ def test_a_fault_of_one_step_is_told_and_the_next_question_is_answered(tiny_mode
 
     async def both():
         await _last(engine.answer(store.home, Ask(FAST, "base", max_new_tokens=2)))
-        step, engine._batch.step = engine._batch.step, lambda: 1 / 0
+        engine._batch.step = lambda: 1 / 0
         with pytest.raises(ZeroDivisionError):
             await _last(engine.answer(store.home, Ask(FAST, "base", max_new_tokens=2)))
         return await _last(engine.answer(store.home, Ask(FAST, "base", max_new_tokens=2)))

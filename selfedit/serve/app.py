@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, FastAPI, File, Header, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -219,7 +219,9 @@ def _add_learning(app: FastAPI, service: Service) -> None:
             return {"job": service.learn_file(home, file.filename or "document", data).id}
         try:
             body = LearnBody.model_validate(await request.json())
-        except json.JSONDecodeError:
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from None
+        except (ValueError, RecursionError):
             raise HTTPException(400, "send a file (multipart field `file`), or JSON with `text` or `url`") from None
         if body.url:
             return {"job": service.learn_url(home, body.url).id}
