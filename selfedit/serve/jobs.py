@@ -66,6 +66,7 @@ class Jobs:
         self._changed = asyncio.Condition()
         self._process: asyncio.subprocess.Process | None = None
         self._running: Job | None = None
+        self._closing = False
 
     # For whoever asks
 
@@ -123,6 +124,7 @@ class Jobs:
 
     async def close(self) -> None:
         """Ends the process that learns; its job stays on disk for the next server."""
+        self._closing = True
         if self._process:
             await _ended(self._process)
 
@@ -132,7 +134,7 @@ class Jobs:
         """Runs one job after another, for ever."""
         while True:
             job = await self._queue.get()
-            if job.status == WAITING:
+            if job.status == WAITING and not self._closing:
                 await self._learn(job)
 
     async def _learn(self, job: Job) -> None:
@@ -147,8 +149,8 @@ class Jobs:
             faults = asyncio.create_task(_tail(self._process.stderr))
             await self._read(job, self._process)
             code = await self._process.wait()
-            if job.status == RUNNING:  # it said nothing in the end
-                fault = (await faults) or f"the process that learns ended with {code}"
+            fault = (await faults) or f"the process that learns ended with {code}"
+            if job.status == RUNNING and not self._closing:  # it said nothing in the end
                 job.error = f"{fault}; send it again, what was finished is kept"
                 await self._end(job, FAILED)
         except OSError as error:

@@ -48,10 +48,10 @@ class Service:
         try:
             yield
         finally:
+            await self.jobs.close()
             work.cancel()
             with suppress(asyncio.CancelledError):
                 await work
-            await self.jobs.close()
             self.engine.close()
 
     def home_of(self, user: str | None) -> Path:
