@@ -1,0 +1,185 @@
+"""MCP with the official client: in the process, over standard input and output, and over HTTP."""
+
+import json
+import subprocess
+import sys
+import time
+
+import anyio
+import httpx
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from test_answers import FAST, store  # noqa: F401  (a fixture)
+from test_serve import tiny_model  # noqa: F401  (a fixture)
+
+from selfedit.memory.store import MemoryStore
+from selfedit.serve.mcp import SUSPICION, mcp_server
+from selfedit.serve.service import Service
+
+TOOLS = {"recall", "learn", "memories", "approve", "forget"}
+
+
+def called(result) -> dict:
+    assert not result.is_error, result.content
+    return result.structured_content
+
+
+@pytest.fixture
+def talk(tiny_model, store):  # noqa: F811
+    """Runs a function with a client that is connected to the server."""
+
+    def run(use, **options):
+        async def connected():
+            service = Service(tiny_model, store.home)
+            async with service.running(), Client(mcp_server(service), **options) as client:
+                return await use(client)
+
+        return anyio.run(connected)
+
+    return run
+
+
+def agrees(yes: bool):
+    asked = []
+
+    async def answer(context, parameters):
+        from mcp_types import ElicitResult
+
+        asked.append(parameters.message)
+        return ElicitResult(action="accept", content={"yes": yes})
+
+    answer.asked = asked
+    return answer
+
+
+def test_the_tools_are_described_and_say_what_they_change(talk):
+    async def use(client):
+        return (await client.list_tools()).tools
+
+    tools = {tool.name: tool for tool in talk(use)}
+    assert tools.keys() == TOOLS and all(len(tool.description) > 40 for tool in tools.values())
+    assert tools["recall"].annotations.read_only_hint and tools["memories"].annotations.read_only_hint
+    assert tools["forget"].annotations.destructive_hint and not tools["learn"].annotations.destructive_hint
+    assert "consent" not in json.dumps(tools["approve"].input_schema), "the user consents, not the agent"
+
+
+def test_recall_says_from_where_and_whether_it_is_known(talk, store):  # noqa: F811
+    async def use(client):
+        known = called(await client.call_tool("recall", {"question": FAST.question, "strict": False}))
+        other = called(await client.call_tool("recall", {"question": "Who are you?"}))
+        return known, other
+
+    known, other = talk(use)
+    assert known["known"] and known["source"] == "/q.md" and known["memory"] == store.active_ids()[0]
+    assert not other["known"] and other["answer"] == "I don't know."
+
+
+def test_what_an_agent_gives_to_learn_waits_for_the_user(talk, store):  # noqa: F811
+    async def use(client):
+        text = "The token of the deployment is rotated every Friday by Ines Roth."
+        job = called(await client.call_tool("learn", {"text": text, "title": "Deployment"}))
+        while any(one["job"] == job["job"] for one in called(await client.call_tool("memories"))["jobs"]):
+            await anyio.sleep(0.2)
+        return called(await client.call_tool("memories"))
+
+    listed = talk(use)
+    (waiting,) = listed["not_in_force"]
+    assert waiting["title"] == "Deployment" and not waiting["in_force"]
+    assert SUSPICION in store.get(waiting["id"]).scores["quarantined"]
+    assert len(listed["memories"]) == 2
+
+
+def test_only_the_user_approves_and_forgets(talk, store):  # noqa: F811
+    gate = store.active()[0]
+    store.disable(gate.id)
+
+    async def approve(client):
+        return await client.call_tool("approve", {"id": gate.id})
+
+    async def forget(client):
+        return await client.call_tool("forget", {"id": gate.id})
+
+    cannot_ask = talk(approve)
+    assert cannot_ask.is_error and f"selfedit memory approve {gate.id}" in cannot_ask.content[0].text
+    no, yes = agrees(False), agrees(True)
+    assert called(talk(approve, elicitation_callback=no)) == {"done": False, "note": "the user said no"}
+    assert gate.id not in store.active_ids() and gate.passage.title in no.asked[0]
+    assert called(talk(approve, elicitation_callback=yes))["done"] and gate.id in store.active_ids()
+    assert called(talk(forget, elicitation_callback=no))["done"] is False and gate.id in store.active_ids()
+    assert called(talk(forget, elicitation_callback=yes))["done"]
+    assert gate.id not in {entry.id for entry in store.all()}
+
+
+@pytest.mark.parametrize(
+    "tool, arguments",
+    [
+        ("recall", {}),
+        ("recall", {"question": ""}),
+        ("recall", {"question": 3}),
+        ("recall", {"question": "word " * 799}),
+        ("learn", {"text": "", "title": "x"}),
+        ("learn", {"text": "x"}),
+        ("approve", {"id": "nothing"}),
+        ("forget", {"id": "../.."}),
+        ("nothing", {}),
+    ],
+)
+def test_a_wrong_call_is_an_error_in_one_line(talk, tool, arguments):
+    async def use(client):
+        try:
+            return await client.call_tool(tool, arguments)
+        except Exception as error:
+            return error
+
+    result = talk(use, elicitation_callback=agrees(True))
+    assert isinstance(result, Exception) or result.is_error
+    assert "Traceback" not in str(result)
+
+
+def test_memories_are_resources_with_their_sources(talk, store):  # noqa: F811
+    gate = store.active()[0]
+
+    async def use(client):
+        every = await client.read_resource("memory://all")
+        return every, await client.read_resource(f"memory://{gate.id}")
+
+    every, one = talk(use)
+    assert gate.id in {memory["id"] for memory in json.loads(every.contents[0].text)}
+    page = json.loads(one.contents[0].text)
+    assert (page["passage"], page["source"]) == (gate.passage.text, "/q.md")
+
+
+def test_over_standard_input_and_output(tiny_model, store):  # noqa: F811
+    command = ["-m", "selfedit.cli", "mcp", "--home", str(store.home), "--model", tiny_model.name]
+
+    async def run():
+        async with Client(StdioServerParameters(command=sys.executable, args=command)) as client:
+            tools = {tool.name for tool in (await client.list_tools()).tools}
+            return tools, called(await client.call_tool("recall", {"question": FAST.question, "strict": False}))
+
+    tools, recalled = anyio.run(run)
+    assert tools == TOOLS and recalled["known"]
+
+
+def test_over_http_with_the_token_only(tiny_model, store):  # noqa: F811
+    token = "a-token-for-the-tests"
+    command = [sys.executable, "-m", "selfedit.cli", "serve", "--home", str(store.home), "--model", tiny_model.name]
+    server = subprocess.Popen([*command, "--port", "0", "--token", token], stdout=subprocess.PIPE, text=True)
+    try:
+        url = next(line.split()[1] for line in server.stdout if line.startswith("MCP"))
+
+        async def run():
+            async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
+                async with Client(streamable_http_client(url, http_client=http)) as client:
+                    return called(await client.call_tool("recall", {"question": FAST.question, "strict": False}))
+
+        until = time.monotonic() + 60
+        while httpx.get(url.replace("/mcp/", "/health")).status_code != 200 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert httpx.post(url, json={}).status_code == 401
+        assert anyio.run(run)["known"]
+    finally:
+        server.terminate()
+        assert server.wait(20) is not None
+    assert MemoryStore(store.home).active_ids()
