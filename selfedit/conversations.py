@@ -14,12 +14,13 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date as Day
 from pathlib import Path
 
 from selfedit import disk
-from selfedit.answers.answerer import Ask
+from selfedit.answers import notes
+from selfedit.answers.answerer import AUTO, BASE, TEXT, Ask
 from selfedit.errors import MemoryStoreError
 from selfedit.learn import keep_text
 from selfedit.memory.store import MemoryStore
@@ -73,9 +74,23 @@ class Conversations:
     def passages(self) -> list[Passage]:
         return passages(self.statements, NAME)
 
-    def ask(self, question: str, history: Sequence[Message] = (), **options) -> Ask:
-        """What a turn of a conversation asks. `history`: the messages before it; `options`: of the Ask."""
-        return Ask(Question(question, ()), history=self._with_preferences(history), whole=False, **options)
+    def ask(self, question: str, history: Sequence[Message] = (), arm: str = AUTO, **options) -> Ask:
+        """What a turn of a conversation asks. `history`: the messages before it; `options`: of the Ask.
+
+        A question about the user is answered from what the user stated, which is in view as far as it fits, and an
+        answer that goes beyond it is replaced (`answers.notes`)."""
+        known = self.statements
+        ask = Ask(Question(question, ()), arm, history=self._with_preferences(history), whole=False, **options)
+        if not known or not notes.is_personal(question) or ask.memory or arm == BASE:
+            return ask
+        chosen = notes.in_view(known, ask.looked_up)
+        return replace(
+            ask,
+            arm=TEXT if arm == AUTO else arm,
+            passages=tuple(passages(known, NAME)),
+            view=lambda _, asked: replace(asked, question=notes.with_notes(chosen, asked.question)),
+            check=lambda _, answer: notes.checked(chosen, ask.looked_up, answer),
+        )
 
     def _with_preferences(self, history: Sequence[Message]) -> tuple[Message, ...]:
         """The messages, and before them what the user wants in general, for the model to respect."""

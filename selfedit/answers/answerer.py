@@ -20,7 +20,7 @@ from typing import TypeVar
 from selfedit.answers.choose import CERTAIN, probability
 from selfedit.answers.query import looked_up
 from selfedit.answers.support import Support, nearest, support
-from selfedit.edits.quiz import joined, with_passage
+from selfedit.edits.quiz import with_passages
 from selfedit.errors import MemoryStoreError, ModelError
 from selfedit.memory.contradict import disagreeing
 from selfedit.memory.route import Router
@@ -67,7 +67,11 @@ class Ask:
     memory: str | None = None
     """The whole id of a memory; None: those that fit best."""
     passages: tuple[Passage, ...] = ()
-    """To be in view in place of what the store knows, the best first."""
+    """To be in view in place of what fits best, the best first. Their memories answer, where the store has any."""
+    view: Callable[[Sequence[Passage], Question], Question] = with_passages
+    """Puts passages before the question."""
+    check: Callable[[str, str], str] | None = None
+    """(arm, answer) → the answer, or another one where the passages do not support it."""
     history: tuple[Message, ...] = ()
     """The conversation before the question."""
     whole: bool = True
@@ -251,6 +255,10 @@ class Answerer:
     def _planned(self, ask: Ask, router: Router) -> Plan:
         if ask.arm == BASE:
             plan = Plan(ask, [], 0.0)
+        elif ask.passages:
+            entries = self.store.active_of(ask.passages, self.model.fingerprint)
+            writer = next((entry for entry in entries if entry.has_adapter), None)
+            plan = Plan(ask, entries, router.route(ask.looked_up)[1], writer)
         elif ask.memory is not None:
             entry = self._entry(ask.memory)
             plan = Plan(ask, [entry], 1.0, entry if entry.has_adapter else None)
@@ -291,7 +299,7 @@ class Answerer:
         question = plan.ask.question
         for count in range(len(known), 0, -1):
             try:
-                request = self._request(plan, with_passage(joined(known[:count]), question))
+                request = self._request(plan, plan.ask.view(known[:count], question))
             except ModelError:
                 continue
             plan.passages = list(known[:count])
@@ -370,7 +378,8 @@ class Answerer:
         """Takes what was written for the request of an arm."""
         text, request = self.model.chat.decode(tokens).strip(), plan.requests[arm]
         is_cut = len(tokens) == request.max_new_tokens and plan.ask.whole and plan.ask.question.kind == "question"
-        plan.texts[arm] = whole_sentences(text) if is_cut else text
+        text = whole_sentences(text) if is_cut else text
+        plan.texts[arm] = plan.ask.check(arm, text) if plan.ask.check else text
         is_shared = arm == BOTH and TEXT in plan.requests
         plan.tokens += len(tokens) + (0 if is_shared else len(request.tokens))
 

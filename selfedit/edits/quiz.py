@@ -174,6 +174,11 @@ def with_passage(passage: Passage, question: Question) -> Question:
     return replace(question, question=text)
 
 
+def with_passages(passages: Sequence[Passage], question: Question) -> Question:
+    """Returns the question with these passages before it, the best one next to it."""
+    return with_passage(joined(passages), question)
+
+
 def study_questions(
     passage: Passage, written: Sequence[Question], judging: Sequence[Question], draws: int, seed: int = 0
 ) -> tuple[list[Question], list[Question]]:

@@ -107,6 +107,13 @@ class MemoryStore:
         with self._database.reading() as connection:
             return entries.load(connection, selectors.one(connection, id, self.home))
 
+    def active_of(self, passages: Sequence[Passage], model_hash: str) -> list[MemoryEntry]:
+        """The active memories of these passages, in their order."""
+        with self._database.reading() as connection:
+            found = entries.active_of(connection, [(passage.id, model_hash) for passage in passages])
+            known = {entry.passage.id: entry for entry in (entries.load(connection, id) for id in found)}
+        return [known[passage.id] for passage in passages if passage.id in known]
+
     def remaining(self, ids: Sequence[str]) -> list[MemoryEntry]:
         """Of memories that existed a moment ago, by their whole ids: those that nobody has forgotten since."""
         with self._database.reading() as connection:

@@ -73,7 +73,8 @@ class _Turn:
 
     @property
     def streams(self) -> bool:
-        return len(self.tokens) == 1
+        """Whether its text is known as it is written: nothing is compared or checked afterwards."""
+        return len(self.tokens) == 1 and not (self.ask.strict or self.ask.check)
 
 
 class Engine:
