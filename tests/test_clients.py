@@ -64,11 +64,12 @@ def test_the_official_client_of_openai(server, tiny_model, store):  # noqa: F811
         client.chat.completions.create(model=tiny_model.name, messages=messages, n=2)
 
 
-def test_the_llm_command(server, tiny_model, tmp_path):
+def test_the_llm_command(server, tiny_model, tmp_path):  # noqa: F811
     """https://llm.datasette.io, by its file of OpenAI-compatible models."""
     pytest.importorskip("llm", reason="the package llm is not installed")
     (tmp_path / "extra-openai-models.yaml").write_text(
-        f"- model_id: memory\n  model_name: {json.dumps(tiny_model.name)}\n  api_base: {server}/v1\n  api_key_name: selfedit\n"
+        f"- model_id: memory\n  model_name: {json.dumps(tiny_model.name)}\n  api_base: {server}/v1\n"
+        "  api_key_name: selfedit\n"
     )
     environment = os.environ | {"LLM_USER_PATH": str(tmp_path)}
     run = lambda *arguments: subprocess.run(  # noqa: E731
@@ -112,7 +113,7 @@ def test_a_server_that_is_killed_while_it_answers_and_learns_loses_nothing(tiny_
     assert store.verify()["faults"] == []
 
 
-def test_another_host_needs_tls_or_a_word(tiny_model, tmp_path):
+def test_another_host_needs_tls_or_a_word(tiny_model, tmp_path):  # noqa: F811
     command = [sys.executable, "-m", "selfedit.cli", "serve", "--home", str(tmp_path), "--model", tiny_model.name]
     for options, says in (
         (["--host", "0.0.0.0"], "--insecure"),

@@ -5,21 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from selfedit.memory.route import Router
 from selfedit.sessions.statements import Statement
-from selfedit.text import words
+from selfedit.text import terms, weight, words
 
 MOST_WORDS = 600
 """Of statements in view."""
+LEAST = 0.5
+"""Weight of the words that a statement shares with a question, to be told in place of an answer."""
 UNKNOWN = "I don't know."
-_PERSONAL = re.compile(r"\b(?:I|me|my|mine|myself|we|us|our|ours|ourselves)\b|\bI['’]", re.IGNORECASE)
+_PERSONAL = re.compile(r"\b(?:I|me|my|mine|myself|we|our|ours|ourselves)\b", re.IGNORECASE)
+_ADVICE = re.compile(r"\b(?:shall|should|can|could|may|might|would) (?:I|we)\b", re.IGNORECASE)
+_CHOICE = re.compile(r"\bor\b|^\W*(?:is|are|was|were|am|do|does|did|has|have|had|can|will)\b", re.IGNORECASE)
+"""Questions that name an answer: yes or no, one or the other."""
 _VALUE = re.compile(r"\b[\w.:/@#-]*\d[\w.:/@#-]*|(?<=[a-z,;:] )[A-Z][\w-]+|^[A-Z][\w-]+(?=[.,;!]?$)", re.MULTILINE)
 _DENIES = re.compile(r"\b(?:no|not|never|nothing|none|nobody|unknown)\b|n['’]t\b", re.IGNORECASE)
 
 
 def is_personal(question: str) -> bool:
-    """Whether it asks about the user: "my", "our", "I"."""
-    return bool(_PERSONAL.search(question))
+    """Whether it asks about the user: "my", "our", "I"; not for advice ("should I"), and no request."""
+    return question.rstrip().endswith("?") and bool(_PERSONAL.search(question)) and not _ADVICE.search(question)
 
 
 def in_view(statements: Sequence[Statement], question: str) -> list[Statement]:
@@ -45,11 +49,11 @@ def with_notes(statements: Sequence[Statement], question: str) -> str:
 
 def checked(statements: Sequence[Statement], question: str, answer: str) -> str:
     """The answer; if it names or counts something that the user never stated, what the user said that is nearest to the
-    question."""
-    told = {word.lower() for statement in statements for word in words(statement.text)}
+    question. To a question that names an answer itself, no word may be new."""
     first = answer.strip().partition("\n")[0]
-    new = [value for value in _VALUE.findall(first) if not {word.lower() for word in words(value)} <= told]
-    if not new or _DENIES.search(first):
+    told = {term for statement in statements for term in _terms(statement.text)}
+    said = first if _CHOICE.search(question) else " ".join(_VALUE.findall(first))
+    if _DENIES.search(first) or not any(weight(term) == 1 for term in _terms(said) - told):
         return answer
     nearest = _ranked(statements, question)
     return f"You said: {statements[nearest[0]].text}" if nearest else UNKNOWN
@@ -57,5 +61,12 @@ def checked(statements: Sequence[Statement], question: str, answer: str) -> str:
 
 def _ranked(statements: Sequence[Statement], question: str) -> list[int]:
     """The statements that share words with the question, the best first."""
-    router = Router.of_texts({str(index): statement.text for index, statement in enumerate(statements)}, 0)
-    return [int(id) for id, _ in router.ranked(question)]
+    asked = _terms(question)
+    scores = [sum(weight(term) ** 2 for term in asked & _terms(statement.text)) for statement in statements]
+    fitting = [index for index, score in enumerate(scores) if score >= LEAST]
+    return sorted(fitting, key=lambda index: (scores[index], index), reverse=True)
+
+
+def _terms(text: str) -> set[str]:
+    """The stems of a text, with its numbers."""
+    return {term for _, term in terms(text, "en")}

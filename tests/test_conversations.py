@@ -1,0 +1,210 @@
+"""Conversations: what a user states becomes memory, and is corrected and forgotten; the chat command."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from test_serve import tiny_model  # noqa: F401  (a fixture)
+
+from selfedit.answers.notes import checked, in_view, is_personal, with_notes
+from selfedit.conversations import SOURCE, Conversations
+from selfedit.errors import MemoryStoreError
+from selfedit.memory.store import MemoryStore
+from selfedit.sessions import Statement
+from selfedit.types import Message
+
+PORT = [
+    Message(
+        "user", "Our gateway is called Kestrel, and it listens on port 8443. Which path is usual for health checks?"
+    ),
+    Message("assistant", "Many teams use healthz. Your gateway is written in Java."),
+]
+MOVED = [Message("user", "Small correction: Kestrel listens on port 8444 now."), Message("assistant", "Noted.")]
+SECRET = [Message("user", "The pager PIN is 5519, by the way."), Message("assistant", "I will keep 5519 in mind.")]
+FORGET = [Message("user", "Please forget the pager PIN that I told you."), Message("assistant", "Done.")]
+
+
+@pytest.fixture
+def talk(tiny_model, tmp_path):  # noqa: F811
+    """Adds a session and accepts what it proposes."""
+    conversations, store = Conversations(tmp_path), MemoryStore(tmp_path)
+
+    def say(name, turns, day):
+        conversations.add(name, turns, day)
+        return conversations.accept(name, tiny_model, store)
+
+    say.conversations, say.store = conversations, store
+    return say
+
+
+def texts(store) -> str:
+    return "\n".join(entry.passage.text for entry in store.active())
+
+
+def test_what_the_user_states_is_in_force_at_once_and_only_that(talk):
+    changes = talk("a", PORT, "2026-01-13")
+    assert any("Kestrel" in statement.text for statement in changes.added)
+    assert "8443" in texts(talk.store) and "Java" not in texts(talk.store) and "health checks" not in texts(talk.store)
+    (entry,) = talk.store.active()
+    assert entry.passage.source == SOURCE and not entry.has_adapter and "13 January 2026" in entry.passage.text
+    assert not talk.conversations.proposed("a").added, "it is not proposed again"
+
+
+def test_a_correction_supersedes_and_can_be_rolled_back(talk):
+    talk("a", PORT, "2026-01-13")
+    changes = talk("b", MOVED, "2026-01-27")
+    assert changes.replaced and "8444" in texts(talk.store) and "8443" not in texts(talk.store)
+    assert "8443" in "\n".join(entry.passage.text for entry in talk.store.all())
+
+
+def test_what_is_forgotten_is_nowhere_on_the_disk(talk, tmp_path):
+    talk("a", SECRET, "2026-03-03")
+    assert "5519" in texts(talk.store)
+    changes = talk("b", FORGET, "2026-03-24")
+    assert changes.forgotten and "5519" not in texts(talk.store)
+    talk.store.close()
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or b"5519" not in file.read_bytes(), file
+    assert talk.conversations.turns("b")[0].content == FORGET[0].content
+
+
+def test_a_declined_proposal_is_not_remembered(talk):
+    talk.conversations.add("a", PORT, "2026-01-13")
+    talk.conversations.decline("a")
+    assert not talk.conversations.proposed("a").added and not talk.conversations.statements
+    talk("a", MOVED, "2026-01-13")
+    assert "8444" in texts(talk.store), "what is said later is proposed"
+
+
+def test_a_session_that_goes_on_is_read_from_where_it_was(talk):
+    talk("a", PORT, "2026-01-13")
+    changes = talk("a", [Message("user", "My cat is called Mostarda."), Message("assistant", "Nice.")], "2026-01-14")
+    assert [statement.text for statement in changes.added] == ["My cat is called Mostarda."]
+    assert len(talk.conversations.turns("a")) == 4 and talk.conversations.names() == ["a"]
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "x" * 81, "a\nb", "end."])
+def test_a_session_has_a_plain_name(tmp_path, name):
+    with pytest.raises(MemoryStoreError, match="no name for a session"):
+        Conversations(tmp_path).turns(name)
+
+
+def test_a_damaged_file_is_named_and_not_overwritten(tmp_path):
+    conversations = Conversations(tmp_path)
+    conversations.add("a", PORT)
+    file = next((tmp_path / "conversations").glob("*.json"))
+    file.write_text("{")
+    with pytest.raises(MemoryStoreError, match="cannot be read"):
+        conversations.add("a", MOVED)
+    assert file.read_text() == "{"
+
+
+# Questions about the user
+
+
+def told(*said) -> list[Statement]:
+    return [Statement(text, "2026-01-13", "a", i) for i, text in enumerate(said)]
+
+
+KNOWN = told("Our data sits in Quillbase.", "My lead is Jorun.", "Staging is on port 8444.")
+
+
+def test_a_question_about_the_user_is_answered_from_what_they_said(talk):
+    talk("a", PORT, "2026-01-13")
+    ask = talk.conversations.ask("Which port does my gateway use?")
+    assert ask.arm == "text" and "8443" in ask.view(ask.passages, ask.question).question
+    other = talk.conversations.ask("How many legs does a spider have?")
+    assert other.arm == "auto" and not other.passages and other.check is None
+    assert is_personal("What's OUR plan?") and not is_personal("Is it Friday in Rome?")
+
+
+@pytest.mark.parametrize(
+    "question, answer, shown",
+    [
+        ("Who is my lead?", "Your lead is Jorun.", "Your lead is Jorun."),
+        ("Is our data in Postgres or elsewhere?", "Your data is in Postgres.", "You said: Our data sits in Quillbase."),
+        ("Which port is staging on?", "It is on 9000.", "You said: Staging is on port 8444."),
+        ("What is my shoe size?", "Your shoe size is 43.", "I don't know."),
+        ("Do I know Ada?", "No, you never mentioned Ada.", "No, you never mentioned Ada."),
+    ],
+)
+def test_an_answer_that_goes_beyond_what_was_said_is_replaced(question, answer, shown):
+    assert checked(KNOWN, question, answer) == shown
+
+
+def test_of_many_statements_those_that_fit_and_the_latest_are_in_view():
+    many = told(
+        "My first cat was called Mostarda.", *(f"Note {i}: the weather was fine again today." for i in range(300))
+    )
+    chosen = in_view(many, "What was my first cat called?")
+    assert chosen[0] == many[0] and chosen[-1] == many[-1] and len(chosen) < 100
+    assert with_notes(chosen, "Who?").endswith("Who?") and in_view(KNOWN, "Who?") == KNOWN
+
+
+def test_preferences_stand_before_the_conversation(talk):
+    talk(
+        "a",
+        [Message("user", "Remember that I want type hints in all Python code."), Message("assistant", "Yes.")],
+        "2026-01-13",
+    )
+    history = talk.conversations.ask("Write a function.", [Message("system", "Be kind.")]).history
+    assert history[0].role == "system" and "Be kind." in history[0].content and "type hints" in history[0].content
+
+
+# The command
+
+
+def chat(home, model, text, *options):
+    command = [
+        sys.executable,
+        "-m",
+        "selfedit.cli",
+        "chat",
+        "--home",
+        str(home),
+        "--model",
+        model,
+        "--tokens",
+        "8",
+        *options,
+    ]
+    environment = os.environ | {"SELFEDIT_PRECISION": "fp32"}
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=180, env=environment)
+
+
+def test_a_second_session_knows_what_the_first_one_said(tiny_model, tmp_path):  # noqa: F811
+    first = chat(
+        tmp_path, tiny_model.name, "My cat is called Mostarda.\nHello?\n/learn\n/nothing\n/help\n", "--no-learn"
+    )
+    assert first.returncode == 0 and "I would remember: My cat is called Mostarda." in first.stderr, first.stderr
+    assert "no command /nothing" in first.stderr and "Traceback" not in first.stderr
+    second = chat(tmp_path, tiny_model.name, "What is my cat called?\n/why\n/memories\n", "--json")
+    record = json.loads(second.stdout.splitlines()[0])
+    assert record["from"] == "text" and record["source"] == SOURCE
+    assert "Mostarda" in second.stderr
+
+
+def test_what_was_said_is_learned_in_the_background(tiny_model, tmp_path):  # noqa: F811
+    shown = chat(
+        tmp_path,
+        tiny_model.name,
+        "Our gateway is called Kestrel and listens on port 8443.\n/quit\n",
+        "--session",
+        "work",
+    )
+    assert "learning goes on in the background" in shown.stderr, shown.stderr
+    jobs = tmp_path / "jobs"
+    for _ in range(600):
+        if not list(jobs.glob("*/")):
+            break
+        __import__("time").sleep(0.1)
+    assert not list(jobs.glob("*/")), "the job has ended"
+    again = chat(tmp_path, tiny_model.name, "/quit\n", "--session", "work", "--no-learn")
+    assert "2 turns are in it" in again.stderr
+
+
+def test_wrong_names_end_with_one_line(tiny_model, tmp_path):  # noqa: F811
+    shown = chat(tmp_path, tiny_model.name, "", "--session", "../x")
+    assert shown.returncode == 2 and "no name for a session" in shown.stderr and shown.stderr.count("\n") == 1
