@@ -61,9 +61,9 @@ def fill(store: MemoryStore, model) -> dict[str, str]:
         ids[title] = store.add(save, passage=passage, **fields, **learned).id
 
     ids: dict[str, str] = {}
-    add("Kestrel 4.1", OLD, "/docs/UPGRADING.md")
+    add("Kestrel 4.1", OLD, "/handbook/upgrading.md")
     store.disable(ids["Kestrel 4.1"])
-    add("Kestrel 4.2", NEW, "/docs/UPGRADING.md")
+    add("Kestrel 4.2", NEW, "/handbook/upgrading.md")
     add("Handbook", "On-call engineers answer within ten minutes.", "https://intranet.example/handbook", weights=False)
     add("Plans", "The basic plan costs 3 crowns a month.", "/docs/plans.csv")
     add("Canteen", "The canteen opens at noon on Fridays.", "/docs/canteen.md")
@@ -152,7 +152,7 @@ def test_the_answer_is_shown_with_its_origin_and_every_arm(open_page):
     expect(article).to_contain_text(
         {"weights": "From the weights", "text": "From the text", "both": "From weights and"}[record["from"]]
     )
-    expect(article).to_contain_text("Source: /docs/UPGRADING.md")
+    expect(article).to_contain_text("Source: /handbook/upgrading.md")
     rows = article.locator("tbody tr")
     assert len(record["candidates"]) == rows.count() == 3
     for candidate, row in zip(record["candidates"], rows.all()):
@@ -212,7 +212,7 @@ def test_the_list_shows_every_memory_with_its_state_and_is_filtered(open_page):
     page = open_page("#memories")
     rows = page.locator("#memory-list tbody tr")
     for title, *texts in (
-        ("Kestrel 4.2", "/docs/UPGRADING.md", "0% → 50%", "in force"), ("Kestrel 4.1", "not in force"),
+        ("Kestrel 4.2", "/handbook/upgrading.md", "0% → 50%", "in force"), ("Kestrel 4.1", "not in force"),
         ("Handbook", "only text"), ("Vendor", "waits for approval"),
     ):  # fmt: skip
         for text in texts:
