@@ -97,6 +97,10 @@ def add(commands, with_model, with_judge, with_tasks) -> None:
     sessions.add_argument("--limit", type=whole(1), metavar="N", help="only N users")
     add_settings(sessions, "learning", "spans=16")
 
+    load = add_benchmark("load", _load, "the server with many clients at once, also while it learns", with_model)
+    load.add_argument("--clients", type=whole_list(1, 1000), default="8,64", metavar="N,M", help="how many ask at once")
+    load.add_argument("--seconds", type=whole(1, 86_400), default=60, help="of each measurement")
+
     stream = add_benchmark("stream", _stream, "documents one after another: what is still known after each", with_model)
     stream.add_argument("--data", **file, help="as for bench knowledge; also {title, content} without questions")
     _add_skip(stream, "documents")
@@ -250,6 +254,12 @@ def _sessions(arguments) -> int:
     users = _some(load_users(arguments.data), arguments, arguments.limit)
     conditions = listed(arguments.conditions) if arguments.conditions else sessions.CONDITIONS
     return _run(arguments, sessions, users, conditions=conditions, config=config)
+
+
+def _load(arguments) -> int:
+    from selfedit.bench import load
+
+    return _run(arguments, load, arguments.clients, arguments.seconds)
 
 
 def _stream(arguments) -> int:

@@ -1,0 +1,206 @@
+"""`selfedit bench load`: many clients with different memories ask one server at once, while it learns.
+
+In: a model. Out: `results.json` and `results.md`. The server runs in a process of its own on this machine, with a home
+of invented memories, one per client; each client asks about its memory again and again and reads the stream. Reported:
+errors, tokens per second beside those of one offline batch of the same requests (measured before and after, alone on
+the machine), and the time to the first token, for each number of clients; and the same while a document is learned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import httpx
+
+from selfedit.answers.answerer import WEIGHTS, Answerer, Ask
+from selfedit.bench.tables import heading, markdown
+from selfedit.config import LearnConfig
+from selfedit.errors import SelfeditError
+from selfedit.loop.journal import software, write_json, write_text
+from selfedit.memory.store import MemoryStore
+from selfedit.model.backend import Job, Request
+from selfedit.model.load import Model, load_model
+from selfedit.types import Example, Passage, Progress, Question, no_progress
+
+TOKENS = 64
+"""Longest answer."""
+TOKEN = "a-token-of-the-benchmark"
+_AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
+_LEARNED = (
+    "The ferry of Ulm crosses the river eleven times a day. Its captain is Ines Roth, who took over in May. The fare "
+    "is three crowns. Bicycles travel free of charge. In winter the ferry stops at six in the evening."
+)
+
+
+def run(
+    model_name: str,
+    clients: Sequence[int],
+    seconds: int,
+    out: Path,
+    *,
+    command: str = "",
+    progress: Progress = no_progress,
+    notify: Callable[[str], None] = lambda message: None,
+) -> dict:
+    """Runs the benchmark and returns the content of results.json. `seconds`: of each measurement."""
+    model, home = load_model(model_name, notify=notify), out / "home"
+    most = max(clients)
+    store = MemoryStore(home)
+    if len(store.active_ids()) < most:
+        _make_memories(model, store, most)
+    entries = store.active()[:most]
+    questions = [f"What is said about {entry.passage.title}?" for entry in entries]
+    rows = []
+    for index, count in enumerate((*clients, most)):
+        progress("load", index, len(clients) + 1)
+        learns = index == len(clients)
+        offline = _offline(model, store, [entry.id for entry in entries[:count]], questions[:count])
+        with _Server(model_name, home) as url:
+            measured = asyncio.run(_measure(url, model_name, entries[:count], questions[:count], seconds, learns))
+        offline = (offline + _offline(model, store, [e.id for e in entries[:count]], questions[:count])) / 2
+        rows.append({"clients": count, "learns": learns, "offline": offline, **measured})
+        rows[-1]["of_offline"] = rows[-1]["tokens_per_second"] / offline
+    progress("load", len(clients) + 1, len(clients) + 1)
+    result = {"model": model_name, "precision": model.backend.precision, "seconds": seconds, "cores": os.cpu_count()}
+    result |= {"rows": rows, "command": command, "software": software()}
+    write_json(out / "results.json", result)
+    write_text(out / "results.md", table(result))
+    return result
+
+
+def _make_memories(model: Model, store: MemoryStore, count: int) -> None:
+    """One memory per client, trained for a moment: its text does not matter here."""
+    passages = [
+        Passage(f"Station {i}", f"Station {i} of the line lies {i} miles from Ulm.", f"made:{i}", "")
+        for i in range(count)
+    ]
+    examples = [model.chat.study(Example(p.text, prompt=f"What is said about {p.title}?")) for p in passages]
+    adapters, _ = model.backend.train([Job((example,), epochs=1) for example in examples], LearnConfig().train)
+    for row, passage in enumerate(passages):
+        store.add(
+            lambda folder, row=row: model.backend.save(adapters, row, folder, model.name, small=True),
+            model=model.name,
+            model_hash=model.fingerprint,
+            passage=passage,
+            edits=[],
+            scores={},
+        )
+
+
+def _offline(model: Model, store: MemoryStore, memories: Sequence[str], questions: Sequence[str]) -> float:
+    """Tokens per second of one batch of the same requests."""
+    answerer = Answerer(model, store)
+    plans = [
+        answerer.plan(Ask(Question(question, ()), WEIGHTS, memory, whole=False, max_new_tokens=TOKENS))
+        for memory, question in zip(memories, questions)
+    ]
+    folders = list(dict.fromkeys(folder for _, folder in plans if folder))
+    adapters = model.backend.load(folders)
+    requests = [
+        Request(plan.requests[WEIGHTS].tokens, folders.index(folder), TOKENS) for plan, folder in plans if folder
+    ]
+    start = time.perf_counter()
+    written = model.backend.generate(requests, adapters)
+    return sum(map(len, written)) / (time.perf_counter() - start)
+
+
+class _Server:
+    """A server in another process, while the block runs."""
+
+    def __init__(self, model: str, home: Path):
+        options = ["serve", "--home", str(home), "--model", model, "--port", "0", "--waiting", "100000"]
+        self._command = [sys.executable, "-m", "selfedit.cli", *options]
+
+    def __enter__(self) -> str:
+        environment = os.environ | {"SELFEDIT_TOKEN": TOKEN}
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert self._process.stdout is not None
+        line = next((line for line in self._process.stdout if line.startswith("page")), "")
+        if not line:
+            raise SelfeditError("the server did not start; the lines above say why")
+        url = line.split()[1].partition("/#")[0]
+        while True:
+            try:
+                httpx.get(f"{url}/health")
+                return url
+            except httpx.TransportError:
+                time.sleep(0.05)
+
+    def __exit__(self, *rest: object) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+
+
+async def _measure(
+    url: str, model: str, entries: Sequence, questions: Sequence[str], seconds: int, learns: bool
+) -> dict:
+    first: list[float] = []
+    counts = {"requests": 0, "errors": 0, "tokens": 0}
+    end = time.monotonic() + seconds
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(base_url=url, headers=_AUTHORIZED, timeout=600, limits=limits) as client:
+
+        async def ask(entry, question: str) -> None:
+            messages = [{"role": "user", "content": question}]
+            body = {"model": f"{model}:{entry.id}", "messages": messages, "max_tokens": TOKENS, "stream": True}
+            body |= {"stream_options": {"include_usage": True}}
+            while time.monotonic() < end:
+                start, seen = time.monotonic(), False
+                counts["requests"] += 1
+                try:
+                    async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+                        counts["errors"] += reply.status_code != 200
+                        async for line in reply.aiter_lines():
+                            if not line.startswith("data: {"):
+                                continue
+                            event = json.loads(line[6:])
+                            if not seen and event["choices"] and event["choices"][0]["delta"].get("content"):
+                                first.append(time.monotonic() - start)
+                                seen = True
+                            counts["tokens"] += (event.get("usage") or {}).get("completion_tokens", 0)
+                except httpx.TransportError:
+                    counts["errors"] += 1
+
+        if learns:
+            reply = await client.post("/v1/memories", json={"text": _LEARNED, "title": "The ferry"})
+            counts["errors"] += reply.status_code != 202
+        start = time.monotonic()
+        await asyncio.gather(*(ask(entry, question) for entry, question in zip(entries, questions)))
+        spent = time.monotonic() - start
+        jobs = (await client.get("/v1/jobs")).json()["jobs"]
+    ranked = sorted(first)
+    return counts | {
+        "tokens_per_second": counts["tokens"] / spent,
+        "first_token_s": median(ranked) if ranked else None,
+        "first_token_p95_s": ranked[int(0.95 * (len(ranked) - 1))] if ranked else None,
+        "jobs_done": sum(job["status"] == "done" for job in jobs),
+    }
+
+
+def table(result: dict) -> str:
+    """Returns the rows as Markdown."""
+    cores = f"server and clients on the same {result['cores']} cores"
+    about = f"{result['seconds']} s per row, {cores}, up to {TOKENS} tokens per answer."
+    head = ["clients", "learns", "requests", "errors", "tokens/s", "÷ offline", "first token, median s", "95 % s"]
+    cells = (
+        [
+            r["clients"],
+            "yes" if r["learns"] else "no",
+            r["requests"],
+            r["errors"],
+            f"{r['tokens_per_second']:.1f}",
+            f"{r['of_offline']:.2f}",
+            f"{r['first_token_s'] or 0:.2f}",
+            f"{r['first_token_p95_s'] or 0:.2f}",
+        ]
+        for r in result["rows"]
+    )
+    return "\n".join([*heading("Load", result), about, "", *markdown(head, cells)]) + "\n"
