@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from test_serve import tiny_model  # noqa: F401  (a fixture)
+from test_serve import serving, tiny_model  # noqa: F401  (a fixture)
 
 from selfedit.answers.notes import checked, in_view, is_personal, with_notes
 from selfedit.conversations import SOURCE, Conversations
@@ -208,3 +208,23 @@ def test_what_was_said_is_learned_in_the_background(tiny_model, tmp_path):  # no
 def test_wrong_names_end_with_one_line(tiny_model, tmp_path):  # noqa: F811
     shown = chat(tmp_path, tiny_model.name, "", "--session", "../x")
     assert shown.returncode == 2 and "no name for a session" in shown.stderr and shown.stderr.count("\n") == 1
+
+
+# Over the API
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_client_names_a_session_is_remembered(tiny_model, tmp_path, stream):  # noqa: F811
+    with serving(tiny_model, tmp_path) as client:
+        body = {"model": tiny_model.name, "max_tokens": 4, "stream": stream, "metadata": {"session": "work"}}
+        for text in ("My cat is called Mostarda.", "Hello?"):
+            told = client.post("/v1/chat/completions", json=body | {"messages": [{"role": "user", "content": text}]})
+            assert told.status_code == 200 and told.text
+        question = [{"role": "user", "content": "What is my cat called?"}]
+        other = client.post("/v1/chat/completions", json=body | {"messages": question, "metadata": {}, "stream": False})
+        assert other.json()["selfedit"]["source"] == SOURCE
+        jobs = client.get("/v1/jobs").json()["jobs"]
+        assert [job["title"] for job in jobs] == ["what the user said"]
+        wrong = client.post("/v1/chat/completions", json=body | {"messages": question, "metadata": {"session": "../x"}})
+        assert 400 <= wrong.status_code < 500 and "no name for a session" in wrong.json()["error"]["message"]
+    assert len(Conversations(tmp_path).turns("work")) == 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
@@ -27,9 +27,10 @@ from selfedit.answers.answerer import ARMS, AUTO, BASE, WEIGHTS, Ask
 from selfedit.errors import MemoryStoreError, SelfeditError
 from selfedit.model.json_grammar import json_grammar
 from selfedit.serve import openai
+from selfedit.serve.engine import Written
 from selfedit.serve.jobs import Job
 from selfedit.serve.service import UPLOAD_BYTES, BusyError, Service
-from selfedit.types import Question
+from selfedit.types import Message, Question
 
 PAGE = Path(__file__).with_name("page")
 BODY_BYTES = 2_000_000
@@ -129,7 +130,16 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         options = body.options | ({"allow": json_grammar(service.model.chat, schema)} if schema else {})
         named = _named(service, home, body.model)
         ask = service.conversations(home).ask(body.question, body.history, **named, **options)
-        return await _reply(service, home, ask, body, openai.Reply("chat.completion", body.model))
+        session = body.metadata.session
+        if session:
+            service.conversations(home).turns(session)  # an impossible name is an error before the answer
+
+        async def remember(written: Written) -> None:
+            if session:
+                said = [Message("user", body.question), Message("assistant", written.text)]
+                await service.remember(home, session, said)
+
+        return await _reply(service, home, ask, body, openai.Reply("chat.completion", body.model), remember)
 
     @app.post("/v1/completions")
     async def complete(body: openai.CompletionRequest, home: Home):
@@ -167,17 +177,34 @@ def _named(service: Service, home: Path, model: str) -> dict:
     return {"arm": WEIGHTS if entry.has_adapter else "text", "memory": entry.id}
 
 
-async def _reply(service: Service, home: Path, ask: Ask, body: openai.Common, reply: openai.Reply):
+async def _nothing(written: Written) -> None:
+    pass
+
+
+async def _reply(
+    service: Service,
+    home: Path,
+    ask: Ask,
+    body: openai.Common,
+    reply: openai.Reply,
+    finish: Callable[[Written], Awaitable[None]] = _nothing,
+):
+    """The reply, whole or as a stream. `finish` is called with the answer before its end is told."""
     stops = body.stop or []
     if not body.stream:
-        return reply.whole(await service.answered(home, ask, stops))
+        written = await service.answered(home, ask, stops)
+        await finish(written)
+        return reply.whole(written)
     items = service.answer(home, ask, stops)
     first = await anext(items)  # so that an error is a status and not half a stream
 
     async def all_items():
-        yield first
-        async for item in items:
+        item: str | Written | None = first
+        while item is not None:
+            if isinstance(item, Written):
+                await finish(item)
             yield item
+            item = await anext(items, None)
 
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     return StreamingResponse(reply.stream(all_items(), with_usage), media_type="text/event-stream")

@@ -87,10 +87,16 @@ class Common(BaseModel):
         }
 
 
+class Metadata(BaseModel):
+    session: str | None = Field(None, max_length=80)
+    """The conversation that the question belongs to: what the user states in it is remembered."""
+
+
 class ChatRequest(Common):
     messages: list[ChatMessage] = Field(min_length=1, max_length=2000)
     max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     response_format: ResponseFormat | None = None
+    metadata: Metadata = Metadata(session=None)
     tools: list | None = Field(None, max_length=0)
     logprobs: Literal[False] | None = None
 

@@ -15,11 +15,13 @@ from selfedit.conversations import Conversations
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.serve.engine import Engine, Written
-from selfedit.serve.jobs import Job, Jobs, safe_name
-from selfedit.types import MemoryEntry, text_hash
+from selfedit.serve.jobs import WAITING, Job, Jobs, safe_name
+from selfedit.types import MemoryEntry, Message, text_hash
 
 USERS = "users"
 """The folder of the homes of those who have one of their own."""
+CONVERSATION = "what the user said"
+"""The title of jobs that learn conversations."""
 UPLOAD_BYTES = 20_000_000
 
 
@@ -128,8 +130,20 @@ class Service:
     def learn_url(self, home: Path, url: str, suspicion: str = "") -> Job:
         return self.jobs.add(home, {"kind": "url", "url": url, "suspicion": suspicion}, url)
 
-    def learn_conversation(self, home: Path) -> Job:
-        return self.jobs.add(home, {"kind": "conversation"}, "what the user said")
+    async def remember(self, home: Path, session: str, said: Sequence[Message]) -> None:
+        """Adds turns to a conversation. What the user states in them is in force as a text, and learned when there is
+        time. Raises MemoryStoreError on a name that is none."""
+
+        def accept() -> bool:
+            conversations = Conversations(home)
+            conversations.add(session, said)
+            changes = conversations.accept(session, self.model, MemoryStore(home))
+            return bool(changes.added or changes.replaced or changes.forgotten)
+
+        if await asyncio.to_thread(accept):
+            waits = any(job.title == CONVERSATION and job.status == WAITING for job in self.jobs.of(home))
+            if not waits:
+                self.jobs.add(home, {"kind": "conversation"}, CONVERSATION)
 
     def conversations(self, home: Path) -> Conversations:
         return Conversations(home)
