@@ -2,6 +2,7 @@
 
     HOME/conversations/SESSION.json   the turns of a session, and how many of them have been read for statements
     HOME/conversations/.statements    what is known of the user now
+    HOME/conversations/.before        what was known before the last change, without what was forgotten
 
 `proposed` reads what is new, and `accept` makes it known. What the user stated is in force at once, as a text that
 answers questions; `learn` then makes memories in the weights of it. What was corrected is superseded, and can be rolled
@@ -32,9 +33,10 @@ FOLDER = "conversations"
 NAME = "user"
 SOURCE = f"conversation:{NAME}"
 """The source of every memory that comes from a conversation."""
+ROLES = ("system", "user", "assistant")
 PREFERENCES_WORDS = 120
 """In the prompt at most, the newest."""
-_STATEMENTS = ".statements"
+_STATEMENTS, _BEFORE = ".statements", ".before"
 
 
 class Conversations:
@@ -69,7 +71,19 @@ class Conversations:
     @property
     def statements(self) -> list[Statement]:
         """In order of time."""
-        return [Statement(**fields) for fields in self._read(self.folder / _STATEMENTS, [])]
+        return self._statements(_STATEMENTS)
+
+    def _statements(self, name: str) -> list[Statement]:
+        fields = self._read(self.folder / name, [])
+        try:
+            statements = [Statement(**one) for one in fields] if isinstance(fields, list) else None
+            if statements is None or any(
+                not isinstance(s.text, str) or not Day.fromisoformat(s.date) for s in statements
+            ):
+                raise ValueError("it holds no statements")
+        except (TypeError, ValueError) as error:
+            raise self._damaged(self.folder / name, error) from None
+        return statements
 
     def passages(self) -> list[Passage]:
         return passages(self.statements, NAME)
@@ -115,13 +129,27 @@ class Conversations:
         """Makes what is proposed known, and the store follow: new statements answer as texts from now on."""
         with self._locked():
             changes = self.proposed(name)
-            self._write(self.folder / _STATEMENTS, [asdict(statement) for statement in changes.statements])
+            if changes.added or changes.replaced or changes.forgotten:
+                before = [statement for statement in self.statements if statement not in changes.forgotten]
+                self._write(self.folder / _BEFORE, [asdict(statement) for statement in before])
+                self._write(self.folder / _STATEMENTS, [asdict(statement) for statement in changes.statements])
             self._mark_read(name)
             if changes.forgotten:
                 self._forget(changes.forgotten, store)
             if changes.added or changes.replaced or changes.forgotten:
                 self._follow(model, store)
         return changes
+
+    def undo(self, model: Model, store: MemoryStore) -> bool:
+        """Takes the last change of what is known back, but for what was forgotten; once. False if there is none."""
+        with self._locked():
+            if not (self.folder / _BEFORE).exists():
+                return False
+            before = self._statements(_BEFORE)
+            self._write(self.folder / _STATEMENTS, [asdict(statement) for statement in before])
+            (self.folder / _BEFORE).unlink()
+            self._follow(model, store)
+        return True
 
     def decline(self, name: str) -> None:
         """What is proposed is not proposed again."""
@@ -160,12 +188,21 @@ class Conversations:
     # Files
 
     def _path(self, name: str) -> Path:
-        if not re.fullmatch(r"[\w-][\w .-]{0,79}", name) or name.endswith((".", " ")):
+        if not re.fullmatch(r"[\w-][\w .-]*", name) or len(name.encode()) > 80 or name.endswith((".", " ")):
             raise MemoryStoreError(f"{name!r} is no name for a session; use up to 80 letters, digits, spaces, - or _")
         return self.folder / f"{name}.json"
 
     def _session(self, name: str) -> dict:
-        return self._read(self._path(name), {"turns": [], "read": 0})
+        session = self._read(path := self._path(name), {"turns": [], "read": 0})
+        try:
+            for turn in session["turns"]:
+                if not (isinstance(turn["content"], str) and Day.fromisoformat(turn["date"]) and turn["role"] in ROLES):
+                    raise ValueError("a turn is damaged")
+            if not isinstance(session["read"], int):
+                raise ValueError("it does not say how much was read")
+        except (TypeError, KeyError, ValueError) as error:
+            raise self._damaged(path, error) from None
+        return session
 
     def _read(self, path: Path, default):
         try:
@@ -173,7 +210,11 @@ class Conversations:
         except FileNotFoundError:
             return default
         except (OSError, ValueError) as error:
-            raise MemoryStoreError(f"{path}: cannot be read ({error}); restore a backup, or delete it") from None
+            raise self._damaged(path, error) from None
+
+    @staticmethod
+    def _damaged(path: Path, error: object) -> MemoryStoreError:
+        return MemoryStoreError(f"{path}: cannot be read ({error}); restore a backup, or delete it")
 
     def _write(self, path: Path, value: object) -> None:
         with disk.plain_errors(f"write {path}", MemoryStoreError):

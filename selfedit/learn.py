@@ -14,12 +14,13 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 from selfedit import disk
 from selfedit.config import GateConfig, LearnConfig, with_rate
@@ -145,6 +146,7 @@ def learn(
     quiz: Sequence[Question] = (),
     again: bool = False,
     suspicion: str = "",
+    current: Callable[[], Collection[Passage]] | None = None,
     progress: Progress = no_progress,
     notify: Callable[[str], None] = lambda message: None,
     on_report: Callable[[PassageReport], None] = lambda report: None,
@@ -154,7 +156,8 @@ def learn(
     `writer`: another model, e.g. a larger one or a RemoteWriter, that writes about the passages and answers with them
     in view, in place of the model that learns. `quiz`: the user's own questions; they judge the passages that they are
     about, in place of generated ones. `again`: also repeat passages that an earlier run finished without keeping
-    anything. `suspicion`: a reason why whatever is kept must wait for the user's approval. `progress`: the stage
+    anything. `current`: what the source has now, for a source that changes meanwhile: nothing else is kept, and nothing
+    is superseded. `suspicion`: a reason why whatever is kept must wait for the user's approval. `progress`: the stage
     `passage` marks the beginning of each batch of passages. `notify`: receives a line for the user. A passage that
     occurs in several documents is learned once. When all passages of a document are done, memories of passages that are
     no longer in it are superseded, unless one of the new memories is in quarantine or nothing was kept, not even a
@@ -200,7 +203,7 @@ def learn(
             if passage.id not in reported:
                 reported.add(passage.id)
                 on_report(reports[passage.id])
-            if last[passage.source] == settled - 1:
+            if last[passage.source] == settled - 1 and not current:
                 document = [p for p in passages if p.source == passage.source]
                 waits = any(reports[p.id].quarantined or reports[p.id].failed for p in document)
                 if not waits and any(reports[p.id].memory or reports[p.id].text for p in document):
@@ -218,10 +221,11 @@ def learn(
         with run.turn(batch := todo[low : low + TOGETHER], notify) as learned:
             left = [passage for passage in batch if passage.id not in learned]
             questions = user_questions if quiz else None
-            results = _learn_all(model, left, store, config, questions, writer, suspicion, progress) if left else ()
+            options = {"writer": writer, "quiz": questions, "suspicion": suspicion, "current": current}
+            results = _learn_all(model, left, store, config, options | {"progress": progress}) if left else ()
             for report, error in chain(zip(learned.values(), repeat(None)), results):
                 failure = failure or error
-                if error is None and report.passage not in learned:
+                if error is None and not report.failed and report.passage not in learned:
                     run.add(report)
                 reports[report.passage] = report
                 if memory := report.memory or report.quarantined or report.text:
@@ -235,19 +239,12 @@ def learn(
 
 
 def _learn_all(
-    model: Model,
-    passages: Sequence[Passage],
-    store: MemoryStore,
-    config: LearnConfig,
-    quiz: Mapping[str, Sequence[Question]] | None,
-    writer: Writer | None,
-    suspicion: str,
-    progress: Progress,
+    model: Model, passages: Sequence[Passage], store: MemoryStore, config: LearnConfig, options: dict[str, Any]
 ) -> Iterator[tuple[PassageReport, ModelError | None]]:
-    """The report of each passage, and why it failed. Where one of them fails, each is learned alone."""
+    """The report of each passage, and why it failed. Where one of them fails, each is learned alone. `options`: of
+    `learn_passages`."""
     done = set()
     try:
-        options = {"writer": writer, "quiz": quiz, "suspicion": suspicion, "progress": progress}
         for report in learn_passages(model, passages, store, config, **options):
             done.add(report.passage)
             yield report, None
@@ -256,7 +253,7 @@ def _learn_all(
             yield _failed(passages[0], error), error
         else:
             for passage in (p for p in passages if p.id not in done):
-                yield from _learn_all(model, [passage], store, config, quiz, writer, suspicion, progress)
+                yield from _learn_all(model, [passage], store, config, options)
 
 
 def learn_passages(
@@ -268,13 +265,14 @@ def learn_passages(
     writer: Writer | None = None,
     quiz: Mapping[str, Sequence[Question]] | None = None,
     suspicion: str = "",
+    current: Callable[[], Collection[Passage]] | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[PassageReport]:
     """Takes passages from their texts to memories, or to the reasons why there are none; every stage is one batch.
 
-    `writer`, `suspicion`: as in `learn`. `quiz`: passage id → the user's questions about it, which judge in place of
-    generated ones. Raises ModelError, before anything is kept, if the model cannot read one of the passages or the
-    writer does not reply. Passages that nothing judges come last.
+    `writer`, `suspicion`, `current`: as in `learn`. `quiz`: passage id → the user's questions about it, which judge in
+    place of generated ones. Raises ModelError, before anything is kept, if the model cannot read one of the passages or
+    the writer does not reply. Passages that nothing judges come last.
     """
     stages = _Stages(progress)
     material = _write(model, writer or model, passages, config, quiz, stages)
@@ -292,6 +290,10 @@ def learn_passages(
     ):
         begun, share = time.perf_counter(), words[m.passage.id] / sum(words.values())
         report = _unjudged(m)
+        if current and m.passage.id not in {passage.id for passage in current()}:
+            yield replace(report, reason="not kept: it was changed or forgotten meanwhile", failed=True)
+            row += len(trials)
+            continue
         if trials:
             report = _decided(model, m, trials, before, adapters, row, store, config, suspicion)
         if not (report.memory or report.quarantined):

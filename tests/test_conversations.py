@@ -9,8 +9,10 @@ import pytest
 from test_serve import serving, tiny_model  # noqa: F401  (a fixture)
 
 from selfedit.answers.notes import checked, in_view, is_personal, with_notes
+from selfedit.config import LearnConfig
 from selfedit.conversations import SOURCE, Conversations
 from selfedit.errors import MemoryStoreError
+from selfedit.learn import learn
 from selfedit.memory.store import MemoryStore
 from selfedit.sessions import Statement
 from selfedit.types import Message
@@ -101,6 +103,55 @@ def test_a_damaged_file_is_named_and_not_overwritten(tmp_path):
     assert file.read_text() == "{"
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        "null",
+        '{"turns": 5, "read": 0}',
+        '{"turns": [{"role": "user"}], "read": 0}',
+        '{"turns": [], "read": "x"}',
+    ],
+)
+def test_a_session_of_another_form_is_named(tmp_path, content):
+    (tmp_path / "conversations").mkdir()
+    (tmp_path / "conversations" / "a.json").write_text(content)
+    with pytest.raises(MemoryStoreError, match="a.json: cannot be read"):
+        Conversations(tmp_path).turns("a")
+
+
+@pytest.mark.parametrize(
+    "content", ["[5]", '[{"text": 1}]', "null", "{}", '[{"text": 1, "date": "x", "session": "a", "turn": 0}]']
+)
+def test_statements_of_another_form_are_named(tmp_path, content):
+    (tmp_path / "conversations").mkdir()
+    (tmp_path / "conversations" / ".statements").write_text(content)
+    with pytest.raises(MemoryStoreError, match="cannot be read"):
+        _ = Conversations(tmp_path).statements
+
+
+def test_the_last_change_can_be_taken_back_but_not_what_was_forgotten(talk, tiny_model):  # noqa: F811
+    talk("a", [*PORT, *SECRET], "2026-01-13")
+    talk("b", MOVED, "2026-01-27")
+    assert talk.conversations.undo(tiny_model, talk.store) and "8443" in texts(talk.store)
+    assert not talk.conversations.undo(tiny_model, talk.store)
+    talk("c", FORGET, "2026-03-24")
+    assert talk.conversations.undo(tiny_model, talk.store) and "5519" not in texts(talk.store)
+
+
+def test_what_is_forgotten_or_corrected_while_it_is_learned_does_not_come_back(talk, tiny_model, tmp_path):  # noqa: F811
+    talk("a", [*PORT, *SECRET], "2026-01-13")
+    stale = talk.conversations.passages()
+    talk("b", FORGET, "2026-03-24")
+    talk("c", [Message("user", "My cat is called Mostarda."), Message("assistant", "Nice.")], "2026-03-25")
+    before = talk.store.active_ids()
+    report = learn(tiny_model, stale, talk.store, LearnConfig(), current=Conversations(tmp_path).passages)
+    assert all(one.failed for one in report.reports if "5519" in {p.id: p.text for p in stale}[one.passage])
+    assert "5519" not in "\n".join(entry.passage.text for entry in talk.store.all())
+    assert set(before) <= set(talk.store.active_ids()) and "Mostarda" in texts(talk.store)
+
+
 # Questions about the user
 
 
@@ -184,6 +235,23 @@ def test_a_second_session_knows_what_the_first_one_said(tiny_model, tmp_path):  
     record = json.loads(second.stdout.splitlines()[0])
     assert record["from"] == "text" and record["source"] == SOURCE
     assert "Mostarda" in second.stderr
+
+
+def test_a_request_to_forget_counts_at_once(tiny_model, tmp_path):  # noqa: F811
+    said = (
+        "The pager PIN is 5519.\n/learn\nPlease forget the pager PIN.\nWhat is my pager PIN?\n/why\n/undo\n/memories\n"
+    )
+    shown = chat(tmp_path, tiny_model.name, said, "--no-learn")
+    after = shown.stderr.partition("forgets:")[2].partition("\n")[2]
+    assert "forgets: The pager PIN is 5519." in shown.stderr and "5519" not in after + shown.stdout, shown.stderr
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or b"5519" not in file.read_bytes(), file
+
+
+def test_a_closed_input_ends_the_chat(tiny_model, tmp_path):  # noqa: F811
+    command = f"'{sys.executable}' -m selfedit.cli chat --home '{tmp_path}' --model '{tiny_model.name}' <&-"
+    shown = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0 and "Traceback" not in shown.stderr, shown.stderr
 
 
 def test_what_was_said_is_learned_in_the_background(tiny_model, tmp_path):  # noqa: F811

@@ -14,7 +14,7 @@ from selfedit.answers.answerer import Answerer, Ask
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import load_model
 from selfedit.serve.app import HEADERS, create_app
-from selfedit.serve.engine import Engine, Written
+from selfedit.serve.engine import Engine, EngineError, Written
 from selfedit.serve.jobs import safe_name
 from selfedit.serve.service import Service
 from selfedit.serve.token import stored_token
@@ -121,6 +121,12 @@ def test_a_drawn_answer_depends_on_its_seed_only(client):
         for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+def test_the_smallest_top_p_is_greedy_and_harms_nobody(client):
+    name = f"{client.service.model.name}:base"
+    greedy = chat(client, model=name).json()["choices"]
+    assert chat(client, model=name, temperature=1, top_p=1e-320).json()["choices"] == greedy
 
 
 def test_an_answer_ends_before_a_stop_text(client):
@@ -241,6 +247,14 @@ def test_a_job_can_be_stopped_before_it_begins_and_while_it_runs(client, store):
     assert client.delete(f"/v1/jobs/{first}").json()["status"] == "stopped"
     assert client.get("/v1/jobs/000/events").status_code == 404
     assert not list((store.home / "jobs").glob("*/"))
+
+
+def test_a_form_that_is_cut_off_and_too_many_jobs_are_refused(client, monkeypatch):
+    form = b'--a\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\nabc'
+    headers = {"Content-Type": "multipart/form-data; boundary=a"}
+    assert client.post("/v1/memories", content=form, headers=headers).status_code == 400
+    monkeypatch.setattr("selfedit.serve.jobs.MOST_WAITING", 0)
+    assert client.post("/v1/memories", json={"text": "A fact.", "title": "T"}).status_code == 429
 
 
 def test_a_server_that_starts_again_continues_its_jobs(tiny_model, store):  # noqa: F811
@@ -401,7 +415,7 @@ def test_a_fault_of_one_step_is_told_and_the_next_question_is_answered(tiny_mode
     async def both():
         await _last(engine.answer(store.home, Ask(FAST, "base", max_new_tokens=2)))
         engine._batch.step = lambda: 1 / 0
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(EngineError, match="ZeroDivisionError"):
             await _last(engine.answer(store.home, Ask(FAST, "base", max_new_tokens=2)))
         return await _last(engine.answer(store.home, Ask(FAST, "base", max_new_tokens=2)))
 

@@ -36,7 +36,7 @@ from selfedit.types import Message
 HELP = """/learn      remember what you said so far, and learn it in the background
 /why        why the last answer is what it is, and from which source
 /memories   what is known
-/undo       take the last change of the memories back
+/undo       take the last change of what is known of you back, but for what was forgotten
 /new        begin a new session; /quit (or Ctrl-D) ends
 Say "remember that …", "no, it is …", "forget …" as to a person."""
 END = ("/quit", "/exit", "/bye")
@@ -57,7 +57,7 @@ class ChatLoop:
         self.model, self.home, self.store = model, home, MemoryStore(home)
         self.max_new_tokens, self.idle_s, self.learns, self.as_json = max_new_tokens, idle_s, learns, as_json
         self.conversations = Conversations(home)
-        self.session = session or _new_name(self.conversations)
+        self.session = _new_name(self.conversations) if session is None else session
         self.turns = self.conversations.turns(self.session)
         self.engine = Engine(model)
         self.learning: Learning | None = None
@@ -92,7 +92,7 @@ class ChatLoop:
         try:
             timer.start()
             if not can_ask():
-                line = sys.stdin.readline()
+                line = sys.stdin.readline() if sys.stdin else ""
                 return line.strip() if line else None
             with suppress(ImportError):
                 import readline  # noqa: F401  (input() then edits lines)
@@ -135,11 +135,19 @@ class ChatLoop:
         answer = written.answer
         if self.as_json:
             show_json(answer.record())
+            self._obey()
             return
         if answer.note:
             note(f"  {one_line(answer.note)}")
         if answer.arm != BASE and answer.memory:
             note(f"  ({answer.arm}: {one_line(answer.memory.passage.source)}; /why)")
+        self._obey()
+
+    def _obey(self) -> None:
+        """Corrections and requests to forget count at once."""
+        changes = self.conversations.proposed(self.session)
+        if changes.replaced or changes.forgotten:
+            self._remember(asks=False)
 
     async def _written(self, ask: Ask) -> Written:
         """Shows the answer as it is written."""
@@ -168,6 +176,7 @@ class ChatLoop:
         else:
             note(shown)
         self.conversations.accept(self.session, self.model, self.store)
+        self.turns, self.last = self.conversations.turns(self.session), None  # without what was forgotten
         if self.learns and (changes.added or changes.replaced or changes.forgotten):
             self.learning = Learning(self.home, self.model)
 
@@ -191,8 +200,8 @@ class ChatLoop:
         memory_table(entries, {entry.id for entry in entries}, [])
 
     def _undo(self) -> None:
-        line = self.store.rollback()
-        note(f"version {line['version']}: {line['action']}; {len(line['active'])} memories in force")
+        done = self.conversations.undo(self.model, self.store)
+        note("  the last change of what I know of you is taken back" if done else "  there is no change to take back")
 
     def _new(self) -> None:
         self._remember()

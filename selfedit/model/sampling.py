@@ -49,7 +49,9 @@ def choose(logits: Tensor, rows: Sequence[Continuation]) -> list[int]:
     values, ids = values.cpu(), ids.cpu()
     for i, request, generator in drawing:
         odds = (values[i, : request.top_k] / request.temperature).softmax(0)
-        odds = odds * (odds.cumsum(0) - odds < request.top_p)
+        is_likely = odds.cumsum(0) - odds < request.top_p
+        is_likely[0] = True  # top_p may be too small for a float
+        odds = odds * is_likely
         cumulative = odds.cumsum(0)
         draw = torch.rand((), generator=generator) * cumulative[-1]
         tokens[i] = int(ids[i, min(int((cumulative <= draw).sum()), int(odds.nonzero()[-1]))])

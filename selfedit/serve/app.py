@@ -7,6 +7,7 @@ a server on this machine by a name that it controls).
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,7 +29,7 @@ from selfedit.errors import MemoryStoreError, SelfeditError
 from selfedit.model.json_grammar import json_grammar
 from selfedit.serve import openai
 from selfedit.serve.engine import Written
-from selfedit.serve.jobs import Job
+from selfedit.serve.jobs import Job, TooManyJobsError
 from selfedit.serve.service import UPLOAD_BYTES, BusyError, Service
 from selfedit.types import Message, Question
 
@@ -92,6 +93,8 @@ def create_app(service: Service, token: str, hosts: tuple[str, ...] = ("127.0.0.
         (MemoryStoreError, _unknown),
         (SelfeditError, _impossible),
         (BusyError, _busy),
+        (TooManyJobsError, _busy),
+        (OSError, _unwritable),
         (Exception, _fault),
     ):
         app.add_exception_handler(kind, handler)
@@ -127,7 +130,9 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     async def chat(body: openai.ChatRequest, home: Home):
         home = service.home_of(body.user) if body.user else home
         schema = body.response_format.schema_of_reply if body.response_format else None
-        options = body.options | ({"allow": json_grammar(service.model.chat, schema)} if schema else {})
+        options = body.options
+        if schema:  # in a thread: a large schema takes seconds
+            options |= {"allow": await asyncio.to_thread(json_grammar, service.model.chat, schema)}
         named = _named(service, home, body.model)
         ask = service.conversations(home).ask(body.question, body.history, **named, **options)
         session = body.metadata.session
@@ -248,7 +253,11 @@ def _add_learning(app: FastAPI, service: Service) -> None:
             body = LearnBody.model_validate(await request.json())
         except ValidationError as error:
             raise RequestValidationError(error.errors()) from None
-        except (ValueError, RecursionError):
+        except (
+            ValueError,
+            RecursionError,
+            RuntimeError,
+        ):  # RuntimeError: a form without a file, or one that is cut off
             raise HTTPException(400, "send a file (multipart field `file`), or JSON with `text` or `url`") from None
         if body.url:
             return {"job": service.learn_url(home, body.url).id}
@@ -340,6 +349,10 @@ async def _impossible(request: Request, error: Exception) -> JSONResponse:
 
 async def _busy(request: Request, error: Exception) -> JSONResponse:
     return _error(429, str(error), "rate_limit_error", headers={"Retry-After": "1"})
+
+
+async def _unwritable(request: Request, error: Any) -> JSONResponse:
+    return _error(503, f"the server cannot write: {error.strerror or type(error).__name__}", "server_error")
 
 
 async def _fault(request: Request, error: Exception) -> JSONResponse:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic
+from traceback import print_exception
 
 from selfedit.answers.answerer import BOTH, WEIGHTS, Answer, Answerer, Ask, Plan
 from selfedit.errors import SelfeditError
@@ -56,6 +57,10 @@ class Measured:
     """Written, over all arms."""
     first_token_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+
+class EngineError(Exception):
+    """A fault of the batch that a question was in; the log of the server says which."""
 
 
 class _Turn:
@@ -244,8 +249,9 @@ class Engine:
         turn.send(result)
 
     def _fail_all(self, error: Exception) -> None:
+        print_exception(error)
         for turn in {id(turn): turn for turn in self._turns.values()}.values():
-            self._end(turn, error)
+            self._end(turn, EngineError(f"the batch failed ({type(error).__name__})"))
         self._turns.clear()
         self._batch = self.model.backend.decoding(SLOTS)
 

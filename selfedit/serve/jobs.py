@@ -24,6 +24,8 @@ from selfedit.serve.learner import JOB_FILE, command, write_job
 JOBS = "jobs"
 KEPT = 200
 """Ended jobs that are still listed."""
+MOST_WAITING = 100
+"""Jobs of a home that wait."""
 MESSAGES = 50
 WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
 ENDED = (DONE, FAILED, STOPPED)
@@ -56,6 +58,10 @@ class Job:
         return record
 
 
+class TooManyJobsError(Exception):
+    """More jobs of a home wait than may wait."""
+
+
 class Jobs:
     """The jobs of all homes of a server. To be used in one event loop."""
 
@@ -72,7 +78,9 @@ class Jobs:
 
     def add(self, home: Path, spec: dict, title: str, data: bytes | None = None) -> Job:
         """Adds a job. `spec`: what `serve.learner` reads; `data`: the content of its `file`. Raises OSError if it
-        cannot be written."""
+        cannot be written, and TooManyJobsError."""
+        if sum(job.status == WAITING for job in self.of(home)) >= MOST_WAITING:
+            raise TooManyJobsError(f"{MOST_WAITING} jobs are waiting; send it again when some have ended")
         job = Job(secrets.token_hex(6), home, title)
         write_job(job.folder, spec, title, job.created, data)
         self._put(job)
@@ -153,8 +161,8 @@ class Jobs:
             if job.status == RUNNING and not self._closing:  # it said nothing in the end
                 job.error = f"{fault}; send it again, what was finished is kept"
                 await self._end(job, FAILED)
-        except OSError as error:
-            job.error = f"the process that learns cannot be started: {error.strerror}"
+        except Exception as error:  # one job must not end the loop that runs all
+            job.error = f"the process that learns failed: {getattr(error, 'strerror', None) or error}"
             await self._end(job, FAILED)
         finally:
             self._process = self._running = None

@@ -67,6 +67,7 @@ def write_job(folder: Path, spec: dict, title: str, created: float, data: bytes 
 def run(home: Path, folder: Path, name: str, backend: str) -> dict:
     """Learns what the job says, and returns the summary."""
     from selfedit.config import LearnConfig
+    from selfedit.conversations import Conversations
     from selfedit.learn import learn, passage_length
     from selfedit.memory.store import MemoryStore
     from selfedit.model.load import load_model
@@ -75,7 +76,10 @@ def run(home: Path, folder: Path, name: str, backend: str) -> dict:
     store, config = MemoryStore(home), LearnConfig()
     model = load_model(name, backend=backend, notify=note)
     passages, skipped = _passages(home, folder, job, config.passage_words, passage_length(model, config.passage_words))
-    report = learn(model, passages, store, config, suspicion=job.get("suspicion", ""), progress=progress, notify=note)
+    options = {"suspicion": job.get("suspicion", ""), "progress": progress, "notify": note}
+    if job["kind"] == "conversation":
+        options["current"] = Conversations(home).passages
+    report = learn(model, passages, store, config, **options)
     return report.summary() | {"skipped": skipped}
 
 
@@ -88,12 +92,11 @@ def note(message: str) -> None:
 
 
 def _passages(home: Path, folder: Path, job: dict, passage_words: int, length) -> tuple[list, list[dict]]:
+    from selfedit.conversations import Conversations
     from selfedit.documents.read import Intake, load_documents, split_documents
 
     match job["kind"]:
         case "conversation":
-            from selfedit.conversations import Conversations
-
             return Conversations(home).passages(), []
         case "url":
             documents, skipped = load_documents([job["url"]], Intake(), progress)
