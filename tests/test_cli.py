@@ -898,7 +898,7 @@ def test_every_option_that_takes_a_path_knows_the_tilde(monkeypatch, tmp_path):
     seen = set()
     for parser in parsers(_parser()):
         for action in parser._actions:
-            if action.dest in paths | {"texts", "ids", "tasks", "examples", "folder"}:
+            if action.dest in paths | {"texts", "ids", "tasks", "examples", "folder", "certificate", "key"}:
                 assert str(action.type("~/x")) == f"{tmp_path}/x", (parser.prog, action.dest)
                 seen.add(action.dest)
             elif action.metavar in ("FILE", "DIR", "FILE[:NAME]", "FILE[:SET]"):
