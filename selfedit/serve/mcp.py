@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from selfedit import __version__
 from selfedit.answers.answerer import AUTO, BASE, Ask
 from selfedit.errors import SelfeditError
-from selfedit.serve.jobs import DONE, FAILED
+from selfedit.serve.jobs import DONE
 from selfedit.serve.service import Service
 from selfedit.types import Question
 
@@ -90,7 +90,7 @@ def mcp_server(service: Service) -> MCPServer:
         return {
             "memories": [memory for memory in short if memory["in_force"]][-SHOWN:],
             "not_in_force": [memory for memory in short if not memory["in_force"]][-SHOWN:],
-            "jobs": [job for job in jobs if job["status"] != DONE or job["status"] == FAILED][:SHOWN],
+            "jobs": [job for job in jobs if job["status"] != DONE][:SHOWN],
         }
 
     def may_approve(id: str, context: Context) -> Elicit[Consent]:
