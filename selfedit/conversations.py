@@ -62,10 +62,6 @@ class Conversations:
             session["turns"] += [turn._asdict() | {"date": day} for turn in turns]
             self._write(self._path(name), session)
 
-    def delete(self, name: str) -> None:
-        """Deletes the transcript of a session; what was remembered of it stays."""
-        self._path(name).unlink(missing_ok=True)
-
     # What is known of the user
 
     @property
@@ -85,6 +81,9 @@ class Conversations:
             raise self._damaged(self.folder / name, error) from None
         return statements
 
+    def _write_statements(self, name: str, statements: Sequence[Statement]) -> None:
+        self._write(self.folder / name, [asdict(statement) for statement in statements])
+
     def passages(self) -> list[Passage]:
         return passages(self.statements, NAME)
 
@@ -103,7 +102,7 @@ class Conversations:
             arm=TEXT if arm == AUTO else arm,
             passages=tuple(passages(known, NAME)),
             view=lambda _, asked: replace(asked, question=notes.with_notes(chosen, asked.question)),
-            check=lambda _, answer: notes.checked(chosen, ask.looked_up, answer),
+            check=lambda answer: notes.checked(chosen, ask.looked_up, answer),
         )
 
     def _with_preferences(self, history: Sequence[Message]) -> tuple[Message, ...]:
@@ -129,14 +128,14 @@ class Conversations:
         """Makes what is proposed known, and the store follow: new statements answer as texts from now on."""
         with self._locked():
             changes = self.proposed(name)
-            if changes.added or changes.replaced or changes.forgotten:
+            if changes.any:
                 before = [statement for statement in self.statements if statement not in changes.forgotten]
-                self._write(self.folder / _BEFORE, [asdict(statement) for statement in before])
-                self._write(self.folder / _STATEMENTS, [asdict(statement) for statement in changes.statements])
+                self._write_statements(_BEFORE, before)
+                self._write_statements(_STATEMENTS, changes.statements)
             self._mark_read(name)
             if changes.forgotten:
                 self._forget(changes.forgotten, store)
-            if changes.added or changes.replaced or changes.forgotten:
+            if changes.any:
                 self._follow(model, store)
         return changes
 
@@ -145,8 +144,7 @@ class Conversations:
         with self._locked():
             if not (self.folder / _BEFORE).exists():
                 return False
-            before = self._statements(_BEFORE)
-            self._write(self.folder / _STATEMENTS, [asdict(statement) for statement in before])
+            self._write_statements(_STATEMENTS, self._statements(_BEFORE))
             (self.folder / _BEFORE).unlink()
             self._follow(model, store)
         return True

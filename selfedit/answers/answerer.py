@@ -70,8 +70,8 @@ class Ask:
     """To be in view in place of what fits best, the best first. Their memories answer, where the store has any."""
     view: Callable[[Sequence[Passage], Question], Question] = with_passages
     """Puts passages before the question."""
-    check: Callable[[str, str], str] | None = None
-    """(arm, answer) → the answer, or another one where the passages do not support it."""
+    check: Callable[[str], str] | None = None
+    """An answer → the same, or another one where the passages do not support it."""
     history: tuple[Message, ...] = ()
     """The conversation before the question."""
     whole: bool = True
@@ -325,7 +325,8 @@ class Answerer:
         def prompt(left_out: int) -> list[int]:
             return self.model.chat.prompt(question, ask.history[:fixed] + ask.history[fixed + left_out :])
 
-        alone = len(prompt(turns))
+        tokens = prompt(turns)
+        alone = len(tokens)
         if alone + ask.max_new_tokens > limit:
             raise ModelError(
                 f"a question of {alone} tokens and an answer of {ask.max_new_tokens} do not fit the model's "
@@ -337,7 +338,7 @@ class Answerer:
             left_out += 1
         plan.left_out = max(plan.left_out, left_out)
         return Request(
-            tuple(prompt(left_out)),
+            tuple(tokens if left_out == turns else prompt(left_out)),
             max_new_tokens=ask.max_new_tokens,
             temperature=ask.temperature,
             top_p=ask.top_p,
@@ -379,7 +380,7 @@ class Answerer:
         text, request = self.model.chat.decode(tokens).strip(), plan.requests[arm]
         is_cut = len(tokens) == request.max_new_tokens and plan.ask.whole and plan.ask.question.kind == "question"
         text = whole_sentences(text) if is_cut else text
-        plan.texts[arm] = plan.ask.check(arm, text) if plan.ask.check else text
+        plan.texts[arm] = plan.ask.check(text) if plan.ask.check else text
         is_shared = arm == BOTH and TEXT in plan.requests
         plan.tokens += len(tokens) + (0 if is_shared else len(request.tokens))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from selfedit.answers.answerer import UNKNOWN
 from selfedit.sessions.statements import Statement
 from selfedit.text import terms, weight, words
 
@@ -12,7 +13,6 @@ MOST_WORDS = 600
 """Of statements in view."""
 LEAST = 0.5
 """Weight of the words that a statement shares with a question, to be told in place of an answer."""
-UNKNOWN = "I don't know."
 _PERSONAL = re.compile(r"\b(?:I|me|my|mine|myself|we|our|ours|ourselves)\b", re.IGNORECASE)
 _ADVICE = re.compile(r"\b(?:shall|should|can|could|may|might|would) (?:I|we)\b", re.IGNORECASE)
 _CHOICE = re.compile(r"\bor\b|^\W*(?:is|are|was|were|am|do|does|did|has|have|had|can|will)\b", re.IGNORECASE)

@@ -166,7 +166,7 @@ class ChatLoop:
     def _remember(self, asks: bool = True) -> None:
         """Shows what would be remembered, remembers it, and learns it in the background."""
         changes = self.conversations.proposed(self.session)
-        if not (changes.added or changes.replaced or changes.forgotten or changes.unknown):
+        if not (changes.any or changes.unknown):
             return
         shown = described(changes)
         if changes.added and asks and can_ask():
@@ -177,7 +177,7 @@ class ChatLoop:
             note(shown)
         self.conversations.accept(self.session, self.model, self.store)
         self.turns, self.last = self.conversations.turns(self.session), None  # without what was forgotten
-        if self.learns and (changes.added or changes.replaced or changes.forgotten):
+        if self.learns and changes.any:
             self.learning = Learning(self.home, self.model)
 
     def _why(self) -> None:

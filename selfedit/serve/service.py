@@ -137,8 +137,7 @@ class Service:
         def accept() -> bool:
             conversations = Conversations(home)
             conversations.add(session, said)
-            changes = conversations.accept(session, self.model, MemoryStore(home))
-            return bool(changes.added or changes.replaced or changes.forgotten)
+            return conversations.accept(session, self.model, MemoryStore(home)).any
 
         if await asyncio.to_thread(accept):
             waits = any(job.title == CONVERSATION and job.status == WAITING for job in self.jobs.of(home))

@@ -36,6 +36,11 @@ class Changes:
     unknown: tuple[str, ...] = ()
     """Requests to forget something of which nothing is known."""
 
+    @property
+    def any(self) -> bool:
+        """Whether another thing is known than before."""
+        return bool(self.added or self.replaced or self.forgotten)
+
 
 def updated(
     statements: Sequence[Statement], turns: Sequence[Message], session: str, date: str, start: int = 0
