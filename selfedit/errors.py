@@ -25,6 +25,10 @@ class MemoryStoreError(SelfeditError):
     """The memory home cannot be read or written, is locked, or lacks the requested memory."""
 
 
+class LibraryError(SelfeditError):
+    """A library or its version cannot be read, or a lock file cannot."""
+
+
 class RunError(SelfeditError):
     """A run folder cannot be used, or holds a run with other settings."""
 

@@ -15,7 +15,7 @@ from selfedit.cli import _parser
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "selfedit"
 ROOMS = [  # from below
-    {"types", "errors", "config", "disk", "text", "thread_waiting", "worker", "remote"},
+    {"types", "errors", "config", "disk", "text", "libraries", "thread_waiting", "worker", "remote"},
     {"model"},
     {"documents", "sessions"},
     {"edits", "judge", "tasks"},
