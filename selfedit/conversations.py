@@ -24,9 +24,10 @@ from selfedit.answers import notes
 from selfedit.answers.answerer import AUTO, BASE, TEXT, Ask
 from selfedit.errors import MemoryStoreError
 from selfedit.learn import keep_text
+from selfedit.memory.difference import SESSION
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
-from selfedit.sessions import Changes, Statement, passages, transcript_without, updated
+from selfedit.sessions import Changes, Statement, line, passages, transcript_without, updated
 from selfedit.types import Message, Passage, Question
 
 FOLDER = "conversations"
@@ -171,11 +172,13 @@ class Conversations:
 
     def _follow(self, model: Model, store: MemoryStore) -> None:
         """Puts the passages of now into force as texts, and takes those of before out of force."""
-        now = self.passages()
-        known = {entry.passage.id for entry in store.active(model.fingerprint)}
-        for passage in now:
-            if passage.id not in known:
-                keep_text(model, passage, store)
+        statements = self.statements
+        now, session_of = passages(statements, NAME), {line(told): SESSION + told.session for told in statements}
+        known = {entry.passage.id: entry for entry in store.active(model.fingerprint)}
+        entries = [known.get(passage.id) or keep_text(model, passage, store) for passage in now]
+        store.add_sources(
+            {entry.id: {session_of[unit.text] for unit in passage.units} for entry, passage in zip(entries, now)}
+        )
         if now:
             store.supersede(now, model.fingerprint)
         else:

@@ -270,6 +270,45 @@ def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
         say(f"v{line['version']}  {line['time'][:19]}  {line['action']}  {' '.join(line['memories'])}")
 
 
+def versions_difference(value: dict) -> None:
+    """The memories that came, went and were replaced between two versions."""
+    actions = ", ".join(f"v{line['version']} {line['action']} {line['time'][:19]}" for line in value["changes"])
+    say(f"v{value['from']} → v{value['to']}{f': {actions}' if actions else ''}")
+    rows = [("+", record) for record in value["added"]] + [("-", record) for record in value["removed"]]
+    rows += [(sign, pair[side]) for pair in value["replaced"] for sign, side in (("-", "before"), ("+", "after"))]
+    for sign, record in rows:
+        if "forgotten" in record:
+            say(f"{sign} {record['id']}  forgotten")
+            continue
+        origin = [one_line(record["source"]), *(f"session {one_line(name)}" for name in record["sessions"])]
+        say(f"{sign} {record['id']}  {record['created'][:10]}  {one_line(record['title'])}  ({', '.join(origin)})")
+    for pair in value["replaced"]:
+        before, after = pair["before"]["id"], pair["after"]["id"]
+        say(f"{before} is replaced by {after}; `selfedit memory diff {before} {after}` shows the texts")
+    if value["other_adapter"]:
+        say(f"answer from another adapter: {', '.join(value['other_adapter'])}")
+    elif not rows:
+        say("the same memories are in force")
+
+
+def memories_difference(value: dict) -> None:
+    """Two memories side by side. What changed is coloured, and its line is marked: < only left, > only right, |."""
+    heads = [
+        f"{record['id']}  {record['created'][:10]}\n{one_line(record['title'])}\n{one_line(record['source'])}"
+        for record in value["memories"]
+    ]
+    for name, title in (("passage", "text"), ("studied", "studied")):
+        rows = []
+        for left, right in value[name]:
+            mark = "" if left == right else "<" if not right else ">" if not left else "|"
+            cells = [
+                _text(*((part["text"], style) if part["changed"] else part["text"] for part in side))
+                for side, style in ((left, "red"), (right, "green"))
+            ]
+            rows.append((cells[0], mark, cells[1]))
+        _print_table((heads[0], "", heads[1]), rows, title=title)
+
+
 def retest_table(results) -> None:
     if not results:
         say("nothing to test: no such memory of this model is in force")

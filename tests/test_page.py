@@ -1,7 +1,6 @@
 """The web page of `selfedit serve`, used in a real browser (Debian's Chromium) against a real server and store."""
 
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -279,27 +278,6 @@ def test_forgetting_asks_first_and_escape_keeps(open_page, server):
     assert page.get_by_role("link", name="Canteen").count() == 0
     page.goto(f"{server[0]}/#memories/{server[1]['Canteen']}")
     expect(page.locator("#memory-page .error")).to_contain_text(server[1]["Canteen"])
-
-
-def longest_common(a: list[str], b: list[str]) -> int:
-    """The length of the longest common subsequence, by trying everything."""
-    if not a or not b:
-        return 0
-    both = longest_common(a[1:], b[1:]) + 1 if a[0] == b[0] else 0
-    return both or max(longest_common(a[1:], b), longest_common(a, b[1:]))
-
-
-def test_differences_are_a_longest_common_subsequence(open_page):
-    chance = random.Random(0)
-    cases = [[[chance.choice("abc") for _ in range(chance.randrange(9))] for _ in range(2)] for _ in range(200)]
-    cases.append([["x"] * 3000, ["y"] * 3000])  # too long for a table
-    align = (
-        "async (cases) => { const { align } = await import('/static/diff.js'); return cases.map((c) => align(...c)); }"
-    )
-    for (a, b), pairs in zip(cases, open_page().evaluate(align, cases), strict=True):
-        assert [x for x, _ in pairs if x is not None] == a and [y for _, y in pairs if y is not None] == b
-        if len(a) < 10:
-            assert sum(x == y for x, y in pairs) == longest_common(a, b)
 
 
 # Learn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -85,6 +86,9 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     listing = actions.add_parser("list", parents=[common], help="the memories in force")
     listing.add_argument("--all", action="store_true", help="also those not in force, and the history")
     listing.add_argument(
+        "--session", metavar="NAME", help="what came from this conversation: statements, and memories that have them"
+    )
+    listing.add_argument(
         "--page", type=whole(1), metavar="N", help="the N-th page of 50; without it JSON has all, a table the first"
     )
     listing.set_defaults(run=_memory_list)
@@ -95,6 +99,16 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     page.add_argument("memory", metavar="WHICH", help=f"{which}; several memories are listed")
     page.add_argument("--all", action="store_true", help="also all that was studied")
     page.set_defaults(run=_memory_show)
+    difference = actions.add_parser(
+        "diff", parents=[common], help="what a change did, or the texts of two memories side by side"
+    )
+    difference.add_argument(
+        "which",
+        nargs="*",
+        metavar="A B",
+        help="two versions (v3 v5), one (from it to the present one), or two memories; default: the last change",
+    )
+    difference.set_defaults(run=_memory_diff)
     forget = actions.add_parser("forget", parents=[common], help="delete memories from the disk, for good")
     forget.add_argument("memories", metavar="WHICH", help=which)
     forget.add_argument("--yes", action="store_true", help="delete without a question")
@@ -306,6 +320,8 @@ def _memory_list(arguments) -> int:
     from selfedit.terminal import memory_table
 
     store, page = open_store(arguments), arguments.page
+    if arguments.session is not None:
+        return _memory_list_of_session(arguments, store)
     if page is None and arguments.json:
         entries, count = store.all() if arguments.all else store.active(), None
     else:
@@ -328,6 +344,48 @@ def _memory_list(arguments) -> int:
         say(f"none of {stored:,} stored memories is in force; `selfedit memory list --all` shows them")
     elif not entries and not history:
         say("no memories yet; `selfedit learn DOCS` makes some")
+    return 0
+
+
+def _memory_list_of_session(arguments, store) -> int:
+    from selfedit.conversations import Conversations
+    from selfedit.memory.difference import SESSION
+    from selfedit.terminal import memory_table
+
+    name, conversations = arguments.session, Conversations(store.home)
+    names, sources, in_force = conversations.names(), store.sources(), {*store.active_ids()}
+    statements = [statement for statement in conversations.statements if statement.session == name]
+    entries = [entry for entry in store.all() if SESSION + name in sources.get(entry.id, ())]
+    if name not in names and not (statements or entries):
+        raise SelfeditError(f"there is no session {name!r}; the sessions are: {', '.join(names[-20:]) or 'none'}")
+    entries = [entry for entry in entries if arguments.all or entry.id in in_force]
+    records = [entry.record() | {"active": entry.id in in_force} for entry in entries]
+    value = {"session": name, "statements": [asdict(statement) for statement in statements], "memories": records}
+    if arguments.json:
+        show_json(value)
+        return 0
+    for statement in statements:
+        say(f"{statement.date}  {one_line(statement.text)}")
+    if not (statements or entries):
+        say("nothing that was said in this session is known")
+    memory_table(entries, in_force, [])
+    return 0
+
+
+def _memory_diff(arguments) -> int:
+    from selfedit.memory.difference import between_memories, between_versions
+    from selfedit.terminal import memories_difference, versions_difference
+
+    store, which = open_store(arguments), arguments.which
+    versions = [int(text.removeprefix("v")) for text in which if re.fullmatch(r"v\d{1,9}|\d{1,3}", text, re.ASCII)]
+    if len(which) > 2 or len(versions) not in (0, len(which)) or (len(which) == 1 and not versions):
+        raise SelfeditError("give two versions (v3 v5), one version, or two memories")
+    if len(which) == 2 and not versions:
+        value = between_memories(store, *which)
+        show(arguments, value, lambda: memories_difference(value))
+        return 0
+    value = between_versions(store, *(versions if len(versions) != 1 else [versions[0], store.version]))
+    show(arguments, value, lambda: versions_difference(value))
     return 0
 
 

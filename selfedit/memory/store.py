@@ -120,6 +120,14 @@ class MemoryStore:
             rows = (connection.execute(f"SELECT {COLUMNS} FROM memories WHERE id = ?", (id,)).fetchone() for id in ids)
             return [entries.entry(row) for row in rows if row]
 
+    def sources(self) -> dict[str, set[str]]:
+        """Memory → every source that has its passage: files, addresses, `session:NAME`."""
+        found: dict[str, set[str]] = {}
+        with self._database.reading() as connection:
+            for id, source in connection.execute("SELECT memory_id, source FROM sources"):
+                found.setdefault(id, set()).add(source)
+        return found
+
     def edits(self, id: str) -> list[SelfEdit]:
         """What was studied to make the memory."""
         with self._database.reading() as connection:

@@ -224,6 +224,10 @@ def _add_memories(app: FastAPI, service: Service) -> None:
     def memory(id: str, home: Home) -> dict:
         return service.memory(home, id)
 
+    @app.get("/v1/memories/{id}/difference/{other}")
+    def difference(id: str, other: str, home: Home) -> dict:
+        return service.difference(home, id, other)
+
     @app.post("/v1/memories/{id}/{action}")
     def change(id: str, action: Literal["approve", "disable"], home: Home) -> dict:
         return service.change(home, action, id)

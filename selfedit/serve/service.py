@@ -12,6 +12,7 @@ from pathlib import Path
 from selfedit.answers.answerer import Ask
 from selfedit.answers.why import why
 from selfedit.conversations import Conversations
+from selfedit.memory.difference import between_memories
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.serve.engine import Engine, Written
@@ -102,6 +103,9 @@ class Service:
         ]
         active = entry.id in {*store.active_ids()}
         return entry.details(store.edits(entry.id)) | {"active": active, "same_source": same}
+
+    def difference(self, home: Path, a: str, b: str) -> dict:
+        return between_memories(MemoryStore(home), a, b)
 
     def change(self, home: Path, action: str, id: str | None) -> dict:
         """`approve`, `disable`, `forget` or `rollback`. Raises MemoryStoreError."""

@@ -1,6 +1,5 @@
 /** Memories: the list, the page of one, and what changes them. */
 import { api } from "./api.js";
-import { sideBySide } from "./diff.js";
 import { byId, bytes, date, el, facts, percent, sourceName, table, toast } from "./dom.js";
 
 const PAGE = 100;
@@ -145,9 +144,9 @@ function versions(memory) {
   const submit = async (event) => {
     event.preventDefault();
     try {
-      const other = await api("GET", `/v1/memories/${encodeURIComponent(choice.value)}`);
-      const [older, newer] = other.created < memory.created ? [other, memory] : [memory, other];
-      result.replaceChildren(difference(older, newer, memory));
+      const other = memories.find((one) => one.id === choice.value);
+      const [older, newer] = !other || other.created < memory.created ? [choice.value, memory.id] : [memory.id, choice.value];
+      result.replaceChildren(difference(await api("GET", `/v1/memories/${older}/difference/${newer}`), memory));
     } catch (error) {
       result.replaceChildren(el("p", { class: "error" }, error.message));
     }
@@ -156,12 +155,11 @@ function versions(memory) {
     el("label", { class: "grow" }, "Compare with ", choice), el("button", {}, "Show the difference")), result];
 }
 
-/** The passages of two memories side by side. */
-function difference(older, newer, current) {
+/** The passages of two memories side by side, the older one on the left. */
+function difference({ memories: [older, newer], passage }, current) {
   const title = (memory) => [memory.id === current.id ? "This memory" : name(memory), ", ", date(memory.created)];
   const side = (parts, tag) => el("td", {}, parts.map((part) => (part.changed ? el(tag, {}, part.text) : part.text)));
-  const rows = sideBySide(older.passage, newer.passage)
-    .map(([left, right]) => el("tr", {}, side(left, "del"), side(right, "ins")));
+  const rows = passage.map(([left, right]) => el("tr", {}, side(left, "del"), side(right, "ins")));
   const result = table("Differences between the two passages", [title(older), title(newer)], rows);
   result.classList.add("difference");
   return result;
