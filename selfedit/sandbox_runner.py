@@ -1,0 +1,86 @@
+"""Process 1 of a sandbox (`selfedit.sandbox`): sets the limits, runs the program in a child, and ends with it.
+
+Its text is passed to the interpreter of the library, so it imports nothing but the standard library, and as little as
+possible. Arguments: the descriptors of the program and of the report, then the limits.
+
+Whether the program reached its end is written to the report after the random token that precedes the program, not
+told by the exit status: `os._exit(0)` is no success. The functions that are needed after the program are taken before
+it, because it may replace them.
+"""
+
+import os
+import resource
+import sys
+from contextlib import suppress
+from types import ModuleType
+
+NAME = "<program>"
+LONGEST_TRACEBACK = 8_000
+
+
+def limit(seconds: int, memory: int, disk: int, processes: int) -> None:
+    """Sets hard limits, which the program cannot raise."""
+    limits = {
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_DATA: memory,
+        resource.RLIMIT_FSIZE: disk,
+        resource.RLIMIT_NPROC: processes,
+        resource.RLIMIT_NOFILE: 256,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
+    for kind, most in limits.items():
+        resource.setrlimit(kind, (most, most + (kind == resource.RLIMIT_CPU)))  # a signal first, a second later the end
+
+
+def run(source_file: int, report_file: int, write=os.write, leave=os._exit) -> None:
+    """Runs the program as `__main__`, reports how it ended, and ends the process."""
+    with open(source_file, "rb") as file:
+        token = file.readline()
+        source = file.read()
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    report = b"passed"
+    try:
+        exec(compile(source, NAME, "exec"), main.__dict__)
+    except SystemExit:
+        report = b"stopped\nexited before its end"
+    except BaseException as error:
+        report = b"failed\nraised an exception that cannot be shown"
+        with suppress(BaseException):
+            report = description(error, source)
+    for stream in (sys.__stdout__, sys.__stderr__):
+        with suppress(BaseException):
+            stream.flush()
+    write(report_file, token + report)
+    leave(0)
+
+
+def description(error: BaseException, source: bytes) -> bytes:
+    """How the program ended, in one word; the line of the traceback that names the error; the traceback."""
+    import linecache
+    import traceback
+
+    if isinstance(error, MemoryError):
+        return b"memory\n"
+    lines = source.decode(errors="replace").splitlines(keepends=True)
+    linecache.cache[NAME] = (len(source), None, lines, NAME)
+    shown = traceback.TracebackException.from_exception(error, limit=-20)
+    shown.stack[:] = [frame for frame in shown.stack if frame.filename != "<string>"]  # this file's
+    first, *_, last = 2 * [*shown.format_exception_only()]
+    line = (last if isinstance(error, SyntaxError) else first).strip().partition("\n")[0]
+    refused = isinstance(error, BlockingIOError) or line == "RuntimeError: can't start new thread"
+    whole = "".join(shown.format())[-LONGEST_TRACEBACK:]
+    return f"{'processes' if refused else 'failed'}\n{line[:500]}\n{whole}".encode(errors="replace")
+
+
+source_file, report_file, *limits = map(int, sys.argv[1:])
+limit(*limits)
+os.write(report_file, b"started\n")
+program = os.fork()
+if not program:
+    run(source_file, report_file)
+while True:
+    ended, status = os.wait()  # as process 1 also for processes whose parents have ended
+    if ended == program:
+        code = os.waitstatus_to_exitcode(status)
+        os._exit(code if code >= 0 else 128 - code)
