@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from test_serve import serving, tiny_model  # noqa: F401  (a fixture)
@@ -14,6 +16,7 @@ from selfedit.conversations import SOURCE, Conversations
 from selfedit.errors import MemoryStoreError
 from selfedit.learn import learn
 from selfedit.memory.store import MemoryStore
+from selfedit.serve.learner import add_job, unfinished
 from selfedit.sessions import Statement
 from selfedit.types import Message
 
@@ -267,10 +270,29 @@ def test_what_was_said_is_learned_in_the_background(tiny_model, tmp_path):  # no
     for _ in range(600):
         if not list(jobs.glob("*/")):
             break
-        __import__("time").sleep(0.1)
+        time.sleep(0.1)
     assert not list(jobs.glob("*/")), "the job has ended"
     again = chat(tmp_path, tiny_model.name, "/quit\n", "--session", "work", "--no-learn")
     assert "2 turns are in it" in again.stderr
+
+
+def test_the_next_chat_goes_on_with_what_was_killed_while_it_learned(tiny_model, tmp_path):  # noqa: F811
+    first = chat(tmp_path, tiny_model.name, "Our gateway is called Kestrel and listens on port 8443.\n")
+    os.kill(int(first.stderr.partition("(process ")[2].partition(")")[0]), signal.SIGKILL)
+    (folder,) = (tmp_path / "jobs").glob("*/")
+    assert (folder / "job.json").exists()
+    shown = chat(tmp_path, tiny_model.name, "/quit\n")
+    assert "1 job of before goes on in the background" in shown.stderr, shown.stderr
+    until = time.monotonic() + 60
+    while folder.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not folder.exists(), "the job has ended"
+    assert "goes on" not in chat(tmp_path, tiny_model.name, "/quit\n").stderr
+
+
+def test_a_job_of_another_model_is_left_for_it(tmp_path):
+    job = add_job(tmp_path, "one", {"kind": "conversation"}, "what the user said")
+    assert unfinished(tmp_path, "other") == [] and unfinished(tmp_path, "one") == [job]
 
 
 def test_wrong_names_end_with_one_line(tiny_model, tmp_path):  # noqa: F811

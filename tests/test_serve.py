@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import time
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from selfedit.model.load import load_model
 from selfedit.serve.app import HEADERS, create_app
 from selfedit.serve.engine import Engine, EngineError, Written
 from selfedit.serve.jobs import safe_name
+from selfedit.serve.learner import add_job
 from selfedit.serve.service import Service
 from selfedit.serve.token import stored_token
 from selfedit.types import Question
@@ -266,6 +268,14 @@ def test_a_server_that_starts_again_continues_its_jobs(tiny_model, store):  # no
         (again,) = client.get("/v1/jobs").json()["jobs"]
         assert again["title"] == "Ulm" and finished(client, again["id"])["status"] == "done"
     assert "Ulm" in {entry.passage.title for entry in store.all()}
+
+
+def test_a_job_that_another_process_has_done_is_done(client, store):  # noqa: F811
+    folder = add_job(store.home, client.service.model.name, {"kind": "text", "file": "text.md"}, "Ulm", b"Ulm is old.")
+    client.service.jobs.find_unfinished(store.home)
+    shutil.rmtree(folder.path)
+    ended = finished(client, folder.path.name)
+    assert ended["status"] == "done" and ended["messages"] == ["another process has learned it"], ended
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,10 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from time import time
 from typing import TextIO
 
 from selfedit.answers.answerer import BASE, Ask
@@ -27,8 +26,7 @@ from selfedit.errors import SelfeditError
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.serve.engine import Engine, Written
-from selfedit.serve.jobs import JOBS
-from selfedit.serve.learner import command, write_job
+from selfedit.serve.learner import JOBS, JobFolder, add_job, command, unfinished
 from selfedit.sessions import Changes
 from selfedit.terminal import can_ask, confirmed, memory_table, note, one_line, plain, say, show_json
 from selfedit.types import Message
@@ -67,6 +65,9 @@ class ChatLoop:
         if not self.as_json:
             earlier = f"; {len(self.turns)} turns are in it" if self.turns else ""
             note(f"{self.model.name}, session “{self.session}”{earlier}. /help shows the commands, /quit ends.")
+        if self.learns and (left := unfinished(self.home, self.model.name)):
+            note(f"{len(left)} job{'s' * (len(left) > 1)} of before go{'es' * (len(left) == 1)} on in the background")
+            self.learning = Learning(self.home, self.model, left)
         try:
             while (line := self._line()) is not None and line.lower() not in END:
                 try:
@@ -178,7 +179,8 @@ class ChatLoop:
         self.conversations.accept(self.session, self.model, self.store)
         self.turns, self.last = self.conversations.turns(self.session), None  # without what was forgotten
         if self.learns and changes.any:
-            self.learning = Learning(self.home, self.model)
+            job = add_job(self.home, self.model.name, {"kind": "conversation"}, "what the user said")
+            self.learning = Learning(self.home, self.model, [job])
 
     def _why(self) -> None:
         if not self.last:
@@ -210,25 +212,23 @@ class ChatLoop:
 
 
 class Learning:
-    """A process in the background that learns what the user said; it does not end with this one."""
+    """A process in the background that learns; it does not end with this one. If it is killed, its jobs stay."""
 
-    def __init__(self, home: Path, model: Model):
-        folder = home / JOBS / secrets.token_hex(6)
-        write_job(folder, {"kind": "conversation"}, "what the user said", time())
-        log = home / JOBS / f"{folder.name}.log"
+    def __init__(self, home: Path, model: Model, jobs: Sequence[JobFolder]):
+        log = home / JOBS / f"{secrets.token_hex(6)}.log"
         self._events: TextIO
         with log.open("w") as output:
             self._events = log.open()
             log.unlink()  # it lives as long as somebody has it open
             self.process = subprocess.Popen(
-                command(home, folder, model.name, model.backend.name),
+                command(home, model.name, model.backend.name, [job.path for job in jobs]),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
         self._done, self._total, self._told = 0, 0, False
-        self._result: dict = {}
+        self._results: list[dict] = []
 
     @property
     def running(self) -> bool:
@@ -240,23 +240,31 @@ class Learning:
                 event = json.loads(line)
                 if event.get("stage") == "passage":
                     self._done, self._total = event["done"], event["total"]
-                elif "summary" in event or "error" in event:
-                    self._result = event
+                elif event.keys() & {"summary", "error", "gone"}:
+                    self._results.append(event)
 
     def describe(self) -> str:
         self._read()
         return f"{self._done} of {self._total} passages are learned" if self._total else "it has just begun"
 
     def news(self) -> str:
-        """The result, once."""
+        """The results, once."""
+        is_running = self.running
         self._read()
-        if self._told or self.running:
+        if self._told or is_running:
             return ""
         self._told = True
-        if summary := self._result.get("summary"):
-            kept = f"{len(summary['memories'])} of {summary['passages']} passages"
-            return f"  learned: {kept}, {summary['seconds']:.0f} s; the others answer from their text"
-        return f"  learning failed: {one_line(self._result.get('error') or 'it was stopped')}; /learn tries again"
+        return "\n".join(map(_result, self._results)) or "  learning was stopped; the next chat goes on with it"
+
+
+def _result(event: dict) -> str:
+    if "gone" in event:
+        return "  another process has learned it"
+    if "error" in event:
+        return f"  learning failed: {one_line(event['error'])}"
+    summary = event["summary"]
+    kept = f"{len(summary['memories'])} of {summary['passages']} passages"
+    return f"  learned: {kept}, {summary['seconds']:.0f} s; the others answer from their text"
 
 
 def described(changes: Changes) -> str:

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import re
-import secrets
 import shutil
 import signal
 from collections.abc import AsyncIterator
@@ -19,9 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic, time
 
-from selfedit.serve.learner import JOB_FILE, command, write_job
+from selfedit.serve.learner import JOBS, JobFolder, add_job, command, unfinished
 
-JOBS = "jobs"
 KEPT = 200
 """Ended jobs that are still listed."""
 MOST_WAITING = 100
@@ -81,26 +79,20 @@ class Jobs:
         cannot be written, and TooManyJobsError."""
         if sum(job.status == WAITING for job in self.of(home)) >= MOST_WAITING:
             raise TooManyJobsError(f"{MOST_WAITING} jobs are waiting; send it again when some have ended")
-        job = Job(secrets.token_hex(6), home, title)
-        write_job(job.folder, spec, title, job.created, data)
-        self._put(job)
-        return job
+        return self._put(home, add_job(home, self.model, spec, title, data))
 
     def find_unfinished(self, home: Path) -> None:
-        """Adds the jobs that an earlier server has left under a home, the oldest first."""
-        found = []
-        for folder in (home / JOBS).glob("*/"):
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                spec = json.loads((folder / JOB_FILE).read_text("utf-8"))
-                found.append(Job(folder.name, home, spec["title"], created=float(spec["created"])))
-        for job in sorted(found, key=lambda job: job.created):
-            self._put(job)
+        """Adds the jobs that an earlier server or a chat has left in a home."""
+        for folder in unfinished(home, self.model):
+            self._put(home, folder)
 
-    def _put(self, job: Job) -> None:
+    def _put(self, home: Path, folder: JobFolder) -> Job:
+        job = Job(folder.path.name, home, folder.title, created=folder.created)
         for old in [job for job in self._jobs.values() if job.status in ENDED][:-KEPT]:
             del self._jobs[old.id]
         self._jobs[job.id] = job
         self._queue.put_nowait(job)
+        return job
 
     def of(self, home: Path) -> list[Job]:
         """The jobs of a home, the newest first."""
@@ -150,7 +142,7 @@ class Jobs:
         await self._notify()
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *command(job.home, job.folder, self.model, self.backend),
+                *command(job.home, self.model, self.backend, [job.folder]),
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
                 limit=LINE_BYTES, start_new_session=True,
             )  # fmt: skip
@@ -183,6 +175,9 @@ class Jobs:
         elif "error" in event:
             job.error = event["error"]
             await self._end(job, FAILED)
+        elif "gone" in event:
+            job.messages = [*job.messages, "another process has learned it"]
+            await self._end(job, DONE)
         elif "message" in event:
             job.messages = [*job.messages, event["message"]][-MESSAGES:]
         elif event["stage"] == "passage":  # of the whole job

@@ -1,18 +1,23 @@
-"""A job of the server: its folder → memories. A child process of low priority: learning never stops answering.
+"""Jobs of the server and of chat: their folders → memories. A process of low priority: learning never stops answering.
 
-`python -m selfedit.serve.learner HOME JOB MODEL BACKEND`. JOB is the job's folder: `job.json` says what to learn,
-beside it lies an uploaded file. One JSON object per line on the output: `{"stage", "done", "total"}`, `{"message"}`,
-and last `{"summary"}` or `{"error"}`. What is finished is in the store, so a job that was killed is simply run again.
+`python -m selfedit.serve.learner HOME MODEL BACKEND JOB…`. A job is a folder under `HOME/jobs` until it has ended:
+`job.json` says what to learn, beside it lies an uploaded file. One JSON object per line on the output: `{"stage",
+"done", "total"}`, `{"message"}`, and last of each job `{"summary"}`, `{"error"}`, or `{"gone": true}` if another
+process has done it. What is finished is in the store, so a job that was killed is simply run again.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from time import time
+from typing import NamedTuple
 
 from selfedit import disk, thread_waiting
 from selfedit.errors import SelfeditError
@@ -20,27 +25,64 @@ from selfedit.types import text_hash
 
 NICE = 10
 """Added to the priority number of the process: whoever answers comes first."""
+JOBS = "jobs"
+"""The folder of the jobs in a home."""
 JOB_FILE = "job.json"
 STOPPED = 130
 
 
+class JobFolder(NamedTuple):
+    path: Path
+    title: str
+    created: float
+
+
+def add_job(home: Path, model: str, spec: dict, title: str, data: bytes | None = None) -> JobFolder:
+    """Writes the folder of a job. `spec`: what `run` reads; `data`: the content of its `file`. Raises OSError."""
+    job = JobFolder(home / JOBS / secrets.token_hex(6), title, time())
+    job.path.mkdir(parents=True)
+    if data is not None:
+        disk.replace(job.path / spec["file"], data)
+    fields = spec | {"model": model, "title": title, "created": job.created}
+    disk.replace(job.path / JOB_FILE, json.dumps(fields).encode())
+    return job
+
+
+def unfinished(home: Path, model: str) -> list[JobFolder]:
+    """The jobs of a model in a home that have not ended, the oldest first: somebody runs them, or was killed."""
+    jobs = []
+    for folder in (home / JOBS).glob("*/"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            spec = json.loads((folder / JOB_FILE).read_text("utf-8"))
+            if spec.get("model", model) == model:
+                jobs.append(JobFolder(folder, str(spec["title"]), float(spec["created"])))
+    return sorted(jobs, key=lambda job: job.created)
+
+
 def main(argv: list[str]) -> int:
-    home, folder, model, backend = Path(argv[0]), Path(argv[1]), *argv[2:]
+    home, model, backend, *folders = argv
     with suppress(OSError, AttributeError):
         os.nice(NICE)
     thread_waiting.choose(idle=False)
     try:
-        with disk.turn(
-            folder.parent / "learning", lambda process: note(f"process {process} is learning; waiting for it")
-        ):
-            say(summary=run(home, folder, model, backend))
-        code = 0
-    except SelfeditError as error:
-        say(error=str(error))
-        code = 2
+        return max(_done(Path(home), Path(folder), model, backend) for folder in folders)
     except KeyboardInterrupt:
         return STOPPED
-    shutil.rmtree(folder, ignore_errors=True)  # what is still there is not done
+
+
+def _done(home: Path, folder: Path, model: str, backend: str) -> int:
+    """Runs a job unless another process has done it, and deletes its folder: what is still there is not done."""
+    with disk.turn(folder.parent / "learning", lambda process: note(f"process {process} is learning; waiting for it")):
+        if not (folder / JOB_FILE).exists():
+            say(gone=True)
+            return 0
+        try:
+            say(summary=run(home, folder, model, backend))
+            code = 0
+        except SelfeditError as error:
+            say(error=str(error))
+            code = 2
+        shutil.rmtree(folder, ignore_errors=True)
     return code
 
 
@@ -48,20 +90,12 @@ def say(**event: object) -> None:
     print(json.dumps(event), flush=True)
 
 
-def command(home: Path, folder: Path, model: str, backend: str) -> list[str]:
-    """The command that runs a job in another process, with the package that runs here."""
+def command(home: Path, model: str, backend: str, jobs: Iterable[Path]) -> list[str]:
+    """The command that runs jobs in another process, with the package that runs here."""
     root = str(Path(__file__).parents[2])
     module = "from selfedit.serve.learner import main"
     start = f"import sys; sys.path.insert(0, {root!r}); {module}; sys.exit(main(sys.argv[1:]))"
-    return [sys.executable, "-P", "-c", start, str(home), str(folder), model, backend]
-
-
-def write_job(folder: Path, spec: dict, title: str, created: float, data: bytes | None = None) -> None:
-    """Writes the folder of a job. `data`: the content of its `file`."""
-    folder.mkdir(parents=True)
-    if data is not None:
-        disk.replace(folder / spec["file"], data)
-    disk.replace(folder / JOB_FILE, json.dumps(spec | {"title": title, "created": created}).encode())
+    return [sys.executable, "-P", "-c", start, str(home), model, backend, *map(str, jobs)]
 
 
 def run(home: Path, folder: Path, name: str, backend: str) -> dict:
