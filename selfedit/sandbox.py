@@ -35,7 +35,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from itertools import count
 from math import ceil
 from pathlib import Path
@@ -46,7 +46,7 @@ from selfedit.types import Progress, no_progress
 AT_ONCE = 8
 """Most programs at the same time; fewer on fewer cores."""
 POLL_S = 0.05
-LONGEST_REPORT = 32_768
+LONGEST_REPORT = 65_536
 USERS = range(61184, 65520)
 """The ids that systemd, too, takes for services without a user."""
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"} | dict.fromkeys(
@@ -189,6 +189,8 @@ def _filter() -> bytes:
         rules.add_rule(refuse, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, flag, flag))
     rules.add_rule(seccomp.ERRNO(errno.ENOSYS), "clone3")  # its flags are in memory; the C library then uses clone
     rules.add_rule(refuse, "socket", seccomp.Arg(0, seccomp.GT, int(socket.AF_INET6)))
+    for family in {*range(socket.AF_INET6)} - {socket.AF_UNIX, socket.AF_INET}:
+        rules.add_rule(refuse, "socket", seccomp.Arg(0, seccomp.EQ, family))
     with tempfile.TemporaryFile() as file:
         rules.export_bpf(file)
         file.seek(0)
@@ -198,23 +200,16 @@ def _filter() -> bytes:
 # What a program sees
 
 
-@lru_cache(maxsize=8)
-def _interpreter(python: Path) -> tuple[tuple[Path, ...], tuple[tuple[str, str], ...]]:
-    """The folders that an interpreter needs, and the links that lead to it: target and place."""
-    ask = "import os, sys; print(sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), sep='\\n')"
-    try:
-        told = subprocess.run([python, "-I", "-c", ask], stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
-        folders = set(map(Path, os.fsdecode(told.stdout).split("\n")[:3]))
-    except (OSError, subprocess.TimeoutExpired):
-        told, folders = None, set()
-    if told is None or told.returncode or len(folders) == 0:
-        raise SandboxError(f"{python}: is no Python that starts; give another one")
-    links, place = [], python
-    while place.is_symlink():
-        links.append((os.readlink(place), str(place)))
-        place = Path(os.path.normpath(place.parent / os.readlink(place)))
-    folders.add(place.parent.parent)
-    return tuple(folders), tuple(links)
+def _interpreter(python: Path) -> tuple[set[Path], dict[Path, str]]:
+    """The folders that an interpreter needs, and the links that lead to it. It is not started: that happens in the
+    sandbox only, because a virtual environment may have come with somebody else's files."""
+    links, place = {}, python
+    while place.is_symlink() and len(links) < 40:
+        links[place] = os.readlink(place)
+        place = Path(os.path.normpath(place.parent / links[place]))
+    if not os.access(place, os.X_OK) or place.is_dir():
+        raise SandboxError(f"{python}: is no program; give the path of a Python")
+    return {path.parent.parent for path in (python, place, place.resolve())}, links
 
 
 def _mounts(python: Path, disk_mb: int) -> list[str]:
@@ -236,9 +231,9 @@ def _mounts(python: Path, disk_mb: int) -> list[str]:
             mounts[Path(name)] = ["--ro-bind", name]
     for name in ("/etc/ld.so.cache", "/etc/alternatives"):
         mounts[Path(name)] = ["--ro-bind-try", name]
-    for target, place in links:
-        if not any(Path(place).is_relative_to(parent) for parent in shown):
-            mounts[Path(place)] = ["--symlink", target]
+    for place, target in links.items():
+        if not any(place.is_relative_to(parent) for parent in shown):
+            mounts[place] = ["--symlink", target]
     mounts |= {Path("/proc"): ["--proc"], Path("/dev"): ["--dev"]}
     mounts[Path("/tmp")] = ["--perms", "1777", "--size", str(disk_mb * 2**20), "--tmpfs"]
     for parent in {parent for place in mounts for parent in place.parents} - mounts.keys() - {Path("/")}:
@@ -283,7 +278,8 @@ def _run(sandbox: list[str], python: Path, program: str, limits: Limits, cancell
     else:
         ended, error, trace = *_exit(process.returncode, output), ""
     error = _in_words(ended, limits) or _shown(" ".join(error.split()))
-    return Outcome(ended, _shown(output.decode(errors="replace") + trace), error, time.monotonic() - start)
+    text = _shown(output.decode(errors="replace") + trace)[-limits.output_bytes :]
+    return Outcome(ended, text, error, time.monotonic() - start)
 
 
 def _watch(

@@ -64,8 +64,8 @@ def description(error: BaseException, source: bytes) -> bytes:
         return b"memory\n"
     lines = source.decode(errors="replace").splitlines(keepends=True)
     linecache.cache[NAME] = (len(source), None, lines, NAME)
+    error.__traceback__ = error.__traceback__.tb_next  # without this file
     shown = traceback.TracebackException.from_exception(error, limit=-20)
-    shown.stack[:] = [frame for frame in shown.stack if frame.filename != "<string>"]  # this file's
     first, *_, last = 2 * [*shown.format_exception_only()]
     line = (last if isinstance(error, SyntaxError) else first).strip().partition("\n")[0]
     refused = isinstance(error, BlockingIOError) or line == "RuntimeError: can't start new thread"

@@ -1,0 +1,118 @@
+"""Environments are made by the real pip from a folder of wheels, without the network."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from selfedit.environments import COMPLETE, Environment, create, find, installed
+from selfedit.errors import LibraryError
+from selfedit.sandbox import SandboxError, isolation, run_programs
+
+try:
+    isolation()
+except SandboxError as error:
+    pytest.skip(f"code cannot be run safely here: {error}", allow_module_level=True)
+
+
+@pytest.fixture
+def wheels(tmp_path, monkeypatch) -> Path:
+    """The package `red_gate` in versions 1.0 and 2.0, which pip finds there and nowhere else."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for version in ("1.0", "2.0"):
+        info = f"red_gate-{version}.dist-info"
+        with zipfile.ZipFile(folder / f"red_gate-{version}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("red_gate.py", f"VERSION = {version!r}\n")
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: red-gate\nVersion: {version}\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_an_environment_is_made_once_and_found_by_its_version(wheels, tmp_path):
+    notes, home = [], tmp_path / "home"
+    assert find("red-gate", SpecifierSet(">=1"), home) is None
+    first, second = (create("Red_Gate", version, home, notes.append) for version in ("1", "2.0"))
+    assert first == Environment(home / "environments" / "red-gate-1" / "bin" / "python", "red-gate", "1")
+    assert len(notes) == 2 and notes[0].startswith("installs red-gate==1 in ")
+    assert create("red-gate", "2.0", home, notes.append) == second and len(notes) == 2
+    assert find("Red_Gate", SpecifierSet("<2"), home) == Environment(first.python, "Red_Gate", "1.0")
+    assert find("red-gate", SpecifierSet(""), home).version == "2.0"  # the newest
+    (outcome,) = run_programs(["import red_gate\nprint(red_gate.VERSION)"], second.python)
+    assert outcome.output == "2.0\n"
+
+
+def test_what_an_interrupted_installation_left_is_replaced(wheels, tmp_path):
+    folder = tmp_path / "environments" / "red-gate-2.0"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").write_text("half a program")
+    assert installed("red-gate", create("red-gate", "2.0", tmp_path, str).python) == "2.0"
+
+
+def test_two_processes_make_one_environment(wheels, tmp_path):
+    make = "from selfedit.environments import *; create('red-gate', '2.0', Path(sys.argv[1]), print)"
+    command = [sys.executable, "-c", make, str(tmp_path / "home")]
+    root = Path(__file__).parents[1]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) for _ in range(2)]
+    told = "".join(process.communicate(timeout=120)[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0] and told.count("installs red-gate==2.0 in") == 1
+    assert installed("red-gate", tmp_path / "home/environments/red-gate-2.0/bin/python") == "2.0"
+
+
+def test_what_cannot_be_installed_is_one_line_and_is_tried_again_later(wheels, tmp_path, monkeypatch):
+    with pytest.raises(LibraryError, match=r"^red-gate==3 cannot be installed \(Could not .*; check the version"):
+        create("red-gate", "3", tmp_path, str)
+    assert not list(tmp_path.glob(f"environments/*/{COMPLETE}"))
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # as without a network
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    with pytest.raises(LibraryError, match=r"^red-gate==2.0 cannot be installed .* and the network$"):
+        create("red-gate", "2.0", tmp_path, str)
+
+
+@pytest.mark.parametrize(
+    ("library", "version"), [("../x", "1"), ("npm/react", "1"), ("-r", "1"), ("x", "1; 2"), ("", "1")]
+)
+def test_only_names_and_versions_reach_pip(library, version, tmp_path):
+    with pytest.raises(LibraryError, match="give"):
+        create(library, version, tmp_path, str)
+
+
+def test_the_given_python_comes_first_then_the_active_one_and_that_of_the_folder(wheels, tmp_path, monkeypatch):
+    one, two = (create("red-gate", version, tmp_path, str) for version in ("1.0", "2.0"))
+    assert find("red-gate", SpecifierSet(""), tmp_path, one.python) == one
+    assert find("red-gate", SpecifierSet("==2"), tmp_path, one.python) == two  # the given one does not fit
+    monkeypatch.setenv("VIRTUAL_ENV", str(one.python.parents[1]))
+    assert find("red-gate", SpecifierSet(""), tmp_path) == one
+    monkeypatch.delenv("VIRTUAL_ENV")
+    (tmp_path / ".venv").symlink_to(one.python.parents[1])
+    assert find("red-gate", SpecifierSet(""), tmp_path).version == "1.0"
+    with pytest.raises(SandboxError, match="no program; give the path of a Python"):
+        find("red-gate", SpecifierSet(""), tmp_path, tmp_path / "missing")
+
+
+def test_a_program_of_somebody_else_in_the_folder_runs_in_the_sandbox_only(wheels, tmp_path):
+    program = tmp_path / ".venv" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\necho stolen > {tmp_path}/mark\necho 2.0\n")
+    program.chmod(0o755)
+    assert find("red-gate", SpecifierSet(""), tmp_path) is None
+    assert not (tmp_path / "mark").exists()
+
+
+def test_an_interpreter_without_the_library_is_asked_without_importing_it(wheels, tmp_path):
+    environment = create("red-gate", "2.0", tmp_path, str)
+    (module,) = environment.python.parents[1].glob("lib/*/site-packages/red_gate.py")
+    module.write_text("raise SystemExit")
+    assert installed("red-gate", environment.python) == "2.0"
+    assert installed("blue-gate", environment.python) is None
