@@ -38,6 +38,7 @@ from selfedit.errors import ModelError
 from selfedit.estimate import seconds_expected
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_questions
+from selfedit.libraries import Scope
 from selfedit.loop.journal import Journal, write_json
 from selfedit.loop.selection import PASSAGE
 from selfedit.loop.trial import Candidate, Study, run_trials
@@ -182,6 +183,10 @@ def learn(
             if kept != reports[passage.id]:
                 run.add(kept)
             reports[passage.id] = kept
+    for passage in {p.id: p for p in passages if p.library and p.id not in reports and not again}.values():
+        if tagged := _tagged(model, passage, store):
+            run.add(tagged)
+            reports[passage.id] = tagged
     sources: dict[str, set[str]] = {}
     for passage in passages:
         sources.setdefault(passage.id, set()).add(passage.source)
@@ -449,6 +454,24 @@ def keep_text(
     )
 
 
+def _tagged(model: Model, passage: Passage, store: MemoryStore) -> PassageReport | None:
+    """The report of a passage that was learned before without the tag of a library, when that memory got the tag."""
+    for old in store.active_of([replace(passage, library="")], model.fingerprint):
+        entry, before, after = store.tag(old.id, passage), old.scores.get("before", {}), old.scores.get("after", {})
+        return replace(
+            _unjudged(_Material(passage, [], [], Counter())),
+            memory=entry.id if entry.has_adapter else None,
+            text=None if entry.has_adapter else entry.id,
+            reason=f"learned before; now tagged {passage.library}",
+            questions=len(old.questions),
+            correct_before=sum(map(bool, before.get("correct", ()))),
+            correct_after=sum(map(bool, after.get("correct", ()))),
+            general_change=old.scores.get("general_change"),
+            size_bytes=entry.size_bytes,
+        )
+    return None
+
+
 def _quarantined(suspicious: Sequence[str], id: str) -> str:
     return f"quarantined: {'; '.join(suspicious)}; `selfedit memory approve {id}` puts it in force"
 
@@ -522,7 +545,7 @@ def assign(quiz: Sequence[Question], passages: Sequence[Passage]) -> dict[str, l
 
 def _disagreements(model: Model, passage: Passage, store: MemoryStore) -> list[dict]:
     """Sentences of the passage that memories of other sources contradict."""
-    others = store.remaining(near(passage, store.router(model.fingerprint)))
+    others = store.remaining(near(passage, store.router(model.fingerprint, Scope.of(passage.library))))
     return [record for other in others for record in disagreeing(passage, other)]
 
 
@@ -530,7 +553,7 @@ class _Taken:
     """The questions that a new memory would answer in place of the base model and of other sources' memories."""
 
     def __init__(self, model: Model, passage: Passage, edits: Sequence[SelfEdit], store: MemoryStore):
-        router, new = store.router(model.fingerprint, without_passage=passage.id), "new"
+        router, new = store.router(model.fingerprint, Scope.of(passage.library), passage.id), "new"
         neighbours = [e for e in store.remaining(near(passage, router)) if e.passage.source != passage.source]
         after = router.with_text(new, learned_text(passage, edits))
         self.general = captured(after, new, general_questions())

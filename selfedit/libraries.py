@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
@@ -84,6 +84,11 @@ class Library:
         points = [point for spec in SpecifierSet(self.specifier) for point in _points(spec)]
         return min((point for point in points if self._contains(point)), default=None)
 
+    @property
+    def first(self) -> Wanted:
+        """The first version of the range, as what a question is about."""
+        return newest(self.name, [self])
+
     def _contains(self, point: Version) -> bool:
         return SpecifierSet(self.specifier).contains(point, prereleases=True)
 
@@ -138,15 +143,70 @@ def newest(name: str, tags: Iterable[Library]) -> Wanted:
     return Wanted(name, f"=={_shown(max(known))}" if known else "")
 
 
-def mentioned(text: str, names: Iterable[str]) -> Wanted | None:
-    """The first of these libraries that a text names together with a version: "Polars 2", "pydantic v2.1"."""
-    found = []
-    for name in names:
+def mentioned(text: str, tags: Iterable[Library]) -> list[Wanted]:
+    """The libraries of these tags that a text names together with a version: "Polars 2", "pydantic v2.1".
+
+    Of several versions of a library the newest counts, because a change from one to another is described there. A whole
+    number far above the known versions is a count: "polars 20 rows".
+    """
+    tags, found = list(tags), []
+    for name in dict.fromkeys(tag.name for tag in tags):
         spelled = r"[-_.\s]?".join(map(re.escape, re.split(r"[-_.]", name.removeprefix(NPM))))
-        version = r"(?:\s+|@|==\s*|\s+(?:version|release)\s+)v?(\d+(?:\.\d+){0,3})(?:\.x)?"
-        if match := re.search(rf"(?<![\w.-]){spelled}{version}(?![\w%]|[.,]\d)", text, re.IGNORECASE):
-            found.append((match.start(), Wanted(name, match[1])))
-    return min(found, key=lambda pair: pair[0], default=(0, None))[1]
+        sign = r"(?:\s+(?:version\s+|release\s+|v)?|@|==\s*)v?"
+        pattern = rf"(?<![\w.-]){spelled}{sign}(\d{{1,9}}(?:\.\d{{1,9}}){{0,3}})(?:\.x)?(?![\w%]|[.,]\d)"
+        versions = [Version(match[1]) for match in re.finditer(pattern, text, re.IGNORECASE)]
+        known = max((tag.lowest.major for tag in tags if tag.name == name and tag.lowest), default=0)
+        if versions := [v for v in versions if len(v.release) > 1 or v.major <= known + 1]:
+            found.append(Wanted(name, str(max(versions))))
+    return found
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What says which versions a question is about, in this order; else it is about the newest known ones."""
+
+    wanted: Wanted | None = None
+    text: str = ""
+    """The question, which may name versions."""
+    project: Mapping[str, str] = field(default_factory=dict)
+    """The versions that a lock file pins."""
+
+    @staticmethod
+    def of(tag: str) -> Scope:
+        """What a text with this tag is about."""
+        return Scope(Library.parse(tag).first if tag else None)
+
+    def versions(self, tags: Collection[Library]) -> dict[str, Wanted]:
+        """The version of each library that has a tag."""
+        chosen = {tag.name: newest(tag.name, tags) for tag in tags}
+        chosen |= {name: Wanted(name, self.project[name]) for name in chosen.keys() & self.project.keys()}
+        return chosen | {named.name: named for named in self.named(tags) if named.version and named.name in chosen}
+
+    def named(self, tags: Collection[Library]) -> list[Wanted]:
+        """What the caller or the text of the question names, the caller last."""
+        return [*mentioned(self.text, tags), *filter(None, [self.wanted])]
+
+    def hidden(self, tags: Collection[Library]) -> list[Library]:
+        """The tags of memories that must not answer."""
+        versions = self.versions(tags)
+        return [tag for tag in tags if not applies(tag, versions[tag.name])]
+
+    def unknown(self, tags: Collection[Library]) -> list[str]:
+        """Which of the named versions no tag describes, in words."""
+        notes = []
+        for wanted in {wanted.name: wanted for wanted in self.named(tags)}.values():
+            of_library = [tag for tag in tags if tag.name == wanted.name]
+            if not of_library:
+                notes.append(f"nothing known is about {wanted}; `selfedit learn --for {wanted}` tags what you learn")
+            elif not any(applies(tag, wanted) for tag in of_library):
+                names = ", ".join(sorted({described(tag) for tag in of_library}))
+                notes.append(f"only {names} is known; nothing is known of {described(wanted)}")
+        return notes
+
+
+def described(version: Library | Wanted) -> str:
+    """For people: polars 2.0."""
+    return re.sub(r"@|==", " ", str(version))
 
 
 def canonical_name(name: str) -> str:

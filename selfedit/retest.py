@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from selfedit.answers.answerer import WEIGHTS, Answerer, Ask
 from selfedit.judge.evaluate import ANSWER_TOKENS, grade
+from selfedit.libraries import Scope
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import OnStep, no_steps
 from selfedit.model.load import Model
@@ -44,8 +45,11 @@ def retest(
     """One result per memory; of all active memories if none are given."""
     memories = store.active(model.fingerprint) if memories is None else memories
     memories = [entry for entry in memories if entry.has_adapter]
-    questions = [question for entry in memories for question in entry.questions]
-    asks = [Ask(question, WEIGHTS, max_new_tokens=ANSWER_TOKENS) for question in questions]
+    asks = [
+        Ask(question, WEIGHTS, library=Scope.of(entry.passage.library).wanted, max_new_tokens=ANSWER_TOKENS)
+        for entry in memories
+        for question in entry.questions
+    ]
     answers = iter(Answerer(model, store).answer(asks, on_token=on_token))
     results = []
     for entry in memories:

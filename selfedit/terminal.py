@@ -244,6 +244,8 @@ def reading_tables(reading: dict) -> None:
     seconds, words = reading["seconds_expected"], sum(p["words"] for p in reading["passages"])
     takes = "time unknown for this model" if seconds is None else f"about {duration(seconds)} to learn"
     count = len(reading["passages"])
+    if tags := dict.fromkeys(p["library"] for p in reading["passages"] if p["library"]):
+        say(f"\nabout {', '.join(tags)}")
     say(f"\n{count:,} passage{'s' * (count != 1)}, {words:,} words, {takes}; {len(reading['skipped']):,} left out")
 
 
@@ -265,7 +267,8 @@ def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
         change = _shown(entry.scores.get("general_change"), ".2f")
         line = form.format(entry.id, accuracy, change, f"{entry.size_bytes / 1e6:.1f}", entry.created[:10])
         _print(_text(line, one_line(entry.passage.title), ("" if entry.id in in_force else "  (not in force)", "dim")))
-        _print(_text((f"{'':<14}{one_line(entry.passage.source)}", "dim")))
+        library = f"{entry.passage.library}  " if entry.passage.library else ""
+        _print(_text((f"{'':<14}{library}{one_line(entry.passage.source)}", "dim")))
     for line in history:
         say(f"v{line['version']}  {line['time'][:19]}  {line['action']}  {' '.join(line['memories'])}")
 
@@ -348,6 +351,7 @@ def memory_page(entry, edits, everything: bool) -> None:
     _print(
         f"source   {one_line(passage.source)}",
         f"document {passage.source_hash[:12]}  passage {passage.index + 1}",
+        *([f"about    {passage.library}"] if passage.library else []),
         f"model    {one_line(entry.model)}  {adapter if entry.has_adapter else 'no adapter'}  {entry.created}",
         f"accuracy {accuracy if entry.has_adapter else 'nothing was learned; questions are answered from the text'}",
     )

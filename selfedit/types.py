@@ -69,11 +69,13 @@ class Passage:
     """Position among the passages of its document, from 0."""
     units: tuple[Unit, ...] = field(default=(), compare=False, repr=False)
     """What its text states, in order; not stored with a memory."""
+    library: str = ""
+    """The library and its versions that the text describes, as `libraries.Library` writes them; empty: anything."""
 
     @property
     def id(self) -> str:
-        """A hash of title and text without the source: a moved file has the same passages."""
-        return text_hash(self.title, self.text)[:16]
+        """A hash of title, text and library without the source: a moved file has the same passages."""
+        return text_hash(self.title, self.text, *filter(None, [self.library]))[:16]
 
     @property
     def words_id(self) -> str:
@@ -215,6 +217,7 @@ class MemoryEntry:
             "title": self.passage.title,
             "source": self.passage.source,
             "source_hash": self.passage.source_hash,
+            "library": self.passage.library or None,
             "model": self.model,
             "adapter_hash": self.adapter_hash,
             "created": self.created,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from selfedit.errors import LibraryError
-from selfedit.libraries import Library, Wanted, applies, find_lock, mentioned, newest, read_lock
+from selfedit.libraries import Library, Scope, Wanted, applies, find_lock, mentioned, newest, read_lock
 
 LOCKS = Path(__file__).with_name("data") / "locks"
 
@@ -118,7 +118,7 @@ def test_the_newest_version_is_the_newest_that_a_tag_names():
         ("How do I group in Polars 2?", "polars@2"),
         ("polars 1.30: how do I pivot?", "polars@1.30"),
         ("pydantic v2 validators", "pydantic@2"),
-        ("Is pydantic version 2.11 faster than polars 2?", "pydantic@2.11"),
+        ("Is pydantic version 2.11 faster than polars 2?", "polars@2 pydantic@2.11"),
         ("polars==1.30.0 fails", "polars@1.30.0"),
         ("in polars 2.x", "polars@2"),
         ("scikit learn 1.5 pipelines", "scikit-learn@1.5"),
@@ -128,11 +128,36 @@ def test_the_newest_version_is_the_newest_that_a_tag_names():
         ("my-polars 2", None),
         ("polars", None),
         ("polars 20,000 rows", None),
+        ("show me in polars 20 rows", None),
+        ("from polars 1.30 to polars 2", "polars@2"),
     ],
 )
 def test_a_question_names_a_library_with_a_version(text, expected):
-    wanted = mentioned(text, ["polars", "pydantic", "scikit-learn", "npm/react"])
-    assert wanted == (Wanted.parse(expected) if expected else None)
+    tags = [Library.parse(tag) for tag in ("polars@2.0", "pydantic@2.1", "scikit-learn@1.0", "npm/react@18", "flask")]
+    assert mentioned(text, tags) == [Wanted.parse(one) for one in (expected or "").split()]
+
+
+def test_the_version_of_a_question_is_what_is_named_else_the_projects_else_the_newest():
+    tags = [*map(Library.parse, ("polars@1.0", "polars@2.0", "pandas@2.0", "flask"))]
+
+    def hidden(wanted="", text="", **project):
+        scope = Scope(Wanted.parse(wanted) if wanted else None, text, project)
+        return " ".join(map(str, scope.hidden(tags)))
+
+    assert hidden() == hidden("polars") == "polars@1.0"
+    assert hidden("polars@1") == hidden("polars@1", "polars 2") == hidden("polars@1", polars="2.1.0") == "polars@2.0"
+    assert hidden(text="In Polars 1.30?") == hidden(text="In Polars 1.30?", polars="2.1.0") == "polars@2.0"
+    assert hidden(polars="1.30.0") == hidden("polars", polars="1.30.0") == "polars@2.0"
+    assert hidden("polars@3", pandas="1.5") == "polars@1.0 polars@2.0 pandas@2.0"
+
+
+def test_what_is_not_known_of_a_version_is_told():
+    tags = [*map(Library.parse, ("polars@2.0", "polars@2.1", "pandas@2.0"))]
+    unknown = lambda wanted, text="": Scope(Wanted.parse(wanted) if wanted else None, text).unknown(tags)  # noqa: E731
+    assert unknown("polars@1") == ["only polars 2.0, polars 2.1 is known; nothing is known of polars 1"]
+    assert unknown("", "in pandas 1.5") == ["only pandas 2.0 is known; nothing is known of pandas 1.5"]
+    assert unknown("polars@2") == unknown("polars") == unknown("", "polars") == []
+    assert unknown("numpy@1") == ["nothing known is about numpy@1; `selfedit learn --for numpy@1` tags what you learn"]
 
 
 @pytest.mark.parametrize("name", ["uv.lock", "pylock.toml", "requirements.txt", "Pipfile.lock", "pyproject.toml"])

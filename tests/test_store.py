@@ -618,7 +618,7 @@ def test_an_id_that_fits_several_memories_is_refused(store):
             by_hand(
                 store,
                 "INSERT INTO memories SELECT ?, passage_id, model, model_hash, adapter, adapter_hash, created, "
-                "size_bytes, record, edits, seal FROM memories WHERE id = ?",
+                "size_bytes, record, edits, seal, library FROM memories WHERE id = ?",
                 alike,
                 entry.id,
             )
@@ -1069,7 +1069,8 @@ def test_a_file_that_was_changed_behind_the_back_of_its_times_is_a_fault(store):
 
 
 COLUMNS = {
-    "memories": "id passage_id model model_hash adapter adapter_hash created size_bytes record edits seal".split(),
+    "memories": "id passage_id model model_hash adapter adapter_hash created size_bytes record edits seal "
+    "library".split(),
     "sources": "memory_id source seal".split(),
     "shared": "id adapter adapter_hash created record seal".split(),
     "active": "memory_id position shared".split(),
@@ -1199,7 +1200,7 @@ def test_a_store_of_a_newer_program_is_refused_in_one_line(store):
     store = MemoryStore(store.home)
     for use in (store.active, store.rollback, lambda: add(store, 2)):
         with pytest.raises(
-            MemoryStoreError, match="written by a newer selfedit .format 2, this one knows 1.; update selfedit"
+            MemoryStoreError, match="written by a newer selfedit .format 3, this one knows 2.; update selfedit"
         ):
             use()
 
@@ -1214,10 +1215,12 @@ def test_an_older_database_is_upgraded_once_and_whole(store, monkeypatch):
     monkeypatch.setattr(database, "MIGRATIONS", [*database.MIGRATIONS, fails])
     with pytest.raises(MemoryStoreError, match="No space left"):
         MemoryStore(store.home).active()
-    monkeypatch.setattr(database, "MIGRATIONS", [database.MIGRATIONS[0], lambda c: c.execute("CREATE TABLE more(x)")])
+    monkeypatch.setattr(
+        database, "MIGRATIONS", [*database.MIGRATIONS[:-1], lambda c: c.execute("CREATE TABLE more(x)")]
+    )
     for _ in range(2):
         assert MemoryStore(store.home).active() == [first]
-    assert store._database.connection().execute("PRAGMA user_version").fetchone() == (2,)
+    assert store._database.connection().execute("PRAGMA user_version").fetchone() == (3,)
 
 
 # What fails leaves everything as it was

@@ -12,7 +12,7 @@ batch; what `text` and `both` have to read is read once for both.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,7 @@ from selfedit.answers.query import looked_up
 from selfedit.answers.support import Support, nearest, support
 from selfedit.edits.quiz import with_passages
 from selfedit.errors import MemoryStoreError, ModelError
+from selfedit.libraries import Library, Scope, Wanted, described
 from selfedit.memory.contradict import disagreeing
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
@@ -66,6 +67,11 @@ class Ask:
     """One of ARMS, or BASE: the untouched model, closed book."""
     memory: str | None = None
     """The whole id of a memory; None: those that fit best."""
+    library: Wanted | None = None
+    """The version that the question is about; None: the one that it names, else that of the project, else the newest
+    known one. Memories of other versions of a library do not answer."""
+    project: Mapping[str, str] = field(default_factory=dict)
+    """The versions that the project's lock file pins."""
     passages: tuple[Passage, ...] = ()
     """To be in view in place of what fits best, the best first. Their memories answer, where the store has any."""
     view: Callable[[Sequence[Passage], Question], Question] = with_passages
@@ -90,6 +96,13 @@ class Ask:
     def looked_up(self) -> str:
         """What the store is searched for."""
         return looked_up(self.question.question, self.history)
+
+    @property
+    def scope(self) -> Scope:
+        """The versions of libraries that may answer. Passages and a memory that are named explicitly are of another
+        version only where `library` says so."""
+        is_explicit = self.memory is not None or bool(self.passages)
+        return Scope(self.library) if is_explicit else Scope(self.library, self.looked_up, self.project)
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,7 @@ class Answer:
     error: str = ""
     """Why there is no answer."""
     note: str = ""
-    """Why an adapter that fits did not answer."""
+    """Why an adapter that fits did not answer, or which versions of a library are not known."""
 
     @property
     def taken(self) -> Candidate | None:
@@ -145,6 +158,7 @@ class Answer:
             "from": self.arm,
             "memory": self.memory.id if self.memory else None,
             "source": self.memory.passage.source if self.memory else None,
+            "library": self.memory.passage.library or None if self.memory else None,
         }
         disagrees = {"disagrees": list(self.disagrees)} if self.disagrees else {}
         told = {name: text for name, text in (("error", self.error), ("note", self.note)) if text}
@@ -172,6 +186,9 @@ class Plan:
     note: str = ""
     left_out: int = 0
     """The conversation's first messages that no prompt has, because it is too long."""
+
+    def add_note(self, text: str) -> None:
+        self.note = "; ".join(filter(None, [self.note, text]))
 
     @property
     def adapter(self) -> str | None:
@@ -204,6 +221,7 @@ class Answerer:
     def __init__(self, model: Model, store: MemoryStore):
         self.model, self.store = model, store
         self._entries: dict[str, MemoryEntry] = {}
+        self._routers: dict[tuple[Library, ...], Router] = {}
         self._version = -1
 
     def answer(self, asks: Sequence[Ask], *, on_token: OnStep = no_steps) -> list[Answer]:
@@ -239,7 +257,7 @@ class Answerer:
     def _consistently(self, read: Callable[[], T]) -> T:
         def at(version: int) -> T:
             if version != self._version:
-                self._entries, self._version = {}, version
+                self._entries, self._routers, self._version = {}, {}, version
             return read()
 
         return self.store.read_consistently(at)
@@ -248,19 +266,29 @@ class Answerer:
 
     def _plans(self, asks: Sequence[Ask]) -> tuple[list[Plan], dict[str, Path]]:
         assert all(ask.arm in (*ARMS, BASE) for ask in asks)
-        router = self.store.router(self.model.fingerprint)
-        plans = [self._planned(ask, router) for ask in asks]
+        plans = [self._planned(ask) for ask in asks]
         return plans, self._paths(plans)
 
-    def _planned(self, ask: Ask, router: Router) -> Plan:
+    def _router(self, scope: Scope) -> Router:
+        hidden = tuple(scope.hidden(self.store.libraries(self.model.fingerprint)))
+        if hidden not in self._routers:
+            self._routers[hidden] = self.store.router(self.model.fingerprint, scope)
+        return self._routers[hidden]
+
+    def _planned(self, ask: Ask) -> Plan:
+        tags, router = self.store.libraries(self.model.fingerprint), self._router(ask.scope)
+        hidden = {str(tag) for tag in ask.scope.hidden(tags)} if ask.library else set()
+        passages = [passage for passage in ask.passages if passage.library not in hidden]
         if ask.arm == BASE:
             plan = Plan(ask, [], 0.0)
         elif ask.passages:
-            entries = self.store.active_of(ask.passages, self.model.fingerprint)
+            entries = self.store.active_of(passages, self.model.fingerprint)
             writer = next((entry for entry in entries if entry.has_adapter), None)
             plan = Plan(ask, entries, router.route(ask.looked_up)[1], writer)
         elif ask.memory is not None:
             entry = self._entry(ask.memory)
+            if entry.passage.library in hidden:
+                raise MemoryStoreError(f"memory {entry.id} is about {entry.passage.library}, not about {ask.library}")
             plan = Plan(ask, [entry], 1.0, entry if entry.has_adapter else None)
         else:
             ranked = router.ranked(ask.looked_up)
@@ -269,12 +297,12 @@ class Answerer:
             least = max(router.threshold, NEARLY_AS_GOOD * score)
             good = [id for rank, (id, fit) in enumerate(ranked) if rank == 0 or fit >= least]
             plan.writer = next((entry for entry in map(self._entry, good) if entry.has_adapter), None)
-        known = list(ask.passages) or [entry.passage for entry in plan.memories]
+        known = passages or [entry.passage for entry in plan.memories]
         arms = {*TRIED} if ask.arm == AUTO else {ask.arm}
         if not plan.writer:
             arms = {TEXT} if known and ask.arm not in (WEIGHTS, BASE) else set()
             if plan.memories and not arms:
-                plan.note = f"memory {plan.memories[0].id} fits, but has no adapter: it answers from its text"
+                plan.add_note(f"memory {plan.memories[0].id} fits, but has no adapter: it answers from its text")
         try:
             closed_book = self._request(plan, ask.question)
             if WEIGHTS in arms or not arms:
@@ -284,10 +312,23 @@ class Answerer:
         except ModelError as error:
             plan.error = str(error)
         if plan.left_out:
-            plan.note = f"the conversation is long: its first {plan.left_out} messages are left out; {plan.note}".strip(
-                "; "
-            )
+            plan.add_note(f"the conversation is long: its first {plan.left_out} messages are left out")
+        if (tags or ask.library) and ask.arm != BASE:
+            plan.add_note("; ".join(self._unknown_versions(plan)))
         return plan
+
+    def _unknown_versions(self, plan: Plan) -> list[str]:
+        """In words, the versions that the question is about and of which nothing is known."""
+        ask, tags = plan.ask, self.store.libraries(self.model.fingerprint)
+        notes = ask.scope.unknown(tags)
+        if notes or plan.memories or ask.passages:
+            return notes
+        other, _ = self.store.router(self.model.fingerprint).route(ask.looked_up)
+        if other is None or not (library := self._entry(other).passage.library):
+            return []
+        tag = Library.parse(library)
+        about = ask.scope.versions(tags)[tag.name]
+        return [f"what fits is about {described(tag)}, the question about {described(about)}; --for {tag} asks that"]
 
     def _entry(self, id: str) -> MemoryEntry:
         if id not in self._entries:
@@ -413,7 +454,7 @@ class Answerer:
             plan.score,
             tuple(candidates),
             plan.tokens,
-            self._disagreeing(plan.ask.looked_up, memory) if memory else (),
+            self._disagreeing(plan.ask.looked_up, memory, plan.ask.scope) if memory else (),
             note=plan.note,
         )
 
@@ -423,9 +464,9 @@ class Answerer:
         found = support(plan.ask.looked_up, text, known)
         return Candidate(arm, text, found, probability(arm, text, found, plan.score, self.model.max_passages))
 
-    def _disagreeing(self, question: str, entry: MemoryEntry) -> tuple[dict, ...]:
+    def _disagreeing(self, question: str, entry: MemoryEntry, scope: Scope) -> tuple[dict, ...]:
         """Contradictions between the answering memory and other memories that fit the question, about what it asks."""
-        router = self.store.router(self.model.fingerprint)
+        router = self._router(scope)
         fitting = [id for id, _ in router.best(question, COMPARED, router.threshold)]
         others = [self._entry(id) for id in fitting if id != entry.id]
         records = [record for other in others for record in disagreeing(entry.passage, other)]

@@ -12,15 +12,19 @@ from selfedit.cli.options import (
     NOTHING_KEPT,
     STOPPED,
     add_backend,
+    add_for,
     add_intake,
     add_json,
     add_settings,
+    add_versions,
     check_writer,
     intake,
+    library,
     open_model,
     open_remote_writer,
     open_store,
     path,
+    project_versions,
     show,
     whole,
 )
@@ -35,6 +39,14 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
         "sources", nargs="+", metavar="DOCS", help="files, folders, URLs, or published packages (package:NAME@VERSION)"
     )
     add_intake(learn)
+    learn.add_argument(
+        "--for",
+        dest="library",
+        type=library,
+        metavar="LIBRARY@VERSION",
+        help="the library and the versions that the documents describe: polars@2.0 (until the next major version), "
+        "polars==2.0.1, 'polars>=1.5,<2' (default: that of a package, else none)",
+    )
     learn.add_argument(
         "--dry-run",
         action="store_true",
@@ -70,6 +82,7 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
         "with the passages that fit best in the prompt; both: the adapter answers with them; auto: all three, and the "
         "answer that is most probably right is taken (default)",
     )
+    add_versions(ask)
     ask.add_argument(
         "--strict", action="store_true", help='"I don\'t know." where no memory fits or no answer is probably right'
     )
@@ -85,6 +98,7 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     actions = memory.add_subparsers(title="actions", required=True, metavar="ACTION")
     listing = actions.add_parser("list", parents=[common], help="the memories in force")
     listing.add_argument("--all", action="store_true", help="also those not in force, and the history")
+    add_for(listing, "those that are about a library (polars) or that answer for a version of it (polars@2)")
     listing.add_argument(
         "--session", metavar="NAME", help="what came from this conversation: statements, and memories that have them"
     )
@@ -194,7 +208,7 @@ def _learn(arguments) -> int:
         length = passage_length(model, config.passage_words)
         report = learn(
             model,
-            split_documents(documents, config.passage_words, length),
+            split_documents(documents, config.passage_words, length, str(arguments.library or "")),
             store,
             config,
             writer=writer,
@@ -226,13 +240,18 @@ def _show_reading(arguments, home: Path, passage_words: int) -> int:
 
     with Progress(quiet=arguments.json) as progress:
         reading = read_documents(
-            arguments.sources, passage_words=passage_words, intake=intake(arguments), progress=progress.stage
+            arguments.sources,
+            passage_words=passage_words,
+            library=str(arguments.library or ""),
+            intake=intake(arguments),
+            progress=progress.stage,
         )
     seconds = seconds_expected(reading.passages, home, arguments.model)
     passages = [
         {
             "source": passage.source,
             "title": passage.title,
+            "library": passage.library or None,
             "text": passage.text,
             "words": count_words(passage.text),
             "units": [{"kind": unit.kind, "text": unit.text} for unit in passage.units],
@@ -276,10 +295,18 @@ def _ask(arguments) -> int:
     with Progress(quiet=arguments.json) as progress:
         stage = progress.stage if arguments.file else after(5.0, progress.stage)
         model = open_model(arguments, progress.note)
+        project = project_versions(arguments, store, model.fingerprint, progress.note)
         on_token = lambda done, total: stage("answer", done, total)  # noqa: E731  (a callback of one line)
         answers = Answerer(model, store).answer(
             [
-                Ask(question, arguments.arm, strict=arguments.strict, max_new_tokens=arguments.tokens)
+                Ask(
+                    question,
+                    arguments.arm,
+                    library=arguments.library,
+                    project=project,
+                    strict=arguments.strict,
+                    max_new_tokens=arguments.tokens,
+                )
                 for question in questions
             ],
             on_token=on_token,
@@ -322,7 +349,11 @@ def _memory_list(arguments) -> int:
     store, page = open_store(arguments), arguments.page
     if arguments.session is not None:
         return _memory_list_of_session(arguments, store)
-    if page is None and arguments.json:
+    if arguments.library:
+        entries = store.about(arguments.library, arguments.all)
+        count = len(entries)
+        entries = entries if page is None else entries[(page - 1) * PAGE : page * PAGE]
+    elif page is None and arguments.json:
         entries, count = store.all() if arguments.all else store.active(), None
     else:
         entries, count = store.page(page or 1, arguments.all)
@@ -335,11 +366,13 @@ def _memory_list(arguments) -> int:
     show(arguments, value, lambda: memory_table(entries, in_force, history))
     if arguments.json:
         return 0
-    pages = max(1, -(-count // PAGE))
+    pages = max(1, -(-count // PAGE)) if page or not arguments.library else 1
     if entries and pages > 1:
         note(f"page {page or 1} of {pages}, {count:,} memories; --page N shows another")
     elif not entries and (page or 1) > 1:
         say(f"there is no page {page}; the last is {pages}")
+    elif not entries and arguments.library:
+        say(f"no memory is about {arguments.library}; `selfedit learn DOCS --for {arguments.library}` makes some")
     elif not entries and (stored := store.page(1, True)[1]):
         say(f"none of {stored:,} stored memories is in force; `selfedit memory list --all` shows them")
     elif not entries and not history:

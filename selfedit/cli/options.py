@@ -108,6 +108,25 @@ def _shortened(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
+def library(text: str):
+    """The tag of a memory: polars@2.0."""
+    return _version_of_library("Library", text)
+
+
+def wanted(text: str):
+    """The version that a question is about: polars@2."""
+    return _version_of_library("Wanted", text)
+
+
+def _version_of_library(kind: str, text: str):
+    from selfedit import libraries
+
+    try:
+        return getattr(libraries, kind).parse(text)
+    except SelfeditError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 # Options that several commands have
 
 
@@ -144,6 +163,26 @@ def add_intake(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_for(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--for", dest="library", type=wanted, metavar="LIBRARY@VERSION", help=what)
+
+
+def add_versions(parser: argparse.ArgumentParser) -> None:
+    """The options that choose which version of a library the answers are about."""
+    add_for(
+        parser,
+        "the version that is asked about: polars@1 (the newest 1.x), polars@2.1, polars==2.1.0 (default: the one that "
+        "the question names, else that of the project, else the newest that is known)",
+    )
+    parser.add_argument(
+        "--project",
+        type=path,
+        metavar="DIR|FILE",
+        help="a lock file or its folder, which says the versions that are asked about (default: the current folder, if "
+        "its lock file pins a library that memories are about)",
+    )
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
@@ -174,6 +213,27 @@ def open_store(arguments, *, writes: bool = False):
     if writes:
         store.check_writable()
     return store
+
+
+def project_versions(arguments, store, model_hash: str, notify: Callable[[str], None]) -> dict[str, str]:
+    """The versions that --project pins, else those that the lock file of the current folder pins of what is known."""
+    from selfedit.libraries import find_lock, read_lock
+
+    if arguments.project:
+        if lock := find_lock(arguments.project):
+            return read_lock(lock)
+        raise SelfeditError(f"--project {arguments.project} has no lock file; name the file")
+    tagged = {tag.name for tag in store.libraries(model_hash)}
+    if not tagged:
+        return {}
+    try:
+        lock = find_lock(Path.cwd())
+        pins = {name: version for name, version in read_lock(lock).items() if name in tagged} if lock else {}
+    except (SelfeditError, OSError):  # nobody named it
+        return {}
+    if lock and pins:
+        notify(f"{lock.name} pins {', '.join(f'{name} {version}' for name, version in pins.items())}")
+    return pins
 
 
 def intake(arguments):

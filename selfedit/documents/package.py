@@ -19,6 +19,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from email import message_from_string
 from io import BytesIO
 from pathlib import PurePosixPath
@@ -27,7 +28,8 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from selfedit.documents.fetch import MissingError, fetch, public_url
 from selfedit.documents.records import Raw
-from selfedit.errors import DocumentError
+from selfedit.errors import DocumentError, LibraryError
+from selfedit.libraries import Library
 
 PREFIX = "package:"
 MAX_ARCHIVE_BYTES = 150_000_000
@@ -90,6 +92,14 @@ def read_package(
     if not documents:
         raise DocumentError(f"{source}: {archive.file} has no README, changelog or documentation; give its web page")
     return documents, left_out
+
+
+def library_of(source: str) -> str:
+    """The tag of what a published package ships, by its source: `polars@2.1`; empty for other sources."""
+    match = re.match(rf"{PREFIX}((?:npm/(?:@[^@/]+/)?)?[^@/]+)@([^/]+)/", source)
+    with suppress(LibraryError):  # a version that is none
+        return str(Library.parse(f"{match[1]}@{match[2]}")) if match else ""
+    return ""
 
 
 def is_documentation(path: str) -> bool:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from selfedit.config import LearnConfig
 from selfedit.documents import worker
 from selfedit.documents.fetch import public_url, unzipped, without_password
-from selfedit.documents.package import PREFIX
+from selfedit.documents.package import PREFIX, library_of
 from selfedit.documents.passages import split
 from selfedit.documents.records import Document, Raw, Reading, Skipped, shortened
 from selfedit.documents.walk import walk, without_links
@@ -52,16 +52,17 @@ def read_documents(
     *,
     passage_words: int = LearnConfig.passage_words,
     length: Callable[[str], int] = count_words,
+    library: str = "",
     intake: Intake = Intake(),
     progress: Progress = no_progress,
 ) -> Reading:
     """Reads and splits documents into passages of at most `passage_words`, as `length` counts them.
 
     A document of up to 1.25 times that length stays whole. A passage that occurs in several documents is returned once
-    per document. Raises DocumentError if nothing can be read.
+    per document. `library`: as in `split_documents`. Raises DocumentError if nothing can be read.
     """
     documents, skipped = load_documents(sources, intake, progress)
-    return Reading(split_documents(documents, passage_words, length), skipped)
+    return Reading(split_documents(documents, passage_words, length, library), skipped)
 
 
 def load_documents(
@@ -96,13 +97,17 @@ def load_documents(
 
 
 def split_documents(
-    documents: Sequence[Document], passage_words: int, length: Callable[[str], int] = count_words
+    documents: Sequence[Document], passage_words: int, length: Callable[[str], int] = count_words, library: str = ""
 ) -> list[Passage]:
-    """Splits each document into passages of at most `passage_words`, as `length` counts them."""
+    """Splits each document into passages of at most `passage_words`, as `length` counts them.
+
+    `library`: the tag of all passages, in place of that of the package that ships a document.
+    """
     passages: dict[tuple[str, str], Passage] = {}
     for document in documents:
         for passage in split(document, passage_words=passage_words, length=length):
-            passage = replace(passage, title=shortened(passage.title))
+            tag = library or library_of(document.source)
+            passage = replace(passage, title=shortened(passage.title), library=tag)
             passages.setdefault((passage.id, passage.source), passage)
     return list(passages.values())
 

@@ -89,7 +89,13 @@ CREATE TABLE verified(adapter TEXT PRIMARY KEY, stamp TEXT NOT NULL) WITHOUT ROW
 CREATE TABLE unfinished(what TEXT PRIMARY KEY) WITHOUT ROWID
 """
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first_schema]
+
+def _add_libraries(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE memories ADD COLUMN library TEXT NOT NULL DEFAULT ''")
+    connection.execute("CREATE INDEX memories_by_library ON memories(library) WHERE library != ''")
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first_schema, _add_libraries]
 """The n-th upgrades a database whose `user_version` is n; append only."""
 
 

@@ -19,7 +19,8 @@ from selfedit.memory.versions import checked_id, now
 from selfedit.types import Example, MemoryEntry, Passage, SelfEdit, text_hash
 
 COLUMNS = (
-    "memories.id, passage_id, model, model_hash, adapter, adapter_hash, created, size_bytes, record, memories.seal"
+    "memories.id, passage_id, model, model_hash, adapter, adapter_hash, created, size_bytes, record, memories.seal, "
+    "library"
 )
 
 
@@ -47,7 +48,7 @@ def write(
     packed_edits, record = packed(passage, edits, scores)
     id, size_bytes = memory_id(adapter.weights_hash, passage, model_hash), adapter.size_bytes + len(packed_edits)
     fields = (id, passage.id, model, model_hash, adapter.address, adapter.weights_hash, now(), size_bytes + len(record))
-    insert(connection, (*fields, record), packed_edits, row_seal := seal(*fields, record))
+    insert(connection, (*fields, record), packed_edits, row_seal := seal(*fields, record), passage.library)
     return row_seal
 
 
@@ -60,31 +61,32 @@ def packed(passage: Passage, edits: Sequence[SelfEdit], scores: dict) -> tuple[b
 
 
 def passage_fields(passage: Passage) -> dict:
-    """What is stored of a passage: all but its units, which only studying needs."""
-    return {name: value for name, value in asdict(passage).items() if name != "units"}
+    """What is stored of a passage: all but its units, which only studying needs, and but for an empty tag."""
+    fields = {name: value for name, value in asdict(passage).items() if name != "units"}
+    return fields if passage.library else {name: value for name, value in fields.items() if name != "library"}
 
 
-def insert(connection: sqlite3.Connection, fields: tuple, edits: bytes, seal: str) -> None:
-    names = "id passage_id model model_hash adapter adapter_hash created size_bytes record edits seal".split()
+def insert(connection: sqlite3.Connection, fields: tuple, edits: bytes, seal: str, library: str = "") -> None:
+    names = "id passage_id model model_hash adapter adapter_hash created size_bytes record edits seal library".split()
     updates = ", ".join(f"{name} = excluded.{name}" for name in names)
     connection.execute(
-        f"INSERT INTO memories({', '.join(names)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        f"INSERT INTO memories({', '.join(names)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
         f"ON CONFLICT(id) DO UPDATE SET {updates}",
-        (*fields, edits, seal),
+        (*fields, edits, seal, library),
     )
 
 
 def entry(row: tuple) -> MemoryEntry:
     """The entry of a row of `COLUMNS`; raises MemoryStoreError if the row is not what was stored."""
-    *fields, row_seal = row
+    *fields, row_seal, library = row
     id, _, model, model_hash, _, adapter_hash, created, size_bytes, packed = fields
     try:
         if row_seal != seal(*fields):
             raise ValueError("its record has changed")
         record = unpack(packed)
         passage = Passage(**record["passage"])
-        if memory_id(adapter_hash, passage, model_hash) != id:
-            raise ValueError("its id does not fit it")
+        if memory_id(adapter_hash, passage, model_hash) != id or passage.library != library:
+            raise ValueError("its id or its library does not fit it")
         return MemoryEntry(id, model, model_hash, adapter_hash, created, size_bytes, passage, record["scores"])
     except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
         raise corrupt(checked_id(id), error) from error
@@ -136,6 +138,18 @@ def active_of(connection: sqlite3.Connection, passages: Iterable[tuple[str, str]
     memories = "SELECT id FROM memories JOIN active ON memory_id = id"
     query = f"{memories} WHERE passage_id = ? AND model_hash = ? ORDER BY position"
     return [id for passage in passages for (id,) in connection.execute(query, passage)]
+
+
+def libraries(connection: sqlite3.Connection, model_hash: str) -> dict[str, list[str]]:
+    """The active memories of a model that have a tag, by their tags."""
+    query = (
+        "SELECT library, id FROM memories JOIN active ON memory_id = id "
+        "WHERE library != '' AND model_hash = ? ORDER BY position"
+    )
+    tagged: dict[str, list[str]] = {}
+    for library, id in connection.execute(query, (model_hash,)):
+        tagged.setdefault(library, []).append(id)
+    return tagged
 
 
 def sources(connection: sqlite3.Connection, id: str) -> set[str]:

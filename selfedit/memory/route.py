@@ -250,16 +250,14 @@ class Router:
         `least`: memories with lower scores may be left out; in a large store that is much faster.
         """
         scored: list[tuple[float, str]] = []
-        count += len(self._hidden)
         for code in self._indexed.keys() | self._in_memory.keys():
             weights = self._weights(query, code)
             total = _MISSING + sum(weights.values())
             scores = self._in_memory[code].covered(weights) if code in self._in_memory else {}
             if code in self._indexed:
                 scores |= self._covered(weights, count, least * total)
-            scored += ((covered / total, id) for id, covered in scores.items())
-        shown = [one for one in scored if one[1] not in self._hidden]
-        return [(id, score) for score, id in self._ordered(shown, count - len(self._hidden))]
+            scored += ((covered / total, id) for id, covered in scores.items() if id not in self._hidden)
+        return [(id, score) for score, id in self._ordered(scored, count)]
 
     def _ordered(self, scored: list[tuple[float, str]], count: int) -> list[tuple[float, str]]:
         """The highest; among equal scores the memory that became active first, and texts in their order."""
@@ -327,7 +325,8 @@ class Router:
             numbers = [number for (number,) in rows if number not in seen]
             seen.update(numbers)
             for id, lines in self._select("SELECT memory_id, words FROM index_memories WHERE number IN", numbers):
-                covered[id] = max(_sum(weights, line) for line in lines.split("\n"))
+                if id not in self._hidden:
+                    covered[id] = max(_sum(weights, line) for line in lines.split("\n"))
         return covered
 
     def _select(self, query: str, values: Sequence) -> Iterable[tuple]:

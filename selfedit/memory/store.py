@@ -13,9 +13,11 @@ database refers to it.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
+from itertools import chain
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -23,8 +25,9 @@ from platformdirs import user_data_path
 
 from selfedit import disk
 from selfedit.errors import AdapterError, MemoryStoreError
+from selfedit.libraries import Library, Scope, Wanted, applies
 from selfedit.memory import database, entries, index, route, selectors, verify, versions
-from selfedit.memory.adapters import BEFORE_MIGRATION, NO_ADAPTER, WriteAdapter, stamp
+from selfedit.memory.adapters import ADAPTER_FILES, BEFORE_MIGRATION, NO_ADAPTER, WriteAdapter, stamp
 from selfedit.memory.entries import COLUMNS, learned_text, passage_fields
 from selfedit.memory.route import Router
 from selfedit.memory.transactions import DamagedError, IndexReader, Transactions
@@ -67,6 +70,7 @@ class MemoryStore:
         self.home = Path(home)
         self._database = Transactions(self.home, lock_timeout_s)
         self._checked: set[tuple[str, str]] = set()
+        self._tagged_at: tuple[tuple[str, int] | None, dict[Library, list[str]]] = (None, {})
 
     def close(self) -> None:
         """Closes this thread's connection; the next use opens another."""
@@ -102,6 +106,11 @@ class MemoryStore:
             query, limits = (_ALL if everything else _ACTIVE), (PAGE, (number - 1) * PAGE)
             (count,) = connection.execute(f"SELECT count(*) FROM {'memories' if everything else 'active'}").fetchone()
             return [entries.entry(row) for row in connection.execute(f"{query} LIMIT ? OFFSET ?", limits)], count
+
+    def about(self, wanted: Wanted, everything: bool = False) -> list[MemoryEntry]:
+        """The memories of `active` or of `all` that are tagged with a version of a library."""
+        listed = self.all() if everything else self.active()
+        return [entry for entry in listed if entry.passage.library and applies(entry.passage.library, wanted)]
 
     def get(self, id: str) -> MemoryEntry:
         with self._database.reading() as connection:
@@ -169,14 +178,33 @@ class MemoryStore:
         with self._database.reading() as connection:
             return selectors.several(connection, selector, self.home)[0]
 
-    def router(self, model_hash: str, without_passage: str | None = None) -> Router:
-        """Routes questions to the active memories of a model, but for that of the passage with the id
-        `without_passage`."""
+    def libraries(self, model_hash: str) -> list[Library]:
+        """The tags of the active memories of a model."""
+        return list(self._tagged(model_hash))
+
+    def router(self, model_hash: str, scope: Scope | None = None, without_passage: str | None = None) -> Router:
+        """Routes questions to the active memories of a model.
+
+        `scope`: which versions of libraries the questions are about; memories of other versions are left out. So is the
+        memory of the passage with the id `without_passage`.
+        """
         router = Router(IndexReader(self._database), model_hash)
-        if without_passage is None:
-            return router
+        hidden: list[str] = []
+        if scope and (tagged := self._tagged(model_hash)):
+            hidden += chain.from_iterable(tagged[tag] for tag in scope.hidden(tagged))
+        if without_passage is not None:
+            with self._database.reading() as connection:
+                hidden += entries.active_of(connection, [(without_passage, model_hash)])
+        return router.without(hidden) if hidden else router
+
+    def _tagged(self, model_hash: str) -> dict[Library, list[str]]:
+        """The ids of the active memories of each tag; read again when the store has changed."""
         with self._database.reading() as connection:
-            return router.without(entries.active_of(connection, [(without_passage, model_hash)]))
+            key = (model_hash, versions.number(connection))
+            if self._tagged_at[0] != key:
+                read = entries.libraries(connection, model_hash)
+                self._tagged_at = key, {Library.parse(text): ids for text, ids in read.items()}
+        return self._tagged_at[1]
 
     def read_consistently(self, read: Callable[[int], T]) -> T:
         """What `read` returns for the present version; again, if another process changed the store meanwhile."""
@@ -244,6 +272,25 @@ class MemoryStore:
                 versions.append(connection, "keep", [id], after, manifest=seal)
             return entries.load(connection, id)
 
+    def tag(self, id: str, passage: Passage) -> MemoryEntry:
+        """Keeps what a memory has learned for its passage with another tag, too."""
+        entry, edits = self.get(id), self.edits(id)
+        source = self.adapter_path(id) if entry.has_adapter else None
+
+        def copy(folder: Path) -> None:
+            assert source
+            for name in ADAPTER_FILES:
+                shutil.copyfile(source / name, folder / name)
+
+        return self.add(
+            copy if source else None,
+            model=entry.model,
+            model_hash=entry.model_hash,
+            passage=passage,
+            edits=edits,
+            scores=entry.scores,
+        )
+
     def add_sources(self, sources: Mapping[str, set[str]]) -> None:
         """Memory → other sources that have its passage too: a copy, or the file where it lies now."""
 
@@ -300,6 +347,7 @@ class MemoryStore:
     def supersede(self, passages: Sequence[Passage], model_hash: str, existing: Collection[str] = ()) -> list[str]:
         """`passages` are all that their source has now: makes the memories of what it had before inactive; their ids.
 
+        Memories that are tagged with another version of a library stay: the source describes several versions in turn.
         What another source has too stays active, unless that is a file that no longer exists: then it was only moved.
         `existing`: sources known to exist. Undoing this also undoes the keeping of what came instead: `rollback` brings
         the older version of the source back.
@@ -314,7 +362,7 @@ class MemoryStore:
             of_source = [entries.entry(row) for row in rows.fetchall()]
             old = []
             for entry in of_source:
-                if entry.passage.id in now:
+                if entry.passage.id in now or entry.passage.library not in ("", passages[0].library):
                     continue
                 others = entries.sources(connection, entry.id) - {source}
                 if others := {other for other in others if other in existing or _may_exist(other)}:
