@@ -626,6 +626,7 @@ def test_the_list_says_where_each_memory_comes_from_and_how_it_scored(kept, answ
         "title": "The Vellmar Lighthouse",
         "source": "/docs/vellmar.txt",
         "source_hash": "5" * 64,
+        "library": None,
         "model": "tiny",
         "adapter_hash": kept.adapter_hash,
         "created": kept.created,

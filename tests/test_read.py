@@ -303,7 +303,7 @@ def test_a_dry_run_shows_what_would_be_learned_and_loads_no_model(tmp_path, caps
     shown = json.loads(capsys.readouterr().out)
     assert shown.keys() == {"passages", "skipped", "seconds_expected"}
     (passage,) = shown["passages"]
-    assert passage.keys() == {"source", "title", "text", "words", "units"} and passage["words"] == 2
+    assert passage.keys() == {"source", "title", "library", "text", "words", "units"} and passage["words"] == 2
     assert passage["units"] == [] or passage["units"] == [{"kind": "sentence", "text": "Some text."}]
     assert shown["skipped"] == [{"source": str(tmp_path / "docs/.b.md"), "reason": "hidden"}]
     assert shown["seconds_expected"] > 0

@@ -158,8 +158,9 @@ class Answer:
             "from": self.arm,
             "memory": self.memory.id if self.memory else None,
             "source": self.memory.passage.source if self.memory else None,
-            "library": self.memory.passage.library or None if self.memory else None,
         }
+        if self.memory and self.memory.passage.library:
+            record["library"] = self.memory.passage.library
         disagrees = {"disagrees": list(self.disagrees)} if self.disagrees else {}
         told = {name: text for name, text in (("error", self.error), ("note", self.note)) if text}
         return record | disagrees | told

@@ -231,7 +231,7 @@ def project_versions(arguments, store, model_hash: str, notify: Callable[[str], 
         pins = {name: version for name, version in read_lock(lock).items() if name in tagged} if lock else {}
     except (SelfeditError, OSError):  # nobody named it
         return {}
-    if lock and pins:
+    if lock and pins and not arguments.json:
         notify(f"{lock.name} pins {', '.join(f'{name} {version}' for name, version in pins.items())}")
     return pins
 
