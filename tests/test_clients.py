@@ -12,32 +12,13 @@ import pytest
 from test_answers import FAST, store  # noqa: F401  (a fixture)
 from test_serve import tiny_model  # noqa: F401  (a fixture)
 
-TOKEN = "a-token-for-the-tests"
-
-
-def started(home, model, *options) -> tuple[subprocess.Popen, str]:
-    """A server in another process, and its address."""
-    command = [sys.executable, "-m", "selfedit.cli", "serve", "--home", str(home), "--model", model, "--port", "0"]
-    server = subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, text=True, env=os.environ | {"SELFEDIT_TOKEN": TOKEN}
-    )
-    url = next(line.split()[1].partition("/#")[0] for line in server.stdout if line.startswith("page"))
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        try:
-            if httpx.get(f"{url}/health", verify=False).status_code == 200:
-                break
-        except httpx.TransportError:
-            time.sleep(0.05)
-    return server, url
+from selfedit.bench.load import TOKEN, Server
 
 
 @pytest.fixture
 def server(tiny_model, store):  # noqa: F811
-    process, url = started(store.home, tiny_model.name)
-    yield url
-    process.terminate()
-    process.wait(20)
+    with Server(tiny_model.name, store.home) as server:
+        yield server.url
 
 
 def test_the_official_client_of_openai(server, tiny_model, store):  # noqa: F811
@@ -83,33 +64,30 @@ def test_the_llm_command(server, tiny_model, tmp_path):  # noqa: F811
 def test_a_server_that_is_killed_while_it_answers_and_learns_loses_nothing(tiny_model, store):  # noqa: F811
     headers = {"Authorization": f"Bearer {TOKEN}"}
     before = {entry.id for entry in store.all()}
-    process, url = started(store.home, tiny_model.name)
     texts = [
         {"text": f"The gate {i} of Ulm is guarded by Ida{i} Rask. It opens at {i}.", "title": f"Gate {i}"}
         for i in range(3)
     ]
-    for body in texts:
-        assert httpx.post(f"{url}/v1/memories", json=body, headers=headers).status_code == 202
     body = {"model": f"{tiny_model.name}:base", "messages": [{"role": "user", "content": "Who?"}], "max_tokens": 800}
-    with pytest.raises(httpx.TransportError):  # noqa: PT012
-        with httpx.stream(
-            "POST", f"{url}/v1/chat/completions", json=body | {"stream": True}, headers=headers
-        ) as stream:
-            for number, _ in enumerate(stream.iter_lines()):
-                if number == 4:
-                    process.send_signal(signal.SIGKILL)
-    process.wait(20)
-    process, url = started(store.home, tiny_model.name)
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        jobs = httpx.get(f"{url}/v1/jobs", headers=headers).json()["jobs"]
-        if jobs and all(job["status"] == "done" for job in jobs):
-            break
-        time.sleep(0.2)
+    with Server(tiny_model.name, store.home) as server:
+        for text in texts:
+            assert httpx.post(f"{server.url}/v1/memories", json=text, headers=headers).status_code == 202
+        with pytest.raises(httpx.TransportError):  # noqa: PT012
+            with httpx.stream(
+                "POST", f"{server.url}/v1/chat/completions", json=body | {"stream": True}, headers=headers
+            ) as stream:
+                for number, _ in enumerate(stream.iter_lines()):
+                    if number == 4:
+                        server.process.send_signal(signal.SIGKILL)
+    with Server(tiny_model.name, store.home) as server:
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            jobs = httpx.get(f"{server.url}/v1/jobs", headers=headers).json()["jobs"]
+            if jobs and all(job["status"] == "done" for job in jobs):
+                break
+            time.sleep(0.2)
     titles = {entry.passage.title for entry in store.all()}
-    process.terminate()
-    process.wait(20)
-    assert {body["title"] for body in texts} <= titles and before <= {entry.id for entry in store.all()}
+    assert {text["title"] for text in texts} <= titles and before <= {entry.id for entry in store.all()}
     assert store.verify()["faults"] == []
 
 

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from conftest import write_tiny_model
 
+from selfedit.bench.load import TOKEN, Server
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import LoraConfig
 from selfedit.model.load import load_model
@@ -22,7 +22,6 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the package play
 expect = playwright.expect
 ROOT = Path(__file__).parents[1]
 CHROMIUM = Path("/usr/bin/chromium")
-TOKEN = "test-token-of-the-page"
 SCRIPT = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 1</script>'
 NEW = """Kestrel 4.2 changes how peers are found. The gateway listens on port 8444.
 
@@ -80,14 +79,8 @@ def server(tmp_path_factory):
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("model") / "tiny"
     write_tiny_model(folder, max_position_embeddings=2048)  # the prompts of learning are longer than 512 tokens
     ids = fill(MemoryStore(home), load_model(str(folder), device="cpu"))
-    command = [sys.executable, "-m", "selfedit.cli", "serve", "--port", "0", "--token", TOKEN]
-    with subprocess.Popen(
-        [*command, "--home", home, "--model", folder], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        printed = re.search(r"(http://127\.0\.0\.1:\d+)/#token=(\S+)", process.stdout.readline())
-        assert printed and printed[2] == TOKEN
-        yield printed[1], ids
-        process.terminate()
+    with Server(str(folder), home) as server:
+        yield server.url, ids
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from test_answers import FAST, GATE, INDEX, store  # noqa: F401  (a fixture)
 from selfedit.answers.answerer import Answerer, Ask
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import load_model
-from selfedit.serve.app import HEADERS, create_app
+from selfedit.serve.app import create_app
 from selfedit.serve.engine import Engine, EngineError, Written
+from selfedit.serve.guard import HEADERS
 from selfedit.serve.jobs import safe_name
 from selfedit.serve.learner import add_job
 from selfedit.serve.service import Service
@@ -239,7 +240,7 @@ def test_a_file_is_learned_and_keeps_its_name_and_what_cannot_be_read_fails_with
     assert finished(client, good.json()["job"])["status"] == "done"
     assert "upload://Ports.md" in {entry.passage.source for entry in store.all()}
     failed = finished(client, bad.json()["job"])
-    assert failed["status"] == "failed" and "picture.png" in failed["error"]
+    assert failed["status"] == "failed" and "picture.png" in failed["error"] and str(store.home) not in str(failed)
 
 
 def test_a_job_can_be_stopped_before_it_begins_and_while_it_runs(client, store):  # noqa: F811

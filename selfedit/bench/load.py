@@ -63,8 +63,10 @@ def run(
         progress("load", index, len(clients) + 1)
         learns = index == len(clients)
         offline = _offline(model, store, [entry.id for entry in entries[:count]], questions[:count])
-        with _Server(model_name, home) as url:
-            measured = asyncio.run(_measure(url, model_name, entries[:count], questions[:count], seconds, learns))
+        with Server(model_name, home, "--waiting", "100000") as server:
+            measured = asyncio.run(
+                _measure(server.url, model_name, entries[:count], questions[:count], seconds, learns)
+            )
         offline = (offline + _offline(model, store, [e.id for e in entries[:count]], questions[:count])) / 2
         rows.append({"clients": count, "learns": learns, "offline": offline, **measured})
         rows[-1]["of_offline"] = rows[-1]["tokens_per_second"] / offline
@@ -112,31 +114,32 @@ def _offline(model: Model, store: MemoryStore, memories: Sequence[str], question
     return sum(map(len, written)) / (time.perf_counter() - start)
 
 
-class _Server:
-    """A server in another process, while the block runs."""
+class Server:
+    """A server in another process, which answers while the block runs. Its token is TOKEN."""
 
-    def __init__(self, model: str, home: Path):
-        options = ["serve", "--home", str(home), "--model", model, "--port", "0", "--waiting", "100000"]
-        self._command = [sys.executable, "-m", "selfedit.cli", *options]
+    def __init__(self, model: str, home: Path, *options: str):
+        command = ["serve", "--home", str(home), "--model", model, "--port", "0", *options]
+        self._command = [sys.executable, "-m", "selfedit.cli", *command]
 
-    def __enter__(self) -> str:
+    def __enter__(self) -> Server:
         environment = os.environ | {"SELFEDIT_TOKEN": TOKEN}
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True, env=environment)
-        assert self._process.stdout is not None
-        line = next((line for line in self._process.stdout if line.startswith("page")), "")
+        self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert self.process.stdout is not None
+        line = next((line for line in self.process.stdout if line.startswith("page")), "")
         if not line:
             raise SelfeditError("the server did not start; the lines above say why")
-        url = line.split()[1].partition("/#")[0]
-        while True:
+        self.url = line.split()[1].partition("/#")[0]
+        while self.process.poll() is None:
             try:
-                httpx.get(f"{url}/health")
-                return url
+                httpx.get(f"{self.url}/health", verify=False)
+                return self
             except httpx.TransportError:
                 time.sleep(0.05)
+        raise SelfeditError("the server has ended; the lines above say why")
 
     def __exit__(self, *rest: object) -> None:
-        self._process.terminate()
-        self._process.wait(60)
+        self.process.terminate()
+        self.process.wait(60)
 
 
 async def _measure(

@@ -94,6 +94,7 @@ def _serve(arguments) -> int:
 
     from selfedit.disk import check_writable
     from selfedit.serve.app import create_app
+    from selfedit.serve.guard import Http
     from selfedit.serve.service import Service
     from selfedit.serve.token import stored_token
 
@@ -112,6 +113,7 @@ def _serve(arguments) -> int:
     names = ("127.0.0.1", "localhost", "::1", *([] if is_local else [arguments.host]), *arguments.name)
     config = uvicorn.Config(
         create_app(service, token, names),
+        http=Http,
         log_level="warning",
         ssl_certfile=arguments.certificate,
         ssl_keyfile=arguments.key,

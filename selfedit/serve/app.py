@@ -8,19 +8,20 @@ a server on this machine by a name that it controls).
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, File, Header, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
 from selfedit import __version__
@@ -29,25 +30,13 @@ from selfedit.errors import MemoryStoreError, SelfeditError
 from selfedit.model.json_grammar import json_grammar
 from selfedit.serve import openai
 from selfedit.serve.engine import Written
+from selfedit.serve.guard import BODY_BYTES, Events, Guard, error_reply
+from selfedit.serve.invalid import in_plain_words
 from selfedit.serve.jobs import Job, TooManyJobsError
-from selfedit.serve.service import UPLOAD_BYTES, BusyError, Service
+from selfedit.serve.service import BusyError, Service
 from selfedit.types import Message, Question
 
 PAGE = Path(__file__).with_name("page")
-BODY_BYTES = 2_000_000
-"""Longest body of a request, but for an uploaded file."""
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-OPEN = ("/", "/health", "/static/", "/favicon.ico")
-"""What needs no token: a path, or the beginning of one that ends with a slash."""
 
 
 class AskBody(BaseModel):
@@ -86,7 +75,10 @@ def create_app(service: Service, token: str, hosts: tuple[str, ...] = ("127.0.0.
     _add_state(app, service)
     app.mount("/static", StaticFiles(directory=PAGE), name="static")
     app.mount("/mcp", mcp)
-    app.add_middleware(_Guard, token=token, hosts=hosts)
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.methods == {"GET"}:
+            route.methods = {"GET", "HEAD"}
+    app.add_middleware(Guard, token=token, hosts=hosts)
     for kind, handler in (
         (RequestValidationError, _invalid),
         (HTTPException, _refused),
@@ -175,7 +167,7 @@ def _named(service: Service, home: Path, model: str) -> dict:
     and `MODEL:ID` the adapter of one memory."""
     name, _, part = model.partition(":")
     if name != service.model.name:
-        raise HTTPException(404, f"no model {name!r}; this server has {service.model.name!r}")
+        raise HTTPException(404, f"no model {name[:80]!r}; /v1/models lists those of this server")
     if not part or part in (*ARMS, BASE):
         return {"arm": part or AUTO}
     entry = service.find(home, part)
@@ -203,16 +195,17 @@ async def _reply(
     items = service.answer(home, ask, stops)
     first = await anext(items)  # so that an error is a status and not half a stream
 
-    async def all_items():
+    async def all_items() -> AsyncGenerator[str | Written]:
         item: str | Written | None = first
-        while item is not None:
-            if isinstance(item, Written):
-                await finish(item)
-            yield item
-            item = await anext(items, None)
+        async with aclosing(items):
+            while item is not None:
+                if isinstance(item, Written):
+                    await finish(item)
+                yield item
+                item = await anext(items, None)
 
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
-    return StreamingResponse(reply.stream(all_items(), with_usage), media_type="text/event-stream")
+    return Events(reply.stream(all_items(), with_usage))
 
 
 def _add_memories(app: FastAPI, service: Service) -> None:
@@ -274,9 +267,11 @@ def _add_learning(app: FastAPI, service: Service) -> None:
         return {"jobs": [job.record() for job in service.jobs.of(home)]}
 
     @app.get("/v1/jobs/{id}/events")
-    async def events(job: KnownJob) -> StreamingResponse:
+    async def events(job: KnownJob, request: Request) -> Response:
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
         lines = (f"data: {json.dumps(record)}\n\n" async for record in service.jobs.follow(job))
-        return StreamingResponse(lines, media_type="text/event-stream")
+        return Events(lines)
 
     @app.delete("/v1/jobs/{id}")
     async def stop(job: KnownJob) -> dict:
@@ -323,102 +318,47 @@ def _mcp_app(service: Service):
     )  # the guard in front of it checks the host
 
 
-# Errors, in OpenAI's form
-
-
-def _error(status: int, message: str, kind: str = "invalid_request_error", code: str | None = None, headers=None):
-    body = {"error": {"message": message, "type": kind, "code": code, "param": None}}
-    return JSONResponse(body, status, headers=headers)
+# Errors
 
 
 async def _invalid(request: Request, error: Any) -> JSONResponse:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
-    return _error(400, f"{place}: {first['msg']}" if place else str(first["msg"]))
+    return error_reply(400, in_plain_words(error.errors()[0]))
 
 
 async def _refused(request: Request, error: Any) -> JSONResponse:
-    return _error(
-        error.status_code, str(error.detail), code="model_not_found" if "no model" in str(error.detail) else None
-    )
+    message, headers = str(error.detail), dict(error.headers or {})
+    if "parsing the body" in message:  # of FastAPI
+        message = "the body is no JSON, is not in UTF-8, or is nested too deeply"
+    if error.status_code == 405:
+        headers |= {"Allow": ", ".join(sorted(_methods(request)))}
+        message = f"the method {request.method[:20]} does not work here; these do: {headers['Allow']}"
+    if error.status_code == 404 and message == "Not Found":
+        message = "there is nothing at this address"
+    code = "model_not_found" if "no model" in message else None
+    return error_reply(error.status_code, message, code=code, headers=headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """The methods of the routes at the address of a request."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
+    return {method for route in routes for method in getattr(route, "methods", ())} or {"GET", "HEAD"}
 
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:
-    return _error(404 if "no memory" in str(error) else 409, str(error))
+    return error_reply(404 if "no memory" in str(error) else 409, request.app.state.service.without_paths(str(error)))
 
 
 async def _impossible(request: Request, error: Exception) -> JSONResponse:
-    return _error(400, str(error))
+    return error_reply(400, request.app.state.service.without_paths(str(error)))
 
 
 async def _busy(request: Request, error: Exception) -> JSONResponse:
-    return _error(429, str(error), "rate_limit_error", headers={"Retry-After": "1"})
+    return error_reply(429, str(error), "rate_limit_error", headers={"Retry-After": "1"})
 
 
 async def _unwritable(request: Request, error: Any) -> JSONResponse:
-    return _error(503, f"the server cannot write: {error.strerror or type(error).__name__}", "server_error")
+    return error_reply(503, f"the server cannot write: {error.strerror or type(error).__name__}", "server_error")
 
 
 async def _fault(request: Request, error: Exception) -> JSONResponse:
-    return _error(500, f"a fault of this server ({type(error).__name__}); its log says more", "server_error")
-
-
-# Who may ask
-
-
-class _Guard:
-    """Checks the host, the token and the length of each request, and adds the headers of safety to each reply."""
-
-    def __init__(self, app, token: str, hosts: tuple[str, ...]):
-        self.app, self.token, self.hosts = app, f"Bearer {token}".encode(), hosts
-
-    async def __call__(self, scope: Any, receive: Callable, send: Callable) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def send_safely(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                known = {name.lower() for name, _ in message["headers"]}
-                added = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message["headers"], *(pair for pair in added if pair[0] not in known)]
-            await send(message)
-
-        if refusal := self._refusal(scope):
-            await refusal(scope, receive, send_safely)
-            return
-        most, received = _longest(scope), 0
-
-        async def receive_limited() -> dict:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > most:
-                raise HTTPException(413, f"the request has more than {most:,} bytes")
-            return message
-
-        await self.app(scope, receive_limited, send_safely)
-
-    def _refusal(self, scope) -> JSONResponse | None:
-        headers = dict(scope["headers"])
-        host = headers.get(b"host", b"").decode("latin-1").rpartition(":")
-        name = (host[0] if host[2].isdigit() else "".join(host)).strip("[]")
-        if "*" not in self.hosts and name not in self.hosts:
-            return _error(403, f"this server is not called {name!r}; start it with --host")
-        if int(_digits(headers.get(b"content-length", b""))) > _longest(scope):
-            return _error(413, f"the request has more than {_longest(scope):,} bytes")
-        path = scope["path"]
-        if path in OPEN or any(path.startswith(open) for open in OPEN if open.endswith("/") and len(open) > 1):
-            return None
-        if not hmac.compare_digest(headers.get(b"authorization", b""), self.token):
-            message = "give the token that `selfedit serve` prints as `Authorization: Bearer TOKEN`"
-            return _error(401, message, "authentication_error", "invalid_api_key", {"WWW-Authenticate": "Bearer"})
-        return None
-
-
-def _digits(value: bytes) -> str:
-    return value.decode("latin-1") if value.isdigit() else "0"
-
-
-def _longest(scope) -> int:
-    return UPLOAD_BYTES + 100_000 if scope["path"] == "/v1/memories" else BODY_BYTES
+    return error_reply(500, f"a fault of this server ({type(error).__name__}); its log says more", "server_error")

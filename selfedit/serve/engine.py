@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -108,7 +108,7 @@ class Engine:
         self._inbox.put(None)
         self._thread.join(timeout=30)
 
-    async def answer(self, home: Path, ask: Ask, stops: Sequence[str] = ()) -> AsyncIterator[str | Written]:
+    async def answer(self, home: Path, ask: Ask, stops: Sequence[str] = ()) -> AsyncGenerator[str | Written]:
         """Pieces of the answer's text, then a Written. Raises SelfeditError. A client that stops listening frees its
         place in the batch."""
         loop, received = asyncio.get_running_loop(), asyncio.Queue[str | Written | Exception]()

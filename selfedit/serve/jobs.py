@@ -162,7 +162,9 @@ class Jobs:
     async def _read(self, job: Job, process: asyncio.subprocess.Process) -> None:
         began = monotonic()
         assert process.stdout is not None
+        folder = json.dumps(f"{job.folder}{os.sep}")[1:-1].encode()
         async for line in process.stdout:
+            line = line.replace(folder, b"")  # of an upload, only its name is told
             with suppress(ValueError):
                 await self._take(job, json.loads(line), monotonic() - began)
 

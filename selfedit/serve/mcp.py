@@ -131,7 +131,7 @@ async def _answered(service: Service, ask: Ask):
     try:
         return await service.answered(service.home, ask)
     except SelfeditError as error:
-        raise ToolError(str(error)) from error
+        raise ToolError(service.without_paths(str(error))) from error
 
 
 def _question(service: Service, id: str, context: Context, text: str, command: str) -> Elicit[Consent]:
@@ -139,7 +139,7 @@ def _question(service: Service, id: str, context: Context, text: str, command: s
     try:
         entry = service.find(service.home, id)
     except SelfeditError as error:
-        raise ToolError(str(error)) from error
+        raise ToolError(service.without_paths(str(error))) from error
     capabilities = context.client_capabilities
     if capabilities is None or capabilities.elicitation is None:
         raise ToolError(f"the user decides that; this client cannot ask, so run `selfedit memory {command} {entry.id}`")
@@ -152,5 +152,5 @@ def _changed(service: Service, action: str, id: str, consent: Consent) -> dict[s
     try:
         line = service.change(service.home, action, id)
     except SelfeditError as error:
-        raise ToolError(str(error)) from error
+        raise ToolError(service.without_paths(str(error))) from error
     return {"done": True, "version": line["version"], "in_force": len(line["active"])}

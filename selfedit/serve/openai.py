@@ -7,7 +7,8 @@ caller gets: tools, several choices, log-probabilities, images.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from secrets import token_hex
 from time import time
 from typing import Literal
@@ -143,19 +144,21 @@ class Reply:
         )
         return self._frame(self.kind, content, _reason(written)) | {"usage": _usage(written)} | _origin(written)
 
-    async def stream(self, items: AsyncIterator[str | Written], with_usage: bool) -> AsyncIterator[str]:
+    async def stream(self, items: AsyncGenerator[str | Written], with_usage: bool) -> AsyncGenerator[str]:
         """Server-sent events."""
         kind = f"{self.kind}.chunk" if self._is_chat else self.kind
         if self._is_chat:
             yield _event(self._frame(kind, {"delta": {"role": "assistant", "content": ""}}, None))
-        async for item in items:
-            if isinstance(item, str):
-                yield _event(self._frame(kind, {"delta": {"content": item}} if self._is_chat else {"text": item}, None))
-            else:
-                last: dict = {"delta": {}} if self._is_chat else {"text": ""}
-                yield _event(self._frame(kind, last, _reason(item)) | _origin(item))
-                if with_usage:
-                    yield _event(self._frame(kind, None, None) | {"usage": _usage(item)})
+        async with aclosing(items):
+            async for item in items:
+                if isinstance(item, str):
+                    content = {"delta": {"content": item}} if self._is_chat else {"text": item}
+                    yield _event(self._frame(kind, content, None))
+                else:
+                    last: dict = {"delta": {}} if self._is_chat else {"text": ""}
+                    yield _event(self._frame(kind, last, _reason(item)) | _origin(item))
+                    if with_usage:
+                        yield _event(self._frame(kind, None, None) | {"usage": _usage(item)})
         yield "data: [DONE]\n\n"
 
     def _frame(self, kind: str, content: dict | None, reason: str | None) -> dict:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,14 +64,19 @@ class Service:
         readable = re.sub(r"[^a-z0-9]+", "-", user.lower())[:24].strip("-")
         return self.home / USERS / f"{readable}-{text_hash(user)[:16]}"
 
+    def without_paths(self, message: str) -> str:
+        """A message for clients, which need not know where the memory home is on this machine."""
+        return re.sub(rf"{re.escape(str(self.home))}[\w./-]*", "the memory home", message)
+
     # Answers
 
-    async def answer(self, home: Path, ask: Ask, stops: Sequence[str] = ()) -> AsyncIterator[str | Written]:
+    async def answer(self, home: Path, ask: Ask, stops: Sequence[str] = ()) -> AsyncGenerator[str | Written]:
         """As `Engine.answer`. Raises BusyError too."""
         if self.engine.busy >= self.most_waiting:
             raise BusyError(f"{self.engine.busy} questions are waiting; try again in a moment")
-        async for item in self.engine.answer(home, ask, stops):
-            yield item
+        async with aclosing(self.engine.answer(home, ask, stops)) as items:
+            async for item in items:
+                yield item
 
     async def answered(self, home: Path, ask: Ask, stops: Sequence[str] = ()) -> Written:
         async for item in self.answer(home, ask, stops):
