@@ -31,7 +31,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -52,6 +52,10 @@ USERS = range(61184, 65520)
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"} | dict.fromkeys(
     ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "2"
 )
+ENDS = {"passed", "failed", "stopped", "timeout", "memory", "output", "processes"}
+USER_NAMESPACE = "--unshare-user"
+NAMESPACES = """--unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try --hostname sandbox
+    --die-with-parent --as-pid-1 --new-session""".split()
 REFUSED_CALLS = """ptrace process_vm_readv process_vm_writev pidfd_getfd kcmp keyctl add_key request_key bpf
     perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register mount umount2 pivot_root chroot
     move_mount open_tree fsopen fsconfig fsmount fspick mount_setattr unshare setns memfd_create memfd_secret shmget
@@ -119,46 +123,36 @@ def isolation() -> str:
     """What separates programs from this machine, in words. Raises SandboxError where code cannot be run safely."""
     if not sys.platform.startswith("linux"):
         raise SandboxError("code is run on Linux only, where the kernel can separate it; learning works without")
-    if os.geteuid() and tuple(map(int, platform.release().split(".")[:2])) < (5, 14):
-        raise SandboxError("code is not run: Linux before 5.14 limits the processes of all programs of a user together")
-    name = Path(_bubblewrap()[0]).parent == Path("/usr/bin") and "bubblewrap" or "bubblewrap (bundled)"
-    user = "an unused user" if os.geteuid() == 0 else "a user namespace"
-    return f"{name}, {user}, seccomp and resource limits: no network, no files of yours, no other processes"
+    command = _bubblewrap()
+    user = "a user namespace" if USER_NAMESPACE in command else "an unused user"
+    return f"{command[0]}, {user}, seccomp, resource limits: no network, files of yours, or other processes"
 
 
 @cache
 def _bubblewrap() -> list[str]:
     """The command of the first bubblewrap that works: the system's, which may have rights of its own, or ours."""
-    namespaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
-    if os.geteuid() == 0:
-        namespaces += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-    else:
-        namespaces += ["--unshare-user"]
-    reason = "bubblewrap is not installed"
+    reason = "bubblewrap is not installed, or Linux is older than 5.14"
     for program in filter(None, (shutil.which("bwrap"), _bundled())):
-        command = [program, *namespaces, "--die-with-parent", "--as-pid-1", "--new-session", "--hostname", "sandbox"]
-        trial = [
-            *command,
-            "--ro-bind",
-            "/",
-            "/",
-            "--size",
-            "65536",
-            "--tmpfs",
-            "/tmp",
-            "--proc",
-            "/proc",
-            "setpriv",
-            "-V",
-        ]
-        done = subprocess.run(trial, stdin=subprocess.DEVNULL, capture_output=True, env=ENVIRONMENT)
-        if done.returncode == 0:
-            _filter()
-            return command
-        reason = _last_line(done.stderr)
-    raise SandboxError(
-        f"code cannot be run safely here ({reason}); install the package bubblewrap and allow namespaces"
-    )
+        for rights in _ways():
+            command = [program, *NAMESPACES, *rights]
+            trial = [*command, *_mounts(None, 1), "--", *_as_user(command), "setpriv", "-V"]
+            done = subprocess.run(trial, stdin=subprocess.DEVNULL, capture_output=True, env=ENVIRONMENT)
+            if done.returncode == 0:
+                _filter()
+                return command
+            reason = _last_line(done.stderr)
+    advice = "it needs the package bubblewrap and a system that allows namespaces"
+    raise SandboxError(f"code cannot be run safely here ({reason}); {advice}")
+
+
+def _ways() -> Iterator[list[str]]:
+    """The options for root, who can become another user, and for users whose processes the kernel limits: all but the
+    root of the whole system. Before Linux 5.14 it counts all processes of a user together."""
+    if os.geteuid() == 0:
+        yield ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    is_root = os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split()[:2] == ["0", "0"]
+    if not is_root and tuple(map(int, platform.release().split(".")[:2])) >= (5, 14):
+        yield [USER_NAMESPACE]
 
 
 def _bundled() -> str | None:
@@ -203,20 +197,28 @@ def _filter() -> bytes:
 def _interpreter(python: Path) -> tuple[set[Path], dict[Path, str]]:
     """The folders that an interpreter needs, and the links that lead to it. It is not started: that happens in the
     sandbox only, because a virtual environment may have come with somebody else's files."""
-    links, place = {}, python
+    links: dict[Path, str] = {}
+    place = python
     while place.is_symlink() and len(links) < 40:
         links[place] = os.readlink(place)
         place = Path(os.path.normpath(place.parent / links[place]))
-    if not os.access(place, os.X_OK) or place.is_dir():
-        raise SandboxError(f"{python}: is no program; give the path of a Python")
-    return {path.parent.parent for path in (python, place, place.resolve())}, links
+    folders = {path.parent.parent for path in (python, place, place.resolve())}
+    folders = {folder for folder in folders if _is_prefix(folder)}  # not ~/.local of a link ~/.local/bin/python
+    if not os.access(place, os.X_OK) or place.is_dir() or not folders:
+        raise SandboxError(f"{python}: is no Python; give the path of an interpreter or a virtual environment's")
+    return folders, links
 
 
-def _mounts(python: Path, disk_mb: int) -> list[str]:
+def _is_prefix(folder: Path) -> bool:
+    """Whether the folder holds a virtual environment or a standard library."""
+    return (folder / "pyvenv.cfg").exists() or any(folder.glob("lib*/python3*/os.py"))
+
+
+def _mounts(python: Path | None, disk_mb: int) -> list[str]:
     """The arguments that build the file system of a program."""
-    folders, links = _interpreter(python)
-    hidden = {Path(os.environ[name]).absolute() for name in ("HOME", "SELFEDIT_HOME") if os.environ.get(name)}
-    hidden.add(Path.home())
+    folders, links = _interpreter(python) if python else (set(), {})
+    homes = filter(None, (os.environ.get("HOME"), os.environ.get("SELFEDIT_HOME"), os.path.expanduser("~")))
+    hidden = {path for home in homes for path in (Path(home).absolute(), Path(home).resolve())}
     if unsafe := [folder for folder in folders if folder in hidden or folder == Path("/")]:
         raise SandboxError(f"{python}: its folder {unsafe[0]} holds your files, too; make a virtual environment")
     shown = {Path("/usr"), *folders}
@@ -239,8 +241,8 @@ def _mounts(python: Path, disk_mb: int) -> list[str]:
     for parent in {parent for place in mounts for parent in place.parents} - mounts.keys() - {Path("/")}:
         mounts[parent] = ["--perms", "0755", "--dir"]  # bubblewrap's own are closed to other users
     arguments = [word for place in sorted(mounts) for word in (*mounts[place], str(place))]
-    for place in ("/", "/dev", *(str(folder) for folder in hidden if mounts.get(folder, [""])[0] == "--size")):
-        arguments += ["--remount-ro", place]
+    empty = [str(folder) for folder in hidden & mounts.keys() if "--tmpfs" in mounts[folder]]
+    arguments += [word for folder in ("/", "/dev", *empty) for word in ("--remount-ro", folder)]
     return [*arguments, "--chdir", "/tmp"]
 
 
@@ -255,7 +257,7 @@ def _run(sandbox: list[str], python: Path, program: str, limits: Limits, cancell
         (reports, report_end), (infos, info_end) = _pipe(files), _pipe(files)
         ends = [source, rules, report_end, info_end]
         process = subprocess.Popen(
-            [*sandbox, "--seccomp", str(rules.fileno()), "--info-fd", str(info_end.fileno()), "--", *_as_user()]
+            [*sandbox, "--seccomp", str(rules.fileno()), "--info-fd", str(info_end.fileno()), "--", *_as_user(sandbox)]
             + _runner(python, source.fileno(), report_end.fileno(), limits),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -277,6 +279,8 @@ def _run(sandbox: list[str], python: Path, program: str, limits: Limits, cancell
         ended, error, trace, *_ = *told.removeprefix(token).decode(errors="replace").split("\n", 2), "", ""
     else:
         ended, error, trace = *_exit(process.returncode, output), ""
+    if ended not in ENDS:  # more than one process wrote the report
+        ended, error = "stopped", "wrote into the report of its end"
     error = _in_words(ended, limits) or _shown(" ".join(error.split()))
     text = _shown(output.decode(errors="replace") + trace)[-limits.output_bytes :]
     return Outcome(ended, text, error, time.monotonic() - start)
@@ -288,7 +292,8 @@ def _watch(
     """Waits until all processes of a program have ended, or ends them: the exceeded limit, the end of the output, and
     the report."""
     output, written, report, limit, deadline = b"", 0, b"", "", time.monotonic() + limits.seconds
-    first = re.search(rb'"child-pid": (\d+)', infos.read(4096))  # nothing: bubblewrap failed
+    info = re.search(rb'"child-pid": (\d+)', infos.read(4096))
+    first = int(info[1]) if info else 0  # bubblewrap failed
     try:
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
@@ -302,13 +307,10 @@ def _watch(
                         report += data
                     else:
                         written, output = written + len(data), (output + data)[-limits.output_bytes :]
-                memory, tasks = _usage(int(first[1])) if report and first else (0, 0)
                 if written > limits.output_bytes or len(report) > LONGEST_REPORT:
                     limit = "output"
-                elif memory > limits.memory_mb * 2**20:
-                    limit = "memory"
-                elif tasks >= limits.processes:
-                    limit = "processes"
+                elif report and (exceeded := _exceeds(first, limits)):
+                    limit = exceeded
                 elif time.monotonic() > deadline:
                     limit = "timeout"
                 elif cancelled.is_set():
@@ -316,21 +318,29 @@ def _watch(
             if not limit:
                 process.wait(10)
     finally:
-        _end(process, int(first[1]) if first else 0)
+        _end(process, first)
     return limit, output, report
 
 
-def _usage(first: int) -> tuple[int, int]:
-    """The memory in bytes, and the number of threads, of a sandbox's processes; the first sees them all."""
-    kilobytes = threads = 0
-    for folder in Path(f"/proc/{first}/root/proc").glob("[0-9]*"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
-            for line in (folder / "status").read_text(errors="replace").splitlines():
-                if line.startswith(("RssAnon:", "RssShmem:")):
-                    kilobytes += int(line.split()[1])
-                elif line.startswith("Threads:"):
-                    threads += int(line.split()[1])
-    return kilobytes * 1024, threads
+def _total(first: int, file: str, *names: str) -> int:
+    """The sum of these numbers in a file that each process of a sandbox has in /proc; the first one sees them all."""
+    total, root = 0, f"/proc/{first}/root/proc"
+    with suppress(FileNotFoundError, ProcessLookupError):  # the first has ended
+        for process in filter(str.isdigit, os.listdir(root)):
+            with suppress(FileNotFoundError, ProcessLookupError):  # this one has
+                lines = Path(root, process, file).read_text(errors="replace").splitlines()
+                total += sum(int(line.split()[1]) for line in lines if line.startswith(names))
+    return total
+
+
+def _exceeds(first: int, limits: Limits) -> str:
+    """Which limit the processes of a sandbox exceed together, if any."""
+    if _total(first, "status", "Threads:") >= limits.processes:
+        return "processes"
+    kilobytes = limits.memory_mb * 1024
+    if _total(first, "status", "RssAnon:", "RssShmem:") > kilobytes:  # what is shared since a fork counts in each
+        return "memory" if _total(first, "smaps_rollup", "Pss_Anon:", "Pss_Shmem:") > kilobytes else ""  # takes long
+    return ""
 
 
 def _end(process: subprocess.Popen, first: int) -> None:
@@ -371,19 +381,19 @@ def _exit(code: int, output: bytes) -> tuple[str, str]:
 _users = count(secrets.randbelow(len(USERS)))
 
 
-def _as_user() -> list[str]:
+def _as_user(sandbox: list[str]) -> list[str]:
     """The command that gives up root for a user who has no other processes."""
-    if os.geteuid():
+    if USER_NAMESPACE in sandbox:
         return []
     user = str(USERS[next(_users) % len(USERS)])
-    options = ["--reuid", user, "--regid", user, "--clear-groups", "--inh-caps=-all", "--pdeathsig", "KILL"]
-    return ["setpriv", *options, "--"]  # a change of user clears the signal that bubblewrap set
+    options = ["--reuid", user, "--regid", user, "--clear-groups", "--inh-caps=-all"]
+    return ["setpriv", *options, "--"]
 
 
 def _runner(python: Path, source: int, report: int, limits: Limits) -> list[str]:
     numbers = (ceil(limits.seconds), limits.memory_mb * 2**20, limits.disk_mb * 2**20, limits.processes)
     text = Path(__file__).with_name("sandbox_runner.py").read_text()
-    return [str(python), "-I", "-X", "utf8", "-c", text, *map(str, (source, report, *numbers))]
+    return [str(python), "-Iu", "-X", "utf8", "-c", text, *map(str, (source, report, *numbers))]
 
 
 def _memory_file(data: bytes) -> io.FileIO:

@@ -3,17 +3,21 @@
 Its text is passed to the interpreter of the library, so it imports nothing but the standard library, and as little as
 possible. Arguments: the descriptors of the program and of the report, then the limits.
 
-Whether the program reached its end is written to the report after the random token that precedes the program, not
-told by the exit status: `os._exit(0)` is no success. The functions that are needed after the program are taken before
-it, because it may replace them.
+Whether the program reached its end is written to the report, after the random token that precedes the program. The exit
+status does not tell it: `os._exit(0)` is no success. What this file needs after the program is copied before it,
+because the program may replace it.
 """
 
+import builtins
 import os
 import resource
+import select
 import sys
+from _thread import start_new_thread
 from contextlib import suppress
 from types import ModuleType
 
+__builtins__ = dict(vars(builtins))  # for the functions below
 NAME = "<program>"
 LONGEST_TRACEBACK = 8_000
 
@@ -30,16 +34,19 @@ def limit(seconds: int, memory: int, disk: int, processes: int) -> None:
         resource.RLIMIT_MSGQUEUE: 0,
     }
     for kind, most in limits.items():
+        current = resource.getrlimit(kind)[1]
+        most = most if current == resource.RLIM_INFINITY else min(most, current - (kind == resource.RLIMIT_CPU))
         resource.setrlimit(kind, (most, most + (kind == resource.RLIMIT_CPU)))  # a signal first, a second later the end
 
 
-def run(source_file: int, report_file: int, write=os.write, leave=os._exit) -> None:
+def run(source_file: int, report_file: int, write=os.write, leave=os._exit, process_id=os.getpid) -> None:
     """Runs the program as `__main__`, reports how it ended, and ends the process."""
     with open(source_file, "rb") as file:
         token = file.readline()
         source = file.read()
     main = sys.modules["__main__"] = ModuleType("__main__")
-    report = b"passed"
+    main.__builtins__ = builtins
+    process, report = process_id(), b"passed"
     try:
         exec(compile(source, NAME, "exec"), main.__dict__)
     except SystemExit:
@@ -51,7 +58,8 @@ def run(source_file: int, report_file: int, write=os.write, leave=os._exit) -> N
     for stream in (sys.__stdout__, sys.__stderr__):
         with suppress(BaseException):
             stream.flush()
-    write(report_file, token + report)
+    if process_id() == process:  # not a copy that the program made of itself
+        write(report_file, token + report)
     leave(0)
 
 
@@ -73,12 +81,23 @@ def description(error: BaseException, source: bytes) -> bytes:
     return f"{'processes' if refused else 'failed'}\n{line[:500]}\n{whole}".encode(errors="replace")
 
 
+def end_with_the_reader(report_file: int) -> None:
+    """Ends everything when nobody reads the report any more: the parent was killed. Its death sends no signal to
+    processes of another user."""
+    poll = select.poll()
+    poll.register(report_file, 0)  # errors only
+    poll.poll()
+    os._exit(1)
+
+
 source_file, report_file, *limits = map(int, sys.argv[1:])
 limit(*limits)
 os.write(report_file, b"started\n")
 program = os.fork()
 if not program:
     run(source_file, report_file)
+os.close(source_file)
+start_new_thread(end_with_the_reader, (report_file,))
 while True:
     ended, status = os.wait()  # as process 1 also for processes whose parents have ended
     if ended == program:

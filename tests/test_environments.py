@@ -97,7 +97,7 @@ def test_the_given_python_comes_first_then_the_active_one_and_that_of_the_folder
     monkeypatch.delenv("VIRTUAL_ENV")
     (tmp_path / ".venv").symlink_to(one.python.parents[1])
     assert find("red-gate", SpecifierSet(""), tmp_path).version == "1.0"
-    with pytest.raises(SandboxError, match="no program; give the path of a Python"):
+    with pytest.raises(SandboxError, match="is no Python; give"):
         find("red-gate", SpecifierSet(""), tmp_path, tmp_path / "missing")
 
 
@@ -106,6 +106,7 @@ def test_a_program_of_somebody_else_in_the_folder_runs_in_the_sandbox_only(wheel
     program.parent.mkdir(parents=True)
     program.write_text(f"#!/bin/sh\necho stolen > {tmp_path}/mark\necho 2.0\n")
     program.chmod(0o755)
+    (tmp_path / ".venv" / "pyvenv.cfg").touch()
     assert find("red-gate", SpecifierSet(""), tmp_path) is None
     assert not (tmp_path / "mark").exists()
 
