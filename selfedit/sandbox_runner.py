@@ -45,7 +45,7 @@ def run(source_file: int, report_file: int, write=os.write, leave=os._exit, proc
         token = file.readline()
         source = file.read()
     main = sys.modules["__main__"] = ModuleType("__main__")
-    main.__builtins__ = builtins
+    main.__builtins__, sys.argv[:] = builtins, [NAME]
     process, report = process_id(), b"passed"
     try:
         exec(compile(source, NAME, "exec"), main.__dict__)

@@ -44,7 +44,7 @@ import dataclasses, pickle, subprocess, sys, tempfile, threading
 @dataclasses.dataclass
 class Point: x: int = 1
 assert __name__ == "__main__" and pickle.loads(pickle.dumps(Point())) == Point()
-assert sys.stdin.read() == ""
+assert sys.stdin.read() == "" and sys.argv == ["<program>"]
 assert subprocess.run(["echo", "é"], capture_output=True, text=True).stdout == "é\\n"
 thread = threading.Thread(target=print, args=["thread"]); thread.start(); thread.join()
 with tempfile.TemporaryDirectory() as folder: open(folder + "/a", "w").write("x" * 2**20)
