@@ -53,6 +53,8 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG"
     ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "2"
 )
 ENDS = {"passed", "failed", "stopped", "timeout", "memory", "output", "processes"}
+ROOTS_CAPABILITIES = (5, 6, 7, 19, 21)
+"""CAP_KILL, SETGID, SETUID, SYS_PTRACE and SYS_ADMIN: to start, watch and end programs of another user."""
 USER_NAMESPACE = "--unshare-user"
 NAMESPACES = """--unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try --hostname sandbox
     --die-with-parent --as-pid-1 --new-session""".split()
@@ -131,8 +133,9 @@ def isolation() -> str:
 @cache
 def _bubblewrap() -> list[str]:
     """The command of the first bubblewrap that works: the system's, which may have rights of its own, or ours."""
-    reason = "bubblewrap is not installed, or Linux is older than 5.14"
+    reason = "bubblewrap is not installed"
     for program in filter(None, (shutil.which("bwrap"), _bundled())):
+        reason = "root lacks capabilities, or Linux is older than 5.14"
         for rights in _ways():
             command = [program, *NAMESPACES, *rights]
             trial = [*command, *_mounts(None, 1), "--", *_as_user(command), "setpriv", "-V"]
@@ -148,10 +151,12 @@ def _bubblewrap() -> list[str]:
 def _ways() -> Iterator[list[str]]:
     """The options for root, who can become another user, and for users whose processes the kernel limits: all but the
     root of the whole system. Before Linux 5.14 it counts all processes of a user together."""
-    if os.geteuid() == 0:
+    status, is_root = Path("/proc/self/status").read_text(), os.geteuid() == 0
+    rights = int(re.search(r"CapEff:\s*(\w+)", status)[1], 16)
+    if is_root and all(rights >> capability & 1 for capability in ROOTS_CAPABILITIES):
         yield ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-    is_root = os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split()[:2] == ["0", "0"]
-    if not is_root and tuple(map(int, platform.release().split(".")[:2])) >= (5, 14):
+    is_exempt = is_root and Path("/proc/self/uid_map").read_text().split()[:2] == ["0", "0"]
+    if not is_exempt and tuple(map(int, platform.release().split(".")[:2])) >= (5, 14):
         yield [USER_NAMESPACE]
 
 

@@ -407,6 +407,15 @@ def test_without_isolation_nothing_runs_and_one_line_says_what_is_missing(missin
     assert done.returncode == 1 and reason in done.stderr.splitlines()[-1], done.stderr
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="about root in a container")
+@pytest.mark.parametrize("capability", ["kill", "setuid", "sys_ptrace", "sys_admin"])
+def test_root_without_rights_is_told_so_in_one_line(capability):
+    code = "from selfedit.sandbox import *\nrun_programs(['pass'], Path(sys.executable))"
+    command = ["setpriv", f"--bounding-set=-{capability}", "--inh-caps=-all", sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert "run safely here (root lacks capabilities" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="the other tests run as a user without rights")
 def test_another_user_than_root_is_protected_in_the_same_way(tmp_path):
     """With the system's Python, because another one may be in a folder of root."""
