@@ -10,6 +10,7 @@ import json
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -318,7 +319,17 @@ def find_lock(place: Path) -> Path | None:
 
 def read_lock(path: Path) -> dict[str, str]:
     """The version of each library that a lock file or a file of requirements pins; of a requirement without a pin, the
-    lowest version that it allows. Names are canonical, those of npm begin with `npm/`. Raises LibraryError."""
+    lowest version that it allows. Names are canonical, those of npm begin with `npm/`; what names no version, as the
+    address of a repository, is left out. Raises LibraryError."""
+    pins = {}
+    for name, version in _pins(path).items():
+        with suppress(LibraryError):
+            _version(version, version)
+            pins[canonical_name(name)] = version
+    return pins
+
+
+def _pins(path: Path) -> dict[str, str]:
     text = _text(path)
     try:
         if text.lstrip().startswith("{"):

@@ -23,7 +23,7 @@ ROOMS = [  # from below
     {"loop"},
     {"memory"},
     {"answers"},
-    {"learn", "adapt", "retest", "estimate", "conversations"},
+    {"learn", "watch", "adapt", "retest", "estimate", "conversations"},
     {"cli", "terminal", "serve", "bench", "export", "demo"},
 ]
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms} | {

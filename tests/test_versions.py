@@ -10,12 +10,13 @@ import torch
 
 from selfedit.answers.answerer import BASE, TEXT, WEIGHTS, Answerer, Ask
 from selfedit.cli import main
-from selfedit.config import LearnConfig
+from selfedit.config import ConsolidateConfig, LearnConfig
 from selfedit.documents.package import library_of
 from selfedit.errors import MemoryStoreError
 from selfedit.learn import _disagreements, learn
 from selfedit.libraries import Scope, Wanted
 from selfedit.memory import database
+from selfedit.memory.consolidate import consolidate
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import LoraConfig
 from selfedit.model.packed.lora import LoraBatch
@@ -160,6 +161,12 @@ def test_texts_of_several_versions_do_not_contradict_each_other(store, tiny_mode
 )
 def test_what_a_package_ships_is_tagged_with_its_version(source, tag):
     assert library_of(source) == tag
+
+
+def test_one_adapter_never_answers_for_two_versions(store, tiny_model):
+    old, new, _ = store.active()
+    with pytest.raises(MemoryStoreError, match="at least two memories"):
+        consolidate(tiny_model, store, [old, new], ConsolidateConfig())
 
 
 # Answers

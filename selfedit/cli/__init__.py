@@ -10,7 +10,7 @@ import argparse
 import sys
 
 from selfedit import __version__, thread_waiting
-from selfedit.cli import memories, studies, talk
+from selfedit.cli import memories, studies, talk, watch
 from selfedit.cli.options import BAD_INPUT, STOPPED, Parser, add_backend, add_json, path
 from selfedit.errors import SelfeditError
 from selfedit.terminal import flush, note, one_line, prepare_streams
@@ -51,7 +51,7 @@ def _run(argv: list[str]) -> int:
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
-        resumes = {"out", "sources"} & vars(arguments).keys()
+        resumes = {"out", "sources", "lock"} & vars(arguments).keys()
         note("stopped" + ("; finished work is kept, and the same command continues from there" if resumes else ""))
         return STOPPED
     except (MemoryError, RuntimeError) as error:  # torch reports a lack of memory, of a CPU or a GPU, as RuntimeError
@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     with_backend = Parser(add_help=False, parents=[with_model])
     add_backend(with_backend)
     memories.add(commands, common, with_backend)
+    watch.add(commands, common, with_backend)
     talk.add(commands, common, with_backend)
     studies.add(commands, with_model, with_backend)
     return parser

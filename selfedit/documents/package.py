@@ -40,6 +40,11 @@ _SIMPLE = "application/vnd.pypi.simple.v1+json, text/html;q=0.1"
 _TOP_LEVEL = re.compile(
     r"(readme|change|history|news|release|migrat|upgrad|whats_?new|faq|guide|tutorial)", re.IGNORECASE
 )
+_RELEASE_NOTES = re.compile(r"(change|history|news|release|migrat|upgrad|whats?[-_]?new)", re.IGNORECASE)
+_NO_RELEASE_NOTES = re.compile(r"readme|\d+\.[a-z]+\.", re.IGNORECASE)
+"""How to write them, and parts of which a later release makes them."""
+_SOURCE = re.compile(rf"{PREFIX}((?:npm/(?:@[^@/]+/)?)?[^@/]+)@([^/]+)/(.*)", re.DOTALL)
+"""Of a file that a package ships: the name, the version and the path."""
 _FOLDERS = {"doc", "docs", "documentation", "changes", "changelog", "releases"}
 _SUFFIXES = {".md", ".markdown", ".rst", ".txt", ".html", ".htm", ".adoc", ".ipynb", ".pdf"}
 _BY_TYPE = {"text/markdown": ".md", "text/x-rst": ".rst"}
@@ -96,10 +101,17 @@ def read_package(
 
 def library_of(source: str) -> str:
     """The tag of what a published package ships, by its source: `polars@2.1`; empty for other sources."""
-    match = re.match(rf"{PREFIX}((?:npm/(?:@[^@/]+/)?)?[^@/]+)@([^/]+)/", source)
+    match = _SOURCE.fullmatch(source)
     with suppress(LibraryError):  # a version that is none
         return str(Library.parse(f"{match[1]}@{match[2]}")) if match else ""
     return ""
+
+
+def is_release_notes(source: str) -> bool:
+    """Whether a file that a package ships, by its source, says what changed from version to version."""
+    match = _SOURCE.fullmatch(source)
+    path = PurePosixPath(match[3] if match else "")
+    return any(map(_RELEASE_NOTES.match, path.parts)) and not _NO_RELEASE_NOTES.match(path.name)
 
 
 def is_documentation(path: str) -> bool:

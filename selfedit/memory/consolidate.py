@@ -17,6 +17,7 @@ from selfedit.config import CONSOLIDATE_SHARE, ConsolidateConfig, with_rate
 from selfedit.errors import MemoryStoreError
 from selfedit.judge.evaluate import evaluate
 from selfedit.judge.general import general_abilities, general_changes
+from selfedit.libraries import Library, Scope
 from selfedit.loop.trial import joint_job, study_examples, study_sequences
 from selfedit.memory.gate import exceeds, general_fault
 from selfedit.memory.store import MemoryStore
@@ -62,7 +63,13 @@ def consolidate(
     *,
     progress: Progress = no_progress,
 ) -> Consolidation:
-    """Raises MemoryStoreError with fewer than two memories."""
+    """Raises MemoryStoreError with fewer than two memories.
+
+    Of several versions of a library only the newest takes part: one adapter must not answer for two versions."""
+    hidden = {
+        str(tag) for tag in Scope().hidden({Library.parse(e.passage.library) for e in entries if e.passage.library})
+    }
+    entries = [entry for entry in entries if entry.passage.library not in hidden]
     if len(entries) < 2:
         raise MemoryStoreError("give at least two memories to consolidate; see `selfedit memory list`")
     start = time.perf_counter()

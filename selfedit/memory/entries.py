@@ -141,10 +141,10 @@ def active_of(connection: sqlite3.Connection, passages: Iterable[tuple[str, str]
 
 
 def libraries(connection: sqlite3.Connection, model_hash: str) -> dict[str, list[str]]:
-    """The active memories of a model that have a tag, by their tags."""
+    """The active memories of a model (of all, if it is empty) that have a tag, by their tags."""
     query = (
         "SELECT library, id FROM memories JOIN active ON memory_id = id "
-        "WHERE library != '' AND model_hash = ? ORDER BY position"
+        "WHERE library != '' AND ? IN ('', model_hash) ORDER BY position"
     )
     tagged: dict[str, list[str]] = {}
     for library, id in connection.execute(query, (model_hash,)):

@@ -178,8 +178,8 @@ class MemoryStore:
         with self._database.reading() as connection:
             return selectors.several(connection, selector, self.home)[0]
 
-    def libraries(self, model_hash: str) -> list[Library]:
-        """The tags of the active memories of a model."""
+    def libraries(self, model_hash: str = "") -> list[Library]:
+        """The tags of the active memories of a model, or of all models."""
         return list(self._tagged(model_hash))
 
     def router(self, model_hash: str, scope: Scope | None = None, without_passage: str | None = None) -> Router:
@@ -197,7 +197,7 @@ class MemoryStore:
                 hidden += entries.active_of(connection, [(without_passage, model_hash)])
         return router.without(hidden) if hidden else router
 
-    def _tagged(self, model_hash: str) -> dict[Library, list[str]]:
+    def _tagged(self, model_hash: str = "") -> dict[Library, list[str]]:
         """The ids of the active memories of each tag; read again when the store has changed."""
         with self._database.reading() as connection:
             key = (model_hash, versions.number(connection))
