@@ -87,8 +87,10 @@ class Library:
 
     @property
     def first(self) -> Wanted:
-        """The first version of the range, as what a question is about."""
-        return newest(self.name, [self])
+        """The first version of the range, as what a question is about; without one where the range has no first."""
+        version = _shown(self.lowest) if self.lowest else ""
+        series = Wanted(self.name, version)
+        return series if applies(self, series) else Wanted(self.name, f"=={version}")
 
     def _contains(self, point: Version) -> bool:
         return SpecifierSet(self.specifier).contains(point, prereleases=True)

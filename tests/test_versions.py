@@ -1,12 +1,16 @@
 """Memories of several versions of a library side by side: two versions never answer for each other."""
 
+import io
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 import torch
+from mcp import Client
+from test_serve import chat, serving
 
 from selfedit.answers.answerer import BASE, TEXT, WEIGHTS, Answerer, Ask
 from selfedit.cli import main
@@ -20,6 +24,10 @@ from selfedit.memory.consolidate import consolidate
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import LoraConfig
 from selfedit.model.packed.lora import LoraBatch
+from selfedit.serve.learner import _passages
+from selfedit.serve.mcp import mcp_server
+from selfedit.serve.service import Service
+from selfedit.text import count_words
 from selfedit.types import Passage, Question, text_hash
 
 OLD = Passage(
@@ -290,3 +298,68 @@ def test_ask_takes_the_version_from_the_option_else_from_a_lock_file(store, tiny
     assert "requirements.txt, line 1: 'polars==' is no requirement" in err
     err = shown(capsys, "ask", "x", "--model", tiny_folder, "--project", tmp_path / "empty", code=2).err
     assert "has no lock file" in err
+
+
+# Chat, server, MCP
+
+
+def test_a_chat_asks_about_the_version_that_is_chosen(store, tiny_folder, capsys, monkeypatch):
+    lines = ["/for polars@1", ABOUT_ROWS, "/for polars 2", "/for polars@2", ABOUT_ROWS, "/for", "/quit"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    arguments = ["chat", "--model", tiny_folder, "--tokens", 4, "--no-learn", "--json"]
+    out, err = shown(capsys, *arguments)
+    assert [json.loads(line)["library"] for line in out.splitlines()] == ["polars@1.0", "polars@2.0"]
+    assert "you ask about polars@1\n" in err and "'polars 2' is no library with a version" in err
+    assert "no certain version; known: polars@1.0, polars@2.0" in err
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{ABOUT_ROWS}\n"))
+    assert json.loads(shown(capsys, *arguments, "--for", "polars@1").out)["library"] == "polars@1.0"
+
+
+@pytest.fixture
+def client(store, tiny_model):
+    with serving(tiny_model, store.home) as client:
+        yield client
+
+
+def test_the_name_of_the_model_chooses_a_version(client):
+    model = client.service.model.name
+    names = [one["id"] for one in client.get("/v1/models").json()["data"]]
+    assert {f"{model}:polars@1.0", f"{model}:polars@2.0"} < {*names}
+    for name, library in (("polars@1", "polars@1.0"), ("polars@2.0", "polars@2.0"), ("polars==2.3.0", "polars@2.0")):
+        assert chat(client, ABOUT_ROWS, model=f"{model}:{name}").json()["selfedit"]["library"] == library
+    for name in names:
+        if "@" in name:
+            assert chat(client, ABOUT_ROWS, model=name).json()["selfedit"]["library"] == name.partition(":")[2]
+    assert chat(client, ABOUT_ROWS).json()["selfedit"]["library"] == "polars@2.0"
+    told = chat(client, ABOUT_ROWS, model=f"{model}:polars@3").json()["selfedit"]
+    assert told["from"] == "base" and "nothing is known of polars 3" in told["note"]
+    error = chat(client, ABOUT_ROWS, model=f"{model}:polars@", status=400).json()["error"]
+    assert "names no version" in error["message"]
+
+
+def test_what_is_asked_and_learned_over_http_may_have_a_version(client):
+    reply = client.post("/v1/ask", json={"question": ABOUT_ROWS, "library": "polars@1"})
+    assert reply.json()["library"] == "polars@1.0"
+    assert client.post("/v1/ask", json={"question": ABOUT_ROWS, "library": "polars 1"}).status_code == 400
+    assert client.post("/v1/memories", json={"text": "Text.", "library": "polars 1"}).status_code == 400
+    job = client.post("/v1/memories", json={"text": "Frames are read lazily.", "library": "polars@1"}).json()["job"]
+    (spec,) = [json.loads(file.read_bytes()) for file in client.service.home.glob(f"jobs/{job}/job.json")]
+    passages, _ = _passages(client.service.home, client.service.home / "jobs" / job, spec, 110, count_words)
+    assert [passage.library for passage in passages] == ["polars@1.0"]
+    client.delete(f"/v1/jobs/{job}")
+
+
+def test_an_agent_recalls_of_a_version(store, tiny_model):
+    async def recalled():
+        service = Service(tiny_model, store.home)
+        async with service.running(), Client(mcp_server(service)) as client:
+            replies = [
+                await client.call_tool("recall", {"question": ABOUT_ROWS, "strict": False, "library": library})
+                for library in ("polars@1", "polars@2", "polars@3", "polars 3")
+            ]
+        return replies
+
+    first, second, third, wrong = anyio.run(recalled)
+    assert first.structured_content["library"] == "polars@1.0" and second.structured_content["library"] == "polars@2.0"
+    assert not third.structured_content["known"] and "nothing is known of polars 3" in third.structured_content["note"]
+    assert wrong.is_error and "no library with a version" in str(wrong.content)

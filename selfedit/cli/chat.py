@@ -13,16 +13,18 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO
 
 from selfedit.answers.answerer import BASE, Ask
 from selfedit.answers.why import why
 from selfedit.conversations import Conversations
 from selfedit.errors import SelfeditError
+from selfedit.libraries import Wanted
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.serve.engine import Engine, Written
@@ -34,6 +36,7 @@ from selfedit.types import Message
 HELP = """/learn      remember what you said so far, and learn it in the background
 /why        why the last answer is what it is, and from which source
 /memories   what is known
+/for        the version of a library that you ask about: /for polars@2; /for alone ends that
 /undo       take the last change of what is known of you back, but for what was forgotten
 /new        begin a new session; /quit (or Ctrl-D) ends
 Say "remember that …", "no, it is …", "forget …" as to a person."""
@@ -51,7 +54,11 @@ class ChatLoop:
         idle_s: float,
         learns: bool,
         as_json: bool,
+        library: Wanted | None = None,
+        project: Mapping[str, str] = MappingProxyType({}),
     ):
+        """`library`, `project`: as in an Ask."""
+        self.versions: dict = {"library": library, "project": project}
         self.model, self.home, self.store = model, home, MemoryStore(home)
         self.max_new_tokens, self.idle_s, self.learns, self.as_json = max_new_tokens, idle_s, learns, as_json
         self.conversations = Conversations(home)
@@ -115,6 +122,7 @@ class ChatLoop:
             "/learn": self._remember,
             "/why": self._why,
             "/memories": self._memories,
+            "/for": lambda: self._for(line.partition(" ")[2].strip()),
             "/undo": self._undo,
             "/new": self._new,
             "/help": lambda: note(HELP),
@@ -127,7 +135,7 @@ class ChatLoop:
             self._answer(line)
 
     def _answer(self, line: str) -> None:
-        ask = self.conversations.ask(line, self.turns, max_new_tokens=self.max_new_tokens)
+        ask = self.conversations.ask(line, self.turns, max_new_tokens=self.max_new_tokens, **self.versions)
         written = asyncio.run(self._written(ask))
         said = [Message("user", line), Message("assistant", written.text)]
         self.conversations.add(self.session, said)
@@ -200,6 +208,11 @@ class ChatLoop:
             note(f"  {statement.date}  {one_line(statement.text)}")
         entries = self.store.active(self.model.fingerprint)
         memory_table(entries, {entry.id for entry in entries}, [])
+
+    def _for(self, text: str) -> None:
+        wanted = self.versions["library"] = Wanted.parse(text) if text else None
+        known = ", ".join(map(str, self.store.libraries(self.model.fingerprint))) or "nothing with a version"
+        note(f"  you ask about {wanted}" if wanted else f"  you ask about no certain version; known: {known}")
 
     def _undo(self) -> None:
         done = self.conversations.undo(self.model, self.store)

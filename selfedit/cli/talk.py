@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from selfedit.cli.options import BAD_INPUT, open_model, path, whole
+from selfedit.cli.options import BAD_INPUT, add_versions, open_model, open_store, path, project_versions, whole
 from selfedit.errors import SelfeditError
 from selfedit.terminal import note, one_line, say
 
@@ -22,6 +22,7 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     chat.add_argument(
         "--idle", type=whole(1, 100_000), default=180, metavar="SECONDS", help="learn when nothing is said for so long"
     )
+    add_versions(chat)
     chat.add_argument("--no-learn", action="store_true", help="remember only as text; do not train in the background")
     chat.set_defaults(run=_chat)
 
@@ -75,14 +76,17 @@ def _home(arguments) -> Path:
 def _chat(arguments) -> int:
     from selfedit.cli.chat import ChatLoop
 
+    model = open_model(arguments, note)
     return ChatLoop(
-        open_model(arguments, note),
+        model,
         _home(arguments),
         arguments.session,
         max_new_tokens=arguments.tokens,
         idle_s=arguments.idle,
         learns=not arguments.no_learn,
         as_json=arguments.json,
+        library=arguments.library,
+        project=project_versions(arguments, open_store(arguments), model.fingerprint, note),
     ).run()
 
 

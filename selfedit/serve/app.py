@@ -27,6 +27,7 @@ from starlette.staticfiles import StaticFiles
 from selfedit import __version__
 from selfedit.answers.answerer import ARMS, AUTO, BASE, WEIGHTS, Ask
 from selfedit.errors import MemoryStoreError, SelfeditError
+from selfedit.libraries import Library, Wanted
 from selfedit.model.json_grammar import json_grammar
 from selfedit.serve import openai
 from selfedit.serve.engine import Written
@@ -44,6 +45,8 @@ class AskBody(BaseModel):
     arm: Literal["auto", "weights", "text", "both"] = Field("auto", alias="from")
     strict: bool = False
     memory: str | None = Field(None, max_length=64)
+    library: str | None = Field(None, max_length=300)
+    """The version that the question is about: polars@2."""
     max_tokens: int = Field(64, ge=1, le=openai.MOST_TOKENS)
 
 
@@ -51,6 +54,8 @@ class LearnBody(BaseModel):
     text: str | None = Field(None, max_length=BODY_BYTES)
     title: str = Field("", max_length=200)
     url: str | None = Field(None, max_length=2000, pattern=r"^(https?://|package:)")
+    library: str = Field("", max_length=300)
+    """The library and the versions that it describes: polars@2.0."""
 
 
 class RollbackBody(BaseModel):
@@ -148,14 +153,17 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post("/v1/ask")
     async def ask(body: AskBody, home: Home) -> dict:
         memory = service.find(home, body.memory).id if body.memory else None
-        ask = Ask(Question(body.question, ()), body.arm, memory, strict=body.strict, max_new_tokens=body.max_tokens)
+        library = Wanted.parse(body.library) if body.library else None
+        question, limit = Question(body.question, ()), body.max_tokens
+        ask = Ask(question, body.arm, memory, library, strict=body.strict, max_new_tokens=limit)
         return service.explained(home, ask, await service.answered(home, ask))
 
     @app.get("/v1/models")
     def models(home: Home) -> dict:
         name = service.model.name
         memories = [f"{name}:{memory['id']}" for memory in service.memories(home, False)["memories"]]
-        names = [name, *(f"{name}:{arm}" for arm in (*ARMS[1:], BASE)), *memories]
+        versions = [f"{name}:{wanted}" for wanted in service.versions_of_libraries(home)]
+        names = [name, *(f"{name}:{arm}" for arm in (*ARMS[1:], BASE)), *versions, *memories]
         return {
             "object": "list",
             "data": [{"id": id, "object": "model", "owned_by": "selfedit", "created": 0} for id in names],
@@ -164,12 +172,14 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
 def _named(service: Service, home: Path, model: str) -> dict:
     """What a model's name says: `MODEL` takes the most probable answer, `MODEL:weights` (or text, both, base) one arm,
-    and `MODEL:ID` the adapter of one memory."""
+    `MODEL:polars@2` what is known of that version of a library, and `MODEL:ID` the adapter of one memory."""
     name, _, part = model.partition(":")
     if name != service.model.name:
         raise HTTPException(404, f"no model {name[:80]!r}; /v1/models lists those of this server")
     if not part or part in (*ARMS, BASE):
         return {"arm": part or AUTO}
+    if "@" in part or "=" in part:
+        return {"library": Wanted.parse(part)}
     entry = service.find(home, part)
     return {"arm": WEIGHTS if entry.has_adapter else "text", "memory": entry.id}
 
@@ -256,11 +266,12 @@ def _add_learning(app: FastAPI, service: Service) -> None:
             RuntimeError,
         ):  # RuntimeError: a form without a file, or one that is cut off
             raise HTTPException(400, "send a file (multipart field `file`), or JSON with `text` or `url`") from None
+        library = str(Library.parse(body.library)) if body.library else ""
         if body.url:
-            return {"job": service.learn_url(home, body.url).id}
+            return {"job": service.learn_url(home, body.url, library=library).id}
         if not (body.text or "").strip():
             raise HTTPException(400, "there is no text to learn")
-        return {"job": service.learn_text(home, body.text or "", body.title or "a note").id}
+        return {"job": service.learn_text(home, body.text or "", body.title or "a note", library=library).id}
 
     @app.get("/v1/jobs")
     def jobs(home: Home) -> dict:

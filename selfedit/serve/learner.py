@@ -143,7 +143,8 @@ def _passages(home: Path, folder: Path, job: dict, passage_words: int, length) -
                 document._replace(source=f"text://{text_hash(job['title'])[:12]}", title=job["title"])
                 for document in documents
             ]
-    return split_documents(documents, passage_words, length), [one._asdict() for one in skipped]
+    passages = split_documents(documents, passage_words, length, job.get("library", ""))
+    return passages, [one._asdict() for one in skipped]
 
 
 if __name__ == "__main__":

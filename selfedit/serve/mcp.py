@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from selfedit import __version__
 from selfedit.answers.answerer import AUTO, BASE, Ask
 from selfedit.errors import SelfeditError
+from selfedit.libraries import Wanted
 from selfedit.serve.jobs import DONE
 from selfedit.serve.service import Service
 from selfedit.types import Question
@@ -52,12 +53,18 @@ def mcp_server(service: Service) -> MCPServer:
             str, Field(description="a whole question that can be understood alone", min_length=1, max_length=4000)
         ],
         strict: Annotated[bool, Field(description='answer "I don\'t know." where no answer is probably right')] = True,
+        library: Annotated[
+            str | None,
+            Field(description="the version of a library that the question is about, e.g. polars@2", max_length=300),
+        ] = None,
     ) -> dict[str, Any]:
         """Answers a question from what was learned. `from`: weights, text, both, `base` if nothing known fits (then do
-        not trust it), or empty if there is no answer; `source` and `passage` say what supports the answer."""
-        ask = Ask(Question(question, ()), AUTO, strict=strict)
+        not trust it), or empty if there is no answer; `source` and `passage` say what supports the answer, `note` if
+        nothing is known of that version of the library."""
+        ask = Ask(Question(question, ()), AUTO, library=_wanted(library), strict=strict)
         record = service.explained(home, ask, await _answered(service, ask))
-        shown = {name: record.get(name) for name in ("answer", "from", "source", "passage", "memory", "why")}
+        fields = ("answer", "from", "source", "passage", "memory", "why", "library", "note")
+        shown = {name: record.get(name) for name in fields}
         return shown | ({"known": False} if record["from"] in ("", BASE) else {"known": True})
 
     @server.tool(title="Learn", annotations=ADDS)
@@ -125,6 +132,13 @@ def mcp_server(service: Service) -> MCPServer:
         return service.memory(home, id)
 
     return server
+
+
+def _wanted(library: str | None) -> Wanted | None:
+    try:
+        return Wanted.parse(library) if library else None
+    except SelfeditError as error:
+        raise ToolError(str(error)) from error
 
 
 async def _answered(service: Service, ask: Ask):

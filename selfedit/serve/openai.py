@@ -184,4 +184,5 @@ def _origin(written: Written) -> dict:
     answer = written.answer
     source = answer.memory.passage.source if answer.memory else None
     origin = {"from": answer.arm, "memory": answer.memory.id if answer.memory else None, "source": source}
-    return {"selfedit": origin | ({"note": answer.note} if answer.note else {})}
+    told = {"library": answer.memory.passage.library if answer.memory else "", "note": answer.note}
+    return {"selfedit": origin | {name: text for name, text in told.items() if text}}

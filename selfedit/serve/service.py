@@ -12,6 +12,7 @@ from pathlib import Path
 from selfedit.answers.answerer import Ask
 from selfedit.answers.why import why
 from selfedit.conversations import Conversations
+from selfedit.libraries import Wanted
 from selfedit.memory.difference import between_memories
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
@@ -126,18 +127,23 @@ class Service:
     def find(self, home: Path, id: str) -> MemoryEntry:
         return MemoryStore(home).get(id)
 
+    def versions_of_libraries(self, home: Path) -> list[Wanted]:
+        """One per tag of the model's memories, as what a question may be about."""
+        tags = sorted(MemoryStore(home).libraries(self.model.fingerprint), key=str)
+        return list(dict.fromkeys(tag.first for tag in tags))
+
     # Learning
 
-    def learn_text(self, home: Path, text: str, title: str, suspicion: str = "") -> Job:
-        spec = {"kind": "text", "file": "text.md", "suspicion": suspicion}
+    def learn_text(self, home: Path, text: str, title: str, suspicion: str = "", library: str = "") -> Job:
+        spec = {"kind": "text", "file": "text.md", "suspicion": suspicion, "library": library}
         return self.jobs.add(home, spec, title, text.encode())
 
     def learn_file(self, home: Path, name: str, data: bytes) -> Job:
         name = safe_name(name)
         return self.jobs.add(home, {"kind": "upload", "file": name}, name, data)
 
-    def learn_url(self, home: Path, url: str, suspicion: str = "") -> Job:
-        return self.jobs.add(home, {"kind": "url", "url": url, "suspicion": suspicion}, url)
+    def learn_url(self, home: Path, url: str, suspicion: str = "", library: str = "") -> Job:
+        return self.jobs.add(home, {"kind": "url", "url": url, "suspicion": suspicion, "library": library}, url)
 
     async def remember(self, home: Path, session: str, said: Sequence[Message]) -> None:
         """Adds turns to a conversation. What the user states in them is in force as a text, and learned when there is
