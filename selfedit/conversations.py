@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -123,7 +124,7 @@ class Conversations:
         """What the turns of a session that have not been read yet would change. Changes nothing."""
         session = self._session(name)
         day = session["turns"][-1]["date"] if session["turns"] else Day.today().isoformat()
-        return updated(self.statements, self.turns(name), name, day, start=session["read"])
+        return updated(self.statements, self.turns(name), self.checked_name(name), day, start=session["read"])
 
     def accept(self, name: str, model: Model, store: MemoryStore) -> Changes:
         """Makes what is proposed known, and the store follow: new statements answer as texts from now on."""
@@ -188,10 +189,19 @@ class Conversations:
 
     # Files
 
+    @staticmethod
+    def checked_name(name: str) -> str:
+        """The name as sessions have it. Raises MemoryStoreError on one that cannot be the name of a session."""
+        name = unicodedata.normalize("NFC", name)
+        if not re.fullmatch(r"[\w-][\w .-]{0,79}", name) or len(name.encode()) > 200 or name.endswith((".", " ")):
+            raise MemoryStoreError(
+                f"{name[:100]!r} is no name for a session; use up to 80 letters, digits, spaces, ., - or _, with no space "
+                "or dot at either end"
+            )
+        return name
+
     def _path(self, name: str) -> Path:
-        if not re.fullmatch(r"[\w-][\w .-]*", name) or len(name.encode()) > 80 or name.endswith((".", " ")):
-            raise MemoryStoreError(f"{name!r} is no name for a session; use up to 80 letters, digits, spaces, - or _")
-        return self.folder / f"{name}.json"
+        return self.folder / f"{self.checked_name(name)}.json"
 
     def _session(self, name: str) -> dict:
         session = self._read(path := self._path(name), {"turns": [], "read": 0})

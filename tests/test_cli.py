@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from selfedit.answers.answerer import ARMS
 from selfedit.answers.support import nearest_example
-from selfedit.cli import _parser, main
+from selfedit.cli import _command_first, _parser, main
 from selfedit.edits.quiz import with_passage
 from selfedit.errors import ModelError
 from selfedit.judge.evaluate import ANSWER_TOKENS, grade
@@ -157,6 +157,26 @@ def python(code: str, *arguments: str, **options) -> subprocess.CompletedProcess
 @pytest.mark.parametrize("arguments", [[], ["lern"], ["memory"], ["ask", "Who?", "--tokens", "many"], ["learn"]])
 def test_a_command_that_does_not_exist_is_one_line_that_names_the_help(arguments, refusal):
     assert re.search(r"; see `selfedit [a-z ]*--help`$", refusal(*arguments))
+
+
+@pytest.mark.parametrize(
+    "early, expected",
+    [
+        (["--home", "A", "--json", "memory", "list"], ["memory", "list", "--home", "A", "--json"]),
+        (["--home=A", "ask", "--", "--odd"], ["ask", "--home=A", "--", "--odd"]),
+        (["--home", "A", "memory", "list", "--home=B"], ["memory", "list", "--home=B"]),
+        (["--home"], []),
+        (["memory", "list", "--json"], ["memory", "list", "--json"]),
+    ],
+)
+def test_common_options_may_stand_before_the_command(early, expected):
+    assert _command_first(early) == expected
+
+
+def test_a_home_before_the_command_is_used_and_another_option_there_is_one_line(output, refusal, tmp_path):
+    assert output("--home", tmp_path, "memory", "list")[0].startswith("no memories yet")
+    assert refusal("--session", "x", "chat").startswith("--session comes behind the command")
+    assert "COMMAND" in refusal("--home", tmp_path)
 
 
 # Documents that cannot be learned

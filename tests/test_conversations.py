@@ -90,7 +90,20 @@ def test_a_session_that_goes_on_is_read_from_where_it_was(talk):
     assert len(talk.conversations.turns("a")) == 4 and talk.conversations.names() == ["a"]
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "x" * 81, "a\nb", "end."])
+@pytest.mark.parametrize("name", ["Montag früh", "работа " * 10 + "1", "日本語", "v1.2_b", "x" * 80, "-"])
+def test_a_session_may_have_any_letters(tmp_path, name):
+    conversations = Conversations(tmp_path)
+    conversations.add(name, PORT)
+    assert conversations.names() == [name] and conversations.turns(name) == PORT
+
+
+def test_a_letter_with_an_accent_is_one_letter_however_it_is_typed(tmp_path):
+    conversations = Conversations(tmp_path)
+    conversations.add("caf\u00e9", PORT)
+    assert conversations.turns("cafe\u0301") == PORT
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "x" * 81, "語" * 70, "a\nb", "end.", "end ", "\ud800"])
 def test_a_session_has_a_plain_name(tmp_path, name):
     with pytest.raises(MemoryStoreError, match="no name for a session"):
         Conversations(tmp_path).turns(name)

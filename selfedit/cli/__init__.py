@@ -17,6 +17,8 @@ from selfedit.terminal import flush, note, one_line, prepare_streams
 from selfedit.types import as_utf8
 
 DEFAULT_MODEL = "smollm2-135m"
+EARLY = {"--home": 2, "--model": 2, "--backend": 2, "--json": 1}
+"""Options that may stand before the command, and how many arguments they are."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     arguments = argparse.Namespace()
     try:
+        argv = _command_first(argv)
         _parser().parse_args(argv, arguments)
         arguments.argv = argv
         for value in vars(arguments).values():
@@ -66,6 +69,22 @@ def _run(argv: list[str]) -> int:
         if error.errno is None:
             raise
         return _fail(f"{error.filename or 'the system'}: {error.strerror}")
+
+
+def _command_first(argv: list[str]) -> list[str]:
+    """`--home X chat …` → `chat … --home X`. An option behind the command counts more than one before it."""
+    early, command = [], argv
+    while command and (name := command[0].partition("=")[0]) in EARLY:
+        count = 1 if "=" in command[0] else EARLY[name]
+        early.append((name, command[:count]))
+        command = command[count:]
+    name = command[0].partition("=")[0] if command else ""
+    if name.startswith("--") and not ("--help".startswith(name) or "--version".startswith(name)):
+        raise SelfeditError(f"{name} comes behind the command: selfedit COMMAND {name} …; see `selfedit --help`")
+    given = {argument.partition("=")[0] for argument in command}
+    added = [part for name, parts in early if name not in given for part in parts]
+    at = command.index("--") if "--" in command else len(command)
+    return [*command[:at], *added, *command[at:]] if command else []
 
 
 def _fail(message: str) -> int:

@@ -385,7 +385,8 @@ def _memory_list_of_session(arguments, store) -> int:
     from selfedit.memory.difference import SESSION
     from selfedit.terminal import memory_table
 
-    name, conversations = arguments.session, Conversations(store.home)
+    conversations = Conversations(store.home)
+    name = conversations.checked_name(arguments.session)
     names, sources, in_force = conversations.names(), store.sources(), {*store.active_ids()}
     statements = [statement for statement in conversations.statements if statement.session == name]
     entries = [entry for entry in store.all() if SESSION + name in sources.get(entry.id, ())]
