@@ -54,7 +54,7 @@ class Conversations:
         return [path.stem for path in sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime)]
 
     def turns(self, name: str) -> list[Message]:
-        return [Message(turn["role"], turn["content"]) for turn in self._session(name)["turns"]]
+        return _messages(self._session(name))
 
     def add(self, name: str, turns: Iterable[Message], day: str | None = None) -> None:
         """Adds turns to a session, on the disk when this returns. `day`: ISO; today by default."""
@@ -95,7 +95,7 @@ class Conversations:
         A question about the user is answered from what the user stated, which is in view as far as it fits, and an
         answer that goes beyond it is replaced (`answers.notes`)."""
         known = self.statements
-        ask = Ask(Question(question, ()), arm, history=self._with_preferences(history), whole=False, **options)
+        ask = Ask(Question(question, ()), arm, history=_with_preferences(known, history), whole=False, **options)
         if not known or not notes.is_personal(question) or ask.memory or arm == BASE:
             return ask
         chosen = notes.in_view(known, ask.looked_up)
@@ -107,24 +107,11 @@ class Conversations:
             check=lambda answer: notes.checked(chosen, ask.looked_up, answer),
         )
 
-    def _with_preferences(self, history: Sequence[Message]) -> tuple[Message, ...]:
-        """The messages, and before them what the user wants in general, for the model to respect."""
-        chosen: list[str] = []
-        for statement in reversed(self.statements):
-            if statement.kind == "preference" and sum(len(text.split()) for text in chosen) < PREFERENCES_WORDS:
-                chosen.insert(0, f"- {statement.text}")
-        if not chosen:
-            return tuple(history)
-        wishes = "Respect what the user has said:\n" + "\n".join(chosen)
-        if history and history[0].role == "system":
-            return (Message("system", f"{history[0].content}\n\n{wishes}"), *history[1:])
-        return (Message("system", f"You are a helpful assistant. {wishes}"), *history)
-
     def proposed(self, name: str) -> Changes:
         """What the turns of a session that have not been read yet would change. Changes nothing."""
         session = self._session(name)
         day = session["turns"][-1]["date"] if session["turns"] else Day.today().isoformat()
-        return updated(self.statements, self.turns(name), self.checked_name(name), day, start=session["read"])
+        return updated(self.statements, _messages(session), self.checked_name(name), day, start=session["read"])
 
     def accept(self, name: str, model: Model, store: MemoryStore) -> Changes:
         """Makes what is proposed known, and the store follow: new statements answer as texts from now on."""
@@ -164,7 +151,7 @@ class Conversations:
         """Deletes statements wherever they stand, but for the request to forget them."""
         for name in self.names():
             session = self._session(name)
-            cleaned = transcript_without(self.turns(name), statements)
+            cleaned = transcript_without(_messages(session), statements)
             session["turns"] = [turn | clean._asdict() for turn, clean in zip(session["turns"], cleaned)]
             self._write(self._path(name), session)
         for entry in store.all():
@@ -195,8 +182,8 @@ class Conversations:
         name = unicodedata.normalize("NFC", name)
         if not re.fullmatch(r"[\w-][\w .-]{0,79}", name) or len(name.encode()) > 200 or name.endswith((".", " ")):
             raise MemoryStoreError(
-                f"{name[:100]!r} is no name for a session; use up to 80 letters, digits, spaces, ., - or _, with no space "
-                "or dot at either end"
+                f"{name[:100]!r} is no name for a session; use up to 80 letters, digits, spaces, ., - or _, "
+                "with no space or dot at either end"
             )
         return name
 
@@ -238,3 +225,21 @@ class Conversations:
             self.folder.mkdir(parents=True, exist_ok=True)
         with disk.file_lock(self.folder / ".lock"):
             yield
+
+
+def _messages(session: dict) -> list[Message]:
+    return [Message(turn["role"], turn["content"]) for turn in session["turns"]]
+
+
+def _with_preferences(statements: Sequence[Statement], history: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages, and before them what the user wants in general, for the model to respect."""
+    chosen: list[str] = []
+    for statement in reversed(statements):
+        if statement.kind == "preference" and sum(len(text.split()) for text in chosen) < PREFERENCES_WORDS:
+            chosen.insert(0, f"- {statement.text}")
+    if not chosen:
+        return tuple(history)
+    wishes = "Respect what the user has said:\n" + "\n".join(chosen)
+    if history and history[0].role == "system":
+        return (Message("system", f"{history[0].content}\n\n{wishes}"), *history[1:])
+    return (Message("system", f"You are a helpful assistant. {wishes}"), *history)

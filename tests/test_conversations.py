@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from test_serve import serving, tiny_model  # noqa: F401  (a fixture)
@@ -218,6 +219,16 @@ def test_preferences_stand_before_the_conversation(talk):
     )
     history = talk.conversations.ask("Write a function.", [Message("system", "Be kind.")]).history
     assert history[0].role == "system" and "Be kind." in history[0].content and "type hints" in history[0].content
+
+
+def test_a_question_and_a_proposal_read_each_file_once(talk, monkeypatch):
+    talk("a", PORT, "2026-01-13")
+    read, files = Path.read_text, []
+    monkeypatch.setattr(Path, "read_text", lambda path, *options: files.append(path.name) or read(path, *options))
+    talk.conversations.ask("Which port does my gateway use?")
+    assert files == [".statements"]
+    talk.conversations.proposed("a")
+    assert sorted(files[1:]) == [".statements", "a.json"]
 
 
 # The command

@@ -9,11 +9,11 @@ disagree. The words of a title count in every sentence, since "the fee is 20 dol
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from selfedit.edits.parse import sentences
 from selfedit.memory.route import Router
+from selfedit.sessions.values import values
 from selfedit.text import stem, weight, words
 from selfedit.types import MemoryEntry, Passage
 
@@ -73,22 +73,8 @@ class _Said:
 
     def __init__(self, sentence: str, title: str):
         spelled = words(_NOT.sub(" not", sentence))
-        self.values = set(_values(spelled))
+        self.values = {" ".join(map(stem, words(value.text))) for value in values(sentence)}
         inside = {part for value in self.values for part in value.split()}
         stems = {stem(word) for word in spelled}
         self.denies = bool(stems & _NEGATIONS)
         self.others = (stems | {stem(word) for word in words(title)}) - inside - _NEGATIONS
-
-
-def _values(spelled: list[str]) -> Iterator[str]:
-    """Numbers, and names of one word or several."""
-    name: list[str] = []
-    for position, word in enumerate([*spelled, ""]):
-        if word[:1].isupper() and (position or weight(stem(word)) == 1):
-            name.append(stem(word))
-            continue
-        if name:
-            yield " ".join(name)
-            name = []
-        if any(c.isdigit() for c in word):
-            yield word.lower()
