@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
@@ -78,7 +79,7 @@ class Library:
             return f"{self.name}@{_shown(first)}"
         return self.name + self.specifier
 
-    @property
+    @cached_property
     def lowest(self) -> Version | None:
         """The first version of the range, by which it is named; the last one of a range without a beginning. None: any
         version."""
@@ -130,7 +131,11 @@ class Wanted:
 
 def applies(tag: Library | str, wanted: Wanted) -> bool:
     """Whether a memory with this tag may answer a question about this version; of no version, every tag may."""
-    tag = Library.parse(tag) if isinstance(tag, str) else tag
+    return _applies(Library.parse(tag) if isinstance(tag, str) else tag, wanted)
+
+
+@lru_cache(maxsize=10_000)
+def _applies(tag: Library, wanted: Wanted) -> bool:
     if tag.name != wanted.name:
         return False
     if not wanted.version or tag._contains(wanted.point):
@@ -142,8 +147,8 @@ def applies(tag: Library | str, wanted: Wanted) -> bool:
 
 def newest(name: str, tags: Iterable[Library]) -> Wanted:
     """The newest version of a library that any of the tags names."""
-    known = [tag.lowest for tag in tags if tag.name == name and tag.lowest]
-    return Wanted(name, f"=={_shown(max(known))}" if known else "")
+    known = max((tag.lowest for tag in tags if tag.name == name and tag.lowest), default=None)
+    return Wanted(name, f"=={_shown(known)}" if known else "")
 
 
 def mentioned(text: str, tags: Iterable[Library]) -> list[Wanted]:
@@ -152,16 +157,29 @@ def mentioned(text: str, tags: Iterable[Library]) -> list[Wanted]:
     Of several versions of a library the newest counts, because a change from one to another is described there. A whole
     number far above the known versions is a count: "polars 20 rows".
     """
-    tags, found = list(tags), []
-    for name in dict.fromkeys(tag.name for tag in tags):
-        spelled = r"[-_.\s]?".join(map(re.escape, re.split(r"[-_.]", name.removeprefix(NPM))))
-        sign = r"(?:\s+(?:version\s+|release\s+|v)?|@|==\s*)v?"
-        pattern = rf"(?<![\w.-]){spelled}{sign}(\d{{1,9}}(?:\.\d{{1,9}}){{0,3}})(?:\.x)?(?![\w%]|[.,]\d)"
-        versions = [Version(match[1]) for match in re.finditer(pattern, text, re.IGNORECASE)]
-        known = max((tag.lowest.major for tag in tags if tag.name == name and tag.lowest), default=0)
+    found = []
+    for name, of_name in _by_name(tags).items():
+        versions = [Version(match[1]) for match in _with_version(name).finditer(text)]
+        known = max((tag.lowest.major for tag in of_name if tag.lowest), default=0) if versions else 0
         if versions := [v for v in versions if len(v.release) > 1 or v.major <= known + 1]:
             found.append(Wanted(name, str(max(versions))))
     return found
+
+
+@lru_cache(maxsize=1000)
+def _with_version(name: str) -> re.Pattern[str]:
+    """Matches a library in a text with a version behind it."""
+    spelled = r"[-_.\s]?".join(map(re.escape, re.split(r"[-_.]", name.removeprefix(NPM))))
+    sign = r"(?:\s+(?:version\s+|release\s+|v)?|@|==\s*)v?"
+    version = r"(\d{1,9}(?:\.\d{1,9}){0,3})(?:\.x)?(?![\w%]|[.,]\d)"
+    return re.compile(rf"(?<![\w.-]){spelled}{sign}{version}", re.IGNORECASE)
+
+
+def _by_name(tags: Iterable[Library]) -> dict[str, list[Library]]:
+    grouped: dict[str, list[Library]] = {}
+    for tag in tags:
+        grouped.setdefault(tag.name, []).append(tag)
+    return grouped
 
 
 @dataclass(frozen=True)
@@ -181,7 +199,7 @@ class Scope:
 
     def versions(self, tags: Collection[Library]) -> dict[str, Wanted]:
         """The version of each library that has a tag."""
-        chosen = {tag.name: newest(tag.name, tags) for tag in tags}
+        chosen = {name: newest(name, of_name) for name, of_name in _by_name(tags).items()}
         chosen |= {name: Wanted(name, self.project[name]) for name in chosen.keys() & self.project.keys()}
         return chosen | {named.name: named for named in self.named(tags) if named.version and named.name in chosen}
 

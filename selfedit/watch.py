@@ -128,12 +128,13 @@ def release_notes(moved: Moved, allow_private: bool = False) -> tuple[list[Docum
                 documents.setdefault(document.text, document)
             except DocumentError as error:
                 skipped.append(Skipped(raw.source, str(error).removeprefix(f"{raw.source}: ")))
-    have_versions = any(any(_versions(document)) for document in documents.values())
-    kept = [newer(one, moved) for one in documents.values() if not have_versions or _is_dated(one)]
-    if not (found := [document for document in kept if document.blocks]):
+    found = sorted(documents.values(), key=lambda document: -len(document.text))
+    have_versions = any(any(_versions(document)) for document in found)
+    kept = [newer(one, moved) for one in found if not have_versions or _is_dated(one)]
+    if not (kept := [document for document in kept if document.blocks]):
         reason = skipped[0].reason if skipped else "the package ships no release notes of this version"
         raise DocumentError(f"{reason}; name a file or web page: `selfedit learn FILE|URL --for {moved.tag}`")
-    return found, skipped
+    return kept, skipped
 
 
 def _is_dated(document: Document) -> bool:

@@ -96,7 +96,8 @@ def _told(arguments, store, watch, moved: list) -> int:
                 documents, skipped = release_notes(one, arguments.allow_private)
             except DocumentError as error:
                 record["error"] = str(error)
-                progress.note(f"{came}: {error}")
+                if not arguments.json:
+                    progress.note(f"{came}: {error}")
                 continue
             passages = split_documents(documents, words, library=one.tag)
             record["files"] = [document.source for document in documents]
