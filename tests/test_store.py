@@ -148,7 +148,7 @@ def test_the_id_depends_on_adapter_passage_and_model_alone(store, tmp_path):
 
 def test_a_missing_home_is_an_empty_store_and_stays_missing(store):
     assert store.active() == store.all() == store.history() == []
-    with pytest.raises(MemoryStoreError, match="no memory in .* has an id, a source or a day 'abc'"):
+    with pytest.raises(MemoryStoreError, match="no memory in .* has an id, a source, a day or a tag 'abc'"):
         store.disable("abc")
     assert not store.home.exists()
 
@@ -498,7 +498,7 @@ def test_memories_are_found_by_source_path_name_or_day(store):
         MemoryStoreError, match=r"'1.txt' fits 2 sources \(/archive/1.txt, /docs/1.txt\); give the whole path"
     ):
         store.forget("1.txt")
-    with pytest.raises(MemoryStoreError, match="an id, a source or a day 'nothing.txt'"):
+    with pytest.raises(MemoryStoreError, match="an id, a source, a day or a tag 'nothing.txt'"):
         store.forget("nothing.txt")
 
 

@@ -171,6 +171,17 @@ def test_what_a_package_ships_is_tagged_with_its_version(source, tag):
     assert library_of(source) == tag
 
 
+def test_memories_of_a_version_are_put_out_of_force_and_forgotten_by_their_tag(store):
+    old, new, plain = store.active()
+    assert store.find("Polars@1") == [old.id]
+    store.disable("polars@1.0")
+    assert store.active() == [new, plain]
+    store.approve("polars@1.0")
+    assert store.forget("polars@2.0") and store.all() == [old, plain]
+    with pytest.raises(MemoryStoreError, match="a day or a tag 'polars@2.0'"):
+        store.find("polars@2.0")
+
+
 def test_one_adapter_never_answers_for_two_versions(store, tiny_model):
     old, new, _ = store.active()
     with pytest.raises(MemoryStoreError, match="at least two memories"):

@@ -106,7 +106,7 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
         "--page", type=whole(1), metavar="N", help="the N-th page of 50; without it JSON has all, a table the first"
     )
     listing.set_defaults(run=_memory_list)
-    which = "the start of an id, a source (its path or name), or a day (2026-11-23)"
+    which = "the start of an id, a source (its path or name), a day (2026-11-23), or a tag (polars@1.0)"
     page = actions.add_parser(
         "show", parents=[common], help="where a memory comes from, what was studied, how it scored"
     )

@@ -1,8 +1,8 @@
 """What a person types to name memories or a former state → ids, or a version.
 
 A memory is named by its id or by the start of it (at least 4 characters, as long as only one memory fits), by its
-source, or by the day on which it was kept. All functions raise MemoryStoreError if nothing fits, or several things
-do; `home` is for their messages.
+source, by the day on which it was kept, or by the tag of a library. All functions raise MemoryStoreError if nothing
+fits, or several things do; `home` is for their messages.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
-from selfedit.errors import MemoryStoreError
+from selfedit.errors import LibraryError, MemoryStoreError
+from selfedit.libraries import Library
 from selfedit.memory import versions
 
 
@@ -29,19 +31,24 @@ def one(connection: sqlite3.Connection, prefix: str, home: Path) -> str:
 
 
 def several(connection: sqlite3.Connection, selector: str, home: Path) -> tuple[list[str], bool]:
-    """The memories, active or not, oldest first, that an id, a source (its whole path, or its name) or a day selects;
-    and whether the selector is an id."""
+    """The memories, active or not, oldest first, that an id, a source (its whole path, or its name), a day or the tag
+    of a library selects; and whether the selector is an id."""
     by_id = _with_prefix(connection, selector)
     if by_id == [selector]:
         return by_id, True
     path = os.path.abspath(selector)
     rows = connection.execute("SELECT DISTINCT source FROM sources")
     sources = sorted(source for (source,) in rows if selector in (source, Path(source).name) or path == source)
+    tag = ""
+    with suppress(LibraryError):
+        tag = str(Library.parse(selector))
     rows = connection.execute(
-        "SELECT id FROM memories WHERE substr(created, 1, 10) = ? ORDER BY created, id", (selector,)
+        "SELECT id FROM memories WHERE substr(created, 1, 10) = ? OR (library != '' AND library = ?) "
+        "ORDER BY created, id",
+        (selector, tag),
     )
-    of_day = [versions.checked_id(id) for (id,) in rows]
-    if by_id and (sources or of_day):
+    of_day_or_tag = [versions.checked_id(id) for (id,) in rows]
+    if by_id and (sources or of_day_or_tag):
         raise MemoryStoreError(
             f"{selector!r} is the start of an id ({', '.join(by_id)}) and a source or a day "
             f"({', '.join(sources) or selector}); give the whole id or the whole path"
@@ -50,12 +57,12 @@ def several(connection: sqlite3.Connection, selector: str, home: Path) -> tuple[
         return [one(connection, selector, home)], True
     if len(sources) > 1:
         raise MemoryStoreError(f"{selector!r} fits {len(sources)} sources ({', '.join(sources)}); give the whole path")
-    if not of_day and not sources:
+    if not of_day_or_tag and not sources:
         raise MemoryStoreError(
-            f"no memory in {home} has an id, a source or a day {selector!r}; see `selfedit memory list --all`"
+            f"no memory in {home} has an id, a source, a day or a tag {selector!r}; see `selfedit memory list --all`"
         )
-    if of_day:
-        return of_day, False
+    if of_day_or_tag:
+        return of_day_or_tag, False
     query = "SELECT id FROM memories JOIN sources ON memory_id = id WHERE source = ? ORDER BY created, id"
     return [versions.checked_id(id) for (id,) in connection.execute(query, sources)], False
 

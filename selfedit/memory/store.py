@@ -170,8 +170,8 @@ class MemoryStore:
             return versions.history(connection)
 
     def find(self, selector: str) -> list[str]:
-        """The ids of what a person means: the start of an id, a source (its whole path, or its name), or the day it was
-        kept.
+        """The ids of what a person means: the start of an id, a source (its whole path, or its name), the day it was
+        kept, or its tag.
 
         Active or not, oldest first. Raises MemoryStoreError if nothing fits, or if the selector is ambiguous.
         """
