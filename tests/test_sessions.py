@@ -41,6 +41,11 @@ def test_a_lasting_wish_is_a_preference_whatever_its_form(wish):
     assert [statement.kind for statement in known(wish)] == ["preference"]
 
 
+def test_a_sentence_of_a_name_and_a_verb_is_no_answer_to_the_question_before():
+    told = texts("What is my cat called?", "Mostarda.", "Small correction: Kestrel listens on port 8444 now.")
+    assert told == ["Kestrel listens on port 8444 now."]
+
+
 def test_a_fact_beside_a_question_is_kept_and_the_question_is_not():
     assert texts("Our parser is called Dunlin. Which grammar class is the fastest?") == ["Our parser is called Dunlin."]
     assert texts("The build takes 40 minutes, is that normal?") == ["The build takes 40 minutes."]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from selfedit.sessions.values import values
-from selfedit.text import words
+from selfedit.text import stem, weight, words
 
 _VERB = (
     r"is|are|was|were|has|have|had|will|can|must|does|do|did|should|may|shall|won['’]t|isn['’]t|gave|took|went"
@@ -61,6 +61,7 @@ _HAS_VERB = re.compile(
     r"|got|use|need|want)\b|n['’]t\b|\w['’](?:s|re|m|ve|ll|d)\b",
     re.IGNORECASE,
 )
+_NAME_AND_VERB = re.compile(r"([A-Z][\w-]+) [a-z]+s (?:on|at|in|to|from|by|for|with|a|an|the)\b")
 _QUESTION_SUBJECT = re.compile(
     r"\b(?:what|which|who|where|when|how(?: \w+)?)(?:['’]s| is| was| are| were)\s+"
     r"(?P<subject>(?:my|our|the|his|her|their)\b.+?)"
@@ -126,6 +127,9 @@ def refers_back(sentence: str) -> bool:
 
 
 def is_fragment(sentence: str) -> bool:
+    named = _NAME_AND_VERB.match(sentence)
+    if named and weight(stem(named[1])) == 1:
+        return False
     return len(words(sentence)) <= 8 and not _HAS_VERB.search(sentence.split(",")[0])
 
 
