@@ -9,8 +9,8 @@ counts; sentences in other languages are kept as facts.
 """
 
 from selfedit.sessions.changes import Changes, updated
-from selfedit.sessions.forget import about, transcript_without
+from selfedit.sessions.forget import transcript_without
 from selfedit.sessions.passages import line, passages
 from selfedit.sessions.statements import Statement
 
-__all__ = ["Changes", "Statement", "about", "line", "passages", "transcript_without", "updated"]
+__all__ = ["Changes", "Statement", "line", "passages", "transcript_without", "updated"]

@@ -21,7 +21,7 @@ _CLAUSE = re.compile(
 _GONE = matcher(
     r"\b"
     + one_of(
-        r"(?<!are )(?<!is )left | dropped | (?:took|taken|take) (?:\\w+ )?off | leaves | leaving | gone",
+        r"(?<!are )(?<!is )left | dropped | (?:took|taken|take) (?:\w+ )?off | leaves | leaving | gone",
         r"retire[sd]? | retiring | resign(?:s|ed) | quit | packed (?:it |up)?\w* | closed? | shut | died | dead",
         "expired | broke(?:n)? | fail(?:s|ed) | sold | stolen | rip | withdr[ae]wn? | withdrew | poached",
         "(?<!I )(?<!we )(?<!got )(?<!been )moved (?:on|out|away|to|back) | didn't last | no more | no longer",

@@ -41,18 +41,6 @@ _ATTRIBUTES = {
 """Attribute → the kinds of values by which a statement has it without its word."""
 
 
-def about(target: str, statements: Iterable[Statement], *, strict: bool = False) -> list[Statement]:
-    """The statements that the words name; all of them if there are no words.
-
-    strict: every word must be in the statement.
-    """
-    known = list(statements)
-    if not target:
-        return known
-    full = sum(map(weight, matter.meanings(target) - _FILLER))
-    return _best(_scores(target, known), known, (0.99 if strict else 0.5) * full, target)
-
-
 def meant(request: Request, known: Sequence[Statement]) -> list[Statement]:
     """The statements that a request to forget means: those that share the most with its sentence, the sentences around
     it and, if these share little, what the user stated in the turn before."""

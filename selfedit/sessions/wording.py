@@ -261,10 +261,6 @@ _CORRECTION = matcher(
     )
     + r"\b"
 )
-DEPARTS = matcher(
-    r"\b(?:left|leaves|gone|retire[sd]?|moved (?:out|away)|gave up|stopped|quit|broke|dropped|sold|closed|shut|died)\b"
-)
-"""Somebody or something is no longer there."""
 RESTATED = matcher(
     r"^(?:(?:but|no|hey),? )*(?:earlier )?I (?:said|told you|gave you|wrote|mentioned|claimed)(?: that)? (?P<old>.+?)"
     r"(?:[,;]\s+(?:but )?(?P<new>.+)|[.!]*)$"
