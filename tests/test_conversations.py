@@ -264,6 +264,17 @@ def test_a_second_session_knows_what_the_first_one_said(tiny_model, tmp_path):  
     assert "Mostarda" in second.stderr
 
 
+def test_the_source_of_an_answer_stands_in_a_line_below_it(tiny_model, tmp_path):  # noqa: F811
+    chat(tmp_path, tiny_model.name, "My cat is called Mostarda.\n", "--no-learn")
+    command = [sys.executable, "-m", "selfedit.cli", "chat", "--home", str(tmp_path), "--model", tiny_model.name]
+    said = "What is my cat called?\n"
+    shown = subprocess.run(
+        [*command, "--no-learn"], input=said, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180
+    )
+    lines = shown.stdout.splitlines()
+    assert f"  (text: {SOURCE}; /why)" in lines and "" not in lines, shown.stdout
+
+
 def test_a_request_to_forget_counts_at_once(tiny_model, tmp_path):  # noqa: F811
     said = (
         "The pager PIN is 5519.\n/learn\nPlease forget the pager PIN.\nWhat is my pager PIN?\n/why\n/undo\n/memories\n"

@@ -23,14 +23,18 @@ def record(path: Path) -> None:
             {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
         )
         shown = subprocess.run(command, **outputs, text=True, env=environment, check=True).stdout
+    draw(shown, path, "make demo", {r"^(kept|  right)\b": "green", r"^  wrong\b": "red"})
+
+
+def draw(shown: str, path: Path, title: str, styles: dict[str, str]) -> None:
+    """Draws lines as a terminal shows them. `styles`: by regular expression; commands are bold."""
     console = Console(record=True, width=WIDTH, file=open(os.devnull, "w"))
     for line in shown.strip().splitlines():
         text = Text(line)
-        text.highlight_regex(r"^\$.*", "bold")
-        text.highlight_regex(r"^(kept|  right)\b", "green")
-        text.highlight_regex(r"^  wrong\b", "red")
+        for pattern, style in ({r"^\$.*": "bold"} | styles).items():
+            text.highlight_regex(pattern, style)
         console.print(text)
-    console.save_svg(str(path), title="make demo")
+    console.save_svg(str(path), title=title)
 
 
 if __name__ == "__main__":
