@@ -180,6 +180,23 @@ class LearnConfig(_Config):
 
 
 @dataclass(frozen=True)
+class ReleaseConfig(_Config):
+    """Learning the changes of a library's release as code. Defaults: docs/LOG.md, "Code for a release"."""
+
+    samples: int = number(3, 1, 100)
+    """Before/after pairs to write for each change."""
+    block: int = number(8, 1, 1000)
+    """Changes that are written about together; a run that is stopped loses at most the work on these."""
+    min_preferred: float = number(0.1, -1, 1)
+    """By how much the share of judging pairs whose new side is likelier than the old one must grow, where it can."""
+    seed: int = seed_number()
+    train: TrainConfig = TrainConfig(
+        rank=16, alpha=32.0, first_layer=0.33, learning_rate=0.0, epochs=3, batch_size=4, steps_per_epoch=1
+    )
+    gate: GateConfig = GateConfig()
+
+
+@dataclass(frozen=True)
 class ConsolidateConfig(_Config):
     """Training one adapter for many memories."""
 

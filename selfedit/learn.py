@@ -438,17 +438,23 @@ def _with_text(
 
 
 def keep_text(
-    model: Model, passage: Passage, store: MemoryStore, config: GateConfig = GATE, suspicion: str = ""
+    model: Model,
+    passage: Passage,
+    store: MemoryStore,
+    config: GateConfig = GATE,
+    suspicion: str = "",
+    edits: Sequence[SelfEdit] = (),
 ) -> MemoryEntry:
     """Keeps the text of a passage as a memory without an adapter, at once: its text answers questions until the passage
-    is learned. What looks suspicious waits for approval. An active memory of this passage is returned as it is."""
+    is learned. What looks suspicious waits for approval. An active memory of this passage is returned as it is.
+    `edits`: what an adapter that it shares with others has studied."""
     suspicious = [*filter(None, [suspicion]), *_suspicious_text(model, passage, store, config)]
     return store.add(
         None,
         model=model.name,
         model_hash=model.fingerprint,
         passage=passage,
-        edits=[],
+        edits=edits,
         scores={"quarantined": suspicious},
         quarantine=bool(suspicious),
     )

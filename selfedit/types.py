@@ -136,6 +136,8 @@ class Example:
     prompt: str = ""
     once: bool = False
     """Whether it is studied in one epoch only, because other epochs have another draw of the same."""
+    opening: str = ""
+    """The beginning of an answer that is given, as the first lines of a function; the text goes on from it."""
 
 
 @dataclass(frozen=True)

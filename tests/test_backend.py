@@ -163,7 +163,7 @@ def test_log_probabilities_and_divergences_agree(models, saved):
 def test_greedy_and_drawn_texts_are_equal(models, saved):
     prompts = [e.tokens for e in examples(250, [4, 17, 33, 9], 8)]
     requests = [Request(p, row, max_new_tokens=12) for p in prompts for row in (None, 0, 1)]
-    requests += [Request(prompts[0], 1, 12, temperature=0.8, seed=3), Request(prompts[1], None, 9, one_line=True)]
+    requests += [Request(prompts[0], 1, 12, temperature=0.8, seed=3), Request(prompts[1], None, 9, stop=has_line)]
     requests.append(Request(prompts[2], 0, 6, allow=lambda written: [40, 41] if len(written) < 3 else [50]))
     requests += [Request(prompts[2], row, 12, adapter_from=n) for row, n in ((0, 1), (1, 20), (0, 33))]
     texts = [model.backend.generate(requests, model.backend.load(saved)) for model in models]

@@ -166,7 +166,7 @@ def test_one_line_is_the_first_line_of_what_would_be_said(embedded_model):
     prompts = [tuple(embedded_model.chat.continued(text)) for text in texts]
 
     def said(one_line: bool) -> list[str]:
-        asked = [Request(p, None, 24, 0.7, seed=i, one_line=one_line) for i, p in enumerate(prompts)]
+        asked = [Request(p, None, 24, 0.7, seed=i, stop=has_line if one_line else None) for i, p in enumerate(prompts)]
         return [embedded_model.chat.decode(tokens) for tokens in embedded_model.backend.generate(asked)]
 
     whole, short = said(False), said(True)

@@ -101,11 +101,11 @@ def test_a_local_writer_gets_the_same_tokens_and_seeds_as_if_they_were_written_o
     paraphrase = tuple(chat.continued(style.instruction + TARN.text + style.cue))
     rewrite = tuple(chat.ask(TARN.with_request(STYLES["rewrite"].instruction)))
     seeds = [stable_seed(3, TARN.id, name, i) for i, name in enumerate(["paraphrase"] * 2 + ["rewrite"] * 2)]
-    assert sent[0] == [Request(paraphrase, None, 56, 0.7, seed=seed, one_line=True) for seed in seeds[:2]] + [
+    assert sent[0] == [Request(paraphrase, None, 56, 0.7, seed=seed, stop=has_line) for seed in seeds[:2]] + [
         Request(rewrite, None, 160, 0.7, seed=seed) for seed in seeds[2:]
     ]
     assert sent[1] == [
-        Request(tuple(chat.continued(f"{prompt}{word}")), None, 24, one_line=True)
+        Request(tuple(chat.continued(f"{prompt}{word}")), None, 24, stop=has_line)
         for word in quizzes._first_words(span)
     ]
     open_book = [Request(tuple(chat.ask(open_book_prompt(TARN, q.question))), None, 24) for q in QUIZ]

@@ -76,8 +76,8 @@ class Request:
     top_p: float = 0.95
     top_k: int = 50
     seed: int = 0
-    one_line: bool = False
-    """Stop at the end of the first line that has text."""
+    stop: Callable[[str], bool] | None = None
+    """The text so far → whether it ends there; asked at a line break and at the token behind it."""
     allow: Callable[[Sequence[int]], Sequence[int]] | None = None
     """A grammar: the tokens so far → those that may follow, at least one; an end token where it may end."""
     adapter_from: int = 0
@@ -93,6 +93,11 @@ class Request:
     def most_tokens(self) -> int:
         """Tokens of the prompt and of the longest text that may follow it."""
         return len(self.tokens) + self.max_new_tokens
+
+
+def has_line(text: str) -> bool:
+    """For `Request.stop`: the first line that has text is whole."""
+    return "\n" in text.lstrip()
 
 
 def check_requests(requests: Iterable[Request], max_positions: int) -> None:

@@ -154,7 +154,7 @@ class Chat:
         if not example.prompt:
             tokens = self.continued(example.text)
             return TokenizedExample(tuple(tokens), 1)
-        prompt = self.ask(example.prompt)
+        prompt = self.ask(example.prompt) + self.encode(self.plain(example.opening))
         return TokenizedExample((*prompt, *self.encode(self.plain(example.text)), *self.end_of_turn), len(prompt))
 
     def gold(self, question: Question, answer: str) -> TokenizedExample:

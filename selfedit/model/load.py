@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from selfedit.errors import ModelError
-from selfedit.model.backend import BACKENDS, Adapters, Backend, OnStep, Request, no_steps
+from selfedit.model.backend import BACKENDS, Adapters, Backend, OnStep, Request, has_line, no_steps
 from selfedit.model.catalog import CATALOG, Notify, resolve
 from selfedit.model.chat import Chat
 from selfedit.model.packed.backend import PackedBackend
@@ -69,7 +69,14 @@ class Model:
         """As in Writer. `editor`: a single adapter that writes instead of the untouched model."""
         row = None if editor is None else 0
         prompts = [
-            Request(self.prompt(r), row, r.max_new_tokens, r.temperature, seed=r.seed, one_line=r.one_line)
+            Request(
+                self.prompt(r),
+                row,
+                r.max_new_tokens,
+                r.temperature,
+                seed=r.seed,
+                stop=has_line if r.one_line else r.stop,
+            )
             for r in requests
         ]
         texts = map(self.chat.decode, self.backend.generate(prompts, editor, on_token=on_token))

@@ -28,10 +28,11 @@ class Continuation:
             return [None]
         self.tokens.append(token)
         is_full = len(self.tokens) >= self.request.max_new_tokens
-        return [token, None] if is_full or (self.request.one_line and self._has_line(chat)) else [token]
+        return [token, None] if is_full or self._is_stopped(chat) else [token]
 
-    def _has_line(self, chat: Chat) -> bool:
-        return self.tokens[-1] in chat.breaks and "\n" in chat.decode(self.tokens).lstrip()
+    def _is_stopped(self, chat: Chat) -> bool:
+        stop = self.request.stop
+        return bool(stop and not chat.breaks.isdisjoint(self.tokens[-2:]) and stop(chat.decode(self.tokens)))
 
 
 def choose(logits: Tensor, rows: Sequence[Continuation]) -> list[int]:

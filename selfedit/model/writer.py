@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +23,8 @@ class WriteRequest:
     seed: int = 0
     one_line: bool = False
     """Only the first line that has text is used."""
+    stop: Callable[[str], bool] | None = None
+    """The text so far → whether the rest is not needed; a writer may ignore it."""
 
 
 class Writer(Protocol):

@@ -1,0 +1,181 @@
+"""Changes of an API → self-edits for code: before/after pairs that a model writes, and that are run.
+
+A pair is a small task with its code for the old version and for the new one. Where an environment with the library is
+given, both sides are run in the sandbox: pairs whose new side fails, or whose old side still does the same, are
+dropped. A pair is studied in the forms in which code is asked for (`code.CodeTask`): as the body of a function, and as
+an update of the old code.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selfedit.code import CodeTask, as_function, is_python
+from selfedit.edits.changes import Change
+from selfedit.environments import Environment
+from selfedit.libraries import Library
+from selfedit.model.backend import OnStep, no_steps
+from selfedit.model.writer import Writer, WriteRequest
+from selfedit.sandbox import Limits, run_programs
+from selfedit.types import Example, Progress, no_progress, stable_seed
+
+STYLE = "code"
+NEW_TOKENS = 144
+"""Longest pair that is written."""
+TEMPERATURE = 0.7
+LIMITS = Limits(seconds=10.0)
+_WORKED = """\
+Change in tablekit 3: `Table.take_rows()` was removed; use `Table.head()`.
+Setup: import tablekit as tk
+t = tk.Table({"a": [3, 1, 2]})
+Task: return the first two rows of a table
+Old: t.take_rows(2)
+New: t.head(2)
+
+Change in netparse 2.0: Remove the `strict` parameter of `parse_url()`. It is now `mode="strict"`.
+Setup: import netparse
+url = "http://a.org/x?y=1"
+Task: parse an address and raise an error if it is not valid
+Old: netparse.parse_url(url, strict=True)
+New: netparse.parse_url(url, mode="strict")
+
+Change in tablekit 3: `Table.sort()` no longer sorts in place. It returns a new table.
+Setup: import tablekit as tk
+t = tk.Table({"n": ["b", "a"], "k": [1, 2]})
+Task: sort a table by the column `k`, the highest first
+Old: t.sort("k", reverse=True)
+New: t = t.sort("k", reverse=True)
+
+"""
+"""Worked examples; after them come a change and the beginning of one more pair."""
+_PARTS = re.compile(r"\s*(.*?)\nTask:[ \n]*(.*?)\nOld:[ \n]*(.*?)\nNew:[ \n]*(.*)", re.DOTALL)
+_END = re.compile(r"\n\s*\n|\n(?:Change|Setup|Task|Old|New)\b|\n?```")
+_WORD = re.compile(r"[^\W\d]\w+")
+
+
+@dataclass(frozen=True)
+class Pair:
+    setup: str
+    """Imports, and the values of the variables that both sides use."""
+    task: str
+    old: str
+    new: str
+
+
+def write_pairs(
+    writer: Writer,
+    changes: Sequence[Change],
+    library: Library,
+    samples: int,
+    *,
+    seed: int = 0,
+    on_token: OnStep = no_steps,
+) -> list[list[Pair | str]]:
+    """For each change the pairs that the writer writes about it, `samples` at most, each different; in place of one
+    that is no pair, the reason."""
+    requests, opening = [], f" import {_module(library)}"
+    for change in changes:
+        prompt = f"{_WORKED}Change in {_spoken(library)}: {change.text}\nSetup:{opening}"
+        for i in range(samples):
+            draw = stable_seed(seed, change.text, i)
+            requests.append(
+                WriteRequest(prompt, NEW_TOKENS, continues=True, temperature=TEMPERATURE, seed=draw, stop=_is_whole)
+            )
+    texts = iter(writer.write(requests, on_token))
+    written = []
+    for change in changes:
+        pairs: list[Pair | str] = []
+        for _ in range(samples):
+            pair = _read(opening + next(texts), change)
+            pairs.append("written twice" if pair in pairs and isinstance(pair, Pair) else pair)
+        written.append(pairs)
+    return written
+
+
+def _spoken(library: Library) -> str:
+    return str(library).replace("@", " ")
+
+
+def _module(library: Library) -> str:
+    return library.name.replace("-", "_")
+
+
+def _is_whole(text: str) -> bool:
+    match = _PARTS.match(text)
+    return bool(match and _END.search(match[4])) or "```" in text
+
+
+def _read(text: str, change: Change) -> Pair | str:
+    match = _PARTS.match(text)
+    if not match:
+        return "not a pair"
+    pair = Pair(*(_END.split(part)[0].strip() for part in match.groups()))
+    if not all(map(is_python, (pair.setup, pair.old, pair.new))) or not pair.task or not pair.new:
+        return "no Python code"
+    if "".join(pair.old.split()) == "".join(pair.new.split()):
+        return "both sides are the same"
+    if not set(_WORD.findall(change.text)) & (set(_WORD.findall(pair.new)) ^ set(_WORD.findall(pair.old))):
+        return "not about the change"
+    return pair
+
+
+def run_pairs(pairs: Sequence[Pair], environment: Environment, progress: Progress = no_progress) -> list[str]:
+    """For each pair why its code does not show the change; empty if it does: the new side runs, and the old one fails
+    or does something else. Raises SandboxError where no code can be run."""
+    programs = [_program(pair.setup, side) for pair in pairs for side in (pair.new, pair.old)]
+    outcomes = iter(run_programs(programs, environment.python, LIMITS, progress=progress))
+    reasons = []
+    for _ in pairs:
+        new, old = next(outcomes), next(outcomes)
+        same = old.passed and old.output == new.output
+        reasons.append("the new code fails" if not new.passed else "the old code still works" if same else "")
+    return reasons
+
+
+def _program(setup: str, code: str) -> str:
+    """A program that prints the value of the last statement."""
+    tree = ast.parse(code)
+    last = tree.body[-1] if tree.body else None
+    if isinstance(last, ast.Expr):
+        tree.body[-1] = ast.Assign([ast.Name("result", ast.Store())], last.value)
+    shown = "result" if isinstance(last, ast.Expr) else "None"
+    if isinstance(last, ast.Assign) and isinstance(last.targets[0], ast.Name):
+        shown = last.targets[0].id
+    return f"{setup}\n{ast.unparse(ast.fix_missing_locations(tree))}\nprint(repr({shown}))"
+
+
+def function_task(pair: Pair, library: Library) -> tuple[CodeTask, str] | None:
+    """The pair as a function to be written, and the body for the new version; None if it makes no value."""
+    if not (parts := as_function(pair.setup, pair.new, pair.task)):
+        return None
+    starter, body = parts
+    call = re.search(r"f\(.*?\)", starter.rpartition("def ")[2])
+    assert call
+    return CodeTask(f"Using {_spoken(library)}, write a function `{call[0]}`: {pair.task}.", starter), body
+
+
+def study_examples(pair: Pair, library: Library) -> list[Example]:
+    """What is studied of a pair."""
+    update = CodeTask(f"Update this code to {_spoken(library)}.", script=pair.old)
+    tasks = [(update, pair.new + "\n")]
+    if function := function_task(pair, library):
+        tasks.insert(0, function)
+    return [
+        Example(f"{code.lstrip(' ') if task.starter else code}```", prompt=task.prompt, opening=task.opening)
+        for task, code in tasks
+    ]
+
+
+def held_back(pairs: Sequence[Sequence[Pair]]) -> tuple[list[list[Pair]], list[Pair]]:
+    """Of the pairs of each change those to study, and those that judge: the last of three or more."""
+    judging = [some[-1] for some in pairs if len(some) > 2]
+    return [list(some[:-1]) if len(some) > 2 else list(some) for some in pairs], judging
+
+
+def counted(written: Sequence[Sequence[Pair | str]]) -> Counter[str]:
+    """How many were not used, by reason."""
+    return Counter(pair for pairs in written for pair in pairs if isinstance(pair, str))

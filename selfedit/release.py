@@ -1,0 +1,282 @@
+"""Learn a release: passages about a version of a library → one adapter that writes code for it.
+
+The changes that the passages state become before/after pairs of code, which a model writes and which are run where the
+library is installed (edits/code.py). One adapter studies all of them together, since a piece of code uses many parts of
+a library at once. It is kept if held-back pairs show that it came to prefer the new side, and if it changes nothing
+else. The passages are kept as texts; those whose pairs were studied share the adapter, so it goes with the first of
+them that is forgotten. A passage that looks suspicious waits for approval and is not studied.
+
+Finished blocks of pairs are in the run folder, so the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+
+from selfedit.config import ReleaseConfig, with_rate
+from selfedit.edits.changes import Change, find_changes
+from selfedit.edits.code import STYLE, Pair, counted, function_task, held_back, run_pairs, study_examples, write_pairs
+from selfedit.environments import Environment
+from selfedit.judge.general import general_abilities, general_changes
+from selfedit.learn import keep_text
+from selfedit.libraries import Library
+from selfedit.loop.journal import Journal
+from selfedit.memory.gate import general_fault
+from selfedit.memory.screen import find_suspicious_patterns
+from selfedit.memory.store import MemoryStore
+from selfedit.model.backend import Adapters, Job
+from selfedit.model.chat import TokenizedExample
+from selfedit.model.load import Model
+from selfedit.model.writer import Writer
+from selfedit.text import duration
+from selfedit.types import Example, Passage, Progress, SelfEdit, no_progress, stable_seed, text_hash
+
+
+@dataclass(frozen=True)
+class ReleaseReport:
+    library: str
+    passages: int
+    changes: int
+    written: int
+    """Pairs that were written."""
+    dropped: dict[str, int]
+    """Pairs that were not used, by reason."""
+    ran: str
+    """The version with which the pairs were run; empty: they were not run."""
+    studied: int = 0
+    """Pairs."""
+    judged: int = 0
+    """Pairs that nothing studied; None in the four figures below means that there was none."""
+    prefers_new_before: float | None = None
+    """Share of them whose new side is likelier than the old one to the untouched model."""
+    prefers_new_after: float | None = None
+    logprob_before: float | None = None
+    """Mean log-probability of the new side, in nats per token."""
+    logprob_after: float | None = None
+    general_change: float | None = None
+    general_lost: float | None = None
+    shared: str | None = None
+    """The adapter; None: none was kept."""
+    reason: str = ""
+    memories: list[str] = field(default_factory=list)
+    """Those that share the adapter."""
+    texts: list[str] = field(default_factory=list)
+    """The other memories: passages that answer from their texts."""
+    quarantined: list[str] = field(default_factory=list)
+    tokens: int = 0
+    """Trained on, over all epochs."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def record(self) -> dict:
+        return asdict(self)
+
+
+def learn_release(
+    model: Model,
+    passages: Sequence[Passage],
+    store: MemoryStore,
+    config: ReleaseConfig,
+    library: Library,
+    environment: Environment | None = None,
+    *,
+    writer: Writer | None = None,
+    progress: Progress = no_progress,
+    notify: Callable[[str], None] = lambda message: None,
+) -> ReleaseReport:
+    """`passages`: with units, and with the tag of the library. `environment`: a Python that has it; None: pairs are not
+    run. `writer`: another model that writes the pairs. Raises SandboxError where no code can be run safely, and
+    ModelError where the writer does not reply."""
+    store.check_writable()
+    config = replace(config, train=with_rate(config.train, model.rate))
+    clock = _Clock()
+    trusted = [passage for passage in passages if not find_suspicious_patterns(passage)]
+    changes = find_changes(trusted)
+    written = _written(model, writer or model, changes, store, config, library, progress, notify)
+    clock("write")
+    dropped = counted(written)
+    pairs = [[pair for pair in some if isinstance(pair, Pair)] for some in written]
+    if environment:
+        flat = [pair for some in pairs for pair in some]
+        reasons = dict(zip(flat, run_pairs(flat, environment, progress)))
+        pairs = [[pair for pair in some if not reasons[pair]] for some in pairs]
+        dropped += Counter(filter(None, reasons.values()))
+        clock("run")
+    to_study, judging = held_back(pairs)
+    edits = _edits(changes, to_study, library)
+    report = ReleaseReport(
+        str(library),
+        len(passages),
+        len(changes),
+        sum(map(len, written)),
+        dict(dropped),
+        environment.version if environment else "",
+        studied=sum(map(len, to_study)),
+    )
+    adapters, tokens = None, 0
+    if edits:
+        adapters, tokens = _trained(model, edits, config, progress)
+        clock("train")
+        report = _tested(model, report, adapters, judging, library, config)
+        clock("test")
+    else:
+        report = replace(report, reason="no pair of old and new code was kept, so nothing was studied")
+    report = _kept(model, report, passages, edits, adapters, store, config)
+    clock("keep")
+    return replace(report, tokens=tokens, seconds=clock.seconds)
+
+
+class _Clock:
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self._since = round(now - self._since, 1), now
+
+
+def _written(
+    model: Model,
+    writer: Writer,
+    changes: Sequence[Change],
+    store: MemoryStore,
+    config: ReleaseConfig,
+    library: Library,
+    progress: Progress,
+    notify: Callable[[str], None],
+) -> list[list[Pair | str]]:
+    """The pairs of each change; those of an earlier run are read from the run folder."""
+    settings = json.dumps([str(library), config.samples, config.seed])
+    folder = store.home / "runs" / f"release-{text_hash(writer.fingerprint, settings)[:12]}"
+    journal = Journal(folder / "pairs.jsonl")
+    known = {r["change"]: [p if isinstance(p, str) else Pair(**p) for p in r["pairs"]] for r in journal.records}
+    todo, begun = [change for change in changes if change.text not in known], time.perf_counter()
+    for low in range(0, len(todo), config.block):
+        block = todo[low : low + config.block]
+        done = len(changes) - len(todo) + low
+        progress("pairs", done, len(changes))
+        if low == config.block:
+            left = (time.perf_counter() - begun) / low * (len(todo) - low)
+            notify(f"{len(todo) - low} changes to write about: about {duration(left)}")
+        for change, pairs in zip(block, write_pairs(writer, block, library, config.samples, seed=config.seed)):
+            journal.add({"change": change.text, "pairs": [p if isinstance(p, str) else asdict(p) for p in pairs]})
+            known[change.text] = pairs
+    progress("pairs", len(changes), len(changes))
+    return [known[change.text] for change in changes]
+
+
+def _edits(changes: Sequence[Change], pairs: Sequence[Sequence[Pair]], library: Library) -> dict[str, SelfEdit]:
+    """What is studied, by the id of the passage."""
+    of_passage: dict[str, list[Example]] = {}
+    for change, some in zip(changes, pairs):
+        if examples := [example for pair in some for example in study_examples(pair, library)]:
+            of_passage.setdefault(change.passage.id, []).extend(examples)
+    return {
+        id: SelfEdit(STYLE, "\n".join(f"{e.opening}{e.text}" for e in examples), tuple(examples))
+        for id, examples in of_passage.items()
+    }
+
+
+def _trained(
+    model: Model, edits: dict[str, SelfEdit], config: ReleaseConfig, progress: Progress
+) -> tuple[Adapters, int]:
+    examples = [example for edit in edits.values() for example in edit.examples]
+    job = Job(tuple(map(model.chat.study, examples)), seed=stable_seed(config.seed, *edits))
+    adapters, (log,) = model.backend.train([job], config.train, on_step=partial(progress, "train"))
+    return adapters.as_stored(), log.tokens
+
+
+def _tested(
+    model: Model,
+    report: ReleaseReport,
+    adapters: Adapters,
+    judging: Sequence[Pair],
+    library: Library,
+    config: ReleaseConfig,
+) -> ReleaseReport:
+    """The report with the figures of the adapter, and the reason why it must not be kept; empty if it may."""
+    (change,), (untouched, ability) = general_changes(model, adapters), general_abilities(model, adapters)
+    fault = general_fault(change, untouched - ability, config.gate)
+    report = replace(report, general_change=change, general_lost=untouched - ability)
+    sides = [both for pair in judging if (both := _sides(model, pair, library))]
+    if not sides:
+        return replace(report, reason=fault or "no pair was left to judge it by")
+    rows = [(side, row) for row in (None, 0) for both in sides for side in both]
+    logprobs = model.backend.gold_logprobs(rows, adapters)
+    before, after = ([*zip(part[::2], part[1::2])] for part in (logprobs[: len(rows) // 2], logprobs[len(rows) // 2 :]))
+    preferred = [sum(new > old for new, old in part) / len(part) for part in (before, after)]
+    gained = [sum(new for new, _ in part) / len(part) for part in (before, after)]
+    if not fault and gained[1] - gained[0] < config.gate.min_gain:
+        fault = f"held-back code gained {gained[1] - gained[0]:+.2f} nats per token, needs {config.gate.min_gain:+.2f}"
+    needed = min(config.min_preferred, 1 - preferred[0])
+    if not fault and preferred[1] - preferred[0] < needed:
+        fault = f"prefers the new side of {preferred[1]:.0%} of the held-back pairs, {preferred[0]:.0%} before"
+    return replace(
+        report,
+        judged=len(sides),
+        prefers_new_before=preferred[0],
+        prefers_new_after=preferred[1],
+        logprob_before=gained[0],
+        logprob_after=gained[1],
+        reason=fault,
+    )
+
+
+def _sides(model: Model, pair: Pair, library: Library) -> tuple[TokenizedExample, TokenizedExample] | None:
+    """The new and the old body of a pair as answers to the same task."""
+    old = function_task(replace(pair, new=pair.old), library)
+    new = function_task(pair, library)
+    if not new or not old:
+        return None
+    task, body = new
+    new_side, old_side = (
+        model.chat.study(Example(f"{text.lstrip(' ')}```", task.prompt, opening=task.opening))
+        for text in (body, old[1])
+    )
+    return new_side, old_side
+
+
+def _kept(
+    model: Model,
+    report: ReleaseReport,
+    passages: Sequence[Passage],
+    edits: dict[str, SelfEdit],
+    adapters: Adapters | None,
+    store: MemoryStore,
+    config: ReleaseConfig,
+) -> ReleaseReport:
+    """Keeps the passages as texts and, unless the report has a reason against it, the adapter."""
+    keeps = adapters is not None and not report.reason
+    entries = []
+    for passage in passages:
+        studied = [edits[passage.id]] if keeps and passage.id in edits else []
+        entries.append(keep_text(model, passage, store, config.gate, edits=studied))
+    waiting = {entry.id for entry in entries if entry.scores.get("quarantined")}
+    members = (
+        list({e.id: e for e in entries if e.passage.id in edits and e.id not in waiting}.values()) if keeps else []
+    )
+    if adapters is not None and members:
+        measured = {name: value for name, value in report.record().items() if isinstance(value, (int, float, str))}
+        shared = store.share(
+            lambda folder: model.backend.save(adapters, 0, folder, model.name, small=True), members, measured
+        )
+        report = replace(report, shared=shared, reason=_why(report))
+    ids = [entry.id for entry in members]
+    return replace(
+        report,
+        memories=ids,
+        texts=list(dict.fromkeys(e.id for e in entries if e.id not in waiting and e.id not in ids)),
+        quarantined=sorted(waiting),
+    )
+
+
+def _why(report: ReleaseReport) -> str:
+    return (
+        f"prefers the new side of {report.prefers_new_after:.0%} of {report.judged} held-back pairs, "
+        f"{report.prefers_new_before:.0%} before"
+    )
