@@ -335,18 +335,23 @@ class RecipeConfig(_Config):
 Config = TypeVar("Config", bound=_Config)
 
 
-def with_settings(config: Config, values: dict[str, int | float]) -> Config:
-    """The config with these numbers changed, in itself and in the configs inside it. Unknown names fail with the
-    nearest name."""
+def with_settings(config: Config, values: dict[str, int | float], others: Iterable[_Config] = ()) -> Config:
+    """The config with these numbers changed, in itself and in the configs inside it. Names that neither it nor one of
+    the `others` knows fail with the nearest name."""
     parts = {part.name: value for part in fields(config) if isinstance(value := getattr(config, part.name), _Config)}
     names = {kind: {one.name: one.type for one in number_fields(kind)} for kind in map(type, (config, *parts.values()))}
-    _refuse_unknown(values, set().union(*names.values()))
+    _refuse_unknown(values, set().union(*names.values(), *map(_number_names, others)))
 
     def chosen(kind: type) -> dict[str, int | float]:
         return {name: _whole(value, names[kind][name]) for name, value in values.items() if name in names[kind]}
 
     changed = {name: replace(part, **chosen(type(part))) for name, part in parts.items()}
     return replace(config, **changed, **chosen(type(config)))
+
+
+def _number_names(config: _Config) -> set[str]:
+    parts = [value for part in fields(config) if isinstance(value := getattr(config, part.name), _Config)]
+    return {one.name for kind in map(type, (config, *parts)) for one in number_fields(kind)}
 
 
 def _whole(value: int | float, kind: str) -> int | float:

@@ -230,6 +230,30 @@ def report_table(report) -> None:
     _print_table(("", ""), [row for row in rows if row[1]], title="learned", show_header=False)
 
 
+def release_table(report) -> None:
+    """What `learn` of a library's release did."""
+
+    def share(before: float | None, after: float | None) -> str:
+        return "" if before is None else f"{before:.0%} → {after:.0%} of {report.judged} held-back pairs"
+
+    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(report.dropped.items(), key=lambda d: -d[1]))
+    rows = [
+        ("library", report.library),
+        ("passages", f"{report.passages}, which state {report.changes} changes"),
+        ("pairs of old and new code", f"{report.written} written, {report.studied + report.judged} kept"),
+        ("dropped", dropped),
+        ("run with", f"{report.library.partition('@')[0]} {report.ran}" if report.ran else "not run"),
+        ("prefers the new code", share(report.prefers_new_before, report.prefers_new_after)),
+        ("general change (KL)", "" if report.general_change is None else f"{report.general_change:.2f} nats per token"),
+        ("adapter", report.shared or f"none: {report.reason}"),
+        ("shared by", f"{len(report.memories)} memories" if report.memories else ""),
+        ("known by their text", str(len(report.texts)) if report.texts else ""),
+        ("quarantined", ", ".join(report.quarantined)),
+        ("time", ", ".join(f"{stage} {seconds:,.0f} s" for stage, seconds in report.seconds.items())),
+    ]
+    _print_table(("", ""), [row for row in rows if row[1]], title="learned", show_header=False)
+
+
 def reading_tables(reading: dict) -> None:
     """What `learn --dry-run` found: the passages, what is left out, and the sums."""
     rows = [

@@ -74,6 +74,14 @@ class Ask:
     """The versions that the project's lock file pins."""
     passages: tuple[Passage, ...] = ()
     """To be in view in place of what fits best, the best first. Their memories answer, where the store has any."""
+    writer: str | None = None
+    """The whole id of the memory whose adapter writes; None: that of the best memory."""
+    opening: str = ""
+    """The beginning of the answer, which is given."""
+    stop: Callable[[str], bool] | None = None
+    """As in `Request.stop`."""
+    query: str = ""
+    """What the store is searched for, if not the question."""
     view: Callable[[Sequence[Passage], Question], Question] = with_passages
     """Puts passages before the question."""
     check: Callable[[str], str] | None = None
@@ -95,7 +103,7 @@ class Ask:
     @property
     def looked_up(self) -> str:
         """What the store is searched for."""
-        return looked_up(self.question.question, self.history)
+        return self.query or looked_up(self.question.question, self.history)
 
     @property
     def scope(self) -> Scope:
@@ -298,8 +306,12 @@ class Answerer:
             least = max(router.threshold, NEARLY_AS_GOOD * score)
             good = [id for rank, (id, fit) in enumerate(ranked) if rank == 0 or fit >= least]
             plan.writer = next((entry for entry in map(self._entry, good) if entry.has_adapter), None)
+        if ask.writer is not None:
+            plan.writer = self._entry(ask.writer)
         known = passages or [entry.passage for entry in plan.memories]
         arms = {*TRIED} if ask.arm == AUTO else {ask.arm}
+        if not known and ask.writer is not None:
+            arms = {WEIGHTS} if arms & {WEIGHTS, BOTH} else set()
         if not plan.writer:
             arms = {TEXT} if known and ask.arm not in (WEIGHTS, BASE) else set()
             if plan.memories and not arms:
@@ -347,7 +359,7 @@ class Answerer:
             plan.passages = list(known[:count])
             plan.requests |= {TEXT: request} if TEXT in arms else {}
             if BOTH in arms:
-                opening = self.model.chat.opening(question)
+                opening = self.model.chat.opening(question) + len(self._opening(plan.ask))
                 plan.requests[BOTH] = replace(request, adapter_from=len(request.tokens) - opening)
             return
         if not plan.requests:
@@ -365,7 +377,8 @@ class Answerer:
         turns = len(ask.history) - fixed
 
         def prompt(left_out: int) -> list[int]:
-            return self.model.chat.prompt(question, ask.history[:fixed] + ask.history[fixed + left_out :])
+            history = ask.history[:fixed] + ask.history[fixed + left_out :]
+            return self.model.chat.prompt(question, history) + self._opening(ask)
 
         tokens = prompt(turns)
         alone = len(tokens)
@@ -386,7 +399,11 @@ class Answerer:
             top_p=ask.top_p,
             seed=ask.seed,
             allow=ask.allow,
+            stop=ask.stop,
         )
+
+    def _opening(self, ask: Ask) -> list[int]:
+        return self.model.chat.encode(self.model.chat.plain(ask.opening)) if ask.opening else []
 
     # The answers
 

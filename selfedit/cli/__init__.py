@@ -10,7 +10,7 @@ import argparse
 import sys
 
 from selfedit import __version__, thread_waiting
-from selfedit.cli import memories, studies, talk, watch
+from selfedit.cli import code, memories, studies, talk, watch
 from selfedit.cli.options import BAD_INPUT, STOPPED, Parser, add_backend, add_json, path
 from selfedit.errors import SelfeditError
 from selfedit.terminal import flush, note, one_line, prepare_streams
@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add_backend(with_backend)
     memories.add(commands, common, with_backend)
     watch.add(commands, common, with_backend)
+    code.add(commands, common, with_backend)
     talk.add(commands, common, with_backend)
     studies.add(commands, with_model, with_backend)
     return parser

@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from selfedit.cli.code import add_release, learn_code, learns_code
 from selfedit.cli.options import (
     BAD_INPUT,
     NOTHING_KEPT,
@@ -28,7 +29,7 @@ from selfedit.cli.options import (
     show,
     whole,
 )
-from selfedit.config import ConsolidateConfig, LearnConfig, with_settings
+from selfedit.config import ConsolidateConfig, LearnConfig, ReleaseConfig, with_settings
 from selfedit.errors import SelfeditError
 from selfedit.terminal import can_ask, confirmed, note, one_line, say, show_json
 
@@ -67,6 +68,7 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     learn.add_argument("--writer-model", metavar="NAME", help="the model that writes there (default: gpt-4.1)")
     learn.add_argument("--each-alone", action="store_true", help="also try each style by itself, to see which one pays")
     add_settings(learn, "learning", "epochs=8")
+    add_release(learn)
     learn.add_argument("--again", action="store_true", help="also redo passages that kept nothing before")
     learn.set_defaults(run=_learn)
 
@@ -206,9 +208,12 @@ def _learn(arguments) -> int:
         if arguments.writer not in (None, arguments.model) and not writer:
             writer = open_model(arguments, progress.note, arguments.writer)
         length = passage_length(model, config.passage_words)
+        passages = split_documents(documents, config.passage_words, length, str(arguments.library or ""))
+        if learns_code(arguments, passages):
+            return learn_code(arguments, model, writer, passages, store, progress)
         report = learn(
             model,
-            split_documents(documents, config.passage_words, length, str(arguments.library or "")),
+            passages,
             store,
             config,
             writer=writer,
@@ -273,7 +278,8 @@ def _learn_config(arguments) -> LearnConfig:
             from selfedit.edits.propose import check_styles  # here, since it imports torch
 
             check_styles(config.styles)
-    return with_settings(config, dict(arguments.set))
+    others = [] if arguments.study == "facts" else [ReleaseConfig()]
+    return with_settings(config, dict(arguments.set), others)
 
 
 # ask

@@ -1,0 +1,72 @@
+"""Code tasks → what the Answerer is asked: passages on the library in view, and the adapter of its release.
+
+A release has one adapter (`selfedit.release`), so the version of the library decides which adapter writes, and the
+words of the task only which passages are in view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from selfedit.answers.answerer import BASE, BOTH, TEXT, Ask
+from selfedit.code import CodeTask
+from selfedit.edits.quiz import joined
+from selfedit.libraries import Library, Wanted
+from selfedit.memory.route import Router
+from selfedit.memory.store import MemoryStore
+from selfedit.types import MemoryEntry, Passage, Question
+
+CODE_TOKENS = 256
+"""Longest piece of code."""
+IN_VIEW = 3
+"""Passages in view; one of a release is about a single change."""
+AUTO = "auto"
+"""Both, where the release has an adapter; else the text."""
+
+
+class Release:
+    """What a store knows of a version of a library."""
+
+    def __init__(self, store: MemoryStore, model_hash: str, wanted: Wanted | None):
+        """`wanted`: None where the code is for no library."""
+        self.wanted = wanted
+        known = store.about(wanted) if wanted else []
+        self.entries = [entry for entry in known if entry.model_hash == model_hash]
+        newest = {entry.id: _lowest(entry) for entry in self.entries}
+        sharing = [e for e in self.entries if not e.has_adapter and store.shared_adapter(e.id)]
+        self.writer: str | None = max(sharing, key=lambda e: newest[e.id]).id if sharing else None
+        """A memory that shares the adapter of the newest version; None if there is no such adapter."""
+        self._passages = {entry.id: entry.passage for entry in self.entries}
+        self._router = Router.of_texts({id: f"{p.title}\n{p.text}" for id, p in self._passages.items()}, least=0)
+
+    def passages(self, task: str, count: int = IN_VIEW) -> tuple[Passage, ...]:
+        """Those that fit a task best, the best first."""
+        return tuple(self._passages[id] for id, _ in self._router.ranked(task)[:count])
+
+    def ask(self, task: CodeTask, arm: str = AUTO, tokens: int = CODE_TOKENS) -> Ask:
+        if arm == AUTO:
+            arm = (BOTH if self.writer else TEXT) if self.entries else BASE
+        return Ask(
+            Question(task.prompt, ()),
+            arm,
+            library=self.wanted,
+            passages=self.passages(task.instruction),
+            writer=self.writer,
+            opening=task.opening,
+            stop=task.is_whole,
+            query=task.instruction,
+            view=in_view,
+            whole=False,
+            max_new_tokens=tokens,
+        )
+
+
+def _lowest(entry: MemoryEntry) -> tuple[int, ...]:
+    lowest = Library.parse(entry.passage.library).lowest
+    return lowest.release if lowest else ()
+
+
+def in_view(passages: Sequence[Passage], question: Question) -> Question:
+    """The task with the passages before it."""
+    return replace(question, question=joined(passages).with_request(question.question))

@@ -1,0 +1,220 @@
+"""The commands for code: `learn` of a library's release, and `code`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from selfedit.cli.options import NOTHING_KEPT, add_versions, open_model, open_store, path, project_versions, show, whole
+from selfedit.config import LearnConfig, ReleaseConfig, with_settings
+from selfedit.errors import SelfeditError
+from selfedit.terminal import note, one_line, say
+
+MAX_SCRIPT = 40_000
+"""Characters of a file that code is written for; longer ones do not fit small models."""
+
+
+def add(commands, common: argparse.ArgumentParser, with_backend: argparse.ArgumentParser) -> None:
+    code = commands.add_parser(
+        "code", parents=[common, with_backend], help="write code for a version of a library that was learned"
+    )
+    code.add_argument("task", help='what the code should do; "-" reads it from the input')
+    code.add_argument("--file", type=path, metavar="SCRIPT", help="the file that the code is for; the model reads it")
+    code.add_argument(
+        "--from",
+        dest="arm",
+        choices=("auto", "weights", "text", "both"),
+        default="auto",
+        help="weights: the adapter of the release writes, without documents; text: the untouched model, with the "
+        "passages that fit best in the prompt; both: the adapter writes with them; auto: both, where there is an "
+        "adapter (default)",
+    )
+    add_versions(code)
+    code.add_argument(
+        "--run",
+        action="store_true",
+        help="also run the code in the sandbox and say how it ended; exit code 1 if it fails",
+    )
+    add_python(code)
+    code.add_argument("--tokens", type=whole(1, 100_000), default=256, help="longest code, in tokens (default: 256)")
+    code.set_defaults(run=_code)
+
+
+def add_python(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--python",
+        type=path,
+        metavar="PYTHON",
+        help="the interpreter that has the library (default: the active environment, .venv, or one made by --install)",
+    )
+
+
+def add_release(learn: argparse.ArgumentParser) -> None:
+    """The options of `learn` for a library's release."""
+    learn.add_argument(
+        "--study",
+        choices=("auto", "code", "facts"),
+        default="auto",
+        help="code: what changed in a library, as code that is run; facts: each passage, as questions and answers; "
+        "auto: code, where the documents are about a version of a library and state changes (default)",
+    )
+    add_python(learn)
+    learn.add_argument(
+        "--install", action="store_true", help="install the library in an environment of its own, to run code with it"
+    )
+    learn.add_argument("--no-run", action="store_true", help="do not run any code")
+
+
+def learns_code(arguments, passages) -> bool:
+    """Whether `learn` studies these passages as code."""
+    from selfedit.edits.changes import find_changes
+
+    if arguments.study == "facts":
+        return False
+    tags = {passage.library for passage in passages}
+    if arguments.study == "code" and (len(tags) != 1 or "" in tags):
+        raise SelfeditError("--study code needs documents about one version of a library: give --for LIBRARY@VERSION")
+    if len(tags) != 1 or "" in tags or (arguments.study == "auto" and arguments.styles):
+        return False
+    return arguments.study == "code" or bool(find_changes(passages))
+
+
+def learn_code(arguments, model, writer, passages, store, progress) -> int:
+    """The rest of `learn`, for passages about one version of a library."""
+    from selfedit.libraries import Library
+    from selfedit.release import learn_release
+    from selfedit.terminal import release_table
+
+    config = with_settings(ReleaseConfig(), dict(arguments.set), [LearnConfig()])
+    library = Library.parse(passages[0].library)
+    report = learn_release(
+        model,
+        passages,
+        store,
+        config,
+        library,
+        find_environment(arguments, library, store.home, progress.note),
+        writer=writer,
+        progress=progress.stage,
+        notify=progress.note,
+    )
+    show(arguments, report.record(), lambda: release_table(report))
+    return 0 if report.shared else NOTHING_KEPT
+
+
+def find_environment(arguments, library, home: Path, notify):
+    """The Python in which code is run; None, and a note that says why, where none is."""
+    from packaging.specifiers import SpecifierSet
+
+    from selfedit import environments
+    from selfedit.sandbox import SandboxError
+
+    if getattr(arguments, "no_run", False):
+        return None
+    try:
+        wanted = SpecifierSet(library.specifier)
+        found = environments.find(library.name, wanted, home, arguments.python)
+        if not found and getattr(arguments, "install", False):
+            found = environments.create(library.name, str(library.lowest), home, notify)
+    except SandboxError as error:
+        if arguments.python:
+            raise
+        notify(f"code is not run: {error}")
+        return None
+    if not found:
+        if arguments.python:
+            raise SelfeditError(
+                f"{arguments.python} does not have {library}; install it there, or give another --python"
+            )
+        notify(f"code is not run, since {library} is not installed here: give --python PYTHON or --install")
+    return found
+
+
+def _code(arguments) -> int:
+    from selfedit.answers.answerer import Answerer
+    from selfedit.answers.code import Release
+    from selfedit.code import CodeTask
+    from selfedit.terminal import Progress, after
+
+    task = sys.stdin.read() if arguments.task == "-" else arguments.task
+    if not task.strip():
+        raise SelfeditError("the task is empty")
+    script = _script(arguments.file) if arguments.file else ""
+    store = open_store(arguments)
+    with Progress(quiet=arguments.json) as progress:
+        model = open_model(arguments, progress.note)
+        wanted = _wanted(arguments, store, model, task, progress.note)
+        about = f"Using {str(wanted).replace('@', ' ').replace('==', ' ')}: " if wanted else ""
+        stage = after(5.0, progress.stage)
+        code_task = CodeTask(f"{about}{task.strip()}", script=script)
+        ask = Release(store, model.fingerprint, wanted).ask(code_task, arguments.arm, arguments.tokens)
+        (answer,) = Answerer(model, store).answer([ask], on_token=lambda done, total: stage("answer", done, total))
+    if answer.error:
+        raise SelfeditError(answer.error)
+    code = code_task.code(answer.answer)
+    record = {"code": code} | {k: v for k, v in answer.record().items() if k not in ("answer", "memory")}
+    record |= {"library": str(wanted) if wanted else None, "sources": _sources(answer, ask)}
+    outcome = None
+    if arguments.run:
+        outcome = _outcome(arguments, wanted, store.home, code)
+        record |= {"ran": {"ended": outcome.ended, "error": outcome.error, "output": outcome.output}}
+    show(arguments, record, lambda: say(code.rstrip("\n")))
+    if not arguments.json:
+        for source in record["sources"]:
+            note(f"  from {one_line(source)}")
+        if answer.note:
+            note(f"  {one_line(answer.note)}")
+        if outcome:
+            note(f"  {'runs' if outcome.passed else one_line(outcome.error)}")
+    return 1 if outcome and not outcome.passed else 0
+
+
+def _sources(answer, ask) -> list[str]:
+    in_view = ask.passages if answer.arm in ("text", "both") else ()
+    return list(dict.fromkeys(passage.source for passage in in_view))
+
+
+def _script(file: Path) -> str:
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeError) as error:
+        raise SelfeditError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from None
+    if len(text) > MAX_SCRIPT:
+        raise SelfeditError(f"{file}: has {len(text):,} characters; give a part of at most {MAX_SCRIPT:,}")
+    return text
+
+
+def _wanted(arguments, store, model, task: str, notify):
+    """The version that the code is for: the one given, the one that the task names, that of the project, or the newest
+    one that is known; None if nothing is known of any library."""
+    from selfedit.libraries import Wanted, mentioned, newest
+
+    tags = store.libraries(model.fingerprint)
+    names = list(dict.fromkeys(tag.name for tag in tags))
+    if arguments.library:
+        wanted = arguments.library if arguments.library.version else newest(arguments.library.name, tags)
+        if wanted.name not in names:
+            notify(f"nothing is known of {wanted}; the untouched model writes")
+        return wanted
+    if found := mentioned(task, names):
+        return found
+    pins = project_versions(arguments, store, model.fingerprint, notify)
+    for name in names:
+        if name in pins:
+            return Wanted(name, f"=={pins[name]}")
+    if len(names) > 1:
+        raise SelfeditError(f"which library is it for? give --for ({', '.join(names)})")
+    return newest(names[0], tags) if names else None
+
+
+def _outcome(arguments, wanted, home: Path, code: str):
+    from packaging.specifiers import SpecifierSet
+
+    from selfedit import environments
+    from selfedit.sandbox import run_programs
+
+    python = arguments.python or Path(sys.executable)
+    if wanted and (found := environments.find(wanted.name, SpecifierSet(""), home, arguments.python)):
+        python = found.python
+    return run_programs([code], python)[0]
