@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from selfedit.cli.code import add_python
 from selfedit.cli.options import (
     MANY,
     Parser,
@@ -15,6 +16,7 @@ from selfedit.cli.options import (
     arc_tasks,
     fewshot_config,
     fraction,
+    library,
     listed,
     open_judge,
     path,
@@ -24,7 +26,7 @@ from selfedit.cli.options import (
     whole,
     whole_list,
 )
-from selfedit.config import LearnConfig, with_settings
+from selfedit.config import LearnConfig, ReleaseConfig, with_settings
 from selfedit.errors import SelfeditError
 from selfedit.terminal import note
 
@@ -88,6 +90,22 @@ def add(commands, with_model, with_judge, with_tasks) -> None:
     share = "share of the passages that are not learned (default: %(default)s)"
     answers.add_argument("--unknown", type=fraction, default=0.2, metavar="SHARE", help=share)
     add_settings(answers, "learning", "spans=16")
+
+    about = "code for a version of a library that the model learned, each task checked by running it"
+    api = add_benchmark("api", _api, about, with_model)
+    api.add_argument("--tasks", **file, help="JSONL of {prompt, starter, reference, stale, test, library, version}")
+    api.add_argument("--docs", nargs="+", default=[], metavar="DOCS", help="the documents of the release")
+    stale = "the documents of the old version, for the condition stale-docs"
+    api.add_argument("--stale-docs", nargs="+", default=[], metavar="DOCS", help=stale)
+    tag = "the versions that --docs describes (default: the major version of the tasks)"
+    api.add_argument("--for", dest="library", type=library, metavar="LIBRARY@VERSION", help=tag)
+    add_python(api)
+    api.add_argument("--writer", metavar="MODEL", help="another model that writes the pairs of old and new code")
+    _add_compared(api, "--conditions", "api.py")
+    api.add_argument("--samples", type=whole(0, 100), default=5, metavar="N", help="drawn bodies for each task (5)")
+    _add_skip(api, "tasks")
+    api.add_argument("--limit", type=whole(1), metavar="N", help="only N tasks")
+    add_settings(api, "learning the release", "epochs=2")
 
     about = "conversations over months: what is known in a fresh session, and what is not made up"
     sessions = add_benchmark("sessions", _sessions, about, with_model)
@@ -246,6 +264,25 @@ def _answers(arguments) -> int:
     return _run(arguments, answers, read, **options)
 
 
+def _api(arguments) -> int:
+    from selfedit.bench import api
+    from selfedit.documents.read import load_documents
+    from selfedit.tasks.api import load_api_tasks
+
+    tasks = _some(load_api_tasks(arguments.tasks), arguments, arguments.limit)
+    options = {
+        "stale_documents": load_documents(arguments.stale_docs)[0] if arguments.stale_docs else [],
+        "library": arguments.library,
+        "python": arguments.python,
+        "writer_name": arguments.writer,
+        "conditions": listed(arguments.conditions) if arguments.conditions else api.CONDITIONS,
+        "samples": arguments.samples,
+        "config": with_settings(ReleaseConfig(), dict(arguments.set)),
+    }
+    documents = load_documents(arguments.docs)[0] if arguments.docs else []
+    return _run(arguments, api, tasks, documents, **options)
+
+
 def _sessions(arguments) -> int:
     from selfedit.bench import sessions
     from selfedit.tasks.sessions import load_users
@@ -338,5 +375,6 @@ def _arc(arguments) -> int:
 def _some(tasks: list, arguments, most: int | None) -> list:
     some = tasks[arguments.skip :][:most]
     if not some:
-        raise SelfeditError(f"{arguments.data} has {len(tasks)} passages; --skip {arguments.skip} leaves none")
+        file = getattr(arguments, "data", None) or arguments.tasks
+        raise SelfeditError(f"{file} has {len(tasks)} entries; --skip {arguments.skip} leaves none")
     return some

@@ -1,0 +1,327 @@
+"""`selfedit bench api`: does a model that learned a release write code that runs on it?
+
+In: tasks with tests (tasks/api.py), and the documents of the release. Out: `results.json`, `results.md`, a plot, the
+home with the memories, `answers.jsonl` with one line per condition, task and sample. Conditions:
+
+- `base`: the untouched model, and the version is not named;
+- `name-the-version`: the version is in the prompt, as in all conditions below;
+- `stale-docs`: with the best passages of the old version's documents in view, by words;
+- `docs-in-context`: with the right passages in view, the ceiling;
+- `retrieval`: with the best passages of the release's documents in view, as `selfedit code --from text`;
+- `memory`: the adapter of the release, as `--from weights`; `memory+text`: as `--from both`.
+
+Every body is run with the task's test in the sandbox. `accuracy`: share of the tasks whose greedy body passes;
+`pass_at_5`: share with a passing one among five samples; `stale`: share whose greedy body is the old form, or fails
+with its error; `prefers_new`: share whose reference is likelier than the stale body, per token, closed book only;
+`unchanged`: accuracy on tasks whose API did not change. Intervals are 95 % bootstraps over tasks.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from selfedit import environments
+from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask
+from selfedit.answers.code import IN_VIEW, Release
+from selfedit.bench.intervals import mean_interval, paired_interval
+from selfedit.bench.tables import heading, markdown, number, with_interval
+from selfedit.config import ReleaseConfig
+from selfedit.documents.read import split_documents
+from selfedit.documents.records import Document
+from selfedit.errors import SelfeditError
+from selfedit.learn import passage_length
+from selfedit.libraries import Library, Wanted
+from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json, write_text
+from selfedit.memory.store import MemoryStore
+from selfedit.model.chat import TokenizedExample
+from selfedit.model.load import Model, load_model
+from selfedit.release import learn_release
+from selfedit.sandbox import Limits, run_programs
+from selfedit.tasks.api import UNCHANGED, ApiTask, gold_passages
+from selfedit.types import Passage, Progress, no_progress, stable_seed
+
+CONDITIONS = ("base", "name-the-version", "stale-docs", "docs-in-context", "retrieval", "memory", "memory+text")
+_LEARNED = {"memory": WEIGHTS, "memory+text": BOTH}
+_CLOSED_BOOK = ("base", "name-the-version", "memory")
+SAMPLES = 5
+TEMPERATURE = 0.8
+BLOCK = 16
+"""Tasks that are answered together; a run that is stopped loses at most these."""
+ANSWER_TOKENS = 160
+PASSAGE_WORDS = 110
+LIMITS = Limits(seconds=20.0)
+RELEASE = ReleaseConfig()
+
+
+def run(
+    model_name: str,
+    tasks: Sequence[ApiTask],
+    documents: Sequence[Document],
+    out: Path,
+    *,
+    stale_documents: Sequence[Document] = (),
+    library: Library | None = None,
+    python: Path | None = None,
+    writer_name: str | None = None,
+    conditions: Sequence[str] = CONDITIONS,
+    samples: int = SAMPLES,
+    config: ReleaseConfig = RELEASE,
+    command: str = "",
+    progress: Progress = no_progress,
+    notify: Callable[[str], None] = lambda message: None,
+) -> dict:
+    """Runs the benchmark and returns the content of results.json. `library`: the tag of the documents; None: the major
+    version of the tasks. `python`: has the library; None: it is installed under the run folder. `writer_name`: another
+    model that writes the pairs.
+
+    Raises SelfeditError, before any work, on an unknown condition or one that has no documents.
+    """
+    from selfedit.bench.plots import documents_plot, pyplot
+
+    if unknown := [name for name in conditions if name not in CONDITIONS]:
+        raise SelfeditError(f"unknown condition {unknown[0]!r}; known: {', '.join(CONDITIONS)}")
+    if not documents and (needs := {"docs-in-context", "retrieval", *_LEARNED}.intersection(conditions)):
+        raise SelfeditError(f"{min(needs)} needs the documents of the release: give --docs")
+    if not stale_documents and "stale-docs" in conditions:
+        notify("stale-docs is left out: give --stale-docs, the documents of the old version")
+        conditions = [name for name in conditions if name != "stale-docs"]
+    pyplot()
+    store = MemoryStore(out / "home")
+    environment = _environment(tasks[0], python, store.home, notify)
+    model = load_model(model_name, notify=notify)
+    library = library or Library.parse(f"{tasks[0].library}@{tasks[0].version.partition('.')[0]}")
+    length = passage_length(model, PASSAGE_WORDS)
+    passages = split_documents(documents, PASSAGE_WORDS, length, str(library))
+    settings = {
+        **model.identity(),
+        "tasks": [stable_seed(*(getattr(task, name) for name in ("prompt", "starter", "test"))) for task in tasks],
+        "passages": [passage.id for passage in passages],
+        "writer": writer_name or model_name,
+        "config": repr(config),
+    }
+    with lock_run_folder(out, settings):
+        learning: dict = {}
+        if set(_LEARNED).intersection(conditions):
+            file = out / "learning.json"
+            if not file.exists():
+                writer = load_model(writer_name, notify=notify) if writer_name not in (None, model_name) else None
+                options = {"writer": writer, "progress": progress, "notify": notify}
+                report = learn_release(model, passages, store, config, library, environment, **options)
+                write_json(file, report.record())
+            learning = read_back(file)
+        bench = _Bench(model, tasks, store, passages, environment, out, samples, progress)
+        bench.stale_passages = split_documents(stale_documents, PASSAGE_WORDS, length)
+        rows = [bench.row(condition) for condition in conditions]
+    for row in rows:
+        for other in ("base", "docs-in-context"):
+            against = next((r for r in rows if r["condition"] == other), None)
+            verdicts = (row["passed"], against["passed"]) if against else None
+            row[f"vs_{other}"] = paired_interval(*verdicts) if verdicts and row is not against else None
+    result = {
+        "model": model_name,
+        "precision": model.backend.precision,
+        "library": tasks[0].library,
+        "version": tasks[0].version,
+        "run_with": environment.version,
+        "documents": len(documents),
+        "passages": len(passages),
+        "learning": learning,
+        "rows": rows,
+        "command": command,
+        "software": software(),
+    }
+    write_json(out / "results.json", result)
+    write_text(out / "results.md", table(result))
+    documents_plot(result | {"rows": [r | {"questions": r["tasks"]} for r in rows]}, out)
+    return result
+
+
+def _environment(task: ApiTask, python: Path | None, home: Path, notify) -> environments.Environment:
+    from packaging.specifiers import SpecifierSet
+
+    if python is None:
+        return environments.create(task.library, task.version, home, notify)
+    found = environments.find(task.library, SpecifierSet(f"=={task.version}"), home, python)
+    if not found or found.python != python:
+        raise SelfeditError(f"{python} does not have {task.library} {task.version}; without --python it is installed")
+    return found
+
+
+class _Bench:
+    def __init__(
+        self,
+        model: Model,
+        tasks: Sequence[ApiTask],
+        store: MemoryStore,
+        passages: Sequence[Passage],
+        environment: environments.Environment,
+        out: Path,
+        samples: int,
+        progress: Progress,
+    ):
+        self.model, self.tasks, self.passages, self.samples, self.progress = model, tasks, passages, samples, progress
+        self.environment, self.store = environment, store
+        self.stale_passages: Sequence[Passage] = ()
+        self.answerer = Answerer(model, store)
+        self.wanted = Wanted(tasks[0].library, f"=={tasks[0].version}")
+        self.release = Release(store, model.fingerprint, self.wanted)
+        self.journal = Journal(out / "answers.jsonl")
+        self.known = {(r["condition"], r["task"], r["sample"]): r for r in self.journal.records}
+
+    def row(self, condition: str) -> dict:
+        self._answer(condition)
+        greedy = [self.known[condition, task.id, 0] for task in self.tasks]
+        asked = [(task, r) for task, r in zip(self.tasks, greedy) if task.kind != UNCHANGED]
+        passed = [float(r["passed"]) for _, r in asked]
+        accuracy, ci95 = mean_interval(passed) if passed else (None, None)
+        unchanged = [float(r["passed"]) for task, r in zip(self.tasks, greedy) if task.kind == UNCHANGED]
+        drawn = [
+            float(any(self.known[condition, task.id, i]["passed"] for i in range(1, self.samples + 1)))
+            for task, _ in asked
+            if self.samples
+        ]
+        preferred = [r["prefers_new"] for _, r in asked if r.get("prefers_new") is not None]
+        return {
+            "condition": condition,
+            "tasks": len(asked),
+            "accuracy": accuracy,
+            "ci95": ci95,
+            f"pass_at_{self.samples or SAMPLES}": _mean(drawn),
+            "stale": _mean([float(r["stale"]) for task, r in asked if task.stale]),
+            "prefers_new": _mean(list(map(float, preferred))),
+            "unchanged": _mean(unchanged),
+            "unchanged_tasks": len(unchanged),
+            "passed": passed,
+        }
+
+    def _answer(self, condition: str) -> None:
+        todo = [t for t in self.tasks if any((condition, t.id, i) not in self.known for i in range(self.samples + 1))]
+        for low in range(0, len(todo), BLOCK):
+            block = todo[low : low + BLOCK]
+            asks = [self._ask(condition, task) for task in block]
+            drawn = [
+                (task, i, replace(ask, temperature=TEMPERATURE if i else 0.0, seed=stable_seed(task.id, i)))
+                for task, ask in zip(block, asks)
+                for i in range(self.samples + 1)
+            ]
+            stage = lambda done, total: self.progress(condition, done, total)  # noqa: E731  (a callback of one line)
+            answers = self.answerer.answer([ask for *_, ask in drawn], on_token=stage)
+            bodies = [ask_task.code_task().code(answer.answer) for (ask_task, *_), answer in zip(drawn, answers)]
+            programs = [task.program(body) for (task, *_), body in zip(drawn, bodies)]
+            stale_programs = [task.program(task.stale) for task in block]
+            outcomes = run_programs([*programs, *stale_programs], self.environment.python, LIMITS)
+            stale_errors = dict(zip((task.id for task in block), (o.error for o in outcomes[len(programs) :])))
+            preferred = self._prefers_new(condition, block, asks)
+            for (task, i, _), body, outcome in zip(drawn, bodies, outcomes):
+                record = {
+                    "condition": condition,
+                    "task": task.id,
+                    "sample": i,
+                    "body": body,
+                    "passed": outcome.passed and not task.is_forbidden(body),
+                    "error": outcome.error,
+                    "stale": _is_stale(task, body, outcome.passed, outcome.error, stale_errors[task.id]),
+                }
+                record |= {} if i else {"prefers_new": preferred.get(task.id)}
+                self.journal.add(record)
+                self.known[condition, task.id, i] = record
+
+    def _ask(self, condition: str, task: ApiTask) -> Ask:
+        code = task.code_task(names_version=condition != "base")
+        if condition in _LEARNED and self.release.writer:
+            return self.release.ask(code, _LEARNED[condition], ANSWER_TOKENS)
+        arm = BASE if condition in _CLOSED_BOOK else TEXT
+        ask = replace(self.release.ask(code, arm, ANSWER_TOKENS), writer=None)
+        if condition == "docs-in-context":
+            return replace(ask, passages=gold_passages(task, self.passages, IN_VIEW))
+        if condition in ("retrieval", "memory+text"):
+            return replace(ask, passages=_best(code.instruction, self.passages))
+        if condition == "stale-docs":
+            return replace(ask, passages=_best(code.instruction, self.stale_passages))
+        return replace(ask, passages=())
+
+    def _prefers_new(self, condition: str, tasks: Sequence[ApiTask], asks: Sequence[Ask]) -> dict[str, bool]:
+        """Whether the reference is likelier than the stale body, where the prompt is read by one model only."""
+        if condition not in _CLOSED_BOOK:
+            return {}
+        changed = [(task, ask) for task, ask in zip(tasks, asks) if task.stale]
+        adapters, examples = None, []
+        for task, ask in changed:
+            plan, path = self.answerer.plan(ask)
+            (request,) = plan.requests.values()
+            if path and adapters is None:
+                adapters = self.model.backend.load([path])
+            for body in (task.reference, task.stale):
+                labels = self.model.chat.encode(body.removeprefix(" " * 4).rstrip() + "\n")
+                example = TokenizedExample((*request.tokens, *labels), len(request.tokens))
+                examples.append((example, 0 if path else None))
+        values = self.model.backend.gold_logprobs(examples, adapters) if examples else []
+        return {task.id: new > old for (task, _), new, old in zip(changed, values[::2], values[1::2])}
+
+
+def _best(query: str, passages: Sequence[Passage]) -> tuple[Passage, ...]:
+    from selfedit.memory.route import Router
+
+    by_id = {passage.id: passage for passage in passages}
+    router = Router.of_texts({id: f"{p.title}\n{p.text}" for id, p in by_id.items()}, least=0)
+    return tuple(by_id[id] for id, _ in router.ranked(query)[:IN_VIEW])
+
+
+def _is_stale(task: ApiTask, body: str, passed: bool, error: str, stale_error: str) -> bool:
+    if not task.stale or passed:
+        return False
+    is_telling = bool(stale_error) and not re.fullmatch(r"AssertionError:?\s*", stale_error)
+    return _shape(body) == _shape(task.stale) or (is_telling and error == stale_error)
+
+
+def _shape(body: str) -> str:
+    try:
+        return ast.dump(ast.parse(f"if True:\n{body}"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return "".join(body.split())
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def table(result: dict) -> str:
+    """Returns the rows as Markdown."""
+    learning = result["learning"]
+    about = (
+        f"{result['library']} {result['version']}, run with {result['run_with']}; {result['documents']} documents, "
+        f"{result['passages']} passages. 95 % intervals: bootstrap over tasks."
+    )
+    lines = [*heading("Code for a release", result), about, ""]
+    if learning:
+        spent = ", ".join(f"{stage} {seconds:,.0f} s" for stage, seconds in learning["seconds"].items())
+        lines += [
+            f"Learned: {learning['changes']} changes, {learning['written']} pairs written, "
+            f"{learning['studied']} studied, {learning['judged']} held back; prefers the new side of "
+            f"{number(learning['prefers_new_before'], '.2f')} → "
+            f"{number(learning['prefers_new_after'], '.2f')} of those; "
+            f"general change {number(learning['general_change'], '.2f')}; {learning['reason']} ({spent}).",
+            "",
+        ]
+    drawn = next(key for key in result["rows"][0] if key.startswith("pass_at_"))
+    head = ["condition", "tasks", "accuracy", drawn.replace("_at_", "@"), "stale", "prefers new", "unchanged"]
+    head += ["− base", "− docs-in-context"]
+    cells = (
+        [
+            r["condition"],
+            r["tasks"],
+            with_interval([r["accuracy"], *(r["ci95"] or (None, None))], ".2f"),
+            number(r[drawn], ".2f"),
+            number(r["stale"], ".2f"),
+            number(r["prefers_new"], ".2f"),
+            number(r["unchanged"], ".2f"),
+            with_interval(r["vs_base"], "+.2f"),
+            with_interval(r["vs_docs-in-context"], "+.2f"),
+        ]
+        for r in result["rows"]
+    )
+    return "\n".join([*lines, *markdown(head, cells)]) + "\n"

@@ -1,0 +1,95 @@
+"""Programming tasks for a version of a library, each checked by running it: JSON lines → ApiTasks.
+
+In: `{id, library, version, section, prompt, starter, reference, stale, test, forbidden, kind}`; bodies are indented by
+four spaces, and the program to run is starter + body + test. `section`, `stale`, `forbidden` and `kind` may be missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfedit.code import CodeTask
+from selfedit.errors import DocumentError
+from selfedit.tasks.records import field, optional_id, read_jsonl
+from selfedit.text import words
+from selfedit.types import Passage
+
+UNCHANGED = "unchanged"
+"""The kind of a task whose API is the same in the old version: a model that could do it must not lose it."""
+
+
+@dataclass(frozen=True)
+class ApiTask:
+    id: str
+    library: str
+    version: str
+    section: str
+    """The heading of the guide that answers it; empty: unknown."""
+    prompt: str
+    starter: str
+    reference: str
+    """A right body."""
+    stale: str
+    """The body that was right in the old version; empty where nothing changed."""
+    test: str
+    forbidden: tuple[str, ...] = ()
+    """Regular expressions that a right body does not contain."""
+    kind: str = ""
+
+    def code_task(self, *, names_version: bool = True) -> CodeTask:
+        prompt = self.prompt
+        if not names_version:
+            spelled = re.escape(self.library).replace(r"\-", "[-_ ]")
+            prompt = re.sub(rf"(\b{spelled})\s*v?\d+(\.\d+)*", r"\1", prompt, flags=re.IGNORECASE)
+        return CodeTask(prompt, self.starter)
+
+    def program(self, body: str) -> str:
+        return f"{self.starter}{body}\n\n{self.test}"
+
+    def is_forbidden(self, body: str) -> bool:
+        return any(re.search(pattern, body) for pattern in self.forbidden)
+
+
+def load_api_tasks(file: Path) -> list[ApiTask]:
+    """Raises DocumentError that names the line."""
+    tasks = []
+    for at, item in read_jsonl(file):
+        texts = {
+            name: field(item, name, str, at)
+            for name in ("library", "version", "prompt", "starter", "reference", "test")
+        }
+        texts |= {name: field(item, name, str, at) if name in item else "" for name in ("section", "stale", "kind")}
+        forbidden = item.get("forbidden", [])
+        if not isinstance(forbidden, list) or not all(isinstance(pattern, str) for pattern in forbidden):
+            raise DocumentError(f"{at}: `forbidden` is no list of regular expressions")
+        try:
+            list(map(re.compile, forbidden))
+        except re.error as error:
+            raise DocumentError(f"{at}: `forbidden` is no list of regular expressions ({error})") from None
+        if "def " not in texts["starter"]:
+            raise DocumentError(f"{at}: `starter` has no function")
+        tasks.append(ApiTask(optional_id(item, at) or at, **texts, forbidden=tuple(forbidden)))
+    for name in ("library", "version"):
+        if len(values := {getattr(task, name) for task in tasks}) > 1:
+            raise DocumentError(
+                f"{file}: tasks of several {name}s ({', '.join(sorted(values)[:3])}); give one file each"
+            )
+    return tasks
+
+
+def gold_passages(task: ApiTask, passages: Sequence[Passage], most: int) -> tuple[Passage, ...]:
+    """The passages of a document that have what the task needs, the best first: of its section, those that share most
+    words with its bodies."""
+    heading = set(words(task.section.casefold()))
+    of_section = [p for p in passages if heading and heading <= set(words(p.title.casefold()))] or list(passages)
+    needed = set(re.findall(r"\w+", f"{task.reference} {task.stale}")) - set(re.findall(r"\w+", task.starter))
+    counts = {word: sum(word in re.findall(r"\w+", p.text) for p in of_section) for word in needed}
+
+    def fit(passage: Passage) -> float:
+        known = set(re.findall(r"\w+", passage.text))
+        return sum(1 / counts[word] for word in needed & known)
+
+    return tuple(sorted(of_section, key=fit, reverse=True)[:most])
