@@ -12,6 +12,7 @@ import textwrap
 from dataclasses import dataclass
 
 FENCE = "```"
+INDENT = " " * 4
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,9 @@ class CodeTask:
 
     @property
     def opening(self) -> str:
-        """The beginning of the answer, which is given."""
-        return f"{FENCE}python\n{self.starter}{self._indent}"
-
-    @property
-    def _indent(self) -> str:
-        return " " * 4 if self.starter else ""
+        """The beginning of the answer, which is given. It ends with a line, since the spaces before code belong to the
+        tokens of the code."""
+        return f"{FENCE}python\n{self.starter}"
 
     def is_whole(self, text: str) -> bool:
         """Whether a text that goes on from `opening` has all of the answer: its fence is closed, or the function has
@@ -48,14 +46,14 @@ class CodeTask:
         text = text.partition(FENCE)[0]
         if not self.starter:
             return f"{text.strip()}\n"
-        lines = (self._indent + text.lstrip(" ")).split("\n")
+        lines = f"{INDENT}{text.lstrip()}".split("\n")
         end = next((i for i, line in enumerate(lines) if line.strip() and not line[0].isspace()), len(lines))
         return "\n".join(lines[:end]).rstrip() + "\n"
 
 
 def _is_left(text: str) -> bool:
-    """Whether a line after the first one begins at the left margin."""
-    return any(line and not line[0].isspace() for line in text.split("\n")[1:])
+    """Whether a line begins at the left margin."""
+    return any(line and not line[0].isspace() for line in text.split("\n"))
 
 
 def _fenced(code: str) -> str:
@@ -93,4 +91,4 @@ def as_function(setup: str, code: str, task: str) -> tuple[str, str] | None:
     head = "\n".join([*imports, "", "", ""] if imports else [])
     starter = f'{head}def f({", ".join(used)}):\n    """{docstring[:1].upper()}{docstring[1:]}."""\n'
     body = "\n".join([*map(ast.unparse, first), f"return {value}"])
-    return starter, textwrap.indent(body, " " * 4) + "\n"
+    return starter, textwrap.indent(body, INDENT) + "\n"

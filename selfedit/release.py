@@ -235,8 +235,7 @@ def _sides(model: Model, pair: Pair, library: Library) -> tuple[TokenizedExample
         return None
     task, body = new
     new_side, old_side = (
-        model.chat.study(Example(f"{text.lstrip(' ')}```", task.prompt, opening=task.opening))
-        for text in (body, old[1])
+        model.chat.study(Example(f"{text}```", task.prompt, opening=task.opening)) for text in (body, old[1])
     )
     return new_side, old_side
 

@@ -256,7 +256,7 @@ class _Bench:
             if path and adapters is None:
                 adapters = self.model.backend.load([path])
             for body in (task.reference, task.stale):
-                labels = self.model.chat.encode(body.removeprefix(" " * 4).rstrip() + "\n")
+                labels = self.model.chat.encode(body.rstrip() + "\n")
                 example = TokenizedExample((*request.tokens, *labels), len(request.tokens))
                 examples.append((example, 0 if path else None))
         values = self.model.backend.gold_logprobs(examples, adapters) if examples else []

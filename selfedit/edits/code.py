@@ -164,10 +164,7 @@ def study_examples(pair: Pair, library: Library) -> list[Example]:
     tasks = [(update, pair.new + "\n")]
     if function := function_task(pair, library):
         tasks.insert(0, function)
-    return [
-        Example(f"{code.lstrip(' ') if task.starter else code}```", prompt=task.prompt, opening=task.opening)
-        for task, code in tasks
-    ]
+    return [Example(f"{code}```", prompt=task.prompt, opening=task.opening) for task, code in tasks]
 
 
 def held_back(pairs: Sequence[Sequence[Pair]]) -> tuple[list[list[Pair]], list[Pair]]:
