@@ -42,7 +42,7 @@ class Release:
 
     def passages(self, task: str, count: int = IN_VIEW) -> tuple[Passage, ...]:
         """Those that fit a task best, the best first."""
-        return tuple(self._passages[id] for id, _ in self._router.ranked(task)[:count])
+        return tuple(self._passages[id] for id in self._router.nearest(task, count))
 
     def ask(self, task: CodeTask, arm: str = AUTO, tokens: int = CODE_TOKENS) -> Ask:
         if arm == AUTO:

@@ -36,6 +36,7 @@ from selfedit.errors import SelfeditError
 from selfedit.learn import passage_length
 from selfedit.libraries import Library, Wanted
 from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json, write_text
+from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model, load_model
@@ -264,11 +265,9 @@ class _Bench:
 
 
 def _best(query: str, passages: Sequence[Passage]) -> tuple[Passage, ...]:
-    from selfedit.memory.route import Router
-
     by_id = {passage.id: passage for passage in passages}
     router = Router.of_texts({id: f"{p.title}\n{p.text}" for id, p in by_id.items()}, least=0)
-    return tuple(by_id[id] for id, _ in router.ranked(query)[:IN_VIEW])
+    return tuple(by_id[id] for id in router.nearest(query, IN_VIEW))
 
 
 def _is_stale(task: ApiTask, body: str, passed: bool, error: str, stale_error: str) -> bool:

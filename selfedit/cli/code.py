@@ -135,6 +135,7 @@ def _code(arguments) -> int:
     from selfedit.answers.answerer import Answerer
     from selfedit.answers.code import Release
     from selfedit.code import CodeTask
+    from selfedit.libraries import described
     from selfedit.terminal import Progress, after
 
     task = sys.stdin.read() if arguments.task == "-" else arguments.task
@@ -145,7 +146,7 @@ def _code(arguments) -> int:
     with Progress(quiet=arguments.json) as progress:
         model = open_model(arguments, progress.note)
         wanted = _wanted(arguments, store, model, task, progress.note)
-        about = f"Using {str(wanted).replace('@', ' ').replace('==', ' ')}: " if wanted else ""
+        about = f"Using {described(wanted)}: " if wanted else ""
         stage = after(5.0, progress.stage)
         code_task = CodeTask(f"{about}{task.strip()}", script=script)
         ask = Release(store, model.fingerprint, wanted).ask(code_task, arguments.arm, arguments.tokens)
@@ -188,24 +189,17 @@ def _script(file: Path) -> str:
 def _wanted(arguments, store, model, task: str, notify):
     """The version that the code is for: the one given, the one that the task names, that of the project, or the newest
     one that is known; None if nothing is known of any library."""
-    from selfedit.libraries import Wanted, mentioned, newest
+    from selfedit.libraries import Scope
 
     tags = store.libraries(model.fingerprint)
-    names = list(dict.fromkeys(tag.name for tag in tags))
-    if arguments.library:
-        wanted = arguments.library if arguments.library.version else newest(arguments.library.name, tags)
-        if wanted.name not in names:
-            notify(f"nothing is known of {wanted}; the untouched model writes")
-        return wanted
-    if found := mentioned(task, names):
-        return found
-    pins = project_versions(arguments, store, model.fingerprint, notify)
-    for name in names:
-        if name in pins:
-            return Wanted(name, f"=={pins[name]}")
-    if len(names) > 1:
-        raise SelfeditError(f"which library is it for? give --for ({', '.join(names)})")
-    return newest(names[0], tags) if names else None
+    scope = Scope(arguments.library, task, project_versions(arguments, store, model.fingerprint, notify))
+    versions = scope.versions(tags)
+    if named := scope.named(tags):
+        return versions.get(named[-1].name, named[-1])
+    pinned = [versions[name] for name in scope.project if name in versions]
+    if len(candidates := pinned or list(versions.values())) > 1:
+        raise SelfeditError(f"which library is it for? give --for ({', '.join(sorted(w.name for w in candidates))})")
+    return candidates[0] if candidates else None
 
 
 def _outcome(arguments, wanted, home: Path, code: str):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from selfedit.types import TITLE_SEPARATOR, Passage, Unit
+from selfedit.types import Passage, Unit
 
 MAX_WORDS = 90
 """Of the sentences of a section that a change states."""
@@ -41,32 +41,31 @@ class Change:
 def find_changes(passages: Sequence[Passage]) -> list[Change]:
     """The changes that the passages state, in their order. `passages`: with units, those of a document in its order."""
     found = []
-    for _, group in groupby(passages, key=lambda passage: (passage.source, passage.title)):
+    units = [(passage, unit) for passage in passages for unit in passage.units]
+    for (_, headings), group in groupby(units, key=lambda pair: (pair[0].source, pair[1].headings)):
         section = list(group)
-        lines = [(p, u) for p in section for u in p.units if u.kind in ("row", "item") and _NAMES_CODE.search(u.text)]
-        found += [Change(passage, _shortened([unit.text])) for passage, unit in lines]
-        listed = {unit for _, unit in lines}
-        prose = [(p, u) for p in section for u in p.units if u not in listed and u.kind in ("sentence", "code")]
-        found += _of_section(section[0].title, prose)
+        for passage, unit in section:
+            if unit.kind in ("row", "item") and _NAMES_CODE.search(unit.text):
+                found.append(Change(passage, _shortened([unit.text])))
+        prose = [(passage, unit) for passage, unit in section if unit.kind in ("sentence", "code")]
+        found += _of_section(headings[-1] if headings else "", prose)
     return found
 
 
-def _of_section(title: str, units: Sequence[tuple[Passage, Unit]]) -> Iterable[Change]:
+def _of_section(heading: str, units: Sequence[tuple[Passage, Unit]]) -> Iterable[Change]:
     code, before = [], ""
     for passage, unit in units:
         if unit.kind == "code":
-            label, text = (
-                (before, unit.text[len(before) + 1 :]) if unit.text.startswith(f"{before}\n") else ("", unit.text)
-            )
+            is_introduced = unit.text.startswith(f"{before}\n")
+            label, text = (before, unit.text[len(before) + 1 :]) if is_introduced else ("", unit.text)
             if lines := code_of(text):
                 code.append((passage, label, lines[:MAX_CODE]))
         before = unit.text
     sentences = [u.text for _, u in units if u.kind == "sentence" and not u.text.endswith(":") and " " in u.text]
-    heading = title.rpartition(TITLE_SEPARATOR)[2]
     if code or (sentences and _NAMES_CODE.search(heading)):
         passage = code[0][0] if code else units[0][0]
         blocks = tuple((label, text) for _, label, text in code[:MAX_BLOCKS])
-        yield Change(passage, _shortened([heading.rstrip(".") + ".", *sentences]), blocks)
+        yield Change(passage, _shortened([f"{heading.rstrip('.')}." * bool(heading), *sentences]), blocks)
 
 
 def _shortened(sentences: Iterable[str]) -> str:

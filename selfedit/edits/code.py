@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from selfedit.code import CodeTask, as_function, is_python
 from selfedit.edits.changes import Change
 from selfedit.environments import Environment
-from selfedit.libraries import Library
+from selfedit.libraries import Library, described
 from selfedit.model.backend import OnStep, no_steps
 from selfedit.model.writer import Writer, WriteRequest
 from selfedit.sandbox import Limits, run_programs
@@ -79,7 +79,7 @@ def write_pairs(
     that is no pair, the reason."""
     requests, opening = [], f" import {_module(library)}"
     for change in changes:
-        prompt = f"{_WORKED}Change in {_spoken(library)}: {change.text}\nSetup:{opening}"
+        prompt = f"{_WORKED}Change in {described(library)}: {change.text}\nSetup:{opening}"
         for i in range(samples):
             draw = stable_seed(seed, change.text, i)
             requests.append(
@@ -94,10 +94,6 @@ def write_pairs(
             pairs.append("written twice" if pair in pairs and isinstance(pair, Pair) else pair)
         written.append(pairs)
     return written
-
-
-def _spoken(library: Library) -> str:
-    return str(library).replace("@", " ")
 
 
 def _module(library: Library) -> str:
@@ -155,12 +151,12 @@ def function_task(pair: Pair, library: Library) -> tuple[CodeTask, str] | None:
     starter, body = parts
     call = re.search(r"f\(.*?\)", starter.rpartition("def ")[2])
     assert call
-    return CodeTask(f"Using {_spoken(library)}, write a function `{call[0]}`: {pair.task}.", starter), body
+    return CodeTask(f"Using {described(library)}, write a function `{call[0]}`: {pair.task}.", starter), body
 
 
 def study_examples(pair: Pair, library: Library) -> list[Example]:
     """What is studied of a pair."""
-    update = CodeTask(f"Update this code to {_spoken(library)}.", script=pair.old)
+    update = CodeTask(f"Update this code to {described(library)}.", script=pair.old)
     tasks = [(update, pair.new + "\n")]
     if function := function_task(pair, library):
         tasks.insert(0, function)

@@ -205,6 +205,10 @@ class Router:
         _, score = next(iter(self.best(query, 1, self.threshold)), (None, 0.0))
         return self._by_relevance(query, score) if score >= self.threshold else []
 
+    def nearest(self, query: str, count: int) -> list[str]:
+        """The most relevant memories that share a word with the query, although none of them may answer it."""
+        return [id for id, _ in self._by_relevance(query, 0.0)[:count]]
+
     def _by_relevance(self, query: str, highest: float) -> list[tuple[str, float]]:
         fitting = [(id, score) for id, score in self.best(query, _RANKED, _NEAR * highest) if score >= _NEAR * highest]
         relevance = self._relevance(query, [id for id, _ in fitting]) if len(fitting) > 1 else {}

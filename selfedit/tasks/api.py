@@ -61,7 +61,7 @@ def load_api_tasks(file: Path) -> list[ApiTask]:
             name: field(item, name, str, at)
             for name in ("library", "version", "prompt", "starter", "reference", "test")
         }
-        texts |= {name: field(item, name, str, at) if name in item else "" for name in ("section", "stale", "kind")}
+        texts |= {name: field(item, name, str, at) if item.get(name) else "" for name in ("section", "stale", "kind")}
         forbidden = item.get("forbidden", [])
         if not isinstance(forbidden, list) or not all(isinstance(pattern, str) for pattern in forbidden):
             raise DocumentError(f"{at}: `forbidden` is no list of regular expressions")
