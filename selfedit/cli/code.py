@@ -33,6 +33,7 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     add_versions(code)
     code.add_argument(
         "--run",
+        dest="is_run",
         action="store_true",
         help="also run the code in the sandbox and say how it ended; exit code 1 if it fails",
     )
@@ -157,7 +158,7 @@ def _code(arguments) -> int:
     record = {"code": code} | {k: v for k, v in answer.record().items() if k not in ("answer", "memory")}
     record |= {"library": str(wanted) if wanted else None, "sources": _sources(answer, ask)}
     outcome = None
-    if arguments.run:
+    if arguments.is_run:
         outcome = _outcome(arguments, wanted, store.home, code)
         record |= {"ran": {"ended": outcome.ended, "error": outcome.error, "output": outcome.output}}
     show(arguments, record, lambda: say(code.rstrip("\n")))

@@ -36,12 +36,12 @@ Task: return the first two rows of a table
 Old: t.take_rows(2)
 New: t.head(2)
 
-Change in netparse 2.0: Remove the `strict` parameter of `parse_url()`. It is now `mode="strict"`.
-Setup: import netparse
-url = "http://a.org/x?y=1"
-Task: parse an address and raise an error if it is not valid
-Old: netparse.parse_url(url, strict=True)
-New: netparse.parse_url(url, mode="strict")
+Change in tablekit 3: `read_text(sep=...)` was removed; use `separator=...`.
+Setup: import tablekit as tk
+open("data.txt", "w").write("a;b\\n1;2\\n")
+Task: read a file whose columns are separated by semicolons
+Old: tk.read_text("data.txt", sep=";")
+New: tk.read_text("data.txt", separator=";")
 
 Change in tablekit 3: `Table.sort()` no longer sorts in place. It returns a new table.
 Setup: import tablekit as tk
