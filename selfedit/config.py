@@ -185,6 +185,9 @@ class ReleaseConfig(_Config):
 
     samples: int = number(3, 1, 100)
     """Before/after pairs to write for each change."""
+    pair_tokens: int = number(144, 16, 10_000)
+    """Maximum length of a pair that is written."""
+    temperature: float = number(0.7, 0, 100)
     block: int = number(8, 1, 1000)
     """Changes that are written about together; a run that is stopped loses at most the work on these."""
     min_preferred: float = number(0.1, -1, 1)

@@ -75,6 +75,10 @@ class ReleaseReport:
     def record(self) -> dict:
         return asdict(self)
 
+    def summary(self) -> dict:
+        """As that of `learn.LearnReport`."""
+        return self.record() | {"failed": []}
+
 
 def learn_release(
     model: Model,
@@ -151,7 +155,7 @@ def _written(
     notify: Callable[[str], None],
 ) -> list[list[Pair | str]]:
     """The pairs of each change; those of an earlier run are read from the run folder."""
-    settings = json.dumps([str(library), config.samples, config.seed])
+    settings = json.dumps([str(library), config.samples, config.pair_tokens, config.temperature, config.seed])
     folder = store.home / "runs" / f"release-{text_hash(writer.fingerprint, settings)[:12]}"
     journal = Journal(folder / "pairs.jsonl")
     known = {r["change"]: [p if isinstance(p, str) else Pair(**p) for p in r["pairs"]] for r in journal.records}
@@ -163,7 +167,7 @@ def _written(
         if low == config.block:
             left = (time.perf_counter() - begun) / low * (len(todo) - low)
             notify(f"{len(todo) - low} changes to write about: about {duration(left)}")
-        for change, pairs in zip(block, write_pairs(writer, block, library, config.samples, seed=config.seed)):
+        for change, pairs in zip(block, write_pairs(writer, block, library, config)):
             journal.add({"change": change.text, "pairs": [p if isinstance(p, str) else asdict(p) for p in pairs]})
             known[change.text] = pairs
     progress("pairs", len(changes), len(changes))

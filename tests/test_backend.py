@@ -9,7 +9,7 @@ from conftest import with_exact_norms, write_tiny_model
 
 from selfedit.config import TrainConfig
 from selfedit.errors import AdapterError, ModelError
-from selfedit.model.backend import Cut, Job, Request
+from selfedit.model.backend import Cut, Job, Request, has_line
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
 

@@ -536,8 +536,8 @@ def test_the_backends_are_those_of_the_model():
 
 
 def test_the_ways_to_answer_are_those_of_ask():
-    (choices,) = [action.choices for parser in parsers(_parser()) for action in parser._actions if action.dest == "arm"]
-    assert choices == ARMS
+    choices = [action.choices for parser in parsers(_parser()) for action in parser._actions if action.dest == "arm"]
+    assert choices == [ARMS, ARMS]  # of `ask` and of `code`
 
 
 def test_a_question_that_no_memory_fits_is_answered_by_the_untouched_model(kept, home, answer, tiny, tiny_model):
@@ -919,7 +919,17 @@ def test_every_option_that_takes_a_path_knows_the_tilde(monkeypatch, tmp_path):
     seen = set()
     for parser in parsers(_parser()):
         for action in parser._actions:
-            if action.dest in paths | {"texts", "ids", "tasks", "examples", "folder", "certificate", "key"}:
+            if action.dest in paths | {
+                "texts",
+                "ids",
+                "tasks",
+                "examples",
+                "folder",
+                "certificate",
+                "key",
+                "lock",
+                "project",
+            }:
                 assert str(action.type("~/x")) == f"{tmp_path}/x", (parser.prog, action.dest)
                 seen.add(action.dest)
             elif action.metavar in ("FILE", "DIR", "FILE[:NAME]", "FILE[:SET]"):

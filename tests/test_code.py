@@ -64,10 +64,9 @@ True
 The next release will be smaller.
 """
 LIBRARY = Library.parse("packaging@20")
-PAIR = """ import packaging
-from packaging.version import Version
+PAIR = """ return the numbers of a version
+Setup: from packaging.version import Version
 v = Version("1.2.3")
-Task: return the numbers of a version
 Old: v.as_tuple()
 New: v.release
 
@@ -115,7 +114,7 @@ class Scripted:
 
     def write(self, requests, on_token=lambda done, total: None):
         self.prompts += [request.prompt for request in requests]
-        return [self.texts[i % len(self.texts)].removeprefix(" import packaging") for i in range(len(requests))]
+        return [self.texts[i % len(self.texts)] for i in range(len(requests))]
 
     def fits(self, request, answers=()):
         return True
@@ -163,10 +162,9 @@ def test_code_without_its_output(text, code):
 
 def test_pairs_are_read_from_what_a_model_writes(passages):
     changes = [change for change in find_changes(passages) if "as_tuple" in change.statement]
-    written = write_pairs(
-        Scripted(PAIR, PAIR, " nonsense", PAIR.replace("v.release", "v.as_tuple()")), changes, LIBRARY, 4
-    )
-    setup = 'import packaging\nfrom packaging.version import Version\nv = Version("1.2.3")'
+    texts = [PAIR, PAIR, " nonsense", PAIR.replace("v.release", "v.as_tuple()")]
+    written = write_pairs(Scripted(*texts), changes, LIBRARY, ReleaseConfig(samples=4))
+    setup = 'from packaging.version import Version\nv = Version("1.2.3")'
     pair = Pair(setup, "return the numbers of a version", "v.as_tuple()", "v.release")
     assert written == [[pair, "written twice", "not a pair", "both sides are the same"]]
 
@@ -177,7 +175,7 @@ def test_pairs_are_read_from_what_a_model_writes(passages):
 def test_pairs_that_show_nothing_are_dropped(passages, new, reason):
     changes = [change for change in find_changes(passages) if "as_tuple" in change.statement]
     text = PAIR.replace("New: v.release", f"New: {new}").replace("Old: v.as_tuple()", "Old: v.minor")
-    ((result,),) = write_pairs(Scripted(text), changes, LIBRARY, 1)
+    ((result,),) = write_pairs(Scripted(text), changes, LIBRARY, ReleaseConfig(samples=1))
     assert (result if isinstance(result, str) else None) == reason
 
 
@@ -350,7 +348,8 @@ def test_without_an_environment_nothing_is_run(model, passages, tmp_path):
 def test_learn_and_code_on_the_command_line(folder, guide, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # this project's own file pins packaging
     home = str(tmp_path / "home")
-    learn = ["learn", str(guide), "--for", "packaging@20", "--model", str(folder), "--home", home, "--no-run"]
+    learn = ["learn", str(guide), "--for", "packaging@20", "--model", str(folder), "--home", home]
+    learn += ["--no-run", "--study", "code"]
     assert main([*learn, "--set", "samples=1", "--json"]) == 3  # a random model writes no pairs
     report = json.loads(capsys.readouterr().out)
     assert report["changes"] == 4 and report["texts"] and report["reason"].startswith("no pair")
@@ -363,7 +362,7 @@ def test_learn_and_code_on_the_command_line(folder, guide, tmp_path, monkeypatch
     (tmp_path / "requirements.txt").write_text("packaging==20.4\n")
     assert main([*code, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["library"] == "packaging==20.4"
-    assert main([*learn, "--study", "facts", "--set", "samples=1"]) == 2
+    assert main([*learn[:-1], "facts", "--set", "samples=1"]) == 2
     assert "unknown setting 'samples'" in capsys.readouterr().err
     assert main(["learn", str(guide), "--study", "code", "--model", str(folder), "--home", home]) == 2
     assert "--for LIBRARY@VERSION" in capsys.readouterr().err

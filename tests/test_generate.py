@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import reference_model
 
-from selfedit.model.backend import LoraConfig, Request
+from selfedit.model.backend import LoraConfig, Request, has_line
 from selfedit.model.packed.generate import _groups
 from selfedit.model.packed.lora import LoraBatch
 from selfedit.model.shape import MODULES

@@ -15,7 +15,7 @@ from selfedit.cli import _parser
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "selfedit"
 ROOMS = [  # from below
-    {"types", "errors", "config", "disk", "text", "libraries", "thread_waiting", "worker", "remote"},
+    {"types", "errors", "config", "disk", "text", "libraries", "thread_waiting", "worker", "remote", "code"},
     {"sandbox", "sandbox_runner", "environments"},
     {"model"},
     {"documents", "sessions"},
@@ -23,7 +23,7 @@ ROOMS = [  # from below
     {"loop"},
     {"memory"},
     {"answers"},
-    {"learn", "watch", "adapt", "retest", "estimate", "conversations"},
+    {"learn", "release", "watch", "adapt", "retest", "estimate", "conversations"},
     {"cli", "terminal", "serve", "bench", "export", "demo"},
 ]
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms} | {

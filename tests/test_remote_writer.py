@@ -25,7 +25,7 @@ from selfedit.errors import ModelError, SelfeditError
 from selfedit.learn import learn
 from selfedit.memory.store import MemoryStore
 from selfedit.memory.transactions import REPLIES
-from selfedit.model.backend import Request
+from selfedit.model.backend import Request, has_line
 from selfedit.model.load import load_model
 from selfedit.model.writer import WriteRequest
 from selfedit.types import Passage, Question, stable_seed

@@ -14,6 +14,9 @@ PACKAGE = Path(__file__).parents[1] / "selfedit"
 FOLDERS = ("loop", "edits", "judge")
 OUTSIDE_OF_CONFIGS = {
     "loop/fewshot.py ATTEMPTS": "a rule of ARC",
+    "edits/changes.py MAX_WORDS": "length of a change in the prompt, part of the rule that finds changes",
+    "edits/changes.py MAX_BLOCKS": "part of the rule that finds changes",
+    "edits/changes.py MAX_CODE": "part of the rule that finds changes",
     "edits/recipe.py RATES": "in the grammar of recipes, whose hash is a setting (fewshot.wording)",
     "edits/recipe.py EPOCHS": "in the grammar of recipes",
     "edits/recipe.py ITEMS": "in the grammar of recipes",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from selfedit.answers.answerer import AUTO as ANY_ARM
 from selfedit.answers.answerer import BASE, BOTH, TEXT, Ask
 from selfedit.code import CodeTask
 from selfedit.edits.quiz import joined
@@ -60,6 +61,13 @@ class Release:
             whole=False,
             max_new_tokens=tokens,
         )
+
+    def in_chat(self, ask: Ask) -> Ask:
+        """A message of a chat about this version, answered by the adapter of the release where there is one."""
+        if not self.writer or ask.passages or ask.arm != ANY_ARM:
+            return ask
+        passages = self.passages(ask.looked_up)
+        return replace(ask, arm=BOTH, passages=passages, writer=self.writer, view=in_view, whole=False)
 
 
 def _lowest(entry: MemoryEntry) -> tuple[int, ...]:

@@ -375,6 +375,6 @@ def _arc(arguments) -> int:
 def _some(tasks: list, arguments, most: int | None) -> list:
     some = tasks[arguments.skip :][:most]
     if not some:
-        file = getattr(arguments, "data", None) or arguments.tasks
-        raise SelfeditError(f"{file} has {len(tasks)} entries; --skip {arguments.skip} leaves none")
+        file, what = (arguments.data, "passages") if hasattr(arguments, "data") else (arguments.tasks, "tasks")
+        raise SelfeditError(f"{file} has {len(tasks)} {what}; --skip {arguments.skip} leaves none")
     return some

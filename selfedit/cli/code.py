@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from selfedit.cli.options import NOTHING_KEPT, add_versions, open_model, open_store, path, project_versions, show, whole
+from selfedit.cli.options import add_versions, open_model, open_store, path, project_versions, show, whole
 from selfedit.config import LearnConfig, ReleaseConfig, with_settings
 from selfedit.errors import SelfeditError
 from selfedit.terminal import note, one_line, say
@@ -58,7 +58,8 @@ def add_release(learn: argparse.ArgumentParser) -> None:
         choices=("auto", "code", "facts"),
         default="auto",
         help="code: what changed in a library, as code that is run; facts: each passage, as questions and answers; "
-        "auto: code, where the documents are about a version of a library and state changes (default)",
+        "auto: code, where the documents are about a version of a library and state changes, and facts where nothing "
+        "was learned as code (default)",
     )
     add_python(learn)
     learn.add_argument(
@@ -81,15 +82,14 @@ def learns_code(arguments, passages) -> bool:
     return arguments.study == "code" or bool(find_changes(passages))
 
 
-def learn_code(arguments, model, writer, passages, store, progress) -> int:
-    """The rest of `learn`, for passages about one version of a library."""
+def learn_code(arguments, model, writer, passages, store, progress):
+    """The report on learning passages about one version of a library as code."""
     from selfedit.libraries import Library
     from selfedit.release import learn_release
-    from selfedit.terminal import release_table
 
     config = with_settings(ReleaseConfig(), dict(arguments.set), [LearnConfig()])
     library = Library.parse(passages[0].library)
-    report = learn_release(
+    return learn_release(
         model,
         passages,
         store,
@@ -100,8 +100,6 @@ def learn_code(arguments, model, writer, passages, store, progress) -> int:
         progress=progress.stage,
         notify=progress.note,
     )
-    show(arguments, report.record(), lambda: release_table(report))
-    return 0 if report.shared else NOTHING_KEPT
 
 
 def find_environment(arguments, library, home: Path, notify):
@@ -195,6 +193,8 @@ def _wanted(arguments, store, model, task: str, notify):
     tags = store.libraries(model.fingerprint)
     scope = Scope(arguments.library, task, project_versions(arguments, store, model.fingerprint, notify))
     versions = scope.versions(tags)
+    for text in scope.unknown(tags):
+        notify(text)
     if named := scope.named(tags):
         return versions.get(named[-1].name, named[-1])
     pinned = [versions[name] for name in scope.project if name in versions]

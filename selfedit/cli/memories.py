@@ -186,7 +186,7 @@ def _learn(arguments) -> int:
     from selfedit.documents.read import load_documents, split_documents
     from selfedit.model.catalog import local_path
     from selfedit.tasks.questions import load_quiz
-    from selfedit.terminal import Progress, report_table
+    from selfedit.terminal import Progress, release_table, report_table
 
     config = _learn_config(arguments)
     quiz = load_quiz(arguments.quiz) if arguments.quiz else []
@@ -210,7 +210,11 @@ def _learn(arguments) -> int:
         length = passage_length(model, config.passage_words)
         passages = split_documents(documents, config.passage_words, length, str(arguments.library or ""))
         if learns_code(arguments, passages):
-            return learn_code(arguments, model, writer, passages, store, progress)
+            release = learn_code(arguments, model, writer, passages, store, progress)
+            if release.shared or arguments.study == "code":
+                show(arguments, release.record(), lambda: release_table(release))
+                return 0 if release.shared else NOTHING_KEPT
+            progress.note(f"nothing was learned as code ({release.reason}); the passages are learned as facts")
         report = learn(
             model,
             passages,

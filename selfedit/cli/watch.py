@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from selfedit.cli.code import add_python, find_environment
 from selfedit.cli.options import NOTHING_KEPT, open_model, open_store, path, show, whole
 from selfedit.errors import SelfeditError
 from selfedit.terminal import note, one_line, say
@@ -39,6 +40,7 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     watch.add_argument(
         "--allow-private", action="store_true", help="also read packages from private networks and this machine"
     )
+    add_python(watch)
     watch.set_defaults(run=_watch)
 
 
@@ -81,9 +83,12 @@ def _told(arguments, store, watch, moved: list) -> int:
     from selfedit.documents.read import split_documents
     from selfedit.errors import DocumentError
     from selfedit.estimate import seconds_expected
-    from selfedit.terminal import Progress, report_table
+    from selfedit.terminal import Progress, release_table, report_table
     from selfedit.text import count_words, duration
     from selfedit.watch import release_notes
+
+    if arguments.learn:
+        from selfedit.release import ReleaseReport
 
     records, kept, words = [], False, LearnConfig.passage_words
     with Progress(quiet=arguments.json) as progress:
@@ -116,7 +121,7 @@ def _told(arguments, store, watch, moved: list) -> int:
                 if not summary["failed"]:
                     watch.note({one.library: one.now})
                 if not arguments.json:
-                    report_table(report)
+                    (release_table if isinstance(report, ReleaseReport) else report_table)(report)
     if not arguments.learn and not arguments.json and any(record["files"] for record in records):
         note("--learn learns it")
     show(arguments, {"lock": str(watch.lock), "moved": records}, lambda: None)
@@ -129,20 +134,27 @@ class _Learner:
     def __init__(self, arguments, store, progress):
         from selfedit.config import LearnConfig
 
-        self.model, self.store, self.progress = open_model(arguments, progress.note), store, progress
+        self.arguments, self.store, self.progress = arguments, store, progress
+        self.model = open_model(arguments, progress.note)
         self.config = LearnConfig()
 
     def learn(self, documents, tag: str):
+        """As code where the documents state changes of an API; as facts where nothing is learned as code."""
+        from selfedit.config import ReleaseConfig
         from selfedit.documents.read import split_documents
+        from selfedit.edits.changes import find_changes
         from selfedit.learn import learn, passage_length
+        from selfedit.libraries import Library
+        from selfedit.release import learn_release
 
         words = self.config.passage_words
-        return learn(
-            self.model,
-            split_documents(documents, words, passage_length(self.model, words), tag),
-            self.store,
-            self.config,
-            progress=self.progress.stage,
-            notify=self.progress.note,
-            on_report=self.progress.report,
-        )
+        passages = split_documents(documents, words, passage_length(self.model, words), tag)
+        progress = {"progress": self.progress.stage, "notify": self.progress.note}
+        if find_changes(passages):
+            library = Library.parse(tag)
+            environment = find_environment(self.arguments, library, self.store.home, self.progress.note)
+            config = ReleaseConfig()
+            report = learn_release(self.model, passages, self.store, config, library, environment, **progress)
+            if report.shared:
+                return report
+        return learn(self.model, passages, self.store, self.config, on_report=self.progress.report, **progress)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfedit.code import CodeTask, as_function, is_python
+from selfedit.config import ReleaseConfig
 from selfedit.edits.changes import Change
 from selfedit.environments import Environment
 from selfedit.libraries import Library, described
@@ -24,35 +25,36 @@ from selfedit.sandbox import Limits, run_programs
 from selfedit.types import Example, Progress, no_progress, stable_seed
 
 STYLE = "code"
-NEW_TOKENS = 144
-"""Longest pair that is written."""
-TEMPERATURE = 0.7
 LIMITS = Limits(seconds=10.0)
 _WORKED = """\
 Change in tablekit 3: `Table.take_rows()` was removed; use `Table.head()`.
+Task: return the first two rows of a table
 Setup: import tablekit as tk
 t = tk.Table({"a": [3, 1, 2]})
-Task: return the first two rows of a table
 Old: t.take_rows(2)
 New: t.head(2)
 
 Change in tablekit 3: `read_text(sep=...)` was removed; use `separator=...`.
+Task: read a file whose columns are separated by semicolons
 Setup: import tablekit as tk
 open("data.txt", "w").write("a;b\\n1;2\\n")
-Task: read a file whose columns are separated by semicolons
 Old: tk.read_text("data.txt", sep=";")
 New: tk.read_text("data.txt", separator=";")
 
-Change in tablekit 3: `Table.sort()` no longer sorts in place. It returns a new table.
+Change in tablekit 3: Sorting returns a new table. `Table.sort()` no longer sorts in place.
+Before:
+t.sort("name")
+Use instead:
+t = t.sort("name")
+Task: sort a table by the column `k`, the highest first
 Setup: import tablekit as tk
 t = tk.Table({"n": ["b", "a"], "k": [1, 2]})
-Task: sort a table by the column `k`, the highest first
 Old: t.sort("k", reverse=True)
 New: t = t.sort("k", reverse=True)
 
 """
 """Worked examples; after them come a change and the beginning of one more pair."""
-_PARTS = re.compile(r"\s*(.*?)\nTask:[ \n]*(.*?)\nOld:[ \n]*(.*?)\nNew:[ \n]*(.*)", re.DOTALL)
+_PARTS = re.compile(r"\s*(.*?)\nSetup:[ \n]*(.*?)\nOld:[ \n]*(.*?)\nNew:[ \n]*(.*)", re.DOTALL)
 _END = re.compile(r"\n\s*\n|\n(?:Change|Setup|Task|Old|New)\b|\n?```")
 _WORD = re.compile(r"[^\W\d]\w+")
 
@@ -67,37 +69,33 @@ class Pair:
 
 
 def write_pairs(
-    writer: Writer,
-    changes: Sequence[Change],
-    library: Library,
-    samples: int,
-    *,
-    seed: int = 0,
-    on_token: OnStep = no_steps,
+    writer: Writer, changes: Sequence[Change], library: Library, config: ReleaseConfig, *, on_token: OnStep = no_steps
 ) -> list[list[Pair | str]]:
-    """For each change the pairs that the writer writes about it, `samples` at most, each different; in place of one
-    that is no pair, the reason."""
-    requests, opening = [], f" import {_module(library)}"
+    """For each change the pairs that the writer writes about it, each different; in place of one that is no pair, the
+    reason."""
+    requests = []
     for change in changes:
-        prompt = f"{_WORKED}Change in {described(library)}: {change.text}\nSetup:{opening}"
-        for i in range(samples):
-            draw = stable_seed(seed, change.text, i)
-            requests.append(
-                WriteRequest(prompt, NEW_TOKENS, continues=True, temperature=TEMPERATURE, seed=draw, stop=_is_whole)
+        prompt = f"{_WORKED}Change in {described(library)}: {change.text}\nTask:"
+        requests += [
+            WriteRequest(
+                prompt,
+                config.pair_tokens,
+                continues=True,
+                temperature=config.temperature,
+                seed=stable_seed(config.seed, change.text, i),
+                stop=_is_whole,
             )
+            for i in range(config.samples)
+        ]
     texts = iter(writer.write(requests, on_token))
     written = []
     for change in changes:
         pairs: list[Pair | str] = []
-        for _ in range(samples):
-            pair = _read(opening + next(texts), change)
+        for _ in range(config.samples):
+            pair = _read(next(texts), change)
             pairs.append("written twice" if pair in pairs and isinstance(pair, Pair) else pair)
         written.append(pairs)
     return written
-
-
-def _module(library: Library) -> str:
-    return library.name.replace("-", "_")
 
 
 def _is_whole(text: str) -> bool:
@@ -109,7 +107,8 @@ def _read(text: str, change: Change) -> Pair | str:
     match = _PARTS.match(text)
     if not match:
         return "not a pair"
-    pair = Pair(*(_END.split(part)[0].strip() for part in match.groups()))
+    task, setup, old, new = (_END.split(part)[0].strip() for part in match.groups())
+    pair = Pair(setup, task, old, new)
     if not all(map(is_python, (pair.setup, pair.old, pair.new))) or not pair.task or not pair.new:
         return "no Python code"
     if "".join(pair.old.split()) == "".join(pair.new.split()):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfedit.answers.answerer import Ask
+from selfedit.answers.code import Release
 from selfedit.answers.why import why
 from selfedit.conversations import Conversations
 from selfedit.libraries import Wanted
@@ -126,6 +127,10 @@ class Service:
 
     def find(self, home: Path, id: str) -> MemoryEntry:
         return MemoryStore(home).get(id)
+
+    def about(self, home: Path, ask: Ask) -> Ask:
+        """A message of a chat; where it is about a version of a library, the adapter of that release answers."""
+        return Release(MemoryStore(home), self.model.fingerprint, ask.library).in_chat(ask) if ask.library else ask
 
     def versions_of_libraries(self, home: Path) -> list[Wanted]:
         """One per tag of the model's memories, as what a question may be about."""
