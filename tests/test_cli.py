@@ -916,6 +916,7 @@ def test_a_home_under_the_tilde_is_the_users_home_folder(tmp_path, monkeypatch, 
 def test_every_option_that_takes_a_path_knows_the_tilde(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     paths = {"home", "quiz", "file", "to", "data", "editor", "out", "split", "ask", "recipe", "general", "others"}
+    paths |= {"lock", "project"}
     seen = set()
     for parser in parsers(_parser()):
         for action in parser._actions:

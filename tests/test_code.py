@@ -361,7 +361,7 @@ def test_learn_and_code_on_the_command_line(folder, guide, tmp_path, monkeypatch
     assert "only packaging 20.0 is known" in capsys.readouterr().err
     (tmp_path / "requirements.txt").write_text("packaging==20.4\n")
     assert main([*code, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["library"] == "packaging==20.4"
+    assert json.loads(capsys.readouterr().out)["library"] == "packaging@20.4"
     assert main([*learn[:-1], "facts", "--set", "samples=1"]) == 2
     assert "unknown setting 'samples'" in capsys.readouterr().err
     assert main(["learn", str(guide), "--study", "code", "--model", str(folder), "--home", home]) == 2
