@@ -57,6 +57,8 @@ def _write(text: str) -> None:
 
 def note(text: str) -> None:
     """Prints to standard error. That is never worth a failure: nobody may be there to read it."""
+    with suppress(OSError):  # a fault of the output is told by whoever writes there next, or at the end
+        sys.stdout.flush()  # results that come before the note are seen before it
     with suppress(OSError):
         print(plain(text), file=sys.stderr)
 

@@ -164,7 +164,6 @@ class ChatLoop:
             if isinstance(item, Written):
                 if not self.as_json:
                     say("")
-                    sys.stdout.flush()  # before the notes, which are not buffered
                 return item
             if not self.as_json:
                 sys.stdout.write(plain(item))
