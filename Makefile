@@ -12,7 +12,7 @@ FICTIONAL := $(DATA)/fictional_knowledge/public65.json
 BANK := $(DATA)/fictional_bank_kb/public.json
 CONDITIONS := base,in-context,retrieval,passage,self-edit,seal,edits:gpt4.1/implications,edits:gpt4.1/implications+questions,self-edit:questions,self-edit:paraphrase+questions
 
-.PHONY: demo test lint docs bench bench-speed bench-documents bench-answers bench-sessions bench-knowledge bench-memory bench-arc clean
+.PHONY: demo test lint docs bench bench-speed bench-documents bench-answers bench-sessions bench-api bench-knowledge bench-memory bench-arc clean
 
 # torch first and pinned: a looser requirement may pull gigabytes of CUDA libraries.
 $(VENV)/.ready: pyproject.toml
@@ -37,7 +37,7 @@ lint: $(VENV)/.ready
 docs: $(VENV)/.ready
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs auto docs site
 
-bench: bench-speed bench-documents bench-answers bench-sessions bench-knowledge bench-memory bench-arc
+bench: bench-speed bench-documents bench-answers bench-sessions bench-api bench-knowledge bench-memory bench-arc
 
 bench-speed: $(VENV)/.ready
 	$(BENCH) inner-loop
@@ -55,6 +55,10 @@ bench-sessions: $(VENV)/.ready
 	$(BENCH) sessions --data $(DATA)/sessions/sessions.jsonl --out runs/sessions
 	$(BENCH) sessions --data $(DATA)/sessions/sessions.jsonl --conditions base,history,retrieval,remembered --limit 4 \
 	  --model qwen2.5-coder-0.5b --out runs/sessions-05b
+
+bench-api: $(VENV)/.ready
+	$(BENCH) api --tasks $(DATA)/api_tasks/polars2/tasks.jsonl selfedit/bench/polars2_unchanged.jsonl \
+	  --docs $(DATA)/api_changes/polars2/upgrade_2.md --model qwen2.5-coder-1.5b --out runs/api-polars2
 
 # The first 17 fictional documents were used to choose settings.
 bench-knowledge: $(VENV)/.ready

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import write_tiny_model
 
-from selfedit.answers.answerer import Answerer
+from selfedit.answers.answerer import Answerer, Ask
 from selfedit.answers.code import Release
 from selfedit.cli import main
 from selfedit.code import CodeTask, as_function
@@ -25,6 +25,7 @@ from selfedit.model.load import load_model
 from selfedit.release import learn_release
 from selfedit.sandbox import SandboxError, isolation
 from selfedit.tasks.api import gold_passages, load_api_tasks
+from selfedit.types import Question
 
 GUIDE = """\
 # packaging 99 upgrade guide
@@ -300,8 +301,12 @@ def test_a_release_is_one_adapter_that_its_memories_share(model, passages, tmp_p
     answers = Answerer(model, store).answer([release.ask(task, arm, 8) for arm in ("auto", "weights", "text")])
     assert [answer.arm for answer in answers] == ["both", "weights", "text"]
     assert answers[1].writer.id == member and answers[2].writer is None
+    message = Ask(Question("Write the numbers of a version", ()))
+    assert (release.in_chat(message).arm, release.in_chat(message).writer) == ("both", member)
+    assert release.in_chat(replace(message, arm="text")).writer is None
     store.forget(member)  # what it was trained on is gone, so the adapter is, too
-    assert Release(store, model.fingerprint, Wanted.parse("packaging@20")).writer is None
+    without = Release(store, model.fingerprint, Wanted.parse("packaging@20"))
+    assert without.writer is None and without.in_chat(message) is message
 
 
 def test_the_pairs_of_a_stopped_run_are_not_written_again(model, passages, tmp_path, environment):
@@ -430,7 +435,7 @@ def test_the_reference_passes_and_the_stale_body_is_recognized(tasks, environmen
     from selfedit.bench.api import LIMITS, _is_stale
     from selfedit.sandbox import run_programs
 
-    task = load_api_tasks(tasks)[0]
+    task = load_api_tasks([tasks])[0]
     right, stale = run_programs([task.program(b) for b in (task.reference, task.stale)], environment.python, LIMITS)
     assert right.passed and "as_tuple" in stale.error
     assert _is_stale(task, "    return  v.as_tuple()\n", False, "another error", stale.error)
@@ -440,7 +445,7 @@ def test_the_reference_passes_and_the_stale_body_is_recognized(tasks, environmen
 
 
 def test_a_task_without_the_version_and_its_passages(tasks, passages):
-    task = load_api_tasks(tasks)[0]
+    task = load_api_tasks([tasks])[0]
     assert task.code_task(names_version=False).instruction.startswith("Using packaging, write")
     (best,) = gold_passages(task, passages, 1)
     assert "as_tuple" in best.text
@@ -461,4 +466,4 @@ def test_bad_tasks(tasks, change, message):
     line = json.loads(tasks.read_text().split("\n")[0]) | change
     tasks.write_text(tasks.read_text() + json.dumps(line) + "\n")
     with pytest.raises(SelfeditError, match=message):
-        load_api_tasks(tasks)
+        load_api_tasks([tasks])

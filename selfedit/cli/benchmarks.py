@@ -93,7 +93,9 @@ def add(commands, with_model, with_judge, with_tasks) -> None:
 
     about = "code for a version of a library that the model learned, each task checked by running it"
     api = add_benchmark("api", _api, about, with_model)
-    api.add_argument("--tasks", **file, help="JSONL of {prompt, starter, reference, stale, test, library, version}")
+    api.add_argument(
+        "--tasks", **file, nargs="+", help="JSONL of {prompt, starter, reference, stale, test, library, version}"
+    )
     api.add_argument("--docs", nargs="+", default=[], metavar="DOCS", help="the documents of the release")
     stale = "the documents of the old version, for the condition stale-docs"
     api.add_argument("--stale-docs", nargs="+", default=[], metavar="DOCS", help=stale)
@@ -375,6 +377,6 @@ def _arc(arguments) -> int:
 def _some(tasks: list, arguments, most: int | None) -> list:
     some = tasks[arguments.skip :][:most]
     if not some:
-        file, what = (arguments.data, "passages") if hasattr(arguments, "data") else (arguments.tasks, "tasks")
+        file, what = (arguments.data, "passages") if hasattr(arguments, "data") else (arguments.tasks[0], "tasks")
         raise SelfeditError(f"{file} has {len(tasks)} {what}; --skip {arguments.skip} leaves none")
     return some

@@ -53,10 +53,10 @@ class ApiTask:
         return any(re.search(pattern, body) for pattern in self.forbidden)
 
 
-def load_api_tasks(file: Path) -> list[ApiTask]:
+def load_api_tasks(files: Sequence[Path]) -> list[ApiTask]:
     """Raises DocumentError that names the line."""
     tasks = []
-    for at, item in read_jsonl(file):
+    for at, item in (line for file in files for line in read_jsonl(file)):
         texts = {
             name: field(item, name, str, at)
             for name in ("library", "version", "prompt", "starter", "reference", "test")
@@ -74,9 +74,8 @@ def load_api_tasks(file: Path) -> list[ApiTask]:
         tasks.append(ApiTask(optional_id(item, at) or at, **texts, forbidden=tuple(forbidden)))
     for name in ("library", "version"):
         if len(values := {getattr(task, name) for task in tasks}) > 1:
-            raise DocumentError(
-                f"{file}: tasks of several {name}s ({', '.join(sorted(values)[:3])}); give one file each"
-            )
+            some = ", ".join(sorted(values)[:3])
+            raise DocumentError(f"{files[0]}: tasks of several {name}s ({some}); give those of one")
     return tasks
 
 
