@@ -154,10 +154,11 @@ def _written(
     progress: Progress,
     notify: Callable[[str], None],
 ) -> list[list[Pair | str]]:
-    """The pairs of each change; those of an earlier run are read from the run folder."""
+    """The pairs of each change; those of an earlier run are read from the run folder. Forgetting a passage deletes its
+    records there (`memory.transactions`)."""
     settings = json.dumps([str(library), config.samples, config.pair_tokens, config.temperature, config.seed])
     folder = store.home / "runs" / f"release-{text_hash(writer.fingerprint, settings)[:12]}"
-    journal = Journal(folder / "pairs.jsonl")
+    journal = Journal(folder / "trials.jsonl")
     known = {r["change"]: [p if isinstance(p, str) else Pair(**p) for p in r["pairs"]] for r in journal.records}
     todo, begun = [change for change in changes if change.text not in known], time.perf_counter()
     for low in range(0, len(todo), config.block):
@@ -167,8 +168,10 @@ def _written(
         if low == config.block:
             left = (time.perf_counter() - begun) / low * (len(todo) - low)
             notify(f"{len(todo) - low} changes to write about: about {duration(left)}")
-        for change, pairs in zip(block, write_pairs(writer, block, library, config)):
-            journal.add({"change": change.text, "pairs": [p if isinstance(p, str) else asdict(p) for p in pairs]})
+        on_token = partial(progress, "write")
+        for change, pairs in zip(block, write_pairs(writer, block, library, config, on_token=on_token)):
+            records = [pair if isinstance(pair, str) else asdict(pair) for pair in pairs]
+            journal.add({"passage": change.passage.id, "change": change.text, "pairs": records})
             known[change.text] = pairs
     progress("pairs", len(changes), len(changes))
     return [known[change.text] for change in changes]

@@ -304,7 +304,11 @@ def test_a_release_is_one_adapter_that_its_memories_share(model, passages, tmp_p
     message = Ask(Question("Write the numbers of a version", ()))
     assert (release.in_chat(message).arm, release.in_chat(message).writer) == ("both", member)
     assert release.in_chat(replace(message, arm="text")).writer is None
-    store.forget(member)  # what it was trained on is gone, so the adapter is, too
+    runs = tmp_path / "home" / "runs"
+    assert "as_tuple" in "".join(file.read_text() for file in runs.rglob("*.jsonl"))
+    store.forget(member)  # what it was trained on is gone, so the adapter is, too, and what was written
+    assert "as_tuple" not in "".join(file.read_text() for file in runs.rglob("*.jsonl"))
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
     without = Release(store, model.fingerprint, Wanted.parse("packaging@20"))
     assert without.writer is None and without.in_chat(message) is message
 
