@@ -185,8 +185,9 @@ def test_pairs_are_run(environment):
     fails = replace(pair, new="v.releases")
     works = replace(pair, old="tuple(v.release)")
     differs = replace(pair, old="v.public")
-    reasons = run_pairs([pair, fails, works, differs], environment)
-    assert reasons == ["", "the new code fails", "the old code still works", ""]
+    address = replace(pair, old="object()", new="object( )")
+    reasons = run_pairs([pair, fails, works, differs, address], environment)
+    assert reasons == ["", "the new code fails", "the old code still works", "", "the old code still works"]
 
 
 def test_hostile_code_of_a_pair_is_stopped(environment, tmp_path):
@@ -236,9 +237,11 @@ def test_quotes_of_a_task_do_not_end_the_docstring():
     assert function_task(pair, LIBRARY)[0].instruction.startswith("Using packaging 20.0, write a function `f(x)`")
 
 
-def test_the_last_of_three_pairs_judges():
-    a, b, c, d = (Pair("", str(i), "", "") for i in range(4))
+def test_the_last_pairs_of_some_changes_judge():
+    a, b, c, d, e, f = (Pair("", str(i), "", "") for i in range(6))
     assert held_back([[a, b, c], [d], []]) == ([[a, b], [d], []], [c])
+    assert held_back([[a], [b, c], [d, e], [f]]) == ([[a], [b], [d, e], [f]], [c])
+    assert held_back([[a], [b]]) == ([[a], [b]], [])
 
 
 # The answer

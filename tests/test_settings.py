@@ -17,6 +17,7 @@ OUTSIDE_OF_CONFIGS = {
     "edits/changes.py MAX_WORDS": "length of a change in the prompt, part of the rule that finds changes",
     "edits/changes.py MAX_BLOCKS": "part of the rule that finds changes",
     "edits/changes.py MAX_CODE": "part of the rule that finds changes",
+    "edits/code.py JUDGING": "part of the rule that divides pairs; fewer are kept than would allow a choice",
     "edits/recipe.py RATES": "in the grammar of recipes, whose hash is a setting (fewshot.wording)",
     "edits/recipe.py EPOCHS": "in the grammar of recipes",
     "edits/recipe.py ITEMS": "in the grammar of recipes",

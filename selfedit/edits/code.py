@@ -26,6 +26,8 @@ from selfedit.types import Example, Progress, no_progress, stable_seed
 
 STYLE = "code"
 LIMITS = Limits(seconds=10.0)
+JUDGING = 0.2
+"""Share of the pairs that are held back at most."""
 _WORKED = """\
 Change in tablekit 3: `Table.take_rows()` was removed; use `Table.head()`.
 Task: return the first two rows of a table
@@ -57,6 +59,7 @@ New: t = t.sort("k", reverse=True)
 _PARTS = re.compile(r"\s*(.*?)\nSetup:[ \n]*(.*?)\nOld:[ \n]*(.*?)\nNew:[ \n]*(.*)", re.DOTALL)
 _END = re.compile(r"\n\s*\n|\n(?:Change|Setup|Task|Old|New)\b|\n?```")
 _WORD = re.compile(r"[^\W\d]\w+")
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _read(text: str, change: Change) -> Pair | str:
         return "not a pair"
     task, setup, old, new = (_END.split(part)[0].strip() for part in match.groups())
     pair = Pair(setup, task, old, new)
-    if not all(map(is_python, (pair.setup, pair.old, pair.new))) or not pair.task or not pair.new:
+    if not all(map(is_python, (pair.setup, pair.old, pair.new))) or not (pair.task and pair.old and pair.new):
         return "no Python code"
     if "".join(pair.old.split()) == "".join(pair.new.split()):
         return "both sides are the same"
@@ -126,7 +129,7 @@ def run_pairs(pairs: Sequence[Pair], environment: Environment, progress: Progres
     reasons = []
     for _ in pairs:
         new, old = next(outcomes), next(outcomes)
-        same = old.passed and old.output == new.output
+        same = old.passed and _ADDRESS.sub("", old.output) == _ADDRESS.sub("", new.output)
         reasons.append("the new code fails" if not new.passed else "the old code still works" if same else "")
     return reasons
 
@@ -163,9 +166,12 @@ def study_examples(pair: Pair, library: Library) -> list[Example]:
 
 
 def held_back(pairs: Sequence[Sequence[Pair]]) -> tuple[list[list[Pair]], list[Pair]]:
-    """Of the pairs of each change those to study, and those that judge: the last of three or more."""
-    judging = [some[-1] for some in pairs if len(some) > 2]
-    return [list(some[:-1]) if len(some) > 2 else list(some) for some in pairs], judging
+    """Of the pairs of each change those to study, and those that judge: the last one of changes that have several, at
+    most JUDGING of all pairs."""
+    several = [i for i, some in enumerate(pairs) if len(some) > 1]
+    judging = set(several[: max(1, int(JUDGING * sum(map(len, pairs))))])
+    to_study = [list(some[:-1] if i in judging else some) for i, some in enumerate(pairs)]
+    return to_study, [some[-1] for i, some in enumerate(pairs) if i in judging]
 
 
 def counted(written: Sequence[Sequence[Pair | str]]) -> Counter[str]:
