@@ -68,13 +68,17 @@ def is_python(code: str) -> bool:
     return True
 
 
-def as_function(setup: str, code: str, task: str) -> tuple[str, str] | None:
-    """A piece of code as a function `f` of the variables of `setup` that it uses: the starter with imports and
-    docstring, and the indented body, which returns what the last statement makes. None if there is no such value."""
+def as_function(setup: str, code: str, task: str) -> tuple[str, str, str] | None:
+    """A piece of code as a function `f` of the variables of `setup` that it uses: its call, the starter with imports,
+    definitions and docstring, and the indented body, which returns what the last statement makes. None if there is no
+    such value."""
     try:
-        tree, before = ast.parse(code), ast.parse(setup)
+        return _as_function(ast.parse(setup), ast.parse(code), task)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+
+
+def _as_function(before: ast.Module, tree: ast.Module, task: str) -> tuple[str, str, str] | None:
     if not tree.body:
         return None
     made = {node.id for node in ast.walk(before) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
@@ -86,9 +90,11 @@ def as_function(setup: str, code: str, task: str) -> tuple[str, str] | None:
         value = ast.unparse(last.value)
     else:
         return None
-    imports = [ast.unparse(node) for node in before.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    docstring = re.sub(r'["\\]', "'", task).strip().rstrip(".")
-    head = "\n".join([*imports, "", "", ""] if imports else [])
-    starter = f'{head}def f({", ".join(used)}):\n    """{docstring[:1].upper()}{docstring[1:]}."""\n'
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+    given = [ast.unparse(node) for node in before.body if isinstance(node, kinds)]
+    docstring = re.sub(r'["\\]', "'", " ".join(task.split())).rstrip(".")
+    head = "\n".join([*given, "", "", ""] if given else [])
+    call = f"f({', '.join(used)})"
+    starter = f'{head}def {call}:\n    """{docstring[:1].upper()}{docstring[1:]}."""\n'
     body = "\n".join([*map(ast.unparse, first), f"return {value}"])
-    return starter, textwrap.indent(body, INDENT) + "\n"
+    return call, starter, textwrap.indent(body, INDENT) + "\n"

@@ -448,7 +448,7 @@ def keep_text(
     """Keeps the text of a passage as a memory without an adapter, at once: its text answers questions until the passage
     is learned. What looks suspicious waits for approval. An active memory of this passage is returned as it is.
     `edits`: what an adapter that it shares with others has studied."""
-    suspicious = [*filter(None, [suspicion]), *_suspicious_text(model, passage, store, config)]
+    suspicious = [*filter(None, [suspicion]), *suspicious_text(model, passage, store, config)]
     return store.add(
         None,
         model=model.name,
@@ -607,7 +607,7 @@ def _suspicious(
     return reasons
 
 
-def _suspicious_text(model: Model, passage: Passage, store: MemoryStore, config: GateConfig) -> list[str]:
+def suspicious_text(model: Model, passage: Passage, store: MemoryStore, config: GateConfig) -> list[str]:
     """As `_suspicious`, for a memory without an adapter."""
     taken = _Taken(model, passage, [], store)
     reasons = [*find_suspicious_patterns(passage), *taken.too_general(config)]

@@ -14,27 +14,28 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from selfedit.config import ReleaseConfig, with_rate
 from selfedit.edits.changes import Change, find_changes
 from selfedit.edits.code import STYLE, Pair, counted, function_task, held_back, run_pairs, study_examples, write_pairs
 from selfedit.environments import Environment
+from selfedit.errors import RunError
 from selfedit.judge.general import general_abilities, general_changes
-from selfedit.learn import keep_text
+from selfedit.learn import keep_text, suspicious_text
 from selfedit.libraries import Library
-from selfedit.loop.journal import Journal
-from selfedit.memory.gate import general_fault
-from selfedit.memory.screen import find_suspicious_patterns
+from selfedit.loop.journal import Journal, read_back, write_json
+from selfedit.memory.gate import exceeds, general_fault
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import Adapters, Job
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
 from selfedit.model.writer import Writer
 from selfedit.text import duration
-from selfedit.types import Example, Passage, Progress, SelfEdit, no_progress, stable_seed, text_hash
+from selfedit.types import Example, MemoryEntry, Passage, Progress, SelfEdit, no_progress, stable_seed, text_hash
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ReleaseReport:
     passages: int
     changes: int
     written: int
-    """Pairs that were written."""
+    """Samples that were written, pairs or not."""
     dropped: dict[str, int]
     """Pairs that were not used, by reason."""
     ran: str
@@ -98,7 +99,10 @@ def learn_release(
     store.check_writable()
     config = replace(config, train=with_rate(config.train, model.rate))
     clock = _Clock()
-    trusted = [passage for passage in passages if not find_suspicious_patterns(passage)]
+    if known := _known(model, passages, store, config, library, environment, writer):
+        return known
+    approved = {entry.passage.id for entry in store.active_of(passages, model.fingerprint)}
+    trusted = [p for p in passages if p.id in approved or not suspicious_text(model, p, store, config.gate)]
     changes = find_changes(trusted)
     written = _written(model, writer or model, changes, store, config, library, progress, notify)
     clock("write")
@@ -129,9 +133,52 @@ def learn_release(
         clock("test")
     else:
         report = replace(report, reason="no pair of old and new code was kept, so nothing was studied")
-    report = _kept(model, report, passages, edits, adapters, store, config)
+    studied = {id for change, some in zip(changes, pairs) if some for id in change.passage_ids}
+    report = _kept(model, report, passages, edits, studied, adapters, store, config)
     clock("keep")
-    return replace(report, tokens=tokens, seconds=clock.seconds)
+    report = replace(report, tokens=tokens, seconds=clock.seconds)
+    file = _run_file(model, passages, store, config, library, environment, writer)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, report.record())
+    return report
+
+
+def _run_file(
+    model: Model,
+    passages: Sequence[Passage],
+    store: MemoryStore,
+    config: ReleaseConfig,
+    library: Library,
+    environment: Environment | None,
+    writer: Writer | None,
+) -> Path:
+    ran = environment.version if environment else ""
+    parts = [model.fingerprint, writer.fingerprint if writer else "", repr(config), str(library), ran]
+    name = text_hash(*parts, *(passage.id for passage in passages))[:12]
+    return store.home / "runs" / f"released-{name}" / "report.json"
+
+
+def _known(
+    model: Model,
+    passages: Sequence[Passage],
+    store: MemoryStore,
+    config: ReleaseConfig,
+    library: Library,
+    environment: Environment | None,
+    writer: Writer | None,
+) -> ReleaseReport | None:
+    """The report of the same job, if what it kept is still in force."""
+    file = _run_file(model, passages, store, config, library, environment, writer)
+    if not file.exists():
+        return None
+    try:
+        report = ReleaseReport(**read_back(file))
+    except (RunError, TypeError):
+        return None
+    active = {*store.active_ids()}
+    in_force = active.issuperset([*report.memories, *report.texts])
+    shared = {store.shared_adapter(id) for id in report.memories if id in active}
+    return report if report.shared and in_force and shared == {report.shared} else None
 
 
 class _Clock:
@@ -171,7 +218,7 @@ def _written(
         on_token = partial(progress, "write")
         for change, pairs in zip(block, write_pairs(writer, block, library, config, on_token=on_token)):
             records = [pair if isinstance(pair, str) else asdict(pair) for pair in pairs]
-            journal.add({"passage": change.passage.id, "change": change.text, "pairs": records})
+            journal.add({"passages": change.passage_ids, "change": change.text, "pairs": records})
             known[change.text] = pairs
     progress("pairs", len(changes), len(changes))
     return [known[change.text] for change in changes]
@@ -221,7 +268,7 @@ def _tested(
     if not fault and gained[1] - gained[0] < config.gate.min_gain:
         fault = f"held-back code gained {gained[1] - gained[0]:+.2f} nats per token, needs {config.gate.min_gain:+.2f}"
     needed = min(config.min_preferred, 1 - preferred[0])
-    if not fault and preferred[1] - preferred[0] < needed:
+    if not fault and exceeds(needed, preferred[1] - preferred[0]):
         fault = f"prefers the new side of {preferred[1]:.0%} of the held-back pairs, {preferred[0]:.0%} before"
     return replace(
         report,
@@ -252,33 +299,44 @@ def _kept(
     report: ReleaseReport,
     passages: Sequence[Passage],
     edits: dict[str, SelfEdit],
+    studied: Collection[str],
     adapters: Adapters | None,
     store: MemoryStore,
     config: ReleaseConfig,
 ) -> ReleaseReport:
-    """Keeps the passages as texts and, unless the report has a reason against it, the adapter."""
+    """Keeps the passages as texts and, unless the report has a reason against it, the adapter. `studied`: the ids of
+    all passages that have a part of a change whose pairs were studied; the adapter goes with any of them."""
     keeps = adapters is not None and not report.reason
-    entries = []
+    entries: dict[str, MemoryEntry] = {}
     for passage in passages:
-        studied = [edits[passage.id]] if keeps and passage.id in edits else []
-        entries.append(keep_text(model, passage, store, config.gate, edits=studied))
-    waiting = {entry.id for entry in entries if entry.scores.get("quarantined")}
-    members = (
-        list({e.id: e for e in entries if e.passage.id in edits and e.id not in waiting}.values()) if keeps else []
-    )
+        of_passage = [edits[passage.id]] if keeps and passage.id in edits else []
+        entries[passage.id] = keep_text(model, passage, store, config.gate, edits=of_passage)
+    active = {*store.active_ids()}
+    waiting = {entry.id for entry in entries.values() if entry.id not in active}
+    sources = [entries[id] for id in studied]
+    members = [entry for entry in sources if entry.passage.id in edits and not entry.has_adapter] if keeps else []
+    if keeps and waiting.intersection(entry.id for entry in sources):
+        report = replace(
+            report, reason="a passage that it studied waits for `selfedit memory approve`; learn again then"
+        )
+        members = []
+    elif keeps and not members:
+        report = replace(
+            report, reason="its passages were learned as facts before; `selfedit memory forget` them first"
+        )
     if adapters is not None and members:
         measured = {name: value for name, value in report.record().items() if isinstance(value, (int, float, str))}
         shared = store.share(
-            lambda folder: model.backend.save(adapters, 0, folder, model.name, small=True), members, measured
+            lambda folder: model.backend.save(adapters, 0, folder, model.name, small=True), members, measured, sources
         )
         report = replace(report, shared=shared, reason=_why(report))
+    if not waiting:
+        documents = {passage.source: [p for p in passages if p.source == passage.source] for passage in passages}
+        for document in documents.values():
+            store.supersede(document, model.fingerprint, documents)
     ids = [entry.id for entry in members]
-    return replace(
-        report,
-        memories=ids,
-        texts=list(dict.fromkeys(e.id for e in entries if e.id not in waiting and e.id not in ids)),
-        quarantined=sorted(waiting),
-    )
+    kept = dict.fromkeys(entry.id for entry in entries.values() if entry.id not in waiting and entry.id not in ids)
+    return replace(report, memories=ids, texts=list(kept), quarantined=sorted(waiting))
 
 
 def _why(report: ReleaseReport) -> str:

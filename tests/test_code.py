@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from selfedit.cli import main
 from selfedit.code import CodeTask, as_function
 from selfedit.config import GateConfig, ReleaseConfig, TrainConfig
 from selfedit.documents.read import load_documents, split_documents
-from selfedit.edits.changes import code_of, find_changes
+from selfedit.edits.changes import Change, code_of, find_changes
 from selfedit.edits.code import Pair, function_task, held_back, run_pairs, study_examples, write_pairs
 from selfedit.environments import Environment
 from selfedit.errors import SelfeditError
@@ -23,7 +24,7 @@ from selfedit.memory.store import MemoryStore
 from selfedit.model.chat import Chat
 from selfedit.model.load import load_model
 from selfedit.release import learn_release
-from selfedit.sandbox import SandboxError, isolation
+from selfedit.sandbox import SandboxError, isolation, run_programs
 from selfedit.tasks.api import gold_passages, load_api_tasks
 from selfedit.types import Question
 
@@ -230,9 +231,11 @@ def test_code_without_a_value_is_no_function(setup, code):
 
 
 def test_quotes_of_a_task_do_not_end_the_docstring():
-    starter, body = as_function("import os\nx = 1", "y = x\ny + 1", 'say """hello"""\\ ')
+    _, starter, body = as_function("import os\nx = 1", "y = x\ny + 1", 'say """hello"""\\ ')
     compile(starter + body, "f", "exec")
     assert body == "    y = x\n    return y + 1\n"
+    call, starter, body = as_function("def helper(a): return a\nx = 1", "helper(x)", "use def g(): now")
+    assert (call, body) == ("f(x)", "    return helper(x)\n") and starter.startswith("def helper(a):")
     pair = Pair("x = 1", "add", "x", "x + 1")
     assert function_task(pair, LIBRARY)[0].instruction.startswith("Using packaging 20.0, write a function `f(x)`")
 
@@ -304,6 +307,8 @@ def test_a_release_is_one_adapter_that_its_memories_share(model, passages, tmp_p
     answers = Answerer(model, store).answer([release.ask(task, arm, 8) for arm in ("auto", "weights", "text")])
     assert [answer.arm for answer in answers] == ["both", "weights", "text"]
     assert answers[1].writer.id == member and answers[2].writer is None
+    again = learned(model, passages, tmp_path / "home", environment)[1]
+    assert again == report  # nothing is trained anew
     message = Ask(Question("Write the numbers of a version", ()))
     assert (release.in_chat(message).arm, release.in_chat(message).writer) == ("both", member)
     assert release.in_chat(replace(message, arm="text")).writer is None
@@ -440,7 +445,6 @@ def test_bench_api(folder, guide, tasks, tmp_path, capsys):
 
 def test_the_reference_passes_and_the_stale_body_is_recognized(tasks, environment):
     from selfedit.bench.api import LIMITS, _is_stale
-    from selfedit.sandbox import run_programs
 
     task = load_api_tasks([tasks])[0]
     right, stale = run_programs([task.program(b) for b in (task.reference, task.stale)], environment.python, LIMITS)
@@ -456,13 +460,19 @@ def test_a_task_without_the_version_and_its_passages(tasks, passages):
     assert task.code_task(names_version=False).instruction.startswith("Using packaging, write")
     (best,) = gold_passages(task, passages, 1)
     assert "as_tuple" in best.text
-    assert replace(task, forbidden=(r"\brelease\b",)).is_forbidden(task.reference)
+    forbidding = replace(task, forbidden=(r"\brelease\b",))
+    (outcome,) = run_programs([forbidding.program(task.reference)], Path(sys.executable))
+    assert outcome.error == "AssertionError: forbidden"
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
         ({"starter": "x = 1"}, "has no function"),
+        ({"starter": "# def "}, "has no function"),
+        ({"forbidden": ["a{99999999999}"]}, "no list of regular expressions"),
+        ({"id": "same"}, "two tasks have the id 'same'"),
+        ({"version": "abc"}, "no library with a range"),
         ({"forbidden": "x"}, "no list of regular expressions"),
         ({"forbidden": ["("]}, "no list of regular expressions"),
         ({"version": "1"}, "several versions"),
@@ -470,7 +480,48 @@ def test_a_task_without_the_version_and_its_passages(tasks, passages):
     ],
 )
 def test_bad_tasks(tasks, change, message):
-    line = json.loads(tasks.read_text().split("\n")[0]) | change
+    line = json.loads(tasks.read_text().split("\n")[0]) | {"id": "bad"} | change
     tasks.write_text(tasks.read_text() + json.dumps(line) + "\n")
     with pytest.raises(SelfeditError, match=message):
         load_api_tasks([tasks])
+
+
+def test_whatever_has_a_part_of_a_change_takes_the_adapter_with_it(model, guide, tmp_path, environment):
+    more = "It is false for a final version, and true for a release candidate, for a beta and for an alpha of any kind."
+    guide.write_text(GUIDE.replace("It is false for a final version.", more))
+    passages = split_documents(load_documents([str(guide)])[0], 20, library=str(LIBRARY))
+    section = next(change for change in find_changes(passages) if change.code)
+    assert section.others  # its sentences are in another passage than its code
+    text = """ ask whether a version is final
+Setup: from packaging.version import Version
+v = Version("1.0")
+Old: v.is_final
+New: not v.is_prerelease
+
+"""
+    store = MemoryStore(tmp_path)
+    writer = Scripted(*(text.replace("1.0", release) for release in ("1.0", "2.0", "3.0")))
+    report = learn_release(model, passages, store, CONFIG, LIBRARY, environment, writer=writer)
+    assert report.shared
+    other = next(entry.id for entry in store.active() if entry.passage.id == section.others[0].id)
+    assert other not in report.memories
+    store.forget(other)
+    assert all(store.shared_adapter(id) is None for id in store.active_ids())
+
+
+def test_forgetting_a_member_on_the_command_line(folder, model, guide, tmp_path, environment):
+    passages = split_documents(load_documents([str(guide)])[0], 20, library=str(LIBRARY))
+    store, report = learned(model, passages, tmp_path / "home", environment)
+    assert report.shared
+    store.close()
+    forget = ["memory", "forget", report.memories[0], "--yes", "--home", str(tmp_path / "home"), "--model", str(folder)]
+    assert main(forget) == 0
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
+
+
+def test_what_is_nested_too_deeply_fails_and_long_texts_are_read_at_once(environment):
+    deep = Pair("x = 1", "task", "x", "x" + ".a" * 900)
+    assert run_pairs([deep], environment) == ["the new code fails"]
+    begun = time.perf_counter()
+    write_pairs(Scripted(" \n" * 20_000), [Change(None, "`a` → `b`")], LIBRARY, ReleaseConfig(samples=1))
+    assert time.perf_counter() - begun < 2

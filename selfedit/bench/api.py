@@ -43,7 +43,7 @@ from selfedit.model.load import Model, load_model
 from selfedit.release import learn_release
 from selfedit.sandbox import Limits, run_programs
 from selfedit.tasks.api import UNCHANGED, ApiTask, gold_passages
-from selfedit.types import Passage, Progress, no_progress, stable_seed
+from selfedit.types import Passage, Progress, no_progress, stable_seed, text_hash
 
 CONDITIONS = ("base", "name-the-version", "stale-docs", "docs-in-context", "retrieval", "memory", "memory+text")
 _LEARNED = {"memory": WEIGHTS, "memory+text": BOTH}
@@ -99,8 +99,10 @@ def run(
     passages = split_documents(documents, PASSAGE_WORDS, length, str(library))
     settings = {
         **model.identity(),
-        "tasks": [stable_seed(*(getattr(task, name) for name in ("prompt", "starter", "test"))) for task in tasks],
+        "tasks": text_hash(*map(repr, tasks)),
         "passages": [passage.id for passage in passages],
+        "stale": text_hash(*(document.text for document in stale_documents)),
+        "library": f"{library} {environment.version}",
         "writer": writer_name or model_name,
         "config": repr(config),
     }
@@ -188,6 +190,7 @@ class _Bench:
         preferred = [r["prefers_new"] for _, r in asked if r.get("prefers_new") is not None]
         return {
             "condition": condition,
+            "adapter": condition in _LEARNED and self.release.writer is not None,
             "tasks": len(asked),
             "accuracy": accuracy,
             "ci95": ci95,
@@ -223,7 +226,7 @@ class _Bench:
                     "task": task.id,
                     "sample": i,
                     "body": body,
-                    "passed": outcome.passed and not task.is_forbidden(body),
+                    "passed": outcome.passed,
                     "error": outcome.error,
                     "stale": _is_stale(task, body, outcome.passed, outcome.error, stale_errors[task.id]),
                 }
@@ -311,7 +314,7 @@ def table(result: dict) -> str:
     head += ["− base", "− docs-in-context"]
     cells = (
         [
-            r["condition"],
+            r["condition"] + (" (no adapter was kept)" if r["condition"] in _LEARNED and not r["adapter"] else ""),
             r["tasks"],
             with_interval([r["accuracy"], *(r["ci95"] or (None, None))], ".2f"),
             number(r[drawn], ".2f"),

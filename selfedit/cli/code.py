@@ -71,10 +71,15 @@ def add_release(learn: argparse.ArgumentParser) -> None:
 def learns_code(arguments, passages) -> bool:
     """Whether `learn` studies these passages as code."""
     from selfedit.edits.changes import find_changes
+    from selfedit.libraries import NPM
 
     if arguments.study == "facts":
         return False
     tags = {passage.library for passage in passages}
+    if any(tag.startswith(NPM) for tag in tags):
+        if arguments.study == "code":
+            raise SelfeditError("only code in Python can be studied; give --study facts")
+        return False
     if arguments.study == "code" and (len(tags) != 1 or "" in tags):
         raise SelfeditError("--study code needs documents about one version of a library: give --for LIBRARY@VERSION")
     if len(tags) != 1 or "" in tags or (arguments.study == "auto" and arguments.styles):
@@ -114,7 +119,11 @@ def find_environment(arguments, library, home: Path, notify):
     try:
         wanted = SpecifierSet(library.specifier)
         found = environments.find(library.name, wanted, home, arguments.python)
+        if found and arguments.python and found.python != arguments.python:
+            found = None
         if not found and getattr(arguments, "install", False):
+            if library.lowest is None:
+                raise SelfeditError(f"--install needs a version: give --for {library}@VERSION")
             found = environments.create(library.name, str(library.lowest), home, notify)
     except SandboxError as error:
         if arguments.python:
@@ -144,7 +153,7 @@ def _code(arguments) -> int:
     store = open_store(arguments)
     with Progress(quiet=arguments.json) as progress:
         model = open_model(arguments, progress.note)
-        wanted = _wanted(arguments, store, model, task, progress.note)
+        wanted, unknown = _wanted(arguments, store, model, task, progress.note)
         about = f"Using {described(wanted)}: " if wanted else ""
         stage = after(5.0, progress.stage)
         code_task = CodeTask(f"{about}{task.strip()}", script=script)
@@ -155,6 +164,8 @@ def _code(arguments) -> int:
     code = code_task.code(answer.answer)
     record = {"code": code} | {k: v for k, v in answer.record().items() if k not in ("answer", "memory")}
     record |= {"library": str(wanted) if wanted else None, "sources": _sources(answer, ask)}
+    if unknown:
+        record["note"] = "; ".join(unknown)
     outcome = None
     if arguments.is_run:
         outcome = _outcome(arguments, wanted, store.home, code)
@@ -163,8 +174,8 @@ def _code(arguments) -> int:
     if not arguments.json:
         for source in record["sources"]:
             note(f"  from {one_line(source)}")
-        if answer.note:
-            note(f"  {one_line(answer.note)}")
+        if text := record.get("note"):
+            note(f"  {one_line(text)}")
         if outcome:
             note(f"  {'runs' if outcome.passed else one_line(outcome.error)}")
     return 1 if outcome and not outcome.passed else 0
@@ -187,29 +198,29 @@ def _script(file: Path) -> str:
 
 def _wanted(arguments, store, model, task: str, notify):
     """The version that the code is for: the one given, the one that the task names, that of the project, or the newest
-    one that is known; None if nothing is known of any library."""
+    one that is known; None if nothing is known of any library. Also, in words, the named versions that are unknown."""
     from selfedit.libraries import Scope
 
     tags = store.libraries(model.fingerprint)
     scope = Scope(arguments.library, task, project_versions(arguments, store, model.fingerprint, notify))
-    versions = scope.versions(tags)
-    for text in scope.unknown(tags):
-        notify(text)
+    versions, unknown = scope.versions(tags), scope.unknown(tags)
     if named := scope.named(tags):
-        return versions.get(named[-1].name, named[-1])
+        return versions.get(named[-1].name, named[-1]), unknown
     pinned = [versions[name] for name in scope.project if name in versions]
     if len(candidates := pinned or list(versions.values())) > 1:
         raise SelfeditError(f"which library is it for? give --for ({', '.join(sorted(w.name for w in candidates))})")
-    return candidates[0] if candidates else None
+    return (candidates[0] if candidates else None), unknown
 
 
 def _outcome(arguments, wanted, home: Path, code: str):
-    from packaging.specifiers import SpecifierSet
-
-    from selfedit import environments
+    """How the code ended, run with the version of the library that it is for."""
+    from selfedit.libraries import Library
     from selfedit.sandbox import run_programs
 
     python = arguments.python or Path(sys.executable)
-    if wanted and (found := environments.find(wanted.name, SpecifierSet(""), home, arguments.python)):
+    if wanted:
+        found = find_environment(arguments, Library.parse(str(wanted)), home, lambda message: None)
+        if not found:
+            raise SelfeditError(f"--run needs a Python that has {wanted}: give --python, or learn with --install")
         python = found.python
     return run_programs([code], python)[0]

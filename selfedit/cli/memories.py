@@ -467,7 +467,9 @@ def _memory_forget(arguments) -> int:
     report = None
     with Progress(quiet=arguments.json) as progress:
         try:
-            left = [store.get(id) for id in line["apart"]]
+            left = [entry for id in line["apart"] if (entry := store.get(id)).has_adapter]
+            if not left:
+                raise SelfeditError("they answer from their texts now; learn again to train an adapter for the release")
             arguments.model = arguments.model or left[0].model
             why = f"of another model than {arguments.model}"
             model = open_model(arguments, progress.note)

@@ -30,6 +30,12 @@ class Change:
     statement: str
     code: tuple[tuple[str, str], ...] = ()
     """Code of the section: what introduces it, e.g. `Before:`, and the code without its output."""
+    others: tuple[Passage, ...] = ()
+    """Other passages that have parts of it."""
+
+    @property
+    def passage_ids(self) -> list[str]:
+        return [passage.id for passage in (self.passage, *self.others)]
 
     @property
     def text(self) -> str:
@@ -64,8 +70,9 @@ def _of_section(heading: str, units: Sequence[tuple[Passage, Unit]]) -> Iterable
     sentences = [u.text for _, u in units if u.kind == "sentence" and not u.text.endswith(":") and " " in u.text]
     if code or (sentences and _NAMES_CODE.search(heading)):
         passage = code[0][0] if code else units[0][0]
+        others = tuple({p.id: p for p, _ in units if p.id != passage.id}.values())
         blocks = tuple((label, text) for _, label, text in code[:MAX_BLOCKS])
-        yield Change(passage, _shortened([f"{heading.rstrip('.')}." * bool(heading), *sentences]), blocks)
+        yield Change(passage, _shortened([f"{heading.rstrip('.')}." * bool(heading), *sentences]), blocks, others)
 
 
 def _shortened(sentences: Iterable[str]) -> str:

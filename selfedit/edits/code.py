@@ -56,8 +56,7 @@ New: t = t.sort("k", reverse=True)
 
 """
 """Worked examples; after them come a change and the beginning of one more pair."""
-_PARTS = re.compile(r"\s*(.*?)\nSetup:[ \n]*(.*?)\nOld:[ \n]*(.*?)\nNew:[ \n]*(.*)", re.DOTALL)
-_END = re.compile(r"\n\s*\n|\n(?:Change|Setup|Task|Old|New)\b|\n?```")
+_END = re.compile(r"\n[ \t]*\n|\n(?:Change|Setup|Task|Old|New)\b|\n?```")
 _WORD = re.compile(r"[^\W\d]\w+")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
@@ -102,15 +101,23 @@ def write_pairs(
 
 
 def _is_whole(text: str) -> bool:
-    match = _PARTS.match(text)
-    return bool(match and _END.search(match[4])) or "```" in text
+    parts = _parts(text)
+    return bool(parts and _END.search(parts[-1])) or "```" in text
+
+
+def _parts(text: str) -> tuple[str, str, str, str] | None:
+    """The task, the setup, and both sides, each perhaps with what follows it; None if one of them is missing."""
+    task, has_setup, rest = text.partition("\nSetup:")
+    setup, has_old, rest = rest.partition("\nOld:")
+    old, has_new, new = rest.partition("\nNew:")
+    return (task, setup, old, new) if has_setup and has_old and has_new else None
 
 
 def _read(text: str, change: Change) -> Pair | str:
-    match = _PARTS.match(text)
-    if not match:
+    parts = _parts(text)
+    if not parts:
         return "not a pair"
-    task, setup, old, new = (_END.split(part)[0].strip() for part in match.groups())
+    task, setup, old, new = (_END.split(part.strip("\n"), maxsplit=1)[0].strip() for part in parts)
     pair = Pair(setup, task, old, new)
     if not all(map(is_python, (pair.setup, pair.old, pair.new))) or not (pair.task and pair.old and pair.new):
         return "no Python code"
@@ -135,25 +142,29 @@ def run_pairs(pairs: Sequence[Pair], environment: Environment, progress: Progres
 
 
 def _program(setup: str, code: str) -> str:
-    """A program that prints the value of the last statement."""
-    tree = ast.parse(code)
-    last = tree.body[-1] if tree.body else None
-    if isinstance(last, ast.Expr):
-        tree.body[-1] = ast.Assign([ast.Name("result", ast.Store())], last.value)
-    shown = "result" if isinstance(last, ast.Expr) else "None"
-    if isinstance(last, ast.Assign) and isinstance(last.targets[0], ast.Name):
-        shown = last.targets[0].id
-    return f"{setup}\n{ast.unparse(ast.fix_missing_locations(tree))}\nprint(repr({shown}))"
+    """A program that shows the value of the last statement; one that fails if the code is nested too deeply."""
+    try:
+        tree = ast.parse(code)
+        last = tree.body[-1] if tree.body else None
+        if isinstance(last, ast.Expr):
+            tree.body[-1] = ast.Assign([ast.Name("result", ast.Store())], last.value)
+        shown = "result" if isinstance(last, ast.Expr) else "None"
+        if isinstance(last, ast.Assign) and isinstance(last.targets[0], ast.Name):
+            shown = last.targets[0].id
+        code = ast.unparse(ast.fix_missing_locations(tree))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return "raise SyntaxError"
+    # A set has no order, so its text would differ between two runs.
+    shows = f"sorted(map(repr, {shown})) if isinstance({shown}, (set, frozenset)) else repr({shown})"
+    return f"{setup}\n{code}\nprint({shows})"
 
 
 def function_task(pair: Pair, library: Library) -> tuple[CodeTask, str] | None:
     """The pair as a function to be written, and the body for the new version; None if it makes no value."""
     if not (parts := as_function(pair.setup, pair.new, pair.task)):
         return None
-    starter, body = parts
-    call = re.search(r"f\(.*?\)", starter.rpartition("def ")[2])
-    assert call
-    return CodeTask(f"Using {described(library)}, write a function `{call[0]}`: {pair.task}.", starter), body
+    call, starter, body = parts
+    return CodeTask(f"Using {described(library)}, write a function `{call}`: {pair.task}.", starter), body
 
 
 def study_examples(pair: Pair, library: Library) -> list[Example]:

@@ -100,9 +100,8 @@ class Transactions:
         forgotten = {part for (what,) in rows for part in what.split()}
 
         def is_forgotten(record: dict) -> bool:
-            return not forgotten.isdisjoint(
-                str(record.get(key)) for key in ("passage", "memory", "quarantined", "text")
-            )
+            of_record = [str(record.get(key)) for key in ("passage", "memory", "quarantined", "text")]
+            return not forgotten.isdisjoint([*of_record, *record.get("passages", ())])
 
         for file in self.home.glob("runs/*/trials.jsonl"):
             if file.resolve().is_relative_to(self.home.resolve()):

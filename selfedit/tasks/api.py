@@ -6,13 +6,16 @@ four spaces, and the program to run is starter + body + test. `section`, `stale`
 
 from __future__ import annotations
 
+import ast
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from selfedit.code import CodeTask
 from selfedit.errors import DocumentError
+from selfedit.libraries import Library
 from selfedit.tasks.records import field, optional_id, read_jsonl
 from selfedit.text import words
 from selfedit.types import Passage
@@ -47,10 +50,10 @@ class ApiTask:
         return CodeTask(prompt, self.starter)
 
     def program(self, body: str) -> str:
-        return f"{self.starter}{body}\n\n{self.test}"
-
-    def is_forbidden(self, body: str) -> bool:
-        return any(re.search(pattern, body) for pattern in self.forbidden)
+        """What is run: also the search for what is forbidden, which may take any time."""
+        searched = f"re.search(pattern, {body!r}) for pattern in {list(self.forbidden)!r}"
+        forbids = f"\nimport re\nassert not any({searched}), 'forbidden'\n" if self.forbidden else ""
+        return f"{self.starter}{body}\n\n{self.test}{forbids}"
 
 
 def load_api_tasks(files: Sequence[Path]) -> list[ApiTask]:
@@ -67,16 +70,27 @@ def load_api_tasks(files: Sequence[Path]) -> list[ApiTask]:
             raise DocumentError(f"{at}: `forbidden` is no list of regular expressions")
         try:
             list(map(re.compile, forbidden))
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise DocumentError(f"{at}: `forbidden` is no list of regular expressions ({error})") from None
-        if "def " not in texts["starter"]:
-            raise DocumentError(f"{at}: `starter` has no function")
+        texts["starter"] = texts["starter"].rstrip() + "\n"
+        if not _is_head(texts["starter"]):
+            raise DocumentError(f"{at}: `starter` has no function without a body at its end")
+        Library.parse(f"{texts['library']}=={texts['version']}")  # raises LibraryError
         tasks.append(ApiTask(optional_id(item, at) or at, **texts, forbidden=tuple(forbidden)))
+    if double := next((id for id, count in Counter(task.id for task in tasks).items() if count > 1), None):
+        raise DocumentError(f"{files[0]}: two tasks have the id {double[:80]!r}; give each its own")
     for name in ("library", "version"):
         if len(values := {getattr(task, name) for task in tasks}) > 1:
             some = ", ".join(sorted(values)[:3])
             raise DocumentError(f"{files[0]}: tasks of several {name}s ({some}); give those of one")
     return tasks
+
+
+def _is_head(starter: str) -> bool:
+    try:
+        return isinstance(ast.parse(f"{starter}    pass\n").body[-1], ast.FunctionDef | ast.AsyncFunctionDef)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
 
 
 def gold_passages(task: ApiTask, passages: Sequence[Passage], most: int) -> tuple[Passage, ...]:
