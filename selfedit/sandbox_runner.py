@@ -90,16 +90,21 @@ def end_with_the_reader(report_file: int) -> None:
     os._exit(1)
 
 
-source_file, report_file, *limits = map(int, sys.argv[1:])
-limit(*limits)
-os.write(report_file, b"started\n")
-program = os.fork()
-if not program:
-    run(source_file, report_file)
-os.close(source_file)
-start_new_thread(end_with_the_reader, (report_file,))
-while True:
-    ended, status = os.wait()  # as process 1 also for processes whose parents have ended
-    if ended == program:
-        code = os.waitstatus_to_exitcode(status)
-        os._exit(code if code >= 0 else 128 - code)
+def main() -> None:
+    source_file, report_file, *limits = map(int, sys.argv[1:])
+    limit(*limits)
+    os.write(report_file, b"started\n")
+    program = os.fork()
+    if not program:
+        run(source_file, report_file)
+    os.close(source_file)
+    start_new_thread(end_with_the_reader, (report_file,))
+    while True:
+        ended, status = os.wait()  # as process 1 also for processes whose parents have ended
+        if ended == program:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)
+
+
+if __name__ == "__main__":
+    main()

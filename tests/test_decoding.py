@@ -9,7 +9,7 @@ import torch
 from test_generate import random_prompts
 
 from selfedit.errors import AdapterError, ModelError
-from selfedit.model.backend import LoraConfig, Request
+from selfedit.model.backend import LoraConfig, Request, has_line
 from selfedit.model.load import load_model
 from selfedit.model.packed import lora
 from selfedit.model.packed.lora import LoraBatch
@@ -40,7 +40,7 @@ def random_requests(model, folders, count: int, draw: random.Random) -> list:
     kinds = [
         {},
         {"temperature": 0.9},
-        {"one_line": True, "temperature": 1.5},
+        {"stop": has_line, "temperature": 1.5},
         {"allow": lambda written: [40, 41] if len(written) < 3 else [50, *model.chat.ends]},
         {"adapter_from": 20},
     ]

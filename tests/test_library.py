@@ -19,8 +19,9 @@ from selfedit.thread_waiting import spinning
 
 IMPORT_ALL = """
 import os, pkgutil
-before = dict(os.environ)
 import torch
+import peft  # sets TORCHINDUCTOR_CACHE_DIR on some machines
+before = dict(os.environ)
 threads = torch.get_num_threads()
 import selfedit
 for module in pkgutil.walk_packages(selfedit.__path__, "selfedit."):
