@@ -99,7 +99,11 @@ def learn_release(
     store.check_writable()
     config = replace(config, train=with_rate(config.train, model.rate))
     clock = _Clock()
-    if known := _known(model, passages, store, config, library, environment, writer):
+    ran = environment.version if environment else ""
+    parts = [model.fingerprint, (writer or model).fingerprint, repr(config), str(library), ran]
+    name = text_hash(*parts, *(passage.id for passage in passages))[:12]
+    file = store.home / "runs" / f"released-{name}" / "report.json"
+    if known := _in_force(file, store):
         return known
     approved = {entry.passage.id for entry in store.active_of(passages, model.fingerprint)}
     trusted = [p for p in passages if p.id in approved or not suspicious_text(model, p, store, config.gate)]
@@ -122,7 +126,7 @@ def learn_release(
         len(changes),
         sum(map(len, written)),
         dict(dropped),
-        environment.version if environment else "",
+        ran,
         studied=sum(map(len, to_study)),
     )
     adapters, tokens = None, 0
@@ -137,38 +141,13 @@ def learn_release(
     report = _kept(model, report, passages, edits, studied, adapters, store, config)
     clock("keep")
     report = replace(report, tokens=tokens, seconds=clock.seconds)
-    file = _run_file(model, passages, store, config, library, environment, writer)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, report.record())
     return report
 
 
-def _run_file(
-    model: Model,
-    passages: Sequence[Passage],
-    store: MemoryStore,
-    config: ReleaseConfig,
-    library: Library,
-    environment: Environment | None,
-    writer: Writer | None,
-) -> Path:
-    ran = environment.version if environment else ""
-    parts = [model.fingerprint, writer.fingerprint if writer else "", repr(config), str(library), ran]
-    name = text_hash(*parts, *(passage.id for passage in passages))[:12]
-    return store.home / "runs" / f"released-{name}" / "report.json"
-
-
-def _known(
-    model: Model,
-    passages: Sequence[Passage],
-    store: MemoryStore,
-    config: ReleaseConfig,
-    library: Library,
-    environment: Environment | None,
-    writer: Writer | None,
-) -> ReleaseReport | None:
+def _in_force(file: Path, store: MemoryStore) -> ReleaseReport | None:
     """The report of the same job, if what it kept is still in force."""
-    file = _run_file(model, passages, store, config, library, environment, writer)
     if not file.exists():
         return None
     try:
