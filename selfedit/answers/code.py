@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from selfedit.answers.answerer import AUTO as ANY_ARM
-from selfedit.answers.answerer import BASE, BOTH, TEXT, Ask
+from selfedit.answers.answerer import AUTO, BASE, BOTH, TEXT, Ask
 from selfedit.code import CodeTask
 from selfedit.edits.quiz import joined
 from selfedit.libraries import Library, Wanted
@@ -22,8 +21,18 @@ CODE_TOKENS = 256
 """Longest piece of code."""
 IN_VIEW = 3
 """Passages in view; one of a release is about a single change."""
-AUTO = "auto"
-"""Both, where the release has an adapter; else the text."""
+
+
+class PassageIndex:
+    """Finds passages by the words of a task, however few it shares with them."""
+
+    def __init__(self, passages: Sequence[Passage]):
+        self._passages = {passage.id: passage for passage in passages}
+        self._router = Router.of_texts({id: f"{p.title}\n{p.text}" for id, p in self._passages.items()}, least=0)
+
+    def best(self, task: str) -> tuple[Passage, ...]:
+        """At most IN_VIEW passages, the best first."""
+        return tuple(self._passages[id] for id in self._router.nearest(task, IN_VIEW))
 
 
 class Release:
@@ -34,25 +43,20 @@ class Release:
         self.wanted = wanted
         known = store.about(wanted) if wanted else []
         self.entries = [entry for entry in known if entry.model_hash == model_hash]
-        newest = {entry.id: _lowest(entry) for entry in self.entries}
         sharing = [e for e in self.entries if not e.has_adapter and store.shared_adapter(e.id)]
-        self.writer: str | None = max(sharing, key=lambda e: newest[e.id]).id if sharing else None
+        self.writer: str | None = max(sharing, key=_lowest).id if sharing else None
         """A memory that shares the adapter of the newest version; None if there is no such adapter."""
-        self._passages = {entry.id: entry.passage for entry in self.entries}
-        self._router = Router.of_texts({id: f"{p.title}\n{p.text}" for id, p in self._passages.items()}, least=0)
-
-    def passages(self, task: str, count: int = IN_VIEW) -> tuple[Passage, ...]:
-        """Those that fit a task best, the best first."""
-        return tuple(self._passages[id] for id in self._router.nearest(task, count))
+        self._index = PassageIndex([entry.passage for entry in self.entries])
 
     def ask(self, task: CodeTask, arm: str = AUTO, tokens: int = CODE_TOKENS) -> Ask:
+        """AUTO: both, where the release has an adapter; else the text."""
         if arm == AUTO:
             arm = (BOTH if self.writer else TEXT) if self.entries else BASE
         return Ask(
             Question(task.prompt, ()),
             arm,
             library=self.wanted,
-            passages=self.passages(task.instruction),
+            passages=self._index.best(task.instruction),
             writer=self.writer,
             opening=task.opening,
             stop=task.is_whole,
@@ -64,9 +68,9 @@ class Release:
 
     def in_chat(self, ask: Ask) -> Ask:
         """A message of a chat about this version, answered by the adapter of the release where there is one."""
-        if not self.writer or ask.passages or ask.arm != ANY_ARM:
+        if not self.writer or ask.passages or ask.arm != AUTO:
             return ask
-        passages = self.passages(ask.looked_up)
+        passages = self._index.best(ask.looked_up)
         return replace(ask, arm=BOTH, passages=passages, writer=self.writer, view=in_view, whole=False)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from selfedit.answers.answerer import AUTO, BOTH, TEXT, WEIGHTS
 from selfedit.answers.choose import CERTAIN, rule_name
+from selfedit.bench.intervals import mean
 from selfedit.bench.learned import Item, Learned, learning_line, parts_tables, row
 from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.bench.tallies import difference
@@ -144,13 +145,13 @@ def _judged(bench: Learned, known: set[str]) -> dict:
     told = [grade(item.question, sentence) for item, _, right, sentence in answered if right and sentence]
     return {
         "calibration": [
-            {"answers": len(part), "probability": _mean([c for c, _ in part]), "accuracy": _mean([r for _, r in part])}
+            {"answers": len(part), "probability": mean([c for c, _ in part]), "accuracy": mean([r for _, r in part])}
             for part in of_bin
             if part
         ],
         "strict": _abstention(answered, known, CERTAIN),
         "thresholds": [_abstention(answered, known, least) for least in THRESHOLDS],
-        "sentences": _mean(told),
+        "sentences": mean(told),
     }
 
 
@@ -163,14 +164,10 @@ def _abstention(answered: Sequence[tuple[Item, float, bool, str]], known: set[st
     return {
         "threshold": least,
         "answered": len(given) / len(answered) if answered else None,
-        "wrong": _mean([not right for _, right in given]),
-        "right_kept": _mean([id in {item.id for item, _ in given} for id in right_before]),
-        "unknown_abstained": _mean([chance < least for chance in others]),
+        "wrong": mean([not right for _, right in given]),
+        "right_kept": mean([id in {item.id for item, _ in given} for id in right_before]),
+        "unknown_abstained": mean([chance < least for chance in others]),
     }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def table(result: dict) -> str:

@@ -26,8 +26,8 @@ from pathlib import Path
 
 from selfedit import environments
 from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask
-from selfedit.answers.code import IN_VIEW, Release
-from selfedit.bench.intervals import mean_interval, paired_interval
+from selfedit.answers.code import IN_VIEW, PassageIndex, Release
+from selfedit.bench.intervals import mean, mean_interval, paired_interval
 from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.config import ReleaseConfig
 from selfedit.documents.read import split_documents
@@ -36,7 +36,6 @@ from selfedit.errors import SelfeditError
 from selfedit.learn import passage_length
 from selfedit.libraries import Library, Wanted
 from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json, write_text
-from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model, load_model
@@ -116,8 +115,8 @@ def run(
                 report = learn_release(model, passages, store, config, library, environment, **options)
                 write_json(file, report.record())
             learning = read_back(file)
-        bench = _Bench(model, tasks, store, passages, environment, out, samples, progress)
-        bench.stale_passages = split_documents(stale_documents, PASSAGE_WORDS, length)
+        stale_passages = split_documents(stale_documents, PASSAGE_WORDS, length)
+        bench = _Bench(model, tasks, store, passages, stale_passages, environment, out, samples, progress)
         rows = [bench.row(condition) for condition in conditions]
     for row in rows:
         for other in ("base", "docs-in-context"):
@@ -161,14 +160,18 @@ class _Bench:
         tasks: Sequence[ApiTask],
         store: MemoryStore,
         passages: Sequence[Passage],
+        stale_passages: Sequence[Passage],
         environment: environments.Environment,
         out: Path,
         samples: int,
         progress: Progress,
     ):
         self.model, self.tasks, self.passages, self.samples, self.progress = model, tasks, passages, samples, progress
-        self.environment, self.store = environment, store
-        self.stale_passages: Sequence[Passage] = ()
+        self.environment, self.index, self.stale_index = (
+            environment,
+            PassageIndex(passages),
+            PassageIndex(stale_passages),
+        )
         self.answerer = Answerer(model, store)
         self.wanted = Wanted(tasks[0].library, f"=={tasks[0].version}")
         self.release = Release(store, model.fingerprint, self.wanted)
@@ -194,10 +197,10 @@ class _Bench:
             "tasks": len(asked),
             "accuracy": accuracy,
             "ci95": ci95,
-            f"pass_at_{self.samples or SAMPLES}": _mean(drawn),
-            "stale": _mean([float(r["stale"]) for task, r in asked if task.stale]),
-            "prefers_new": _mean(list(map(float, preferred))),
-            "unchanged": _mean(unchanged),
+            f"pass_at_{self.samples or SAMPLES}": mean(drawn),
+            "stale": mean([float(r["stale"]) for task, r in asked if task.stale]),
+            "prefers_new": mean(list(map(float, preferred))),
+            "unchanged": mean(unchanged),
             "unchanged_tasks": len(unchanged),
             "passed": passed,
         }
@@ -243,9 +246,9 @@ class _Bench:
         if condition == "docs-in-context":
             return replace(ask, passages=gold_passages(task, self.passages, IN_VIEW))
         if condition in ("retrieval", "memory+text"):
-            return replace(ask, passages=_best(code.instruction, self.passages))
+            return replace(ask, passages=self.index.best(code.instruction))
         if condition == "stale-docs":
-            return replace(ask, passages=_best(code.instruction, self.stale_passages))
+            return replace(ask, passages=self.stale_index.best(code.instruction))
         return replace(ask, passages=())
 
     def _prefers_new(self, condition: str, tasks: Sequence[ApiTask], asks: Sequence[Ask]) -> dict[str, bool]:
@@ -267,12 +270,6 @@ class _Bench:
         return {task.id: new > old for (task, _), new, old in zip(changed, values[::2], values[1::2])}
 
 
-def _best(query: str, passages: Sequence[Passage]) -> tuple[Passage, ...]:
-    by_id = {passage.id: passage for passage in passages}
-    router = Router.of_texts({id: f"{p.title}\n{p.text}" for id, p in by_id.items()}, least=0)
-    return tuple(by_id[id] for id in router.nearest(query, IN_VIEW))
-
-
 def _is_stale(task: ApiTask, body: str, passed: bool, error: str, stale_error: str) -> bool:
     if not task.stale or passed:
         return False
@@ -287,10 +284,6 @@ def _shape(body: str) -> str:
         return "".join(body.split())
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
 def table(result: dict) -> str:
     """Returns the rows as Markdown."""
     learning = result["learning"]
@@ -302,7 +295,7 @@ def table(result: dict) -> str:
     if learning:
         spent = ", ".join(f"{stage} {seconds:,.0f} s" for stage, seconds in learning["seconds"].items())
         lines += [
-            f"Learned: {learning['changes']} changes, {learning['written']} pairs written, "
+            f"Learned: {learning['changes']} changes, {learning['written']} samples written, "
             f"{learning['studied']} studied, {learning['judged']} held back; prefers the new side of "
             f"{number(learning['prefers_new_before'], '.2f')} → "
             f"{number(learning['prefers_new_after'], '.2f')} of those; "

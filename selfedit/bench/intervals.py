@@ -36,6 +36,10 @@ def bootstrap(count: int, statistic: Callable) -> list[float] | None:
     return percentiles(statistic(resample(count))) if count > 1 else None
 
 
+def mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, list[float] | None]:
     """Returns the mean and its [low, high], which is None for a single task."""
     import numpy as np
@@ -48,8 +52,8 @@ def paired_interval(ours: Sequence[float], theirs: Sequence[float]) -> list[floa
     """Returns [mean of ours − theirs, low, high], resampled in pairs; a single task has no bounds."""
     import numpy as np
 
-    mean, bounds = mean_interval(np.asarray(ours, float) - np.asarray(theirs, float))
-    return [mean, *(bounds or (None, None))]
+    difference, bounds = mean_interval(np.asarray(ours, float) - np.asarray(theirs, float))
+    return [difference, *(bounds or (None, None))]
 
 
 def mean_ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float | None]:
