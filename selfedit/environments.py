@@ -36,9 +36,12 @@ class Environment:
 
 
 def installed(library: str, python: Path) -> str | None:
-    """The version of a library that an interpreter has, without importing the library. Raises SandboxError."""
+    """The version of a library that an interpreter has, without importing the library. Raises SandboxError if the
+    interpreter does not answer."""
     ask = f"from importlib.metadata import version\nprint(version({str(library)!r}))"
     outcome = run_programs([ask], python, Limits(seconds=SECONDS))[0]
+    if outcome.ended not in ("passed", "failed"):
+        raise SandboxError(f"{python}: does not say what is installed there ({outcome.error}); give another Python")
     try:
         return str(Version(outcome.output)) if outcome.passed else None
     except InvalidVersion:
@@ -46,14 +49,14 @@ def installed(library: str, python: Path) -> str | None:
 
 
 def find(library: str, wanted: SpecifierSet, home: Path, python: Path | None = None) -> Environment | None:
-    """The first interpreter whose version of the library is wanted: `python`, the active environment, the folder's
-    `.venv`, the one that runs this, and those made by `create`. Raises SandboxError."""
+    """`python` if its version of the library is wanted. Where no `python` is given, the first one of these: the active
+    environment, the folder's `.venv`, the one that runs this, and those made by `create`. Raises SandboxError."""
     isolation()
-    for candidate in dict.fromkeys(_candidates(library, home, python)):
+    for candidate in [python] if python else dict.fromkeys(_candidates(library, home)):
         try:
             version = installed(library, candidate)
         except SandboxError:
-            if candidate == python:
+            if python:
                 raise
             continue
         if version and wanted.contains(version, prereleases=True):
@@ -61,9 +64,7 @@ def find(library: str, wanted: SpecifierSet, home: Path, python: Path | None = N
     return None
 
 
-def _candidates(library: str, home: Path, python: Path | None) -> Iterator[Path]:
-    if python:
-        yield python
+def _candidates(library: str, home: Path) -> Iterator[Path]:
     for folder in (os.environ.get("VIRTUAL_ENV"), os.environ.get("CONDA_PREFIX"), ".venv"):
         if folder and (found := Path(folder).absolute() / "bin" / "python").exists():
             yield found

@@ -204,10 +204,10 @@ def _interpreter(python: Path) -> tuple[set[Path], dict[Path, str]]:
     sandbox only, because a virtual environment may have come with somebody else's files."""
     links: dict[Path, str] = {}
     place = python
-    while place.is_symlink() and len(links) < 40:
+    while place.is_symlink() and place not in links and len(links) < 40:
         links[place] = os.readlink(place)
         place = Path(os.path.normpath(place.parent / links[place]))
-    folders = {path.parent.parent for path in (python, place, place.resolve())}
+    folders = {path.parent.parent for path in (python, place, Path(os.path.realpath(place)))}
     folders = {folder for folder in folders if _is_prefix(folder)}  # not ~/.local of a link ~/.local/bin/python
     if not os.access(place, os.X_OK) or place.is_dir() or not folders:
         raise SandboxError(f"{python}: is no Python; give the path of an interpreter or a virtual environment's")

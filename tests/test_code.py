@@ -1,5 +1,6 @@
 """Code for a release: the changes that a document states, the pairs about them, the adapter, `code` and `bench api`."""
 
+import io
 import json
 import sys
 import time
@@ -392,12 +393,39 @@ def test_bad_input_of_code(folder, tmp_path, capsys):
     for arguments, message in (
         (["code", "  "], "the task is empty"),
         (["code", "x", "--file", str(tmp_path / "none.py")], "cannot be read"),
-        (["code", "x", "--file", str(tmp_path / "long.py")], "50,000 characters"),
+        (["code", "x", "--file", str(tmp_path / "long.py")], "over 40,000 characters"),
         (["code", "x", "--file", str(tmp_path / "bytes.py")], "not UTF-8"),
+        (["code", "x", "--file", str(tmp_path)], "Is a directory"),
+        (["code", "x", "--file", "/dev/zero"], "over 40,000 characters"),
         (["code", "x", "--for", "polars>=2"], "no single version"),
     ):
         assert main([*arguments, *code]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"head\xff", "the input is not UTF-8"),
+        (b"x" * 50_000, "the input has over 40,000 characters"),
+        (b" \n", "the task is empty"),
+        (None, "there is no input"),
+    ],
+)
+def test_bad_input_of_code_is_one_line(data, message, tmp_path, monkeypatch, capsys):
+    stdin = None if data is None else io.TextIOWrapper(io.BytesIO(data), encoding="ascii", errors="surrogateescape")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert main(["code", "-", "--home", str(tmp_path / "home")]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+
+
+def test_the_python_is_checked_before_code_is_written(folder, tmp_path, environment, monkeypatch, capsys):
+    monkeypatch.setattr(Answerer, "answer", lambda *arguments, **options: pytest.fail("the code was written"))
+    code = ["code", "x", "--run", "--model", str(folder), "--home", str(tmp_path / "home")]
+    assert main([*code, "--python", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "is no Python; give" in err and err.count("\n") == 1
 
 
 # The benchmark

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
+from selfedit import environments
 from selfedit.environments import COMPLETE, Environment, create, find, installed
 from selfedit.errors import LibraryError
 from selfedit.sandbox import SandboxError, isolation, run_programs
@@ -88,10 +89,11 @@ def test_only_names_and_versions_reach_pip(library, version, tmp_path):
         create(library, version, tmp_path, str)
 
 
-def test_the_given_python_comes_first_then_the_active_one_and_that_of_the_folder(wheels, tmp_path, monkeypatch):
+def test_only_the_given_python_else_the_active_one_then_that_of_the_folder(wheels, tmp_path, monkeypatch):
     one, two = (create("red-gate", version, tmp_path, str) for version in ("1.0", "2.0"))
     assert find("red-gate", SpecifierSet(""), tmp_path, one.python) == one
-    assert find("red-gate", SpecifierSet("==2"), tmp_path, one.python) == two  # the given one does not fit
+    assert find("red-gate", SpecifierSet("==2"), tmp_path, one.python) is None  # no other one takes its place
+    assert find("red-gate", SpecifierSet("==2"), tmp_path) == two
     monkeypatch.setenv("VIRTUAL_ENV", str(one.python.parents[1]))
     assert find("red-gate", SpecifierSet(""), tmp_path) == one
     monkeypatch.delenv("VIRTUAL_ENV")
@@ -99,6 +101,35 @@ def test_the_given_python_comes_first_then_the_active_one_and_that_of_the_folder
     assert find("red-gate", SpecifierSet(""), tmp_path).version == "1.0"
     with pytest.raises(SandboxError, match="is no Python; give"):
         find("red-gate", SpecifierSet(""), tmp_path, tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("", "is no Python; give the path"),  # not executable
+        ("exec sleep 100", r"does not say what is installed there \(stopped after 0.5 s\)"),
+        ("head -c 300000 /dev/urandom", r"does not say what is installed there \(wrote more than 64 KB\)"),
+        ("echo 2.0", r"does not start where code is run \(2.0\)"),
+        ("kill -9 $$", "does not start where code is run"),
+    ],
+)
+def test_a_given_python_that_is_none_is_one_line(tmp_path, monkeypatch, program, message):
+    monkeypatch.setattr(environments, "SECONDS", 0.5 if "sleep" in program else 10.0)
+    python = tmp_path / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n{program}\n")
+    python.chmod(0o755 if program else 0o644)
+    (tmp_path / "env" / "pyvenv.cfg").touch()
+    with pytest.raises(SandboxError, match=message) as caught:
+        find("red-gate", SpecifierSet(""), tmp_path, python)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_given_python_that_is_a_folder_or_leads_to_itself_is_one_line(tmp_path):
+    (tmp_path / "circle").symlink_to("circle")
+    for name in (".", "circle"):
+        with pytest.raises(SandboxError, match="is no Python; give"):
+            find("red-gate", SpecifierSet(""), tmp_path, tmp_path / name)
 
 
 def test_a_program_of_somebody_else_in_the_folder_runs_in_the_sandbox_only(wheels, tmp_path):

@@ -12,7 +12,7 @@ from selfedit.errors import SelfeditError
 from selfedit.terminal import note, one_line, say
 
 MAX_SCRIPT = 40_000
-"""Characters of a file that code is written for; longer ones do not fit small models."""
+"""Characters of a task, and of a file that code is written for; longer ones do not fit small models."""
 
 
 def add(commands, common: argparse.ArgumentParser, with_backend: argparse.ArgumentParser) -> None:
@@ -119,8 +119,6 @@ def find_environment(arguments, library, home: Path, notify):
     try:
         wanted = SpecifierSet(library.specifier)
         found = environments.find(library.name, wanted, home, arguments.python)
-        if found and arguments.python and found.python != arguments.python:
-            found = None
         if not found and getattr(arguments, "install", False):
             if library.lowest is None:
                 raise SelfeditError(f"--install needs a version: give --for {library}@VERSION")
@@ -144,9 +142,10 @@ def _code(arguments) -> int:
     from selfedit.answers.code import Release
     from selfedit.code import CodeTask
     from selfedit.libraries import described
+    from selfedit.sandbox import run_programs
     from selfedit.terminal import Progress, after
 
-    task = sys.stdin.read() if arguments.task == "-" else arguments.task
+    task = _input() if arguments.task == "-" else arguments.task
     if not task.strip():
         raise SelfeditError("the task is empty")
     script = _script(arguments.file) if arguments.file else ""
@@ -154,6 +153,7 @@ def _code(arguments) -> int:
     with Progress(quiet=arguments.json) as progress:
         model = open_model(arguments, progress.note)
         wanted, unknown = _wanted(arguments, store, model, task, progress.note)
+        python = _python(arguments, wanted, store.home) if arguments.is_run else None
         about = f"Using {described(wanted)}: " if wanted else ""
         stage = after(5.0, progress.stage)
         code_task = CodeTask(f"{about}{task.strip()}", script=script)
@@ -167,8 +167,8 @@ def _code(arguments) -> int:
     if unknown:
         record["note"] = "; ".join(unknown)
     outcome = None
-    if arguments.is_run:
-        outcome = _outcome(arguments, wanted, store.home, code)
+    if python:
+        outcome = run_programs([code], python)[0]
         record |= {"ran": {"ended": outcome.ended, "error": outcome.error, "output": outcome.output}}
     show(arguments, record, lambda: say(code.rstrip("\n")))
     if not arguments.json:
@@ -186,13 +186,28 @@ def _sources(answer, ask) -> list[str]:
     return list(dict.fromkeys(passage.source for passage in in_view))
 
 
+def _input() -> str:
+    if sys.stdin is None:
+        raise SelfeditError("there is no input to read the task from")
+    sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+    return _read(sys.stdin, "the input")
+
+
 def _script(file: Path) -> str:
     try:
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeError) as error:
-        raise SelfeditError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from None
+        with file.open(encoding="utf-8") as stream:
+            return _read(stream, str(file))
+    except OSError as error:
+        raise SelfeditError(f"{file}: cannot be read ({error.strerror})") from None
+
+
+def _read(stream, name: str) -> str:
+    try:
+        text = stream.read(MAX_SCRIPT + 1)
+    except UnicodeError:
+        raise SelfeditError(f"{name} is not UTF-8; give text in UTF-8") from None
     if len(text) > MAX_SCRIPT:
-        raise SelfeditError(f"{file}: has {len(text):,} characters; give a part of at most {MAX_SCRIPT:,}")
+        raise SelfeditError(f"{name} has over {MAX_SCRIPT:,} characters; give a part of it")
     return text
 
 
@@ -212,15 +227,21 @@ def _wanted(arguments, store, model, task: str, notify):
     return (candidates[0] if candidates else None), unknown
 
 
-def _outcome(arguments, wanted, home: Path, code: str):
-    """How the code ended, run with the version of the library that it is for."""
+def _python(arguments, wanted, home: Path) -> Path:
+    """The interpreter that runs the code, with the version of the library that it is for: looked for before the code
+    is written."""
+    from packaging.specifiers import SpecifierSet
+
+    from selfedit import environments
     from selfedit.libraries import Library
     from selfedit.sandbox import run_programs
 
-    python = arguments.python or Path(sys.executable)
-    if wanted:
-        found = find_environment(arguments, Library.parse(str(wanted)), home, lambda message: None)
-        if not found:
-            raise SelfeditError(f"--run needs a Python that has {wanted}: give --python, or learn with --install")
-        python = found.python
-    return run_programs([code], python)[0]
+    if not wanted:
+        python = arguments.python or Path(sys.executable)
+        run_programs([""], python)
+        return python
+    library = Library.parse(str(wanted))
+    found = environments.find(library.name, SpecifierSet(library.specifier), home, arguments.python)
+    if not found:
+        raise SelfeditError(f"--run needs a Python that has {wanted}: give --python, or learn with --install")
+    return found.python
