@@ -15,10 +15,12 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from selfedit import disk
 from selfedit.config import ReleaseConfig, with_rate
 from selfedit.edits.changes import Change, find_changes
 from selfedit.edits.code import STYLE, Pair, counted, function_task, held_back, run_pairs, study_examples, write_pairs
@@ -27,7 +29,7 @@ from selfedit.errors import RunError
 from selfedit.judge.general import general_abilities, general_changes
 from selfedit.learn import keep_text, suspicious_text
 from selfedit.libraries import Library
-from selfedit.loop.journal import Journal, read_back, write_json
+from selfedit.loop.journal import Journal, plain_errors, read_back, write_json
 from selfedit.memory.gate import exceeds, general_fault
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import Adapters, Job
@@ -35,7 +37,7 @@ from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
 from selfedit.model.writer import Writer
 from selfedit.text import duration
-from selfedit.types import Example, MemoryEntry, Passage, Progress, SelfEdit, no_progress, stable_seed, text_hash
+from selfedit.types import Example, Passage, Progress, SelfEdit, no_progress, stable_seed, text_hash
 
 
 @dataclass(frozen=True)
@@ -98,17 +100,40 @@ def learn_release(
     ModelError where the writer does not reply."""
     store.check_writable()
     config = replace(config, train=with_rate(config.train, model.rate))
-    clock = _Clock()
     ran = environment.version if environment else ""
     parts = [model.fingerprint, (writer or model).fingerprint, repr(config), str(library), ran]
     name = text_hash(*parts, *(passage.id for passage in passages))[:12]
     file = store.home / "runs" / f"released-{name}" / "report.json"
-    if known := _in_force(file, store):
-        return known
+    with plain_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+
+    def wait(process: str) -> None:
+        notify(f"another `selfedit learn` (process {process}) is learning this release; waiting for it")
+
+    with disk.turn(file, wait):
+        if known := _in_force(file, store):
+            return known
+        report = _learned(model, passages, store, config, library, environment, writer or model, progress, notify)
+        write_json(file, report.record())
+        return report
+
+
+def _learned(
+    model: Model,
+    passages: Sequence[Passage],
+    store: MemoryStore,
+    config: ReleaseConfig,
+    library: Library,
+    environment: Environment | None,
+    writer: Writer,
+    progress: Progress,
+    notify: Callable[[str], None],
+) -> ReleaseReport:
+    clock = _Clock()
     approved = {entry.passage.id for entry in store.active_of(passages, model.fingerprint)}
     trusted = [p for p in passages if p.id in approved or not suspicious_text(model, p, store, config.gate)]
     changes = find_changes(trusted)
-    written = _written(model, writer or model, changes, store, config, library, progress, notify)
+    written = _written(writer, changes, store, config, library, progress, notify)
     clock("write")
     dropped = counted(written)
     pairs = [[pair for pair in some if isinstance(pair, Pair)] for some in written]
@@ -126,7 +151,7 @@ def learn_release(
         len(changes),
         sum(map(len, written)),
         dict(dropped),
-        ran,
+        environment.version if environment else "",
         studied=sum(map(len, to_study)),
     )
     adapters, tokens = None, 0
@@ -140,10 +165,7 @@ def learn_release(
     studied = {id for change, some in zip(changes, pairs) if some for id in change.passage_ids}
     report = _kept(model, report, passages, edits, studied, adapters, store, config)
     clock("keep")
-    report = replace(report, tokens=tokens, seconds=clock.seconds)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, report.record())
-    return report
+    return replace(report, tokens=tokens, seconds=clock.seconds)
 
 
 def _in_force(file: Path, store: MemoryStore) -> ReleaseReport | None:
@@ -151,13 +173,12 @@ def _in_force(file: Path, store: MemoryStore) -> ReleaseReport | None:
     if not file.exists():
         return None
     try:
-        report = ReleaseReport(**read_back(file))
-    except (RunError, TypeError):
+        report, in_force = ReleaseReport(**read_back(file)), store.in_force()
+        is_whole = in_force.keys() >= {*report.memories, *report.texts}
+        is_shared = {in_force.get(id) for id in report.memories} == {report.shared} != {None}
+        return report if is_whole and is_shared else None
+    except (RunError, TypeError):  # damaged, or of another version
         return None
-    active = {*store.active_ids()}
-    in_force = active.issuperset([*report.memories, *report.texts])
-    shared = {store.shared_adapter(id) for id in report.memories if id in active}
-    return report if report.shared and in_force and shared == {report.shared} else None
 
 
 class _Clock:
@@ -171,7 +192,6 @@ class _Clock:
 
 
 def _written(
-    model: Model,
     writer: Writer,
     changes: Sequence[Change],
     store: MemoryStore,
@@ -185,7 +205,10 @@ def _written(
     settings = json.dumps([str(library), config.samples, config.pair_tokens, config.temperature, config.seed])
     folder = store.home / "runs" / f"release-{text_hash(writer.fingerprint, settings)[:12]}"
     journal = Journal(folder / "trials.jsonl")
-    known = {r["change"]: [p if isinstance(p, str) else Pair(**p) for p in r["pairs"]] for r in journal.records}
+    known = {}
+    for record in journal.records:
+        with suppress(TypeError, KeyError):  # a record of another version
+            known[record["change"]] = [p if isinstance(p, str) else Pair(**p) for p in record["pairs"]]
     todo, begun = [change for change in changes if change.text not in known], time.perf_counter()
     for low in range(0, len(todo), config.block):
         block = todo[low : low + config.block]
@@ -283,15 +306,18 @@ def _kept(
     store: MemoryStore,
     config: ReleaseConfig,
 ) -> ReleaseReport:
-    """Keeps the passages as texts and, unless the report has a reason against it, the adapter. `studied`: the ids of
-    all passages that have a part of a change whose pairs were studied; the adapter goes with any of them."""
-    keeps = adapters is not None and not report.reason
-    entries: dict[str, MemoryEntry] = {}
-    for passage in passages:
-        of_passage = [edits[passage.id]] if keeps and passage.id in edits else []
-        entries[passage.id] = keep_text(model, passage, store, config.gate, edits=of_passage)
+    """Keeps the passages as texts and, unless the report has a reason against it, the adapter, whose undoing undoes all
+    of this. `studied`: the ids of all passages that have a part of a change whose pairs were studied; the adapter goes
+    with any of them."""
+    keeps, since = adapters is not None and not report.reason, store.version
+    entries = {passage.id: keep_text(model, passage, store, config.gate) for passage in passages}
     active = {*store.active_ids()}
     waiting = {entry.id for entry in entries.values() if entry.id not in active}
+    superseded: list[str] = []
+    if not waiting:
+        documents = {passage.source: [p for p in passages if p.source == passage.source] for passage in passages}
+        for document in documents.values():
+            superseded += store.supersede(document, model.fingerprint, documents)
     sources = [entries[id] for id in studied]
     members = [entry for entry in sources if entry.passage.id in edits and not entry.has_adapter] if keeps else []
     if keeps and waiting.intersection(entry.id for entry in sources):
@@ -306,13 +332,15 @@ def _kept(
     if adapters is not None and members:
         measured = {name: value for name, value in report.record().items() if isinstance(value, (int, float, str))}
         shared = store.share(
-            lambda folder: model.backend.save(adapters, 0, folder, model.name, small=True), members, measured, sources
+            lambda folder: model.backend.save(adapters, 0, folder, model.name, small=True),
+            members,
+            measured,
+            sources,
+            edits={entry.id: [edits[entry.passage.id]] for entry in members},
+            since=since,
+            job=[*superseded, *(entry.id for entry in entries.values())],
         )
         report = replace(report, shared=shared, reason=_why(report))
-    if not waiting:
-        documents = {passage.source: [p for p in passages if p.source == passage.source] for passage in passages}
-        for document in documents.values():
-            store.supersede(document, model.fingerprint, documents)
     ids = [entry.id for entry in members]
     kept = dict.fromkeys(entry.id for entry in entries.values() if entry.id not in waiting and entry.id not in ids)
     return replace(report, memories=ids, texts=list(kept), quarantined=sorted(waiting))

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 
@@ -282,19 +282,23 @@ def _from_here(source: str) -> str:
     return min(source, os.path.relpath(source), key=len)
 
 
-def memory_table(entries, in_force: set[str], history: list[dict]) -> None:
-    """Two lines per memory, because a long path does not fit a column."""
+def memory_table(entries, in_force: Mapping[str, str | None], history: list[dict]) -> None:
+    """Two lines per memory, because a long path does not fit a column. `in_force`: as `MemoryStore.in_force`."""
     form = "{:<12}  {:<11}  {:>6}  {:>6}  {:<10}  "
     if entries:
         _print(_text((form.format("id", "accuracy", "change", "MB", "learned") + "title and source", "bold")))
     for entry in entries:
         before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))
-        accuracy = f"{_percent(before)} → {_percent(after)}" if entry.has_adapter else "text only"
+        shared = in_force.get(entry.id)
+        accuracy = "shared" if shared else "text only"
+        if entry.has_adapter:
+            accuracy = f"{_percent(before)} → {_percent(after)}"
         change = _shown(entry.scores.get("general_change"), ".2f")
         line = form.format(entry.id, accuracy, change, f"{entry.size_bytes / 1e6:.1f}", entry.created[:10])
         _print(_text(line, one_line(entry.passage.title), ("" if entry.id in in_force else "  (not in force)", "dim")))
         library = f"{entry.passage.library}  " if entry.passage.library else ""
-        _print(_text((f"{'':<14}{library}{one_line(entry.passage.source)}", "dim")))
+        shares = f"shares adapter {shared}  " if shared else ""
+        _print(_text((f"{'':<14}{shares}{library}{one_line(entry.passage.source)}", "dim")))
     for line in history:
         say(f"v{line['version']}  {line['time'][:19]}  {line['action']}  {' '.join(line['memories'])}")
 
@@ -367,19 +371,29 @@ def consolidation_table(report) -> None:
     )
 
 
-def memory_page(entry, edits, everything: bool) -> None:
-    """A memory with its questions, and the first EXAMPLES study examples or all."""
+def memory_page(entry, edits, everything: bool, shared: str | None, shared_scores: dict) -> None:
+    """A memory with its questions, and the first EXAMPLES study examples or all. `shared`: the adapter that it shares;
+    `shared_scores`: how that scored."""
     passage, scores = entry.passage, entry.scores
     before, after = (scores.get(side, {}).get("accuracy") for side in ("before", "after"))
     _print(_text((entry.id, "bold"), f"  {one_line(passage.title)}"))
     adapter = f"adapter {entry.adapter_hash[:12]}  {entry.size_bytes / 1e6:.1f} MB"
     accuracy = f"{_percent(before)} → {_percent(after)} on {len(scores.get('questions', []))} questions"
+    if not entry.has_adapter:
+        accuracy = "nothing was learned; questions are answered from the text"
+    if shared:
+        adapter = f"shares adapter {shared}"
+    elif not entry.has_adapter:
+        adapter = "no adapter"
+    if shared and "prefers_new_after" in shared_scores:
+        before, after = (_percent(shared_scores[f"prefers_new_{side}"]) for side in ("before", "after"))
+        accuracy = f"prefers the new side of {before} → {after} of {shared_scores['judged']} held-back pairs"
     _print(
         f"source   {one_line(passage.source)}",
         f"document {passage.source_hash[:12]}  passage {passage.index + 1}",
         *([f"about    {passage.library}"] if passage.library else []),
-        f"model    {one_line(entry.model)}  {adapter if entry.has_adapter else 'no adapter'}  {entry.created}",
-        f"accuracy {accuracy if entry.has_adapter else 'nothing was learned; questions are answered from the text'}",
+        f"model    {one_line(entry.model)}  {adapter}  {entry.created}",
+        f"accuracy {accuracy}",
     )
     for reason in scores.get("quarantined", ()):
         _print(_text(("quarantined", "yellow"), f": {one_line(reason)}"))

@@ -656,6 +656,7 @@ def test_the_list_says_where_each_memory_comes_from_and_how_it_scored(kept, answ
         "questions": 2,
         "general_change": 0.25,
         "active": True,
+        "shared_adapter": None,
     }
     table = output("memory", "list")[0]
     assert kept.id in table and "0% → 50%" in table and max(map(len, table.splitlines())) <= 80
@@ -735,8 +736,8 @@ def test_what_is_disabled_is_listed_no_more_and_rolling_back_or_approving_brings
     back = answer("memory", "rollback")
     assert (back["action"], back["restored"], back["active"]) == ("rollback", 1, [kept.id])
     assert [r["id"] for r in answer("memory", "list")] == [kept.id]
-    assert output("memory", "rollback", "v0")[0] == "version 4: rollback; in force: nothing\n"
-    assert output("memory", "rollback", kept.id)[0] == f"version 5: rollback; in force: {kept.id}\n"
+    assert output("memory", "rollback", "v0")[0] == "version 4: rollback to v0; in force: nothing\n"
+    assert output("memory", "rollback", kept.id)[0] == f"version 5: rollback to v1; in force: {kept.id}\n"
     answer("memory", "disable", "vellmar.txt")
     assert answer("memory", "approve", kept.id)["active"] == [kept.id]
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -20,6 +22,7 @@ from selfedit.edits.changes import Change, code_of, find_changes
 from selfedit.edits.code import Pair, function_task, held_back, run_pairs, study_examples, write_pairs
 from selfedit.environments import Environment
 from selfedit.errors import SelfeditError
+from selfedit.learn import keep_text
 from selfedit.libraries import Library, Wanted
 from selfedit.memory.store import MemoryStore
 from selfedit.model.chat import Chat
@@ -322,6 +325,64 @@ def test_a_release_is_one_adapter_that_its_memories_share(model, passages, tmp_p
     assert without.writer is None and without.in_chat(message) is message
 
 
+def test_one_undo_undoes_the_whole_release_and_no_more(model, guide, passages, tmp_path, environment):
+    store = MemoryStore(tmp_path / "home")
+    other = passages[0].__class__("Else", "Something else.", "/else.md", "b" * 64)
+    fields = {"model": model.name, "model_hash": model.fingerprint, "edits": [], "scores": {}}
+    before = [store.add(None, passage=other, **fields).id]
+    old = replace(passages[0], text="An older text of the guide about `canonical()`.")  # is superseded
+    before.append(store.add(None, passage=old, **fields).id)
+    _, report = learned(model, passages, tmp_path / "home", environment)
+    assert report.shared and before[1] not in store.active_ids()
+    learned_state = store.active_ids()
+    assert store.rollback()["active"] == before
+    assert set(store.rollback(f"v{store.version - 1}")["adapters"].values()) == {report.shared}
+    assert store.active_ids() == learned_state
+    texts = MemoryStore(tmp_path / "texts")
+    known = [keep_text(model, passage, texts).id for passage in passages]  # by an earlier job
+    _, report = learned(model, passages, tmp_path / "texts", environment)
+    assert report.shared and texts.rollback() | {"adapters": {}} == texts.history()[-1]
+    assert texts.active_ids() == known
+
+
+def test_a_text_that_is_learned_as_code_has_what_was_studied_until_that_is_undone(
+    model, passages, tmp_path, environment
+):
+    store = MemoryStore(tmp_path)
+    known = [keep_text(model, passage, store).id for passage in passages]
+    first = learned(model, passages, tmp_path, environment)[1]
+    (member,) = first.memories
+    assert member in known and "v.release" in str(store.edits(member))
+    writer = Scripted(*(text.replace("New: v.release", "New: v.release[:]") for text in pairs_of("1", "2", "3")))
+    again = learn_release(model, passages, store, replace(CONFIG, seed=1), LIBRARY, environment, writer=writer)
+    assert again.shared != first.shared and "v.release[:]" in str(store.edits(member))
+    store.rollback()
+    assert "v.release[:]" not in str(store.edits(member)) and "v.release" in str(store.edits(member))
+    store.rollback()
+    assert store.edits(member) == [] and store.verify()["faults"] == []
+
+
+def test_memories_that_share_the_adapter_of_a_release_say_so(model, passages, tmp_path, environment, capsys):
+    store, report = learned(model, passages, tmp_path / "home", environment)
+    (member,) = report.memories
+    home = ["--home", str(tmp_path / "home")]
+    assert main(["memory", "list", *home]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (at,) = (i for i, line in enumerate(lines) if line.startswith(member))
+    assert "shared" in lines[at] and f"shares adapter {report.shared}" in lines[at + 1]
+    assert sum("text only" in line for line in lines) == len(report.texts)
+    assert main(["memory", "list", *home, "--json"]) == 0
+    shared = {one["id"]: one["shared_adapter"] for one in json.loads(capsys.readouterr().out)}
+    assert shared == dict.fromkeys(report.texts) | {member: report.shared}
+    assert main(["memory", "show", member, *home]) == 0
+    page = capsys.readouterr().out
+    assert f"shares adapter {report.shared}" in page and "of 1 held-back pairs" in page and "code: " in page
+    assert main(["memory", "rollback", *home]) == 0
+    assert "rollback to v0; in force: nothing" in capsys.readouterr().out
+    assert main(["memory", "show", member, *home]) == 0
+    assert "no adapter" in capsys.readouterr().out
+
+
 def test_the_pairs_of_a_stopped_run_are_not_written_again(model, passages, tmp_path, environment):
     class Stops(Scripted):
         def write(self, requests, on_token=None):
@@ -337,6 +398,62 @@ def test_the_pairs_of_a_stopped_run_are_not_written_again(model, passages, tmp_p
     writer = Scripted(*pairs_of("1", "2", "3"))
     report = learn_release(model, passages, MemoryStore(tmp_path), config, LIBRARY, environment, writer=writer)
     assert len(writer.prompts) == 6 and report.written == 12
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import test_code as t
+from selfedit import release
+home, folder, guide, point = sys.argv[1:]
+model = t.load_model(folder, device="cpu")
+die = lambda *arguments, **options: os.kill(os.getpid(), 9)
+save = model.backend.save
+if point == "texts":
+    release.suspicious_text = lambda *arguments: []
+    keep_text, release.keep_text = release.keep_text, lambda *a, **o: keep_text(*a, **o) and die()
+if point == "adapter":
+    model.backend.save = lambda *a, **o: save(*a, **o) or die()
+if point == "report":
+    release.write_json = die
+passages = t.split_documents(t.load_documents([guide])[0], 60, library=str(t.LIBRARY))
+print(t.learned(model, passages, Path(home), None, notify=print)[1].shared)
+"""
+
+
+def learning(*arguments: object) -> subprocess.Popen:
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(here), str(here.parent)))}
+    command = [sys.executable, "-c", KILLED, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_a_killed_process_leaves_a_sound_store_and_the_same_command_goes_on(model, folder, guide, passages, tmp_path):
+    for point in ("texts", "adapter", "report"):
+        process = learning(tmp_path, folder, guide, point)
+        process.communicate(timeout=300)
+        assert process.returncode == -9
+        store = MemoryStore(tmp_path)
+        assert store.verify()["faults"] == []
+        assert len(store.active_ids()) == (1 if point == "texts" else len(passages))
+        assert (set(store.in_force().values()) == {None}) == (point != "report")
+        store.close()
+    (journal,) = tmp_path.glob("runs/release-*/trials.jsonl")
+    journal.write_text(journal.read_text() + '{"change": 1}\n{"change": "x", "pairs": [{}]}\n{"cha')
+    (report,) = tmp_path.glob("runs/released-*")
+    (report / "report.json").write_text('{"memories": [[]]}')
+    store, again = learned(model, passages, tmp_path, None)
+    assert again.shared and store.verify()["faults"] == []
+    assert {store.in_force()[id] for id in again.memories} == {again.shared}
+
+
+def test_two_processes_learn_a_release_once(folder, guide, tmp_path):
+    both = [learning(tmp_path, folder, guide, "") for _ in range(2)]
+    first, second = (process.communicate(timeout=300)[0].split("\n") for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert first[-2] == second[-2] != "None"
+    store = MemoryStore(tmp_path)
+    assert [line["action"] for line in store.history()].count("consolidate") == 1 and not store.verify()["faults"]
 
 
 def test_what_fails_the_test_is_kept_as_text(model, passages, tmp_path, environment):

@@ -206,8 +206,7 @@ class ChatLoop:
     def _memories(self) -> None:
         for statement in self.conversations.statements:
             note(f"  {statement.date}  {one_line(statement.text)}")
-        entries = self.store.active(self.model.fingerprint)
-        memory_table(entries, {entry.id for entry in entries}, [])
+        memory_table(self.store.active(self.model.fingerprint), self.store.in_force(), [])
 
     def _for(self, text: str) -> None:
         wanted = self.versions["library"] = Wanted.parse(text) if text else None

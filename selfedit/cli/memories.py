@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -368,8 +369,8 @@ def _memory_list(arguments) -> int:
     else:
         entries, count = store.page(page or 1, arguments.all)
     history = store.history() if arguments.all and page is None else []
-    in_force = {*store.active_ids()}
-    records = [entry.record() | {"active": entry.id in in_force} for entry in entries]
+    in_force = store.in_force()
+    records = [_record(entry, in_force) for entry in entries]
     value = {"memories": records, "history": history} if arguments.all else records
     if page is not None:
         value = {"page": page, "pages": -(-count // PAGE), "memories": records}
@@ -390,6 +391,10 @@ def _memory_list(arguments) -> int:
     return 0
 
 
+def _record(entry, in_force: Mapping[str, str | None]) -> dict:
+    return entry.record() | {"active": entry.id in in_force, "shared_adapter": in_force.get(entry.id)}
+
+
 def _memory_list_of_session(arguments, store) -> int:
     from selfedit.conversations import Conversations
     from selfedit.memory.difference import SESSION
@@ -397,13 +402,13 @@ def _memory_list_of_session(arguments, store) -> int:
 
     conversations = Conversations(store.home)
     name = conversations.checked_name(arguments.session)
-    names, sources, in_force = conversations.names(), store.sources(), {*store.active_ids()}
+    names, sources, in_force = conversations.names(), store.sources(), store.in_force()
     statements = [statement for statement in conversations.statements if statement.session == name]
     entries = [entry for entry in store.all() if SESSION + name in sources.get(entry.id, ())]
     if name not in names and not (statements or entries):
         raise SelfeditError(f"there is no session {name!r}; the sessions are: {', '.join(names[-20:]) or 'none'}")
     entries = [entry for entry in entries if arguments.all or entry.id in in_force]
-    records = [entry.record() | {"active": entry.id in in_force} for entry in entries]
+    records = [_record(entry, in_force) for entry in entries]
     value = {"session": name, "statements": [asdict(statement) for statement in statements], "memories": records}
     if arguments.json:
         show_json(value)
@@ -438,14 +443,15 @@ def _memory_show(arguments) -> int:
 
     store = open_store(arguments)
     entry, *others = entries = [store.get(id) for id in store.find(arguments.memory)]
+    in_force = store.in_force()
     if others:
-        in_force = {*store.active_ids()}
-        records = [entry.record() | {"active": entry.id in in_force} for entry in entries]
+        records = [_record(entry, in_force) for entry in entries]
         show(arguments, records, lambda: memory_table(entries, in_force, []))
         return 0
-    edits = store.edits(entry.id)
-    value = entry.details(edits)
-    show(arguments, value, lambda: memory_page(entry, edits, arguments.all))
+    edits, shared = store.edits(entry.id), in_force.get(entry.id)
+    shared_scores = store.shared_scores(shared) if shared else {}
+    value = entry.details(edits) | {"shared_adapter": shared, "shared_scores": shared_scores}
+    show(arguments, value, lambda: memory_page(entry, edits, arguments.all, shared, shared_scores))
     return 0
 
 
@@ -563,7 +569,8 @@ def _memory_rollback(arguments) -> int:
 
 
 def _changed(arguments, line: dict) -> int:
-    text = f"version {line['version']}: {line['action']}; in force: {', '.join(line['active']) or 'nothing'}"
+    action = line["action"] + (f" to v{line['restored']}" if "restored" in line else "")
+    text = f"version {line['version']}: {action}; in force: {', '.join(line['active']) or 'nothing'}"
     if line.get("note"):
         text += f"\n{line['note']}"
     if line.get("apart"):

@@ -29,14 +29,15 @@ def between_versions(store: MemoryStore, old: int | None = None, new: int | None
     `other_adapter`, the ids of those that answer from another adapter.
 
     By default, the present version and what undoing it would lead to. A version that replaces something is one change
-    with the keeping of what came instead. Raises MemoryStoreError on a version that does not exist."""
+    with the keeping of what came instead, and a shared adapter with what the same job kept. Raises MemoryStoreError on
+    a version that does not exist."""
     states = [START | {"active": [], "adapters": {}}, *store.history()]
     new = len(states) - 1 if new is None else new
     for number in (old or 0, new):
         if not 0 <= number < len(states):
             raise MemoryStoreError(f"there is no version {number}; those to compare are v0 to v{len(states) - 1}")
     if old is None:
-        old = states[new]["undo_to"] if states[new]["action"] == "supersede" else max(new - 1, 0)
+        old = states[new]["undo_to"] if states[new]["action"] in ("supersede", "consolidate") else max(new - 1, 0)
     before, after = states[old], states[new]
     gone, come = ([id for id in a["active"] if id not in b["active"]] for a, b in ((before, after), (after, before)))
     entries, sources = {entry.id: entry for entry in store.remaining([*gone, *come])}, store.sources()

@@ -109,11 +109,13 @@ def load_edits(connection: sqlite3.Connection, id: str) -> list[SelfEdit]:
     try:
         if sha256(packed).hexdigest() != unpack(record)["edits"]:
             raise ValueError("its edits have changed")
-        return [
-            SelfEdit(**edit | {"examples": tuple(Example(**x) for x in edit["examples"])}) for edit in unpack(packed)
-        ]
+        return _self_edits(unpack(packed))
     except (ValueError, KeyError, TypeError, zlib.error) as error:
         raise corrupt(id, error) from error
+
+
+def _self_edits(edits: list[dict]) -> list[SelfEdit]:
+    return [SelfEdit(**edit | {"examples": tuple(Example(**x) for x in edit["examples"])}) for edit in edits]
 
 
 def corrupt(id: str, error: object) -> MemoryStoreError:
@@ -200,13 +202,15 @@ def write_shared(
     members: Sequence[str],
     rehearsed: Sequence[str],
     scores: dict,
+    edits: Mapping[str, Sequence[SelfEdit]],
 ) -> tuple[str, str]:
     """Stores a shared adapter unless it is there already; returns its id and its seal."""
     id = shared_id(adapter, members, rehearsed)
     row = connection.execute("SELECT * FROM shared WHERE id = ?", (id,)).fetchone()
     if row and row[-1] == seal(*row[:-1]):
         return id, row[-1]
-    record = pack({"members": list(members), "rehearsed": list(rehearsed), "scores": scores})
+    studied = {member: [asdict(edit) for edit in of_member] for member, of_member in edits.items()}
+    record = pack({"members": list(members), "rehearsed": list(rehearsed), "scores": scores, "edits": studied})
     fields = (id, adapter.address, adapter.weights_hash, now(), record)
     connection.execute("INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?, ?, ?)", (*fields, row_seal := seal(*fields)))
     return id, row_seal
@@ -214,10 +218,25 @@ def write_shared(
 
 def shared_adapter(connection: sqlite3.Connection, id: str) -> tuple[str, str]:
     """The address of a shared adapter and the hash of its weights."""
+    _, address, weights_hash, *_ = _shared_row(connection, id)
+    return address, weights_hash
+
+
+def shared_record(connection: sqlite3.Connection, id: str) -> tuple[dict, dict[str, list[SelfEdit]]]:
+    """The scores of a shared adapter, and what was studied for it alone, by memory."""
+    row = _shared_row(connection, id)
+    try:
+        record = unpack(row[4])
+        return record["scores"], {id: _self_edits(edits) for id, edits in record.get("edits", {}).items()}
+    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+        raise corrupt_shared(id, error) from error
+
+
+def _shared_row(connection: sqlite3.Connection, id: str) -> tuple:
     row = connection.execute("SELECT * FROM shared WHERE id = ?", (id,)).fetchone()
     if not row or row[-1] != seal(*row[:-1]):
         raise corrupt_shared(id, "its record has changed" if row else "it is missing")
-    return row[1], row[2]
+    return row
 
 
 def corrupt_shared(id: str, error: object) -> MemoryStoreError:

@@ -90,6 +90,11 @@ class MemoryStore:
         with self._database.reading() as connection:
             return [*versions.present(connection)]
 
+    def in_force(self) -> dict[str, str | None]:
+        """The active memories, each with the shared adapter that answers for it; None: its own does, or its text."""
+        with self._database.reading() as connection:
+            return {id: place.shared for id, place in versions.present(connection).items()}
+
     @property
     def version(self) -> int:
         """Its number; another after every change."""
@@ -138,9 +143,17 @@ class MemoryStore:
         return found
 
     def edits(self, id: str) -> list[SelfEdit]:
-        """What was studied to make the memory."""
+        """What was studied to make the memory, or the shared adapter that answers for it."""
         with self._database.reading() as connection:
-            return entries.load_with_edits(connection, selectors.one(connection, id, self.home))[1]
+            id = selectors.one(connection, id, self.home)
+            own, place = entries.load_with_edits(connection, id)[1], versions.place_of(connection, id)
+            shared = entries.shared_record(connection, place.shared)[1] if place and place.shared else {}
+            return shared.get(id, own)
+
+    def shared_scores(self, shared: str) -> dict:
+        """How a shared adapter scored when it was kept."""
+        with self._database.reading() as connection:
+            return entries.shared_record(connection, shared)[0]
 
     def answering_path(self, id: str) -> Path:
         """The verified folder of the PEFT adapter that answers for an active memory: a shared one or its own."""
@@ -312,22 +325,29 @@ class MemoryStore:
         members: Sequence[MemoryEntry],
         scores: dict,
         rehearsed: Sequence[MemoryEntry] = (),
+        *,
+        edits: Mapping[str, Sequence[SelfEdit]] | None = None,
+        since: int | None = None,
+        job: Collection[str] = (),
     ) -> str:
         """Keeps an adapter that answers for all these memories from now on; their own stay. Returns its id.
 
-        `rehearsed`: what else it was trained on, which is in its weights too. Raises MemoryStoreError if a member is no
-        longer active.
+        `rehearsed`: what else it was trained on, which is in its weights too. `edits`: what was studied, by member, if
+        not what the members studied before. `since`: the version at which a job began that made these memories and the
+        adapter; undoing this leads back there, as far as nothing but the memories `job` has changed since. Raises
+        MemoryStoreError if a member is no longer active.
         """
         ids, others = [entry.id for entry in members], [entry.id for entry in rehearsed if entry not in members]
         with self._database.writing() as connection:
             present = versions.present(connection)
             if gone := [id for id in (*ids, *others) if id not in present]:
-                raise MemoryStoreError(f"memory {gone[0]} is no longer active; consolidate again")
+                raise MemoryStoreError(f"memory {gone[0]} is no longer active; give the same command again")
             adapter = self._database.adapters.keep(write_adapter)
             entries.set_verified(connection, {adapter.address: adapter.stamp})
-            shared, seal = entries.write_shared(connection, adapter, ids, others, scores)
+            shared, seal = entries.write_shared(connection, adapter, ids, others, scores, edits or {})
             after = {id: Place(present[id].position, shared) for id in ids}
-            versions.append(connection, "consolidate", ids, after, shared=shared, manifest=seal)
+            begun = versions.begun(connection, since, job) if since is not None else versions.number(connection)
+            versions.append(connection, "consolidate", ids, after, undo_to=begun, shared=shared, manifest=seal)
             return shared
 
     @_with_sound_index

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -96,6 +96,19 @@ def last_undo_to(connection: sqlite3.Connection) -> int | None:
 def lines(connection: sqlite3.Connection) -> list[dict]:
     """One record per version, oldest first, without the states."""
     return [_line(row) for row in connection.execute(f"{_VERSIONS} ORDER BY version")]
+
+
+def begun(connection: sqlite3.Connection, since: int, memories: Collection[str]) -> int:
+    """The first version from `since` on after which only these memories were kept or superseded."""
+    past, actions = lines(connection), ("keep", "quarantine", "supersede")
+    while (
+        past
+        and past[-1]["version"] > since
+        and past[-1]["action"] in actions
+        and set(past[-1]["memories"]) <= set(memories)
+    ):
+        past.pop()
+    return past[-1]["version"] if past else 0
 
 
 def history(connection: sqlite3.Connection) -> list[dict]:

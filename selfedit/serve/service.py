@@ -94,9 +94,12 @@ class Service:
 
     def memories(self, home: Path, everything: bool) -> dict:
         store = MemoryStore(home)
-        in_force, entries = {*store.active_ids()}, store.all() if everything else store.active()
+        in_force, entries = store.in_force(), store.all() if everything else store.active()
         return {
-            "memories": [entry.record() | {"active": entry.id in in_force} for entry in entries],
+            "memories": [
+                entry.record() | {"active": entry.id in in_force, "shared_adapter": in_force.get(entry.id)}
+                for entry in entries
+            ],
             "version": store.version,
         }
 
@@ -108,8 +111,9 @@ class Service:
             for other in store.all()
             if other.passage.source == entry.passage.source != "" and other.id != entry.id
         ]
-        active = entry.id in {*store.active_ids()}
-        return entry.details(store.edits(entry.id)) | {"active": active, "same_source": same}
+        in_force = store.in_force()
+        place = {"active": entry.id in in_force, "shared_adapter": in_force.get(entry.id)}
+        return entry.details(store.edits(entry.id)) | place | {"same_source": same}
 
     def difference(self, home: Path, a: str, b: str) -> dict:
         return between_memories(MemoryStore(home), a, b)

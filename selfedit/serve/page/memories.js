@@ -25,7 +25,7 @@ async function load() {
   const [{ memories: records }, { versions }] = await Promise.all(requests);
   const last = new Map(); // memory → what was done last with it
   for (const version of versions) for (const id of version.ids ?? version.memories ?? []) last.set(id, version.action);
-  const state = (memory) => (memory.active ? (memory.adapter_hash ? "active" : "text")
+  const state = (memory) => (memory.active ? (memory.adapter_hash || memory.shared_adapter ? "active" : "text")
     : last.get(memory.id) === "quarantine" ? "waiting" : "off");
   memories = records.map((memory) => ({ ...memory, state: state(memory) }))
     .sort((a, b) => (a.created < b.created ? 1 : -1));
@@ -82,7 +82,8 @@ export async function showOne(id) {
       ["Learned", date(memory.created, { dateStyle: "medium", timeStyle: "short" })],
       ["Correct", correct(memory)],
       ["General change", typeof change === "number" ? `${change.toFixed(3)} nats per token` : "–"],
-      ["Size", memory.adapter_hash ? bytes(memory.size_bytes) : "no weights, only text"],
+      ["Size", memory.adapter_hash ? bytes(memory.size_bytes)
+        : memory.shared_adapter ? `shares adapter ${memory.shared_adapter}` : "no weights, only text"],
       ["Model", memory.model],
       ["Id", memory.id],
     ]),
