@@ -21,13 +21,28 @@ SECONDS_PER_WORD = {"smollm2-135m": 0.18, "qwen2.5-coder-0.5b": 0.50, "qwen2.5-c
 estimate."""
 
 
+WORDS_PER_PAIR = 4.5
+"""A pair of old and new code takes as long to write, run and study as so many words, at the speed of the model that
+writes: 1,015 s for 90 pairs of qwen2.5-coder-1.5b (docs/results/api-removals-05b)."""
+
+
+def seconds_for_code(pairs: int, home: Path, writer: str) -> float | None:
+    """What learning a release as code will take, as `seconds_expected`."""
+    speed = _seconds_per_word(home, writer)
+    return None if speed is None else round(speed * WORDS_PER_PAIR * pairs, 1)
+
+
 def seconds_expected(passages: Sequence[Passage], home: Path, model: str) -> float | None:
     """What the passages will take at the speed of this model in earlier runs in `home`, else at that of
     SECONDS_PER_WORD; None if neither is known."""
-    known = _measured(home, model)
-    speed = known if known is not None else SECONDS_PER_WORD.get(model)
+    speed = _seconds_per_word(home, model)
     unique = {passage.id: FIXED_WORDS + count_words(passage.text) for passage in passages}
     return None if speed is None else round(speed * sum(unique.values()), 1)
+
+
+def _seconds_per_word(home: Path, model: str) -> float | None:
+    known = _measured(home, model)
+    return known if known is not None else SECONDS_PER_WORD.get(model)
 
 
 def _measured(home: Path, model: str) -> float | None:

@@ -213,6 +213,11 @@ WHOLE_COLUMNS = ("id", "memory", "name", "accuracy", "MB", "learned", "licence",
 """Columns that stay in one piece where the terminal is narrow."""
 
 
+def learned_table(report) -> None:
+    """A LearnReport or a ReleaseReport."""
+    (release_table if hasattr(report, "shared") else report_table)(report)
+
+
 def report_table(report) -> None:
     summary = report.summary()
     change = summary["general_change"]
@@ -269,6 +274,8 @@ def reading_tables(reading: dict) -> None:
         _print_table(("source", "why"), rows, title="left out")
     seconds, words = reading["seconds_expected"], sum(p["words"] for p in reading["passages"])
     takes = "time unknown for this model" if seconds is None else f"about {duration(seconds)} to learn"
+    if reading["changes"] is not None:
+        takes = f"{reading['changes']:,} changes, {takes} as code"
     count = len(reading["passages"])
     if tags := dict.fromkeys(p["library"] for p in reading["passages"] if p["library"]):
         say(f"\nabout {', '.join(tags)}")

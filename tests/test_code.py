@@ -503,6 +503,26 @@ def test_learn_and_code_on_the_command_line(folder, guide, tmp_path, monkeypatch
     assert "--for LIBRARY@VERSION" in capsys.readouterr().err
 
 
+def test_a_dry_run_counts_with_what_would_be_studied(guide, tmp_path, capsys):
+    learn = ["learn", str(guide), "--dry-run", "--home", str(tmp_path / "home"), "--model", "qwen2.5-coder-1.5b"]
+    tagged = ["--for", "packaging@20"]
+
+    def read(*options: str) -> tuple:
+        assert main([*learn, *options, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        return found["study"], found["changes"], found["seconds_expected"]
+
+    facts, code = read(), read(*tagged)
+    assert code[:2] == ("code", 4) and facts[:2] == ("facts", None) == read(*tagged, "--study", "facts")[:2]
+    assert code[2] == pytest.approx(2.5 * 4.5 * 4 * ReleaseConfig.samples) != facts[2]
+    assert read(*tagged, "--set", "samples=6")[2] == 2 * code[2]
+    assert read(*tagged, "--writer", "smollm2-135m")[2] < code[2] / 10
+    assert main([*learn, *tagged]) == 0
+    assert "4 changes, about 2 min to learn as code" in capsys.readouterr().out
+    assert main([*learn, "--study", "code"]) == 2
+    assert "--for LIBRARY@VERSION" in capsys.readouterr().err
+
+
 def test_bad_input_of_code(folder, tmp_path, capsys):
     code = ["--model", str(folder), "--home", str(tmp_path / "home")]
     (tmp_path / "long.py").write_text("x" * 50_000)

@@ -301,7 +301,7 @@ def test_a_dry_run_shows_what_would_be_learned_and_loads_no_model(tmp_path, caps
     monkeypatch.setattr("selfedit.model.load.load_model", None)
     assert main(["learn", *options, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown.keys() == {"passages", "skipped", "seconds_expected"}
+    assert shown.keys() == {"passages", "skipped", "seconds_expected", "study", "changes"}
     (passage,) = shown["passages"]
     assert passage.keys() == {"source", "title", "library", "text", "words", "units"} and passage["words"] == 2
     assert passage["units"] == [] or passage["units"] == [{"kind": "sentence", "text": "Some text."}]

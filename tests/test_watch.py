@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import write_tiny_model
 from test_packages import Index, index, sdist  # noqa: F401  (a fixture)
 
 from selfedit.cli import main
@@ -285,6 +286,33 @@ def wait_until(holds, seconds: float = 60.0) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("study", ["auto", "facts"])
+def test_what_moved_is_learned_as_code_or_as_facts_in_one_way(home, upgrade, gate, run, tmp_path, monkeypatch, study):
+    from selfedit import learn, release
+
+    model = write_tiny_model(tmp_path / "model", max_position_embeddings=2048)
+    known(home, "polars@1.30")
+    upgrade("before")
+    run()
+    upgrade("after")
+    calls = []
+
+    def learn_release(model, passages, store, config, library, environment, **options):
+        calls.append(("code", str(library), [passage.text for passage in passages]))
+        return release.ReleaseReport(str(library), len(passages), 1, 0, {}, "", reason="no pair")
+
+    def learn_facts(model, passages, store, config, **options):
+        calls.append(("facts", passages[0].library, [passage.text for passage in passages]))
+        return learn.LearnReport([])
+
+    monkeypatch.setattr(release, "learn_release", learn_release)
+    monkeypatch.setattr(learn, "learn", learn_facts)
+    err = run("--learn", "--model", model, "--no-run", "--study", study, code=3).err
+    assert [kind for kind, *_ in calls] == (["code", "facts"] if study == "auto" else ["facts"])
+    assert len({str(rest) for _, *rest in calls}) == 1 and calls[0][1] == "polars@1.33.1"
+    assert ("nothing was learned as code (no pair)" in err) == (study == "auto")
 
 
 @pytest.mark.embedded

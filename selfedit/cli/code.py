@@ -52,7 +52,8 @@ def add_python(parser: argparse.ArgumentParser) -> None:
 
 
 def add_release(learn: argparse.ArgumentParser) -> None:
-    """The options of `learn` for a library's release."""
+    """The options of a command that may learn a library's release."""
+    learn.set_defaults(set=[], styles=None, writer=None)  # where there are no such options
     learn.add_argument(
         "--study",
         choices=("auto", "code", "facts"),
@@ -87,24 +88,40 @@ def learns_code(arguments, passages) -> bool:
     return arguments.study == "code" or bool(find_changes(passages))
 
 
-def learn_code(arguments, model, writer, passages, store, progress):
-    """The report on learning passages about one version of a library as code."""
+def _release_config(arguments) -> ReleaseConfig:
+    return with_settings(ReleaseConfig(), dict(arguments.set), [LearnConfig()])
+
+
+def work_expected(arguments, passages, home: Path) -> tuple[float | None, int | None]:
+    """The seconds that `learn_passages` will take, where that is known, and how many changes of an API it studies as
+    code; None: it learns facts."""
+    from selfedit.edits.changes import find_changes
+    from selfedit.estimate import seconds_expected, seconds_for_code
+
+    if not learns_code(arguments, passages):
+        return seconds_expected(passages, home, arguments.model), None
+    changes = len(find_changes(passages))
+    pairs = changes * _release_config(arguments).samples
+    return seconds_for_code(pairs, home, arguments.writer or arguments.model), changes
+
+
+def learn_passages(arguments, model, passages, store, config: LearnConfig, progress, *, writer=None, **options):
+    """The report on learning passages: as code where `learns_code` says so; as facts, with the `options` of `learn`,
+    otherwise and where nothing is learned as code. `arguments`: with those of `add_release`."""
+    from selfedit.learn import learn
     from selfedit.libraries import Library
     from selfedit.release import learn_release
 
-    config = with_settings(ReleaseConfig(), dict(arguments.set), [LearnConfig()])
-    library = Library.parse(passages[0].library)
-    return learn_release(
-        model,
-        passages,
-        store,
-        config,
-        library,
-        find_environment(arguments, library, store.home, progress.note),
-        writer=writer,
-        progress=progress.stage,
-        notify=progress.note,
-    )
+    told = {"progress": progress.stage, "notify": progress.note}
+    if learns_code(arguments, passages):
+        library = Library.parse(passages[0].library)
+        environment = find_environment(arguments, library, store.home, progress.note)
+        settings = _release_config(arguments)
+        release = learn_release(model, passages, store, settings, library, environment, writer=writer, **told)
+        if release.shared or arguments.study == "code":
+            return release
+        progress.note(f"nothing was learned as code ({release.reason}); the passages are learned as facts")
+    return learn(model, passages, store, config, writer=writer, on_report=progress.report, **told, **options)
 
 
 def find_environment(arguments, library, home: Path, notify):
@@ -114,12 +131,12 @@ def find_environment(arguments, library, home: Path, notify):
     from selfedit import environments
     from selfedit.sandbox import SandboxError
 
-    if getattr(arguments, "no_run", False):
+    if arguments.no_run:
         return None
     try:
         wanted = SpecifierSet(library.specifier)
         found = environments.find(library.name, wanted, home, arguments.python)
-        if not found and getattr(arguments, "install", False):
+        if not found and arguments.install:
             if library.lowest is None:
                 raise SelfeditError(f"--install needs a version: give --for {library}@VERSION")
             found = environments.create(library.name, str(library.lowest), home, notify)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from selfedit.cli.code import add_release, learn_code, learns_code
+from selfedit.cli.code import add_release, learn_passages, work_expected
 from selfedit.cli.options import (
     BAD_INPUT,
     NOTHING_KEPT,
@@ -187,7 +187,7 @@ def _learn(arguments) -> int:
     from selfedit.documents.read import load_documents, split_documents
     from selfedit.model.catalog import local_path
     from selfedit.tasks.questions import load_quiz
-    from selfedit.terminal import Progress, release_table, report_table
+    from selfedit.terminal import Progress, learned_table
 
     config = _learn_config(arguments)
     quiz = load_quiz(arguments.quiz) if arguments.quiz else []
@@ -203,36 +203,20 @@ def _learn(arguments) -> int:
         if not arguments.json:
             for source, reason in skipped:
                 progress.note(f"left out: {source}: {reason}")
-        from selfedit.learn import learn, passage_length
+        from selfedit.learn import passage_length
 
         model = open_model(arguments, progress.note)
         if arguments.writer not in (None, arguments.model) and not writer:
             writer = open_model(arguments, progress.note, arguments.writer)
         length = passage_length(model, config.passage_words)
         passages = split_documents(documents, config.passage_words, length, str(arguments.library or ""))
-        if learns_code(arguments, passages):
-            release = learn_code(arguments, model, writer, passages, store, progress)
-            if release.shared or arguments.study == "code":
-                show(arguments, release.record(), lambda: release_table(release))
-                return 0 if release.shared else NOTHING_KEPT
-            progress.note(f"nothing was learned as code ({release.reason}); the passages are learned as facts")
-        report = learn(
-            model,
-            passages,
-            store,
-            config,
-            writer=writer,
-            quiz=quiz,
-            again=arguments.again,
-            progress=progress.stage,
-            notify=progress.note,
-            on_report=progress.report,
-        )
+        options = {"writer": writer, "quiz": quiz, "again": arguments.again}
+        report = learn_passages(arguments, model, passages, store, config, progress, **options)
     summary = report.summary() | {"skipped": [one._asdict() for one in skipped]}
-    show(arguments, summary, lambda: report_table(report))
+    show(arguments, summary, lambda: learned_table(report))
     if summary["memories"]:
         return 0
-    if not arguments.json:
+    if not arguments.json and "edits_tried" in summary:
         if summary["quarantined"]:
             note("what passed the test waits for `selfedit memory approve`")
         elif summary["texts"]:
@@ -244,7 +228,6 @@ def _learn(arguments) -> int:
 
 def _show_reading(arguments, home: Path, passage_words: int) -> int:
     from selfedit.documents.read import read_documents
-    from selfedit.estimate import seconds_expected
     from selfedit.terminal import Progress, reading_tables
     from selfedit.text import count_words
 
@@ -256,7 +239,7 @@ def _show_reading(arguments, home: Path, passage_words: int) -> int:
             intake=intake(arguments),
             progress=progress.stage,
         )
-    seconds = seconds_expected(reading.passages, home, arguments.model)
+    seconds, changes = work_expected(arguments, reading.passages, home)
     passages = [
         {
             "source": passage.source,
@@ -269,6 +252,7 @@ def _show_reading(arguments, home: Path, passage_words: int) -> int:
         for passage in reading.passages
     ]
     value = {"passages": passages, "skipped": [one._asdict() for one in reading.skipped], "seconds_expected": seconds}
+    value |= {"study": "facts" if changes is None else "code", "changes": changes}
     show(arguments, value, lambda: reading_tables(value))
     return 0
 

@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from selfedit.cli.code import add_python, find_environment
+from selfedit.cli.code import add_release, learn_passages, work_expected
 from selfedit.cli.options import NOTHING_KEPT, open_model, open_store, path, show, whole
+from selfedit.config import LearnConfig
 from selfedit.errors import SelfeditError
 from selfedit.terminal import note, one_line, say
 
@@ -40,7 +41,7 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     watch.add_argument(
         "--allow-private", action="store_true", help="also read packages from private networks and this machine"
     )
-    add_python(watch)
+    add_release(watch)
     watch.set_defaults(run=_watch)
 
 
@@ -79,20 +80,19 @@ def _look(arguments, store, watch, told: list) -> int:
 
 
 def _told(arguments, store, watch, moved: list) -> int:
-    from selfedit.config import LearnConfig
     from selfedit.documents.read import split_documents
     from selfedit.errors import DocumentError
-    from selfedit.estimate import seconds_expected
-    from selfedit.terminal import Progress, release_table, report_table
+    from selfedit.terminal import Progress, learned_table
     from selfedit.text import count_words, duration
     from selfedit.watch import release_notes
 
-    if arguments.learn:
-        from selfedit.release import ReleaseReport
-
-    records, kept, words = [], False, LearnConfig.passage_words
+    records, kept, config, model, length = [], False, LearnConfig(), None, count_words
     with Progress(quiet=arguments.json) as progress:
-        learner = _Learner(arguments, store, progress) if arguments.learn else None
+        if arguments.learn:
+            from selfedit.learn import passage_length
+
+            model = open_model(arguments, progress.note)
+            length = passage_length(model, config.passage_words)
         for one in moved:
             record = one.record() | {"files": [], "words": 0, "seconds_expected": None}
             records.append(record)
@@ -104,57 +104,26 @@ def _told(arguments, store, watch, moved: list) -> int:
                 if not arguments.json:
                     progress.note(f"{came}: {error}")
                 continue
-            passages = split_documents(documents, words, library=one.tag)
+            passages = split_documents(documents, config.passage_words, length, one.tag)
             record["files"] = [document.source for document in documents]
             record["skipped"] = [left._asdict() for left in skipped]
             record["words"] = sum(count_words(passage.text) for passage in passages)
-            record["seconds_expected"] = seconds = seconds_expected(passages, store.home, arguments.model)
+            seconds, _ = work_expected(arguments, passages, store.home)
+            record["seconds_expected"] = seconds
             paths = [re.sub("^package:.*?@[^/]+/", "", document.source) for document in documents]
             names = ", ".join(paths[:SHOWN]) + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
             takes = "" if seconds is None else f", about {duration(seconds)} to learn"
             if not arguments.json:
                 say(one_line(f"{came}: {record['words']:,} words of {names}{takes}"))
-            if learner:
-                report = learner.learn(documents, one.tag)
+            if model:
+                report = learn_passages(arguments, model, passages, store, config, progress)
                 record["learned"] = summary = report.summary()
                 kept = kept or bool(summary["memories"])
                 if not summary["failed"]:
                     watch.note({one.library: one.now})
                 if not arguments.json:
-                    (release_table if isinstance(report, ReleaseReport) else report_table)(report)
+                    learned_table(report)
     if not arguments.learn and not arguments.json and any(record["files"] for record in records):
         note("--learn learns it")
     show(arguments, {"lock": str(watch.lock), "moved": records}, lambda: None)
     return NOTHING_KEPT if arguments.learn and not kept else 0
-
-
-class _Learner:
-    """The model, loaded once."""
-
-    def __init__(self, arguments, store, progress):
-        from selfedit.config import LearnConfig
-
-        self.arguments, self.store, self.progress = arguments, store, progress
-        self.model = open_model(arguments, progress.note)
-        self.config = LearnConfig()
-
-    def learn(self, documents, tag: str):
-        """As code where the documents state changes of an API; as facts where nothing is learned as code."""
-        from selfedit.config import ReleaseConfig
-        from selfedit.documents.read import split_documents
-        from selfedit.edits.changes import find_changes
-        from selfedit.learn import learn, passage_length
-        from selfedit.libraries import Library
-        from selfedit.release import learn_release
-
-        words = self.config.passage_words
-        passages = split_documents(documents, words, passage_length(self.model, words), tag)
-        progress = {"progress": self.progress.stage, "notify": self.progress.note}
-        if find_changes(passages):
-            library = Library.parse(tag)
-            environment = find_environment(self.arguments, library, self.store.home, self.progress.note)
-            config = ReleaseConfig()
-            report = learn_release(self.model, passages, self.store, config, library, environment, **progress)
-            if report.shared:
-                return report
-        return learn(self.model, passages, self.store, self.config, on_report=self.progress.report, **progress)
