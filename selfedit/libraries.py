@@ -1,4 +1,4 @@
-"""Versions of libraries: what a memory is about (`Library`), what a question is about (`Wanted`), and lock files.
+"""Versions of libraries: what a memory is about (`Library`), and what a question is about (`Wanted`).
 
 A tag is a range of versions, a question is a point; a memory may answer if its range contains the point. Versions are
 compared by their release numbers only: 2.0rc1, 2.0.post1 and 2.0+local count as 2.0.
@@ -6,37 +6,17 @@ compared by their release numbers only: 2.0rc1, 2.0.post1 and 2.0+local count as
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from pathlib import Path
 
-from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
-from packaging.pylock import Pylock, PylockUnsupportedVersionError, PylockValidationError
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, Specifier, SpecifierSet
 from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from selfedit.errors import LibraryError
 
-LOCK_FILES = (
-    "uv.lock",
-    "poetry.lock",
-    "pylock.toml",
-    "Pipfile.lock",
-    "requirements.txt",
-    "package-lock.json",
-    "pyproject.toml",
-)
-"""The first of these in a folder says which versions its project uses."""
-MAX_LOCK_BYTES = 20_000_000
-MAX_INCLUDED = 50
-"""Requirements files that one may include, directly or not."""
 NPM = "npm/"
 MAX_NAME = 214
 """Of npm; PyPI has none as long."""
@@ -61,7 +41,7 @@ class Library:
         object.__setattr__(self, "specifier", _written(self.specifier, f"{self.name}{self.specifier}"))
         bounds = any(spec.operator != "!=" for spec in SpecifierSet(self.specifier))
         if bounds and self.lowest is None:
-            raise LibraryError(f"{_quoted(self.name + self.specifier)} contains no version; {_ADVICE}")
+            raise LibraryError(f"{quoted(self.name + self.specifier)} contains no version; {_ADVICE}")
 
     @staticmethod
     def parse(text: str) -> Library:
@@ -70,7 +50,7 @@ class Library:
         Raises LibraryError.
         """
         name, rest = _divided(text)
-        return Library(name, _from(_version(rest[1:], text)) if rest.startswith("@") else rest)
+        return Library(name, _from(parse_version(rest[1:], text)) if rest.startswith("@") else rest)
 
     def __str__(self) -> str:
         """The shortest text that `parse` reads as this tag."""
@@ -85,6 +65,11 @@ class Library:
         version."""
         points = [point for spec in SpecifierSet(self.specifier) for point in _points(spec)]
         return min((point for point in points if self._contains(point)), default=None)
+
+    @property
+    def lowest_allowed(self) -> str:
+        """The first version of the range in short: 2.0; empty where the range begins behind a version or nowhere."""
+        return _shown(self.lowest) if self.lowest and _INFINITE not in self.lowest.release else ""
 
     @property
     def first(self) -> Wanted:
@@ -111,8 +96,8 @@ class Wanted:
         name, rest = _divided(text)
         sign = next((sign for sign in ("@", "==") if rest.startswith(sign)), "")
         if rest and not sign:
-            raise LibraryError(f"{_quoted(text)} is no single version; write {name}@2 or {name}==2.1.0")
-        version = _version(rest.removeprefix(sign), text).base_version if sign else ""
+            raise LibraryError(f"{quoted(text)} is no single version; write {name}@2 or {name}==2.1.0")
+        version = parse_version(rest.removeprefix(sign), text).base_version if sign else ""
         return Wanted(name, version if sign == "@" or not sign else f"=={version}")
 
     def __str__(self) -> str:
@@ -123,7 +108,7 @@ class Wanted:
     @property
     def point(self) -> Version:
         """Its version; numbers that are not given count as infinite in a version of one or two numbers."""
-        version = _version(self.version.removeprefix("=="), str(self))
+        version = parse_version(self.version.removeprefix("=="), str(self))
         if self.version.startswith("==") or len(version.release) > 2:
             return version
         return _version_of(version.epoch, *version.release, *[_INFINITE] * (3 - len(version.release)))
@@ -237,7 +222,7 @@ def canonical_name(name: str) -> str:
             raise InvalidName
         return name.lower() if name.startswith(NPM) else canonicalize_name(name, validate=True)
     except InvalidName:
-        raise LibraryError(f"{_quoted(name)} is no name of a library; {_ADVICE}") from None
+        raise LibraryError(f"{quoted(name)} is no name of a library; {_ADVICE}") from None
 
 
 def _divided(text: str) -> tuple[str, str]:
@@ -245,15 +230,15 @@ def _divided(text: str) -> tuple[str, str]:
     match = _WRITTEN.fullmatch(text)
     rest = match["range"].strip() if match else ""
     if not match or rest and rest[0] not in "@=<>!~":
-        raise LibraryError(f"{_quoted(text)} is no library with a version; {_ADVICE}")
+        raise LibraryError(f"{quoted(text)} is no library with a version; {_ADVICE}")
     return canonical_name(match["name"]), rest
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:80]}…")
 
 
-def _version(text: str, whole: str) -> Version:
+def parse_version(text: str, whole: str) -> Version:
     """Without what is behind the release numbers. Of npm's and other spellings, the numbers at the beginning count."""
     text = text.strip()
     try:
@@ -261,7 +246,7 @@ def _version(text: str, whole: str) -> Version:
     except InvalidVersion:
         if match := re.match(r"v?(\d{1,9}(?:\.\d{1,9}){0,5})(?=[-+.]|$)", text):
             return Version(match[1])
-    raise LibraryError(f"{_quoted(whole)} names no version; {_ADVICE}")
+    raise LibraryError(f"{quoted(whole)} names no version; {_ADVICE}")
 
 
 def _version_of(epoch: int, *release: int) -> Version:
@@ -289,13 +274,13 @@ def _written(specifier: str, whole: str) -> str:
     try:
         parts = {part for spec in SpecifierSet(specifier) for part in _parts(spec, whole)}
     except (InvalidSpecifier, InvalidVersion):
-        raise LibraryError(f"{_quoted(whole)} is no library with a range of versions; {_ADVICE}") from None
+        raise LibraryError(f"{quoted(whole)} is no library with a range of versions; {_ADVICE}") from None
     return ",".join(sign + text for sign, text in sorted(parts, key=lambda part: (_ORDER.index(part[0]), part[1])))
 
 
 def _parts(spec: Specifier, whole: str) -> Iterator[tuple[str, str]]:
     wildcard = spec.version.endswith(".*")
-    version = _version(spec.version.removesuffix(".*"), whole)
+    version = parse_version(spec.version.removesuffix(".*"), whole)
     release = version.release
     if spec.operator == "~=" or (spec.operator == "==" and wildcard):
         fixed = release if wildcard else release[:-1]
@@ -320,171 +305,3 @@ def _points(spec: Specifier) -> Iterator[Version]:
             release.pop()
         if release:
             yield _version_of(version.epoch, *release[:-1], release[-1] - 1, _INFINITE)
-
-
-# Lock files
-
-
-def find_lock(place: Path) -> Path | None:
-    """The file itself, or the lock file of a folder; None if it has none. Raises LibraryError if nothing is there."""
-    try:
-        if place.is_dir():
-            return next((place / name for name in LOCK_FILES if (place / name).is_file()), None)
-        if place.is_file():
-            return place
-    except (OSError, ValueError):
-        pass
-    raise LibraryError(f"{place}: no such file or folder; name a lock file ({', '.join(LOCK_FILES)}) or its folder")
-
-
-def read_lock(path: Path) -> dict[str, str]:
-    """The version of each library that a lock file or a file of requirements pins; of a requirement without a pin, the
-    lowest version that it allows. Names are canonical, those of npm begin with `npm/`; what names no version, as the
-    address of a repository, is left out. Raises LibraryError."""
-    pins = {}
-    for name, version in _pins(path).items():
-        with suppress(LibraryError):
-            _version(version, version)
-            pins[canonical_name(name)] = version
-    return pins
-
-
-def _pins(path: Path) -> dict[str, str]:
-    text = _text(path)
-    try:
-        if text.lstrip().startswith("{"):
-            return _json_pins(json.loads(text), path)
-        if path.suffix in (".toml", ".lock"):
-            return _toml_pins(tomllib.loads(text), path)
-    except LibraryError:
-        raise
-    except (PylockValidationError, PylockUnsupportedVersionError) as error:
-        raise LibraryError(f"{path}: not a valid pylock file ({str(error)[:200]}); lock again") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = str(error) if isinstance(error, ValueError) else "it is built in another way"
-        reason = " ".join(reason.split())[:200]
-        raise LibraryError(f"{path}: damaged, or no lock file that is known ({reason}); lock again") from None
-    return _highest(_requirements(path, text, {path.resolve()}))
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_LOCK_BYTES + 1)
-        if len(data) > MAX_LOCK_BYTES:
-            raise LibraryError(f"{path}: over the limit of {MAX_LOCK_BYTES / 1e6:g} MB; name another lock file")
-        return data.decode("utf-8-sig")
-    except UnicodeError:
-        raise LibraryError(f"{path}: not UTF-8 text; name a lock file or a file of requirements") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise LibraryError(f"{path}: cannot be read ({reason}); check the path and its permissions") from None
-
-
-def _json_pins(content: dict, path: Path) -> dict[str, str]:
-    """Pipfile.lock, package-lock.json."""
-    if "lockfileVersion" in content:
-        found = {}
-        packages = content.get("packages") or {f"node_modules/{k}": v for k, v in content["dependencies"].items()}
-        for place, package in packages.items():
-            name = place.removeprefix("node_modules/")
-            if place.startswith("node_modules/") and "/node_modules/" not in name and package.get("version"):
-                found[f"{NPM}{name.lower()}"] = str(package["version"])
-        return found
-    if "_meta" in content:
-        sections = [content.get(name) or {} for name in ("develop", "default")]
-        packages = {name: package for section in sections for name, package in section.items()}
-        lines = [
-            f"{name} {p['version']}; {p.get('markers') or ''}".rstrip("; ")
-            for name, p in packages.items()
-            if "version" in p
-        ]
-        return _highest(pin for line in lines for pin in _pin(line, path))
-    raise LibraryError(f"{path}: neither a package-lock.json nor a Pipfile.lock; name one of {', '.join(LOCK_FILES)}")
-
-
-def _toml_pins(content: dict, path: Path) -> dict[str, str]:
-    """pylock.toml (PEP 751), uv.lock, poetry.lock, pyproject.toml."""
-    if "lock-version" in content:
-        locked = Pylock.from_dict(content).packages
-        return _highest((p.name, str(p.version)) for p in locked if p.version and _is_true(p.marker))
-    if "package" in content:
-        own = ("editable", "virtual", "directory", "path")
-        packages = [p for p in content["package"] if "version" in p and not set(own) & {*p.get("source", ())}]
-        return _highest((canonical_name(p["name"]), str(p["version"])) for p in packages if _holds(p))
-    project, groups = content.get("project", {}), content.get("dependency-groups", {})
-    lists = [project.get("dependencies", []), *project.get("optional-dependencies", {}).values(), *groups.values()]
-    pins = [pin for some in lists for line in some if isinstance(line, str) for pin in _pin(line, path)]
-    for name, value in content.get("tool", {}).get("poetry", {}).get("dependencies", {}).items():
-        value = value.get("version", "") if isinstance(value, dict) else value
-        if isinstance(value, str) and name != "python" and (match := re.search(r"\d[\w.+!-]*", value)):
-            pins.append((canonical_name(name), match[0]))
-    return _highest(pins)
-
-
-def _holds(package: Mapping) -> bool:
-    """Whether a package of uv.lock or poetry.lock is for this Python and system."""
-    markers = package.get("resolution-markers") or package.get("markers") or []
-    lines = [markers] if isinstance(markers, str) else markers if isinstance(markers, list) else []
-    return not lines or any(_is_true(Marker(line)) for line in lines)
-
-
-def _is_true(marker: Marker | None) -> bool:
-    """Whether a marker holds for this Python and system; those of extras and groups always do."""
-    try:
-        return marker is None or marker.evaluate({"extra": ""}) or "extra" in str(marker)
-    except (UndefinedComparison, UndefinedEnvironmentName):
-        return True
-
-
-def _highest(pins: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Where a library is pinned several times, for several systems, the newest version counts."""
-    found: dict[str, str] = {}
-    for name, version in pins:
-        if name not in found or _version(version, version) > _version(found[name], version):
-            found[name] = version
-    return found
-
-
-def _pin(line: str, place: object) -> Iterator[tuple[str, str]]:
-    """The library of a requirement and its version, if it names one and is for this Python and system."""
-    try:
-        requirement = Requirement(line)
-    except InvalidRequirement as error:
-        reason = " ".join(str(error).split())
-        raise LibraryError(f"{place}: {_quoted(line)} is no requirement ({reason[:200]}); correct it") from None
-    name = canonicalize_name(requirement.name)
-    if _is_true(requirement.marker):
-        exact = [spec.version for spec in requirement.specifier if spec.operator in ("==", "===")]
-        plain = [version for version in exact if not version.endswith(".*") and re.match(r"\d", version)]
-        if plain:
-            yield name, plain[0]
-        elif lowest := Library(name, _written(str(requirement.specifier), line)).lowest:
-            if _INFINITE not in lowest.release:
-                yield name, _shown(lowest)
-
-
-def _requirements(path: Path, text: str, seen: set[Path]) -> Iterator[tuple[str, str]]:
-    """The pins of a file of requirements as pip reads it, and of those that it includes."""
-    lines = re.sub(r"\\\r?\n", " ", text).splitlines()
-    for number, line in enumerate(lines, 1):
-        line = re.sub(r"(^|\s)#.*", "", line).strip()
-        line = re.split(r"\s--(?:hash|config-settings|global-option)\b", line)[0].strip()
-        option = re.match(r"(?:-r|--requirement|-c|--constraint)(?:\s+|=|(?<=-[rc]))(.+)", line)
-        if option and "://" not in option[1]:
-            included = (path.parent / option[1].strip("\"'")).resolve()
-            if included in seen:
-                continue
-            seen.add(included)
-            if len(seen) > MAX_INCLUDED:
-                raise LibraryError(f"{path}: includes more than {MAX_INCLUDED} files; name one of them")
-            yield from _requirements(included, _text(included), seen)
-        elif line and not line.startswith("-") and not _is_place(line):
-            yield from _pin(line, f"{path}, line {number}")
-
-
-def _is_place(line: str) -> bool:
-    """Whether it is a path or an address, of which no version is known."""
-    return bool(re.match(r"[./~]|[\w+]+://", line)) or (
-        line.endswith((".whl", ".tar.gz", ".zip")) and " @ " not in line
-    )

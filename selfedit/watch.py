@@ -22,7 +22,8 @@ from selfedit.documents import worker
 from selfedit.documents.package import PREFIX, is_release_notes
 from selfedit.documents.records import Document, Skipped
 from selfedit.errors import DocumentError, LibraryError
-from selfedit.libraries import Library, Wanted, applies, find_lock, newest, read_lock
+from selfedit.libraries import Library, Wanted, applies, newest
+from selfedit.locks import find_lock, read_lock
 from selfedit.types import text_hash
 
 FOLDER = "watch"

@@ -15,7 +15,7 @@ from selfedit.cli import _parser
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "selfedit"
 ROOMS = [  # from below
-    {"types", "errors", "config", "disk", "text", "libraries", "thread_waiting", "worker", "remote", "code"},
+    {"types", "errors", "config", "disk", "text", "libraries", "locks", "thread_waiting", "worker", "remote", "code"},
     {"sandbox", "sandbox_runner", "environments"},
     {"model"},
     {"documents", "sessions"},

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from selfedit.errors import LibraryError
-from selfedit.libraries import Library, Scope, Wanted, applies, find_lock, mentioned, newest, read_lock
+from selfedit.libraries import Library, Scope, Wanted, applies, mentioned, newest
+from selfedit.locks import find_lock, read_lock
 
 LOCKS = Path(__file__).with_name("data") / "locks"
 

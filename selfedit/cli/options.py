@@ -217,7 +217,7 @@ def open_store(arguments, *, writes: bool = False):
 
 def project_versions(arguments, store, model_hash: str, notify: Callable[[str], None]) -> dict[str, str]:
     """The versions that --project pins, else those that the lock file of the current folder pins of what is known."""
-    from selfedit.libraries import find_lock, read_lock
+    from selfedit.locks import find_lock, read_lock
 
     if arguments.project:
         if lock := find_lock(arguments.project):
