@@ -163,7 +163,7 @@ def _learned(
     else:
         report = replace(report, reason="no pair of old and new code was kept, so nothing was studied")
     studied = {id for change, some in zip(changes, pairs) if some for id in change.passage_ids}
-    report = _kept(model, report, passages, edits, studied, adapters, store, config)
+    report = _kept(model, report, passages, edits, studied, judging, adapters, store, config)
     clock("keep")
     return replace(report, tokens=tokens, seconds=clock.seconds)
 
@@ -259,13 +259,10 @@ def _tested(
     (change,), (untouched, ability) = general_changes(model, adapters), general_abilities(model, adapters)
     fault = general_fault(change, untouched - ability, config.gate)
     report = replace(report, general_change=change, general_lost=untouched - ability)
-    sides = [both for pair in judging if (both := _sides(model, pair, library))]
-    if not sides:
+    before, after = (side_logprobs(model, adapters, row, judging, library) for row in (None, 0))
+    if not before:
         return replace(report, reason=fault or "no pair was left to judge it by")
-    rows = [(side, row) for row in (None, 0) for both in sides for side in both]
-    logprobs = model.backend.gold_logprobs(rows, adapters)
-    before, after = ([*zip(part[::2], part[1::2])] for part in (logprobs[: len(rows) // 2], logprobs[len(rows) // 2 :]))
-    preferred = [sum(new > old for new, old in part) / len(part) for part in (before, after)]
+    preferred = [prefers_new(part) for part in (before, after)]
     gained = [sum(new for new, _ in part) / len(part) for part in (before, after)]
     if not fault and gained[1] - gained[0] < config.gate.min_gain:
         fault = f"held-back code gained {gained[1] - gained[0]:+.2f} nats per token, needs {config.gate.min_gain:+.2f}"
@@ -274,13 +271,28 @@ def _tested(
         fault = f"prefers the new side of {preferred[1]:.0%} of the held-back pairs, {preferred[0]:.0%} before"
     return replace(
         report,
-        judged=len(sides),
+        judged=len(before),
         prefers_new_before=preferred[0],
         prefers_new_after=preferred[1],
         logprob_before=gained[0],
         logprob_after=gained[1],
         reason=fault,
     )
+
+
+def side_logprobs(
+    model: Model, adapters: Adapters, row: int | None, pairs: Sequence[Pair], library: Library
+) -> list[tuple[float, float]]:
+    """The mean log-probability of the new and of the old side of each pair that makes a value. `row`: of the adapters;
+    None: the untouched model."""
+    sides = [side for pair in pairs for side in _sides(model, pair, library) or ()]
+    logprobs = model.backend.gold_logprobs([(side, row) for side in sides], adapters) if sides else []
+    return [*zip(logprobs[::2], logprobs[1::2])]
+
+
+def prefers_new(logprobs: Sequence[tuple[float, float]]) -> float:
+    """The share of pairs whose new side is likelier than the old one."""
+    return sum(new > old for new, old in logprobs) / len(logprobs)
 
 
 def _sides(model: Model, pair: Pair, library: Library) -> tuple[TokenizedExample, TokenizedExample] | None:
@@ -302,6 +314,7 @@ def _kept(
     passages: Sequence[Passage],
     edits: dict[str, SelfEdit],
     studied: Collection[str],
+    judging: Sequence[Pair],
     adapters: Adapters | None,
     store: MemoryStore,
     config: ReleaseConfig,
@@ -330,7 +343,8 @@ def _kept(
             report, reason="its passages were learned as facts before; `selfedit memory forget` them first"
         )
     if adapters is not None and members:
-        measured = {name: value for name, value in report.record().items() if isinstance(value, (int, float, str))}
+        measured: dict = {k: value for k, value in report.record().items() if isinstance(value, (int, float, str))}
+        measured["held_back"] = [asdict(pair) for pair in judging]
         shared = store.share(
             lambda folder: model.backend.save(adapters, 0, folder, model.name, small=True),
             members,

@@ -349,9 +349,13 @@ def memories_difference(value: dict) -> None:
         _print_table((heads[0], "", heads[1]), rows, title=title)
 
 
-def retest_table(results) -> None:
-    if not results:
+def retest_table(results, releases=()) -> None:
+    if not results and not releases:
         say("nothing to test: no such memory of this model is in force")
+    for one in releases:
+        then, now = _percent(one.prefers_new_then), _percent(one.prefers_new_now)
+        say(f"{one.library}: prefers the new side of {one.pairs} held-back pairs: {then} when kept, {now} now")
+    if not results:
         return
     counts = [(one.questions, one.routed, one.right_then, one.right_now) for one in results]
     rows = [(one.memory.id, _named(one.memory.passage), *map(str, row)) for one, row in zip(results, counts)]

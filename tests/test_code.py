@@ -325,7 +325,8 @@ def test_a_release_is_one_adapter_that_its_memories_share(model, passages, tmp_p
     assert without.writer is None and without.in_chat(message) is message
 
 
-def test_one_undo_undoes_the_whole_release_and_no_more(model, guide, passages, tmp_path, environment):
+def test_one_undo_undoes_the_whole_release_and_no_more(model, guide, tmp_path, environment):
+    passages = split_documents(load_documents([str(guide)])[0], 20, library=str(LIBRARY))
     store = MemoryStore(tmp_path / "home")
     other = passages[0].__class__("Else", "Something else.", "/else.md", "b" * 64)
     fields = {"model": model.name, "model_hash": model.fingerprint, "edits": [], "scores": {}}
@@ -362,7 +363,8 @@ def test_a_text_that_is_learned_as_code_has_what_was_studied_until_that_is_undon
     assert store.edits(member) == [] and store.verify()["faults"] == []
 
 
-def test_memories_that_share_the_adapter_of_a_release_say_so(model, passages, tmp_path, environment, capsys):
+def test_memories_that_share_the_adapter_of_a_release_say_so(model, guide, tmp_path, environment, capsys):
+    passages = split_documents(load_documents([str(guide)])[0], 20, library=str(LIBRARY))
     store, report = learned(model, passages, tmp_path / "home", environment)
     (member,) = report.memories
     home = ["--home", str(tmp_path / "home")]
@@ -370,7 +372,7 @@ def test_memories_that_share_the_adapter_of_a_release_say_so(model, passages, tm
     lines = capsys.readouterr().out.splitlines()
     (at,) = (i for i, line in enumerate(lines) if line.startswith(member))
     assert "shared" in lines[at] and f"shares adapter {report.shared}" in lines[at + 1]
-    assert sum("text only" in line for line in lines) == len(report.texts)
+    assert sum("text only" in line for line in lines) == len(report.texts) > 1
     assert main(["memory", "list", *home, "--json"]) == 0
     shared = {one["id"]: one["shared_adapter"] for one in json.loads(capsys.readouterr().out)}
     assert shared == dict.fromkeys(report.texts) | {member: report.shared}
@@ -381,6 +383,24 @@ def test_memories_that_share_the_adapter_of_a_release_say_so(model, passages, tm
     assert "rollback to v0; in force: nothing" in capsys.readouterr().out
     assert main(["memory", "show", member, *home]) == 0
     assert "no adapter" in capsys.readouterr().out
+
+
+def test_the_held_back_pairs_of_a_release_are_measured_again(model, folder, passages, tmp_path, environment, capsys):
+    home = tmp_path / "home"
+    store, report = learned(model, passages, home, environment)
+    test = ["memory", "test", "--home", str(home), "--model", str(folder)]
+    assert main([*test, "--json"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    after = report.prefers_new_after
+    assert record == {
+        "shared_adapter": report.shared,
+        "library": "packaging@20.0",
+        "pairs": 1,
+        "prefers_new_then": after,
+        "prefers_new_now": after,
+    }
+    assert main([*test, report.memories[0]]) == 0
+    assert f"of 1 held-back pairs: {after:.0%} when kept, {after:.0%} now" in capsys.readouterr().out
 
 
 def test_the_pairs_of_a_stopped_run_are_not_written_again(model, passages, tmp_path, environment):
@@ -416,7 +436,7 @@ if point == "adapter":
     model.backend.save = lambda *a, **o: save(*a, **o) or die()
 if point == "report":
     release.write_json = die
-passages = t.split_documents(t.load_documents([guide])[0], 60, library=str(t.LIBRARY))
+passages = t.split_documents(t.load_documents([guide])[0], 20, library=str(t.LIBRARY))
 print(t.learned(model, passages, Path(home), None, notify=print)[1].shared)
 """
 
@@ -428,7 +448,9 @@ def learning(*arguments: object) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
-def test_a_killed_process_leaves_a_sound_store_and_the_same_command_goes_on(model, folder, guide, passages, tmp_path):
+def test_a_killed_process_leaves_a_sound_store_and_the_same_command_goes_on(model, folder, guide, tmp_path):
+    passages = split_documents(load_documents([str(guide)])[0], 20, library=str(LIBRARY))
+    assert len(passages) > 2
     for point in ("texts", "adapter", "report"):
         process = learning(tmp_path, folder, guide, point)
         process.communicate(timeout=300)

@@ -501,7 +501,7 @@ def _memory_approve(arguments) -> int:
 
 
 def _memory_test(arguments) -> int:
-    from selfedit.retest import retest
+    from selfedit.retest import retest, retest_releases
     from selfedit.terminal import Progress, retest_table
 
     store = open_store(arguments)
@@ -514,7 +514,8 @@ def _memory_test(arguments) -> int:
             chosen = store.find(arguments.memories)
             entries = [entry for entry in entries if entry.id in chosen]
         results = retest(model, store, entries, on_token=lambda done, total: progress.stage("answer", done, total))
-    show(arguments, [result.record() for result in results], lambda: retest_table(results))
+        releases = retest_releases(model, store, entries)
+    show(arguments, [one.record() for one in (*results, *releases)], lambda: retest_table(results, releases))
     return 0
 
 
