@@ -43,7 +43,8 @@ class Release:
         self.wanted = wanted
         known = store.about(wanted) if wanted else []
         self.entries = [entry for entry in known if entry.model_hash == model_hash]
-        sharing = [e for e in self.entries if not e.has_adapter and store.shared_adapter(e.id)]
+        in_force = store.in_force()
+        sharing = [entry for entry in self.entries if not entry.has_adapter and in_force.get(entry.id)]
         self.writer: str | None = max(sharing, key=_lowest).id if sharing else None
         """A memory that shares the adapter of the newest version; None if there is no such adapter."""
         self._index = PassageIndex([entry.passage for entry in self.entries])
