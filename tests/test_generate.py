@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import reference_model
 
 from selfedit.model.backend import LoraConfig, Request, has_line
-from selfedit.model.packed.generate import _groups
+from selfedit.model.packed.generate import Decoder, _groups
 from selfedit.model.packed.lora import LoraBatch
 from selfedit.model.shape import MODULES
 
@@ -90,6 +92,39 @@ def test_an_adapter_of_zeros_says_what_the_untouched_model_says(tiny_model):
     assert tiny_model.backend.generate([Request(p, 0, 12) for p in prompts], stack) == tiny_model.backend.generate(
         [Request(p, None, 12) for p in prompts]
     )
+
+
+@pytest.mark.parametrize("right", [0, 1, 7, 16, 40])
+def test_a_draft_changes_no_text_and_saves_the_steps_of_what_is_right(tiny_model, monkeypatch, right):
+    stack, length = random_stack(tiny_model, 2), 16
+    plain = [Request(p, adapter, length) for p in random_prompts(tiny_model, shared=20) for adapter in (None, 1)]
+    written = tiny_model.backend.generate(plain, stack)
+    assert all(len(text) == length for text in written)
+    wrong = [tuple(4 + (token + 1) % 200 for token in text) for text in written]
+    drafted = [
+        replace(r, draft=(*text[:right], *other[right:], 4))
+        for r, text, other in zip(plain, written, wrong, strict=True)
+    ]
+    steps = []
+    monkeypatch.setattr(Decoder, "step", lambda self, step=Decoder.step: steps.append(len(self.rows)) or step(self))
+    assert tiny_model.backend.generate([drafted[0], plain[1], *drafted[2:]], stack, rows=5) == written
+    steps.clear()
+    assert tiny_model.backend.generate(drafted, stack) == written
+    assert len(steps) == max(0, length - 1 - right)
+
+
+def test_what_is_drawn_stopped_or_under_a_grammar_needs_no_draft(tiny_model):
+    (prompt,) = random_prompts(tiny_model, (12,))
+    for options in ({"temperature": 1.0, "seed": 3}, {"stop": has_line}, {"allow": lambda tokens: [5, 6, 7]}):
+        request = Request(prompt, None, 9, **options)
+        (text,) = tiny_model.backend.generate([request])
+        assert tiny_model.backend.generate([replace(request, draft=(*text[:4], 5, 5))]) == [text]
+
+
+def test_a_draft_ends_where_the_text_ends(tiny_model):
+    (prompt,) = random_prompts(tiny_model, (12,))
+    end, (text,) = min(tiny_model.chat.ends), tiny_model.backend.generate([Request(prompt, max_new_tokens=9)])
+    assert tiny_model.backend.generate([Request(prompt, max_new_tokens=9, draft=(*text[:3], end, *text[3:]))]) == [text]
 
 
 def test_a_shared_prefix_is_read_once_and_changes_nothing(tiny_model, monkeypatch):

@@ -83,6 +83,9 @@ class Request:
     adapter_from: int = 0
     """So many of the first tokens are read by the base model; the adapter acts on the others, and on what is
     written."""
+    draft: tuple[int, ...] = ()
+    """A guess of what will be written. As far as it is right it is read at once, in place of one step for each token;
+    it does not change what is written (speculative decoding, Leviathan et al. 2023). For greedy requests."""
 
     @property
     def read_by_base(self) -> int:
@@ -176,8 +179,9 @@ class Decoding(Protocol):
         fit; nothing joins then."""
 
     def step(self) -> list[tuple[int, int | None]]:
-        """Writes one more token of every request that runs, and the first one of those that begin: (key, token) in the
-        order of the keys, and (key, None) once when a request has ended. Empty if no request is left."""
+        """Writes one more token of every request that runs, and the first one of those that begin, after what is right
+        of its draft: (key, token) in the order of the keys, and (key, None) once when a request has ended. Empty if no
+        request is left."""
 
     def cancel(self, key: int) -> None:
         """Removes a request, of which nothing more is written; a key whose request has ended changes nothing."""

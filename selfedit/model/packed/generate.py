@@ -4,8 +4,8 @@ In: requests (prompt tokens, the adapter, how to sample). Out: the new tokens of
 A step is one product with the frozen weights for all rows and a small one per adapter. What the prompts of an adapter
 have in common at their start (a passage, a chat header) is read once. Rows join and leave between steps: newcomers are
 appended to the cache, and the last rows move to the places of those that have ended. Each row draws from its own seed:
-in fp32 its text does not depend on its neighbours. The reference is the greedy text of `transformers`:
-tests/test_generate.py compares.
+in fp32 its text does not depend on its neighbours. A draft of a text is read with its prompt, and kept as far as the
+model would have written it. The reference is the greedy text of `transformers`: tests/test_generate.py compares.
 
 Axes: B rows, H heads, K key-value heads, G = H / K, D head size, T packed tokens, C cache length.
 """
@@ -13,6 +13,8 @@ Axes: B rows, H heads, K key-value heads, G = H / K, D head size, T packed token
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, takewhile
+from os.path import commonprefix
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,8 @@ SHARED_PREFIX = 16
 """Prompts that share at least this many tokens have them read once."""
 LENGTH_STEP = 64
 """Tokens: the length of the cache is a multiple of this, so that most newcomers fit without a copy of the cache."""
+DRAFT_ROWS = 64
+"""Tokens of a draft that are compared at once: their logits are 39 MB with 152,000 tokens."""
 
 
 def generate(
@@ -89,9 +93,34 @@ class Decoder:
         """Reads the prompts of the newcomers and writes their first tokens; returns what `step` returns."""
         newcomers = sorted(newcomers, key=lambda text: ranking(text.request))
         self._make_room(newcomers)
-        logits = self._prefill([text.request for text in newcomers])
+        drafts = [self._draft(text.request) for text in newcomers]
+        states = self._prefill([text.request for text in newcomers], drafts)
         self.rows += newcomers
-        return self._write(logits, newcomers)
+        events, last = [], []
+        for text, draft, of_text in zip(newcomers, drafts, states.split([1 + len(draft) for draft in drafts])):
+            accepted = self._accepted(draft, of_text)
+            last.append(of_text[accepted])
+            for token in draft[:accepted]:
+                events += [(text, event) for event in text.write(token, self.chat)]
+            if accepted < len(draft):
+                self._clear(text, len(text.request.tokens) + accepted)
+        return events + self._write(self.network.logits(torch.stack(last)), newcomers)
+
+    def _draft(self, request: Request) -> tuple[int, ...]:
+        """The part of the draft that the text may begin with: at least its last token is left to be written."""
+        is_greedy = not (request.temperature or request.allow or request.stop)
+        usable = request.draft[: request.max_new_tokens - 1] if is_greedy else ()
+        return tuple(takewhile(lambda token: token not in self.chat.ends, usable))
+
+    def _accepted(self, draft: tuple[int, ...], states: Tensor) -> int:
+        """How many tokens of the draft are the most probable ones. `states` [1 + draft, hidden]: behind the prompt and
+        behind each token of the draft."""
+        for low in range(0, len(draft), DRAFT_ROWS):
+            part = draft[low : low + DRAFT_ROWS]
+            best = self.network.logits(states[low : low + len(part)]).argmax(1).tolist()
+            if list(part) != best:
+                return low + len(commonprefix([part, tuple(best)]))
+        return len(draft)
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Continuation, int | None]]:
@@ -114,6 +143,12 @@ class Decoder:
         for place, i in zip(free, moved):
             self.rows[place] = self.rows[i]
         del self.rows[count:]
+
+    def _clear(self, row: Continuation, start: int) -> None:
+        """Empties the cache of a row from a token on."""
+        place = self.rows.index(row)
+        for cache in (*self.keys, *self.values):
+            cache[place, :, start:].zero_()
 
     @property
     def _used(self) -> int:
@@ -173,8 +208,9 @@ class Decoder:
         for cache, new in ((self.keys[layer], k), (self.values[layer], v)):
             cache.view(-1, cache.shape[3]).index_copy_(0, where, new.reshape(-1, cache.shape[3]))
 
-    def _prefill(self, requests: list[Request]) -> Tensor:
-        """Reads prompts into the cache behind the rows; logits [B, vocab] of what follows each."""
+    def _prefill(self, requests: list[Request], drafts: list[tuple[int, ...]]) -> Tensor:
+        """Reads prompts with the drafts of their texts into the cache behind the rows. The states behind the prompt
+        and behind each token of its draft, [B + tokens of all drafts, hidden]."""
         groups = _groups(requests)
         prefixes = [(requests[rows[0]], shared, self._places(rows)) for shared, rows in groups if shared]
         device = self.network.device
@@ -191,17 +227,20 @@ class Decoder:
             tokens = torch.tensor([t for r, shared, _ in prefixes for t in r.tokens[:shared]], device=device)
             ranges = self._ranges([(request, 0, shared) for request, shared, _ in prefixes])
             self.network.run(self.network.embed(tokens), packed.positions, read_prefix, self._linear(ranges))
-        return self._read_suffixes(requests, groups)
+        return self._read_suffixes(requests, drafts, groups)
 
     def _places(self, newcomers: range) -> slice:
         """The rows of the cache that they get."""
         return slice(len(self.rows) + newcomers.start, len(self.rows) + newcomers.stop)
 
-    def _read_suffixes(self, requests: list[Request], groups: list[tuple[int, range]]) -> Tensor:
+    def _read_suffixes(
+        self, requests: list[Request], drafts: list[tuple[int, ...]], groups: list[tuple[int, range]]
+    ) -> Tensor:
         device = self.network.device
-        suffixes = [requests[i].tokens[shared:] for shared, rows in groups for i in rows]
+        suffixes = [requests[i].tokens[shared:] + drafts[i] for shared, rows in groups for i in rows]
         lengths = [len(s) for s in suffixes]
-        positions = torch.cat([torch.arange(shared, len(requests[i].tokens)) for shared, rows in groups for i in rows])
+        starts = [shared for shared, rows in groups for _ in rows]
+        positions = torch.cat([torch.arange(start, start + length) for start, length in zip(starts, lengths)])
         cache_rows = torch.arange(len(self.rows), len(self.rows) + len(requests))
         where = self._cache_indices(cache_rows.repeat_interleave(torch.tensor(lengths)), positions).to(device)
         group_sizes = [lengths[rows[0] : rows[-1] + 1] for _, rows in groups]
@@ -236,10 +275,11 @@ class Decoder:
                 out.extend(o[j, :length] for j, length in enumerate(sizes))
             return torch.cat(out)
 
-        ranges = self._ranges([(r, len(r.tokens) - length, len(r.tokens)) for r, length in zip(requests, lengths)])
+        ranges = self._ranges([(r, start, start + length) for r, start, length in zip(requests, starts, lengths)])
         tokens = torch.tensor([t for s in suffixes for t in s], device=device)
         x = self.network.run(self.network.embed(tokens), positions.to(device), read_suffix, self._linear(ranges))
-        return self.network.logits(x[torch.tensor(lengths, device=device).cumsum(0) - 1])
+        ends = accumulate(lengths)
+        return x[[i for end, draft in zip(ends, drafts) for i in range(end - 1 - len(draft), end)]]
 
     def _read_last_tokens(self) -> tuple[Tensor, list[Continuation]]:
         """The last token of every row into the cache; logits [B, vocab] of the next, and their rows: those of one
