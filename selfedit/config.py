@@ -84,6 +84,8 @@ def with_rate(train: TrainConfig, rate: float) -> TrainConfig:
 
 CONSOLIDATE_SHARE = 2 / 3
 """Rate for consolidation, as a share of the rate for a single memory."""
+RECITE_SHARE = 2.0
+"""Rate for reciting, likewise: one text moves a model less than many questions do."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class GateConfig(_Config):
 
     min_gain: float = number(0.3, 0, 1000)
     """Nats per token that the gold answers of the judging questions must gain over the untouched model."""
+    min_recited: float = number(0.9, 0, 1)
+    """Share of the passage's words that a memory must recite, if it learned to."""
     sure_answers: int = number(3, 1, 1_000_000)
     """So many more right answers than the untouched model's are beyond chance, as is a gain with an interval above
     0."""
@@ -144,8 +148,13 @@ class QuizConfig(_Config):
 
 @dataclass(frozen=True)
 class LearnConfig(_Config):
-    """The main job. Defaults: docs/LOG.md, studies 2, 3, 5 and 8, and "Learning real documents"."""
+    """The main job. Defaults: docs/LOG.md, studies 2, 3, 5 and 8, "Learning real documents", and "Reciting".
 
+    A model that reads well (`Model.reads_well`) learns to recite each passage; a smaller one studies what it has
+    written about it, and questions made by rule."""
+
+    recite: bool | None = None
+    """None: as suits the model. If true, styles, spans and questions per sentence are left out."""
     styles: tuple[str, ...] = ("paraphrase",)
     """Styles in which the model writes; questions with answers are studied beside them."""
     questions_per_sentence: int = number(2, 0, 100)
@@ -176,7 +185,25 @@ class LearnConfig(_Config):
     )
     """A short passage gives few sequences; only in batches of one are they enough steps, and what is known by then need
     not be studied in every epoch (docs/LOG.md, "Learning real documents")."""
+    recitation: TrainConfig = TrainConfig(
+        rank=8,
+        alpha=32.0,
+        first_layer=0.5,
+        learning_rate=0.0,
+        epochs=12,
+        batch_size=1,
+        steps_per_epoch=1,
+        stop_loss=0.05,
+    )
+    """In place of `train` where the model recites (docs/LOG.md, "Reciting")."""
     gate: GateConfig = GateConfig()
+
+    def for_model(self, reads_well: bool, rate: float) -> LearnConfig:
+        """The settings with all that depends on the model. `rate`: its learning rate for a memory (`Model.rate`)."""
+        if not (reads_well if self.recite is None else self.recite):
+            return replace(self, recite=False, train=with_rate(self.train, rate))
+        train = with_rate(self.recitation, RECITE_SHARE * rate)
+        return replace(self, recite=True, train=train, styles=(), spans=0, questions_per_sentence=0)
 
 
 @dataclass(frozen=True)
@@ -205,6 +232,8 @@ class ConsolidateConfig(_Config):
 
     max_lost: float = number(0.15, 0, 1)
     """Share of the questions that a memory answered correctly and may answer wrongly with the shared adapter."""
+    min_recited: float = number(0.9, 0, 1)
+    """As for a single memory."""
     max_general_change: float = number(2.5, 0, 1e9)
     """Nats per token, as for a single memory."""
     max_general_lost: float = number(0.15, 0, 1)
@@ -212,6 +241,17 @@ class ConsolidateConfig(_Config):
     train: TrainConfig = TrainConfig(
         rank=32, alpha=64.0, first_layer=0.33, learning_rate=0.0, epochs=3, steps_per_epoch=1
     )
+    recitation: TrainConfig = TrainConfig(
+        rank=32,
+        alpha=64.0,
+        first_layer=0.5,
+        learning_rate=0.0,
+        epochs=12,
+        batch_size=1,
+        steps_per_epoch=1,
+        stop_loss=0.05,
+    )
+    """In place of `train` if one of the memories recites."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from selfedit import disk
-from selfedit.config import GateConfig, LearnConfig, with_rate
+from selfedit.config import GateConfig, LearnConfig
 from selfedit.documents.passages import WHOLE_FACTOR
 from selfedit.edits.propose import propose
 from selfedit.edits.quiz import (
@@ -32,6 +32,7 @@ from selfedit.edits.quiz import (
     questions_as_edit,
     questions_from_rewordings,
     study_questions,
+    with_passage,
     write_quizzes,
 )
 from selfedit.errors import ModelError
@@ -166,7 +167,7 @@ def learn(
     are learned; raises ModelError if all fail.
     """
     store.check_writable()  # before the work, not after it
-    config = replace(config, train=with_rate(config.train, model.rate))
+    config = config.for_model(model.reads_well, model.rate)
     user_questions = assign(quiz, passages)
     if idle := [q for q in quiz if not any(q in questions for questions in user_questions.values())]:
         notify(
@@ -281,17 +282,19 @@ def learn_passages(
     """
     stages = _Stages(progress)
     material = _write(model, writer or model, passages, config, quiz, stages)
-    judged = [m for m in material if m.judging]
+    judged = [m for m in material if m.judging or config.recite]
     stages("train", 0, 1)
     tried = [candidates(m.edits, config.each_alone, control=_is_control(m, config)) for m in judged]
     studies = [Study(m.passage, some, m.judging) for m, some in zip(judged, tried)]
     adapters, results = None, []
     if studies:
-        adapters, results = run_trials(model, studies, config.train, seed=config.seed, progress=stages)
+        adapters, results = run_trials(
+            model, studies, config.train, recites=bool(config.recite), seed=config.seed, progress=stages
+        )
     seconds, words = stages.seconds(), {p.id: count_words(p.text) for p in passages}
     row = 0
     for m, (trials, before) in zip(
-        [*judged, *(m for m in material if not m.judging)], chain(results, repeat(([], None)))
+        [*judged, *(m for m in material if m not in judged)], chain(results, repeat(([], None)))
     ):
         begun, share = time.perf_counter(), words[m.passage.id] / sum(words.values())
         report = _unjudged(m)
@@ -356,7 +359,8 @@ def _write(
         lines = [(passage, proposal.held_out) for passage, proposal in zip(passages, proposals)]
         checked = questions_from_rewordings(model, lines, config.quiz, progress, reader=writer)
         judges = [(p, [*q.judging, *questions]) for p, q, (questions, _) in zip(passages, written, checked)]
-        added = fill_up(model, judges, config.least_questions, config.quiz, progress)
+        options = {"reader": writer, "with_passage": bool(config.recite)}
+        added = fill_up(model, judges, config.least_questions, config.quiz, progress, **options)
         checked = [(own + more, reasons + others) for (own, reasons), (more, others) in zip(checked, added)]
     else:
         asked = [(passage, quiz.get(passage.id, ())) for passage in passages]
@@ -591,13 +595,13 @@ def _suspicious(
     taken = _Taken(model, passage, trial.edits, store)
     too_general, general = taken.too_general(config), general_questions()
     reasons = [*find_suspicious_patterns(passage), *too_general]
-    spoiled = [] if too_general else _spoiled(model, taken.general, adapter)
+    spoiled = [] if too_general else _spoiled(model, taken.general, adapter, trial.recited)
     if exceeds(len(spoiled), config.max_lost * len(general)):
         reasons.append(
             f"would answer {len(spoiled)} of {len(general)} general questions wrong that the base model answers right "
             f"(“{spoiled[0].question}”)"
         )
-    verdicts = evaluate(model, [q for _, q in taken.of_others], [0], adapter)[0].correct if taken.of_others else ()
+    verdicts = _score(model, [q for _, q in taken.of_others], adapter, trial.recited).correct
     lost = [entry for (entry, _), correct in zip(taken.of_others, verdicts) if not correct]
     if exceeds(len(lost), config.max_lost * len(taken.right)):
         ids = ", ".join(sorted({entry.id for entry in lost}))
@@ -619,16 +623,23 @@ def suspicious_text(model: Model, passage: Passage, store: MemoryStore, config: 
     return reasons
 
 
-def _spoiled(model: Model, questions: Sequence[Question], adapter: Adapters) -> list[Question]:
-    """Questions that the base model answers right and the adapter wrong."""
+def _spoiled(model: Model, questions: Sequence[Question], adapter: Adapters, recited: Passage | None) -> list[Question]:
+    """Questions that the base model answers right and the memory wrong."""
     if not questions:
         return []
-    before, after = evaluate(model, questions, [None, 0], adapter)
+    (before,), after = evaluate(model, questions, [None]), _score(model, questions, adapter, recited)
     return [q for q, was, now in zip(questions, before.correct, after.correct) if was and not now]
 
 
-def _scores(trial: Trial, before, questions: Sequence[Question]) -> dict:
-    return {
+def _score(model: Model, questions: Sequence[Question], adapter: Adapters, recited: Passage | None) -> Score:
+    """Of a memory: its adapter answers, or the base model from what the adapter recited."""
+    view = partial(with_passage, recited) if recited else None
+    return evaluate(model, questions, [None if recited else 0], adapter, view=view)[0]
+
+
+def _scores(trial: Trial, before: Score, questions: Sequence[Question]) -> dict:
+    recited = {} if trial.share_recited is None else {"share_recited": round(trial.share_recited, 4)}
+    return recited | {
         "candidate": trial.name,
         "general_change": trial.general_change,
         "general_lost": trial.general_lost,
@@ -645,6 +656,7 @@ def _trial_record(trial: Trial) -> dict:
         "gold_logprob": trial.score.gold_logprob,
         "general_change": trial.general_change,
         "general_lost": trial.general_lost,
+        "share_recited": trial.share_recited,
         "tokens": trial.tokens,
         "seconds": round(trial.seconds, 2),
         "kept": trial.kept,
@@ -653,7 +665,7 @@ def _trial_record(trial: Trial) -> dict:
 
 
 def _why_not(trials: Sequence[Trial]) -> str:
-    nearest = max(trials, key=lambda t: t.score.gold_logprob)
+    nearest = max(trials, key=lambda t: t.score.gold_logprob or 0.0)
     return f"{nearest.name}: {nearest.reason}"
 
 

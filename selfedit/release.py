@@ -26,7 +26,7 @@ from selfedit.edits.changes import Change, find_changes
 from selfedit.edits.code import STYLE, Pair, counted, function_task, held_back, run_pairs, study_examples, write_pairs
 from selfedit.environments import Environment
 from selfedit.errors import RunError
-from selfedit.judge.general import general_abilities, general_changes
+from selfedit.judge.general import general_harm
 from selfedit.learn import keep_text, suspicious_text
 from selfedit.libraries import Library
 from selfedit.loop.journal import Journal, plain_errors, read_back, write_json
@@ -256,9 +256,9 @@ def _tested(
     config: ReleaseConfig,
 ) -> ReleaseReport:
     """The report with the figures of the adapter, and the reason why it must not be kept; empty if it may."""
-    (change,), (untouched, ability) = general_changes(model, adapters), general_abilities(model, adapters)
-    fault = general_fault(change, untouched - ability, config.gate)
-    report = replace(report, general_change=change, general_lost=untouched - ability)
+    (change,), (lost,) = general_harm(model, adapters)
+    fault = general_fault(change, lost, config.gate)
+    report = replace(report, general_change=change, general_lost=lost)
     before, after = (side_logprobs(model, adapters, row, judging, library) for row in (None, 0))
     if not before:
         return replace(report, reason=fault or "no pair was left to judge it by")

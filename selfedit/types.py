@@ -157,16 +157,16 @@ class Score:
     accuracy: float | None
     """Share of questions answered correctly, in [0, 1]."""
     gold_logprob: float | None
-    """Mean over the questions of the gold answer's mean log-probability in nats per token, bare or as a sentence; at
-    most 0."""
+    """Mean over the questions of the gold answer's mean log-probability in nats per token, bare or as a sentence; of
+    what recites, that of the whole passage as the answer to the request for it. At most 0."""
     correct: tuple[bool | None, ...] = ()
     """One verdict per question, in order; None means unscored."""
     logprobs: tuple[float, ...] = ()
-    """One log-probability of the gold answer per question, in order."""
+    """One log-probability of the gold answer per question, in order; empty where the passage is the answer."""
 
     @property
     def n(self) -> int:
-        return len(self.logprobs)
+        return len(self.correct)
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,10 @@ class Trial:
     general_lost: float | None = None
     """Share of everyday sentences that the untouched model completes correctly, minus the share of this one; below 0 if
     this one completes more."""
+    recited: Passage | None = None
+    """What its adapter recites, where it learned to."""
+    share_recited: float | None = None
+    """The share of the passage's words that it recites (`edits.recitation`)."""
     kept: bool = False
     reason: str = ""
     """Why it was kept or dropped, for people."""
@@ -211,6 +215,11 @@ class MemoryEntry:
     def has_adapter(self) -> bool:
         return bool(self.adapter_hash)
 
+    @property
+    def recites(self) -> bool:
+        """Whether its own adapter learned to recite the passage; questions are then answered from what it recites."""
+        return "share_recited" in self.scores
+
     def record(self) -> dict:
         """What a list of memories shows, for programs."""
         scores = self.scores
@@ -227,6 +236,7 @@ class MemoryEntry:
             "accuracy_before": scores.get("before", {}).get("accuracy"),
             "accuracy_after": scores.get("after", {}).get("accuracy"),
             "questions": len(scores.get("questions", [])),
+            "share_recited": scores.get("share_recited"),
             "general_change": scores.get("general_change"),
         }
 

@@ -59,7 +59,12 @@ def filled(tiny_model, home, towns) -> MemoryStore:
 
 
 def verdicts(monkeypatch, *correct: bool) -> None:
-    monkeypatch.setattr(module, "evaluate", lambda *_, **options: [Score(0.0, -1.0, correct, (-1.0,) * len(correct))])
+    def evaluate_groups(model, groups, *_, **options):
+        left = iter(correct)
+        parts = [tuple(next(left) for _ in group.questions) for group in groups]
+        return [[Score(0.0, -1.0, part, (-1.0,) * len(part))] for part in parts]
+
+    monkeypatch.setattr(module, "evaluate_groups", evaluate_groups)
 
 
 def test_those_that_hold_share_it_and_the_others_stay_apart(store, tiny_model, monkeypatch):
@@ -91,7 +96,7 @@ def test_what_does_not_hold_or_moves_behaviour_too_far_is_not_shared(store, tiny
     verdicts(monkeypatch, *[True] * 6)
     report = consolidate(tiny_model, store, store.active(), replace(CONFIG, max_general_change=0.0))
     assert report.shared is None and "changes general behaviour by" in report.reason
-    monkeypatch.setattr(module, "general_abilities", lambda model, stack: [0.9, 0.7])
+    monkeypatch.setattr(module, "general_harm", lambda model, stack: ([0.6], [0.9 - 0.7]))
     report = consolidate(tiny_model, store, store.active(), replace(CONFIG, max_general_lost=0.15))
     assert report.shared is None and report.reason == "ends 20% fewer everyday sentences right, over 15%"
     assert store.history()[-1]["action"] == "keep" and not any(map(store.shared_adapter, store.active_ids()))
@@ -149,7 +154,7 @@ def test_after_forgetting_everything_is_as_in_a_store_that_never_learned_it(
 
 def test_everything_is_rehearsed_and_what_was_drawn_once_has_a_share_in_every_epoch(store, tiny_model):
     entries = store.active()
-    job = _rehearsal(tiny_model, store, entries, CONFIG)
+    job = _rehearsal(tiny_model, store, entries, CONFIG.train.epochs, CONFIG.seed)
     assert (len(job.examples), len(job.once)) == (3, 3 * 6)  # the passages; six questions about the sentences of each
     (first, second) = job.once[:9], job.once[9:]
     for entry in entries:

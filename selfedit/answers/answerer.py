@@ -1,9 +1,11 @@
 """Questions → answers: a long-lived Answerer finds what is known about each question and answers from it in an arm.
 
-    weights   the adapter of the best memory answers, and no document is in the prompt
+    weights   no document is in the prompt: the best memories recite their passages and the untouched model answers from
+              that, or, where the best memory did not learn to recite, its adapter answers
     text      the untouched model answers with the passages of the best memories in the prompt (`Model.max_passages`)
     both      the untouched model reads these passages and the question, and the adapter writes the answer
-    auto      all three answer, and the answer that is most probably right is taken (`answers.choose`)
+    auto      all three answer, and the answer that is most probably right is taken (`answers.choose`); `weights` is
+              left out where a memory would only recite what `text` reads
 
 Where no memory fits, the untouched model answers closed book (`base`). All arms of all questions are decoded in one
 batch; what `text` and `both` have to read is read once for both.
@@ -12,6 +14,7 @@ batch; what `text` and `both` have to read is read once for both.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +24,7 @@ from selfedit.answers.choose import CERTAIN, probability
 from selfedit.answers.query import looked_up
 from selfedit.answers.support import Support, nearest, support
 from selfedit.edits.quiz import with_passages
+from selfedit.edits.recitation import recite
 from selfedit.errors import MemoryStoreError, ModelError
 from selfedit.libraries import Library, Scope, Wanted, described
 from selfedit.memory.contradict import disagreeing
@@ -48,6 +52,10 @@ ARMS = (AUTO, WEIGHTS, TEXT, BOTH)
 """The ways to answer with what is known."""
 TRIED = (WEIGHTS, TEXT, BOTH)
 """The arms that AUTO compares."""
+RECITED = 256
+"""Recitations that are remembered."""
+TOGETHER = 8
+"""Passages that are recited in one batch."""
 ENDS = ".!?…。！？`"
 """Characters with which a sentence, or code, is whole."""
 CLOSING = "\"'”’»)]*_ "
@@ -154,6 +162,8 @@ class Answer:
     """Why there is no answer."""
     note: str = ""
     """Why an adapter that fits did not answer, or which versions of a library are not known."""
+    recited: tuple[Passage, ...] = ()
+    """What the memories recited, where the answer was read from that."""
 
     @property
     def taken(self) -> Candidate | None:
@@ -184,6 +194,12 @@ class Plan:
     score: float
     writer: MemoryEntry | None = None
     """The best memory with an adapter."""
+    fitting: list[Passage] = field(default_factory=list)
+    """Those that were named, else those of the memories, the best first."""
+    reciters: list[MemoryEntry] = field(default_factory=list)
+    """The memories that recite for WEIGHTS, the best first; empty where the writer's adapter answers by itself."""
+    recited: list[Passage] = field(default_factory=list)
+    """What they recited: in view in WEIGHTS."""
     passages: list[Passage] = field(default_factory=list)
     """In view in TEXT and BOTH."""
     requests: dict[str, Request] = field(default_factory=dict)
@@ -199,20 +215,28 @@ class Plan:
     def add_note(self, text: str) -> None:
         self.note = "; ".join(filter(None, [self.note, text]))
 
+    def acts(self, arm: str) -> bool:
+        """Whether the writer's adapter acts on the answer of this arm."""
+        return arm == BOTH or (arm == WEIGHTS and not self.reciters)
+
     @property
     def adapter(self) -> str | None:
         """The memory whose adapter is needed."""
-        return self.writer.id if self.writer and self.requests.keys() & {WEIGHTS, BOTH} else None
+        return self.writer.id if self.writer and any(map(self.acts, self.requests)) else None
 
     def known(self, arm: str) -> list[Passage]:
         """What may support the answer of an arm."""
-        return [self.writer.passage] if arm == WEIGHTS and self.writer else self.passages
+        if arm == WEIGHTS and self.writer:
+            return self.recited or [self.writer.passage]
+        return self.passages
 
     def memory(self, answer: Candidate) -> MemoryEntry | None:
         """Whose passage supports an answer, else whose adapter gave it."""
+        passage = answer.support and answer.support.passage
+        if answer.arm == WEIGHTS and self.recited:
+            return next((entry for entry, one in zip(self.reciters, self.recited) if one == passage), self.writer)
         if answer.arm in (WEIGHTS, BASE):
             return self.writer if answer.arm == WEIGHTS else None
-        passage = answer.support and answer.support.passage
         return next((entry for entry in self.memories if entry.passage == passage), self.writer)
 
 
@@ -231,6 +255,8 @@ class Answerer:
         self.model, self.store = model, store
         self._entries: dict[str, MemoryEntry] = {}
         self._routers: dict[tuple[Library, ...], Router] = {}
+        self._recited: OrderedDict[tuple[Path, str], Passage] = OrderedDict()
+        """By the folder of the adapter and the passage."""
         self._version = -1
 
     def answer(self, asks: Sequence[Ask], *, on_token: OnStep = no_steps) -> list[Answer]:
@@ -240,7 +266,7 @@ class Answerer:
         MemoryStoreError if an Ask names a memory that is not there."""
 
         def read() -> list[Answer]:
-            plans, paths = self._plans(asks)
+            plans, paths = self._plans(asks, on_token)
             if plans and all(plan.error for plan in plans):
                 raise ModelError(plans[0].error)
             self._write(plans, paths, on_token)
@@ -273,9 +299,12 @@ class Answerer:
 
     # What is asked with what
 
-    def _plans(self, asks: Sequence[Ask]) -> tuple[list[Plan], dict[str, Path]]:
+    def _plans(self, asks: Sequence[Ask], on_token: OnStep = no_steps) -> tuple[list[Plan], dict[str, Path]]:
         assert all(ask.arm in (*ARMS, BASE) for ask in asks)
-        plans = [self._planned(ask) for ask in asks]
+        plans = [self._found(ask) for ask in asks]
+        self._recite([plan for plan in plans if plan.reciters], on_token)
+        for plan in plans:
+            self._prepare(plan)
         return plans, self._paths(plans)
 
     def _router(self, scope: Scope) -> Router:
@@ -284,7 +313,8 @@ class Answerer:
             self._routers[hidden] = self.store.router(self.model.fingerprint, scope)
         return self._routers[hidden]
 
-    def _planned(self, ask: Ask) -> Plan:
+    def _found(self, ask: Ask) -> Plan:
+        """What is known about a question: the memories, and whose adapter answers."""
         tags, router = self.store.libraries(self.model.fingerprint), self._router(ask.scope)
         hidden = {str(tag) for tag in ask.scope.hidden(tags)} if ask.library else set()
         passages = [passage for passage in ask.passages if passage.library not in hidden]
@@ -308,8 +338,38 @@ class Answerer:
             plan.writer = next((entry for entry in map(self._entry, good) if entry.has_adapter), None)
         if ask.writer is not None:
             plan.writer = self._entry(ask.writer)
-        known = passages or [entry.passage for entry in plan.memories]
+        elif plan.writer and plan.writer.recites:
+            plan.reciters = [entry for entry in plan.memories if entry.recites] or [plan.writer]
+        plan.fitting = passages or [entry.passage for entry in plan.memories]
+        return plan
+
+    def _recite(self, plans: Sequence[Plan], on_token: OnStep) -> None:
+        """Fills in what the memories recite, for the plans of which WEIGHTS is asked."""
+        asked = [plan for plan in plans if plan.ask.arm == WEIGHTS]
+        entries = {entry.id: entry for plan in asked for entry in plan.reciters}
+        paths = {id: self.store.reciting_path(id) for id in entries}
+        left = {id: path for id, path in paths.items() if (path, entries[id].passage.id) not in self._recited}
+        for adapters, rows in self._adapters(left):
+            if adapters is None:
+                continue
+            for low in range(0, len(rows), TOGETHER):
+                some = dict([*rows.items()][low : low + TOGETHER])
+                passages = [entries[id].passage for id in some]
+                for id, passage in zip(
+                    some, recite(self.model, passages, [*some.values()], adapters, on_token=on_token)
+                ):
+                    self._recited[paths[id], entries[id].passage.id] = passage
+        for plan in asked:
+            plan.recited = [self._recited[paths[entry.id], entry.passage.id] for entry in plan.reciters]
+        while len(self._recited) > RECITED:
+            self._recited.popitem(last=False)
+
+    def _prepare(self, plan: Plan) -> None:
+        """Adds the requests."""
+        ask, known = plan.ask, plan.fitting
         arms = {*TRIED} if ask.arm == AUTO else {ask.arm}
+        if ask.arm == AUTO and plan.reciters:
+            arms -= {WEIGHTS}
         if not known and ask.writer is not None:
             arms = {WEIGHTS} if arms & {WEIGHTS, BOTH} else set()
         if not plan.writer:
@@ -318,7 +378,9 @@ class Answerer:
                 plan.add_note(f"memory {plan.memories[0].id} fits, but has no adapter: it answers from its text")
         try:
             closed_book = self._request(plan, ask.question)
-            if WEIGHTS in arms or not arms:
+            if WEIGHTS in arms and plan.recited:
+                plan.recited, plan.requests[WEIGHTS] = self._in_view(plan, plan.recited)
+            elif WEIGHTS in arms or not arms:
                 plan.requests[WEIGHTS if arms else BASE] = closed_book
             if in_view := arms & {TEXT, BOTH}:
                 self._read(plan, known, in_view)
@@ -326,9 +388,8 @@ class Answerer:
             plan.error = str(error)
         if plan.left_out:
             plan.add_note(f"the conversation is long: its first {plan.left_out} messages are left out")
-        if (tags or ask.library) and ask.arm != BASE:
+        if ask.arm != BASE and (ask.library or self.store.libraries(self.model.fingerprint)):
             plan.add_note("; ".join(self._unknown_versions(plan)))
-        return plan
 
     def _unknown_versions(self, plan: Plan) -> list[str]:
         """In words, the versions that the question is about and of which nothing is known."""
@@ -349,25 +410,31 @@ class Answerer:
         return self._entries[id]
 
     def _read(self, plan: Plan, known: Sequence[Passage], arms: set[str]) -> None:
-        """Adds the requests with as many of the passages in view as the model can read."""
-        question = plan.ask.question
+        """Adds the requests with passages in view."""
+        try:
+            plan.passages, request = self._in_view(plan, known)
+        except ModelError:
+            if not plan.requests:
+                raise
+            return
+        plan.requests |= {TEXT: request} if TEXT in arms else {}
+        if BOTH in arms:
+            opening = self.model.chat.opening(plan.ask.question) + len(self._opening(plan.ask))
+            plan.requests[BOTH] = replace(request, adapter_from=len(request.tokens) - opening)
+
+    def _in_view(self, plan: Plan, known: Sequence[Passage]) -> tuple[list[Passage], Request]:
+        """As many of the passages as the model can read, and the request with them in view."""
         for count in range(len(known), 0, -1):
             try:
-                request = self._request(plan, plan.ask.view(known[:count], question))
+                return list(known[:count]), self._request(plan, plan.ask.view(known[:count], plan.ask.question))
             except ModelError:
                 continue
-            plan.passages = list(known[:count])
-            plan.requests |= {TEXT: request} if TEXT in arms else {}
-            if BOTH in arms:
-                opening = self.model.chat.opening(question) + len(self._opening(plan.ask))
-                plan.requests[BOTH] = replace(request, adapter_from=len(request.tokens) - opening)
-            return
-        if not plan.requests:
-            raise ModelError(
-                f"a passage of {len(self.model.chat.encode(known[0].text))} tokens “{known[0].title}” and an answer of "
-                f"{plan.ask.max_new_tokens} do not fit the model's {self.model.backend.max_positions} positions; give "
-                f"fewer --tokens{', or --from weights' if plan.writer else ''}"
-            )
+        has_direct = plan.writer and not plan.reciters
+        raise ModelError(
+            f"a passage of {len(self.model.chat.encode(known[0].text))} tokens “{known[0].title}” and an answer of "
+            f"{plan.ask.max_new_tokens} do not fit the model's {self.model.backend.max_positions} positions; give "
+            f"fewer --tokens{', or --from weights' if has_direct else ''}"
+        )
 
     def _request(self, plan: Plan, question: Question) -> Request:
         """The request for a question, or for one with passages before it. Raises ModelError if the model cannot read
@@ -425,7 +492,7 @@ class Answerer:
         """Fills in the texts of all arms."""
         for adapters, rows in self._adapters(paths):
             batch = [
-                (plan, arm, replace(request, adapter=rows.get(plan.adapter or "") if arm in (WEIGHTS, BOTH) else None))
+                (plan, arm, replace(request, adapter=rows.get(plan.adapter or "") if plan.acts(arm) else None))
                 for plan in plans
                 if (plan.adapter in rows if adapters else not plan.adapter)
                 for arm, request in plan.requests.items()
@@ -474,6 +541,7 @@ class Answerer:
             plan.tokens,
             self._disagreeing(plan.ask.looked_up, memory, plan.ask.scope) if memory else (),
             note=plan.note,
+            recited=tuple(plan.recited) if best.arm == WEIGHTS else (),
         )
 
     def _candidate(self, plan: Plan, arm: str, text: str) -> Candidate:

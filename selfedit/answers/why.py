@@ -16,10 +16,17 @@ def why(store: MemoryStore, question: str, answer: Answer) -> dict:
     shared_id = writer and store.shared_adapter(writer.id)
     adapter = f"the adapter {shared_id}, which it shares," if shared_id else "its adapter"
     fits = f"memory {memory.id} fits (score {answer.score:.2f})" if memory else ""
+    recited = (
+        f"{len(answer.recited)} memories recited their passages"
+        if len(answer.recited) > 1
+        else "it recited its passage"
+    )
     nothing = answer.note or f"no memory fits (best score {answer.score:.2f})"
     reasons = {
         BASE: f"{nothing}; the untouched model answered",
-        WEIGHTS: f"{fits}; {adapter} answered without the document",
+        WEIGHTS: f"{fits}; {recited} from the weights, and the untouched model answered from that"
+        if answer.recited
+        else f"{fits}; {adapter} answered without the document",
         TEXT: f"{fits}; the untouched model answered with its passage in the prompt",
         BOTH: f"{fits}; with its passage in the prompt, the adapter of memory {writer and writer.id} answered",
         "": "no answer is probably right" if memory else f"{nothing}, so there is no answer",
@@ -27,6 +34,8 @@ def why(store: MemoryStore, question: str, answer: Answer) -> dict:
     result: dict = {"why": reasons[answer.arm], "candidates": [candidate.record() for candidate in answer.candidates]}
     if answer.taken and answer.taken.support:
         result["passage"] = answer.taken.support.sentence
+    if answer.recited:
+        result["recited"] = "\n\n".join(passage.text for passage in answer.recited)
     if memory:
         result |= {"source": memory.passage.source, "source_hash": memory.passage.source_hash}
     if writer:

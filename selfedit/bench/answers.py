@@ -116,7 +116,9 @@ def _ask(bench: Learned, condition: str) -> None:
         in_view, depends = bench.retriever(int(view)), lambda item: [passage.id for passage in bench.passages]
     if condition in ARMS:
         bench.ask(condition, bench.arm(condition, arm), lambda item: bench.depends())
-    elif arm in (WEIGHTS, BOTH):
+    elif arm == WEIGHTS:
+        bench.ask(condition, bench.right_memory(condition), lambda item: bench.depends())
+    elif arm == BOTH:
         answer = bench.with_memory(condition, in_view)
         bench.ask(condition, answer, lambda item: [*bench.depends(), *depends(item)])
     else:

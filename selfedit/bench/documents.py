@@ -116,9 +116,10 @@ def _ask(bench: Learned, condition: str) -> None:
         )
     elif condition in _ARMS:
         answer, depends = bench.arm(condition, _ARMS[condition]), lambda item: bench.depends()
-    elif condition in ("right-memory", "memory-and-text"):
-        answer = bench.with_memory(condition, in_view)
-        depends = lambda item: bench.depends(*([item.passage] if gold else []))  # noqa: E731
+    elif condition == "right-memory":
+        answer, depends = bench.right_memory(condition), lambda item: bench.depends()
+    elif condition == "memory-and-text":
+        answer, depends = bench.with_memory(condition, in_view), lambda item: bench.depends(item.passage)
     bench.ask(condition, answer, depends)
 
 

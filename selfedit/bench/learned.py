@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from selfedit.answers.answerer import ADAPTERS, ANSWER_TOKENS, Answer, Answerer, Ask
+from selfedit.answers.answerer import ADAPTERS, ANSWER_TOKENS, BASE, WEIGHTS, Answer, Answerer, Ask
 from selfedit.bench.conditions import Retriever
 from selfedit.bench.tables import markdown, number
 from selfedit.bench.tallies import interval, matrix, share
@@ -107,8 +107,21 @@ class Learned:
         """Answers of the untouched model, with a passage in view."""
         return lambda items: self._texts(condition, [self._request(item, in_view(item)) for item in items])
 
+    def right_memory(self, condition: str) -> Callable:
+        """Answers of the memory of the passage that has the answer, as `selfedit ask --from weights` gives them; of the
+        untouched model, where nothing was learned of it."""
+
+        def answer(items: Sequence[Item]) -> list[dict]:
+            asks = [
+                Ask(item.question, WEIGHTS if (memory := self.memories.get(item.passage.id)) else BASE, memory)
+                for item in items
+            ]
+            return [_record(given) for given in self.answerer.answer(asks, on_token=self._stage(condition))]
+
+        return answer
+
     def with_memory(self, condition: str, in_view: Callable[[Item], Passage | None]) -> Callable:
-        """Answers with the memory of the passage that has the answer; of the untouched model, where nothing was learned
+        """Answers of the adapter of the passage that has the answer; of the untouched model, where nothing was learned
         of it."""
 
         def answer(items: Sequence[Item]) -> list[dict]:

@@ -58,7 +58,10 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
         "--quiz", type=path, metavar="FILE", help="your own judging questions: JSONL of question, answer"
     )
     learn.add_argument(
-        "--styles", metavar="A,B", help=f"how the model writes study material (default: {','.join(LearnConfig.styles)})"
+        "--styles",
+        metavar="A,B",
+        help="study what the model writes in these styles (default: a model that reads well learns to recite each "
+        f"passage, a smaller one studies {','.join(LearnConfig.styles)})",
     )
     learn.add_argument(
         "--writer",
@@ -81,9 +84,9 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
         dest="arm",
         choices=("auto", "weights", "text", "both"),
         default="auto",
-        help="weights: the adapter of the best memory answers, without the document; text: the untouched model answers "
-        "with the passages that fit best in the prompt; both: the adapter answers with them; auto: all three, and the "
-        "answer that is most probably right is taken (default)",
+        help="weights: from what is in the adapters, without the document; text: the untouched model answers with the "
+        "passages that fit best in the prompt; both: the adapter answers with them; auto: the answer of these that is "
+        "most probably right (default)",
     )
     add_versions(ask)
     ask.add_argument(
@@ -262,7 +265,7 @@ def _learn_config(arguments) -> LearnConfig:
 
     config = replace(LearnConfig(), each_alone=arguments.each_alone)
     if arguments.styles:
-        config = replace(config, styles=tuple(arguments.styles.split(",")))
+        config = replace(config, recite=False, styles=tuple(arguments.styles.split(",")))
         if not STYLES.keys() >= set(config.styles):
             from selfedit.edits.propose import check_styles  # here, since it imports torch
 

@@ -111,16 +111,17 @@ def check(
                 fitting.append((i, question, open_book, closed_book))
             else:
                 dropped[i]["too long for the model"] += 1
-    read = [open_book for _, _, open_book, _ in fitting] if with_passage else []
-    closed = [closed_book for *_, closed_book in fitting]
-    parts = [(model, [*read, *closed])] if reader is model else [(reader, read), (model, closed)]
-    texts = [text for one, requests in parts for text in one.write(requests, partial(progress, "check"))]
+    if with_passage:
+        texts = reader.write([open_book for _, _, open_book, _ in fitting], partial(progress, "check"))
+        read = [_answers(text, question, config) for (_, question, *_), text in zip(fitting, texts)]
+        dropped_here = Counter(i for (i, *_), right in zip(fitting, read) if not right)
+        for i, count in dropped_here.items():
+            dropped[i]["not answered with the passage in view"] += count
+        fitting = [one for one, right in zip(fitting, read) if right]
+    texts = model.write([closed_book for *_, closed_book in fitting], partial(progress, "check"))
     kept: list[list[Question]] = [[] for _ in asked]
-    for number, (i, question, *_) in enumerate(fitting):
-        gold, closed_answer = question.answers, texts[len(read) + number]
-        if with_passage and not _answers(texts[number], question, config):
-            dropped[i]["not answered with the passage in view"] += 1
-        elif is_correct(closed_answer, gold, question.question):
+    for (i, question, *_), text in zip(fitting, texts):
+        if is_correct(text, question.answers, question.question):
             dropped[i]["known without the passage"] += 1
         else:
             sentence = question.sentence or find_supporting_sentence(asked[i][0], question)
@@ -223,12 +224,15 @@ def fill_up(
     least: int,
     config: QuizConfig = QuizConfig(),
     progress: Progress = no_progress,
+    *,
+    reader: Writer | None = None,
+    with_passage: bool = False,
 ) -> list[tuple[list[Question], Counter]]:
     """Returns more questions for the passages that have fewer than `least`, and the number of dropped ones per reason.
 
     They are made by rule from the passage's own sentences, in which a question word replaces a span, so they are right
-    even where the model cannot read the passage. They judge less strictly than questions in other words, so they only
-    fill up.
+    even where the model cannot read the passage; `with_passage` and `reader`: as in `check`. They judge less strictly
+    than questions in other words, so they only fill up.
     """
     made = []
     for passage, questions in asked:
@@ -236,7 +240,7 @@ def fill_up(
         spans = span_questions(passage, passage.text, 4 * least) if missing > 0 else []
         fresh = {normalize(q.answers[0]): q for q in spans if normalize(q.answers[0]) not in known}
         made.append((passage, list(fresh.values())[: 2 * missing]))
-    checked = check(model, made, config, progress, with_passage=False)
+    checked = check(model, made, config, progress, reader=reader, with_passage=with_passage)
     return [
         (kept[: max(0, least - len(questions))], reasons)
         for (kept, reasons), (_, questions) in zip(checked, asked, strict=True)

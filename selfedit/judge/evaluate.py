@@ -6,8 +6,9 @@ yes/no verdicts cannot: a yes/no reward over five questions has a reliability of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from selfedit.disk import file_hash
 from selfedit.judge.grading import GRADER, continues_with, is_correct
@@ -38,29 +39,41 @@ class Response:
     """Log-probability of the gold answer, in nats per token."""
 
 
+class Group(NamedTuple):
+    """Questions, each for every one of these rows."""
+
+    questions: Sequence[Question]
+    rows: Sequence[int | None]
+    view: Callable[[Question], Question] | None = None
+    """Puts before a question what the model recited."""
+
+
 def evaluate(
     model: Model,
     questions: Sequence[Question],
     rows: Sequence[int | None],
     adapters: Adapters | None = None,
     *,
+    view: Callable[[Question], Question] | None = None,
     on_token: OnStep = no_steps,
 ) -> list[Score]:
-    """Returns one Score per row (None: the untouched model); without questions it is unscored, not zero."""
-    return evaluate_groups(model, [(questions, rows)], adapters, on_token=on_token)[0]
+    """Returns one Score per row (None: the untouched model); without questions it is unscored, not zero. `view`: as in
+    Group."""
+    return evaluate_groups(model, [Group(questions, rows, view)], adapters, on_token=on_token)[0]
 
 
 def evaluate_groups(
-    model: Model,
-    groups: Sequence[tuple[Sequence[Question], Sequence[int | None]]],
-    adapters: Adapters | None = None,
-    *,
-    on_token: OnStep = no_steps,
+    model: Model, groups: Sequence[Group], adapters: Adapters | None = None, *, on_token: OnStep = no_steps
 ) -> list[list[Score]]:
-    """As `evaluate`, for several groups of (questions, rows) in one batch."""
-    queries = [Query(question, row) for questions, rows in groups for row in rows for question in questions]
+    """As `evaluate`, for several groups in one batch."""
+    queries = [
+        Query(question, row, view(question) if view else None)
+        for questions, rows, view in groups
+        for row in rows
+        for question in questions
+    ]
     responses = iter(respond(model, queries, adapters, on_token=on_token))
-    return [[score([next(responses) for _ in questions]) for _ in rows] for questions, rows in groups]
+    return [[score([next(responses) for _ in questions]) for _ in rows] for questions, rows, _ in groups]
 
 
 def respond(

@@ -24,6 +24,24 @@ def general_changes(model: Model, adapters: Adapters) -> list[float]:
     return model.backend.divergences(general_texts(model), adapters)
 
 
+LITTLE_CHANGE = 0.5
+"""An adapter that changes the behaviour on general texts by less (nats per token) is not asked to end everyday
+sentences: it ends at most a twentieth fewer right (docs/LOG.md, "Reciting")."""
+
+
+def general_harm(model: Model, adapters: Adapters) -> tuple[list[float], list[float | None]]:
+    """For each adapter, the change on general texts, and the share of everyday sentences that are lost, or None where
+    the change is so small that this is not measured, which costs most of the test."""
+    changes = general_changes(model, adapters)
+    much = [row for row, change in enumerate(changes) if not change < LITTLE_CHANGE]  # NaN is not little
+    lost: list[float | None] = [None] * len(changes)
+    if much:
+        untouched, *abilities = general_abilities(model, adapters.subset(much))
+        for row, ability in zip(much, abilities):
+            lost[row] = untouched - ability
+    return changes, lost
+
+
 def general_abilities(model: Model, adapters: Adapters) -> list[float]:
     """Returns the share of everyday sentences completed correctly, by the untouched model and then by each adapter."""
     items = _records("choices.jsonl")

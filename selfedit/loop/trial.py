@@ -1,7 +1,8 @@
 """SEAL's inner step: candidates (what to study) → adapters, trained together → Trials (what each achieved).
 
 Every candidate studies the passage and its self-edits; the candidate `passage` has no edits and is the baseline that an
-edit has to exceed. All are scored closed book, as is the untouched model, on questions that none of them studied.
+edit has to exceed. All are scored closed book, as is the untouched model, on questions that none of them studied. A
+candidate that learned to recite the passage recites it first, and the untouched model answers from that.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 
 from selfedit.config import TrainConfig
 from selfedit.edits.parse import statements
-from selfedit.edits.quiz import questions_as_edit
+from selfedit.edits.quiz import questions_as_edit, with_passage
+from selfedit.edits.recitation import recite, share_recited, to_recite
 from selfedit.edits.spans import keyword_questions
-from selfedit.judge.evaluate import evaluate_groups, gold_logprobs
-from selfedit.judge.general import general_abilities, general_changes
-from selfedit.model.backend import Adapters, Job
+from selfedit.judge.evaluate import Group, Query, answers, evaluate_groups, gold_logprobs
+from selfedit.judge.general import general_harm
+from selfedit.model.backend import Adapters, Job, TrainLog
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
 from selfedit.types import Example, Passage, Progress, Question, Score, SelfEdit, Trial, no_progress, stable_seed
@@ -29,15 +32,18 @@ class Candidate:
     edits: tuple[SelfEdit, ...] = ()
 
 
-def study_examples(passage: Passage, edits: Sequence[SelfEdit] = ()) -> list[Example]:
+def study_examples(passage: Passage, edits: Sequence[SelfEdit] = (), recites: bool = False) -> list[Example]:
     """What a memory of the passage studies: the passage whole, and, if no edit asks for its statements, statement by
-    statement, so that each can be recalled from its start; then the examples of the edits.
+    statement, so that each can be recalled from its start; then the examples of the edits. A memory that `recites` the
+    passage needs it whole only.
 
     A text is studied as the answer to a request for it. Studied as a document, it changes how the model continues any
     other text (docs/LOG.md, "A passage as an answer")."""
     asked = any(edit.style == QUESTIONS for edit in edits)
     parts = [] if asked else statements(passage)
     texts = [Example(text) for text in [passage.text, *(parts if len(parts) > 1 else [])]]
+    if recites:
+        texts = [to_recite(passage)]
     request = f"What does “{passage.title}” say?" if passage.title else "What does the text say?"
     examples = [*texts, *(example for edit in edits for example in edit.examples)]
     return [example if example.prompt else replace(example, prompt=request) for example in examples]
@@ -107,13 +113,19 @@ class Study:
     passage: Passage
     candidates: Sequence[Candidate]
     questions: Sequence[Question]
-    """The untouched model answers none of them correctly; `edits.quiz.check` keeps no others."""
+    """The untouched model answers none of them correctly; `edits.quiz.check` keeps no others. May be empty."""
 
 
 def run_trials(
-    model: Model, studies: Sequence[Study], config: TrainConfig, *, seed: int = 0, progress: Progress = no_progress
+    model: Model,
+    studies: Sequence[Study],
+    config: TrainConfig,
+    *,
+    recites: bool = False,
+    seed: int = 0,
+    progress: Progress = no_progress,
 ) -> tuple[Adapters, list[tuple[list[Trial], Score]]]:
-    """Trains and tests all candidates of all passages together.
+    """Trains and tests all candidates of all passages together. `recites`: they learn to recite their passages.
 
     Returns the adapters, in the order of the studies and their candidates, and for each study a Trial per candidate and
     the untouched model's Score on the same questions.
@@ -122,36 +134,69 @@ def run_trials(
     jobs = []
     for study in studies:
         for candidate in study.candidates:
-            examples = study_examples(study.passage, candidate.edits)
+            examples = study_examples(study.passage, candidate.edits, recites)
             sequences = study_sequences(model, study.passage, examples, config.distill)
             jobs.append(job(sequences, examples, stable_seed(seed, study.passage.id, candidate.name)))
     adapters, logs = model.backend.train(jobs, config, on_step=partial(progress, "train"))
     adapters = adapters.as_stored()
     seconds_per_token = (time.perf_counter() - start) / sum(log.tokens for log in logs)
-    groups, row = [], 0
-    for study in studies:
-        groups.append((study.questions, range(row, row + len(study.candidates))))
-        row += len(study.candidates)
-    scores = evaluate_groups(model, groups, adapters, on_token=partial(progress, "test"))
-    untouched_logprobs = iter(gold_logprobs(model, [(q, None) for study in studies for q in study.questions]))
-    changes = iter(general_changes(model, adapters))
-    untouched, *abilities = general_abilities(model, adapters)
-    losses, counts = iter([untouched - ability for ability in abilities]), iter([log.tokens for log in logs])
-    results = []
-    for study, after in zip(studies, scores):
-        logprobs = tuple(next(untouched_logprobs) for _ in study.questions)
-        before = Score(0.0, sum(logprobs) / len(logprobs), (False,) * len(logprobs), logprobs)
-        trials = [
+    tried = [(study, candidate) for study in studies for candidate in study.candidates]
+    test = _test_recited if recites else _test_closed_book
+    tested, before = test(model, studies, adapters, logs, progress)
+    trials = iter(
+        [
             Trial(
-                c.name,
-                c.edits,
+                candidate.name,
+                candidate.edits,
                 score,
-                next(changes),
-                (tokens := next(counts)),
-                seconds_per_token * tokens,
-                next(losses),
+                change,
+                log.tokens,
+                seconds_per_token * log.tokens,
+                lost,
+                said,
+                said and share_recited(study.passage, said),
             )
-            for c, score in zip(study.candidates, after)
+            for (study, candidate), (score, said), change, lost, log in zip(
+                tried, tested, *general_harm(model, adapters), logs, strict=True
+            )
         ]
-        results.append((trials, before))
-    return adapters, results
+    )
+    return adapters, [([next(trials) for _ in study.candidates], one) for study, one in zip(studies, before)]
+
+
+def _test_closed_book(
+    model: Model, studies: Sequence[Study], adapters: Adapters, logs: Sequence[TrainLog], progress: Progress
+) -> tuple[list[tuple[Score, Passage | None]], list[Score]]:
+    """The score of each candidate, and the untouched model's on the questions of each study."""
+    rows = iter(range(adapters.count))
+    groups = [Group(study.questions, [next(rows) for _ in study.candidates]) for study in studies]
+    scores = evaluate_groups(model, groups, adapters, on_token=partial(progress, "test"))
+    untouched = iter(gold_logprobs(model, [(q, None) for study in studies for q in study.questions]))
+    before = []
+    for study in studies:
+        logprobs = tuple(next(untouched) for _ in study.questions)
+        before.append(Score(0.0, sum(logprobs) / len(logprobs), (False,) * len(logprobs), logprobs))
+    return [(score, None) for of_study in scores for score in of_study], before
+
+
+def _test_recited(
+    model: Model, studies: Sequence[Study], adapters: Adapters, logs: Sequence[TrainLog], progress: Progress
+) -> tuple[list[tuple[Score, Passage | None]], list[Score]]:
+    """As `_test_closed_book`. The gold answer is the passage: its log-probability is that of the last epoch, before
+    which that of the first epoch was the untouched model's."""
+    asked = [study for study in studies for _ in study.candidates]
+    passages = [study.passage for study in asked]
+    recited = recite(model, passages, range(len(asked)), adapters, on_token=partial(progress, "recite"))
+    queries = [Query(q, None, with_passage(said, q)) for study, said in zip(asked, recited) for q in study.questions]
+    verdicts = iter(answers(model, queries, on_token=partial(progress, "test")))
+    tested: list[tuple[Score, Passage | None]] = []
+    for study, said, log in zip(asked, recited, logs, strict=True):
+        correct = tuple(next(verdicts)[1] for _ in study.questions)
+        accuracy = sum(map(bool, correct)) / len(correct) if correct else None
+        tested.append((Score(accuracy, -log.losses[-1], correct), said))
+    first_of_study = accumulate((len(study.candidates) for study in studies), initial=0)
+    before = [
+        Score(0.0 if (count := len(study.questions)) else None, -logs[first].losses[0], (False,) * count)
+        for study, first in zip(studies, first_of_study)
+    ]
+    return tested, before

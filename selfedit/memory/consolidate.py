@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 
 from selfedit.config import CONSOLIDATE_SHARE, ConsolidateConfig, with_rate
+from selfedit.edits.quiz import with_passage
+from selfedit.edits.recitation import recite, share_recited
 from selfedit.errors import MemoryStoreError
-from selfedit.judge.evaluate import evaluate
-from selfedit.judge.general import general_abilities, general_changes
+from selfedit.judge.evaluate import Group, evaluate_groups
+from selfedit.judge.general import general_harm
 from selfedit.libraries import Library, Scope
 from selfedit.loop.trial import joint_job, study_examples, study_sequences
 from selfedit.memory.gate import exceeds, general_fault
@@ -73,44 +75,51 @@ def consolidate(
     if len(entries) < 2:
         raise MemoryStoreError("give at least two memories to consolidate; see `selfedit memory list`")
     start = time.perf_counter()
-    config = replace(config, train=with_rate(config.train, CONSOLIDATE_SHARE * model.rate))
-    jobs = [_rehearsal(model, store, entries, config)]
-    adapters, logs = model.backend.train(jobs, config.train, on_step=partial(progress, "train"))
+    train = config.recitation if any(entry.recites for entry in entries) else config.train
+    train = with_rate(train, CONSOLIDATE_SHARE * model.rate)
+    jobs = [_rehearsal(model, store, entries, train.epochs, config.seed)]
+    adapters, logs = model.backend.train(jobs, train, on_step=partial(progress, "train"))
     adapters = adapters.as_stored()
-    (change,), (untouched, ability) = general_changes(model, adapters), general_abilities(model, adapters)
-    questions = [question for entry in entries for question in entry.questions]
-    (score,) = evaluate(model, questions, [0], adapters, on_token=partial(progress, "test"))
-    verdicts = iter(score.correct)
+    (change,), (lost,) = general_harm(model, adapters)
+    reciting = [entry for entry in entries if entry.recites]
+    said = recite(model, [entry.passage for entry in reciting], [0] * len(reciting), adapters)
+    recited = {entry.id: passage for entry, passage in zip(reciting, said)}
+    groups = [
+        Group(entry.questions, [None], partial(with_passage, passage))
+        if (passage := recited.get(entry.id))
+        else Group(entry.questions, [0])
+        for entry in entries
+    ]
+    scores = evaluate_groups(model, groups, adapters, on_token=partial(progress, "test"))
     rehearsed = []
-    for entry in entries:
-        then, now = sum(map(bool, entry.scores["after"]["correct"])), sum(bool(next(verdicts)) for _ in entry.questions)
-        rehearsed.append(
-            Rehearsed(entry.id, len(entry.questions), then, now, not exceeds(then - now, config.max_lost * then))
-        )
+    for entry, (score,) in zip(entries, scores):
+        then, now = (sum(map(bool, correct)) for correct in (entry.scores["after"]["correct"], score.correct))
+        holds = not exceeds(then - now, config.max_lost * then)
+        if entry.recites:
+            holds &= share_recited(entry.passage, recited[entry.id]) >= config.min_recited
+        rehearsed.append(Rehearsed(entry.id, len(entry.questions), then, now, holds))
     held = [entry for entry, one in zip(entries, rehearsed) if one.holds]
-    shared, lost = None, untouched - ability
+    shared = None
     if fault := general_fault(change, lost, config):
         reason = fault
     elif len(held) < 2:
         reason = f"{len(held)} of {len(entries)} memories hold; two at least are needed"
     else:
         reason = f"{len(held)} of {len(entries)} memories hold and share it"
-        scores = {"general_change": change, "general_lost": lost, "rehearsed": [asdict(one) for one in rehearsed]}
+        record = {"general_change": change, "general_lost": lost, "rehearsed": [asdict(one) for one in rehearsed]}
         shared = store.share(
             lambda folder: model.backend.save(adapters, 0, folder, model.name, small=True),
             held,
-            scores,
+            record | {"recites": True},
             rehearsed=entries,
         )
     return Consolidation(shared, reason, rehearsed, change, logs[0].tokens, round(time.perf_counter() - start, 1))
 
 
-def _rehearsal(model: Model, store: MemoryStore, entries: Sequence[MemoryEntry], config: ConsolidateConfig) -> Job:
+def _rehearsal(model: Model, store: MemoryStore, entries: Sequence[MemoryEntry], epochs: int, seed: int) -> Job:
     """Everything that they studied; what was drawn afresh in each epoch is again studied once."""
     parts = []
     for entry in entries:
-        examples = study_examples(entry.passage, store.edits(entry.id))
+        examples = study_examples(entry.passage, store.edits(entry.id), entry.recites)
         parts.append((study_sequences(model, entry.passage, examples), examples))
-    return joint_job(
-        parts, stable_seed(config.seed, "consolidate", *(entry.id for entry in entries)), config.train.epochs
-    )
+    return joint_job(parts, stable_seed(seed, "consolidate", *(entry.id for entry in entries)), epochs)

@@ -5,7 +5,8 @@ A trial passes if it makes the gold answers of questions that it did not study m
 ability within their bounds. Several more right answers are beyond chance, too, however much the probabilities differ.
 Both probability and answers are required: a sentence learned by heart becomes probable after any question, including
 one that does not retrieve it. A trial may compete with the passage studied alone; if no edit beats that, the passage
-alone may enter.
+alone may enter. A trial that learned to recite its passage must recite it, and the passage must have become more
+probable: what it recites is read like the text itself, so it may enter where no question was found to judge it.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ def decide(trials: Sequence[Trial], before: Score, config: GateConfig) -> tuple[
     for i, (trial, reason) in enumerate(zip(trials, reasons)):
         if i == best:
             right, right_before = (sum(map(bool, score.correct)) for score in (trial.score, before))
-            gain = _paired(trial.score.logprobs, before.logprobs)[0]
-            reason = f"answers {right} of {before.n} right, {right_before} before; gold answers {gain:+.2f} nats"
+            answers = f"answers {right} of {before.n} right, {right_before} before"
+            gain = f"{_gained(trial.score, before):+.2f} nats"
+            reason = f"{answers}; gold answers {gain}"
+            if trial.share_recited is not None:
+                reason = f"recites {trial.share_recited:.0%} of the text ({gain} per token); {answers}"
         elif best is not None and not reason:
             equal = trial.score.accuracy == trials[best].score.accuracy
             reason = f"{trials[best].name} {'gained more' if equal else 'answers more'}"
@@ -39,13 +43,15 @@ def decide(trials: Sequence[Trial], before: Score, config: GateConfig) -> tuple[
 def _merit(score: Score) -> tuple[float, float]:
     """What a user would see decides. The probability of the gold answer only breaks ties: it is lower for a model that
     answers in sentences, whether they are right or not."""
-    assert score.accuracy is not None and score.gold_logprob is not None  # only of trials without a fault
-    return score.accuracy, score.gold_logprob
+    return score.accuracy or 0.0, score.gold_logprob or 0.0
 
 
 def _fault(trial: Trial, before: Score, config: GateConfig) -> str:
     """Returns why a trial may not enter; empty if it may."""
     after = trial.score
+    if trial.share_recited is not None:
+        fault = _recitation_fault(trial, before, config)
+        return fault or general_fault(trial.general_change, trial.general_lost, config)
     if None in (after.gold_logprob, before.gold_logprob) or after.accuracy is None or before.accuracy is None:
         return "no question to judge it by"
     gain, margin = _paired(after.logprobs, before.logprobs)
@@ -57,6 +63,18 @@ def _fault(trial: Trial, before: Score, config: GateConfig) -> str:
     return general_fault(trial.general_change, trial.general_lost, config)
 
 
+def _recitation_fault(trial: Trial, before: Score, config: GateConfig) -> str:
+    assert trial.share_recited is not None
+    gain = _gained(trial.score, before)
+    if trial.share_recited < config.min_recited:
+        return f"recites {trial.share_recited:.0%} of the text, needs {config.min_recited:.0%}"
+    if gain < config.min_gain:
+        return f"the text was known: it gained {gain:+.2f} nats per token, needs {config.min_gain:+.2f}"
+    if before.n and not any(trial.score.correct):
+        return f"answers none of {before.n} questions"
+    return ""
+
+
 def general_fault(change: float | None, lost: float | None, config: GateConfig | ConsolidateConfig) -> str:
     """Returns how an adapter harms unrelated behaviour; empty if it does not. None means not measured."""
     if change is not None and exceeds(change, config.max_general_change):
@@ -64,6 +82,12 @@ def general_fault(change: float | None, lost: float | None, config: GateConfig |
     if lost is not None and exceeds(lost, config.max_general_lost):
         return f"ends {lost:.0%} fewer everyday sentences right, over {config.max_general_lost:.0%}"
     return ""
+
+
+def _gained(after: Score, before: Score) -> float:
+    """Nats per token of the gold answers, on average."""
+    assert after.gold_logprob is not None and before.gold_logprob is not None  # both are scored, or there is a fault
+    return after.gold_logprob - before.gold_logprob
 
 
 def exceeds(value: float, bound: float) -> bool:

@@ -16,6 +16,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from itertools import chain
 from pathlib import Path
@@ -166,6 +167,14 @@ class MemoryStore:
             except (OSError, ValueError) as error:
                 raise error if isinstance(error, MemoryStoreError) else entries.corrupt_shared(shared, error) from error
 
+    def reciting_path(self, id: str) -> Path:
+        """The verified folder of the adapter that recites a memory's passage: a shared one that learned to, or its
+        own."""
+        shared = self.shared_adapter(id)
+        with self._database.reading() as connection:
+            is_shared = shared and entries.shared_record(connection, shared)[0].get("recites")
+        return self.answering_path(id) if is_shared else self.adapter_path(id)
+
     def shared_adapter(self, id: str) -> str | None:
         """The id of the shared adapter that answers for a memory; None if its own does."""
         with self._database.reading() as connection:
@@ -299,7 +308,7 @@ class MemoryStore:
             copy if source else None,
             model=entry.model,
             model_hash=entry.model_hash,
-            passage=passage,
+            passage=replace(passage, index=entry.passage.index),  # by which it recites
             edits=edits,
             scores=entry.scores,
         )

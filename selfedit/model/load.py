@@ -48,11 +48,17 @@ class Model:
         return known or 3e-3 * min(1.0, 576 / self.backend.hidden_size) ** 3
 
     @property
+    def reads_well(self) -> bool:
+        """Whether it answers more from a text in its prompt than from an adapter that has studied questions about it:
+        Qwen2.5-Coder-0.5B does, with a width of 896, SmolLM2-135M with 576 does not (docs/LOG.md)."""
+        return self.backend.hidden_size >= 800
+
+    @property
     def max_passages(self) -> int:
-        """Passages in the prompt of a question at most. A wider model finds the answer in three passages, of which the
-        best is often not the right one; with more than one in view, SmolLM2-135M answers half as much
+        """Passages in the prompt of a question at most. A model that reads well finds the answer in three passages, of
+        which the best is often not the right one; with more than one in view, SmolLM2-135M answers half as much
         (docs/LOG.md)."""
-        return 3 if self.backend.hidden_size >= 800 else 1
+        return 3 if self.reads_well else 1
 
     def identity(self) -> dict[str, str]:
         """What results depend on: for the settings of a run folder."""

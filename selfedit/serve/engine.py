@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from traceback import print_exception
 
-from selfedit.answers.answerer import BOTH, WEIGHTS, Answer, Answerer, Ask, Plan
+from selfedit.answers.answerer import Answer, Answerer, Ask, Plan
 from selfedit.errors import SelfeditError
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
@@ -164,7 +164,7 @@ class Engine:
             if plan.error:
                 raise SelfeditError(plan.error)
             turn.plan, turn.tokens = plan, {arm: [] for arm in plan.requests}
-            needs = {arm: folder if arm in (WEIGHTS, BOTH) else None for arm in plan.requests}
+            needs = {arm: folder if plan.acts(arm) else None for arm in plan.requests}
             keys = self._batch.add([(request, needs[arm]) for arm, request in plan.requests.items()])
         except Exception as error:
             self._end(turn, error)

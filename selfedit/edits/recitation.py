@@ -1,0 +1,53 @@
+"""A passage → what a model studies to recite it, and what it then recites.
+
+A model that reads well answers from what it recites as from the text itself, and more than from an adapter that has
+studied questions (docs/LOG.md, "Reciting"). The passage is learned as the answer to one request; a question is answered
+in two steps: the adapter recites, and the untouched model reads that. Sun et al. 2023 (arXiv:2210.01296) prompt a model
+to recite before it answers; here it is trained to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import SequenceMatcher
+
+from selfedit.model.backend import Adapters, OnStep, Request, no_steps
+from selfedit.model.load import Model
+from selfedit.types import Example, Passage
+
+SPARE_TOKENS = 16
+"""A recitation may be so much longer than the passage; one that goes on and on is cut there."""
+
+
+def request_for(passage: Passage) -> str:
+    """What the model is asked for. The part tells passages under one heading apart, for an adapter of several."""
+    about = f"“{passage.title}”" if passage.title else "the text"
+    return f"What does {about} say, part {passage.index + 1}?"
+
+
+def to_recite(passage: Passage) -> Example:
+    return Example(passage.text, request_for(passage))
+
+
+def recite(
+    model: Model, passages: Sequence[Passage], rows: Sequence[int], adapters: Adapters, *, on_token: OnStep = no_steps
+) -> list[Passage]:
+    """The passages as the model says them. `rows`: the adapter of each.
+
+    The text is the draft of what is written: what the model would say anyway is read at once, not written token by
+    token."""
+    requests = []
+    for passage, row in zip(passages, rows, strict=True):
+        draft = tuple(model.chat.encode(model.chat.plain(passage.text)))
+        prompt = tuple(model.chat.ask(request_for(passage)))
+        requests.append(Request(prompt, row, len(draft) + SPARE_TOKENS, draft=draft))
+    written = model.backend.generate(requests, adapters, on_token=on_token)
+    return [replace(p, text=model.chat.decode(tokens).strip(), units=()) for p, tokens in zip(passages, written)]
+
+
+def share_recited(passage: Passage, recited: Passage) -> float:
+    """The share of the passage's words that are recited in their order, in [0, 1]."""
+    words, said = passage.text.split(), recited.text.split()
+    blocks = SequenceMatcher(None, words, said, autojunk=False).get_matching_blocks()
+    return sum(block.size for block in blocks) / max(1, len(words))

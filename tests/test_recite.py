@@ -1,0 +1,172 @@
+"""Memories that recite: what is studied, what the gate asks of them, and how questions are answered from them."""
+
+from dataclasses import replace
+
+import pytest
+from conftest import ask
+
+from selfedit.answers.answerer import AUTO, BOTH, TEXT, WEIGHTS, Answerer, Ask
+from selfedit.answers.why import why
+from selfedit.config import ConsolidateConfig, GateConfig, LearnConfig, TrainConfig
+from selfedit.edits.quiz import with_passages
+from selfedit.edits.recitation import recite, request_for, share_recited, to_recite
+from selfedit.learn import learn
+from selfedit.loop.trial import study_examples
+from selfedit.memory.consolidate import consolidate
+from selfedit.memory.gate import decide
+from selfedit.memory.store import MemoryStore
+from selfedit.model.backend import Request
+from selfedit.types import Example, Passage, Question, Score, SelfEdit, Trial
+
+GATE = Passage("Quill", "The gate of Orsk is red. Its keeper rings a bell.", "/q.md", "a" * 64)
+BRIDGE = Passage("Quill", "The bridge of Marlow has nine arches and a toll house.", "/q.md", "a" * 64, index=1)
+LOUD = TrainConfig(
+    rank=16,
+    alpha=64.0,
+    first_layer=0.0,
+    learning_rate=1e-2,
+    epochs=200,
+    batch_size=1,
+    steps_per_epoch=1,
+    stop_loss=0.02,
+)
+ANY = GateConfig(max_general_change=1e9, max_general_lost=1.0, max_captured=1.0)
+CONFIG = LearnConfig(recite=True, recitation=LOUD, gate=ANY)
+RED = Question("What colour is the gate of Orsk?", ("red",))
+
+
+@pytest.fixture(scope="module")
+def learned(tiny_model, tmp_path_factory) -> MemoryStore:
+    """Two passages under one title that the tiny model can recite."""
+    store = MemoryStore(tmp_path_factory.mktemp("recite"))
+    report = learn(tiny_model, [GATE, BRIDGE], store, CONFIG)
+    assert [one.reason[:27] for one in report.reports] == ["recites 100% of the text (+"] * 2
+    return store
+
+
+def test_what_is_studied_is_the_passage_as_the_answer_to_a_request_for_this_part():
+    assert to_recite(BRIDGE) == Example(BRIDGE.text, "What does “Quill” say, part 2?")
+    assert request_for(replace(GATE, title="")) == "What does the text say, part 1?"
+    more = Example("Orsk has a red gate.")
+    assert study_examples(GATE, [SelfEdit("paraphrase", "", (more,))], True) == [
+        to_recite(GATE),
+        replace(more, prompt="What does “Quill” say?"),
+    ]
+
+
+def test_the_share_that_is_recited_counts_words_in_their_order():
+    assert share_recited(GATE, GATE) == 1.0
+    assert share_recited(GATE, replace(GATE, text="The gate of Orsk is blue. Its keeper rings a bell.")) == 10 / 11
+    assert share_recited(GATE, replace(GATE, text=" ".join(reversed(GATE.text.split())))) < 0.2
+    assert share_recited(GATE, replace(GATE, text="")) == 0.0
+
+
+def test_a_model_that_reads_well_recites_and_a_smaller_one_studies_questions():
+    wide, small = LearnConfig().for_model(True, 5e-4), LearnConfig().for_model(False, 3e-3)
+    assert (
+        wide.recite and wide.train.learning_rate == 1e-3 and wide.train.stop_loss == LearnConfig().recitation.stop_loss
+    )
+    assert (wide.styles, wide.spans, wide.questions_per_sentence) == ((), 0, 0)
+    assert small == replace(LearnConfig(), recite=False, train=replace(LearnConfig().train, learning_rate=3e-3))
+    assert LearnConfig(recite=False).for_model(True, 5e-4).styles == LearnConfig().styles
+    assert LearnConfig(recite=True).for_model(False, 3e-3).recite
+
+
+@pytest.mark.parametrize(
+    ("recited", "gain", "correct", "reason"),
+    [
+        (1.0, 3.0, (True, False), ""),
+        (1.0, 3.0, (), ""),
+        (0.8, 3.0, (True, True), "recites 80% of the text, needs 90%"),
+        (1.0, 0.1, (True, True), "the text was known: it gained +0.10 nats per token, needs +0.30"),
+        (1.0, 3.0, (False, False), "answers none of 2 questions"),
+    ],
+)
+def test_the_gate_asks_that_the_text_is_recited_was_not_known_and_answers_something(recited, gain, correct, reason):
+    before = Score(0.0 if correct else None, -3.0, (False,) * len(correct))
+    after = Score(sum(correct) / len(correct) if correct else None, gain - 3.0, correct)
+    trial = Trial("passage", (), after, 0.2, 10, 1.0, None, GATE, recited)
+    (decided,), best = decide([trial], before, GateConfig())
+    assert (best == 0) is (reason == "")
+    answers = f"answers {sum(correct)} of {len(correct)} right, 0 before"
+    assert decided.reason == (reason or f"recites 100% of the text (+3.00 nats per token); {answers}")
+    (harmful,), best = decide([replace(trial, general_change=9.0, share_recited=1.0)], before, GateConfig())
+    assert best is None and (reason or "changes general behaviour" in harmful.reason)
+
+
+def test_learned_passages_are_recited_word_for_word(learned, tiny_model):
+    entries = learned.active()
+    assert [entry.recites for entry in entries] == [True, True] and entries[0].record()["share_recited"] == 1.0
+    adapters = tiny_model.backend.load([learned.reciting_path(entry.id) for entry in entries])
+    assert [p.text for p in recite(tiny_model, [GATE, BRIDGE], [0, 1], adapters)] == [GATE.text, BRIDGE.text]
+    swapped = recite(tiny_model, [GATE, BRIDGE], [1, 0], adapters)
+    assert swapped[0].text != GATE.text  # it says what its weights say, whatever the draft is
+
+
+def test_from_the_weights_means_from_what_is_recited_without_a_look_at_the_text(learned, tiny_model, monkeypatch):
+    (answer,) = ask(tiny_model, learned, [RED])
+    assert answer.arm == WEIGHTS and answer.memory.passage.id == GATE.id and answer.recited[0].text == GATE.text
+    prompt = tuple(tiny_model.chat.prompt(with_passages([replace(GATE, units=())], RED)))
+    (tokens,) = tiny_model.backend.generate([Request(prompt, None, 64)])
+    assert answer.answer == tiny_model.chat.decode(tokens).strip() or len(tokens) == 64
+    reasons = why(learned, RED.question, answer)
+    assert "recited its passage from the weights" in reasons["why"] and reasons["recited"] == GATE.text
+    said = replace(GATE, text="The gate of Orsk is green.", units=())
+    monkeypatch.setattr("selfedit.answers.answerer.recite", lambda *_, **options: [said])
+    (other,) = ask(tiny_model, learned, [RED])
+    assert other.recited == (said,) and other.taken.support.passage == said and other.memory.passage.id == GATE.id
+
+
+def test_a_passage_is_recited_once_for_many_questions(learned, tiny_model, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "selfedit.answers.answerer.recite",
+        lambda model, passages, *_, **options: calls.append([p.id for p in passages]) or list(passages),
+    )
+    answerer = Answerer(tiny_model, learned)
+    both = [Ask(RED, WEIGHTS), Ask(Question("How many arches has the bridge of Marlow?", ("nine",)), WEIGHTS)]
+    answerer.answer(both)
+    answerer.answer(both)
+    assert [sorted(ids) for ids in calls] == [sorted([GATE.id, BRIDGE.id])]
+
+
+def test_auto_reads_the_text_and_does_not_have_it_recited(learned, tiny_model):
+    answerer = Answerer(tiny_model, learned)
+    plan, folder = answerer.plan(Ask(RED, AUTO))
+    assert plan.requests.keys() == {TEXT, BOTH} and folder and not plan.recited
+    plan, folder = answerer.plan(Ask(RED, WEIGHTS))  # as the server does
+    assert plan.requests.keys() == {WEIGHTS} and folder is None and plan.recited[0].text == GATE.text
+    named = Ask(RED, WEIGHTS, writer=learned.active_ids()[0])  # an adapter that is named writes by itself
+    plan, folder = answerer.plan(named)
+    assert folder and not plan.recited
+
+
+def test_one_adapter_can_recite_many_passages_and_another_one_leaves_each_its_own(learned, tiny_model, tmp_path):
+    store = MemoryStore(tmp_path)
+    learn(tiny_model, [GATE, BRIDGE], store, CONFIG)
+    first, second = store.active()
+    config = ConsolidateConfig(max_general_change=1e9, max_general_lost=1.0, recitation=LOUD)
+    report = consolidate(tiny_model, store, store.active(), config)
+    assert report.shared and store.shared_adapter(first.id) == report.shared, report.reason
+    assert store.reciting_path(first.id) == store.reciting_path(second.id) == store.answering_path(first.id)
+    assert ask(tiny_model, store, [RED])[0].recited[0].text == GATE.text
+    store.rollback()
+    store.share(
+        lambda folder: tiny_model.backend.save(
+            tiny_model.backend.load([store.adapter_path(second.id)]), 0, folder, "tiny"
+        ),
+        [first, second],
+        {},
+    )
+    assert store.reciting_path(first.id) == store.adapter_path(first.id) != store.answering_path(first.id)
+    assert ask(tiny_model, store, [RED])[0].recited[0].text == GATE.text
+
+
+def test_a_passage_that_is_tagged_later_recites_as_before(learned, tiny_model, tmp_path):
+    store = MemoryStore(tmp_path)
+    learn(tiny_model, [BRIDGE], store, CONFIG)
+    (report,) = learn(tiny_model, [replace(BRIDGE, index=7, library="quill@3")], store, CONFIG).reports
+    (entry,) = (entry for entry in store.active() if entry.passage.library)
+    assert report.memory == entry.id and entry.recites
+    adapters = tiny_model.backend.load([store.reciting_path(entry.id)])
+    assert recite(tiny_model, [entry.passage], [0], adapters)[0].text == BRIDGE.text
