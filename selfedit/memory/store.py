@@ -171,9 +171,8 @@ class MemoryStore:
         """The verified folder of the adapter that recites a memory's passage: a shared one that learned to, or its
         own."""
         shared = self.shared_adapter(id)
-        with self._database.reading() as connection:
-            is_shared = shared and entries.shared_record(connection, shared)[0].get("recites")
-        return self.answering_path(id) if is_shared else self.adapter_path(id)
+        recites = shared and self.shared_scores(shared).get("recites")
+        return self.answering_path(id) if recites else self.adapter_path(id)
 
     def shared_adapter(self, id: str) -> str | None:
         """The id of the shared adapter that answers for a memory; None if its own does."""
