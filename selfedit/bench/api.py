@@ -8,7 +8,8 @@ home with the memories, `answers.jsonl` with one line per condition, task and sa
 - `stale-docs`: with the best passages of the old version's documents in view, by words;
 - `docs-in-context`: with the right passages in view, the ceiling;
 - `retrieval`: with the best passages of the release's documents in view, as `selfedit code --from text`;
-- `memory`: the adapter of the release, as `--from weights`; `memory+text`: as `--from both`.
+- `memory`: the adapter of the release, as `--from weights`; `memory+text`: as `--from both`. Where the documents are
+  studied as facts, these are the adapters of their passages.
 
 Every body is run with the task's test in the sandbox. `accuracy`: share of the tasks whose greedy body passes;
 `pass_at_5`: share with a passing one among five samples; `stale`: share whose greedy body is the old form, or fails
@@ -29,11 +30,11 @@ from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask
 from selfedit.answers.code import IN_VIEW, PassageIndex, Release
 from selfedit.bench.intervals import mean, mean_interval, paired_interval
 from selfedit.bench.tables import heading, markdown, number, with_interval
-from selfedit.config import ReleaseConfig
+from selfedit.config import LearnConfig, ReleaseConfig
 from selfedit.documents.read import split_documents
 from selfedit.documents.records import Document
 from selfedit.errors import SelfeditError
-from selfedit.learn import passage_length
+from selfedit.learn import learn, passage_length
 from selfedit.libraries import Library, Wanted
 from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json, write_text
 from selfedit.memory.store import MemoryStore
@@ -55,6 +56,8 @@ ANSWER_TOKENS = 160
 PASSAGE_WORDS = 110
 LIMITS = Limits(seconds=20.0)
 RELEASE = ReleaseConfig()
+STUDIES = CODE, FACTS = ("code", "facts")
+"""How the documents are studied: as before/after pairs of code, or passage by passage, as any document."""
 
 
 def run(
@@ -67,6 +70,7 @@ def run(
     library: Library | None = None,
     python: Path | None = None,
     writer_name: str | None = None,
+    study: str = CODE,
     conditions: Sequence[str] = CONDITIONS,
     samples: int = SAMPLES,
     config: ReleaseConfig = RELEASE,
@@ -76,7 +80,7 @@ def run(
 ) -> dict:
     """Runs the benchmark and returns the content of results.json. `library`: the tag of the documents; None: the major
     version of the tasks. `python`: has the library; None: it is installed under the run folder. `writer_name`: another
-    model that writes the pairs.
+    model that writes the pairs. `study`: one of STUDIES.
 
     Raises SelfeditError, before any work, on an unknown condition or one that has no documents.
     """
@@ -105,6 +109,7 @@ def run(
         "writer": writer_name or model_name,
         "config": repr(config),
     }
+    settings |= {} if study == CODE else {"study": study}
     with lock_run_folder(out, settings):
         learning: dict = {}
         if set(_LEARNED).intersection(conditions):
@@ -112,8 +117,13 @@ def run(
             if not file.exists():
                 writer = load_model(writer_name, notify=notify) if writer_name not in (None, model_name) else None
                 options = {"writer": writer, "progress": progress, "notify": notify}
-                report = learn_release(model, passages, store, config, library, environment, **options)
-                write_json(file, report.record())
+                if study == FACTS:
+                    summary = learn(model, passages, store, LearnConfig(), **options).summary()
+                    learned = {"kept": len(summary["memories"]), "texts": len(summary["texts"])}
+                    write_json(file, learned | {"seconds": {"learn": summary["seconds"]}})
+                else:
+                    report = learn_release(model, passages, store, config, library, environment, **options)
+                    write_json(file, report.record())
             learning = read_back(file)
         stale_passages = split_documents(stale_documents, PASSAGE_WORDS, length)
         bench = _Bench(model, tasks, store, passages, stale_passages, environment, out, samples, progress)
@@ -175,6 +185,7 @@ class _Bench:
         self.answerer = Answerer(model, store)
         self.wanted = Wanted(tasks[0].library, f"=={tasks[0].version}")
         self.release = Release(store, model.fingerprint, self.wanted)
+        self.has_adapter = bool(self.release.writer) or any(entry.has_adapter for entry in self.release.entries)
         self.journal = Journal(out / "answers.jsonl")
         self.known = {(r["condition"], r["task"], r["sample"]): r for r in self.journal.records}
 
@@ -193,7 +204,7 @@ class _Bench:
         preferred = [r["prefers_new"] for _, r in asked if r.get("prefers_new") is not None]
         return {
             "condition": condition,
-            "adapter": condition in _LEARNED and self.release.writer is not None,
+            "adapter": condition in _LEARNED and self.has_adapter,
             "tasks": len(asked),
             "accuracy": accuracy,
             "ci95": ci95,
@@ -239,7 +250,7 @@ class _Bench:
 
     def _ask(self, condition: str, task: ApiTask) -> Ask:
         code = task.code_task(names_version=condition != "base")
-        if condition in _LEARNED and self.release.writer:
+        if condition in _LEARNED and self.has_adapter:
             return self.release.ask(code, _LEARNED[condition], ANSWER_TOKENS)
         arm = BASE if condition in _CLOSED_BOOK else TEXT
         ask = replace(self.release.ask(code, arm, ANSWER_TOKENS), writer=None)
@@ -292,7 +303,13 @@ def table(result: dict) -> str:
         f"{result['passages']} passages. 95 % intervals: bootstrap over tasks."
     )
     lines = [*heading("Code for a release", result), about, ""]
-    if learning:
+    if "kept" in learning:
+        kept, texts, spent = learning["kept"], learning["texts"], learning["seconds"]["learn"]
+        lines += [
+            f"Learned as facts: {kept} passages with an adapter, {texts} as their text alone ({spent:,.0f} s).",
+            "",
+        ]
+    elif learning:
         spent = ", ".join(f"{stage} {seconds:,.0f} s" for stage, seconds in learning["seconds"].items())
         lines += [
             f"Learned: {learning['changes']} changes, {learning['written']} samples written, "

@@ -103,6 +103,8 @@ def add(commands, with_model, with_judge, with_tasks) -> None:
     api.add_argument("--for", dest="library", type=library, metavar="LIBRARY@VERSION", help=tag)
     add_python(api)
     api.add_argument("--writer", metavar="MODEL", help="another model that writes the pairs of old and new code")
+    studied = "pairs of old and new code (default), or the documents passage by passage"
+    api.add_argument("--study", choices=("code", "facts"), default="code", help=studied)
     _add_compared(api, "--conditions", "api.py")
     api.add_argument("--samples", type=whole(0, 100), default=5, metavar="N", help="drawn bodies for each task (5)")
     _add_skip(api, "tasks")
@@ -277,6 +279,7 @@ def _api(arguments) -> int:
         "library": arguments.library,
         "python": arguments.python,
         "writer_name": arguments.writer,
+        "study": arguments.study,
         "conditions": listed(arguments.conditions) if arguments.conditions else api.CONDITIONS,
         "samples": arguments.samples,
         "config": with_settings(ReleaseConfig(), dict(arguments.set)),
