@@ -193,7 +193,7 @@ class LearnConfig(_Config):
         epochs=12,
         batch_size=1,
         steps_per_epoch=1,
-        stop_loss=0.05,
+        stop_loss=0.03,
     )
     """In place of `train` where the model recites (docs/LOG.md, "Reciting")."""
     gate: GateConfig = GateConfig()
@@ -249,7 +249,7 @@ class ConsolidateConfig(_Config):
         epochs=12,
         batch_size=1,
         steps_per_epoch=1,
-        stop_loss=0.05,
+        stop_loss=0.03,
     )
     """In place of `train` if one of the memories recites."""
 
