@@ -398,7 +398,7 @@ def nothing_judges(monkeypatch) -> None:
     monkeypatch.setattr("selfedit.learn.propose", lambda model, passages, *_, **options: nothing * len(passages))
     quiz = [Quiz((), (), Counter())]
     monkeypatch.setattr("selfedit.learn.write_quizzes", lambda model, passages, **options: quiz * len(passages))
-    monkeypatch.setattr("selfedit.learn.fill_up", lambda model, asked, *_: [([], Counter()) for _ in asked])
+    monkeypatch.setattr("selfedit.learn.fill_up", lambda model, asked, *_, **options: [([], Counter()) for _ in asked])
 
 
 def test_the_text_of_a_passage_is_kept_where_nothing_was_learned_and_waits_if_it_is_suspicious(
