@@ -910,6 +910,7 @@ def test_a_writer_writes_and_reads_what_the_model_learns(tmp_path, monkeypatch):
 
     heard(learner, "learner")
     heard(writer, "writer")
+    monkeypatch.setattr("selfedit.edits.quiz._answers", lambda *_: True)  # else the learner need not be asked
     passage = Passage("A lake", "The lake Tarn has 40 boats and 12 piers.", "/lake.txt", "0" * 64)
     quiz = [Question("How many boats has the lake?", ("40 boats",))]
     config = replace(LearnConfig(), spans=2, train=replace(LearnConfig().train, epochs=1))
