@@ -221,9 +221,12 @@ def learned_table(report) -> None:
 def report_table(report) -> None:
     summary = report.summary()
     change = summary["general_change"]
+    recited = [t["share_recited"] for r in report.reports for t in r.trials if t["kept"] and t.get("share_recited")]
     rows = [
         ("passages", f"{summary['passages']}, {len(summary['memories'])} kept as memories"),
-        ("self-edits", f"{summary['edits_tried']} tried, {summary['edits_kept']} kept"),
+        ("recited of the text", f"{_percent(sum(recited) / len(recited))}, at least {_percent(min(recited))}")
+        if recited
+        else ("self-edits", f"{summary['edits_tried']} tried, {summary['edits_kept']} kept"),
         ("questions not trained on", str(summary["questions"])),
         ("closed-book accuracy", f"{_percent(summary['accuracy_before'])} → {_percent(summary['accuracy_after'])}"),
         ("general change (KL)", "–" if change is None else f"at most {change:.2f} nats per token"),
@@ -291,14 +294,16 @@ def _from_here(source: str) -> str:
 
 def memory_table(entries, in_force: Mapping[str, str | None], history: list[dict]) -> None:
     """Two lines per memory, because a long path does not fit a column. `in_force`: as `MemoryStore.in_force`."""
-    form = "{:<12}  {:<11}  {:>6}  {:>6}  {:<10}  "
+    form = "{:<12}  {:<12}  {:>6}  {:>6}  {:<10}  "
     if entries:
         _print(_text((form.format("id", "accuracy", "change", "MB", "learned") + "title and source", "bold")))
     for entry in entries:
         before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))
         shared = in_force.get(entry.id)
         accuracy = "shared" if shared else "text only"
-        if entry.has_adapter:
+        if entry.recites:
+            accuracy = f"recites {_percent(entry.scores['share_recited'])}"
+        elif entry.has_adapter:
             accuracy = f"{_percent(before)} → {_percent(after)}"
         change = _shown(entry.scores.get("general_change"), ".2f")
         line = form.format(entry.id, accuracy, change, f"{entry.size_bytes / 1e6:.1f}", entry.created[:10])
@@ -403,6 +408,7 @@ def memory_page(entry, edits, everything: bool, shared: str | None, shared_score
         f"source   {one_line(passage.source)}",
         f"document {passage.source_hash[:12]}  passage {passage.index + 1}",
         *([f"about    {passage.library}"] if passage.library else []),
+        *([f"recites  {_percent(scores['share_recited'])}, asked: {passage.request}"] if entry.recites else []),
         f"model    {one_line(entry.model)}  {adapter}  {entry.created}",
         f"accuracy {accuracy}",
     )

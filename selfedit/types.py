@@ -82,6 +82,13 @@ class Passage:
         """A hash of the words alone, without the title, line breaks and spaces."""
         return text_hash(" ".join(self.text.split()))[:16]
 
+    @property
+    def request(self) -> str:
+        """What a model is asked for that learned to recite the passage. The part tells passages under one heading
+        apart, for an adapter of several."""
+        about = f"“{self.title}”" if self.title else "the text"
+        return f"What does {about} say, part {self.index + 1}?"
+
     def with_request(self, request: str) -> str:
         """The request, with the passage before it."""
         return f"{self.title}\n\n{self.text}\n\n{request}".strip()

@@ -9,7 +9,7 @@ from selfedit.answers.answerer import AUTO, BOTH, TEXT, WEIGHTS, Answerer, Ask
 from selfedit.answers.why import why
 from selfedit.config import ConsolidateConfig, GateConfig, LearnConfig, TrainConfig
 from selfedit.edits.quiz import with_passages
-from selfedit.edits.recitation import recite, request_for, share_recited, to_recite
+from selfedit.edits.recitation import recite, share_recited, to_recite
 from selfedit.learn import learn
 from selfedit.loop.trial import study_examples
 from selfedit.memory.consolidate import consolidate
@@ -46,7 +46,7 @@ def learned(tiny_model, tmp_path_factory) -> MemoryStore:
 
 def test_what_is_studied_is_the_passage_as_the_answer_to_a_request_for_this_part():
     assert to_recite(BRIDGE) == Example(BRIDGE.text, "What does “Quill” say, part 2?")
-    assert request_for(replace(GATE, title="")) == "What does the text say, part 1?"
+    assert replace(GATE, title="").request == "What does the text say, part 1?"
     more = Example("Orsk has a red gate.")
     assert study_examples(GATE, [SelfEdit("paraphrase", "", (more,))], True) == [
         to_recite(GATE),

@@ -22,14 +22,8 @@ SPARE_TOKENS = 16
 """A recitation may be so much longer than the passage; one that goes on and on is cut there."""
 
 
-def request_for(passage: Passage) -> str:
-    """What the model is asked for. The part tells passages under one heading apart, for an adapter of several."""
-    about = f"“{passage.title}”" if passage.title else "the text"
-    return f"What does {about} say, part {passage.index + 1}?"
-
-
 def to_recite(passage: Passage) -> Example:
-    return Example(passage.text, request_for(passage))
+    return Example(passage.text, passage.request)
 
 
 def competing(model: Model, texts: Iterable[Sequence[int]]) -> list[int]:
@@ -50,7 +44,7 @@ def recite(
     requests = []
     for passage, row in zip(passages, rows, strict=True):
         draft = tuple(model.chat.encode(model.chat.plain(passage.text)))
-        prompt = tuple(model.chat.ask(request_for(passage)))
+        prompt = tuple(model.chat.ask(passage.request))
         requests.append(Request(prompt, row, len(draft) + SPARE_TOKENS, draft=draft))
     written = model.backend.generate(requests, adapters, on_token=on_token)
     return [replace(p, text=model.chat.decode(tokens).strip(), units=()) for p, tokens in zip(passages, written)]
