@@ -5,7 +5,14 @@ import torch
 from test_stack import ALL, random_stack
 
 from selfedit.config import ALL_LINEAR
-from selfedit.judge.general import general_abilities, grade_choices
+from selfedit.judge.general import (
+    LITTLE_CHANGE,
+    general_abilities,
+    general_changes,
+    general_harm,
+    general_texts,
+    grade_choices,
+)
 from selfedit.model.backend import LoraConfig
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed import packing, score
@@ -197,3 +204,17 @@ def test_the_choice_is_the_likeliest_ending_and_abilities_are_shares_of_right_on
     ]
     untouched, same, other = general_abilities(tiny_model, stack)
     assert untouched == same and 0 <= other <= 1  # the first adapter changes nothing
+
+
+def test_an_adapter_that_changes_little_is_tested_on_a_third_of_the_texts_and_another_one_in_full(tiny_model):
+    config = LoraConfig(2, 4.0, ("q_proj", "down_proj"), (2, 3))
+    stack = LoraBatch(tiny_model.backend.network.shape, config, 2)
+    stack.flat.normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
+    stack.flat *= torch.tensor([0.1, 2.0])[:, None]
+    little, much = general_changes(tiny_model, stack)
+    assert little < LITTLE_CHANGE < much
+    untouched, _, ability = general_abilities(tiny_model, stack)
+    changes, lost = general_harm(tiny_model, stack)
+    assert changes[1] == pytest.approx(much) and lost == [None, pytest.approx(untouched - ability)]
+    third = tiny_model.backend.divergences(general_texts(tiny_model)[::3], stack.subset([0]))
+    assert changes[0] == pytest.approx(third[0]) != little

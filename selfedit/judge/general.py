@@ -25,20 +25,21 @@ def general_changes(model: Model, adapters: Adapters) -> list[float]:
 
 
 LITTLE_CHANGE = 0.5
-"""An adapter that changes the behaviour on general texts by less (nats per token) is not asked to end everyday
-sentences: it ends at most a twentieth fewer right (docs/LOG.md, "Reciting")."""
+"""Nats per token. An adapter that changes the behaviour on a third of the general texts by less is tested no further:
+it ends at most a twentieth fewer everyday sentences right (docs/LOG.md, "Reciting")."""
 
 
 def general_harm(model: Model, adapters: Adapters) -> tuple[list[float], list[float | None]]:
-    """For each adapter, the change on general texts, and the share of everyday sentences that are lost, or None where
-    the change is so small that this is not measured, which costs most of the test."""
-    changes = general_changes(model, adapters)
-    much = [row for row, change in enumerate(changes) if not change < LITTLE_CHANGE]  # NaN is not little
+    """For each adapter, the change on general texts, and the share of everyday sentences that are lost. Where the
+    change is little, it is that on a third of the texts, and the share is None: the full test takes most of the time
+    that a memory is tested."""
+    changes = model.backend.divergences(general_texts(model)[::3], adapters)
     lost: list[float | None] = [None] * len(changes)
-    if much:
-        untouched, *abilities = general_abilities(model, adapters.subset(much))
-        for row, ability in zip(much, abilities):
-            lost[row] = untouched - ability
+    if much := [row for row, change in enumerate(changes) if not change < LITTLE_CHANGE]:  # NaN is not little
+        adapters = adapters.subset(much)
+        untouched, *abilities = general_abilities(model, adapters)
+        for row, change, ability in zip(much, general_changes(model, adapters), abilities):
+            changes[row], lost[row] = change, untouched - ability
     return changes, lost
 
 
