@@ -14,7 +14,6 @@ batch; what `text` and `both` have to read is read once for both.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -255,8 +254,8 @@ class Answerer:
         self.model, self.store = model, store
         self._entries: dict[str, MemoryEntry] = {}
         self._routers: dict[tuple[Library, ...], Router] = {}
-        self._recited: OrderedDict[tuple[Path, str], Passage] = OrderedDict()
-        """By the folder of the adapter and the passage."""
+        self._recited: dict[tuple[Path, str], Passage] = {}
+        """By the folder of the adapter and the passage, the oldest first."""
         self._version = -1
 
     def answer(self, asks: Sequence[Ask], *, on_token: OnStep = no_steps) -> list[Answer]:
@@ -350,19 +349,16 @@ class Answerer:
         paths = {id: self.store.reciting_path(id) for id in entries}
         left = {id: path for id, path in paths.items() if (path, entries[id].passage.id) not in self._recited}
         for adapters, rows in self._adapters(left):
-            if adapters is None:
-                continue
             for low in range(0, len(rows), TOGETHER):
-                some = dict([*rows.items()][low : low + TOGETHER])
-                passages = [entries[id].passage for id in some]
-                for id, passage in zip(
-                    some, recite(self.model, passages, [*some.values()], adapters, on_token=on_token)
-                ):
-                    self._recited[paths[id], entries[id].passage.id] = passage
+                assert adapters  # the untouched model recites nothing
+                some = list(rows)[low : low + TOGETHER]
+                passages, of_some = [entries[id].passage for id in some], [rows[id] for id in some]
+                said = recite(self.model, passages, of_some, adapters, on_token=on_token)
+                self._recited |= {(paths[id], entries[id].passage.id): one for id, one in zip(some, said)}
         for plan in asked:
             plan.recited = [self._recited[paths[entry.id], entry.passage.id] for entry in plan.reciters]
         while len(self._recited) > RECITED:
-            self._recited.popitem(last=False)
+            del self._recited[next(iter(self._recited))]
 
     def _prepare(self, plan: Plan) -> None:
         """Adds the requests."""
