@@ -591,19 +591,24 @@ class _Taken:
 def _suspicious(
     model: Model, passage: Passage, trial: Trial, adapter: Adapters, store: MemoryStore, config: GateConfig
 ) -> list[str]:
-    """Reasons why the memory must not become active before the user has looked at it. `adapter`: its adapter alone."""
+    """Reasons why the memory must not become active before the user has looked at it. `adapter`: its adapter alone.
+    Questions are asked only if so many of them could be lost."""
     taken = _Taken(model, passage, trial.edits, store)
     too_general, general = taken.too_general(config), general_questions()
     reasons = [*find_suspicious_patterns(passage), *too_general]
-    spoiled = [] if too_general else _spoiled(model, taken.general, adapter, trial.recited)
-    if exceeds(len(spoiled), config.max_lost * len(general)):
+    most = config.max_lost * len(general)
+    may_spoil = not too_general and exceeds(len(taken.general), most)
+    spoiled = _spoiled(model, taken.general, adapter, trial.recited) if may_spoil else []
+    if exceeds(len(spoiled), most):
         reasons.append(
             f"would answer {len(spoiled)} of {len(general)} general questions wrong that the base model answers right "
             f"(“{spoiled[0].question}”)"
         )
-    verdicts = _score(model, [q for _, q in taken.of_others], adapter, trial.recited).correct
-    lost = [entry for (entry, _), correct in zip(taken.of_others, verdicts) if not correct]
-    if exceeds(len(lost), config.max_lost * len(taken.right)):
+    most, lost = config.max_lost * len(taken.right), []
+    if exceeds(len(taken.of_others), most):
+        verdicts = _score(model, [q for _, q in taken.of_others], adapter, trial.recited).correct
+        lost = [entry for (entry, _), correct in zip(taken.of_others, verdicts) if not correct]
+    if exceeds(len(lost), most):
         ids = ", ".join(sorted({entry.id for entry in lost}))
         reasons.append(
             f"would answer {len(lost)} of {len(taken.right)} questions of similar memories, and wrong ({ids})"
@@ -625,8 +630,6 @@ def suspicious_text(model: Model, passage: Passage, store: MemoryStore, config: 
 
 def _spoiled(model: Model, questions: Sequence[Question], adapter: Adapters, recited: Passage | None) -> list[Question]:
     """Questions that the base model answers right and the memory wrong."""
-    if not questions:
-        return []
     (before,), after = evaluate(model, questions, [None]), _score(model, questions, adapter, recited)
     return [q for q, was, now in zip(questions, before.correct, after.correct) if was and not now]
 
