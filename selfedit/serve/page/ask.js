@@ -4,7 +4,7 @@ import { byId, el, percent, sourceName, table } from "./dom.js";
 
 const ARMS = { weights: "weights", text: "text", both: "weights and text", base: "untouched model" };
 const ORIGIN = {
-  weights: "From the weights: the model answered with what it has learned, without the document in view.",
+  weights: "From the weights: the model answered from what it has learned, without the document in view.",
   text: "From the text: the untouched model read the stored passage and answered.",
   both: "From weights and text: the model read the stored passage and answered with what it has learned.",
   base: "No memory fits this question. The untouched model answered; nothing known here supports the answer.",
@@ -56,7 +56,8 @@ const opens = (id) => [" (", el("a", { href: `#memories/${id}` }, "open the memo
 /** The elements of an answer. */
 function answer(record) {
   const tried = record.candidates ?? [];
-  const details = [["How", record.why], ["Nearest studied text", record.edit]].filter(([, text]) => text);
+  const details = [["How", record.why], ["What was recited", record.recited], ["Nearest studied text", record.edit]]
+    .filter(([, text]) => text);
   return [
     el("p", { class: "said" }, record.answer),
     el("p", { class: "origin" }, ORIGIN[record.from] ?? record.from),

@@ -67,7 +67,7 @@ function list() {
 /** Shows the page of one memory. */
 export async function showOne(id) {
   const [memory] = await Promise.all([api("GET", `/v1/memories/${encodeURIComponent(id)}`), load()]);
-  const { scores, studied, general_change: change } = memory;
+  const { scores, studied, general_change: change, share_recited: recited } = memory;
   const state = memories.find((other) => other.id === memory.id)?.state ?? "off";
   const act = (path, done) => () => changed("POST", memory, path, done);
   byId("memory-page").replaceChildren(...[
@@ -80,6 +80,7 @@ export async function showOne(id) {
       el("button", { class: "danger", click: () => forget(memory) }, "Forget …")),
     facts([
       ["Learned", date(memory.created, { dateStyle: "medium", timeStyle: "short" })],
+      ...(typeof recited === "number" ? [["Recites", `${percent(recited)} of the passage`]] : []),
       ["Correct", correct(memory)],
       ["General change", typeof change === "number" ? `${change.toFixed(3)} nats per token` : "–"],
       ["Size", memory.adapter_hash ? bytes(memory.size_bytes)
