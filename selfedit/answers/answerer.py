@@ -147,13 +147,15 @@ class Answer:
     memory: MemoryEntry | None
     """Whose passage supports the answer, else whose adapter gave it; None: the untouched model answered closed book."""
     writer: MemoryEntry | None
-    """Whose adapter answered; None: the untouched model."""
+    """Whose adapter answered, or was the first to recite; None: the untouched model answered from the text or closed
+    book."""
     score: float
     """How well the best memory fits the question, in [0, 1) (`Router.route`)."""
     candidates: tuple[Candidate, ...] = ()
     """The answer of every arm that was tried."""
     tokens: int = 0
-    """Tokens read and written for all of them; a prompt that two arms have is read once."""
+    """Tokens read and written for all of them; a prompt that two arms have is read once. Those of a recitation are not
+    counted: it is remembered for other questions."""
     disagrees: tuple[dict, ...] = ()
     """Other sources that contradict this one about the question: `memory`, `source`, the sentences `here` and
     `there`."""
@@ -275,8 +277,9 @@ class Answerer:
 
     def plan(self, ask: Ask) -> tuple[Plan, Path | None]:
         """How to answer a question, for a decoder that runs on its own: it writes `Plan.texts`, one for each of
-        `Plan.requests`. The path is the folder of the adapter that the requests in WEIGHTS and BOTH need; there are no
-        requests where `Plan.error` says why. Raises as `answer` does."""
+        `Plan.requests`. The path is the folder of the adapter that the requests of some arms need (`Plan.acts`); there
+        are no requests where `Plan.error` says why. What is to be recited has been when this returns. Raises as
+        `answer` does."""
 
         def read() -> tuple[Plan, Path | None]:
             (plan,), paths = self._plans([ask])

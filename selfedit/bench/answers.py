@@ -7,7 +7,8 @@ passages of all files are in one store, so each is a distractor for the others' 
 - `base`: the untouched model, closed book;
 - `weights`, `text`, `both`, `auto`: as `selfedit ask --from` answers;
 - `text@1`, `text@3`: the untouched model with the best passages by BM25 in view; `text@gold`: with the right one;
-- `weights@gold`, `both@gold`: the memory of the right passage, without and with that passage in view.
+- `weights@gold`: as `weights`, with the memory of the right passage; `both@gold`: its adapter, with that passage in
+  view.
 
 A share of the passages is not learned (`unknown`): nothing known answers their questions, and under `strict` nothing
 should. `tokens` are read and written for an answer. `seconds` are wall-clock time per answer, all questions of a

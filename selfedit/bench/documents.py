@@ -7,10 +7,11 @@ documents are learned as a user would learn them. Then each question is asked un
 - `base`: the untouched model, closed book;
 - `learned`: as `selfedit ask --from weights` answers: the store chooses the memory;
 - `ask-text`, `ask-both`: as `selfedit ask --from text` and `--from both` answer, with that memory's passage in view;
-- `right-memory`: the memory of the passage that has the answer, closed book; the difference is lost by the choice;
+- `right-memory`: as `learned`, with the memory of the passage that has the answer; the difference is lost by the
+  choice;
 - `in-context`: the untouched model with that passage in view, the ceiling;
 - `retrieval`: the untouched model with the best passages of all documents by BM25 in view;
-- `memory-and-text`: that passage in view of the model with its memory; learning may not unlearn reading.
+- `memory-and-text`: that passage in view of the model with its memory's adapter; learning may not unlearn reading.
 
 Intervals are 95 % bootstraps over passages, each with all its questions; differences are paired.
 `judging`: how well the gate's two measures of a memory, on questions that the model wrote, predict the accuracy of
