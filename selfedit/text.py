@@ -253,10 +253,15 @@ def length_units(text: str) -> Iterator[int]:
     return (match.end() for match in _LENGTH_UNITS.finditer(text))
 
 
+def spaced_words(text: str) -> list[str]:
+    """Words between white space with their punctuation; one over 20 characters (a URL, minified code) is cut into
+    several, and a character of an unspaced script is one, so that such text has a length too."""
+    return _LENGTH_UNITS.findall(text)
+
+
 def count_words(text: str) -> int:
-    """Words between white space; one over 20 characters (a URL, minified code) counts as several, and a character of an
-    unspaced script as one, so that such text has a length too."""
-    return len(_LENGTH_UNITS.findall(text))
+    """The number of `spaced_words`: the length of a text."""
+    return len(spaced_words(text))
 
 
 def duration(seconds: float) -> str:

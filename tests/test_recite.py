@@ -1,13 +1,14 @@
 """Memories that recite: what is studied, what the gate asks of them, and how questions are answered from them."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from conftest import ask
 
-from selfedit.answers.answerer import AUTO, BOTH, TEXT, WEIGHTS, Answerer, Ask
+from selfedit.answers.answerer import AUTO, BOTH, TEXT, WEIGHTS, Answer, Answerer, Ask
 from selfedit.answers.why import why
 from selfedit.config import ConsolidateConfig, GateConfig, LearnConfig, TrainConfig
+from selfedit.disk import file_hash
 from selfedit.edits.quiz import with_passages
 from selfedit.edits.recitation import recite, share_recited, to_recite
 from selfedit.learn import learn
@@ -16,7 +17,8 @@ from selfedit.memory.consolidate import consolidate
 from selfedit.memory.gate import decide
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import Request
-from selfedit.types import Example, Passage, Question, Score, SelfEdit, Trial
+from selfedit.retest import retest
+from selfedit.types import Example, MemoryEntry, Passage, Question, Score, SelfEdit, Trial
 
 GATE = Passage("Quill", "The gate of Orsk is red. Its keeper rings a bell.", "/q.md", "a" * 64)
 BRIDGE = Passage("Quill", "The bridge of Marlow has nine arches and a toll house.", "/q.md", "a" * 64, index=1)
@@ -59,6 +61,8 @@ def test_the_share_that_is_recited_counts_words_in_their_order():
     assert share_recited(GATE, replace(GATE, text="The gate of Orsk is blue. Its keeper rings a bell.")) == 10 / 11
     assert share_recited(GATE, replace(GATE, text=" ".join(reversed(GATE.text.split())))) < 0.2
     assert share_recited(GATE, replace(GATE, text="")) == 0.0
+    chinese = replace(GATE, text="奥尔斯克的大门是红色的。守门人敲钟。")  # a script without spaces
+    assert share_recited(chinese, replace(chinese, text="奥尔斯克的大门是绿色的。守门人敲钟。")) == 17 / 18
 
 
 def test_a_model_that_reads_well_recites_and_a_smaller_one_studies_questions():
@@ -130,6 +134,22 @@ def test_a_passage_is_recited_once_for_many_questions(learned, tiny_model, monke
     assert [sorted(ids) for ids in calls] == [sorted([GATE.id, BRIDGE.id])]
 
 
+def test_a_retest_counts_the_memory_that_the_router_chose_whatever_another_one_recited(tiny_model, monkeypatch):
+    gate = MemoryEntry("gate", "tiny", "", "c" * 64, "", 1, GATE, {"questions": [asdict(RED)], "share_recited": 1.0})
+    bridge = replace(gate, id="bridge", passage=BRIDGE)
+    answer = Answer("red", WEIGHTS, bridge, gate, 0.9)  # the bridge's recitation supports it
+    monkeypatch.setattr(Answerer, "answer", lambda *_, **options: [answer])
+    (one,) = retest(tiny_model, None, [gate])
+    assert (one.questions, one.right_now, one.routed) == (1, 1, 1)
+
+
+def test_settings_that_reciting_leaves_out_are_named(tiny_model, tmp_path):
+    said = []
+    learn(tiny_model, [], MemoryStore(tmp_path), replace(CONFIG, spans=3, each_alone=True), notify=said.append)
+    learn(tiny_model, [], MemoryStore(tmp_path), CONFIG, notify=said.append)
+    assert said == ["this model learns to recite, without spans and each_alone; --styles has it study what it writes"]
+
+
 def test_auto_reads_the_text_and_does_not_have_it_recited(learned, tiny_model):
     answerer = Answerer(tiny_model, learned)
     plan, folder = answerer.plan(Ask(RED, AUTO))
@@ -159,7 +179,10 @@ def test_one_adapter_can_recite_many_passages_and_another_one_leaves_each_its_ow
         {},
     )
     assert store.reciting_path(first.id) == store.adapter_path(first.id) != store.answering_path(first.id)
-    assert ask(tiny_model, store, [RED])[0].recited[0].text == GATE.text
+    (answer,) = ask(tiny_model, store, [RED])
+    assert answer.recited[0].text == GATE.text and answer.writer.id == first.id
+    hashed = file_hash(store.adapter_path(first.id) / "adapter_model.safetensors")
+    assert why(store, RED.question, answer)["adapter_hash"] == hashed
 
 
 def test_a_passage_that_is_tagged_later_recites_as_before(learned, tiny_model, tmp_path):

@@ -14,6 +14,7 @@ from difflib import SequenceMatcher
 
 from selfedit.model.backend import Adapters, OnStep, Request, no_steps
 from selfedit.model.load import Model
+from selfedit.text import spaced_words
 from selfedit.types import Example, Passage
 
 COMMON_TOKENS = 32_000
@@ -51,7 +52,8 @@ def recite(
 
 
 def share_recited(passage: Passage, recited: Passage) -> float:
-    """The share of the passage's words that are recited in their order, in [0, 1]."""
-    words, said = passage.text.split(), recited.text.split()
+    """The share of the passage's words (of Chinese, Thai etc. the characters) that are recited in their order, in
+    [0, 1]."""
+    words, said = spaced_words(passage.text), spaced_words(recited.text)
     blocks = SequenceMatcher(None, words, said, autojunk=False).get_matching_blocks()
     return sum(block.size for block in blocks) / max(1, len(words))
