@@ -61,7 +61,7 @@ def retest(
         pairs = [(question, next(answers)) for question in entry.questions]
         right_then = sum(map(bool, entry.scores.get("after", {}).get("correct", ())))
         right_now = sum(grade(question, answer.answer) for question, answer in pairs)
-        routed = sum(answer.memory is not None and answer.memory.id == entry.id for _, answer in pairs)
+        routed = sum(answer.writer is not None and answer.writer.id == entry.id for _, answer in pairs)
         results.append(Retested(entry, len(pairs), right_then, right_now, routed))
     return results
 
