@@ -41,5 +41,6 @@ def why(store: MemoryStore, question: str, answer: Answer) -> dict:
     if writer:
         nearest = nearest_example(question, store.edits(writer.id), writer.passage.title)
         result["edit"] = f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself"
-        result["adapter_hash"] = file_hash(store.answering_path(writer.id) / WEIGHTS_FILE)
+        path = store.reciting_path(writer.id) if answer.recited else store.answering_path(writer.id)
+        result["adapter_hash"] = file_hash(path / WEIGHTS_FILE)
     return result
