@@ -69,7 +69,10 @@ TOGETHER = 8
 """Passages that every stage works on together; a run that is stopped learns them again."""
 NOTED_S = 60.0
 """If the work takes longer than this, the user is told before each batch how long it will take."""
-GATE = LearnConfig().gate
+DEFAULT = LearnConfig()
+GATE = DEFAULT.gate
+NOT_RECITED = ("styles", "spans", "questions_per_sentence", "each_alone")
+"""Settings of what a model writes and studies; one that recites does neither."""
 REQUEST_TOKENS = 640
 """Space for the longest request about a passage and its answer, in tokens."""
 
@@ -167,7 +170,10 @@ def learn(
     are learned; raises ModelError if all fail.
     """
     store.check_writable()  # before the work, not after it
-    config = config.for_model(model.reads_well, model.rate)
+    given, config = config, config.for_model(model.reads_well, model.rate)
+    if config.recite and (unused := [name for name in NOT_RECITED if getattr(given, name) != getattr(DEFAULT, name)]):
+        names = " and ".join(unused)
+        notify(f"this model learns to recite, without {names}; --styles has it study what it writes")
     user_questions = assign(quiz, passages)
     if idle := [q for q in quiz if not any(q in questions for questions in user_questions.values())]:
         notify(
@@ -294,7 +300,7 @@ def learn_passages(
     seconds, words = stages.seconds(), {p.id: count_words(p.text) for p in passages}
     row = 0
     for m, (trials, before) in zip(
-        [*judged, *(m for m in material if m not in judged)], chain(results, repeat(([], None)))
+        [*judged, *(m for m in material if not (m.judging or config.recite))], chain(results, repeat(([], None)))
     ):
         begun, share = time.perf_counter(), words[m.passage.id] / sum(words.values())
         report = _unjudged(m)
@@ -668,7 +674,7 @@ def _trial_record(trial: Trial) -> dict:
 
 
 def _why_not(trials: Sequence[Trial]) -> str:
-    nearest = max(trials, key=lambda t: t.score.gold_logprob or 0.0)
+    nearest = max(trials, key=lambda t: -math.inf if t.score.gold_logprob is None else t.score.gold_logprob)
     return f"{nearest.name}: {nearest.reason}"
 
 

@@ -43,7 +43,8 @@ def decide(trials: Sequence[Trial], before: Score, config: GateConfig) -> tuple[
 def _merit(score: Score) -> tuple[float, float]:
     """What a user would see decides. The probability of the gold answer only breaks ties: it is lower for a model that
     answers in sentences, whether they are right or not."""
-    return score.accuracy or 0.0, score.gold_logprob or 0.0
+    assert score.gold_logprob is not None  # only of trials without a fault
+    return score.accuracy or 0.0, score.gold_logprob  # no question judges a passage that is only recited
 
 
 def _fault(trial: Trial, before: Score, config: GateConfig) -> str:
