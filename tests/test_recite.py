@@ -82,13 +82,13 @@ def test_a_model_that_reads_well_recites_and_a_smaller_one_studies_questions():
         (1.0, 3.0, (True, False), ""),
         (1.0, 3.0, (), ""),
         (0.8, 3.0, (True, True), "recites 80% of the text, needs 90%"),
-        (1.0, 0.1, (True, True), "the text was known: it gained +0.10 nats per token, needs +0.30"),
+        (1.0, 0.1, (True, True), "the text was known: the untouched model says it at -0.10 nats per token"),
         (1.0, 3.0, (False, False), "answers none of 2 questions"),
     ],
 )
 def test_the_gate_asks_that_the_text_is_recited_was_not_known_and_answers_something(recited, gain, correct, reason):
-    before = Score(0.0 if correct else None, -3.0, (False,) * len(correct))
-    after = Score(sum(correct) / len(correct) if correct else None, gain - 3.0, correct)
+    before = Score(0.0 if correct else None, -gain, (False,) * len(correct))
+    after = Score(sum(correct) / len(correct) if correct else None, 0.0, correct)
     trial = Trial("passage", (), after, 0.2, 10, 1.0, None, GATE, recited)
     (decided,), best = decide([trial], before, GateConfig())
     assert (best == 0) is (reason == "")
@@ -193,3 +193,27 @@ def test_a_passage_that_is_tagged_later_recites_as_before(learned, tiny_model, t
     assert report.memory == entry.id and entry.recites
     adapters = tiny_model.backend.load([store.reciting_path(entry.id)])
     assert recite(tiny_model, [entry.passage], [0], adapters)[0].text == BRIDGE.text
+
+
+def test_a_damaged_adapter_is_left_out_and_named_and_alone_it_is_an_error(learned, tiny_model, tmp_path):
+    store = MemoryStore(tmp_path)
+    learn(tiny_model, [GATE, BRIDGE], store, CONFIG)
+    first, second = store.active()
+    (store.adapter_path(first.id) / "adapter_model.safetensors").write_bytes(b"x" * 99)
+    both = Question("What colour is the gate of Orsk, and how many arches has the bridge of Marlow?", ())
+    asks = [Ask(both, WEIGHTS, passages=(GATE, BRIDGE)), Ask(RED, WEIGHTS, memory=first.id)]
+    whole, alone = Answerer(tiny_model, store).answer(asks)
+    assert [passage.text for passage in whole.recited] == [BRIDGE.text] and first.id in whole.note
+    assert alone.answer == "" and first.id in alone.error
+
+
+def test_of_memories_with_one_request_only_the_first_takes_part_in_consolidation(tiny_model, tmp_path):
+    store = MemoryStore(tmp_path)
+    learn(tiny_model, [GATE, BRIDGE], store, CONFIG)
+    other = Passage("Quill", "The mill of Vellmar grinds rye on Mondays only.", "/r.md", "b" * 64)
+    learn(tiny_model, [other], store, CONFIG)
+    config = ConsolidateConfig(max_general_change=1e9, max_general_lost=1.0, recitation=LOUD)
+    report = consolidate(tiny_model, store, store.active(), config)
+    requests = {entry.id: entry.passage.request for entry in store.active()}
+    assert len(set(requests.values())) == 2 < len(requests)
+    assert [requests[one.memory] for one in report.rehearsed] == sorted(set(requests.values()))

@@ -349,7 +349,14 @@ class Answerer:
         """Fills in what the memories recite, for the plans of which WEIGHTS is asked."""
         asked = [plan for plan in plans if plan.ask.arm == WEIGHTS]
         entries = {entry.id: entry for plan in asked for entry in plan.reciters}
-        paths = {id: self.store.reciting_path(id) for id in entries}
+        paths, damaged = {}, {}
+        for id in entries:
+            try:
+                paths[id] = self.store.reciting_path(id)
+            except MemoryStoreError as error:
+                if self.store.version != self._version:
+                    raise
+                damaged[id] = str(error)
         left = {id: path for id, path in paths.items() if (path, entries[id].passage.id) not in self._recited}
         for adapters, rows in self._adapters(left):
             for low in range(0, len(rows), TOGETHER):
@@ -359,12 +366,18 @@ class Answerer:
                 said = recite(self.model, passages, of_some, adapters, on_token=on_token)
                 self._recited |= {(paths[id], entries[id].passage.id): one for id, one in zip(some, said)}
         for plan in asked:
+            for entry in plan.reciters:
+                plan.add_note(damaged.get(entry.id, ""))
+            plan.reciters = [entry for entry in plan.reciters if entry.id in paths]
+            plan.error = "" if plan.reciters else plan.note
             plan.recited = [self._recited[paths[entry.id], entry.passage.id] for entry in plan.reciters]
         while len(self._recited) > RECITED:
             del self._recited[next(iter(self._recited))]
 
     def _prepare(self, plan: Plan) -> None:
-        """Adds the requests."""
+        """Adds the requests, if there is no error yet."""
+        if plan.error:
+            return
         ask, known = plan.ask, plan.fitting
         arms = {*TRIED} if ask.arm == AUTO else {ask.arm}
         if ask.arm == AUTO and plan.reciters:
@@ -547,7 +560,8 @@ class Answerer:
         if not (known := plan.known(arm)):
             return Candidate(arm, text)
         found = support(plan.ask.looked_up, text, known)
-        return Candidate(arm, text, found, probability(arm, text, found, plan.score, self.model.max_passages))
+        read = TEXT if arm == WEIGHTS and plan.recited else arm  # what was recited is read like the text
+        return Candidate(arm, text, found, probability(read, text, found, plan.score, self.model.max_passages))
 
     def _disagreeing(self, question: str, entry: MemoryEntry, scope: Scope) -> tuple[dict, ...]:
         """Contradictions between the answering memory and other memories that fit the question, about what it asks."""

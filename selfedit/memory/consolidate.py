@@ -15,7 +15,7 @@ from functools import partial
 
 from selfedit.config import CONSOLIDATE_SHARE, ConsolidateConfig, with_rate
 from selfedit.edits.quiz import with_passage
-from selfedit.edits.recitation import recite, share_recited
+from selfedit.edits.recitation import competing, recite, share_recited
 from selfedit.errors import MemoryStoreError
 from selfedit.judge.evaluate import Group, evaluate_groups
 from selfedit.judge.general import general_harm
@@ -67,18 +67,23 @@ def consolidate(
 ) -> Consolidation:
     """Raises MemoryStoreError with fewer than two memories.
 
-    Of several versions of a library only the newest takes part: one adapter must not answer for two versions."""
+    Of several versions of a library only the newest takes part: one adapter must not answer for two versions. So does
+    only the first of several memories that recite for the same request (`Passage.request`)."""
     hidden = {
         str(tag) for tag in Scope().hidden({Library.parse(e.passage.library) for e in entries if e.passage.library})
     }
     entries = [entry for entry in entries if entry.passage.library not in hidden]
+    asked: dict[str, str] = {}  # one adapter recites one passage for a request; the others keep their own
+    entries = [e for e in entries if not e.recites or asked.setdefault(e.passage.request, e.id) == e.id]
     if len(entries) < 2:
         raise MemoryStoreError("give at least two memories to consolidate; see `selfedit memory list`")
     start = time.perf_counter()
     train = config.recitation if any(entry.recites for entry in entries) else config.train
     train = with_rate(train, CONSOLIDATE_SHARE * model.rate)
     jobs = [_rehearsal(model, store, entries, train.epochs, config.seed)]
-    adapters, logs = model.backend.train(jobs, train, on_step=partial(progress, "train"))
+    studied = (sequence.tokens for sequence in jobs[0].examples + jobs[0].once)
+    vocabulary = competing(model, studied) if all(entry.recites for entry in entries) else None
+    adapters, logs = model.backend.train(jobs, train, vocabulary=vocabulary, on_step=partial(progress, "train"))
     adapters = adapters.as_stored()
     (change,), (lost,) = general_harm(model, adapters)
     reciting = [entry for entry in entries if entry.recites]

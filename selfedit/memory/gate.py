@@ -65,12 +65,11 @@ def _fault(trial: Trial, before: Score, config: GateConfig) -> str:
 
 
 def _recitation_fault(trial: Trial, before: Score, config: GateConfig) -> str:
-    assert trial.share_recited is not None
-    gain = _gained(trial.score, before)
+    assert trial.share_recited is not None and before.gold_logprob is not None
     if trial.share_recited < config.min_recited:
         return f"recites {trial.share_recited:.0%} of the text, needs {config.min_recited:.0%}"
-    if gain < config.min_gain:
-        return f"the text was known: it gained {gain:+.2f} nats per token, needs {config.min_gain:+.2f}"
+    if -before.gold_logprob < config.min_gain:  # of which a perfect recitation can gain no more
+        return f"the text was known: the untouched model says it at {before.gold_logprob:.2f} nats per token"
     if before.n and not any(trial.score.correct):
         return f"answers none of {before.n} questions"
     return ""

@@ -85,7 +85,8 @@ class Request:
     written."""
     draft: tuple[int, ...] = ()
     """A guess of what will be written. As far as it is right it is read at once, in place of one step for each token;
-    it does not change what is written (speculative decoding, Leviathan et al. 2023). For greedy requests."""
+    up to rounding it does not change what is written (speculative decoding, Leviathan et al. 2023). For greedy
+    requests."""
 
     @property
     def read_by_base(self) -> int:
