@@ -82,6 +82,10 @@ def with_rate(train: TrainConfig, rate: float) -> TrainConfig:
     return train if train.learning_rate else replace(train, learning_rate=float(f"{rate:.2g}"))
 
 
+RECITATION = TrainConfig(
+    rank=8, alpha=32.0, first_layer=0.5, learning_rate=0.0, epochs=12, batch_size=1, steps_per_epoch=1, stop_loss=0.03
+)
+"""How one passage is learned by heart (docs/LOG.md, "Reciting")."""
 CONSOLIDATE_SHARE = 2 / 3
 """Rate for consolidation, as a share of the rate for a single memory."""
 RECITE_SHARE = 2.0
@@ -185,17 +189,8 @@ class LearnConfig(_Config):
     )
     """A short passage gives few sequences; only in batches of one are they enough steps, and what is known by then need
     not be studied in every epoch (docs/LOG.md, "Learning real documents")."""
-    recitation: TrainConfig = TrainConfig(
-        rank=8,
-        alpha=32.0,
-        first_layer=0.5,
-        learning_rate=0.0,
-        epochs=12,
-        batch_size=1,
-        steps_per_epoch=1,
-        stop_loss=0.03,
-    )
-    """In place of `train` where the model recites (docs/LOG.md, "Reciting")."""
+    recitation: TrainConfig = RECITATION
+    """In place of `train` where the model recites."""
     gate: GateConfig = GateConfig()
 
     def for_model(self, reads_well: bool, rate: float) -> LearnConfig:
@@ -241,16 +236,7 @@ class ConsolidateConfig(_Config):
     train: TrainConfig = TrainConfig(
         rank=32, alpha=64.0, first_layer=0.33, learning_rate=0.0, epochs=3, steps_per_epoch=1
     )
-    recitation: TrainConfig = TrainConfig(
-        rank=32,
-        alpha=64.0,
-        first_layer=0.5,
-        learning_rate=0.0,
-        epochs=12,
-        batch_size=1,
-        steps_per_epoch=1,
-        stop_loss=0.03,
-    )
+    recitation: TrainConfig = replace(RECITATION, rank=32, alpha=64.0)
     """In place of `train` if one of the memories recites."""
 
 
