@@ -21,7 +21,7 @@ SECONDS_PER_WORD = {"smollm2-135m": 0.18, "qwen2.5-coder-0.5b": 0.10, "qwen2.5-c
 estimate: three times the arithmetic."""
 
 
-WORDS_PER_PAIR = 4.5
+WORDS_PER_PAIR = 35
 """A pair of old and new code takes as long to write, run and study as so many words, at the speed of the model that
 writes: 1,015 s for 90 pairs of qwen2.5-coder-1.5b (docs/results/api-removals-05b)."""
 

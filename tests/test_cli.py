@@ -317,7 +317,12 @@ def test_the_last_of_two_settings_of_one_name_counts(monkeypatch, document, tiny
     (config,) = seen
     assert (config.train.epochs, config.spans, config.styles) == (4, 7, ("rewrite", "key-points"))
     assert config == replace(
-        type(config)(), styles=config.styles, spans=7, train=replace(type(config)().train, epochs=4)
+        type(config)(),
+        recite=False,
+        styles=config.styles,
+        spans=7,
+        train=replace(type(config)().train, epochs=4),
+        recitation=replace(type(config)().recitation, epochs=4),
     )
 
 
@@ -655,6 +660,7 @@ def test_the_list_says_where_each_memory_comes_from_and_how_it_scored(kept, answ
         "accuracy_after": 0.5,
         "questions": 2,
         "general_change": 0.25,
+        "share_recited": None,
         "active": True,
         "shared_adapter": None,
     }

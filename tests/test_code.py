@@ -22,6 +22,7 @@ from selfedit.edits.changes import Change, code_of, find_changes
 from selfedit.edits.code import Pair, function_task, held_back, run_pairs, study_examples, write_pairs
 from selfedit.environments import Environment
 from selfedit.errors import SelfeditError
+from selfedit.estimate import SECONDS_PER_WORD, WORDS_PER_PAIR
 from selfedit.learn import keep_text
 from selfedit.libraries import Library, Wanted
 from selfedit.memory.store import MemoryStore
@@ -536,9 +537,13 @@ def test_a_dry_run_counts_with_what_would_be_studied(guide, tmp_path, capsys):
 
     facts, code = read(), read(*tagged)
     assert code[:2] == ("code", 4) and facts[:2] == ("facts", None) == read(*tagged, "--study", "facts")[:2]
-    assert code[2] == pytest.approx(2.5 * 4.5 * 4 * ReleaseConfig.samples) != facts[2]
-    assert read(*tagged, "--set", "samples=6")[2] == 2 * code[2]
-    assert read(*tagged, "--writer", "smollm2-135m")[2] < code[2] / 10
+    assert (
+        code[2]
+        == pytest.approx(SECONDS_PER_WORD["qwen2.5-coder-1.5b"] * WORDS_PER_PAIR * 4 * ReleaseConfig.samples, abs=0.1)
+        != facts[2]
+    )
+    assert read(*tagged, "--set", "samples=6")[2] == pytest.approx(2 * code[2])
+    assert read(*tagged, "--writer", "smollm2-135m")[2] < code[2]
     assert main([*learn, *tagged]) == 0
     assert "4 changes, about 2 min to learn as code" in capsys.readouterr().out
     assert main([*learn, "--study", "code"]) == 2
