@@ -75,6 +75,9 @@ class TrainConfig(_Config):
     many examples have it; 0 means that nothing is left out."""
     stop_loss: float = number(0.0, 0, 1000)
     """An adapter stops when the mean loss of an epoch (nats per label) is below this; 0 means never."""
+    stop_largest: float = number(1e9, 0, 1e9)
+    """And when no label of the epoch has a loss above this (nats). Below ln 2 = .69 the studied token is the likeliest
+    one, so the whole text is recited (MemFT, arXiv:2605.30260)."""
 
 
 def with_rate(train: TrainConfig, rate: float) -> TrainConfig:
@@ -83,7 +86,15 @@ def with_rate(train: TrainConfig, rate: float) -> TrainConfig:
 
 
 RECITATION = TrainConfig(
-    rank=8, alpha=32.0, first_layer=0.5, learning_rate=0.0, epochs=12, batch_size=1, steps_per_epoch=1, stop_loss=0.03
+    rank=8,
+    alpha=32.0,
+    first_layer=0.5,
+    learning_rate=0.0,
+    epochs=12,
+    batch_size=1,
+    steps_per_epoch=1,
+    stop_loss=0.03,
+    stop_largest=0.6,
 )
 """How one passage is learned by heart (docs/LOG.md, "Reciting")."""
 CONSOLIDATE_SHARE = 2 / 3

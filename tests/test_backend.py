@@ -93,8 +93,9 @@ def test_after_forty_steps_in_double_precision_the_adapters_are_equal(in_double,
         ({"distill": 0.5}, {}),
         ({"clip": 0.1, "weight_decay": 0.1}, {"vocabulary": range(3, 250)}),
         ({"stop_loss": 5.0}, {}),
+        ({"stop_loss": 5.0, "stop_largest": 6.0}, {}),
     ],
-    ids=["distilled", "clipped, decayed, with few tokens", "stopped early"],
+    ids=["distilled", "clipped, decayed, with few tokens", "stopped early", "stopped when all is known"],
 )
 def test_every_setting_of_training_means_the_same(in_double, folder, tmp_path, changes, options):
     packed, reference = both(folder, torch.float64)

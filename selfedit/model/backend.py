@@ -134,6 +134,8 @@ class Job:
 class TrainLog:
     losses: list[float] = field(default_factory=list)
     """Mean loss (nats per label) of each epoch, measured while training."""
+    largest: list[float] = field(default_factory=list)
+    """The largest loss of a label in each epoch."""
     tokens: int = 0
     """Tokens trained on, all epochs together."""
     rows: int = 0

@@ -350,7 +350,7 @@ class _Run:
             self.adapters.tensors[self.row] = {name: tensor.detach().clone() for name, tensor in state.items()}
 
     def _epoch(self, model, parameters, optimizer, report) -> None:
-        losses, epoch = [], len(self.log.losses)
+        losses, epoch, largest = [], len(self.log.losses), 0.0
         batches = self.schedule.batches(epoch)
         self.left = self.schedule.left_after(epoch) + sum(map(len, batches))
         for batch in batches:
@@ -358,10 +358,12 @@ class _Run:
             labels = sum(example.labels for example in batch)
             loss = 0.0
             for example in batch:
-                part = self._loss(model, example) / labels
+                of_labels = self._losses(model, example)
+                part = of_labels.sum() / labels
                 part.backward()
                 loss += part.item()
-                self.schedule.study(example, part.item() * labels / example.labels)
+                largest = max(largest, of_labels.max().item())
+                self.schedule.study(example, of_labels.mean().item())
             if self.schedule.config.clip:
                 torch.nn.utils.clip_grad_norm_(parameters, self.schedule.config.clip)
             optimizer.param_groups[0]["lr"] = self.schedule.next_rate()
@@ -374,17 +376,18 @@ class _Run:
             self.left -= len(batch)
             report()
         self.log.losses.append(sum(losses) / len(losses))
+        self.log.largest.append(largest)
         if self.schedule.is_over(self.log):
             self.left = 0
 
-    def _loss(self, model, example: TokenizedExample) -> Tensor:
-        """Summed over the labels: the divergence of soft labels, which is cross-entropy for hard ones."""
+    def _losses(self, model, example: TokenizedExample) -> Tensor:
+        """Of each label: the divergence of soft labels, which is cross-entropy for hard ones."""
         logprobs = self.backend._label_logprobs(model, example, self.vocabulary)
         if example.soft is None:
-            return -logprobs.gather(1, torch.tensor(example.targets, device=logprobs.device)[:, None]).sum()
+            return -logprobs.gather(1, torch.tensor(example.targets, device=logprobs.device)[:, None])[:, 0]
         odds = example.soft.odds.to(logprobs.dtype)
         entropy = torch.where(odds > 0, odds, 1.0).log()
-        return (odds * (entropy - logprobs.gather(1, example.soft.tokens))).sum()
+        return (odds * (entropy - logprobs.gather(1, example.soft.tokens))).sum(1)
 
 
 def _linear_modules(model) -> dict[str, dict[int, str]]:

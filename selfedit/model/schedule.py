@@ -74,4 +74,5 @@ class Schedule:
 
     def is_over(self, log: TrainLog) -> bool:
         """After a finished epoch: whether it was the last, or its loss is low enough."""
-        return len(log.losses) == self.epochs or log.losses[-1] < self.config.stop_loss
+        is_known = log.losses[-1] < self.config.stop_loss and log.largest[-1] <= self.config.stop_largest
+        return is_known or len(log.losses) == self.epochs

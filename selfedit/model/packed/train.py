@@ -125,6 +125,7 @@ class _Run:
         """Examples to study, over all epochs."""
         self._batches: list[Sequence[TokenizedExample]] = []
         self._epoch_loss: list[Tensor] = []
+        self._largest = 0.0
 
     def next_work(self) -> _Work:
         """The next step's examples."""
@@ -148,6 +149,7 @@ class _Run:
         self.optimizer.step()
         self.log.steps += 1
         self._epoch_loss.append(sum(work.losses.sum() for work, _ in done))
+        self._largest = max(self._largest, *((work.losses.max() / work.weight).item() for work, _ in done))
         for work, _ in done:
             if self.config.known_loss:
                 for example, loss in zip(work.sequences, work.losses.split([s.labels for s in work.sequences])):
@@ -157,7 +159,9 @@ class _Run:
             self.left -= len(work.sequences)
         if not self._batches:
             self.log.losses.append(torch.stack(self._epoch_loss).mean().item())
+            self.log.largest.append(self._largest)
             self._epoch_loss.clear()
+            self._largest = 0.0
             if self.schedule.is_over(self.log):
                 self.stop_()
 
