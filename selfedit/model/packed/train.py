@@ -149,7 +149,8 @@ class _Run:
         self.optimizer.step()
         self.log.steps += 1
         self._epoch_loss.append(sum(work.losses.sum() for work, _ in done))
-        self._largest = max(self._largest, *((work.losses.max() / work.weight).item() for work, _ in done))
+        if self.config.stop_loss:
+            self._largest = max(self._largest, *((work.losses.max() / work.weight).item() for work, _ in done))
         for work, _ in done:
             if self.config.known_loss:
                 for example, loss in zip(work.sequences, work.losses.split([s.labels for s in work.sequences])):
