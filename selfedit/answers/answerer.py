@@ -304,7 +304,7 @@ class Answerer:
     def _plans(self, asks: Sequence[Ask], on_token: OnStep = no_steps) -> tuple[list[Plan], dict[str, Path]]:
         assert all(ask.arm in (*ARMS, BASE) for ask in asks)
         plans = [self._found(ask) for ask in asks]
-        self._recite([plan for plan in plans if plan.reciters], on_token)
+        self._recite([plan for plan in plans if plan.reciters and plan.ask.arm == WEIGHTS], on_token)
         for plan in plans:
             self._prepare(plan)
         return plans, self._paths(plans)
@@ -346,9 +346,8 @@ class Answerer:
         return plan
 
     def _recite(self, plans: Sequence[Plan], on_token: OnStep) -> None:
-        """Fills in what the memories recite, for the plans of which WEIGHTS is asked."""
-        asked = [plan for plan in plans if plan.ask.arm == WEIGHTS]
-        entries = {entry.id: entry for plan in asked for entry in plan.reciters}
+        """Fills in what the memories of each plan recite; a damaged one is left out, and an error if it is alone."""
+        entries = {entry.id: entry for plan in plans for entry in plan.reciters}
         paths, damaged = {}, {}
         for id in entries:
             try:
@@ -365,7 +364,7 @@ class Answerer:
                 passages, of_some = [entries[id].passage for id in some], [rows[id] for id in some]
                 said = recite(self.model, passages, of_some, adapters, on_token=on_token)
                 self._recited |= {(paths[id], entries[id].passage.id): one for id, one in zip(some, said)}
-        for plan in asked:
+        for plan in plans:
             for entry in plan.reciters:
                 plan.add_note(damaged.get(entry.id, ""))
             plan.reciters = [entry for entry in plan.reciters if entry.id in paths]

@@ -116,7 +116,7 @@ class Learned:
                 Ask(item.question, WEIGHTS if (memory := self.memories.get(item.passage.id)) else BASE, memory)
                 for item in items
             ]
-            return [_record(given) for given in self.answerer.answer(asks, on_token=self._stage(condition))]
+            return self._records(condition, asks)
 
         return answer
 
@@ -145,8 +145,7 @@ class Learned:
         """Answers as `selfedit ask --from` does."""
 
         def answer(items: Sequence[Item]) -> list[dict]:
-            asks = [Ask(item.question, arm) for item in items]
-            return [_record(given) for given in self.answerer.answer(asks, on_token=self._stage(condition))]
+            return self._records(condition, [Ask(item.question, arm) for item in items])
 
         return answer
 
@@ -154,6 +153,9 @@ class Learned:
         """The best passages by BM25, as one."""
         retriever = Retriever([Task(passage, ()) for passage in self.passages], most)
         return lambda item: retriever.best(item.question)
+
+    def _records(self, condition: str, asks: Sequence[Ask]) -> list[dict]:
+        return [_record(given) for given in self.answerer.answer(asks, on_token=self._stage(condition))]
 
     def _request(self, item: Item, passage: Passage | None) -> Request:
         asked = with_passage(passage, item.question) if passage else item.question

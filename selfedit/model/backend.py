@@ -135,7 +135,7 @@ class TrainLog:
     losses: list[float] = field(default_factory=list)
     """Mean loss (nats per label) of each epoch, measured while training."""
     largest: list[float] = field(default_factory=list)
-    """The largest loss of a label in each epoch."""
+    """The largest loss of a label in each epoch; may be 0 where training does not stop at a loss."""
     tokens: int = 0
     """Tokens trained on, all epochs together."""
     rows: int = 0

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, takewhile
-from os.path import commonprefix
 
 import torch
 import torch.nn.functional as F
@@ -118,8 +117,8 @@ class Decoder:
         for low in range(0, len(draft), DRAFT_ROWS):
             part = draft[low : low + DRAFT_ROWS]
             best = self.network.logits(states[low : low + len(part)]).argmax(1).tolist()
-            if list(part) != best:
-                return low + len(commonprefix([part, tuple(best)]))
+            if (right := common_prefix(part, best, len(part))) < len(part):
+                return low + right
         return len(draft)
 
     @torch.inference_mode()
