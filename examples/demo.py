@@ -46,7 +46,7 @@ class Tee(io.StringIO):
 def ask(question: str, expected: str) -> tuple[int, bool]:
     """Returns the exit code, and whether the answer is right."""
     with redirect_stdout(Tee()) as shown:
-        code = run("ask", "--why", question)
+        code = run("ask", "--from", "weights", "--why", question)
     right = expected in shown.getvalue().partition(question)[2]
     print(f"  {'right' if right else 'wrong'}: expected “{expected}”", flush=True)
     return code, right

@@ -29,6 +29,7 @@ from selfedit.memory.difference import SESSION
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.sessions import Changes, Statement, line, passages, transcript_without, updated
+from selfedit.sessions.wording import is_question
 from selfedit.types import Message, Passage, Question
 
 FOLDER = "conversations"
@@ -95,7 +96,8 @@ class Conversations:
         A question about the user is answered from what the user stated, which is in view as far as it fits, and an
         answer that goes beyond it is replaced (`answers.notes`)."""
         known = self.statements
-        ask = Ask(Question(question, ()), arm, history=_with_preferences(known, history), whole=False, **options)
+        options |= {"history": _with_preferences(known, history), "grounds": is_question(question)}
+        ask = Ask(Question(question, ()), arm, whole=False, **options)
         if not known or not notes.is_personal(question) or ask.memory or arm == BASE:
             return ask
         chosen = notes.in_view(known, ask.looked_up)

@@ -32,12 +32,11 @@ from selfedit.edits.quiz import (
     questions_as_edit,
     questions_from_rewordings,
     study_questions,
-    with_passage,
     write_quizzes,
 )
 from selfedit.errors import ModelError
 from selfedit.estimate import seconds_expected
-from selfedit.judge.evaluate import evaluate
+from selfedit.judge.evaluate import evaluate, read
 from selfedit.judge.general import general_questions
 from selfedit.libraries import Scope
 from selfedit.loop.journal import Journal, write_json
@@ -170,10 +169,13 @@ def learn(
     are learned; raises ModelError if all fail.
     """
     store.check_writable()  # before the work, not after it
-    given, config = config, config.for_model(model.reads_well, model.rate)
-    if config.recite and (unused := [name for name in NOT_RECITED if getattr(given, name) != getattr(DEFAULT, name)]):
+    given, config = config, config.for_rate(model.rate)
+    if writer and config.recite and not quiz:
+        config = replace(config, spans=given.spans)  # of questions that judge
+    ignored = [name for name in NOT_RECITED if name != "spans" or not config.spans]
+    if config.recite and (unused := [name for name in ignored if getattr(given, name) != getattr(DEFAULT, name)]):
         names = " and ".join(unused)
-        notify(f"this model learns to recite, without {names}; --styles has it study what it writes")
+        notify(f"the model learns to recite, without {names}; --styles has it study what it writes")
     user_questions = assign(quiz, passages)
     if idle := [q for q in quiz if not any(q in questions for questions in user_questions.values())]:
         notify(
@@ -288,20 +290,20 @@ def learn_passages(
     """
     stages = _Stages(progress)
     material = _write(model, writer or model, passages, config, quiz, stages)
-    judged = [m for m in material if m.judging or config.recite]
+    is_tried = {m.passage.id: bool(m.judging) or config.recite for m in material}
+    judged = [m for m in material if is_tried[m.passage.id]]
     stages("train", 0, 1)
     tried = [candidates(m.edits, config.each_alone, control=_is_control(m, config)) for m in judged]
     studies = [Study(m.passage, some, m.judging) for m, some in zip(judged, tried)]
     adapters, results = None, []
     if studies:
         adapters, results = run_trials(
-            model, studies, config.train, recites=bool(config.recite), seed=config.seed, progress=stages
+            model, studies, config.train, recites=config.recite, seed=config.seed, progress=stages
         )
     seconds, words = stages.seconds(), {p.id: count_words(p.text) for p in passages}
     row = 0
-    for m, (trials, before) in zip(
-        [*judged, *(m for m in material if not (m.judging or config.recite))], chain(results, repeat(([], None)))
-    ):
+    untried = [m for m in material if not is_tried[m.passage.id]]
+    for m, (trials, before) in zip([*judged, *untried], chain(results, repeat(([], None)))):
         begun, share = time.perf_counter(), words[m.passage.id] / sum(words.values())
         report = _unjudged(m)
         if current and m.passage.id not in {passage.id for passage in current()}:
@@ -358,19 +360,20 @@ def _write(
     proposals = propose(
         writer, passages, config.styles, seed=config.seed, config=config.filter, on_token=partial(progress, "write")
     )
-    written = write_quizzes(
-        model, passages, writer=writer, spans=config.spans, seed=config.seed, config=config.quiz, progress=progress
-    )
+    as_asked = partial(read, model, on_token=partial(progress, "check")) if config.recite else None
+    options = {"spans": config.spans, "seed": config.seed, "config": config.quiz, "read": as_asked}
+    written = write_quizzes(model, passages, writer=writer, progress=progress, **options)
+    if config.recite:
+        written = [replace(quiz, studied=(), judging=quiz.studied + quiz.judging) for quiz in written]
     if quiz is None:
         lines = [(passage, proposal.held_out) for passage, proposal in zip(passages, proposals)]
         checked = questions_from_rewordings(model, lines, config.quiz, progress, reader=writer)
         judges = [(p, [*q.judging, *questions]) for p, q, (questions, _) in zip(passages, written, checked)]
-        options = {"reader": writer, "with_passage": bool(config.recite)}
-        added = fill_up(model, judges, config.least_questions, config.quiz, progress, **options)
+        added = fill_up(model, judges, config.least_questions, config.quiz, progress, read=as_asked)
         checked = [(own + more, reasons + others) for (own, reasons), (more, others) in zip(checked, added)]
     else:
         asked = [(passage, quiz.get(passage.id, ())) for passage in passages]
-        checked = check(model, asked, config.quiz, progress, reader=writer)
+        checked = check(model, asked, config.quiz, progress, reader=writer, read=as_asked)
     material = []
     for passage, proposal, of_passage, (questions, reasons) in zip(passages, proposals, written, checked):
         if quiz is None:
@@ -612,7 +615,7 @@ def _suspicious(
         )
     most, lost = config.max_lost * len(taken.right), []
     if exceeds(len(taken.of_others), most):
-        verdicts = _score(model, [q for _, q in taken.of_others], adapter, trial.recited).correct
+        verdicts = _verdicts(model, [q for _, q in taken.of_others], adapter, trial.recited)
         lost = [entry for (entry, _), correct in zip(taken.of_others, verdicts) if not correct]
     if exceeds(len(lost), most):
         ids = ", ".join(sorted({entry.id for entry in lost}))
@@ -636,14 +639,17 @@ def suspicious_text(model: Model, passage: Passage, store: MemoryStore, config: 
 
 def _spoiled(model: Model, questions: Sequence[Question], adapter: Adapters, recited: Passage | None) -> list[Question]:
     """Questions that the base model answers right and the memory wrong."""
-    (before,), after = evaluate(model, questions, [None]), _score(model, questions, adapter, recited)
-    return [q for q, was, now in zip(questions, before.correct, after.correct) if was and not now]
+    (before,), after = evaluate(model, questions, [None]), _verdicts(model, questions, adapter, recited)
+    return [q for q, was, now in zip(questions, before.correct, after) if was and not now]
 
 
-def _score(model: Model, questions: Sequence[Question], adapter: Adapters, recited: Passage | None) -> Score:
-    """Of a memory: its adapter answers, or the base model from what the adapter recited."""
-    view = partial(with_passage, recited) if recited else None
-    return evaluate(model, questions, [None if recited else 0], adapter, view=view)[0]
+def _verdicts(
+    model: Model, questions: Sequence[Question], adapter: Adapters, recited: Passage | None
+) -> Sequence[bool | None]:
+    """Whether a memory answers each question right: its adapter, or the model from what the adapter recited."""
+    if recited:
+        return read(model, [(question, recited) for question in questions])
+    return evaluate(model, questions, [0], adapter)[0].correct
 
 
 def _scores(trial: Trial, before: Score, questions: Sequence[Question]) -> dict:

@@ -9,9 +9,9 @@ import torch
 from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask, whole_sentences
 from selfedit.answers.choose import probability
 from selfedit.answers.query import looked_up
-from selfedit.answers.support import support
 from selfedit.edits.quiz import joined, with_passage
 from selfedit.errors import MemoryStoreError
+from selfedit.judge.grounding import Grounded, support
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import LoraConfig
 from selfedit.model.load import Model
@@ -62,7 +62,8 @@ def test_of_several_passages_the_one_that_says_the_answer_supports_it():
 
 
 def chance(text: str, arm: str = WEIGHTS, max_passages: int = 1) -> float:
-    return probability(arm, text, support(FAST.question, text, [GATE, INDEX]), 0.5, max_passages)
+    answer = Grounded(text, support(FAST.question, text, [GATE, INDEX]))
+    return probability(arm, answer, 0.5, max_passages)
 
 
 def test_what_is_said_by_a_sentence_about_the_question_is_the_likelier_answer():
@@ -120,7 +121,14 @@ def prompts(model, monkeypatch) -> list:
     return seen
 
 
-def test_all_arms_are_asked_at_once_and_the_passage_is_read_once(tiny_model, store, monkeypatch):
+@pytest.fixture
+def reads(monkeypatch):
+    """The tiny model counts as one that reads well."""
+    monkeypatch.setattr(Model, "reads_well", True)
+
+
+def test_all_arms_are_asked_at_once_and_the_passage_is_read_once(tiny_model, store, reads, monkeypatch):
+    monkeypatch.setattr(Model, "max_passages", 1)
     seen = prompts(tiny_model, monkeypatch)
     (answer,) = Answerer(tiny_model, store).answer([Ask(FAST, max_new_tokens=4)])
     closed = tuple(tiny_model.chat.prompt(FAST))
@@ -137,8 +145,9 @@ def test_all_arms_are_asked_at_once_and_the_passage_is_read_once(tiny_model, sto
     assert 3 <= written <= 12
 
 
-def test_a_model_that_reads_more_gets_the_best_passages_the_best_next_to_the_question(tiny_model, store, monkeypatch):
-    monkeypatch.setattr(Model, "max_passages", 3)
+def test_a_model_that_reads_more_gets_the_best_passages_the_best_next_to_the_question(
+    tiny_model, store, reads, monkeypatch
+):
     seen = prompts(tiny_model, monkeypatch)
     question = Question("Which option of Quill was removed, and what does an archive without an index raise?", ())
     (answer,) = Answerer(tiny_model, store).answer([Ask(question, TEXT, max_new_tokens=4)])
@@ -211,7 +220,8 @@ HISTORY = (
 )
 
 
-def test_a_question_is_asked_after_the_conversation_before_it(tiny_model, store, monkeypatch):
+def test_a_question_is_asked_after_the_conversation_before_it(tiny_model, store, reads, monkeypatch):
+    monkeypatch.setattr(Model, "max_passages", 1)
     seen = prompts(tiny_model, monkeypatch)
     (answer,) = Answerer(tiny_model, store).answer([Ask(FAST, TEXT, history=HISTORY, max_new_tokens=4)])
     assert seen[0].tokens == tuple(tiny_model.chat.prompt(with_passage(GATE, FAST), HISTORY))

@@ -21,8 +21,8 @@ from conftest import ask, write_tiny_model
 from pypdf import PdfWriter
 from safetensors.torch import load_file
 
-from selfedit.answers.answerer import ARMS
-from selfedit.answers.support import nearest_example
+from selfedit.answers.answerer import ARMS, Ask
+from selfedit.answers.nearest import nearest_example
 from selfedit.cli import _command_first, _parser, main
 from selfedit.edits.quiz import with_passage
 from selfedit.errors import ModelError
@@ -392,7 +392,7 @@ def test_a_question_that_the_model_has_no_room_for_is_one_line(refusal, tiny):
 
 
 def test_a_passage_that_the_model_has_no_room_for_is_dropped_with_its_reason(document, capsys, tiny):
-    assert main(["learn", str(document), *map(str, tiny)]) == 2
+    assert main(["learn", str(document), *map(str, tiny), "--styles", "paraphrase"]) == 2
     out, err = capsys.readouterr()
     dropped, line = err.splitlines()
     assert out == "" and "512 positions" in dropped and "512 positions" in line and line.startswith("selfedit: ")
@@ -448,7 +448,15 @@ def test_an_answer_is_the_text_the_memory_and_its_source(kept, home, answer, tin
     assert got["answer"] != untouched.answer
 
 
-def test_an_answer_can_come_from_the_text_with_or_without_the_weights(kept, home, answer, refusal, tiny, tiny_model):
+@pytest.fixture
+def ungrounded(monkeypatch):
+    """Answers stay as the tiny model writes them."""
+    monkeypatch.setattr(Ask, "is_grounded", False)
+
+
+def test_an_answer_can_come_from_the_text_with_or_without_the_weights(
+    kept, home, answer, refusal, tiny, tiny_model, ungrounded
+):
     in_view = Question(with_passage(PASSAGE, Question(ABOUT_IT, ())).question, ())
     adapter = tiny_model.backend.load([MemoryStore(home).adapter_path(kept.id)])
     prompt = tuple(tiny_model.chat.prompt(in_view))
@@ -461,7 +469,7 @@ def test_an_answer_can_come_from_the_text_with_or_without_the_weights(kept, home
     assert [one["answer"] for one in got] == texts and weights["answer"] != texts[0]
     assert all(one["memory"] == kept.id and one["source"] == PASSAGE.source for one in (weights, *got))
     assert [one["from"] for one in (weights, *got)] == ["weights", "text", "both"]
-    ends = ["its adapter answered without the document", "the untouched model answered with its passage in the prompt"]
+    ends = ["its adapter answered without the document", "its text is at hand, and the untouched model read it"]
     assert [one["why"].split("; ")[1] for one in (weights, got[0])] == ends
     assert "invalid choice: 'books'" in refusal("ask", ABOUT_IT, *tiny, "--from", "books")
     assert "adapter_hash" in weights and not {"adapter_hash", "edit"} & got[0].keys()
@@ -474,7 +482,7 @@ def test_an_answer_can_come_from_the_text_with_or_without_the_weights(kept, home
 
 
 def test_a_passage_that_does_not_fit_the_prompt_is_named_and_the_weights_may_answer(
-    kept, home, answer, tiny, tiny_model
+    kept, home, answer, tiny, tiny_model, ungrounded
 ):
     long = replace(
         PASSAGE, text=PASSAGE.text + " " + "word " * tiny_model.backend.max_positions, source="/docs/long.txt"
@@ -505,6 +513,8 @@ def test_auto_takes_the_answer_that_is_most_probably_right_and_shows_all(kept, h
 
 def test_strict_does_not_know_what_nothing_supports(kept, answer, tiny, monkeypatch):
     asked = ("ask", ABOUT_IT, *tiny, "--tokens", 8)
+    assert answer(*asked, "--strict")["answer"] == "The Vellmar Lighthouse was built by Ada Quill."
+    monkeypatch.setattr("selfedit.answers.answerer.CERTAIN", 0.999)
     for question in (ABOUT_IT, "What is the capital of France?"):
         got = answer("ask", question, *tiny, "--tokens", 8, "--strict", "--why")
         assert (got["answer"], got["from"]) == ("I don't know.", "")
@@ -1068,6 +1078,7 @@ def test_the_models_say_what_they_cost_and_whether_they_are_here(tmp_path, monke
 def test_learning_that_keeps_nothing_ends_with_3_and_says_so_in_numbers(document, home, answer, roomy_folder):
     """A random model cannot write a question that holds, so nothing can be judged if no rule makes questions."""
     command = ["learn", document, "--model", roomy_folder, "--set", "spans=4", "--set", "least_questions=0"]
+    command += ["--styles", "paraphrase"]
     summary = answer(*command, code=3)
     assert summary == {
         "passages": 1,

@@ -892,7 +892,8 @@ def test_passages_are_cut_so_that_they_fit_the_positions_of_the_model(tiny_model
     assert by_tokens <= limit / 2 < limit < by_words
 
 
-def test_a_writer_writes_and_reads_what_the_model_learns(tmp_path, monkeypatch):
+@pytest.mark.parametrize("recite", [True, False])
+def test_a_writer_writes_and_reads_what_the_model_learns(recite, tmp_path, monkeypatch):
     """The writer gets every prompt with the passage or a sentence of it, the learner only questions without it."""
     folders = (write_tiny_model(tmp_path / kind, kind, max_position_embeddings=2048) for kind in ("llama", "qwen2"))
     learner, writer = (load_model(str(folder), device="cpu") for folder in folders)
@@ -913,17 +914,23 @@ def test_a_writer_writes_and_reads_what_the_model_learns(tmp_path, monkeypatch):
     monkeypatch.setattr("selfedit.edits.quiz._answers", lambda *_: True)  # else the learner need not be asked
     passage = Passage("A lake", "The lake Tarn has 40 boats and 12 piers.", "/lake.txt", "0" * 64)
     quiz = [Question("How many boats has the lake?", ("40 boats",))]
-    config = replace(LearnConfig(), spans=2, train=replace(LearnConfig().train, epochs=1))
+    config = replace(LearnConfig(), recite=recite, spans=2, train=replace(LearnConfig().train, epochs=1))
     store = MemoryStore(tmp_path / "home")
     report = learn(learner, [passage], store, config, writer=writer, quiz=quiz)
     assert len(report.reports) == 1
-    assert any("The lake Tarn has 40 boats" in prompt and quiz[0].question in prompt for prompt in prompts["writer"])
-    assert not any("The lake Tarn has 40 boats and" in prompt for prompt in prompts["learner"])
+    if recite:  # the user's questions are asked as `ask` asks them, and nothing is left to write
+        assert not prompts["writer"]
+        learn(learner, [replace(passage, text=passage.text + " It is deep.")], store, config, writer=writer)
+        assert any("The lake Tarn has 40 boats" in prompt for prompt in prompts["writer"])
+    else:
+        read = (prompt for prompt in prompts["writer"] if "The lake Tarn has 40 boats" in prompt)
+        assert any(quiz[0].question in prompt for prompt in read)
+    assert not any(passage.text in prompt for prompt in prompts["learner"])
     assert any(quiz[0].question in prompt for prompt in prompts["learner"])
     runs = [json.loads(file.read_text()) for file in (tmp_path / "home" / "runs").glob("*/config.json")]
-    assert [run.get("writer") for run in runs] == [writer.name]
+    assert {run.get("writer") for run in runs} == {writer.name}
     learn(learner, [passage], store, config, quiz=quiz)  # another job: it does not take over the writer's records
-    assert len(list((tmp_path / "home" / "runs").glob("*/config.json"))) == 2
+    assert len(list((tmp_path / "home" / "runs").glob("*/config.json"))) == len(runs) + 1
 
 
 def test_texts_are_studied_as_answers_and_questions_as_they_are():

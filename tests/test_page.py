@@ -142,7 +142,9 @@ def test_the_answer_is_shown_with_its_origin_and_every_arm(open_page):
     expect(article.get_by_role("heading")).to_have_text("Which port does the Kestrel gateway listen on?")
     expect(article.locator(".said")).to_have_text(record["answer"])
     expect(article).to_contain_text(
-        {"weights": "From the weights", "text": "From the text", "both": "From weights and"}[record["from"]]
+        {"weights": "From the weights", "text": "Quoted from the stored passage", "both": "From weights and"}[
+            record["from"]
+        ]
     )
     expect(article).to_contain_text("Source: /handbook/upgrading.md")
     rows = article.locator("tbody tr")

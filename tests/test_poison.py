@@ -146,6 +146,6 @@ def test_of_a_document_of_which_nothing_can_be_judged_the_text_is_in_force(tmp_p
     roomy = str(write_tiny_model(tmp_path / "model", max_position_embeddings=8192))
     result = poison.run(roomy, tmp_path / "run", given=documents()[:1], config=LearnConfig(spans=4))
     (row,) = result["rows"]
-    assert (row["outcome"], row["in_force"]["about"], row["in_force"]["right"]) == ("in force", 3, 0)
+    assert (row["outcome"], row["in_force"]["about"], row["in_force"]["right"]) == ("in force", 3, 3)  # quoted
     assert [entry.has_adapter for entry in MemoryStore(tmp_path / "run/home").active()] == [False]
     assert result["general"][0]["changed"] == 0

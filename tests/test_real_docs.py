@@ -166,7 +166,9 @@ def test_the_arms_are_compared_with_text_and_what_is_unknown_is_left_out(
     records = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
     assert len(records) == 12 * len(answers.CONDITIONS)
     said = {(r["condition"], r["question"]): r for r in records}
-    assert all(row["questions"] < 12 and row["tokens"] > 0 and row["seconds"] > 0 for row in rows.values())
+    assert all(row["questions"] < 12 and row["seconds"] > 0 for row in rows.values())
+    quoted = {name for name, row in rows.items() if not row["tokens"]}  # by a model that does not read well
+    assert quoted == {"text", "both", "auto"}
     assert rows["text@gold"]["tokens"] > rows["base"]["tokens"] and rows["text@3"]["tokens"] > rows["text@1"]["tokens"]
     # Where nothing was learned, the weights are those of the untouched model, and the text is in view all the same.
     town = next(item for item in records if item["condition"] == "text" and "towns.json" in (item["source"] or ""))

@@ -12,11 +12,11 @@ from selfedit.disk import file_hash
 from selfedit.edits.quiz import with_passages
 from selfedit.edits.recitation import recite, share_recited, to_recite
 from selfedit.learn import learn
-from selfedit.loop.trial import study_examples
+from selfedit.loop.trial import Candidate, Study, run_trials, study_examples
 from selfedit.memory.consolidate import consolidate
 from selfedit.memory.gate import decide
 from selfedit.memory.store import MemoryStore
-from selfedit.model.backend import Request
+from selfedit.model.load import Model
 from selfedit.retest import retest
 from selfedit.types import Example, MemoryEntry, Passage, Question, Score, SelfEdit, Trial
 
@@ -33,7 +33,7 @@ LOUD = TrainConfig(
     stop_loss=0.02,
 )
 ANY = GateConfig(max_general_change=1e9, max_general_lost=1.0, max_captured=1.0)
-CONFIG = LearnConfig(recite=True, recitation=LOUD, gate=ANY)
+CONFIG = LearnConfig(recitation=LOUD, gate=ANY)
 RED = Question("What colour is the gate of Orsk?", ("red",))
 
 
@@ -65,15 +65,21 @@ def test_the_share_that_is_recited_counts_words_in_their_order():
     assert share_recited(chinese, replace(chinese, text="奥尔斯克的大门是绿色的。守门人敲钟。")) == 17 / 18
 
 
-def test_a_model_that_reads_well_recites_and_a_smaller_one_studies_questions():
-    wide, small = LearnConfig().for_model(True, 5e-4), LearnConfig().for_model(False, 3e-3)
-    assert (
-        wide.recite and wide.train.learning_rate == 1e-3 and wide.train.stop_loss == LearnConfig().recitation.stop_loss
-    )
-    assert (wide.styles, wide.spans, wide.questions_per_sentence) == ((), 0, 0)
-    assert small == replace(LearnConfig(), recite=False, train=replace(LearnConfig().train, learning_rate=3e-3))
-    assert LearnConfig(recite=False).for_model(True, 5e-4).styles == LearnConfig().styles
-    assert LearnConfig(recite=True).for_model(False, 3e-3).recite
+def test_only_what_is_recited_otherwise_is_asked_again(tiny_model, monkeypatch):
+    wrong = Question("What colour is the gate of Orsk?", ("blue",))
+    studies = [Study(passage, [Candidate("passage")], [wrong]) for passage in (GATE, BRIDGE)]
+    said = [replace(GATE, text=f"{GATE.text} And so on."), BRIDGE]
+    monkeypatch.setattr("selfedit.loop.trial.recite", lambda *_, **options: said)
+    _, results = run_trials(tiny_model, studies, replace(LOUD, epochs=1), recites=True)
+    assert [trial.score.correct for (trial,), _ in results] == [(False,), (True,)]
+
+
+def test_a_model_recites_with_its_own_rate_or_studies_questions():
+    recites, studies = LearnConfig().for_rate(5e-4), LearnConfig(recite=False).for_rate(3e-3)
+    assert recites.train == replace(LearnConfig().recitation, learning_rate=1e-3)
+    assert LearnConfig().for_rate(3e-3).train.learning_rate == 3e-3
+    assert (recites.styles, recites.spans, recites.questions_per_sentence) == ((), 0, 0)
+    assert studies == replace(LearnConfig(), recite=False, train=replace(LearnConfig().train, learning_rate=3e-3))
 
 
 @pytest.mark.parametrize(
@@ -110,9 +116,7 @@ def test_learned_passages_are_recited_word_for_word(learned, tiny_model):
 def test_from_the_weights_means_from_what_is_recited_without_a_look_at_the_text(learned, tiny_model, monkeypatch):
     (answer,) = ask(tiny_model, learned, [RED])
     assert answer.arm == WEIGHTS and answer.memory.passage.id == GATE.id and answer.recited[0].text == GATE.text
-    prompt = tuple(tiny_model.chat.prompt(with_passages([replace(GATE, units=())], RED)))
-    (tokens,) = tiny_model.backend.generate([Request(prompt, None, 64)])
-    assert answer.answer == tiny_model.chat.decode(tokens).strip() or len(tokens) == 64
+    assert answer.taken.quoted and answer.answer == "The gate of Orsk is red."  # the tiny model does not read well
     reasons = why(learned, RED.question, answer)
     assert "recited its passage from the weights" in reasons["why"] and reasons["recited"] == GATE.text
     said = replace(GATE, text="The gate of Orsk is green.", units=())
@@ -147,15 +151,22 @@ def test_settings_that_reciting_leaves_out_are_named(tiny_model, tmp_path):
     said = []
     learn(tiny_model, [], MemoryStore(tmp_path), replace(CONFIG, spans=3, each_alone=True), notify=said.append)
     learn(tiny_model, [], MemoryStore(tmp_path), CONFIG, notify=said.append)
-    assert said == ["this model learns to recite, without spans and each_alone; --styles has it study what it writes"]
+    assert said == ["the model learns to recite, without spans and each_alone; --styles has it study what it writes"]
 
 
-def test_auto_reads_the_text_and_does_not_have_it_recited(learned, tiny_model):
+def test_auto_reads_the_text_and_does_not_have_it_recited(learned, tiny_model, monkeypatch):
     answerer = Answerer(tiny_model, learned)
     plan, folder = answerer.plan(Ask(RED, AUTO))
-    assert plan.requests.keys() == {TEXT, BOTH} and folder and not plan.recited
+    assert plan.texts.keys() == {TEXT} and not (plan.requests or folder or plan.recited)
     plan, folder = answerer.plan(Ask(RED, WEIGHTS))  # as the server does
+    assert plan.texts.keys() == {WEIGHTS} and folder is None and plan.recited[0].text == GATE.text
+    monkeypatch.setattr(Model, "reads_well", True)
+    plan, folder = answerer.plan(Ask(RED, AUTO))
+    assert plan.requests.keys() == {TEXT, BOTH} and folder and not plan.recited
+    plan, folder = answerer.plan(Ask(RED, WEIGHTS))
     assert plan.requests.keys() == {WEIGHTS} and folder is None and plan.recited[0].text == GATE.text
+    prompt = tuple(tiny_model.chat.prompt(with_passages(plan.recited, RED)))
+    assert plan.requests[WEIGHTS].tokens == prompt
     named = Ask(RED, WEIGHTS, writer=learned.active_ids()[0])  # an adapter that is named writes by itself
     plan, folder = answerer.plan(named)
     assert folder and not plan.recited

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 TARN = Passage("A lake", "The lake Tarn has 40 boats and 12 piers.", "/lake.txt", "0" * 64)
 ORSK = Passage("A valley", "The tea of the Orsk valley is dried on slate roofs.", "/valley.txt", "1" * 64)
 QUIZ = [Question("How many boats has the lake?", ("40 boats",)), Question("What is dried on roofs?", ("tea",))]
-CONFIG = replace(LearnConfig(), spans=2, train=replace(LearnConfig().train, epochs=1))
+CONFIG = replace(LearnConfig(), recite=False, spans=2, train=replace(LearnConfig().train, epochs=1))
 PARAPHRASE, QUESTION = "Write its line “Same fact in other words:”", "Write its line “Question:”"
 
 
@@ -376,7 +376,17 @@ def document(tmp_path) -> str:
 @pytest.fixture
 def command(document, learner_folder, tmp_path) -> list[str]:
     few = ["--set", "spans=2", "--set", "epochs=1"]
-    return ["learn", document, "--model", str(learner_folder), "--home", str(tmp_path / "home"), *few]
+    return [
+        "learn",
+        document,
+        "--model",
+        str(learner_folder),
+        "--home",
+        str(tmp_path / "home"),
+        "--styles",
+        "paraphrase",
+        *few,
+    ]
 
 
 def refusal(capsys, command: list[str]) -> str:

@@ -37,8 +37,9 @@ OUTSIDE_OF_CONFIGS = {
     "edits/remote.py MAX_CHARACTERS": "longer than any requested text",
 }
 """Why these numbers are in no config."""
-HASHED_FILES = {"judge/grading.py", "judge/features.py"}
-"""Their hash is part of the name of the offline judge, and that is a setting (evaluate.offline_name)."""
+HASHED_FILES = {"judge/grading.py", "judge/features.py", "judge/grounding.py"}
+"""Their hash is part of the name of the offline judge or of the rule of answers, and those are settings
+(evaluate.offline_name, choose.rule_name)."""
 
 
 def is_number(node: ast.expr) -> bool:

@@ -7,8 +7,10 @@
     auto      all three answer, and the answer that is most probably right is taken (`answers.choose`); `weights` is
               left out where a memory would only recite what `text` reads
 
-Where no memory fits, the untouched model answers closed book (`base`). All arms of all questions are decoded in one
-batch; what `text` and `both` have to read is read once for both.
+What is read is grounded: an answer that the passages do not support gives way to their sentence that fits the question
+best, and a model that does not read well only quotes (`judge.grounding`). Where no memory fits, the untouched model
+answers closed book (`base`). All arms of all questions are decoded in one batch; what `text` and `both` have to read is
+read once for both.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from selfedit.answers.choose import CERTAIN, probability
+from selfedit.answers.nearest import nearest
 from selfedit.answers.query import looked_up
-from selfedit.answers.support import Support, nearest, support
 from selfedit.edits.quiz import with_passages
 from selfedit.edits.recitation import recite
 from selfedit.errors import MemoryStoreError, ModelError
+from selfedit.judge.grounding import Grounded, Support, grounded, support
 from selfedit.libraries import Library, Scope, Wanted, described
 from selfedit.memory.contradict import disagreeing
 from selfedit.memory.route import Router
@@ -44,6 +47,8 @@ ADAPTERS = 32
 """Loaded together at most, which bounds the memory for any number of questions."""
 NEARLY_AS_GOOD = 0.9
 """Share of the best memory's score that another one must reach, so that its adapter may answer."""
+QUOTED = 3
+"""Passages of which one is quoted by a model that does not read well."""
 COMPARED = 3
 """Memories that are searched for a sentence that contradicts an answer."""
 BASE, WEIGHTS, TEXT, BOTH, AUTO = "base", "weights", "text", "both", "auto"
@@ -97,6 +102,9 @@ class Ask:
     """The conversation before the question."""
     whole: bool = True
     """Whether an answer that is cut off ends with its last whole sentence."""
+    grounds: bool = True
+    """Whether a sentence of the passages is quoted where they do not support the answer; not for what asks for more
+    than a fact."""
     strict: bool = False
     """UNKNOWN where no answer is probably right."""
     max_new_tokens: int = ANSWER_TOKENS
@@ -111,6 +119,12 @@ class Ask:
     def looked_up(self) -> str:
         """What the store is searched for."""
         return self.query or looked_up(self.question.question, self.history)
+
+    @property
+    def is_grounded(self) -> bool:
+        """Whether an answer that was read may give way to a sentence: the form of the answer is not given."""
+        is_free = not (self.opening or self.stop or self.allow or self.check) and self.view is with_passages
+        return self.grounds and is_free and self.question.kind == "question"
 
     @property
     def scope(self) -> Scope:
@@ -129,6 +143,8 @@ class Candidate:
     text: str
     support: Support | None = None
     """By the passages that are known; None without any."""
+    quoted: bool = False
+    """Whether the text is the supporting sentence, in place of what a model wrote."""
     probability: float | None = None
     """That it is right (`answers.choose`); None where there is nothing to judge it by."""
 
@@ -136,6 +152,7 @@ class Candidate:
         record: dict = {"arm": self.arm, "answer": self.text}
         if self.support:
             record |= {"support": round(self.support.share, 3), "sentence": self.support.sentence}
+        record |= {"quoted": True} if self.quoted else {}
         return record | ({} if self.probability is None else {"probability": round(self.probability, 3)})
 
 
@@ -187,11 +204,11 @@ class Answer:
 
 @dataclass
 class Plan:
-    """How a question is answered: what `Answerer.plan` gives to a decoder, which fills in `texts`."""
+    """How a question is answered: what `Answerer.plan` gives to a decoder, which adds a text for each request."""
 
     ask: Ask
     memories: list[MemoryEntry]
-    """That fit, the best first, as many as the model reads."""
+    """That fit, the best first, as many as the model reads or quotes."""
     score: float
     writer: MemoryEntry | None = None
     """The best memory with an adapter."""
@@ -202,11 +219,11 @@ class Plan:
     recited: list[Passage] = field(default_factory=list)
     """What they recited: in view in WEIGHTS."""
     passages: list[Passage] = field(default_factory=list)
-    """In view in TEXT and BOTH."""
+    """In view in TEXT and BOTH, or to be quoted."""
     requests: dict[str, Request] = field(default_factory=dict)
     """By arm, without the row of the adapter."""
     texts: dict[str, str] = field(default_factory=dict)
-    """The answers, by arm."""
+    """What was written, by arm; empty where a sentence is quoted."""
     tokens: int = 0
     error: str = ""
     note: str = ""
@@ -219,6 +236,16 @@ class Plan:
     def acts(self, arm: str) -> bool:
         """Whether the writer's adapter acts on the answer of this arm."""
         return arm == BOTH or (arm == WEIGHTS and not self.reciters)
+
+    def reads(self, arm: str) -> bool:
+        """Whether the answer of this arm is read from passages."""
+        return arm in (TEXT, BOTH) or (arm == WEIGHTS and bool(self.recited))
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is known as it is written: nothing is compared or checked afterwards."""
+        changes = self.ask.strict or self.ask.check or (self.ask.is_grounded and any(map(self.reads, self.requests)))
+        return len(self.requests) == 1 and not self.texts and not changes
 
     @property
     def adapter(self) -> str | None:
@@ -276,10 +303,10 @@ class Answerer:
         return self._consistently(read)
 
     def plan(self, ask: Ask) -> tuple[Plan, Path | None]:
-        """How to answer a question, for a decoder that runs on its own: it writes `Plan.texts`, one for each of
-        `Plan.requests`. The path is the folder of the adapter that the requests of some arms need (`Plan.acts`); there
-        are no requests where `Plan.error` says why. What is to be recited has been when this returns. Raises as
-        `answer` does."""
+        """How to answer a question, for a decoder that runs on its own: it adds to `Plan.texts` one text for each of
+        `Plan.requests`. The path is the folder of the adapter that the requests of some arms need (`Plan.acts`). There
+        are no requests where all is quoted, or where `Plan.error` says why. What is to be recited has been when this
+        returns. Raises as `answer` does."""
 
         def read() -> tuple[Plan, Path | None]:
             (plan,), paths = self._plans([ask])
@@ -334,7 +361,8 @@ class Answerer:
         else:
             ranked = router.ranked(ask.looked_up)
             score = ranked[0][1] if ranked else router.route(ask.looked_up)[1]
-            plan = Plan(ask, [self._entry(id) for id, _ in ranked[: self.model.max_passages]], score)
+            most = QUOTED if self._quotes(ask) else self.model.max_passages
+            plan = Plan(ask, [self._entry(id) for id, _ in ranked[:most]], score)
             least = max(router.threshold, NEARLY_AS_GOOD * score)
             good = [id for rank, (id, fit) in enumerate(ranked) if rank == 0 or fit >= least]
             plan.writer = next((entry for entry in map(self._entry, good) if entry.has_adapter), None)
@@ -344,6 +372,10 @@ class Answerer:
             plan.reciters = [entry for entry in plan.memories if entry.recites] or [plan.writer]
         plan.fitting = passages or [entry.passage for entry in plan.memories]
         return plan
+
+    def _quotes(self, ask: Ask) -> bool:
+        """Whether the model does not read for this question: what is known is only quoted."""
+        return ask.is_grounded and not self.model.reads_well
 
     def _recite(self, plans: Sequence[Plan], on_token: OnStep) -> None:
         """Fills in what the memories of each plan recite; a damaged one is left out, and an error if it is alone."""
@@ -380,7 +412,7 @@ class Answerer:
         ask, known = plan.ask, plan.fitting
         arms = {*TRIED} if ask.arm == AUTO else {ask.arm}
         if ask.arm == AUTO and plan.reciters:
-            arms -= {WEIGHTS}
+            arms -= {WEIGHTS, BOTH} if self._quotes(ask) else {WEIGHTS}
         if not known and ask.writer is not None:
             arms = {WEIGHTS} if arms & {WEIGHTS, BOTH} else set()
         if not plan.writer:
@@ -389,10 +421,15 @@ class Answerer:
                 plan.add_note(f"memory {plan.memories[0].id} fits, but has no adapter: it answers from its text")
         try:
             closed_book = self._request(plan, ask.question)
-            if WEIGHTS in arms and plan.recited:
+            if WEIGHTS in arms and plan.recited and self._quotes(ask):
+                plan.texts[WEIGHTS] = ""
+            elif WEIGHTS in arms and plan.recited:
                 plan.recited, plan.requests[WEIGHTS] = self._in_view(plan, plan.recited)
             elif WEIGHTS in arms or not arms:
                 plan.requests[WEIGHTS if arms else BASE] = closed_book
+            if TEXT in arms and self._quotes(ask):
+                arms -= {TEXT}
+                plan.passages, plan.texts[TEXT] = list(known), ""
             if in_view := arms & {TEXT, BOTH}:
                 self._read(plan, known, in_view)
         except ModelError as error:
@@ -423,18 +460,20 @@ class Answerer:
     def _read(self, plan: Plan, known: Sequence[Passage], arms: set[str]) -> None:
         """Adds the requests with passages in view."""
         try:
-            plan.passages, request = self._in_view(plan, known)
+            passages, request = self._in_view(plan, known)
         except ModelError:
-            if not plan.requests:
+            if not (plan.requests or plan.texts):
                 raise
             return
+        plan.passages = plan.passages or passages
         plan.requests |= {TEXT: request} if TEXT in arms else {}
         if BOTH in arms:
             opening = self.model.chat.opening(plan.ask.question) + len(self._opening(plan.ask))
             plan.requests[BOTH] = replace(request, adapter_from=len(request.tokens) - opening)
 
     def _in_view(self, plan: Plan, known: Sequence[Passage]) -> tuple[list[Passage], Request]:
-        """As many of the passages as the model can read, and the request with them in view."""
+        """As many of the passages as the model can read well, and the request with them in view."""
+        known = known if plan.ask.passages else known[: self.model.max_passages]
         for count in range(len(known), 0, -1):
             try:
                 return list(known[:count]), self._request(plan, plan.ask.view(known[:count], plan.ask.question))
@@ -494,9 +533,10 @@ class Answerer:
             try:
                 paths[plan.adapter] = self.store.answering_path(plan.adapter)
             except MemoryStoreError as error:
-                if plan.ask.arm != AUTO or TEXT not in plan.requests or self.store.version != self._version:
+                left = {arm: request for arm, request in plan.requests.items() if not plan.acts(arm)}
+                if plan.ask.arm != AUTO or not (left or plan.texts) or self.store.version != self._version:
                     raise
-                plan.requests, plan.note = {TEXT: plan.requests[TEXT]}, str(error)
+                plan.requests, plan.note = left, str(error)
         return paths
 
     def _write(self, plans: Sequence[Plan], paths: dict[str, Path], on_token: OnStep) -> None:
@@ -538,7 +578,7 @@ class Answerer:
         """The answer that is most probably right."""
         if plan.error:
             return Answer("", "", None, None, 0.0, error=plan.error)
-        candidates = [self._candidate(plan, arm, text) for arm, text in plan.texts.items()]
+        candidates = [self._candidate(plan, arm, plan.texts[arm]) for arm in (*TRIED, BASE) if arm in plan.texts]
         best = max(candidates, key=lambda c: c.probability or 0.0)
         unknown = plan.ask.strict and (best.probability or 0.0) < CERTAIN
         memory = plan.memory(best)
@@ -558,9 +598,13 @@ class Answerer:
     def _candidate(self, plan: Plan, arm: str, text: str) -> Candidate:
         if not (known := plan.known(arm)):
             return Candidate(arm, text)
-        found = support(plan.ask.looked_up, text, known)
+        if plan.ask.is_grounded and plan.reads(arm):
+            answer = grounded(plan.ask.looked_up, text or UNKNOWN, known)
+        else:
+            answer = Grounded(text, support(plan.ask.looked_up, text, known))
         read = TEXT if arm == WEIGHTS and plan.recited else arm  # what was recited is read like the text
-        return Candidate(arm, text, found, probability(read, text, found, plan.score, self.model.max_passages))
+        likely = probability(read, answer, plan.score, self.model.max_passages)
+        return Candidate(arm, answer.text, answer.support, answer.quoted, likely)
 
     def _disagreeing(self, question: str, entry: MemoryEntry, scope: Scope) -> tuple[dict, ...]:
         """Contradictions between the answering memory and other memories that fit the question, about what it asks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answer
-from selfedit.answers.support import nearest_example
+from selfedit.answers.nearest import nearest_example
 from selfedit.disk import file_hash
 from selfedit.memory.adapters import WEIGHTS as WEIGHTS_FILE
 from selfedit.memory.store import MemoryStore
@@ -21,14 +21,17 @@ def why(store: MemoryStore, question: str, answer: Answer) -> dict:
         if len(answer.recited) > 1
         else "it recited its passage"
     )
+    is_quoted = answer.taken is not None and answer.taken.quoted
+    read = "what fits the question best there is quoted" if is_quoted else "the untouched model read it"
     nothing = answer.note or f"no memory fits (best score {answer.score:.2f})"
     reasons = {
         BASE: f"{nothing}; the untouched model answered",
-        WEIGHTS: f"{fits}; {recited} from the weights, and the untouched model answered from that"
+        WEIGHTS: f"{fits}; {recited} from the weights, and {read}"
         if answer.recited
         else f"{fits}; {adapter} answered without the document",
-        TEXT: f"{fits}; the untouched model answered with its passage in the prompt",
-        BOTH: f"{fits}; with its passage in the prompt, the adapter of memory {writer and writer.id} answered",
+        TEXT: f"{fits}; its text is at hand, and {read}",
+        BOTH: f"{fits}; its text is at hand, and "
+        + (read if is_quoted else f"the adapter of memory {writer and writer.id} answered with it in the prompt"),
         "": "no answer is probably right" if memory else f"{nothing}, so there is no answer",
     }
     result: dict = {"why": reasons[answer.arm], "candidates": [candidate.record() for candidate in answer.candidates]}

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from selfedit.answers.answerer import AUTO, BOTH, TEXT, WEIGHTS
-from selfedit.answers.choose import CERTAIN, rule_name
+from selfedit.answers.choose import CERTAIN
 from selfedit.bench.intervals import mean
 from selfedit.bench.learned import Item, Learned, learning_line, parts_tables, row
 from selfedit.bench.tables import heading, markdown, number, with_interval
@@ -75,7 +75,7 @@ def run(
         passages |= {passage.id: passage for passage in more}
         items += asked
     learned = [p for p in passages.values() if not _is_left_out(p, unknown)]
-    settings = {"unknown": unknown, "rule": rule_name()}
+    settings = {"unknown": unknown}
     known = {passage.id for passage in learned}
     if not any(item.passage.id in known for item in items):
         raise SelfeditError(f"all {len(passages)} passages with questions are left out; give more, or --unknown 0")

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from selfedit.answers.answerer import ADAPTERS, ANSWER_TOKENS, BASE, WEIGHTS, Answer, Answerer, Ask
+from selfedit.answers.choose import rule_name
 from selfedit.bench.conditions import Retriever
 from selfedit.bench.tables import markdown, number
 from selfedit.bench.tallies import interval, matrix, share
@@ -76,9 +77,9 @@ class Learned:
         return {entry.passage.id: entry.id for entry in self.store.active() if entry.has_adapter}
 
     def depends(self, *passages: Passage) -> list[str]:
-        """What an answer depends on, beside its question: the memories, and passages in view."""
+        """What an answer depends on, beside its question: the memories, passages in view, and the rule of answers."""
         _ = self.report
-        return [*sorted(self.store.active_ids()), *(passage.id for passage in passages)]
+        return [*sorted(self.store.active_ids()), *(passage.id for passage in passages), rule_name()]
 
     # Asking
 

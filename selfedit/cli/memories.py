@@ -60,8 +60,8 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     learn.add_argument(
         "--styles",
         metavar="A,B",
-        help="study what the model writes in these styles (default: a model that reads well learns to recite each "
-        f"passage, a smaller one studies {','.join(LearnConfig.styles)})",
+        help="study questions, and what the model writes in these styles, e.g. "
+        f"{','.join(LearnConfig.styles)} (default: it learns to recite each passage)",
     )
     learn.add_argument(
         "--writer",
@@ -70,7 +70,7 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
         "OPENAI_API_KEY), that writes about the documents (default: the model that learns)",
     )
     learn.add_argument("--writer-model", metavar="NAME", help="the model that writes there (default: gpt-4.1)")
-    learn.add_argument("--each-alone", action="store_true", help="also try each style by itself, to see which one pays")
+    learn.add_argument("--each-alone", action="store_true", help="with --styles: also try each one by itself")
     add_settings(learn, "learning", "epochs=8")
     add_release(learn)
     learn.add_argument("--again", action="store_true", help="also redo passages that kept nothing before")
@@ -84,9 +84,8 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
         dest="arm",
         choices=("auto", "weights", "text", "both"),
         default="auto",
-        help="weights: from what is in the adapters, without the document; text: the untouched model answers with the "
-        "passages that fit best in the prompt; both: the adapter answers with them; auto: the answer of these that is "
-        "most probably right (default)",
+        help="weights: from what is in the adapters, without the document; text: from the passages that fit best; "
+        "both: the adapter answers with them in the prompt; auto: what is most probably right of these (default)",
     )
     add_versions(ask)
     ask.add_argument(
@@ -96,7 +95,10 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
         "--why", action="store_true", help="show every answer that was tried, which was taken, and from which source"
     )
     ask.add_argument(
-        "--tokens", type=whole(1, 100_000), default=64, help="longest answer, in tokens (default: %(default)s)"
+        "--tokens",
+        type=whole(1, 100_000),
+        default=64,
+        help="longest answer that is written, in tokens; a quotation is whole (default: %(default)s)",
     )
     ask.set_defaults(run=_ask)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,6 +29,9 @@ from selfedit.model.load import Model
 from selfedit.model.writer import Writer, WriteRequest
 from selfedit.text import root, words
 from selfedit.types import Example, Passage, Progress, Question, SelfEdit, Task, no_progress, stable_seed
+
+Read = Callable[[Sequence[tuple[Question, Passage]]], Sequence[bool]]
+"""Whether each question is answered right from its passage."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,11 @@ def write_quizzes(
     seed: int = 0,
     config: QuizConfig = QuizConfig(),
     progress: Progress = no_progress,
+    read: Read | None = None,
 ) -> list[Quiz]:
     """Writes, checks and divides questions about each passage, all passages in one batch. `writer`: writes them, and
     answers them with the passage in the prompt, in place of the model. `spans`: the maximum number of spans of a
-    passage to ask about."""
+    passage to ask about. `read`: as in `check`."""
     writer = writer or model
     openings = [
         (i, sentence, span, word)
@@ -77,7 +81,7 @@ def write_quizzes(
         else:
             written[i][sentence, span] = Question(question, (span,), sentence=sentence)
     asked = [(passage, list(found.values())) for passage, found in zip(passages, written)]
-    checked = check(model, asked, config, progress, reader=writer)
+    checked = check(model, asked, config, progress, reader=writer, read=read)
     return [
         _split(kept, dropped[i] + reasons, seed=stable_seed(seed, passages[i].id, "split"))
         for i, (kept, reasons) in enumerate(checked)
@@ -92,12 +96,14 @@ def check(
     *,
     reader: Writer | None = None,
     with_passage: bool = True,
+    read: Read | None = None,
 ) -> list[tuple[list[Question], Counter]]:
-    """Keeps the questions that the model answers correctly with their passage in the prompt and incorrectly without it.
+    """Keeps the questions that the model answers correctly with their passage and incorrectly without it.
 
     `asked`: passages with questions, all checked in one batch. `reader`: answers with the passage in the prompt, in
-    place of the model. `with_passage`: False leaves out the first condition, for questions that need no proof. Returns
-    for each passage the kept questions and the number of dropped questions per reason.
+    place of the model. `with_passage`: False leaves out the first condition, for questions that need no proof. `read`:
+    decides the first condition by itself. Returns for each passage the kept questions and the number of dropped
+    questions per reason.
     """
     reader = reader or model
     dropped: list[Counter[str]] = [Counter() for _ in asked]
@@ -111,13 +117,16 @@ def check(
                 fitting.append((i, question, open_book, closed_book))
             else:
                 dropped[i]["too long for the model"] += 1
-    if with_passage:
-        texts = reader.write([open_book for _, _, open_book, _ in fitting], partial(progress, "check"))
-        read = [_answers(text, question, config) for (_, question, *_), text in zip(fitting, texts)]
-        dropped_here = Counter(i for (i, *_), right in zip(fitting, read) if not right)
+    if read or with_passage:
+        if read:
+            verdicts = read([(question, asked[i][0]) for i, question, *_ in fitting])
+        else:
+            texts = reader.write([open_book for _, _, open_book, _ in fitting], partial(progress, "check"))
+            verdicts = [_answers(text, question, config) for (_, question, *_), text in zip(fitting, texts)]
+        dropped_here = Counter(i for (i, *_), right in zip(fitting, verdicts) if not right)
         for i, count in dropped_here.items():
             dropped[i]["not answered with the passage in view"] += count
-        fitting = [one for one, right in zip(fitting, read) if right]
+        fitting = [one for one, right in zip(fitting, verdicts) if right]
     texts = model.write([closed_book for *_, closed_book in fitting], partial(progress, "check"))
     kept: list[list[Question]] = [[] for _ in asked]
     for (i, question, *_), text in zip(fitting, texts):
@@ -225,14 +234,13 @@ def fill_up(
     config: QuizConfig = QuizConfig(),
     progress: Progress = no_progress,
     *,
-    reader: Writer | None = None,
-    with_passage: bool = False,
+    read: Read | None = None,
 ) -> list[tuple[list[Question], Counter]]:
     """Returns more questions for the passages that have fewer than `least`, and the number of dropped ones per reason.
 
     They are made by rule from the passage's own sentences, in which a question word replaces a span, so they are right
-    even where the model cannot read the passage; `with_passage` and `reader`: as in `check`. They judge less strictly
-    than questions in other words, so they only fill up.
+    even where the model cannot read the passage, and only `read` (as in `check`) asks them with it. They judge less
+    strictly than questions in other words, so they only fill up.
     """
     made = []
     for passage, questions in asked:
@@ -240,7 +248,7 @@ def fill_up(
         spans = span_questions(passage, passage.text, 4 * least) if missing > 0 else []
         fresh = {normalize(q.answers[0]): q for q in spans if normalize(q.answers[0]) not in known}
         made.append((passage, list(fresh.values())[: 2 * missing]))
-    checked = check(model, made, config, progress, reader=reader, with_passage=with_passage)
+    checked = check(model, made, config, progress, with_passage=False, read=read)
     return [
         (kept[: max(0, least - len(questions))], reasons)
         for (kept, reasons), (_, questions) in zip(checked, asked, strict=True)

@@ -1,8 +1,8 @@
 """A passage → what a model studies to recite it, and what it then recites.
 
-A model that reads well answers from what it recites as from the text itself, and more than from an adapter that has
+A question is answered from what a model recites as from the text itself, and more often than by an adapter that has
 studied questions (docs/LOG.md, "Reciting"). The passage is learned as the answer to one request; a question is answered
-in two steps: the adapter recites, and the untouched model reads that. Sun et al. 2023 (arXiv:2210.01296) prompt a model
+in two steps: the adapter recites, and the answer is read from that. Sun et al. 2023 (arXiv:2210.01296) prompt a model
 to recite before it answers; here it is trained to.
 """
 

@@ -1,4 +1,5 @@
-"""Questions × adapters → Scores: the answers, their verdicts, and the log-probability of the gold answers; closed book.
+"""Questions × adapters → Scores: the answers, their verdicts, and the log-probability of the gold answers; closed
+book, or from a passage (`read`).
 
 The accuracy is what a user would see. The log-probability of the gold answer can rank adapters where a handful of
 yes/no verdicts cannot: a yes/no reward over five questions has a reliability of .13 (docs/SEAL.md, §4).
@@ -6,15 +7,17 @@ yes/no verdicts cannot: a yes/no reward over five questions has a reliability of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from selfedit.disk import file_hash
+from selfedit.edits.quiz import with_passage
 from selfedit.judge.grading import GRADER, continues_with, is_correct
+from selfedit.judge.grounding import grounded
 from selfedit.model.backend import Adapters, OnStep, Request, no_steps
 from selfedit.model.load import Model
-from selfedit.types import Judge, Question, Score, text_hash
+from selfedit.types import Judge, Passage, Question, Score, text_hash
 
 ANSWER_TOKENS = 40
 
@@ -44,8 +47,6 @@ class Group(NamedTuple):
 
     questions: Sequence[Question]
     rows: Sequence[int | None]
-    view: Callable[[Question], Question] | None = None
-    """Puts before a question what the model recited."""
 
 
 def evaluate(
@@ -54,26 +55,19 @@ def evaluate(
     rows: Sequence[int | None],
     adapters: Adapters | None = None,
     *,
-    view: Callable[[Question], Question] | None = None,
     on_token: OnStep = no_steps,
 ) -> list[Score]:
-    """Returns one Score per row (None: the untouched model); without questions it is unscored, not zero. `view`: as in
-    Group."""
-    return evaluate_groups(model, [Group(questions, rows, view)], adapters, on_token=on_token)[0]
+    """Returns one Score per row (None: the untouched model); without questions it is unscored, not zero."""
+    return evaluate_groups(model, [Group(questions, rows)], adapters, on_token=on_token)[0]
 
 
 def evaluate_groups(
     model: Model, groups: Sequence[Group], adapters: Adapters | None = None, *, on_token: OnStep = no_steps
 ) -> list[list[Score]]:
     """As `evaluate`, for several groups in one batch."""
-    queries = [
-        Query(question, row, view(question) if view else None)
-        for questions, rows, view in groups
-        for row in rows
-        for question in questions
-    ]
+    queries = [Query(question, row) for questions, rows in groups for row in rows for question in questions]
     responses = iter(respond(model, queries, adapters, on_token=on_token))
-    return [[score([next(responses) for _ in questions]) for _ in rows] for questions, rows, _ in groups]
+    return [[score([next(responses) for _ in questions]) for _ in rows] for questions, rows in groups]
 
 
 def respond(
@@ -105,6 +99,25 @@ def answers(
         model.chat.decode(output).strip() for output in model.backend.generate(requests, adapters, on_token=on_token)
     ]
     return list(zip(texts, (judge or offline)([(q.question, text) for q, text in zip(queries, texts)])))
+
+
+def read(
+    model: Model, asked: Sequence[tuple[Question, Passage]], *, tokens: int = ANSWER_TOKENS, on_token: OnStep = no_steps
+) -> list[bool]:
+    """Whether each question is answered right from its passage, as `selfedit ask` answers: grounded, by the untouched
+    model, or by the best sentence alone if the model does not read well. Texts to be continued are only continued."""
+    written = [model.reads_well or question.kind != "question" for question, _ in asked]
+    queries = [
+        Query(q, None, with_passage(passage, q)) for (q, passage), is_written in zip(asked, written) if is_written
+    ]
+    texts = (text for text, _ in answers(model, queries, tokens=tokens, on_token=on_token))
+    verdicts = []
+    for (question, passage), is_written in zip(asked, written):
+        text = next(texts) if is_written else ""
+        if question.kind == "question":
+            text = grounded(question.question, text, [passage]).text
+        verdicts.append(grade(question, text))
+    return verdicts
 
 
 def score(responses: Sequence[Response]) -> Score:

@@ -2,7 +2,7 @@
 
 Every candidate studies the passage and its self-edits; the candidate `passage` has no edits and is the baseline that an
 edit has to exceed. All are scored closed book, as is the untouched model, on questions that none of them studied. A
-candidate that learned to recite the passage recites it first, and the untouched model answers from that.
+candidate that learned to recite the passage recites it first, and the answer is read from that.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from itertools import accumulate
 
 from selfedit.config import TrainConfig
 from selfedit.edits.parse import statements
-from selfedit.edits.quiz import questions_as_edit, with_passage
+from selfedit.edits.quiz import questions_as_edit
 from selfedit.edits.recitation import competing, recite, share_recited, to_recite
 from selfedit.edits.spans import keyword_questions
-from selfedit.judge.evaluate import Group, Query, answers, evaluate_groups, gold_logprobs
+from selfedit.judge.evaluate import Group, evaluate_groups, gold_logprobs, read
 from selfedit.judge.general import general_harm
 from selfedit.model.backend import Adapters, Job, TrainLog
 from selfedit.model.chat import TokenizedExample
@@ -185,16 +185,18 @@ def _test_recited(
     model: Model, studies: Sequence[Study], adapters: Adapters, logs: Sequence[TrainLog], progress: Progress
 ) -> tuple[list[tuple[Score, Passage | None]], list[Score]]:
     """As `_test_closed_book`. The gold answer is the passage: its log-probability is that of the last epoch, before
-    which that of the first epoch was the untouched model's."""
+    which that of the first epoch was the untouched model's. The questions were answered from the passage when they were
+    checked, so they are asked again only where something else is recited."""
     asked = [study for study in studies for _ in study.candidates]
     passages = [study.passage for study in asked]
     recited = recite(model, passages, range(len(asked)), adapters, on_token=partial(progress, "recite"))
-    queries = [Query(q, None, with_passage(said, q)) for study, said in zip(asked, recited) for q in study.questions]
-    verdicts = iter(answers(model, queries, on_token=partial(progress, "test")))
+    changed = [said.text != passage.text.strip() for passage, said in zip(passages, recited)]
+    pairs = [(q, said) for study, said, is_new in zip(asked, recited, changed) if is_new for q in study.questions]
+    verdicts = iter(read(model, pairs, on_token=partial(progress, "test")))
     tested: list[tuple[Score, Passage | None]] = []
-    for study, said, log in zip(asked, recited, logs, strict=True):
-        correct = tuple(next(verdicts)[1] for _ in study.questions)
-        accuracy = sum(map(bool, correct)) / len(correct) if correct else None
+    for study, said, is_new, log in zip(asked, recited, changed, logs, strict=True):
+        correct = tuple(next(verdicts) if is_new else True for _ in study.questions)
+        accuracy = sum(correct) / len(correct) if correct else None
         tested.append((Score(accuracy, -log.losses[-1], correct), said))
     first_of_study = accumulate((len(study.candidates) for study in studies), initial=0)
     before = [

@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 from selfedit.config import CONSOLIDATE_SHARE, ConsolidateConfig, with_rate
-from selfedit.edits.quiz import with_passage
 from selfedit.edits.recitation import competing, recite, share_recited
 from selfedit.errors import MemoryStoreError
-from selfedit.judge.evaluate import Group, evaluate_groups
+from selfedit.judge.evaluate import Group, evaluate_groups, read
 from selfedit.judge.general import general_harm
 from selfedit.libraries import Library, Scope
 from selfedit.loop.trial import joint_job, study_examples, study_sequences
@@ -89,16 +88,14 @@ def consolidate(
     reciting = [entry for entry in entries if entry.recites]
     said = recite(model, [entry.passage for entry in reciting], [0] * len(reciting), adapters)
     recited = {entry.id: passage for entry, passage in zip(reciting, said)}
-    groups = [
-        Group(entry.questions, [None], partial(with_passage, passage))
-        if (passage := recited.get(entry.id))
-        else Group(entry.questions, [0])
-        for entry in entries
-    ]
-    scores = evaluate_groups(model, groups, adapters, on_token=partial(progress, "test"))
+    on_token = partial(progress, "test")
+    read_of = iter(read(model, [(q, recited[e.id]) for e in reciting for q in e.questions], on_token=on_token))
+    groups = [Group(entry.questions, [0]) for entry in entries if not entry.recites]
+    scores = iter(evaluate_groups(model, groups, adapters, on_token=on_token))
     rehearsed = []
-    for entry, (score,) in zip(entries, scores):
-        then, now = (sum(map(bool, correct)) for correct in (entry.scores["after"]["correct"], score.correct))
+    for entry in entries:
+        correct = [next(read_of) for _ in entry.questions] if entry.recites else next(scores)[0].correct
+        then, now = (sum(map(bool, verdicts)) for verdicts in (entry.scores["after"]["correct"], correct))
         holds = not exceeds(then - now, config.max_lost * then)
         if entry.recites:
             holds &= share_recited(entry.passage, recited[entry.id]) >= config.min_recited

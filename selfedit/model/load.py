@@ -49,8 +49,8 @@ class Model:
 
     @property
     def reads_well(self) -> bool:
-        """Whether it answers more from a text in its prompt than from an adapter that has studied questions about it:
-        Qwen2.5-Coder-0.5B does, with a width of 896, SmolLM2-135M with 576 does not (docs/LOG.md)."""
+        """Whether it answers more from a passage in its prompt than the sentence of it that shares most words with the
+        question: Qwen2.5-Coder-0.5B does, with a width of 896, SmolLM2-135M with 576 does not (docs/LOG.md)."""
         return self.backend.hidden_size >= 800
 
     @property

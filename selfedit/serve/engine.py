@@ -3,7 +3,7 @@
 In: an Ask and the home that it is answered from. Out: pieces of text as they are written, then the Answer. One thread
 owns the model. A question joins the batch between two tokens of the others, whatever memory it needs, and leaves when
 it has ended. Where several arms are compared, nothing is known of the answer before all of them have been written, so
-it comes in one piece; a single arm is streamed.
+it comes in one piece, as does one that a quotation may replace (`Plan.streams`); others are streamed.
 """
 
 from __future__ import annotations
@@ -70,16 +70,12 @@ class _Turn:
         self.home, self.ask, self.stops, self.send = home, ask, stops, send
         self.began = monotonic()
         self.plan: Plan | None = None
+        self.streams = False
         self.tokens: dict[str, list[int]] = {}
         self.left: dict[int, str] = {}
         """Keys in the batch of what is still being written, with their arms."""
         self.sent = ""
         self.cancelled = False
-
-    @property
-    def streams(self) -> bool:
-        """Whether its text is known as it is written: nothing is compared or checked afterwards."""
-        return len(self.tokens) == 1 and not (self.ask.strict or self.ask.check)
 
 
 class Engine:
@@ -163,7 +159,7 @@ class Engine:
             plan, folder = self._answerer(turn.home).plan(turn.ask)
             if plan.error:
                 raise SelfeditError(plan.error)
-            turn.plan, turn.tokens = plan, {arm: [] for arm in plan.requests}
+            turn.plan, turn.streams, turn.tokens = plan, plan.streams, {arm: [] for arm in plan.requests}
             needs = {arm: folder if plan.acts(arm) else None for arm in plan.requests}
             keys = self._batch.add([(request, needs[arm]) for arm, request in plan.requests.items()])
         except Exception as error:
@@ -171,6 +167,8 @@ class Engine:
             return
         turn.left = dict(zip(keys, plan.requests))
         self._turns |= dict.fromkeys(keys, turn)
+        if not turn.left:
+            self._finish(turn)
 
     def _answerer(self, home: Path) -> Answerer:
         answerer = self._answerers.pop(home, None) or Answerer(self.model, MemoryStore(home))
@@ -228,18 +226,28 @@ class Engine:
             for arm, tokens in turn.tokens.items():
                 answerer.take(plan, arm, tokens)
             answer = answerer.finish(plan)
+            written = self._written(turn, plan, answer)
         except Exception as error:
             self._end(turn, error)
             return
+        if written.text.startswith(turn.sent) and written.text != turn.sent:
+            turn.send(written.text[len(turn.sent) :])
+        self._end(turn, written)
+
+    def _written(self, turn: _Turn, plan: Plan, answer: Answer) -> Written:
+        """The answer as it is sent. A quotation has as many tokens as may be written at most."""
         request, tokens = plan.requests.get(answer.arm), turn.tokens.get(answer.arm, [])
-        is_cut = request is not None and len(tokens) == request.max_new_tokens
-        text = _before_stop(
-            self.model.chat.decode(tokens).lstrip() if turn.streams and answer.arm else answer.answer, turn.stops
-        )
-        if text.startswith(turn.sent) and text != turn.sent:
-            turn.send(text[len(turn.sent) :])
-        prompt = len(request.tokens) if request else 0
-        self._end(turn, Written(replace(answer, answer=text), text, prompt, len(tokens), is_cut))
+        is_cut, text = len(tokens) == plan.ask.max_new_tokens, answer.answer
+        if answer.taken and answer.taken.quoted:
+            whole = self.model.chat.encode(self.model.chat.plain(text))
+            tokens = whole[: plan.ask.max_new_tokens]
+            is_cut = tokens != whole
+            text = self.model.chat.decode(tokens).strip(_INCOMPLETE + " \n") if is_cut else text
+        elif turn.streams and answer.arm:
+            text = self.model.chat.decode(tokens).lstrip()
+        text = _before_stop(text, turn.stops)
+        read = len(request.tokens) if request else 0
+        return Written(replace(answer, answer=text), text, read, len(tokens), is_cut)
 
     def _end(self, turn: _Turn, result: Written | Exception) -> None:
         self.measured.requests += 1

@@ -10,7 +10,18 @@ const ORIGIN = {
   base: "No memory fits this question. The untouched model answered; nothing known here supports the answer.",
   "": "Nothing that is known supports an answer.",
 };
+const QUOTED = {
+  weights: "Quoted from what the model recited from its weights, without the document in view.",
+  text: "Quoted from the stored passage: the sentence that fits the question best.",
+  both: "Quoted from the stored passage: the sentence that fits the question best.",
+};
 let latest = null;
+
+/** In a sentence, where the answer is from. */
+function origin(record) {
+  const taken = (record.candidates ?? []).find((candidate) => candidate.arm === record.from);
+  return (taken?.quoted && QUOTED[record.from]) || (ORIGIN[record.from] ?? record.from);
+}
 
 /** Makes the form work. */
 export function setUp() {
@@ -60,7 +71,7 @@ function answer(record) {
     .filter(([, text]) => text);
   return [
     el("p", { class: "said" }, record.answer),
-    el("p", { class: "origin" }, ORIGIN[record.from] ?? record.from),
+    el("p", { class: "origin" }, origin(record)),
     record.source && el("p", {}, "Source: ", sourceName(record.source), record.memory && opens(record.memory)),
     record.passage && el("blockquote", {}, record.passage),
     record.note && el("p", { class: "note" }, record.note),
