@@ -1,7 +1,7 @@
 """`make demo`: learns this project's release notes with the embedded model, then asks about them.
 
 Everything goes through the command line, in a memory home of its own: SELFEDIT_HOME, or .demo in this repository. The
-first run fetches the model (98 MB) and learns for about two minutes; later runs find the memory and only ask.
+first run fetches the model (98 MB) and learns for less than a minute; later runs find the memory and only ask.
 
 Each answer is compared with what the notes say, and wrong ones are shown as such: a model of 135M parameters does not
 get all of them right. The exit code is 0 if at least half of the answers are right, 1 if not, or that of a command
