@@ -81,20 +81,18 @@ def grounded(question: str, answer: str, passages: Sequence[Passage]) -> Grounde
 def quote(question: str, passages: Sequence[Passage]) -> Grounded | None:
     """The sentence, or block of code, that has most of the question's words, together with its title. A question that
     asks two things gets the two best ones of that passage, in their order. None if they have none of the words."""
-    passage, parts = max(((p, _fits(question, p)) for p in passages), key=lambda one: max(one[1].values(), default=0.0))
+    fits = [(passage, _fits(question, passage)) for passage in passages]
+    passage, parts = max(fits, key=lambda one: max(one[1].values(), default=0.0))
     best = sorted(parts, key=parts.__getitem__, reverse=True)[: 2 if _ASKS_TWO.search(question) else 1]
     if not best or not parts[best[0]]:
         return None
-    others = (fit for p in passages for part, fit in _fits(question, p).items() if part not in best)
+    others = (fit for _, of_passage in fits for part, fit in of_passage.items() if part not in best)
     margin = parts[best[0]] - max(others, default=0.0)
     has_code = any(part.startswith(("```", "~~~")) for part in best)
     sentence = ("\n" if has_code else " ").join(part for part in parts if part in best)
     code = language(passage.text)
-    asked, title = _weights(question, code), _weights(passage.title, code)
-    asked = {term: value for term, value in asked.items() if term not in title} or asked
-    return Grounded(
-        sentence, Support(1.0, passage, sentence, 1.0, _share(asked, _weights(sentence, code))), True, margin
-    )
+    asked = _share(_beyond_title(question, passage, code), _weights(sentence, code))
+    return Grounded(sentence, Support(1.0, passage, sentence, 1.0, asked), True, margin)
 
 
 def _fits(question: str, passage: Passage) -> dict[str, float]:
@@ -119,14 +117,19 @@ def _by(question: str, answer: str, passage: Passage) -> Support:
     if not _ASKS_YES_OR_NO.search(question):
         own = {term: value for term, value in said.items() if term not in asked}
         said = own if sum(own.values()) >= LITTLE else {}
-    title = _weights(passage.title, code)
-    asked = {term: value for term, value in asked.items() if term not in title} or asked
+    title, asked = _weights(passage.title, code), _beyond_title(question, passage, code)
     parts = [(sentence, _weights(sentence, code)) for sentence in sentences(passage.text)] or [("", {})]
     sentence, best = max(parts, key=lambda part: _share(said, part[1]) + ASKED * _share(asked, part[1]))
     everything = set(title).union(*(has for _, has in parts))
     return Support(
         _share(said, everything), passage, sentence, _share(said, best), _share(asked, best) if said else 0.0
     )
+
+
+def _beyond_title(question: str, passage: Passage, code: str) -> dict[str, float]:
+    """The words of the question that the title does not have; all, if it has them all."""
+    asked, title = _weights(question, code), _weights(passage.title, code)
+    return {term: value for term, value in asked.items() if term not in title} or asked
 
 
 def _quotable(text: str) -> list[str]:
