@@ -154,7 +154,7 @@ def test_the_gate_reads_as_ask_does(tiny_model, monkeypatch):
     assert evaluate.read(tiny_model, [(MILL, OTHER), (wrong, OTHER)]) == [True, False]
     continued = Question("The mill grinds", ("rye",), kind="cloze")
     said = {MILL: "On Mondays.", wrong: "On Fridays.", continued: "rye on Mondays"}
-    monkeypatch.setattr(evaluate, "answers", lambda _, queries, **options: [(said[q.question], None) for q in queries])
+    monkeypatch.setattr(evaluate, "_texts", lambda _, queries, *options: [said[q.question] for q in queries])
     assert evaluate.read(tiny_model, [(continued, OTHER), (MILL, OTHER)]) == [True, True]
     monkeypatch.setattr(Model, "reads_well", True)
     assert evaluate.read(tiny_model, [(MILL, OTHER), (wrong, OTHER)]) == [True, False]

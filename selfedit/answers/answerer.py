@@ -47,8 +47,8 @@ ADAPTERS = 32
 """Loaded together at most, which bounds the memory for any number of questions."""
 NEARLY_AS_GOOD = 0.9
 """Share of the best memory's score that another one must reach, so that its adapter may answer."""
-QUOTED = 3
-"""Passages of which one is quoted by a model that does not read well."""
+QUOTED_FROM = 3
+"""Passages from which one sentence is quoted by a model that does not read well."""
 COMPARED = 3
 """Memories that are searched for a sentence that contradicts an answer."""
 BASE, WEIGHTS, TEXT, BOTH, AUTO = "base", "weights", "text", "both", "auto"
@@ -361,7 +361,7 @@ class Answerer:
         else:
             ranked = router.ranked(ask.looked_up)
             score = ranked[0][1] if ranked else router.route(ask.looked_up)[1]
-            most = QUOTED if self._quotes(ask) else self.model.max_passages
+            most = QUOTED_FROM if self._quotes(ask) else self.model.max_passages
             plan = Plan(ask, [self._entry(id) for id, _ in ranked[:most]], score)
             least = max(router.threshold, NEARLY_AS_GOOD * score)
             good = [id for rank, (id, fit) in enumerate(ranked) if rank == 0 or fit >= least]

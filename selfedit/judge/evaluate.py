@@ -94,11 +94,16 @@ def answers(
     on_token: OnStep = no_steps,
 ) -> list[tuple[str, bool | None]]:
     """Answers each query greedily and returns (answer, verdict) pairs; `judge`: the offline judge by default."""
-    requests = [Request(tuple(model.chat.prompt(q.prompt_override or q.question)), q.adapter, tokens) for q in queries]
-    texts = [
-        model.chat.decode(output).strip() for output in model.backend.generate(requests, adapters, on_token=on_token)
-    ]
+    texts = _texts(model, queries, adapters, tokens, on_token)
     return list(zip(texts, (judge or offline)([(q.question, text) for q, text in zip(queries, texts)])))
+
+
+def _texts(
+    model: Model, queries: Sequence[Query], adapters: Adapters | None, tokens: int, on_token: OnStep
+) -> list[str]:
+    requests = [Request(tuple(model.chat.prompt(q.prompt_override or q.question)), q.adapter, tokens) for q in queries]
+    written = model.backend.generate(requests, adapters, on_token=on_token)
+    return [model.chat.decode(output).strip() for output in written]
 
 
 def read(
@@ -110,7 +115,7 @@ def read(
     queries = [
         Query(q, None, with_passage(passage, q)) for (q, passage), is_written in zip(asked, written) if is_written
     ]
-    texts = (text for text, _ in answers(model, queries, tokens=tokens, on_token=on_token))
+    texts = iter(_texts(model, queries, None, tokens, on_token))
     verdicts = []
     for (question, passage), is_written in zip(asked, written):
         text = next(texts) if is_written else ""

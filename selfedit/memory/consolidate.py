@@ -89,12 +89,12 @@ def consolidate(
     said = recite(model, [entry.passage for entry in reciting], [0] * len(reciting), adapters)
     recited = {entry.id: passage for entry, passage in zip(reciting, said)}
     on_token = partial(progress, "test")
-    read_of = iter(read(model, [(q, recited[e.id]) for e in reciting for q in e.questions], on_token=on_token))
+    from_recitation = iter(read(model, [(q, recited[e.id]) for e in reciting for q in e.questions], on_token=on_token))
     groups = [Group(entry.questions, [0]) for entry in entries if not entry.recites]
     scores = iter(evaluate_groups(model, groups, adapters, on_token=on_token))
     rehearsed = []
     for entry in entries:
-        correct = [next(read_of) for _ in entry.questions] if entry.recites else next(scores)[0].correct
+        correct = [next(from_recitation) for _ in entry.questions] if entry.recites else next(scores)[0].correct
         then, now = (sum(map(bool, verdicts)) for verdicts in (entry.scores["after"]["correct"], correct))
         holds = not exceeds(then - now, config.max_lost * then)
         if entry.recites:

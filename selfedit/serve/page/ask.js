@@ -10,10 +10,11 @@ const ORIGIN = {
   base: "No memory fits this question. The untouched model answered; nothing known here supports the answer.",
   "": "Nothing that is known supports an answer.",
 };
+const FROM_PASSAGE = "Quoted from the stored passage: the sentence that fits the question best.";
 const QUOTED = {
   weights: "Quoted from what the model recited from its weights, without the document in view.",
-  text: "Quoted from the stored passage: the sentence that fits the question best.",
-  both: "Quoted from the stored passage: the sentence that fits the question best.",
+  text: FROM_PASSAGE,
+  both: FROM_PASSAGE,
 };
 let latest = null;
 
