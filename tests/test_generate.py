@@ -179,6 +179,21 @@ def test_answers_are_the_same_whatever_memory_is_left_for_their_cache(tiny_model
     assert tiny_model.backend.generate(requests) == together
 
 
+@pytest.mark.parametrize("tokens", [1, 70, 150])
+def test_long_prompts_are_read_a_few_at_a_time_with_the_same_results(tiny_model, monkeypatch, tokens):
+    stack = random_stack(tiny_model, 2)
+    prompts = random_prompts(tiny_model, shared=40)
+    requests = [Request(p, adapter, 9, draft=(4, 5)) for p in prompts for adapter in (None, 0, 1)]
+    together = tiny_model.backend.generate(requests, stack)
+    read, run = [], type(tiny_model.backend.network).run
+    monkeypatch.setattr(
+        type(tiny_model.backend.network), "run", lambda self, x, *rest: read.append(len(x)) or run(self, x, *rest)
+    )
+    monkeypatch.setattr("selfedit.model.packed.generate.PREFILL_TOKENS", tokens)
+    assert tiny_model.backend.generate(requests, stack) == together
+    assert max(read) <= max(tokens, 40 + 30 + 2)
+
+
 def test_a_prompt_that_does_not_fit_the_positions_is_refused(tiny_model):
     with pytest.raises(ValueError, match="positions"):
         tiny_model.backend.generate([Request((1,) * 500, max_new_tokens=13)])

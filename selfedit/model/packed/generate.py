@@ -12,7 +12,7 @@ Axes: B rows, H heads, K key-value heads, G = H / K, D head size, T packed token
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, takewhile
 
 import torch
@@ -28,6 +28,8 @@ from selfedit.model.sampling import Continuation, choose
 
 SHARED_PREFIX = 16
 """Prompts that share at least this many tokens have them read once."""
+PREFILL_TOKENS = 4096
+"""Tokens of prompts that are read together, approximately: more would not be faster, only need more memory."""
 LENGTH_STEP = 64
 """Tokens: the length of the cache is a multiple of this, so that most newcomers fit without a copy of the cache."""
 DRAFT_ROWS = 64
@@ -92,18 +94,33 @@ class Decoder:
         """Reads the prompts of the newcomers and writes their first tokens; returns what `step` returns."""
         newcomers = sorted(newcomers, key=lambda text: ranking(text.request))
         self._make_room(newcomers)
-        drafts = [self._draft(text.request) for text in newcomers]
-        states = self._prefill([text.request for text in newcomers], drafts)
-        self.rows += newcomers
         events, last = [], []
-        for text, draft, of_text in zip(newcomers, drafts, states.split([1 + len(draft) for draft in drafts])):
-            accepted = self._accepted(draft, of_text)
-            last.append(of_text[accepted])
-            for token in draft[:accepted]:
-                events += [(text, event) for event in text.write(token, self.chat)]
-            if accepted < len(draft):
-                self._clear(text, len(text.request.tokens) + accepted)
+        for part in self._parts(newcomers):
+            drafts = [self._draft(text.request) for text in part]
+            states = self._prefill([text.request for text in part], drafts)
+            self.rows += part
+            for text, draft, of_text in zip(part, drafts, states.split([1 + len(draft) for draft in drafts])):
+                accepted = self._accepted(draft, of_text)
+                last.append(of_text[accepted])
+                for token in draft[:accepted]:
+                    events += [(text, event) for event in text.write(token, self.chat)]
+                if accepted < len(draft):
+                    self._clear(text, len(text.request.tokens) + accepted)
         return events + self._write(self.network.logits(torch.stack(last)), newcomers)
+
+    def _parts(self, newcomers: Sequence[Continuation]) -> Iterator[list[Continuation]]:
+        """Sorted newcomers in parts of about PREFILL_TOKENS that none has in common with the one before it."""
+        part, size, before = [], 0, ()
+        for text in newcomers:
+            tokens = text.request.tokens
+            new = len(tokens) + len(text.request.draft) - common_prefix(before, tokens, min(len(before), len(tokens)))
+            if part and size + new > PREFILL_TOKENS:
+                yield part
+                part, size, new = [], 0, len(tokens) + len(text.request.draft)
+            part.append(text)
+            size, before = size + new, tokens
+        if part:
+            yield part
 
     def _draft(self, request: Request) -> tuple[int, ...]:
         """The part of the draft that the text may begin with: at least its last token is left to be written."""
