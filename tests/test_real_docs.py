@@ -16,6 +16,7 @@ from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import LoraConfig
 from selfedit.model.packed.lora import LoraBatch
 from selfedit.tasks.real_docs import gold_passage, load_document, load_document_questions
+from selfedit.types import MemoryEntry, Passage
 
 GUIDE = """# Quill 3
 
@@ -140,7 +141,18 @@ def test_a_run_reports_every_condition_and_resumes(run, folder, monkeypatch):
     assert given["right-memory", "q-3"] == given["base", "q-3"]
     assert given["memory-and-text", "q-1"] != given["in-context", "q-1"]
     monkeypatch.setattr(Learned, "_texts", lambda *_: pytest.fail("answered twice"))
-    assert run()["rows"] == result["rows"]
+    monkeypatch.setattr("selfedit.bench.learned._peak_gb", lambda: 0.01)  # of a process that has little to do
+    again = run()
+    assert (again["rows"], again["peak_gb"]) == (result["rows"], result["peak_gb"])
+
+
+def test_a_memory_on_which_no_question_was_found_is_left_out_of_the_ranks():
+    entries, side = [], {}
+    for id, measured, right in [("a", 0.5, 1), ("b", 1.0, 2), ("c", None, 0)]:
+        after = {"accuracy": measured, "gold_logprob": -0.1 * right}
+        entries.append(MemoryEntry(id, "tiny", "h", "adapter", "", 1, Passage("T", id, "t", "h"), {"after": after}))
+        side[entries[-1].passage.id] = {"kinds": {"": [right, 2, 0.0, 2]}}
+    assert documents._judging(entries, side) == pytest.approx({"memories": 2, "accuracy": 1, "gold_logprob": -1})
 
 
 def test_the_arms_are_compared_with_text_and_what_is_unknown_is_left_out(

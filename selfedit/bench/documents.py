@@ -36,7 +36,7 @@ from selfedit.learn import passage_length
 from selfedit.loop.journal import software, write_json, write_text
 from selfedit.model.load import Model, load_model
 from selfedit.tasks.real_docs import DocumentQuestion, gold_passage, load_document
-from selfedit.types import Passage, Progress, no_progress
+from selfedit.types import MemoryEntry, Passage, Progress, no_progress
 
 _ARMS = {"learned": WEIGHTS, "ask-text": TEXT, "ask-both": BOTH}
 """Conditions that answer as `selfedit ask --from` does."""
@@ -77,7 +77,7 @@ def run(
     sides = {condition: bench.side(condition) for condition in conditions}
     learned = bench.learning() if _AFTER_LEARNING.intersection(conditions) else {}
     if "right-memory" in conditions:
-        learned |= {"judging": _judging(bench, sides["right-memory"])}
+        learned |= {"judging": _judging(bench.store.active(), sides["right-memory"])}
     compared = (
         {
             "condition": name,
@@ -124,8 +124,11 @@ def _ask(bench: Learned, condition: str) -> None:
     bench.ask(condition, answer, depends)
 
 
-def _judging(bench: Learned, side: dict) -> dict:
-    entries = [e for e in bench.store.active() if e.has_adapter and e.passage.id in side]
+def _judging(entries: Sequence[MemoryEntry], side: dict) -> dict:
+    """How well what `learn` measured of a memory ranks the memories that people ask about; without those on which no
+    question was found."""
+    measured = (e for e in entries if e.has_adapter and e.scores["after"]["accuracy"] is not None)
+    entries = [e for e in measured if e.passage.id in side]
     accuracies = [share(matrix({"": side[entry.passage.id]})) for entry in entries]
     measures = {m: [entry.scores["after"][m] for entry in entries] for m in ("accuracy", "gold_logprob")}
     return {"memories": len(entries)} | {m: rank_correlation(v, accuracies) for m, v in measures.items()}

@@ -95,7 +95,8 @@ class Learned:
             given = answer([item for item, _ in todo])
             seconds = round((time.perf_counter() - start) / len(todo), 4)
             for (_, key), one in zip(todo, given):
-                record = dict(zip(("condition", "question", "depends"), key)) | one | {"seconds": seconds}
+                measured = {"seconds": seconds, "peak_gb": _peak_gb()}
+                record = dict(zip(("condition", "question", "depends"), key)) | one | measured
                 self._journal.add(record)
                 self._known[key] = record
         self.answers[condition] = [self._known[key] for key in keys]
@@ -192,7 +193,7 @@ class Learned:
 
     def about(self) -> dict:
         """What was asked, with which model."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        peaks = [record.get("peak_gb", 0.0) for records in self.answers.values() for record in records]
         return {
             "model": self.model.name,
             "precision": self.model.backend.precision,
@@ -200,7 +201,7 @@ class Learned:
             "documents": len({item.document for item in self.items}),
             "passages": len(self.passages),
             "words": sum(len(passage.text.split()) for passage in self.passages),
-            "peak_gb": round(peak / 1e9, 2),
+            "peak_gb": max(_peak_gb(), *peaks),  # of all processes of the run
         }
 
     def learning(self) -> dict:
@@ -219,6 +220,12 @@ class Learned:
             "words_per_second": sum(r.words for r in reports) / total if total else None,
             "seconds": {stage: round(spent, 1) for stage, spent in seconds.items()},
         }
+
+
+def _peak_gb() -> float:
+    """The most memory that this process had."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
 
 
 def _record(answer: Answer) -> dict:
