@@ -94,8 +94,21 @@ def test_after_forty_steps_in_double_precision_the_adapters_are_equal(in_double,
         ({"clip": 0.1, "weight_decay": 0.1}, {"vocabulary": range(3, 250)}),
         ({"stop_loss": 5.0}, {}),
         ({"stop_loss": 5.0, "stop_largest": 6.0}, {}),
+        ({"beta1": 0.5, "beta2": 0.9}, {}),
+        ({"rivals": 4}, {}),
+        ({"rivals": 4, "distill": 0.5}, {}),
+        ({"rivals": 1000}, {}),
     ],
-    ids=["distilled", "clipped, decayed, with few tokens", "stopped early", "stopped when all is known"],
+    ids=[
+        "distilled",
+        "clipped, decayed, with few tokens",
+        "stopped early",
+        "stopped when all is known",
+        "short memory of the optimizer",
+        "among likely tokens",
+        "among likely tokens, distilled",
+        "among more tokens than there are",
+    ],
 )
 def test_every_setting_of_training_means_the_same(in_double, folder, tmp_path, changes, options):
     packed, reference = both(folder, torch.float64)

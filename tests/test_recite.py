@@ -76,8 +76,7 @@ def test_only_what_is_recited_otherwise_is_asked_again(tiny_model, monkeypatch):
 
 def test_a_model_recites_with_its_own_rate_or_studies_questions():
     recites, studies = LearnConfig().for_rate(5e-4), LearnConfig(recite=False).for_rate(3e-3)
-    assert recites.train == replace(LearnConfig().recitation, learning_rate=1e-3)
-    assert LearnConfig().for_rate(3e-3).train.learning_rate == 3e-3
+    assert recites.train == replace(LearnConfig().recitation, learning_rate=5e-4)
     assert (recites.styles, recites.spans, recites.questions_per_sentence) == ((), 0, 0)
     assert studies == replace(LearnConfig(), recite=False, train=replace(LearnConfig().train, learning_rate=3e-3))
 

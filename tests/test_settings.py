@@ -29,7 +29,6 @@ OUTSIDE_OF_CONFIGS = {
     "judge/calibrate.py RESAMPLES": "precision of an interval, computed anew in each call",
     "judge/calibrate.py _LINES_AT_ONCE": "size of a block of work",
     "judge/general.py LITTLE_CHANGE": "where a measurement is left out, not a bound",
-    "edits/recitation.py COMMON_TOKENS": "a part of the arithmetic that is left out",
     "edits/recitation.py SPARE_TOKENS": "length of a text that is as long as another one",
     "judge/evaluate.py ANSWER_TOKENS": "length of an answer in learn and in retests; studies have it in their configs",
     "judge/remote.py REPLY_TOKENS": "length of a reply of which only yes or no is read",

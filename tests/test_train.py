@@ -271,7 +271,7 @@ def test_gradients_of_a_stack_are_those_of_peft_in_single_precision(tiny_model, 
         stack,
         found,
         frozen,
-        Vocabulary(network),
+        [Vocabulary(network)] * len(jobs),
         [_Work(r, list(j.examples[:3]), 1 / sum(s.labels for s in j.examples[:3])) for r, j in zip(runs, jobs)],
     )
     gradients = LoraBatch(network.shape, stack.config, len(jobs))
@@ -347,6 +347,16 @@ def test_an_adapter_that_settled_leaves_and_the_others_go_on_as_before(double_mo
     assert [len(log.losses) for log in logs[1:]] == [9, 7, 14, 10]
     others, _ = train(double_model.backend.network, jobs, config)
     assert (stack.flat[1:] - others.flat).abs().max() < 1e-6
+
+
+def test_what_was_measured_is_what_is_kept(double_model):
+    """An adapter that stops has the losses that its last epoch says: no update follows."""
+    easy = Job((TokenizedExample((5,) * 12, 1),), seed=5, learning_rate=2e-2, epochs=60)
+    config = TrainConfig(rank=4, alpha=8.0, batch_size=1, steps_per_epoch=1, stop_loss=1.0)
+    backend = double_model.backend
+    adapters, (log,) = backend.train([easy], config)
+    assert 1 < len(log.losses) < 60 and log.steps == len(log.losses) - 1
+    assert log.losses[-1] == pytest.approx(-backend.gold_logprobs([(easy.examples[0], 0)], adapters)[0], abs=1e-6)
 
 
 def test_progress_ends_at_its_total_also_when_an_adapter_stops_early(tiny_model):

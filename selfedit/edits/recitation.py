@@ -8,7 +8,7 @@ to recite before it answers; here it is trained to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 
@@ -17,22 +17,12 @@ from selfedit.model.load import Model
 from selfedit.text import spaced_words
 from selfedit.types import Example, Passage
 
-COMMON_TOKENS = 32_000
-"""The first tokens of a vocabulary made by merging pairs are its most frequent ones."""
 SPARE_TOKENS = 16
 """A recitation may be so much longer than the passage; one that goes on and on is cut there."""
 
 
 def to_recite(passage: Passage) -> Example:
     return Example(passage.text, passage.request)
-
-
-def competing(model: Model, texts: Iterable[Sequence[int]]) -> list[int]:
-    """The tokens that compete for a label while reciting is learned: those of the texts, the end tokens, and the common
-    ones. Of a vocabulary of 152,000 tokens they take a fifth of the time that the whole of it takes, and as much is
-    recited of the passages (docs/LOG.md)."""
-    common = range(min(COMMON_TOKENS, model.chat.tokenizer.get_vocab_size()))
-    return sorted({*common, *model.chat.ends, *(token for text in texts for token in text)})
 
 
 def recite(

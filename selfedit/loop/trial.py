@@ -16,7 +16,7 @@ from itertools import accumulate
 from selfedit.config import TrainConfig
 from selfedit.edits.parse import statements
 from selfedit.edits.quiz import questions_as_edit
-from selfedit.edits.recitation import competing, recite, share_recited, to_recite
+from selfedit.edits.recitation import recite, share_recited, to_recite
 from selfedit.edits.spans import keyword_questions
 from selfedit.judge.evaluate import Group, evaluate_groups, gold_logprobs, read
 from selfedit.judge.general import general_harm
@@ -137,9 +137,7 @@ def run_trials(
             examples = study_examples(study.passage, candidate.edits, recites)
             sequences = study_sequences(model, study.passage, examples, config.distill)
             jobs.append(job(sequences, examples, stable_seed(seed, study.passage.id, candidate.name)))
-    studied = (sequence.tokens for job in jobs for sequence in job.examples + job.once)
-    vocabulary = competing(model, studied) if recites else None
-    adapters, logs = model.backend.train(jobs, config, vocabulary=vocabulary, on_step=partial(progress, "train"))
+    adapters, logs = model.backend.train(jobs, config, on_step=partial(progress, "train"))
     adapters = adapters.as_stored()
     seconds_per_token = (time.perf_counter() - start) / sum(log.tokens for log in logs)
     tried = [(study, candidate) for study in studies for candidate in study.candidates]

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from selfedit.config import CONSOLIDATE_SHARE, ConsolidateConfig, with_rate
-from selfedit.edits.recitation import competing, recite, share_recited
+from selfedit.edits.recitation import recite, share_recited
 from selfedit.errors import MemoryStoreError
 from selfedit.judge.evaluate import Group, evaluate_groups, read
 from selfedit.judge.general import general_harm
@@ -78,11 +78,11 @@ def consolidate(
         raise MemoryStoreError("give at least two memories to consolidate; see `selfedit memory list`")
     start = time.perf_counter()
     train = config.recitation if any(entry.recites for entry in entries) else config.train
+    if not all(entry.recites for entry in entries):
+        train = replace(train, rivals=0)  # an answer to a question could begin with any token
     train = with_rate(train, CONSOLIDATE_SHARE * model.rate)
     jobs = [_rehearsal(model, store, entries, train.epochs, config.seed)]
-    studied = (sequence.tokens for sequence in jobs[0].examples + jobs[0].once)
-    vocabulary = competing(model, studied) if all(entry.recites for entry in entries) else None
-    adapters, logs = model.backend.train(jobs, train, vocabulary=vocabulary, on_step=partial(progress, "train"))
+    adapters, logs = model.backend.train(jobs, train, on_step=partial(progress, "train"))
     adapters = adapters.as_stored()
     (change,), (lost,) = general_harm(model, adapters)
     reciting = [entry for entry in entries if entry.recites]

@@ -157,10 +157,13 @@ class ReferenceBackend:
         on_step: OnStep = no_steps,
     ) -> tuple[ReferenceAdapters, list[TrainLog]]:
         check_lengths((len(e.tokens) for job in jobs for e in job.examples + job.once), self.max_positions)
-        vocabulary = None if vocabulary is None else set(vocabulary)
         jobs = [replace(job, examples=self._softened(job.examples), once=self._softened(job.once)) for job in jobs]
         adapters = start or self._fresh(lora_config(self.num_layers, config), jobs)
-        runs = [_Run(self, adapters, row, Schedule(job, config), vocabulary) for row, job in enumerate(jobs)]
+        if config.rivals and vocabulary is None:
+            vocabularies = [self._vocabulary(job, config.rivals) for job in jobs]
+        else:
+            vocabularies = [None if vocabulary is None else set(vocabulary)] * len(jobs)
+        runs = [_Run(self, adapters, row, Schedule(job, config), vocabularies[row]) for row, job in enumerate(jobs)]
         total = sum(run.schedule.examples for run in runs)
 
         def report() -> None:
@@ -175,6 +178,18 @@ class ReferenceBackend:
             run.study(run.schedule.epochs, report)
         report()
         return adapters, [run.log for run in runs]
+
+    @torch.no_grad()
+    def _vocabulary(self, job: Job, count: int) -> set[int]:
+        """The tokens that a job studies, and at each label the `count` tokens that the untouched model finds
+        likeliest."""
+        tokens: set[int] = set()
+        with self._adapted(None, None) as model:
+            for example in job.examples + job.once:
+                tokens.update(example.tokens, example.soft.tokens.flatten().tolist() if example.soft else ())
+                logprobs = self._label_logprobs(model, example)
+                tokens.update(logprobs.topk(min(count, logprobs.shape[1])).indices.flatten().tolist())
+        return tokens
 
     def save(
         self, adapters: ReferenceAdapters, row: int, folder: Path, base_model: str, *, small: bool = False
@@ -338,8 +353,10 @@ class _Run:
             return
         with self.backend._adapted(self.adapters, self.row) as model:
             parameters = [p for name, p in model.named_parameters() if "lora_" in name]
+            config = self.schedule.config
+            betas = config.beta1, config.beta2
             optimizer = torch.optim.AdamW(
-                parameters, lr=self.schedule.peak, weight_decay=self.schedule.config.weight_decay
+                parameters, lr=self.schedule.peak, betas=betas, weight_decay=config.weight_decay
             )
             if self._optimizer_state:
                 optimizer.load_state_dict(self._optimizer_state)
@@ -364,21 +381,23 @@ class _Run:
                 loss += part.item()
                 largest = max(largest, of_labels.max().item())
                 self.schedule.study(example, of_labels.mean().item())
-            if self.schedule.config.clip:
-                torch.nn.utils.clip_grad_norm_(parameters, self.schedule.config.clip)
-            optimizer.param_groups[0]["lr"] = self.schedule.next_rate()
-            optimizer.step()
             losses.append(loss)
             tokens = sum(len(example.tokens) for example in batch)
-            self.log.steps += 1
             self.log.tokens += tokens
             self.log.rows += tokens
             self.left -= len(batch)
             report()
-        self.log.losses.append(sum(losses) / len(losses))
-        self.log.largest.append(largest)
-        if self.schedule.is_over(self.log):
-            self.left = 0
+            if len(losses) == len(batches):
+                self.log.losses.append(sum(losses) / len(losses))
+                self.log.largest.append(largest)
+                if self.schedule.is_known(self.log):
+                    self.left = 0
+                    return
+            if self.schedule.config.clip:
+                torch.nn.utils.clip_grad_norm_(parameters, self.schedule.config.clip)
+            optimizer.param_groups[0]["lr"] = self.schedule.next_rate()
+            optimizer.step()
+            self.log.steps += 1
 
     def _losses(self, model, example: TokenizedExample) -> Tensor:
         """Of each label: the divergence of soft labels, which is cross-entropy for hard ones."""

@@ -72,7 +72,7 @@ class Schedule:
         self._done += self._share
         return rate
 
-    def is_over(self, log: TrainLog) -> bool:
-        """After a finished epoch: whether it was the last, or its loss is low enough."""
-        is_known = log.losses[-1] < self.config.stop_loss and log.largest[-1] <= self.config.stop_largest
-        return is_known or len(log.losses) == self.epochs
+    def is_known(self, log: TrainLog) -> bool:
+        """Whether the loss of the last epoch in the log is low enough. The update that would follow is left out: what
+        was measured is what is kept."""
+        return log.losses[-1] < self.config.stop_loss and log.largest[-1] <= self.config.stop_largest

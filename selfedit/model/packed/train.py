@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -26,9 +27,9 @@ from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed.distill import softened
 from selfedit.model.packed.frozen import FrozenBelow
 from selfedit.model.packed.lora import Gradients, LoraBatch, TokenRange
-from selfedit.model.packed.network import Linear, Network, Vocabulary, rms_norm
+from selfedit.model.packed.network import Linear, LinearFn, Network, Vocabulary, rms_norm
 from selfedit.model.packed.openmp import limit_threads
-from selfedit.model.packed.packing import pack, passes
+from selfedit.model.packed.packing import Packing, pack, passes
 from selfedit.model.schedule import Schedule
 
 TOKENS_PER_WORKER = 64
@@ -57,7 +58,10 @@ def train(
     frozen = FrozenBelow(
         network, adapters.config.layers[0], (e.tokens for job in jobs for e in job.examples + job.once)
     )
-    targets = Vocabulary(network, vocabulary)
+    if config.rivals and vocabulary is None:
+        vocabularies = [_vocabulary(network, frozen, job, config.rivals) for job in jobs]
+    else:
+        vocabularies = [Vocabulary(network, vocabulary)] * len(jobs)
     total = sum(run.left for run in runs)
     with _Workers(adapters, sum(run.schedule.tokens_per_step for run in runs)) as workers:
         while going := [run for run in runs if not run.finished]:
@@ -72,7 +76,7 @@ def train(
             def study(share: list[_Work], gradients: Gradients) -> None:
                 sizes = [sum(len(s.tokens) for s in work.sequences) for work in share]
                 for part in passes(range(len(share)), sizes):  # never inside an adapter
-                    _backward(network, adapters, gradients, frozen, targets, [share[i] for i in part])
+                    _backward(network, adapters, gradients, frozen, vocabularies, [share[i] for i in part])
 
             workers.map(study, shares, workers.gradients)
             done: dict[int, list] = {run.row: [] for run in active}
@@ -117,7 +121,11 @@ class _Run:
         self.row, self.schedule, self.config = row, schedule, schedule.config
         self.parameter = adapters.flat[row].requires_grad_()
         self.optimizer = torch.optim.AdamW(
-            [self.parameter], lr=schedule.peak, weight_decay=self.config.weight_decay, fused=True
+            [self.parameter],
+            lr=schedule.peak,
+            betas=(self.config.beta1, self.config.beta2),
+            weight_decay=self.config.weight_decay,
+            fused=True,
         )
         self.log = TrainLog()
         self.finished = False
@@ -136,8 +144,12 @@ class _Run:
         return _Work(self, list(batch), 1.0 / sum(example.labels for example in batch))
 
     def update_(self, done: list[tuple[_Work, Tensor]]) -> None:
-        """Clips, steps, and checks whether the epoch or the whole run is over. `done`: the step's work and its
+        """Notes the losses and, unless the whole run is over, clips and steps. `done`: the step's work and its
         gradients, by worker."""
+        self._note(done)
+        if not self._batches and self.schedule.is_known(self.log):
+            self.stop_()
+            return
         gradient = done[0][1]
         for _, other in done[1:]:
             gradient.add_(other)
@@ -148,6 +160,10 @@ class _Run:
         self.parameter.grad = gradient
         self.optimizer.step()
         self.log.steps += 1
+        if len(self.log.losses) == self.schedule.epochs:
+            self.stop_()
+
+    def _note(self, done: list[tuple[_Work, Tensor]]) -> None:
         self._epoch_loss.append(sum(work.losses.sum() for work, _ in done))
         if self.config.stop_loss:
             self._largest = max(self._largest, *((work.losses.max() / work.weight).item() for work, _ in done))
@@ -163,8 +179,6 @@ class _Run:
             self.log.largest.append(self._largest)
             self._epoch_loss.clear()
             self._largest = 0.0
-            if self.schedule.is_over(self.log):
-                self.stop_()
 
     def stop_(self) -> None:
         self.finished, self.left = True, 0
@@ -204,36 +218,64 @@ def _backward(
     adapters: LoraBatch,
     gradients: Gradients,
     frozen: FrozenBelow,
-    vocabulary: Vocabulary,
+    vocabularies: list[Vocabulary],
     part: list[_Work],
 ) -> None:
-    """Computes the losses, and writes the gradients into the rows of the adapters."""
+    """Computes the losses, and writes the gradients into the rows of the adapters. `vocabularies`: of each adapter."""
     studied = [sequence for work in part for sequence in work.sequences]
     packing = pack(studied, [work.run.row for work in part for _ in work.sequences])
-    states = [frozen[sequence.tokens][common:] for sequence, (_, common) in zip(studied, packing.shared)]
     ranges, done = [], 0
     for work in part:
         own, done = packing.rows[done : done + len(work.sequences)], done + len(work.sequences)
         ranges.append(TokenRange(work.run.row, own[0][0], own[-1][1]))
         work.rows = own[-1][1] - own[0][0]
-    device = network.device
+    hidden = _at_labels(network, frozen, studied, packing, adapters.linear(network, ranges, gradients))
+    total, start = 0.0, 0
+    for vocabulary, works in groupby(part, key=lambda work: vocabularies[work.run.row]):
+        works = list(works)
+        counts = [sum(s.labels for s in work.sequences) for work in works]
+        weights = torch.cat([torch.full((n,), work.weight) for n, work in zip(counts, works)]).to(network.device)
+        tokens, odds = _targets([sequence for work in works for sequence in work.sequences], network.device)
+        own, start = hidden[start : start + len(weights)], start + len(weights)
+        losses = HeadLoss.apply(own, vocabulary.head, vocabulary.label_indices(tokens), odds, weights)
+        total = total + losses.sum()
+        for work, of_work in zip(works, losses.detach().split(counts)):
+            work.losses = of_work
+    total.backward()
+
+
+def _at_labels(
+    network: Network,
+    frozen: FrozenBelow,
+    studied: Sequence[TokenizedExample],
+    packing: Packing,
+    linear: LinearFn | None = None,
+) -> Tensor:
+    """The hidden states [L, hidden] from which the labels are predicted."""
+    states = [frozen[sequence.tokens][common:] for sequence, (_, common) in zip(studied, packing.shared)]
     attention = network.attention(packing.lengths, packing.shared)
-    layers = range(adapters.config.layers[0], network.shape.layers)
-    x = network.run(
-        torch.cat(states), attention.positions, attention, adapters.linear(network, ranges, gradients), layers
-    )
-    counts = [sum(s.labels for s in work.sequences) for work in part]
-    weights = torch.cat([torch.full((n,), work.weight) for n, work in zip(counts, part)]).to(device)
-    hidden = rms_norm(x[torch.tensor(packing.label_rows, device=device)], network.norm, network.shape.eps)
-    tokens, odds = _targets(studied, device)
-    losses = HeadLoss.apply(hidden, vocabulary.head, vocabulary.label_indices(tokens), odds, weights)
-    losses.sum().backward()
-    for work, of_work in zip(part, losses.detach().split(counts)):
-        work.losses = of_work
+    layers = range(frozen.first_layer, network.shape.layers)
+    x = network.run(torch.cat(states), attention.positions, attention, linear, layers)
+    return rms_norm(x[torch.tensor(packing.label_rows, device=network.device)], network.norm, network.shape.eps)
+
+
+@torch.no_grad()
+def _vocabulary(network: Network, frozen: FrozenBelow, job: Job, count: int) -> Vocabulary:
+    """The tokens that a job studies, and at each label the `count` tokens that the untouched model finds likeliest."""
+    studied = job.examples + job.once
+    tokens = {token for example in studied for token in example.tokens}
+    count = min(count, network.shape.vocab)
+    for part in passes(range(len(studied)), [len(example.tokens) for example in studied]):
+        own = [studied[i] for i in part]
+        tokens.update(token for example in own if example.soft for token in example.soft.tokens.unique().tolist())
+        for rows in _at_labels(network, frozen, own, pack(own, [None] * len(own))).split(HeadLoss.ROWS):
+            tokens.update(network.head.trained(rows).topk(count).indices.unique().tolist())
+    return Vocabulary(network, tokens)
 
 
 def _targets(studied: list[TokenizedExample], device) -> tuple[Tensor, Tensor]:
-    """Tokens and probabilities [L, K] of all labels; K is 1 if no label is soft."""
+    """Tokens and probabilities [L, K] of all labels; K is 1 if no label is soft. A label with fewer tokens repeats one
+    of them, with the probability 0."""
     width = max((s.soft.tokens.shape[1] for s in studied if s.soft), default=1)
     count = sum(s.labels for s in studied)
     tokens, odds = torch.zeros(count, width, dtype=torch.long), torch.zeros(count, width)
@@ -241,9 +283,10 @@ def _targets(studied: list[TokenizedExample], device) -> tuple[Tensor, Tensor]:
     for s in studied:
         own = slice(row, row + s.labels)
         if s.soft:
+            tokens[own] = s.soft.tokens[:, :1]
             tokens[own, : s.soft.tokens.shape[1]], odds[own, : s.soft.odds.shape[1]] = s.soft.tokens, s.soft.odds
         else:
-            tokens[own, 0], odds[own, 0] = torch.tensor(s.targets), 1.0
+            tokens[own], odds[own, 0] = torch.tensor(s.targets)[:, None], 1.0
         row = own.stop
     return tokens.to(device), odds.to(device)
 
