@@ -92,6 +92,7 @@ CATALOG = {
         megabytes=1117,
         licence="Apache-2.0",
         about="the best answers, and the slowest on a CPU",
+        rate=4e-4,
     ),
 }
 
