@@ -62,11 +62,12 @@ def divergences(network: Network, sequences: Sequence[TokenizedExample], adapter
     for part in passes(range(len(sequences)), [len(s.tokens) for s in sequences]):
         own = [sequences[i] for i in part]
         frozen = FrozenBelow(network, adapters.config.layers[0], (s.tokens for s in own))
-        before = label_states(network, own, [None] * len(own), None, frozen).split(LABELS_PER_PASS)
-        untouched = [network.logits(h).float().log_softmax(1) for h in before]
-        for adapter in range(adapters.count):
-            after = label_states(network, own, [adapter] * len(own), adapters, frozen).split(LABELS_PER_PASS)
-            totals[adapter] += sum(_kl(p, network.logits(h)) for p, h in zip(untouched, after))
+        rows = [None, *range(adapters.count)]
+        states = [label_states(network, own, [row] * len(own), adapters, frozen) for row in rows]
+        for before, *after in zip(*(of_row.split(LABELS_PER_PASS) for of_row in states)):
+            untouched = network.logits(before).float().log_softmax(1)  # of a few labels: it is wide
+            for adapter, changed in enumerate(after):
+                totals[adapter] += _kl(untouched, network.logits(changed))
     labels = sum(s.labels for s in sequences)
     return [total / labels for total in totals]
 
