@@ -146,6 +146,23 @@ def test_a_run_reports_every_condition_and_resumes(run, folder, monkeypatch):
     assert (again["rows"], again["peak_gb"]) == (result["rows"], result["peak_gb"])
 
 
+def test_a_stopped_run_keeps_the_questions_that_were_answered(run, folder, monkeypatch):
+    monkeypatch.setattr("selfedit.bench.learned.TOGETHER", 2)
+    asked, texts = [], Learned._texts
+
+    def stopped(self, condition, requests, adapters=None):
+        asked.append(len(requests))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return texts(self, condition, requests, adapters)
+
+    monkeypatch.setattr(Learned, "_texts", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(conditions=["base"])
+    assert run(conditions=["base"])["rows"][0]["questions"] == 4
+    assert asked == [2, 2, 2] and len((folder / "out/answers.jsonl").read_text().splitlines()) == 4
+
+
 def test_a_memory_on_which_no_question_was_found_is_left_out_of_the_ranks():
     entries, side = [], {}
     for id, measured, right in [("a", 0.5, 1), ("b", 1.0, 2), ("c", None, 0)]:

@@ -30,6 +30,9 @@ from selfedit.model.backend import Adapters, OnStep, Request
 from selfedit.model.load import Model
 from selfedit.types import Passage, Progress, Question, Task, text_hash
 
+TOGETHER = 32
+"""Questions that are asked in one batch; a run that is stopped asks them again."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -90,11 +93,11 @@ class Learned:
         its `answer`. `depends`: the ids of the memories and passages that the answer to a question depends on."""
         keys = [self._key(condition, item, depends(item)) for item in self.items]
         todo = [(item, key) for item, key in zip(self.items, keys) if key not in self._known]
-        if todo:
-            start = time.perf_counter()
-            given = answer([item for item, _ in todo])
-            seconds = round((time.perf_counter() - start) / len(todo), 4)
-            for (_, key), one in zip(todo, given):
+        for low in range(0, len(todo), TOGETHER):
+            batch, start = todo[low : low + TOGETHER], time.perf_counter()
+            given = answer([item for item, _ in batch])
+            seconds = round((time.perf_counter() - start) / len(batch), 4)
+            for (_, key), one in zip(batch, given, strict=True):
                 measured = {"seconds": seconds, "peak_gb": _peak_gb()}
                 record = dict(zip(("condition", "question", "depends"), key)) | one | measured
                 self._journal.add(record)
