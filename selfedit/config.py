@@ -168,6 +168,8 @@ class QuizConfig(_Config):
     """Minimum number of words of a cloze text."""
     min_agreement: float = number(0.6, 0, 1)
     """Minimum F1 between the span and the answer that is given with the passage in the prompt."""
+    spare: int = number(2, 0, 1000)
+    """So many more questions than a passage lacks are made by rule; the model knows some without the passage."""
 
 
 @dataclass(frozen=True)

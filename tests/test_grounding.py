@@ -1,10 +1,12 @@
 """An answer that the passages support stays; else their best sentence answers."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from selfedit.answers.answerer import BOTH, TEXT, WEIGHTS, Answerer, Ask
 from selfedit.judge import evaluate
-from selfedit.judge.grounding import grounded, quote
+from selfedit.judge.grounding import grounded, is_quoted, quote
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.types import Passage, Question
@@ -42,6 +44,44 @@ def test_what_a_sentence_refers_to_stands_in_the_one_before():
     passage = Passage("", text, "/s.md", "c" * 64)
     for subject, sentence in {"harbour": "On Sundays it opens later.", "mill": "On Sundays it closes at noon."}.items():
         assert quote(f"What does the {subject} do on Sundays?", [passage]).text == sentence
+
+
+def test_a_question_that_its_quotation_answers_is_not_read_by_a_model(monkeypatch):
+    quoted = Question("How do I turn the cache of Quill 3 off?", ("`QUILL_CACHE=off`",))
+    unquoted = Question("What was the error that reading a closed file raises before?", ("AttributeError",))
+    text = Question("To turn it off, set", ("`QUILL_CACHE=off`",), kind="cloze")
+    assert [is_quoted(q, GUIDE) for q in (quoted, unquoted, text)] == [True, False, False]
+    asked = []
+
+    def texts(model, queries, *_):
+        asked.extend(query.question for query in queries)
+        return ["`QUILL_CACHE=off`" for _ in queries]
+
+    monkeypatch.setattr(evaluate, "_texts", texts)
+    pairs = [(quoted, GUIDE), (unquoted, GUIDE), (text, GUIDE)]
+    for reads_well, left in ((True, [unquoted, text]), (False, [text])):
+        asked.clear()
+        assert evaluate.read(SimpleNamespace(reads_well=reads_well), pairs) == [True, False, True]
+        assert asked == left
+
+
+def test_a_row_of_a_table_is_quoted_alone():
+    told = (
+        "Removed: `melt()`; Use instead: `unpivot()`\nRemoved: `fetch()`; Use instead: `head().collect()`\n"
+        "Removed: `width`; Use instead: `size`"
+    )
+    passage = Passage("Removed", f"These are gone:\n\n{told}", "/r.md", "d" * 64)
+    assert quote("What replaces fetch() since it was removed?", [passage]).text == told.splitlines()[1]
+
+
+def test_what_a_sentence_only_introduces_is_quoted_with_it():
+    code = "```\nhash(tuple(self))\n```"
+    passage = Passage("Quill", f"The ink dries. Pseudo-code of its hash:\n\n{code}\n\nIt is fast.", "/h.md", "f" * 64)
+    assert quote("What is the pseudo-code of the hash?", [passage]).text == f"Pseudo-code of its hash:\n{code}"
+    more = Passage(
+        "Quill", "The pen has three nibs, of gold, of steel and of glass:\n\nIt is heavy.", "/n.md", "f" * 64
+    )
+    assert quote("How many nibs has the pen?", [more]).text == "The pen has three nibs, of gold, of steel and of glass:"
 
 
 @pytest.mark.parametrize("fence", ["```", "````", "~~~", "  ```"])

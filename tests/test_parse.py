@@ -208,6 +208,19 @@ def test_the_rest_of_a_table_that_was_cut_in_two_is_rows_too():
     assert sentences("| Plan | Price |\n|---|---|\n| Pro | $5 | 10 |") == ["Pro: Price $5, 10"]
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Was: `a()`; Now: `b()`\nWas: `c`; Now: `d`\nThe rest stays.", 3),
+        ("Größe: 4\nΌνομα: Ωμέγα\n`depth`: 3", 3),
+        ("Note: a long line that was\nwrapped by an editor goes on.", 1),
+        ("The options are: a and b,\nand the default is: a.", 1),
+    ],
+)
+def test_each_of_several_lines_with_a_label_is_a_sentence(text, told):
+    assert len(sentences(text)) == told
+
+
 @pytest.mark.parametrize("text", ["|---|", "| a |\n|---|", "|---|\n|---|\n| |", "||\n|--|\n||"], ids=repr)
 def test_tables_that_say_nothing_have_no_sentences(text):
     assert all(sentences(text))

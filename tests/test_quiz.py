@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from selfedit.config import QuizConfig
 from selfedit.edits.parse import sentences
 from selfedit.edits.propose import invents
 from selfedit.edits.quiz import (
@@ -23,6 +24,7 @@ from selfedit.edits.quiz import (
 )
 from selfedit.edits.spans import keyword_questions, kind_of, pick_spans, span_questions
 from selfedit.judge.grading import normalize
+from selfedit.judge.grounding import is_quoted
 from selfedit.types import Example, Passage, Question, Unit
 
 PASSAGE = Passage(
@@ -390,6 +392,18 @@ def test_a_passage_without_enough_questions_gets_those_that_a_rule_makes(embedde
     assert len(more) == 4 and none == []
     assert all(q.answers[0] in q.sentence and q.sentence in sentences(PASSAGE.text) for q in more)
     assert len({normalize(q.answers[0]) for q in more}) == 4
+
+
+@pytest.mark.embedded
+def test_with_a_reader_questions_that_a_quotation_answers_come_first(embedded_model):
+    asked = []
+
+    def read(pairs):
+        asked.extend(is_quoted(question, passage) for question, passage in pairs)
+        return [False] * len(pairs)
+
+    assert fill_up(embedded_model, [(PASSAGE, [])], 2, read=read)[0][0] == []
+    assert asked == sorted(asked, reverse=True) and any(asked) and len(asked) == 2 + QuizConfig().spare
 
 
 @pytest.mark.embedded

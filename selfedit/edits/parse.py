@@ -21,6 +21,7 @@ _BULLETS = "-*+•◦▪–—"
 _MARKER = re.compile(rf"(?:[{_BULLETS}]|#{{1,6}}|\(?\d{{1,3}}[.):](?!\d))(?:\s+|$)")
 _HEADING = re.compile(r"#{1,6}\s")
 _BULLET = re.compile(rf"[{_BULLETS}]\s+(?:\[[ xX]\]\s+)?")
+_LABEL_BEFORE = re.compile(r"[^:;!?]{1,60}: \S")
 _TABLE_RULE = re.compile(r"\|(?:\s*:?-+:?\s*\|)+")
 _NO_NAME = ("", "value")
 """Column headings that do not describe the column."""
@@ -132,7 +133,8 @@ def statements(passage: Passage) -> list[str]:
 def sentences(text: str) -> list[str]:
     """Returns the sentences of a Markdown text in order, without headings and bullets.
 
-    Each list item begins a new sentence, and each row of a table is one sentence ("Pro: Price $5, Users 10").
+    Each list item begins a new sentence. Each row of a table is one sentence ("Pro: Price $5, Users 10"), as is each of
+    several lines with a label ("Removed: melt(); Use instead: unpivot()").
     """
     code = language(text)
     return [sentence for paragraph in _paragraphs(text) for sentence in split_sentences(paragraph, code)]
@@ -141,6 +143,7 @@ def sentences(text: str) -> list[str]:
 def _paragraphs(text: str) -> Iterator[str]:
     """Runs of lines between blank lines, list items and tables, each joined to one line; and the rows of tables."""
     lines: list[str] = []
+    is_told = False  # whether the line before is one of several with a label
     header: list[str] | None = None  # of the table that this line belongs to
     own = [line.strip() for line in text.splitlines()] + [""]
     for line, following in zip(own, [*own[1:], ""]):
@@ -155,7 +158,8 @@ def _paragraphs(text: str) -> Iterator[str]:
                 yield _told(header, _cells(line))
         else:
             header = None
-            if lines and (not line or _MARKER.match(line)):
+            was_told, is_told = is_told, _is_labelled(line) and (is_told or _is_labelled(following))
+            if lines and (not line or is_told or was_told or _MARKER.match(line)):
                 yield " ".join(lines)
                 lines = []
             # under a single # may be the code that it comments on
@@ -164,6 +168,10 @@ def _paragraphs(text: str) -> Iterator[str]:
                 and (line.startswith("##") or not following or _MARKER.match(following) or _is_row(following))
             ):
                 lines.append(_BULLET.sub("", line))
+
+
+def _is_labelled(line: str) -> bool:
+    return not line[:1].islower() and bool(_LABEL_BEFORE.match(line))
 
 
 def _is_row(line: str) -> bool:

@@ -25,6 +25,7 @@ from selfedit.edits.parse import statements
 from selfedit.edits.spans import keyword_questions, kind_of, pick_spans, span_questions
 from selfedit.edits.styles import QUESTION_EXAMPLES
 from selfedit.judge.grading import continues_with, f1, is_correct, normalize
+from selfedit.judge.grounding import is_quoted
 from selfedit.model.load import Model
 from selfedit.model.writer import Writer, WriteRequest
 from selfedit.text import root, words
@@ -240,14 +241,18 @@ def fill_up(
 
     They are made by rule from the passage's own sentences, in which a question word replaces a span, so they are right
     even where the model cannot read the passage, and only `read` (as in `check`) asks them with it. They judge less
-    strictly than questions in other words, so they only fill up.
+    strictly than questions in other words, so they only fill up. With `read`, those come first that the sentence
+    quoted for them answers: they are the cheapest to check, now and after learning.
     """
     made = []
     for passage, questions in asked:
         missing, known = least - len(questions), {normalize(a) for q in questions for a in q.answers}
         spans = span_questions(passage, passage.text, 4 * least) if missing > 0 else []
         fresh = {normalize(q.answers[0]): q for q in spans if normalize(q.answers[0]) not in known}
-        made.append((passage, list(fresh.values())[: 2 * missing]))
+        some = list(fresh.values())
+        if read:
+            some.sort(key=lambda question: not is_quoted(question, passage))
+        made.append((passage, some[: missing + config.spare]))
     checked = check(model, made, config, progress, with_passage=False, read=read)
     return [
         (kept[: max(0, least - len(questions))], reasons)

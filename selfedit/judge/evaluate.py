@@ -14,7 +14,7 @@ from typing import NamedTuple
 from selfedit.disk import file_hash
 from selfedit.edits.quiz import with_passage
 from selfedit.judge.grading import GRADER, continues_with, is_correct
-from selfedit.judge.grounding import grounded
+from selfedit.judge.grounding import grounded, is_quoted
 from selfedit.model.backend import Adapters, OnStep, Request, no_steps
 from selfedit.model.load import Model
 from selfedit.types import Judge, Passage, Question, Score, text_hash
@@ -109,19 +109,21 @@ def _texts(
 def read(
     model: Model, asked: Sequence[tuple[Question, Passage]], *, tokens: int = ANSWER_TOKENS, on_token: OnStep = no_steps
 ) -> list[bool]:
-    """Whether each question is answered right from its passage, as `selfedit ask` answers: grounded, by the untouched
-    model, or by the best sentence alone if the model does not read well. Texts to be continued are only continued."""
-    written = [model.reads_well or question.kind != "question" for question, _ in asked]
-    queries = [
-        Query(q, None, with_passage(passage, q)) for (q, passage), is_written in zip(asked, written) if is_written
+    """Whether each question is answered right from its passage: by the sentence that `selfedit ask` would quote, which
+    takes no model; else by what the untouched model writes, grounded, if it reads well. Texts to be continued are only
+    continued."""
+    verdicts = [is_quoted(question, passage) for question, passage in asked]
+    left = [
+        i
+        for i, (question, _) in enumerate(asked)
+        if not verdicts[i] and (model.reads_well or question.kind != "question")
     ]
-    texts = iter(_texts(model, queries, None, tokens, on_token))
-    verdicts = []
-    for (question, passage), is_written in zip(asked, written):
-        text = next(texts) if is_written else ""
+    queries = [Query(q, None, with_passage(passage, q)) for q, passage in (asked[i] for i in left)]
+    for i, text in zip(left, _texts(model, queries, None, tokens, on_token)):
+        question, passage = asked[i]
         if question.kind == "question":
             text = grounded(question.question, text, [passage]).text
-        verdicts.append(grade(question, text))
+        verdicts[i] = grade(question, text)
     return verdicts
 
 

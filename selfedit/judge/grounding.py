@@ -11,10 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from selfedit.edits.parse import sentences
+from selfedit.judge.grading import is_correct
 from selfedit.text import language, terms, weight
-from selfedit.types import Passage
+from selfedit.types import Passage, Question
 
 ASKED = 0.5
 """Weight of the question's words in the choice of the supporting sentence; the answer's words count fully."""
@@ -80,7 +82,8 @@ def grounded(question: str, answer: str, passages: Sequence[Passage]) -> Grounde
 
 def quote(question: str, passages: Sequence[Passage]) -> Grounded | None:
     """The sentence, or block of code, that has most of the question's words, together with its title. A question that
-    asks two things gets the two best ones of that passage, in their order. None if they have none of the words."""
+    asks two things gets the two best ones of that passage, in their order; a sentence that ends with a colon, and only
+    repeats the question, goes on with what follows it. None if they have none of the words."""
     fits = [(passage, _fits(question, passage)) for passage in passages]
     passage, parts = max(fits, key=lambda one: max(one[1].values(), default=0.0))
     best = sorted(parts, key=parts.__getitem__, reverse=True)[: 2 if _ASKS_TWO.search(question) else 1]
@@ -88,11 +91,25 @@ def quote(question: str, passages: Sequence[Passage]) -> Grounded | None:
         return None
     others = (fit for _, of_passage in fits for part, fit in of_passage.items() if part not in best)
     margin = parts[best[0]] - max(others, default=0.0)
+    code = language(passage.text)
+    words = _weights(question, code)
+    best += [after for part, after in pairwise(parts) if part in best and _only_introduces(part, words, code)]
     has_code = any(part.startswith(("```", "~~~")) for part in best)
     sentence = ("\n" if has_code else " ").join(part for part in parts if part in best)
-    code = language(passage.text)
     asked = _share(_beyond_title(question, passage, code), _weights(sentence, code))
     return Grounded(sentence, Support(1.0, passage, sentence, 1.0, asked), True, margin)
+
+
+def _only_introduces(sentence: str, asked: Mapping[str, float], code: str) -> bool:
+    return sentence.endswith(":") and _share(_weights(sentence, code), asked) >= REPEATED
+
+
+def is_quoted(question: Question, passage: Passage) -> bool:
+    """Whether the sentence of the passage that is quoted for a question has the answer."""
+    if question.kind != "question":
+        return False
+    quoted = quote(question.question, [passage])
+    return quoted is not None and is_correct(quoted.text, question.answers, question.question)
 
 
 def _fits(question: str, passage: Passage) -> dict[str, float]:
