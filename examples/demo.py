@@ -40,6 +40,7 @@ class Tee(io.StringIO):
 
     def write(self, text: str) -> int:
         sys.__stdout__.write(text)
+        sys.__stdout__.flush()  # --why explains on stderr, after the answer
         return super().write(text)
 
 
