@@ -16,12 +16,11 @@ from selfedit.types import Passage
 
 FIXED_WORDS = 120
 """The part of the work on a passage that does not depend on its length, in words that take as long (docs/LOG.md)."""
-SECONDS_PER_WORD = {"smollm2-135m": 0.03, "qwen2.5-coder-0.5b": 0.09, "qwen2.5-coder-1.5b": 0.28}
-"""Before anything was learned here: measured on 2 cores in fp32 (docs/results.md, "Real documents"); the last one is an
-estimate: three times the arithmetic."""
+SECONDS_PER_WORD = {"smollm2-135m": 0.03, "qwen2.5-coder-0.5b": 0.09, "qwen2.5-coder-1.5b": 0.17}
+"""Before anything was learned here: measured on 2 cores in fp32 (docs/results.md, "Real documents")."""
 
 
-WORDS_PER_PAIR = 40
+WORDS_PER_PAIR = 66
 """A pair of old and new code takes as long to write, run and study as so many words, at the speed of the model that
 writes: 1,015 s for 90 pairs of qwen2.5-coder-1.5b (docs/results/api-removals-05b)."""
 

@@ -542,7 +542,7 @@ def test_a_dry_run_counts_with_what_would_be_studied(guide, tmp_path, capsys):
         == pytest.approx(SECONDS_PER_WORD["qwen2.5-coder-1.5b"] * WORDS_PER_PAIR * 4 * ReleaseConfig.samples, abs=0.1)
         != facts[2]
     )
-    assert read(*tagged, "--set", "samples=6")[2] == pytest.approx(2 * code[2])
+    assert read(*tagged, "--set", "samples=6")[2] == pytest.approx(2 * code[2], abs=0.2)  # both are rounded
     assert read(*tagged, "--writer", "smollm2-135m")[2] < code[2]
     assert main([*learn, *tagged]) == 0
     assert "4 changes, about 2 min to learn as code" in capsys.readouterr().out

@@ -66,7 +66,7 @@ CATALOG = {
         megabytes=98,
         licence="Apache-2.0",
         about="embedded default: small enough for any laptop",
-        learn_gb=3.5,
+        learn_gb=2.1,
         rate=3e-3,
     ),
     "qwen2.5-coder-0.5b": Packaged(
@@ -79,7 +79,7 @@ CATALOG = {
         megabytes=491,
         licence="Apache-2.0",
         about="for developers' documents on a CPU",
-        learn_gb=4.2,
+        learn_gb=3.5,
         rate=5e-4,
     ),
     "qwen2.5-coder-1.5b": Packaged(
@@ -92,6 +92,7 @@ CATALOG = {
         megabytes=1117,
         licence="Apache-2.0",
         about="the best answers, and the slowest on a CPU",
+        learn_gb=4.3,
         rate=4e-4,
     ),
 }
