@@ -6,6 +6,7 @@ Polars 2 upgrade guide are asked closed book, each by a command of its own, and 
 """
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -51,8 +52,7 @@ def run(folder: str, *command: str) -> str:
     done = subprocess.run(call, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=sys.stderr)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {done.returncode}")
-    line = " ".join(f'"{word}"' if " " in word else word for word in command)
-    return f"$ selfedit {line}\n{plain(done.stdout)}"
+    return f"$ selfedit {shlex.join(command)}\n{plain(done.stdout)}"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ _BULLETS = "-*+•◦▪–—"
 _MARKER = re.compile(rf"(?:[{_BULLETS}]|#{{1,6}}|\(?\d{{1,3}}[.):](?!\d))(?:\s+|$)")
 _HEADING = re.compile(r"#{1,6}\s")
 _BULLET = re.compile(rf"[{_BULLETS}]\s+(?:\[[ xX]\]\s+)?")
-_LABEL_BEFORE = re.compile(r"[^:;!?]{1,60}: \S")
+_LABELLED = re.compile(r"[^:;!?]{1,60}: \S")
 _TABLE_RULE = re.compile(r"\|(?:\s*:?-+:?\s*\|)+")
 _NO_NAME = ("", "value")
 """Column headings that do not describe the column."""
@@ -141,9 +141,10 @@ def sentences(text: str) -> list[str]:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Runs of lines between blank lines, list items and tables, each joined to one line; and the rows of tables."""
+    """Runs of lines between blank lines, list items and tables, each joined to one line; and the rows of tables, also
+    those that are lines with a label."""
     lines: list[str] = []
-    is_told = False  # whether the line before is one of several with a label
+    in_labelled = False  # whether the line before is one of several lines with a label
     header: list[str] | None = None  # of the table that this line belongs to
     own = [line.strip() for line in text.splitlines()] + [""]
     for line, following in zip(own, [*own[1:], ""]):
@@ -158,8 +159,9 @@ def _paragraphs(text: str) -> Iterator[str]:
                 yield _told(header, _cells(line))
         else:
             header = None
-            was_told, is_told = is_told, _is_labelled(line) and (is_told or _is_labelled(following))
-            if lines and (not line or is_told or was_told or _MARKER.match(line)):
+            after_labelled = in_labelled
+            in_labelled = _is_labelled(line) and (after_labelled or _is_labelled(following))
+            if lines and (not line or in_labelled or after_labelled or _MARKER.match(line)):
                 yield " ".join(lines)
                 lines = []
             # under a single # may be the code that it comments on
@@ -171,7 +173,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _is_labelled(line: str) -> bool:
-    return not line[:1].islower() and bool(_LABEL_BEFORE.match(line))
+    return not line[:1].islower() and bool(_LABELLED.match(line))
 
 
 def _is_row(line: str) -> bool:

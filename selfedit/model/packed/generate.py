@@ -113,12 +113,13 @@ class Decoder:
         part, size, before = [], 0, ()
         for text in newcomers:
             tokens = text.request.tokens
-            new = len(tokens) + len(text.request.draft) - common_prefix(before, tokens, min(len(before), len(tokens)))
-            if part and size + new > PREFILL_TOKENS:
+            whole = len(tokens) + len(text.request.draft)
+            shared = common_prefix(before, tokens, min(len(before), len(tokens)))
+            if part and size + whole - shared > PREFILL_TOKENS:
                 yield part
-                part, size, new = [], 0, len(tokens) + len(text.request.draft)
+                part, size, shared = [], 0, 0
             part.append(text)
-            size, before = size + new, tokens
+            size, before = size + whole - shared, tokens
         if part:
             yield part
 
