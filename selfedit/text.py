@@ -71,6 +71,11 @@ _NOT_AN_END = regex.compile(
     r"|^\(?\w{1,3}[.):]\s+$|^[^\w\s]\s+$"
 )
 """What `sentencex` takes for a sentence and is none: an abbreviation that it lacks, or the mark of a list item."""
+_GOES_ON = regex.compile(
+    rf"(?V1)(?<=[!-~])(?=[[\p{{L}}\p{{N}}_]--[{_UNSPACED}]])|(?<=\s)(?=(?:--+|[–—])\s+\p{{Ll}})"
+)
+"""Where a sentence does not end: before the rest of a name ("attrs.Converter"), and before a dash."""
+_INLINE_CODE = regex.compile(r"(`+)[^`\n]{1,200}\1(?!`)")
 
 # The 300 commonest words of eleven English corpora (encyclopedia, novels, questions, sums), the commonest first.
 _RANKS = {
@@ -232,9 +237,10 @@ def _function_stems(language: str) -> frozenset[str]:
 def sentence_ends(text: str, language_code: str | None = None) -> Iterator[int]:
     """Where each sentence of a text ends (the white space after it included), in order, up to the end of the text."""
     start = position = 0
+    in_code = {i for code in _INLINE_CODE.finditer(text) for i in range(code.start() + 1, code.end())}
     for piece in sentencex.segment(language_code or language(text), text):
         position += len(piece)
-        if not _NOT_AN_END.search(text[start:position]):
+        if not (position in in_code or _GOES_ON.match(text, position) or _NOT_AN_END.search(text[start:position])):
             yield position
             start = position
     if start < len(text):

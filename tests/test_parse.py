@@ -157,6 +157,11 @@ def test_sentences_end_at_marks_but_not_after_initials_and_abbreviations():
     ]
 
 
+def test_only_a_mark_at_the_beginning_of_a_line_is_a_bullet():
+    text = "- Multiply a * b - c, and 2 - 1.\n* It is easy to use -- not small.\n• Nor • this."
+    assert sentences(text) == ["Multiply a * b - c, and 2 - 1.", "It is easy to use -- not small.", "Nor • this."]
+
+
 @pytest.mark.skipif(not EDITS.is_file(), reason=f"needs the shared data set {EDITS}")
 def test_real_edits_lose_their_frame_and_little_else():
     words = kept_words = 0

@@ -173,6 +173,8 @@ SENTENCES = {
         ["Is it so?", "Yes!", "He said: “Go.”", "They went."],
         ["He moved to Washington, D.C.", "There he worked."],
         ["It ended in 1999.", "2000 was better."],
+        ["Wrap it with an attrs.Converter or a foo.Bar().Baz, see .NET.", "A use -- not a rule! -- is in sys.Path."],
+        ["Use `a ? b : c`, or `Stop! Go` and `x. Y`, here.", "Is it `so?`", "Yes."],
     ],
     "de": [
         ["Die Bahn wurde am 3. Mai 1931 eröffnet.", "Sie fährt z. B. nach Oslo.", "Prof. Dr. Lotte kam ca. 1900 an."]
@@ -180,7 +182,7 @@ SENTENCES = {
     "fr": [["M. Lotte et Mme. Curie sont arrivés le 3 mai.", "Ils sont partis."]],
     "es": [["El Sr. García llegó.", "¿Cuándo se fue?", "¡Nadie lo sabe!"]],
     "ru": [["Он родился в 1898 г. в Осло.", "Позже А. С. Иванов уехал."]],
-    "zh": [["缆车于1931年建成。", "它通往山上！", "你知道吗？"]],
+    "zh": [["缆车于1931年建成。", "它通往山上！", "你知道吗？"], ["真的吗?", "是的!", "好。"]],
     "ja": [["灯台は1931年に建てられた。", "光は遠くから見える。"]],
     "hi": [["यह 1898 में खुला।", "यह पहाड़ तक जाता है।"]],
 }

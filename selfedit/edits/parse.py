@@ -20,7 +20,7 @@ from selfedit.types import Example, Passage, Question
 _BULLETS = "-*+•◦▪–—"
 _MARKER = re.compile(rf"(?:[{_BULLETS}]|#{{1,6}}|\(?\d{{1,3}}[.):](?!\d))(?:\s+|$)")
 _HEADING = re.compile(r"#{1,6}\s")
-_BULLET = re.compile(rf"[{_BULLETS}]\s+(?:\[[ xX]\]\s+)?")
+_BULLET = re.compile(rf"^[{_BULLETS}]\s+(?:\[[ xX]\]\s+)?")
 _LABELLED = re.compile(r"[^:;!?]{1,60}: \S")
 _TABLE_RULE = re.compile(r"\|(?:\s*:?-+:?\s*\|)+")
 _NO_NAME = ("", "value")
