@@ -39,6 +39,15 @@ def test_the_sentence_that_has_most_of_the_question_is_quoted_and_code_as_it_is(
     assert quoted.support.passage is (OTHER if "mill" in question else GUIDE) and quoted.support.asked > 0.5
 
 
+def test_a_long_block_of_code_must_fit_better_than_a_sentence():
+    lines = "".join(f"with quill.mill(grain, speed={i}) as sack:\n    sack.weigh()\n" for i in range(9))
+    passage = Passage("", f"```\n{lines}```\n\nWait.\n\nThe mill fills a sack with grain.", "/s.md", "c" * 64)
+    short = Passage("", "```\nmill(grain, sack)\n```\n\nWait.\n\nThe mill fills a sack with grain.", "/s.md", "c" * 64)
+    assert quote("Mill, grain, sack?", [passage]).text == "The mill fills a sack with grain."
+    assert quote("Mill, grain, sack?", [short]).text == "```\nmill(grain, sack)\n```"
+    assert quote("At which speed is the mill run?", [passage]).text.startswith("```")
+
+
 def test_what_a_sentence_refers_to_stands_in_the_one_before():
     text = "The harbour opens at six. On Sundays it opens later. The mill closes early. On Sundays it closes at noon."
     passage = Passage("", text, "/s.md", "c" * 64)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import log
 
 from selfedit.edits.parse import sentences
 from selfedit.judge.grading import is_correct
@@ -28,6 +29,12 @@ REPEATED = 0.8
 """An answer of which so large a share stands in the question says nothing."""
 BEFORE = 0.15
 """Weight of the question's words in the sentence before, in the choice of the sentence to quote."""
+LONG_CODE = 0.025
+"""A block of code fits a question less by this for each e-fold of its length: it has words of many questions by chance.
+From a sentence nothing is taken off: that costs answers in prose (docs/LOG.md, "Questions in a developer's own
+words")."""
+SHORT_CODE = 8
+"""Words of a block of which nothing is taken off."""
 _ASKS_YES_OR_NO = re.compile(
     r"(?:^|[,;:]\s*)(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|may|might|must)\b",
     re.IGNORECASE,
@@ -94,8 +101,7 @@ def quote(question: str, passages: Sequence[Passage]) -> Grounded | None:
     code = language(passage.text)
     words = _weights(question, code)
     best += [after for part, after in pairwise(parts) if part in best and _only_introduces(part, words, code)]
-    has_code = any(part.startswith(("```", "~~~")) for part in best)
-    sentence = ("\n" if has_code else " ").join(part for part in parts if part in best)
+    sentence = ("\n" if any(map(_is_code, best)) else " ").join(part for part in parts if part in best)
     asked = _share(_beyond_title(question, passage, code), _weights(sentence, code))
     return Grounded(sentence, Support(1.0, passage, sentence, 1.0, asked), True, margin)
 
@@ -118,9 +124,15 @@ def _fits(question: str, passage: Passage) -> dict[str, float]:
     asked, title = _weights(question, code), _weights(passage.title, code)
     for part in _quotable(passage.text):
         has = _weights(part, code)
-        fits[part] = _share(asked, has | title) + BEFORE * _share(asked, before)
+        fit = _share(asked, has | title) + BEFORE * _share(asked, before)
+        length = len(part.split()) / SHORT_CODE if _is_code(part) else 1.0
+        fits[part] = max(0.0, fit - LONG_CODE * log(max(1.0, length)))
         before = has
     return fits
+
+
+def _is_code(part: str) -> bool:
+    return part.startswith(("```", "~~~"))
 
 
 def support(question: str, answer: str, passages: Sequence[Passage]) -> Support:
