@@ -6,12 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from selfedit.answers import answerer as answerer_module
+from selfedit.answers.about import is_about, likelihoods
 from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask, whole_sentences
 from selfedit.answers.choose import probability
 from selfedit.answers.query import looked_up
 from selfedit.edits.quiz import joined, with_passage
 from selfedit.errors import MemoryStoreError
 from selfedit.judge.grounding import Grounded, support
+from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import LoraConfig
 from selfedit.model.load import Model
@@ -155,6 +158,79 @@ def test_a_model_that_reads_more_gets_the_best_passages_the_best_next_to_the_que
     assert text.index("--fast") < text.index("MissingIndexError") < text.index("an archive without an index raise?")
     assert len(seen) == 1 and answer.arm == TEXT
     assert joined([INDEX, GATE]).text.endswith(INDEX.text) and joined([GATE]) == GATE
+
+
+SETTINGS = Passage(
+    "Quill › Settings",
+    "Quill reads `.quillrc` in the home folder, and then `quill.toml` in the folder of the project. Where both set an "
+    "option, the one of the project is taken. Set `QUILL_NO_CONFIG=1` to have both files ignored.",
+    "/q.md",
+    "a" * 64,
+)
+ARCHIVES = Passage(
+    "Quill › Archives",
+    "Quill packs an archive with level 6 of zlib. An archive without an index raises MissingIndexError; `quill index` "
+    "builds one. Archives above 4 GB need the flag --large.",
+    "/q.md",
+    "a" * 64,
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "about"),
+    [
+        ("Two configuration files of Quill disagree about an option: does my home folder or my project win?", SETTINGS),
+        ("How can I stop Quill from looking at its configuration in the project and my home folder?", SETTINGS),
+        ("How do I compress a big box in Quill?", ARCHIVES),
+        ("Which exception do I get in Quill from a packed file that has no table of contents?", ARCHIVES),
+        ("Who won the first world cup in football?", None),
+        ("Which option of git ignores the files in my home folder?", None),
+    ],
+)
+def test_reading_tells_what_a_question_in_other_words_is_about(question, about, embedded_model):
+    passages = [SETTINGS, ARCHIVES]
+    assert is_about(embedded_model, question, passages) == (about is not None)
+    likely = likelihoods(embedded_model, [(question, passage) for passage in passages])
+    assert about is None or passages[likely.index(max(likely))] == about
+
+
+def test_a_text_of_any_length_is_read_as_far_as_the_model_can(tiny_model):
+    endless = replace(SETTINGS, text=SETTINGS.text * 100)
+    question = "Which file is read? " * 300
+    alone, read = likelihoods(tiny_model, [(question, None), (question, endless)])
+    assert alone < 0 and read < 0 and not is_about(tiny_model, question, [])
+
+
+def test_where_words_do_not_tell_whether_a_memory_fits_it_is_read(tiny_model, store, monkeypatch):
+    answerer, asked = Answerer(tiny_model, store), []
+
+    def about(model, question, passages):
+        asked.append([question, *passages])
+        return question == FAST.question
+
+    monkeypatch.setattr(answerer_module, "is_about", about)
+    other = Question("Which option of the theatre was taken?", ())
+    foreign = Question("Who was it?", ())
+    assert answerer.answer([Ask(FAST, TEXT, max_new_tokens=4)])[0].memory.passage == GATE and not asked
+    monkeypatch.setattr(Router, "threshold", 0.75)  # now words are not enough
+    answers = answerer.answer([Ask(question, TEXT, max_new_tokens=4) for question in (FAST, other, foreign)])
+    assert [answer.memory and answer.memory.passage for answer in answers] == [GATE, None, None]
+    assert [answer.arm for answer in answers] == [TEXT, BASE, BASE]
+    assert asked[0][:2] == [FAST.question, GATE] and foreign.question not in [question for question, *_ in asked]
+
+
+@pytest.mark.parametrize("likeliest", [GATE, INDEX])
+def test_a_model_that_reads_gets_the_one_passage_that_the_question_is_likeliest_about(
+    likeliest, tiny_model, store, reads, monkeypatch
+):
+    seen = prompts(tiny_model, monkeypatch)
+    monkeypatch.setattr(
+        answerer_module, "likelihoods", lambda model, asked: [-1.0 - (passage != likeliest) for _, passage in asked]
+    )
+    question = Question("Which option of Quill was removed from an archive without an index?", ())
+    (answer,) = Answerer(tiny_model, store).answer([Ask(question, TEXT, max_new_tokens=4)])
+    assert [r.tokens for r in seen] == [tuple(tiny_model.chat.prompt(with_passage(likeliest, question)))]
+    assert answer.memory.passage == likeliest
 
 
 def test_what_is_named_is_asked_whatever_fits(tiny_model, store):

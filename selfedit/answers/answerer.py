@@ -21,13 +21,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from selfedit.answers.about import is_about, likelihoods
 from selfedit.answers.choose import CERTAIN, probability
 from selfedit.answers.nearest import nearest
 from selfedit.answers.query import looked_up
 from selfedit.edits.quiz import with_passages
 from selfedit.edits.recitation import recite
 from selfedit.errors import MemoryStoreError, ModelError
-from selfedit.judge.grounding import Grounded, Support, grounded, support
+from selfedit.judge.grounding import Grounded, Support, asks_two, grounded, support
 from selfedit.libraries import Library, Scope, Wanted, described
 from selfedit.memory.contradict import disagreeing
 from selfedit.memory.route import Router
@@ -49,6 +50,8 @@ NEARLY_AS_GOOD = 0.9
 """Share of the best memory's score that another one must reach, so that its adapter may answer."""
 QUOTED_FROM = 3
 """Passages from which one sentence is quoted by a model that does not read well."""
+READ = 2
+"""Memories that are read to learn whether a question is about them, where words do not tell."""
 COMPARED = 3
 """Memories that are searched for a sentence that contradicts an answer."""
 BASE, WEIGHTS, TEXT, BOTH, AUTO = "base", "weights", "text", "both", "auto"
@@ -233,6 +236,13 @@ class Plan:
     def add_note(self, text: str) -> None:
         self.note = "; ".join(filter(None, [self.note, text]))
 
+    @property
+    def reads_one(self) -> bool:
+        """Whether of several passages the one is to be read that the question is about. Two things that are asked may
+        stand in two passages."""
+        is_fixed = self.error or self.ask.passages or not self.ask.is_grounded or asks_two(self.ask.question.question)
+        return not is_fixed and len(self.recited or self.fitting) > 1
+
     def acts(self, arm: str) -> bool:
         """Whether the writer's adapter acts on the answer of this arm."""
         return arm == BOTH or (arm == WEIGHTS and not self.reciters)
@@ -332,6 +342,7 @@ class Answerer:
         assert all(ask.arm in (*ARMS, BASE) for ask in asks)
         plans = [self._found(ask) for ask in asks]
         self._recite([plan for plan in plans if plan.reciters and plan.ask.arm == WEIGHTS], on_token)
+        self._keep_likeliest([plan for plan in plans if plan.reads_one and self.model.reads_well])
         for plan in plans:
             self._prepare(plan)
         return plans, self._paths(plans)
@@ -359,12 +370,11 @@ class Answerer:
                 raise MemoryStoreError(f"memory {entry.id} is about {entry.passage.library}, not about {ask.library}")
             plan = Plan(ask, [entry], 1.0, entry if entry.has_adapter else None)
         else:
-            ranked = router.ranked(ask.looked_up)
+            ranked = router.ranked(ask.looked_up) or self._read_to_be_about(ask, router)
             score = ranked[0][1] if ranked else router.route(ask.looked_up)[1]
             most = QUOTED_FROM if self._quotes(ask) else self.model.max_passages
             plan = Plan(ask, [self._entry(id) for id, _ in ranked[:most]], score)
-            least = max(router.threshold, NEARLY_AS_GOOD * score)
-            good = [id for rank, (id, fit) in enumerate(ranked) if rank == 0 or fit >= least]
+            good = [id for rank, (id, fit) in enumerate(ranked) if rank == 0 or fit >= NEARLY_AS_GOOD * score]
             plan.writer = next((entry for entry in map(self._entry, good) if entry.has_adapter), None)
         if ask.writer is not None:
             plan.writer = self._entry(ask.writer)
@@ -372,6 +382,12 @@ class Answerer:
             plan.reciters = [entry for entry in plan.memories if entry.recites] or [plan.writer]
         plan.fitting = passages or [entry.passage for entry in plan.memories]
         return plan
+
+    def _read_to_be_about(self, ask: Ask, router: Router) -> list[tuple[str, float]]:
+        """The memories that may answer although their words alone do not tell, with their scores, the best first."""
+        doubtful = router.doubtful(ask.looked_up)
+        passages = [self._entry(id).passage for id, _ in doubtful[:READ]]
+        return doubtful if passages and is_about(self.model, ask.looked_up, passages) else []
 
     def _quotes(self, ask: Ask) -> bool:
         """Whether the model does not read for this question: what is known is only quoted."""
@@ -404,6 +420,20 @@ class Answerer:
             plan.recited = [self._recited[paths[entry.id], entry.passage.id] for entry in plan.reciters]
         while len(self._recited) > RECITED:
             del self._recited[next(iter(self._recited))]
+
+    def _keep_likeliest(self, plans: Sequence[Plan]) -> None:
+        """Of what each plan would read, leaves the passage that the question is most likely about: a small model reads
+        one better than several."""
+        read = [plan.recited or plan.fitting[: self.model.max_passages] for plan in plans]
+        asked = [(plan.ask.looked_up, passage) for plan, passages in zip(plans, read) for passage in passages]
+        found = iter(likelihoods(self.model, asked) if asked else ())
+        for plan, passages in zip(plans, read):
+            likely = [next(found) for _ in passages]
+            best = likely.index(max(likely))
+            if plan.recited:
+                plan.reciters, plan.recited = [plan.reciters[best]], [plan.recited[best]]
+            else:
+                plan.fitting = [plan.fitting[best]]
 
     def _prepare(self, plan: Plan) -> None:
         """Adds the requests, if there is no error yet."""

@@ -93,7 +93,7 @@ def quote(question: str, passages: Sequence[Passage]) -> Grounded | None:
     repeats the question, goes on with what follows it. None if they have none of the words."""
     fits = [(passage, _fits(question, passage)) for passage in passages]
     passage, parts = max(fits, key=lambda one: max(one[1].values(), default=0.0))
-    best = sorted(parts, key=parts.__getitem__, reverse=True)[: 2 if _ASKS_TWO.search(question) else 1]
+    best = sorted(parts, key=parts.__getitem__, reverse=True)[: 2 if asks_two(question) else 1]
     if not best or not parts[best[0]]:
         return None
     others = (fit for _, of_passage in fits for part, fit in of_passage.items() if part not in best)
@@ -104,6 +104,11 @@ def quote(question: str, passages: Sequence[Passage]) -> Grounded | None:
     sentence = ("\n" if any(map(_is_code, best)) else " ").join(part for part in parts if part in best)
     asked = _share(_beyond_title(question, passage, code), _weights(sentence, code))
     return Grounded(sentence, Support(1.0, passage, sentence, 1.0, asked), True, margin)
+
+
+def asks_two(question: str) -> bool:
+    """Whether a question asks for two things: "Who made it, and when was that?"."""
+    return bool(_ASKS_TWO.search(question))
 
 
 def _only_introduces(sentence: str, asked: Mapping[str, float], code: str) -> bool:

@@ -48,6 +48,7 @@ _MISSING = 2.0  # weight that is never covered, so that one or two matching word
 _RARITY = 0.3  # a word that m memories have weighs m ** -0.3 of its weight
 _THRESHOLD, _PER_STRETCH = 0.13, 0.032  # + this much for each factor e in the number of stretches
 _LEAST = 0.19  # else one uncommon word of a short question would do where there is only one memory
+_DOUBTFUL = 0.6  # share of the threshold from which a score tells at least that the query may be about it
 _ROUNDING = 1e-9
 _RANKED, _NEAR = 20, 0.5  # BM25 compares so many memories at most, if they have this share of the best score
 _K1, _B = 0.6, 0.75  # BM25: when further occurrences of a word stop to count, and how much length does
@@ -204,6 +205,12 @@ class Router:
         """The memories that may answer, with their scores; the most relevant first, and at most `_RANKED`."""
         _, score = next(iter(self.best(query, 1, self.threshold)), (None, 0.0))
         return self._by_relevance(query, score) if score >= self.threshold else []
+
+    def doubtful(self, query: str) -> list[tuple[str, float]]:
+        """As `ranked`, where the best score is below the threshold but not far: words do not decide about these."""
+        least = _DOUBTFUL * self.threshold
+        _, score = next(iter(self.best(query, 1, least)), (None, 0.0))
+        return self._by_relevance(query, score) if least <= score < self.threshold else []
 
     def nearest(self, query: str, count: int) -> list[str]:
         """The most relevant memories that share a word with the query, although none of them may answer it."""
