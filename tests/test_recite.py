@@ -171,6 +171,29 @@ def test_auto_reads_the_text_and_does_not_have_it_recited(learned, tiny_model, m
     assert folder and not plan.recited
 
 
+@pytest.mark.parametrize("likeliest", [0, 1])
+def test_of_what_is_recited_the_one_is_read_that_the_question_is_likeliest_about(
+    likeliest, learned, tiny_model, monkeypatch
+):
+    monkeypatch.setattr(Model, "reads_well", True)
+    about, seen = (GATE, BRIDGE)[likeliest], []
+
+    def likelihoods(model, asked):
+        seen.extend(passage.text for _, passage in asked)
+        return [0.0 if passage.text == about.text else -1.0 for _, passage in asked]
+
+    monkeypatch.setattr("selfedit.answers.answerer.likelihoods", likelihoods)
+    question = Question("Has the gate of Orsk or the bridge of Marlow nine arches?", ())
+    answerer = Answerer(tiny_model, learned)
+    plan, _ = answerer.plan(Ask(question, WEIGHTS))
+    assert sorted(seen) == sorted([GATE.text, BRIDGE.text]) and [one.text for one in plan.recited] == [about.text]
+    assert [entry.passage.id for entry in plan.reciters] == [about.id]
+    assert plan.requests[WEIGHTS].tokens == tuple(tiny_model.chat.prompt(with_passages(plan.recited, question)))
+    plan.texts[WEIGHTS] = ""
+    answer = answerer.finish(plan)
+    assert answer.memory.passage.id == about.id and [one.text for one in answer.recited] == [about.text]
+
+
 def test_one_adapter_can_recite_many_passages_and_another_one_leaves_each_its_own(learned, tiny_model, tmp_path):
     store = MemoryStore(tmp_path)
     learn(tiny_model, [GATE, BRIDGE], store, CONFIG)
