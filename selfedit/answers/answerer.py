@@ -2,15 +2,17 @@
 
     weights   no document is in the prompt: the best memories recite their passages and the untouched model answers from
               that, or, where the best memory did not learn to recite, its adapter answers
-    text      the untouched model answers with the passages of the best memories in the prompt (`Model.max_passages`)
+    text      the untouched model answers with a passage of the best memories in the prompt: with the one that the
+              question is likeliest about (`answers.about`), or with all of them if it asks for two things
     both      the untouched model reads these passages and the question, and the adapter writes the answer
     auto      all three answer, and the answer that is most probably right is taken (`answers.choose`); `weights` is
               left out where a memory would only recite what `text` reads
 
-What is read is grounded: an answer that the passages do not support gives way to their sentence that fits the question
-best, and a model that does not read well only quotes (`judge.grounding`). Where no memory fits, the untouched model
-answers closed book (`base`). All arms of all questions are decoded in one batch; what `text` and `both` have to read is
-read once for both.
+Words decide which memories fit (`memory.route`); where they leave it open, the untouched model reads the memories. What
+is read is grounded: an answer that the passages do not support gives way to their sentence that fits the question best,
+and a model that does not read well only quotes (`judge.grounding`). Where no memory fits, the untouched model answers
+closed book (`base`). All arms of all questions are decoded in one batch; what `text` and `both` have to read is read
+once for both.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 from math import exp
 from pathlib import Path
 
+from selfedit.answers import about
 from selfedit.disk import file_hash
 from selfedit.judge import grounding
 from selfedit.judge.grounding import Grounded
@@ -55,4 +56,4 @@ def features(arm: str, answer: Grounded, score: float, max_passages: int) -> dic
 
 def rule_name() -> str:
     """Identifies the rule; a change of its numbers, or of what it sees, changes the name."""
-    return text_hash(*(file_hash(Path(module)) for module in (__file__, grounding.__file__)))[:8]
+    return text_hash(*(file_hash(Path(file)) for file in (__file__, about.__file__, grounding.__file__)))[:8]

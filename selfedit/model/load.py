@@ -55,9 +55,8 @@ class Model:
 
     @property
     def max_passages(self) -> int:
-        """Passages in the prompt of a question at most. A model that reads well finds the answer in three passages, of
-        which the best is often not the right one; with more than one in view, SmolLM2-135M answers half as much
-        (docs/LOG.md)."""
+        """Passages that are read for a question at most. A model that reads well chooses the one that the question is
+        likeliest about, since the one that fits best by words is often not the right one (docs/LOG.md)."""
         return 3 if self.reads_well else 1
 
     def identity(self) -> dict[str, str]:
