@@ -184,7 +184,7 @@ ARCHIVES = Passage(
         ("How do I compress a big box in Quill?", ARCHIVES),
         ("Which exception do I get in Quill from a packed file that has no table of contents?", ARCHIVES),
         ("Who won the first world cup in football?", None),
-        ("Which option of git ignores the files in my home folder?", None),
+        ("Which option of git shows the last commit of a branch?", None),
     ],
 )
 def test_reading_tells_what_a_question_in_other_words_is_about(question, about, embedded_model):
@@ -197,8 +197,8 @@ def test_reading_tells_what_a_question_in_other_words_is_about(question, about, 
 def test_a_text_of_any_length_is_read_as_far_as_the_model_can(tiny_model):
     endless = replace(SETTINGS, text=SETTINGS.text * 100)
     question = "Which file is read? " * 300
-    alone, read = likelihoods(tiny_model, [(question, None), (question, endless)])
-    assert alone < 0 and read < 0 and not is_about(tiny_model, question, [])
+    assert likelihoods(tiny_model, [(question, endless)])[0] < 0
+    assert not is_about(tiny_model, question, [endless]) and not is_about(tiny_model, question, [])
 
 
 def test_where_words_do_not_tell_whether_a_memory_fits_it_is_read(tiny_model, store, monkeypatch):

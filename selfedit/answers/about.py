@@ -11,37 +11,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from selfedit.edits.quiz import with_passage
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
-from selfedit.types import Passage
+from selfedit.types import Passage, Question
 
 LIKELIER = 20.0
 """Nats that the whole question must gain by the passage that it is about."""
 LIKELIER_TOKEN = 1.0
 """Nats that a token of it must gain on average."""
-READ = 600
-"""Tokens of a passage that are read; less where the model's positions are fewer."""
+READ = 800
+"""Tokens that are read at most, up to the end of the question."""
 ASKED = 100
-"""Tokens of a question that count."""
+"""Tokens of a question that count at most."""
 
 
 def is_about(model: Model, question: str, passages: Sequence[Passage]) -> bool:
-    """Whether one of the passages, each read alone, makes the question so much likelier."""
-    alone, *after = likelihoods(model, [(question, passage) for passage in (None, *passages)])
+    """Whether one of the passages, each read alone, makes the question so much likelier. It is not read in the chat
+    form, in which a question about anything is half expected: that tells less."""
+    tokens = model.chat.encode(model.chat.plain(f" {question}"))[:ASKED]
+    texts = ["", *(f"{passage.title}\n\n{passage.text}\n\n" for passage in passages)]
+    prompts = [model.chat.continued(f"{text}Question:") for text in texts]
+    alone, *after = _mean_logprobs(model, [(prompt + tokens, len(tokens)) for prompt in prompts])
     gain = max(after, default=alone) - alone
-    return gain >= max(LIKELIER_TOKEN, LIKELIER / len(_tokens(model, question)))
+    return gain >= max(LIKELIER_TOKEN, LIKELIER / len(tokens))
 
 
-def likelihoods(model: Model, asked: Sequence[tuple[str, Passage | None]]) -> list[float]:
-    """The mean log-probability (nats per token) of each question behind its passage, or behind nothing."""
-    examples = []
-    for question, passage in asked:
-        asks, tokens = model.chat.encode("Question:"), _tokens(model, question)
-        room = min(READ, model.backend.max_positions - len(asks) - len(tokens))
-        text = model.chat.continued(f"{passage.title}\n\n{passage.text}\n\n" if passage else "")[: max(1, room)]
-        examples.append(TokenizedExample((*text, *asks, *tokens), len(text) + len(asks)))
+def likelihoods(model: Model, asked: Sequence[tuple[str, Passage]]) -> list[float]:
+    """The mean log-probability (nats per token) of each question behind its passage, in the prompt from which it would
+    be answered."""
+    pairs = []
+    for text, passage in asked:
+        question = Question(text, ())
+        prompt = model.chat.prompt(with_passage(passage, question))
+        length = len(model.chat.encode(model.chat.plain(f" {text}")))
+        pairs.append((prompt[: len(prompt) - model.chat.opening(question)], min(ASKED, length)))
+    return _mean_logprobs(model, pairs)
+
+
+def _mean_logprobs(model: Model, pairs: Sequence[tuple[list[int], int]]) -> list[float]:
+    """Of the last tokens of each text, given how many."""
+    most = min(READ, model.backend.max_positions)
+    texts = [(tuple(tokens[-most:]), last) for tokens, last in pairs]
+    examples = [TokenizedExample(tokens, max(1, len(tokens) - last)) for tokens, last in texts]
     return model.backend.gold_logprobs([(example, None) for example in examples])
-
-
-def _tokens(model: Model, question: str) -> list[int]:
-    return model.chat.encode(model.chat.plain(f" {question}"))[:ASKED]
