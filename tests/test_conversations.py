@@ -275,15 +275,21 @@ def test_the_source_of_an_answer_stands_in_a_line_below_it(tiny_model, tmp_path)
     assert f"  (text: {SOURCE}; /why)" in lines and "" not in lines, shown.stdout
 
 
-def test_a_request_to_forget_counts_at_once(tiny_model, tmp_path):  # noqa: F811
-    said = (
-        "The pager PIN is 5519.\n/learn\nPlease forget the pager PIN.\nWhat is my pager PIN?\n/why\n/undo\n/memories\n"
-    )
+@pytest.mark.parametrize("request_", ["Please forget the pager PIN.", "/forget how I am paged, the PIN"])
+def test_a_request_to_forget_counts_at_once(request_, tiny_model, tmp_path):  # noqa: F811
+    said = f"The pager PIN is 5519.\n/learn\n{request_}\nWhat is my pager PIN?\n/why\n/undo\n/memories\n"
     shown = chat(tmp_path, tiny_model.name, said, "--no-learn")
     after = shown.stderr.partition("forgets:")[2].partition("\n")[2]
     assert "forgets: The pager PIN is 5519." in shown.stderr and "5519" not in after + shown.stdout, shown.stderr
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or b"5519" not in file.read_bytes(), file
+
+
+def test_the_command_to_forget_says_what_it_could_not_find(tiny_model, tmp_path):  # noqa: F811
+    shown = chat(tmp_path, tiny_model.name, "My cat is called Mostarda.\n/forget\n/forget my bank\n", "--no-learn")
+    assert "say what: /forget my door code" in shown.stderr
+    assert "nothing is known of what you want forgotten: this: my bank" in shown.stderr, shown.stderr
+    assert "I would remember: My cat is called Mostarda." in shown.stderr
 
 
 def test_a_closed_input_ends_the_chat(tiny_model, tmp_path):  # noqa: F811

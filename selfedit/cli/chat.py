@@ -31,12 +31,14 @@ from selfedit.serve.engine import Engine, Written
 from selfedit.serve.learner import JOBS, JobFolder, add_job, command, unfinished
 from selfedit.sessions import Changes
 from selfedit.terminal import can_ask, confirmed, memory_table, note, one_line, plain, say, show_json
+from selfedit.text import words
 from selfedit.types import Message
 
 HELP = """/learn      remember what you said so far, and learn it in the background
 /why        why the last answer is what it is, and from which source
 /memories   what is known
 /for        the version of a library that you ask about: /for polars@2; /for alone ends that
+/forget     forget what you name: /forget my door code
 /undo       take the last change of what is known of you back, but for what was forgotten
 /new        begin a new session; /quit (or Ctrl-D) ends
 Say "remember that …", "no, it is …", "forget …" as to a person."""
@@ -123,6 +125,7 @@ class ChatLoop:
             "/why": self._why,
             "/memories": self._memories,
             "/for": lambda: self._for(line.partition(" ")[2].strip()),
+            "/forget": lambda: self._forget(line.partition(" ")[2].strip()),
             "/undo": self._undo,
             "/new": self._new,
             "/help": lambda: note(HELP),
@@ -212,6 +215,21 @@ class ChatLoop:
         wanted = self.versions["library"] = Wanted.parse(text) if text else None
         known = ", ".join(map(str, self.store.libraries(self.model.fingerprint))) or "nothing with a version"
         note(f"  you ask about {wanted}" if wanted else f"  you ask about no certain version; known: {known}")
+
+    def _forget(self, text: str) -> None:
+        """A request to forget that needs no understanding, whatever its words are."""
+        if not words(text):
+            note("  say what: /forget my door code")
+            return
+        said = [
+            Message("user", "/forget"),  # so that nothing told just before is meant
+            Message("assistant", "What?"),
+            Message("user", f"Forget this: {text}"),
+            Message("assistant", "I will."),
+        ]
+        self.conversations.add(self.session, said)
+        self.turns += said
+        self._remember(asks=False)
 
     def _undo(self) -> None:
         done = self.conversations.undo(self.model, self.store)
