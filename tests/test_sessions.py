@@ -258,6 +258,24 @@ def test_forgetting_by_reference_or_another_word(facts, request_, gone):
 
 
 @pytest.mark.parametrize(
+    ("request_", "forgets"),
+    [
+        ("Please forget my bank.", False),
+        ("Forget what I said about my bank please.", False),
+        ("Forget that, please.", True),
+        ("Please forget that, will you?", True),
+        ("Can you delete what I just said?", True),
+        ("Please erase the last thing I told you.", True),
+    ],
+)
+def test_what_was_told_last_is_forgotten_if_the_request_points_to_it_not_if_it_names_another_thing(request_, forgets):
+    told = ("My bike is green.", "Nice.", "My cat is called Mostarda.", "Lovely.")
+    changes = updated((), conversation(*told, request_), "t", "2026-02-01")
+    assert [s.text for s in changes.forgotten] == ["My cat is called Mostarda."] * forgets
+    assert bool(changes.unknown) != forgets and "My bike is green." in [s.text for s in changes.statements]
+
+
+@pytest.mark.parametrize(
     ("fact", "request_", "gone"),
     [
         ("My daughter's name is Ilse.", "I'd rather you didn't keep my daughter's name.", "Ilse"),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 
 from selfedit.sessions import matter, values
+from selfedit.sessions.reference import refers_back
 from selfedit.sessions.requests import Request
 from selfedit.sessions.statements import Statement
 from selfedit.text import split_sentences, stem, weight
@@ -25,6 +26,13 @@ _FILLER = frozenset(
 """Words of requests that do not tell what is to be forgotten."""
 _GENERIC = {"code": 0.3, "number": 0.3, "name": 0.1}
 """Weights of words that many secrets share."""
+_JUST_SAID = re.compile(
+    r"\b(?:that|this|those|these|them|it)\b"
+    r"(?= *(?:[,.!?;:]|$|please|pls|now|again|too|as well|from|will|would|can|could))"
+    r"|\bjust (?:said|told|wrote|typed|now|sent|shared|mentioned)\b|\blast (?:thing|message|bit|part|one|line)\b",
+    re.IGNORECASE,
+)
+"""What points to the turn before. A request that only names something means nothing else that was told there."""
 _QUOTED = re.compile(r"[\"“]([^\"”]{2,40})[\"”]")
 SHARED_SENTENCE = 0.7
 """Share of the words of a sentence that a forgotten statement has too, so that the sentence tells it."""
@@ -47,7 +55,8 @@ def meant(request: Request, known: Sequence[Statement]) -> list[Statement]:
     if not request.target:
         return list(known)
     scores = _scores(request.target, known)
-    for sentences in (request.around, request.last):
+    last = request.last if refers_back(request.target) or _JUST_SAID.search(request.target) else ()
+    for sentences in (request.around, last):
         if max(scores, default=0.0) < (1 if sentences == request.around else 0.3):
             rows = [_scores(f"{sentence} {request.target}", known) for sentence in sentences]
             scores = [score + 0.5 * sum(row) for score, *row in zip(scores, *rows)]
