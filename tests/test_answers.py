@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from selfedit.answers import answerer as answerer_module
-from selfedit.answers.about import is_about, likelihoods
+from selfedit.answers.about import is_about, log_likelihoods
 from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask, whole_sentences
 from selfedit.answers.choose import probability
 from selfedit.answers.query import looked_up
@@ -190,14 +190,14 @@ ARCHIVES = Passage(
 def test_reading_tells_what_a_question_in_other_words_is_about(question, about, embedded_model):
     passages = [SETTINGS, ARCHIVES]
     assert is_about(embedded_model, question, passages) == (about is not None)
-    likely = likelihoods(embedded_model, [(question, passage) for passage in passages])
+    likely = log_likelihoods(embedded_model, [(question, passage) for passage in passages])
     assert about is None or passages[likely.index(max(likely))] == about
 
 
 def test_a_text_of_any_length_is_read_as_far_as_the_model_can(tiny_model):
     endless = replace(SETTINGS, text=SETTINGS.text * 100)
     question = "Which file is read? " * 300
-    assert likelihoods(tiny_model, [(question, endless)])[0] < 0
+    assert log_likelihoods(tiny_model, [(question, endless)])[0] < 0
     assert not is_about(tiny_model, question, [endless]) and not is_about(tiny_model, question, [])
 
 
@@ -225,7 +225,7 @@ def test_a_model_that_reads_gets_the_one_passage_that_the_question_is_likeliest_
 ):
     seen = prompts(tiny_model, monkeypatch)
     monkeypatch.setattr(
-        answerer_module, "likelihoods", lambda model, asked: [-1.0 - (passage != likeliest) for _, passage in asked]
+        answerer_module, "log_likelihoods", lambda model, asked: [-1.0 - (passage != likeliest) for _, passage in asked]
     )
     question = Question("Which option of Quill was removed from an archive without an index?", ())
     (answer,) = Answerer(tiny_model, store).answer([Ask(question, TEXT, max_new_tokens=4)])

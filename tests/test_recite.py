@@ -178,11 +178,11 @@ def test_of_what_is_recited_the_one_is_read_that_the_question_is_likeliest_about
     monkeypatch.setattr(Model, "reads_well", True)
     about, seen = (GATE, BRIDGE)[likeliest], []
 
-    def likelihoods(model, asked):
+    def log_likelihoods(model, asked):
         seen.extend(passage.text for _, passage in asked)
         return [0.0 if passage.text == about.text else -1.0 for _, passage in asked]
 
-    monkeypatch.setattr("selfedit.answers.answerer.likelihoods", likelihoods)
+    monkeypatch.setattr("selfedit.answers.answerer.log_likelihoods", log_likelihoods)
     question = Question("Has the gate of Orsk or the bridge of Marlow nine arches?", ())
     answerer = Answerer(tiny_model, learned)
     plan, _ = answerer.plan(Ask(question, WEIGHTS))

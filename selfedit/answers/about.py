@@ -30,14 +30,14 @@ def is_about(model: Model, question: str, passages: Sequence[Passage]) -> bool:
     """Whether one of the passages, each read alone, makes the question so much likelier. It is not read in the chat
     form, in which a question about anything is half expected: that tells less."""
     tokens = model.chat.encode(model.chat.plain(f" {question}"))[:ASKED]
-    texts = ["", *(f"{passage.title}\n\n{passage.text}\n\n" for passage in passages)]
-    prompts = [model.chat.continued(f"{text}Question:") for text in texts]
+    texts = ["Question:", *(passage.with_request("Question:") for passage in passages)]
+    prompts = list(map(model.chat.continued, texts))
     alone, *after = _mean_logprobs(model, [(prompt + tokens, len(tokens)) for prompt in prompts])
     gain = max(after, default=alone) - alone
     return gain >= max(LIKELIER_TOKEN, LIKELIER / len(tokens))
 
 
-def likelihoods(model: Model, asked: Sequence[tuple[str, Passage]]) -> list[float]:
+def log_likelihoods(model: Model, asked: Sequence[tuple[str, Passage]]) -> list[float]:
     """The mean log-probability (nats per token) of each question behind its passage, in the prompt from which it would
     be answered."""
     pairs = []

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from selfedit.answers.about import is_about, likelihoods
+from selfedit.answers.about import is_about, log_likelihoods
 from selfedit.answers.choose import CERTAIN, probability
 from selfedit.answers.nearest import nearest
 from selfedit.answers.query import looked_up
@@ -52,7 +52,7 @@ NEARLY_AS_GOOD = 0.9
 """Share of the best memory's score that another one must reach, so that its adapter may answer."""
 QUOTED_FROM = 3
 """Passages from which one sentence is quoted by a model that does not read well."""
-READ = 2
+DOUBTED = 2
 """Memories that are read to learn whether a question is about them, where words do not tell."""
 COMPARED = 3
 """Memories that are searched for a sentence that contradicts an answer."""
@@ -372,7 +372,7 @@ class Answerer:
                 raise MemoryStoreError(f"memory {entry.id} is about {entry.passage.library}, not about {ask.library}")
             plan = Plan(ask, [entry], 1.0, entry if entry.has_adapter else None)
         else:
-            ranked = router.ranked(ask.looked_up) or self._read_to_be_about(ask, router)
+            ranked = router.ranked(ask.looked_up) or self._fitting_by_reading(ask, router)
             score = ranked[0][1] if ranked else router.route(ask.looked_up)[1]
             most = QUOTED_FROM if self._quotes(ask) else self.model.max_passages
             plan = Plan(ask, [self._entry(id) for id, _ in ranked[:most]], score)
@@ -385,10 +385,10 @@ class Answerer:
         plan.fitting = passages or [entry.passage for entry in plan.memories]
         return plan
 
-    def _read_to_be_about(self, ask: Ask, router: Router) -> list[tuple[str, float]]:
+    def _fitting_by_reading(self, ask: Ask, router: Router) -> list[tuple[str, float]]:
         """The memories that may answer although their words alone do not tell, with their scores, the best first."""
         doubtful = router.doubtful(ask.looked_up)
-        passages = [self._entry(id).passage for id, _ in doubtful[:READ]]
+        passages = [self._entry(id).passage for id, _ in doubtful[:DOUBTED]]
         return doubtful if passages and is_about(self.model, ask.looked_up, passages) else []
 
     def _quotes(self, ask: Ask) -> bool:
@@ -428,7 +428,7 @@ class Answerer:
         one better than several."""
         read = [plan.recited or plan.fitting[: self.model.max_passages] for plan in plans]
         asked = [(plan.ask.looked_up, passage) for plan, passages in zip(plans, read) for passage in passages]
-        found = iter(likelihoods(self.model, asked) if asked else ())
+        found = iter(log_likelihoods(self.model, asked) if asked else ())
         for plan, passages in zip(plans, read):
             likely = [next(found) for _ in passages]
             best = likely.index(max(likely))

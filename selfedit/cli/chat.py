@@ -119,13 +119,14 @@ class ChatLoop:
             self._remember(asks=False)
 
     def _take(self, line: str) -> None:
-        name = line.partition(" ")[0].lower()
+        name, _, rest = line.partition(" ")
+        name, rest = name.lower(), rest.strip()
         actions: dict[str, Callable[[], None]] = {
             "/learn": self._remember,
             "/why": self._why,
             "/memories": self._memories,
-            "/for": lambda: self._for(line.partition(" ")[2].strip()),
-            "/forget": lambda: self._forget(line.partition(" ")[2].strip()),
+            "/for": lambda: self._for(rest),
+            "/forget": lambda: self._forget(rest),
             "/undo": self._undo,
             "/new": self._new,
             "/help": lambda: note(HELP),

@@ -35,7 +35,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from heapq import nlargest
 from itertools import pairwise
-from math import log
+from math import inf, log
 from typing import Protocol
 
 from selfedit.text import compound_parts, language, terms, weight
@@ -203,14 +203,16 @@ class Router:
 
     def ranked(self, query: str) -> list[tuple[str, float]]:
         """The memories that may answer, with their scores; the most relevant first, and at most `_RANKED`."""
-        _, score = next(iter(self.best(query, 1, self.threshold)), (None, 0.0))
-        return self._by_relevance(query, score) if score >= self.threshold else []
+        return self._best_between(query, self.threshold, inf)
 
     def doubtful(self, query: str) -> list[tuple[str, float]]:
         """As `ranked`, where the best score is below the threshold but not far: words do not decide about these."""
-        least = _DOUBTFUL * self.threshold
+        return self._best_between(query, _DOUBTFUL * self.threshold, self.threshold)
+
+    def _best_between(self, query: str, least: float, below: float) -> list[tuple[str, float]]:
+        """The memories by relevance, if the best score is at least `least` and below `below`."""
         _, score = next(iter(self.best(query, 1, least)), (None, 0.0))
-        return self._by_relevance(query, score) if least <= score < self.threshold else []
+        return self._by_relevance(query, score) if least <= score < below else []
 
     def nearest(self, query: str, count: int) -> list[str]:
         """The most relevant memories that share a word with the query, although none of them may answer it."""
