@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import date as Day
+from functools import cache
 from pathlib import Path
 
 from selfedit import disk
@@ -28,7 +29,7 @@ from selfedit.learn import keep_text
 from selfedit.memory.difference import SESSION
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
-from selfedit.sessions import Changes, Statement, line, passages, transcript_without, updated
+from selfedit.sessions import Changes, Reader, Statement, line, passages, transcript_without, updated
 from selfedit.sessions.wording import is_question
 from selfedit.types import Message, Passage, Question
 
@@ -45,8 +46,9 @@ _STATEMENTS, _BEFORE = ".statements", ".before"
 class Conversations:
     """The conversations of a home. A missing home has none, and reading does not create it."""
 
-    def __init__(self, home: Path):
-        self.folder = home / FOLDER
+    def __init__(self, home: Path, reader: Reader | None = None):
+        """`reader`: reads what turns say; None: rules alone do."""
+        self.folder, self.reader = home / FOLDER, reader
 
     # Sessions
 
@@ -100,20 +102,21 @@ class Conversations:
         ask = Ask(Question(question, ()), arm, whole=False, **options)
         if not known or not notes.is_personal(question) or ask.memory or arm == BASE:
             return ask
-        chosen = notes.in_view(known, ask.looked_up)
+        chosen = cache(lambda: notes.in_view(known, ask.looked_up, self.reader))  # by the thread that runs the model
         return replace(
             ask,
             arm=TEXT if arm == AUTO else arm,
             passages=tuple(passages(known, NAME)),
-            view=lambda _, asked: replace(asked, question=notes.with_notes(chosen, asked.question)),
-            check=lambda answer: notes.checked(chosen, ask.looked_up, answer),
+            view=lambda _, asked: replace(asked, question=notes.with_notes(chosen(), asked.question)),
+            check=lambda answer: notes.checked(chosen(), ask.looked_up, answer),
         )
 
     def proposed(self, name: str) -> Changes:
         """What the turns of a session that have not been read yet would change. Changes nothing."""
         session = self._session(name)
         day = session["turns"][-1]["date"] if session["turns"] else Day.today().isoformat()
-        return updated(self.statements, _messages(session), self.checked_name(name), day, start=session["read"])
+        turns, start = _messages(session), session["read"]
+        return updated(self.statements, turns, self.checked_name(name), day, start, self.reader)
 
     def accept(self, name: str, model: Model, store: MemoryStore) -> Changes:
         """Makes what is proposed known, and the store follow: new statements answer as texts from now on."""

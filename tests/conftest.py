@@ -11,6 +11,7 @@ thread_waiting.choose_by_load()
 import torch  # noqa: E402  reads how its threads wait when it is imported
 
 os.environ["SELFEDIT_PRECISION"] = "fp32"  # on any machine; the tests of mixed precision ask for it
+os.environ["SELFEDIT_READER"] = "rules"  # at once, with any model; the tests of the reader ask for it
 
 from selfedit.bench.baselines import load_base  # noqa: E402
 from selfedit.model.load import load_model  # noqa: E402

@@ -1,4 +1,7 @@
-"""How well the rules of `selfedit.sessions` do on invented users: python tests/sessions_measure.py FILE [from to]."""
+"""How well `selfedit.sessions` does on invented users: python tests/sessions_measure.py FILE [MODEL] [-v].
+
+Without a model by rules alone.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 from time import perf_counter
 
-from selfedit.sessions import Statement, updated
+from selfedit.model.load import load_model
+from selfedit.sessions import Reader, Statement, reader_of, updated
 from selfedit.sessions.wording import sentences
 from selfedit.types import Message
 
@@ -20,13 +24,13 @@ def has(text: str, value: str) -> bool:
     return re.search(pattern, text.lower().replace("’", "'")) is not None
 
 
-def notes(user: dict) -> list[tuple[Statement, ...]]:
+def notes(user: dict, reader: Reader | None) -> list[tuple[Statement, ...]]:
     """What is known after each session."""
     known: tuple[Statement, ...] = ()
     history = []
     for number, session in enumerate(user["sessions"]):
         turns = [Message(turn["role"], turn["content"]) for turn in session["turns"]]
-        known = updated(known, turns, f"s{number}", session["date"]).statements
+        known = updated(known, turns, f"s{number}", session["date"], reader=reader).statements
         history.append(known)
     return history
 
@@ -58,13 +62,13 @@ def verdicts(user: dict, history: list[tuple[Statement, ...]]):
             yield "pasted: not remembered", not re.search(question["must_not_match"], text), question
 
 
-def measure(path: Path, start: int = 0, stop: int | None = None) -> tuple[dict[str, list], dict[str, float]]:
+def measure(path: Path, reader: Reader | None = None) -> tuple[dict[str, list], dict[str, float]]:
     """The verdicts by kind, and the counts of what is kept."""
-    users = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()][start:stop]
+    users = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
     table: dict[str, list] = defaultdict(list)
     kept = sessions = told = 0
     began = perf_counter()
-    histories = [notes(user) for user in users]
+    histories = [notes(user, reader) for user in users]
     seconds = perf_counter() - began
     for user, history in zip(users, histories):
         for kind, holds, question in verdicts(user, history):
@@ -81,7 +85,9 @@ def measure(path: Path, start: int = 0, stop: int | None = None) -> tuple[dict[s
 
 
 if __name__ == "__main__":
-    table, counts = measure(Path(sys.argv[1]), *map(int, sys.argv[2:4]))
+    table, counts = measure(
+        Path(sys.argv[1]), reader_of(load_model(sys.argv[2])) if sys.argv[2:] and sys.argv[2] != "-v" else None
+    )
     for kind, rows in sorted(table.items()):
         print(f"{kind:32} {sum(row[0] for row in rows)}/{len(rows)} = {sum(row[0] for row in rows) / len(rows):.3f}")
         if "-v" in sys.argv:

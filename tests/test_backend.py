@@ -174,6 +174,17 @@ def test_log_probabilities_and_divergences_agree(models, saved):
     assert min(packed.divergences(texts, ours)) > 5e-4
 
 
+def test_mean_states_agree_and_shared_beginnings_change_nothing(models):
+    header = (7, 8, 9, 10, 11)
+    texts = [TokenizedExample((*header, *e.tokens), n) for e in examples(250, [3, 9, 14], 3) for n in (1, 5, 7)]
+    packed, reference = (model.backend for model in models)
+    for layers in (1, 2):
+        ours = packed.mean_states(texts, layers)
+        assert torch.allclose(ours, reference.mean_states(texts, layers), atol=1e-4)
+        alone = torch.cat([packed.mean_states([text], layers) for text in texts])
+        assert torch.allclose(ours, alone, atol=1e-5) and ours.shape == (9, packed.hidden_size)
+
+
 def test_greedy_and_drawn_texts_are_equal(models, saved):
     prompts = [e.tokens for e in examples(250, [4, 17, 33, 9], 8)]
     requests = [Request(p, row, max_new_tokens=12) for p in prompts for row in (None, 0, 1)]
@@ -190,6 +201,7 @@ def test_what_does_not_fit_is_refused_alike(models, tmp_path):
     for model in models:
         for call in (
             lambda b: b.gold_logprobs([(long, None)]),
+            lambda b: b.mean_states([long], 1),
             lambda b: b.generate([Request(long.tokens)]),
             lambda b: b.train([Job((long,))], TRAIN),
         ):

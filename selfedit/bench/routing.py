@@ -35,6 +35,7 @@ from selfedit.bench.tables import between, heading, markdown, number
 from selfedit.errors import SelfeditError
 from selfedit.loop.journal import lock_run_folder, plain_errors, software, write_json, write_text
 from selfedit.memory.route import Router
+from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model, load_model
 from selfedit.types import Progress, Task, no_progress, text_hash
 
@@ -263,8 +264,9 @@ def _saved(vectors: dict[str, np.ndarray]) -> bytes:
 
 def hidden_states(model: Model, texts: Sequence[str]) -> np.ndarray:
     """Returns the mean hidden state after a quarter of the layers, without the first token, [texts, hidden]."""
-    tokens = [model.chat.encode(text)[:TOKENS] or [0] for text in texts]
-    return model.backend.mean_states(tokens, max(1, model.backend.num_layers // 4)).cpu().numpy()
+    tokens = [tuple(model.chat.encode(text)[:TOKENS]) for text in texts]
+    examples = [TokenizedExample(own if len(own) > 1 else (0, *own, 0)[:2], 1) for own in tokens]
+    return model.backend.mean_states(examples, max(1, model.backend.num_layers // 4)).numpy()
 
 
 class SentenceEncoder:

@@ -39,6 +39,7 @@ from selfedit.loop.journal import Journal, lock_run_folder, software, write_json
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import Request
 from selfedit.model.load import Model, load_model
+from selfedit.sessions import reader_of
 from selfedit.tasks.sessions import Session, SessionQuestion, User, refuses
 from selfedit.text import count_words
 from selfedit.types import Message, Passage, Progress, Question, Task, no_progress, text_hash
@@ -161,7 +162,7 @@ class _Bench:
             shutil.rmtree(home)
             for file in done:
                 file.unlink(missing_ok=True)
-        conversations, store = Conversations(home), MemoryStore(home)
+        conversations, store = Conversations(home, reader_of(self.model)), MemoryStore(home)
         answerer, records = Answerer(self.model, store), []
         for i, session in enumerate(user.sessions):
             questions = [q for q in user.questions if q.after_session == i]

@@ -29,7 +29,7 @@ from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.serve.engine import Engine, Written
 from selfedit.serve.learner import JOBS, JobFolder, add_job, command, unfinished
-from selfedit.sessions import Changes
+from selfedit.sessions import Changes, reader_of
 from selfedit.terminal import can_ask, confirmed, memory_table, note, one_line, plain, say, show_json
 from selfedit.text import words
 from selfedit.types import Message
@@ -63,7 +63,7 @@ class ChatLoop:
         self.versions: dict = {"library": library, "project": project}
         self.model, self.home, self.store = model, home, MemoryStore(home)
         self.max_new_tokens, self.idle_s, self.learns, self.as_json = max_new_tokens, idle_s, learns, as_json
-        self.conversations = Conversations(home)
+        self.conversations = Conversations(home, reader_of(model))
         self.session = _new_name(self.conversations) if session is None else session
         self.turns = self.conversations.turns(self.session)
         self.engine = Engine(model)

@@ -1,8 +1,9 @@
-"""What the rest of the code needs of a language model: seven operations, and the records that go in and out.
+"""What the rest of the code needs of a language model: eight operations, and the records that go in and out.
 
     generate        requests → the new tokens of each
     decoding        a running batch: requests join and leave, each step writes one more token of each
     gold_logprobs   tokenized examples → the mean log-probability of each one's labels
+    mean_states     tokenized examples → the mean hidden state of each one's labels in the middle of the network
     divergences     tokenized examples → how far each adapter moves the model on them
     train           jobs → one trained LoRA adapter per job
     save, load      adapters ↔ folders in PEFT's format
@@ -19,11 +20,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from selfedit.config import TrainConfig
 from selfedit.errors import ModelError
 from selfedit.model.chat import TokenizedExample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BACKENDS = ("packed", "reference")
 
@@ -225,6 +229,10 @@ class Backend(Protocol):
     ) -> list[float]:
         """Mean log-probability (nats per label, at most 0) of each example's labels under its adapter. `vocabulary`:
         the tokens that compete for a label, if not all of them. Raises ModelError on an example that is too long."""
+
+    def mean_states(self, examples: Sequence[TokenizedExample], layers: int) -> Tensor:
+        """The base model's mean fp32 state of all tokens from the first label on, behind the first `layers` layers,
+        [examples, hidden], on the CPU. Raises ModelError on an example that is too long."""
 
     def divergences(self, examples: Sequence[TokenizedExample], adapters: Adapters) -> list[float]:
         """Mean KL(base ‖ adapted) over the labels of the examples, in nats per label, of each adapter."""

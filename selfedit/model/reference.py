@@ -134,6 +134,16 @@ class ReferenceBackend:
         return means
 
     @torch.no_grad()
+    def mean_states(self, examples: Sequence[TokenizedExample], layers: int) -> torch.Tensor:
+        check_lengths((len(example.tokens) for example in examples), self.max_positions)
+        means = []
+        with self._adapted(None, None) as model:
+            for example in examples:
+                states = model(input_ids=self._row(example.tokens), output_hidden_states=True).hidden_states[layers]
+                means.append(states[0, example.label_start :].float().mean(0).cpu())
+        return torch.stack(means)
+
+    @torch.no_grad()
     def divergences(self, examples: Sequence[TokenizedExample], adapters: ReferenceAdapters) -> list[float]:
         labels = sum(example.labels for example in examples)
         totals = [0.0] * adapters.count

@@ -19,6 +19,7 @@ from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.serve.engine import Engine, Written
 from selfedit.serve.jobs import WAITING, Job, Jobs, safe_name
+from selfedit.sessions import reader_of
 from selfedit.types import MemoryEntry, Message, text_hash
 
 USERS = "users"
@@ -159,7 +160,7 @@ class Service:
         time. Raises MemoryStoreError on a name that is none."""
 
         def accept() -> bool:
-            conversations = Conversations(home)
+            conversations = self.conversations(home)
             conversations.add(session, said)
             return conversations.accept(session, self.model, MemoryStore(home)).any
 
@@ -169,4 +170,4 @@ class Service:
                 self.jobs.add(home, {"kind": "conversation"}, CONVERSATION)
 
     def conversations(self, home: Path) -> Conversations:
-        return Conversations(home)
+        return Conversations(home, reader_of(self.model))

@@ -9,18 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from selfedit.sessions import departures, matter, passages, reference, values, wording
 from selfedit.sessions.conflict import conflict, restates, same_predicate
-from selfedit.sessions.forget import meant
-from selfedit.sessions.requests import Request
-from selfedit.sessions.statements import Statement, Told, stated
+from selfedit.sessions.forget import meant, read_as_meant
+from selfedit.sessions.reader import Reader
+from selfedit.sessions.statements import ASKED, Statement, Told, TurnRead, stated
 from selfedit.types import Message
 
 _MOVES = re.compile(
     r"\b(?:moved|changed|switched|shifted|postponed|slipped|rescheduled|pushed|brought|put)\b", re.IGNORECASE
 )
+
+ENDED = 0.5
+"""Probability from which a statement is no longer true after a turn."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,22 @@ class Changes:
 
 
 def updated(
-    statements: Sequence[Statement], turns: Sequence[Message], session: str, date: str, start: int = 0
+    statements: Sequence[Statement],
+    turns: Sequence[Message],
+    session: str,
+    date: str,
+    start: int = 0,
+    reader: Reader | None = None,
 ) -> Changes:
     """Returns what is known after the session.
 
-    start: index of the first turn that was not read before; the turns before it are context.
+    start: index of the first turn that was not read before; the turns before it are context. reader: None: by rules
+    alone.
     """
-    knowledge = _Knowledge(statements)
-    for turn, events in groupby(stated(turns, session, date), key=lambda event: event.turn):
-        if turn >= start:
-            knowledge.read(list(events))
+    knowledge = _Knowledge(statements, reader)
+    for turn in stated(turns, session, date, reader):
+        if turn.index >= start:
+            knowledge.read(turn)
     return Changes(
         tuple(knowledge.known),
         tuple(s for s in knowledge.known if s in knowledge.added),
@@ -65,20 +73,26 @@ def updated(
 class _Knowledge:
     """The statements known so far, changed turn by turn."""
 
-    def __init__(self, statements: Sequence[Statement]):
-        self.known = list(statements)
+    def __init__(self, statements: Sequence[Statement], reader: Reader | None = None):
+        self.known, self.reader = list(statements), reader
         self.added: set[Statement] = set()
         self.replaced: list[tuple[Statement, Statement]] = []
         self.forgotten: list[Statement] = []
         self.unknown: list[str] = []
 
-    def read(self, events: Sequence[Told | Request]) -> None:
+    def read(self, turn: TurnRead) -> None:
         """Applies the request and the statements of one turn."""
-        told = [event for event in events if isinstance(event, Told)]
-        for request in events:
-            if isinstance(request, Request):
-                words = self._forget(request)
-                told = [new for new in told if not _concerns(new.statement.text, words)]
+        reading = self.reader.turn(turn.text, [s.text for s in self.known]) if self.reader and turn.text else None
+        told, known = list(turn.told), list(self.known)
+        gone = meant(turn.request, self.known) if turn.request else []
+        gone = gone or (read_as_meant(turn, reading, self.known) if reading else [])
+        if turn.request or gone:
+            erased = self._forget(turn, gone)
+            told = [new for new in told if not _concerns(new.statement.text, erased) and not self._asks(new)]
+        if reading and told:
+            for old, probability in zip(known, reading.ended):
+                if probability >= ENDED and old in self.known and old.turn_key != told[0].statement.turn_key:
+                    self._replace(old, "", told[0].statement)
         for term in departures.departed([new.statement.text for new in told], [s.text for s in self.known]):
             rests = [(new, departures.newcomer(new.statement.text, term)) for new in told]
             left = [replace(new, statement=replace(new.statement, text=text)) for new, text in rests if text]
@@ -89,14 +103,17 @@ class _Knowledge:
         for new in told:
             self._add(new)
 
-    def _forget(self, request: Request) -> frozenset[str]:
+    def _asks(self, told: Told) -> bool:
+        return self.reader is not None and self.reader.asking([told.statement.text])[0] >= ASKED
+
+    def _forget(self, turn: TurnRead, gone: Sequence[Statement]) -> frozenset[str]:
         """Returns the words of what the user asks to forget."""
-        gone = meant(request, self.known)
         self.known = [statement for statement in self.known if statement not in gone]
         self.forgotten += gone
-        if not gone:
-            self.unknown.append(request.named)
-        return matter.meanings(" ".join([request.target, *(statement.text for statement in gone)]))
+        if turn.request and not gone:
+            self.unknown.append(turn.request.named)
+        target = turn.request.target if turn.request else ""
+        return matter.meanings(" ".join([target, *(statement.text for statement in gone)]))
 
     def _replace(self, old: Statement, rest: str, new: Statement) -> None:
         at = self.known.index(old)

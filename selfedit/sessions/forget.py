@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 
 from selfedit.sessions import matter, values
+from selfedit.sessions.reader import Reading
 from selfedit.sessions.reference import refers_back
 from selfedit.sessions.requests import Request
-from selfedit.sessions.statements import Statement
+from selfedit.sessions.statements import ASKED, Statement, TurnRead
 from selfedit.text import split_sentences, stem, weight
 from selfedit.types import Message
 
@@ -36,6 +37,10 @@ _JUST_SAID = re.compile(
 _QUOTED = re.compile(r"[\"“]([^\"”]{2,40})[\"”]")
 SHARED_SENTENCE = 0.7
 """Share of the words of a sentence that a forgotten statement has too, so that the sentence tells it."""
+MEANT = 0.4
+"""Probability from which a statement is meant by a turn that asks to forget something."""
+MEANT_AT_ALL = 0.15
+"""Probability from which the one that is meant most probably is."""
 _ATTRIBUTES = {
     "code": {"code", "number"},
     "number": {"code", "number"},
@@ -63,6 +68,20 @@ def meant(request: Request, known: Sequence[Statement]) -> list[Statement]:
     return _best(scores, known, 0.3 if request.certain else 0.5, request.target)
 
 
+def read_as_meant(turn: TurnRead, reading: Reading, known: Sequence[Statement]) -> list[Statement]:
+    """The statements that a turn asks to forget, as the model reads it: those that are probably meant, else what the
+    user just said, if the turn speaks of that. None if it does not ask, or nothing is meant."""
+    if reading.asks < ASKED:
+        return []
+    gone = [s for s, probability in zip(known, reading.meant) if probability >= MEANT]
+    best = max(reading.meant, default=0.0)
+    if not gone and _JUST_SAID.search(turn.text):
+        gone = [s for s in known if s.text in turn.last]
+    if not gone and reading.asks * best >= MEANT_AT_ALL:
+        gone = [known[reading.meant.index(best)]]
+    return _with_same_secrets(gone, known, turn.text)
+
+
 def _scores(target: str, known: Sequence[Statement]) -> list[float]:
     """How much each statement shares with the words; words of many statements count less, common words nothing."""
     wanted = {term for term in matter.meanings(target) - _FILLER if weight(term) == 1 or term in _ATTRIBUTES}
@@ -87,14 +106,18 @@ def _is_secret(value: values.Value) -> bool:
 
 
 def _best(scores: Sequence[float], known: Sequence[Statement], least: float, target: str) -> list[Statement]:
-    """The statements with the highest scores, and all others that state the same code, or the same name where a name
-    is to be forgotten."""
+    """The statements with the highest scores, and those with the same secret."""
     best = max(scores, default=0.0)
     if not best or best < least:
         return []
     gone = [statement for statement, score in zip(known, scores) if score >= 0.95 * best]
     if best <= 0.5:
         gone = gone[-1:]
+    return _with_same_secrets(gone, known, target)
+
+
+def _with_same_secrets(gone: Sequence[Statement], known: Sequence[Statement], target: str) -> list[Statement]:
+    """These statements, and all others that state the same code, or the same name where a name is to be forgotten."""
     kinds = {"code", "name"} if "name" in matter.meanings(target) else {"code"}
     secrets = {
         value.text for s in gone for value in values.values(s.text) if value.kind in kinds and matter.stems(value.text)

@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from selfedit.sessions import reference, wording
+from selfedit.sessions.reader import Reader
 from selfedit.sessions.requests import Request, request_in
 from selfedit.sessions.values import mentions, values
 from selfedit.sessions.wording import LONGEST
 from selfedit.text import stem, weight, words
 from selfedit.types import Message
 
+ASSERTED = 0.05
+"""Probability from which a sentence counts as told for true."""
+ASKED = 0.5
+"""Probability from which a turn, or a statement of it, asks to forget something."""
 MAX_WORDS = 60
 """Of one statement; a longer one is cut, so that a group of statements fits a passage."""
 
@@ -58,8 +63,22 @@ class Told:
         return self.statement.turn
 
 
-def stated(turns: Sequence[Message], session: str, date: str) -> Iterator[Told | Request]:
-    """Yields the statements and the requests to forget of a session, in order."""
+@dataclass(frozen=True)
+class TurnRead:
+    """What a turn of the user says."""
+
+    index: int
+    text: str
+    """The user's own sentences."""
+    told: tuple[Told, ...]
+    request: Request | None
+    """What it asks to forget, by rule."""
+    last: tuple[str, ...]
+    """What the user stated in the turn before."""
+
+
+def stated(turns: Sequence[Message], session: str, date: str, reader: Reader | None = None) -> Iterator[TurnRead]:
+    """Yields what each turn of the user says, in order."""
     before: list[str] = []  # the user's sentences of the turns before
     question, claimed, reply = "", "", ""
     disowned: set[str] = set()
@@ -69,41 +88,82 @@ def stated(turns: Sequence[Message], session: str, date: str) -> Iterator[Told |
             reply = turn.content if turn.role == "assistant" else reply
             continue
         sentences = wording.sentences(turn.content)
-        reader = _Turn(before, question, claimed, reply, disowned)
+        words_read = _Turn(before, question, claimed, reply, disowned, _denied(reader, sentences))
         request = request_in(sentences, last, index)
-        if request:
-            yield request
+        asking = request.asking if request else ()
         for sentence in sentences:
-            if not request or sentence not in request.asking:
-                reader.read(sentence)
-        last = reader.texts
+            if sentence not in asking:
+                words_read.read(sentence)
         context = " ".join(sentences)
-        for text in dict.fromkeys(reader.texts):
+        told = []
+        for text in dict.fromkeys(words_read.texts):
             kind = "preference" if wording.is_preference(text) else "fact"
             for part in _parts(text):
-                yield Told(Statement(part, date, session, index, kind), context if len(context) <= LONGEST else part)
+                statement = Statement(part, date, session, index, kind)
+                told.append(Told(statement, context if len(context) <= LONGEST else part))
+        yield TurnRead(index, context, tuple(told), request, tuple(last))
+        last = words_read.texts
         before = sentences or before
-        question, claimed, disowned = reader.asked, reader.claimed, reader.disowned
+        question, claimed, disowned = words_read.asked, words_read.claimed, words_read.disowned
+
+
+def _denied(reader: Reader | None, sentences: Sequence[str]) -> frozenset[str]:
+    """The sentences of a turn, and the clauses of them, that the user does not tell as true."""
+    if reader is None or not sentences:
+        return frozenset()
+    text = " ".join(sentences)
+    pieces = list(dict.fromkeys([*sentences, *(clause for s in sentences for clause in clauses(s))]))
+    return frozenset(piece for piece, p in zip(pieces, reader.asserting(text, pieces)) if p < ASSERTED)
+
+
+def clauses(sentence: str) -> list[str]:
+    """The clauses of a sentence that has several, at least three words each; else none."""
+    parts = [part.strip() for part in _CLAUSE.split(sentence)]
+    return parts if len(parts) > 1 and all(len(words(part)) >= 3 for part in parts) else []
+
+
+_CLAUSE = re.compile(r"[,;:]\s+(?:(?:and|but|so)\s+)?|\s+(?:but|though|although|whereas)\s+|\s+[–—-]\s+")
 
 
 class _Turn:
     """Reads the sentences of one user turn."""
 
-    def __init__(self, before: list[str], question: str, claimed: str, reply: str, disowned: set[str]):
+    def __init__(
+        self,
+        before: list[str],
+        question: str,
+        claimed: str,
+        reply: str,
+        disowned: set[str],
+        denied: frozenset[str] = frozenset(),
+    ):
+        """`denied`: sentences and clauses that the user does not tell as true."""
         self.before = list(before)
         self.earlier_question, self.earlier_claim, self.reply = question, claimed, reply
         self.texts: list[str] = []
         self.asked = self.claimed = ""
-        self.earlier_disowned = disowned
+        self.earlier_disowned, self.denied = disowned, denied
         self.disowned: set[str] = set()
         """Values of what somebody else claims or what is only supposed."""
         self.joins = False
         """Whether the sentence before was kept, so that a sentence that refers to it can join it."""
 
     def read(self, sentence: str) -> None:
-        kept = self._kept(sentence)
+        kept = self._kept_clauses(sentence) if self._is_denied(sentence) else self._kept(sentence)
         self.before.append(wording.without_lead_in(sentence))
         self.joins = bool(kept)
+
+    def _is_denied(self, sentence: str) -> bool:
+        return sentence in self.denied and not wording.to_remember(sentence) and not wording.is_about_answers(sentence)
+
+    def _kept_clauses(self, sentence: str) -> bool:
+        """Keeps the clauses that the user tells as true, of a sentence that they do not."""
+        if wording.is_question(sentence) or wording.is_request(sentence):
+            return self._kept(sentence)
+        true = [clause for clause in clauses(sentence) if clause not in self.denied]
+        self.claimed = sentence
+        self._disown(" ".join(clause for clause in clauses(sentence) or [sentence] if clause in self.denied))
+        return any([self._kept(clause) for clause in true])
 
     def _kept(self, sentence: str) -> bool:
         sentence = wording.without_lead_in(sentence)

@@ -63,6 +63,9 @@ class PackedBackend:
     ) -> list[float]:
         return score.gold_logprobs(self.network, examples, adapters, vocabulary=vocabulary)
 
+    def mean_states(self, examples: Sequence[TokenizedExample], layers: int) -> Tensor:
+        return hidden.mean_states(self.network, examples, layers)
+
     def divergences(self, examples: Sequence[TokenizedExample], adapters: LoraBatch) -> list[float]:
         return score.divergences(self.network, examples, adapters)
 
@@ -101,10 +104,6 @@ class PackedBackend:
     def divergence_of(self, other: PackedBackend, examples: Sequence[TokenizedExample]) -> float:
         """Mean KL(this ‖ other) over the labels of the examples, in nats per label."""
         return score.divergence(self.network, other.network, examples)
-
-    def mean_states(self, texts: Sequence[Sequence[int]], layers: int) -> Tensor:
-        """The mean hidden state behind the first layers, [texts, hidden], of each text's tokens but the first."""
-        return hidden.mean_states(self.network, texts, layers)
 
     def _with_network(self, network: Network) -> PackedBackend:
         if network is self.network:

@@ -1,4 +1,4 @@
-"""Hidden states of the base model: a way to compare texts that the routing benchmark measures."""
+"""Hidden states of the base model: what it has understood of a text, for linear heads and for comparing texts."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from selfedit.model.packed.network import Network, PackedAttention
-from selfedit.model.packed.packing import passes
+from selfedit.model.backend import check_lengths
+from selfedit.model.chat import TokenizedExample
+from selfedit.model.packed.network import Network
+from selfedit.model.packed.packing import pack, passes, sharing
 
 
 @torch.inference_mode()
-def mean_states(network: Network, texts: Sequence[Sequence[int]], layers: int) -> Tensor:
-    """Token ids of each text → the mean fp32 state behind the first `layers` layers over all tokens but the first,
-    [texts, hidden]. The first token of a text attends to itself alone, so its state says little."""
-    means: dict[int, Tensor] = {}
-    for part in passes(range(len(texts)), [len(tokens) for tokens in texts]):
-        attention = PackedAttention([len(texts[i]) for i in part], network.device)
-        tokens = torch.tensor([token for i in part for token in texts[i]], device=network.device)
-        x = network.run(network.embed(tokens), attention.positions, attention, layers=range(layers)).float()
-        for i, states in zip(part, x.split([len(texts[i]) for i in part])):
-            means[i] = states[min(1, len(states) - 1) :].mean(0)
-    return torch.stack([means[i] for i in range(len(texts))])
+def mean_states(network: Network, examples: Sequence[TokenizedExample], layers: int) -> Tensor:
+    """As `Backend.mean_states`."""
+    check_lengths((len(example.tokens) for example in examples), network.shape.max_positions)
+    nobody = [None] * len(examples)
+    order = sorted(range(len(examples)), key=lambda i: examples[i].tokens)
+    means = torch.zeros(len(examples), network.shape.hidden)
+    for part in passes(order, [len(example.tokens) for example in examples], sharing(examples, nobody)):
+        own = [examples[i] for i in part]
+        packing = pack(own, nobody[: len(own)])
+        tokens = [t for example, (_, common) in zip(own, packing.shared) for t in example.tokens[common:]]
+        attention = network.attention(packing.lengths, packing.shared)
+        x = network.embed(torch.tensor(tokens, device=network.device))
+        x = network.run(x, attention.positions, attention, layers=range(layers)).float()
+        for i, example, (_, end) in zip(part, own, packing.rows):
+            means[i] = x[end - len(example.tokens) + example.label_start : end].mean(0)
+    return means
