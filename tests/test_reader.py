@@ -50,11 +50,10 @@ def test_without_the_reader_s_model_rules_read_alone(tiny_model, monkeypatch):
     assert reader_of(tiny_model) is None
     monkeypatch.delenv("SELFEDIT_READER")
 
-    def unreachable(name):
+    def unreachable(name, notify):
         raise ModelError("no network")
 
-    monkeypatch.setattr(reader, "load_model", unreachable)
-    reader._shared_reader.cache_clear()
+    monkeypatch.setattr(reader, "resolve", unreachable)
     told = []
     assert reader_of(tiny_model, told.append) is None and "by rules alone" in told[0]
 

@@ -63,7 +63,7 @@ class ChatLoop:
         self.versions: dict = {"library": library, "project": project}
         self.model, self.home, self.store = model, home, MemoryStore(home)
         self.max_new_tokens, self.idle_s, self.learns, self.as_json = max_new_tokens, idle_s, learns, as_json
-        self.conversations = Conversations(home, reader_of(model))
+        self.conversations = Conversations(home, reader_of(model, note))
         self.session = _new_name(self.conversations) if session is None else session
         self.turns = self.conversations.turns(self.session)
         self.engine = Engine(model)
@@ -112,6 +112,7 @@ class ChatLoop:
             return None
         finally:
             timer.cancel()
+            timer.join()  # what it reads just now is remembered first
 
     def _idle(self) -> None:
         """Runs in a thread while the user is silent."""

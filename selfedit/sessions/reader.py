@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfedit.errors import ModelError
+from selfedit.model.catalog import resolve
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model, Notify, load_model
 from selfedit.sessions import matter
@@ -133,6 +134,7 @@ def reader_of(model: Model, notify: Notify = lambda message: None) -> Reader | N
     if _file(model).exists():
         return Reader(model, _heads(_file(model)))
     try:
+        resolve(READER, notify)  # tells of what it fetches
         return _shared_reader()
     except ModelError as error:
         notify(f"conversations are read by rules alone, which understand less: {error}")
