@@ -18,19 +18,18 @@ from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import date as Day
-from functools import cache
 from pathlib import Path
 
 from selfedit import disk
 from selfedit.answers import notes
-from selfedit.answers.answerer import AUTO, BASE, TEXT, Ask
+from selfedit.answers.answerer import AUTO, BASE, TEXT, UNKNOWN, Ask
 from selfedit.errors import MemoryStoreError
 from selfedit.learn import keep_text
 from selfedit.memory.difference import SESSION
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.sessions import Changes, Reader, Statement, line, passages, transcript_without, updated
-from selfedit.sessions.wording import is_question
+from selfedit.sessions.wording import asks, is_question
 from selfedit.types import Message, Passage, Question
 
 FOLDER = "conversations"
@@ -100,15 +99,24 @@ class Conversations:
         known = self.statements
         options |= {"history": _with_preferences(known, history), "grounds": is_question(question)}
         ask = Ask(Question(question, ()), arm, whole=False, **options)
-        if not known or not notes.is_personal(question) or ask.memory or arm == BASE:
+        personal, reads = notes.is_personal(question), self.reader and asks(question)
+        if not known or ask.memory or arm == BASE or not (personal or reads):
             return ask
-        chosen = cache(lambda: notes.in_view(known, ask.looked_up, self.reader))  # by the thread that runs the model
+        chosen, odds = notes.in_view(known, ask.looked_up), 1.0
+        if self.reader:
+            chosen, odds = notes.likeliest(known, ask.looked_up, self.reader)
+        if odds < notes.LIKELY and not personal:
+            return ask
+
+        def checked(answer: str) -> str:
+            return UNKNOWN if odds < notes.UNLIKELY else notes.checked(chosen, ask.looked_up, answer)
+
         return replace(
             ask,
             arm=TEXT if arm == AUTO else arm,
             passages=tuple(passages(known, NAME)),
-            view=lambda _, asked: replace(asked, question=notes.with_notes(chosen(), asked.question)),
-            check=lambda answer: notes.checked(chosen(), ask.looked_up, answer),
+            view=lambda _, asked: replace(asked, question=notes.with_notes(chosen, asked.question)),
+            check=checked,
         )
 
     def proposed(self, name: str) -> Changes:

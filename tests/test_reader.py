@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from selfedit.answers.answerer import UNKNOWN
 from selfedit.conversations import Conversations
 from selfedit.errors import ModelError
 from selfedit.memory.store import MemoryStore
@@ -119,3 +120,18 @@ def test_a_conversation_is_read_by_the_embedded_model_whatever_model_answers(
     )
     conversations.accept("b", tiny_model, MemoryStore(tmp_path))
     assert not conversations.statements and "4417" not in str(conversations.turns("a"))
+
+
+@pytest.mark.embedded
+def test_a_question_about_the_user_needs_no_pronoun_and_what_nobody_told_is_not_known(
+    tiny_model, embedded_reader, tmp_path
+):
+    conversations = Conversations(tmp_path, embedded_reader)
+    for text in (*KNOWN, "The fair is on 27 June, at the cricket club.", "Priti does the face painting."):
+        conversations.add("a", said(text), "2026-01-05")
+    conversations.accept("a", tiny_model, MemoryStore(tmp_path))
+    asked = conversations.ask("what date is the fair, I've got the printer on the phone")
+    assert asked.arm == "text" and "27 June" in asked.view([], asked.question).question
+    assert conversations.ask("What is the capital of Finland?").arm == "auto"
+    unknown = conversations.ask("How much do I earn per month?")
+    assert unknown.check("You earn 2,000 a month.") == UNKNOWN

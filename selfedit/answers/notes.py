@@ -14,6 +14,10 @@ MOST_WORDS = 600
 """Of statements in view."""
 READ = 4
 """Statements in view that answer a question most probably, where a model has read them all."""
+LIKELY = 0.3
+"""Probability that a statement answers a question, from which the question is about the user whatever its words."""
+UNLIKELY = 0.05
+"""Below, no statement answers it."""
 LEAST = 0.5
 """Weight of the words that a statement shares with a question, to be told in place of an answer."""
 _PERSONAL = re.compile(r"\b(?:I|me|my|mine|myself|we|our|ours|ourselves)\b", re.IGNORECASE)
@@ -29,24 +33,12 @@ def is_personal(question: str) -> bool:
     return question.rstrip().endswith("?") and bool(_PERSONAL.search(question)) and not _ADVICE.search(question)
 
 
-def in_view(statements: Sequence[Statement], question: str, reader: Reader | None = None) -> list[Statement]:
-    """The statements to read for a question, in order of time: all, or those that fit it best if they are many; with a
-    reader, those that answer it most probably."""
-    known = _within(statements, question, MOST_WORDS)
-    if reader is None or len(known) <= READ:
-        return known
-    known = [known[i] for i in nearest(question, [statement.text for statement in known])]
-    odds = reader.answering(question, [statement.text for statement in known])
-    best = sorted(range(len(known)), key=odds.__getitem__, reverse=True)[:READ]
-    return [known[i] for i in sorted(best)]
-
-
-def _within(statements: Sequence[Statement], question: str, most: int) -> list[Statement]:
-    """Statements of at most so many words: all, or those that share words with the question, and the latest."""
-    if sum(len(words(statement.text)) for statement in statements) <= most:
+def in_view(statements: Sequence[Statement], question: str) -> list[Statement]:
+    """The statements to read for a question, in order of time: all, or those that fit it best if they are many."""
+    if sum(len(words(statement.text)) for statement in statements) <= MOST_WORDS:
         return list(statements)
     chosen: set[int] = set()
-    room = most
+    room = MOST_WORDS
     latest = range(len(statements) - 1, -1, -1)
     for index in dict.fromkeys([*_ranked(statements, question), *latest]):
         room -= len(words(statements[index].text))
@@ -54,6 +46,15 @@ def _within(statements: Sequence[Statement], question: str, most: int) -> list[S
             break
         chosen.add(index)
     return [statements[index] for index in sorted(chosen)]
+
+
+def likeliest(statements: Sequence[Statement], question: str, reader: Reader) -> tuple[list[Statement], float]:
+    """The statements that answer a question most probably, in order of time, and the probability of the best."""
+    known = in_view(statements, question)
+    known = [known[i] for i in nearest(question, [statement.text for statement in known])]
+    odds = reader.answering(question, [statement.text for statement in known])
+    best = sorted(range(len(known)), key=odds.__getitem__, reverse=True)[:READ]
+    return [known[i] for i in sorted(best)], max(odds)
 
 
 def with_notes(statements: Sequence[Statement], question: str) -> str:

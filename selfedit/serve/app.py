@@ -131,7 +131,8 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         if schema:  # in a thread: a large schema takes seconds
             options |= {"allow": await asyncio.to_thread(json_grammar, service.model.chat, schema)}
         named = _named(service, home, body.model)
-        ask = service.about(home, service.conversations(home).ask(body.question, body.history, **named, **options))
+        asked = service.conversations(home).ask  # in a thread: a model reads what is known of the user
+        ask = service.about(home, await asyncio.to_thread(asked, body.question, body.history, **named, **options))
         session = body.metadata.session
         if session:
             service.conversations(home).turns(session)  # an impossible name is an error before the answer

@@ -323,6 +323,11 @@ def is_question(sentence: str) -> bool:
     return sentence.rstrip("\"'”)! ").endswith(("?", "？", "؟")) or bool(_INVERTED.match(sentence))
 
 
+def asks(message: str) -> bool:
+    """Whether a message is a question, with or without its mark."""
+    return is_question(message) or bool(_ASKING_START.match(without_lead_in(message)))
+
+
 def is_request(sentence: str) -> bool:
     return bool(_REQUEST.match(sentence))
 
