@@ -264,8 +264,8 @@ def _saved(vectors: dict[str, np.ndarray]) -> bytes:
 
 def hidden_states(model: Model, texts: Sequence[str]) -> np.ndarray:
     """Returns the mean hidden state after a quarter of the layers, without the first token, [texts, hidden]."""
-    tokens = [tuple(model.chat.encode(text)[:TOKENS]) for text in texts]
-    examples = [TokenizedExample(own if len(own) > 1 else (0, *own, 0)[:2], 1) for own in tokens]
+    tokens = [tuple(model.chat.encode(text)[:TOKENS]) or (0,) for text in texts]
+    examples = [TokenizedExample(own, min(1, len(own) - 1)) for own in tokens]
     return model.backend.mean_states(examples, max(1, model.backend.num_layers // 4)).numpy()
 
 

@@ -101,6 +101,7 @@ def _serve(arguments) -> int:
     from selfedit.serve.guard import Http
     from selfedit.serve.service import Service
     from selfedit.serve.token import stored_token
+    from selfedit.sessions import reader_of
 
     home = _home(arguments)
     check_writable(home, "--home or SELFEDIT_HOME")
@@ -113,7 +114,8 @@ def _serve(arguments) -> int:
         )
     token = stored_token(home, arguments.token)
     listening = _listening(arguments.host, arguments.port)
-    service = Service(open_model(arguments, note), home, arguments.waiting)
+    model = open_model(arguments, note)
+    service = Service(model, home, arguments.waiting, reader_of(model, note))
     names = ("127.0.0.1", "localhost", "::1", *([] if is_local else [arguments.host]), *arguments.name)
     config = uvicorn.Config(
         create_app(service, token, names),

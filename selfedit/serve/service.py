@@ -19,7 +19,7 @@ from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.serve.engine import Engine, Written
 from selfedit.serve.jobs import WAITING, Job, Jobs, safe_name
-from selfedit.sessions import reader_of
+from selfedit.sessions import Reader
 from selfedit.types import MemoryEntry, Message, text_hash
 
 USERS = "users"
@@ -40,6 +40,8 @@ class Service:
     """Of whoever names no user."""
     most_waiting: int = 256
     """Questions that may wait or be answered at once; a further one is refused."""
+    reader: Reader | None = None
+    """Reads conversations; None: rules alone do."""
 
     def __post_init__(self):
         self.engine = Engine(self.model)
@@ -170,4 +172,4 @@ class Service:
                 self.jobs.add(home, {"kind": "conversation"}, CONVERSATION)
 
     def conversations(self, home: Path) -> Conversations:
-        return Conversations(home, reader_of(self.model))
+        return Conversations(home, self.reader)

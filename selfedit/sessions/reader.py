@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfedit.errors import ModelError
-from selfedit.model.catalog import resolve
+from selfedit.model.catalog import is_cached
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model, Notify, load_model
 from selfedit.sessions import matter
@@ -133,17 +133,21 @@ def reader_of(model: Model, notify: Notify = lambda message: None) -> Reader | N
         return None
     if _file(model).exists():
         return Reader(model, _heads(_file(model)))
-    try:
-        resolve(READER, notify)  # tells of what it fetches
-        return _shared_reader()
-    except ModelError as error:
-        notify(f"conversations are read by rules alone, which understand less: {error}")
+    if not is_cached(READER):
+        notify(f"fetching {READER} (93 MB, once), which reads conversations")
+    shared = _shared_reader()
+    if isinstance(shared, ModelError):
+        notify(f"conversations are read by rules alone, which understand less: {shared}")
         return None
+    return shared
 
 
 @lru_cache(maxsize=1)
-def _shared_reader() -> Reader:
-    model = load_model(READER)
+def _shared_reader() -> Reader | ModelError:
+    try:
+        model = load_model(READER)
+    except ModelError as error:
+        return error
     return Reader(model, _heads(_file(model)))
 
 
@@ -175,7 +179,8 @@ def _in_message(message: str, pieces: Iterable[str]) -> Iterator[tuple[str, str]
     """(the message up to the piece, the piece)."""
     at = 0
     for piece in pieces:
-        at = max(message.find(piece, at), 0)
+        found = message.find(piece, at)
+        at = max(message.find(piece) if found < 0 else found, 0)
         yield f"{_opening()} {message[:at]}"[-MOST_CHARACTERS:].strip(), piece
         at += len(piece)
 

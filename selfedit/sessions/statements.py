@@ -88,23 +88,23 @@ def stated(turns: Sequence[Message], session: str, date: str, reader: Reader | N
             reply = turn.content if turn.role == "assistant" else reply
             continue
         sentences = wording.sentences(turn.content)
-        words_read = _Turn(before, question, claimed, reply, disowned, _denied(reader, sentences))
+        said = _Turn(before, question, claimed, reply, disowned, _denied(reader, sentences))
         request = request_in(sentences, last, index)
         asking = request.asking if request else ()
         for sentence in sentences:
             if sentence not in asking:
-                words_read.read(sentence)
+                said.read(sentence)
         context = " ".join(sentences)
         told = []
-        for text in dict.fromkeys(words_read.texts):
+        for text in dict.fromkeys(said.texts):
             kind = "preference" if wording.is_preference(text) else "fact"
             for part in _parts(text):
                 statement = Statement(part, date, session, index, kind)
                 told.append(Told(statement, context if len(context) <= LONGEST else part))
         yield TurnRead(index, context, tuple(told), request, tuple(last))
-        last = words_read.texts
+        last = said.texts
         before = sentences or before
-        question, claimed, disowned = words_read.asked, words_read.claimed, words_read.disowned
+        question, claimed, disowned = said.asked, said.claimed, said.disowned
 
 
 def _denied(reader: Reader | None, sentences: Sequence[str]) -> frozenset[str]:
