@@ -29,7 +29,7 @@ from selfedit.memory.difference import SESSION
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.sessions import Changes, Reader, Statement, line, passages, transcript_without, updated
-from selfedit.sessions.wording import asks, is_question
+from selfedit.sessions.wording import asks_something, is_question
 from selfedit.types import Message, Passage, Question
 
 FOLDER = "conversations"
@@ -99,17 +99,17 @@ class Conversations:
         known = self.statements
         options |= {"history": _with_preferences(known, history), "grounds": is_question(question)}
         ask = Ask(Question(question, ()), arm, whole=False, **options)
-        personal, reads = notes.is_personal(question), self.reader and asks(question)
+        personal, reads = notes.is_personal(question), self.reader and asks_something(question)
         if not known or ask.memory or arm == BASE or not (personal or reads):
             return ask
-        chosen, odds = notes.in_view(known, ask.looked_up), 1.0
+        chosen, probability = notes.in_view(known, ask.looked_up), 1.0
         if self.reader:
-            chosen, odds = notes.likeliest(known, ask.looked_up, self.reader)
-        if odds < notes.LIKELY and not personal:
+            chosen, probability = notes.likeliest(known, ask.looked_up, self.reader)
+        if probability < notes.LIKELY and not personal:
             return ask
 
         def checked(answer: str) -> str:
-            return UNKNOWN if odds < notes.UNLIKELY else notes.checked(chosen, ask.looked_up, answer)
+            return UNKNOWN if probability < notes.UNLIKELY else notes.checked(chosen, ask.looked_up, answer)
 
         return replace(
             ask,

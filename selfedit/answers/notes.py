@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from selfedit.answers.answerer import UNKNOWN
-from selfedit.sessions.reader import Reader, nearest
+from selfedit.sessions.reader import Reader
 from selfedit.sessions.statements import Statement
 from selfedit.text import terms, weight, words
 
@@ -51,10 +51,9 @@ def in_view(statements: Sequence[Statement], question: str) -> list[Statement]:
 def likeliest(statements: Sequence[Statement], question: str, reader: Reader) -> tuple[list[Statement], float]:
     """The statements that answer a question most probably, in order of time, and the probability of the best."""
     known = in_view(statements, question)
-    known = [known[i] for i in nearest(question, [statement.text for statement in known])]
-    odds = reader.answering(question, [statement.text for statement in known])
-    best = sorted(range(len(known)), key=odds.__getitem__, reverse=True)[:READ]
-    return [known[i] for i in sorted(best)], max(odds)
+    probabilities = reader.answering(question, [statement.text for statement in known])
+    best = sorted(range(len(known)), key=probabilities.__getitem__, reverse=True)[:READ]
+    return [known[i] for i in sorted(best)], max(probabilities)
 
 
 def with_notes(statements: Sequence[Statement], question: str) -> str:

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -84,13 +85,13 @@ class Reader:
         self.model, self.heads = model, heads
         self.layers = max(1, model.backend.num_layers // 2)
         self._states: dict[tuple[str, str], Tensor] = {}
+        self._lock = Lock()
+        """Threads of a server share the reader."""
 
     def turn(self, text: str, notes: Sequence[str]) -> Reading:
         chosen = nearest(text, notes)
         alone, behind = self._features(text, [notes[i] for i in chosen])
-        meant, ended = ([0.0] * len(notes) for _ in range(2))
-        for i, of_meant, of_ended in zip(chosen, self.heads["meant"](behind), self.heads["ended"](behind)):
-            meant[i], ended[i] = of_meant, of_ended
+        meant, ended = (_scattered(self.heads[name](behind), chosen, len(notes)) for name in ("meant", "ended"))
         return Reading(self.heads["asks"](alone)[0], meant, ended)
 
     def asking(self, texts: Sequence[str]) -> list[float]:
@@ -98,8 +99,10 @@ class Reader:
         return self.heads["asks"](self.states([(_opening(), text) for text in texts])) if texts else []
 
     def answering(self, question: str, notes: Sequence[str]) -> list[float]:
-        """For each note, of at most MOST_NOTES: the probability that it answers the question."""
-        return self.heads["answers"](self._features(question, notes)[1])
+        """For each note: the probability that it answers the question."""
+        chosen = nearest(question, notes)
+        _, behind = self._features(question, [notes[i] for i in chosen])
+        return _scattered(self.heads["answers"](behind), chosen, len(notes))
 
     def asserting(self, message: str, pieces: Sequence[str]) -> list[float]:
         """For each piece, which stands in the message: the probability that the user tells it as true."""
@@ -112,12 +115,13 @@ class Reader:
 
     def states(self, texts: Sequence[tuple[str, str]]) -> Tensor:
         """(what stands before it, text) → the text's mean state, [texts, hidden]; each is read once."""
-        if unread := [text for text in dict.fromkeys(texts) if text not in self._states]:
-            if len(self._states) + len(unread) > MOST_STATES:
-                self._states = {text: state for text, state in self._states.items() if text in texts}
-            read = self.model.backend.mean_states([self._example(*text) for text in unread], self.layers)
-            self._states |= zip(unread, map(torch.clone, read))
-        return torch.stack([self._states[text] for text in texts])
+        with self._lock:
+            if unread := [text for text in dict.fromkeys(texts) if text not in self._states]:
+                if len(self._states) + len(unread) > MOST_STATES:
+                    self._states = {text: self._states[text] for text in {*texts} - {*unread}}
+                read = self.model.backend.mean_states([self._example(*text) for text in unread], self.layers)
+                self._states |= zip(unread, map(torch.clone, read))  # clones: a row keeps its whole matrix in memory
+            return torch.stack([self._states[text] for text in texts])
 
     def _example(self, before: str, text: str) -> TokenizedExample:
         chat = self.model.chat
@@ -171,6 +175,12 @@ def nearest(text: str, notes: Sequence[str]) -> list[int]:
     return sorted([*best[: MOST_NOTES // 2], *latest[: MOST_NOTES - MOST_NOTES // 2]])
 
 
+def _scattered(values: Sequence[float], indices: Sequence[int], count: int) -> list[float]:
+    """The values at their indices in a list of `count`, 0 elsewhere."""
+    given = dict(zip(indices, values))
+    return [given.get(i, 0.0) for i in range(count)]
+
+
 def _opening(note: str = "") -> str:
     return f"Earlier: {note}\nNow:" if note else "Now:"
 
@@ -203,7 +213,7 @@ class _Example:
 
 
 def fit(model: Model) -> dict[str, Head]:
-    """The heads of a model, from the examples. Reads about 6,500 short texts, 180,000 tokens."""
+    """The heads of a model, from the examples. Reads about 11,000 short texts."""
     reader, examples = Reader(model, {}), list(_examples())
     texts = {(e.before, e.text) for e in examples} | {(_opening(), e.text) for e in examples}
     order = sorted(texts)

@@ -323,7 +323,7 @@ def is_question(sentence: str) -> bool:
     return sentence.rstrip("\"'”)! ").endswith(("?", "？", "؟")) or bool(_INVERTED.match(sentence))
 
 
-def asks(message: str) -> bool:
+def asks_something(message: str) -> bool:
     """Whether a message is a question, with or without its mark."""
     return is_question(message) or bool(_ASKING_START.match(without_lead_in(message)))
 
