@@ -76,12 +76,12 @@ class Conversations:
     def _statements(self, name: str) -> list[Statement]:
         fields = self._read(self.folder / name, [])
         try:
-            statements = [Statement(**one) for one in fields] if isinstance(fields, list) else None
+            statements = [_statement(one) for one in fields] if isinstance(fields, list) else None
             if statements is None or any(
                 not isinstance(s.text, str) or not Day.fromisoformat(s.date) for s in statements
             ):
                 raise ValueError("it holds no statements")
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise self._damaged(self.folder / name, error) from None
         return statements
 
@@ -132,6 +132,8 @@ class Conversations:
             changes = self.proposed(name)
             if changes.any:
                 before = [statement for statement in self.statements if statement not in changes.forgotten]
+                if changes.forgotten:
+                    before = [replace(statement, instead=()) for statement in before]
                 self._write_statements(_BEFORE, before)
                 self._write_statements(_STATEMENTS, changes.statements)
             self._mark_read(name)
@@ -161,7 +163,8 @@ class Conversations:
             self._write(self._path(name), session | {"read": len(session["turns"])})
 
     def _forget(self, statements: Sequence[Statement], store: MemoryStore) -> None:
-        """Deletes statements wherever they stand, but for the request to forget them."""
+        """Deletes statements, and what they replaced, wherever they stand, but for the request to forget them."""
+        statements = [replace(told, text=text) for told in statements for text in (told.text, *told.instead)]
         for name in self.names():
             session = self._session(name)
             cleaned = transcript_without(_messages(session), statements)
@@ -238,6 +241,10 @@ class Conversations:
             self.folder.mkdir(parents=True, exist_ok=True)
         with disk.file_lock(self.folder / ".lock"):
             yield
+
+
+def _statement(fields: dict) -> Statement:
+    return Statement(**fields | {"instead": tuple(map(str, fields.get("instead", ())))})
 
 
 def _messages(session: dict) -> list[Message]:

@@ -49,6 +49,21 @@ def texts(store) -> str:
     return "\n".join(entry.passage.text for entry in store.active())
 
 
+def test_what_was_replaced_is_kept_on_disk_until_it_is_forgotten(talk):
+    talk("a", PORT, "2026-01-13")
+    talk("b", MOVED, "2026-02-02")
+    (new,) = (statement for statement in talk.conversations.statements if "8444" in statement.text)
+    assert any("8443" in text for text in new.instead)
+    file = talk.conversations.folder / ".statements"
+    fields = json.loads(file.read_text())
+    talk("c", [Message("user", "Please forget the port of Kestrel."), Message("assistant", "Done.")], "2026-03-01")
+    kept = "".join(path.read_text() for path in talk.conversations.folder.iterdir() if path.is_file())
+    stored = "".join(entry.passage.text for entry in talk.store.all())
+    assert "8443" not in kept + stored and "8444" not in kept + stored
+    file.write_text(json.dumps([{name: one[name] for name in one if name != "instead"} for one in fields]))
+    assert all(statement.instead == () for statement in talk.conversations.statements), "a file of an older version"
+
+
 def test_what_the_user_states_is_in_force_at_once_and_only_that(talk):
     changes = talk("a", PORT, "2026-01-13")
     assert any("Kestrel" in statement.text for statement in changes.added)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from selfedit.answers.answerer import UNKNOWN
+from selfedit.answers.notes import likeliest
 from selfedit.conversations import Conversations
 from selfedit.errors import ModelError
 from selfedit.memory.store import MemoryStore
@@ -98,7 +99,18 @@ def test_news_ends_what_it_contradicts(embedded_reader):
     turns = said("The library threw us out, so our evening is a Friday thing at Ada's kitchen table.")
     changes = updated(statements(), turns, "now", "2026-03-01", reader=embedded_reader)
     assert [old.text for old, _ in changes.replaced] == [KNOWN[2]]
-    assert any("Friday" in s.text for s in changes.added)
+    (new,) = changes.added
+    assert "Friday" in new.text and new.instead == (KNOWN[2],)
+
+
+def test_what_replaced_a_statement_answers_what_that_one_answered():
+    class Stub:
+        def answering(self, question, texts):
+            return [0.9 if "Tuesdays" in text else 0.1 for text in texts]
+
+    new = Statement("So it is Fridays at Ada's.", "2026-03-01", "now", 0, instead=(KNOWN[2],))
+    chosen, probability = likeliest([*statements(["It rains."] * 8), new], "when do we meet?", Stub())
+    assert new in chosen and probability == 0.9
 
 
 @pytest.mark.embedded

@@ -154,6 +154,19 @@ def test_a_correction_replaces_the_clause_with_the_older_value_only():
     assert [(a.text[-5:], b.text[:15]) for a, b in changes.replaced] == [("7001.", "The test server")]
 
 
+def test_a_statement_names_what_it_replaced_but_nothing_that_is_forgotten():
+    old = known("The test server listens on port 7001.")
+    moved = updated(old, conversation("The test server is on 7002 now."), "t", "2026-02-01").statements
+    assert moved[0].instead == (old[0].text,)
+    again = updated(moved, conversation("The test server is on 7003 now."), "u", "2026-03-01").statements
+    assert again[0].instead == (moved[0].text, old[0].text)
+    apart = (*again, *known("The cellar code is 9913."))
+    left = updated(apart, conversation("Please forget the cellar code."), "v", "2026-04-01").statements
+    assert left[0].instead == again[0].instead
+    left = updated(apart, conversation("Forget that the test server was ever on 7001."), "v", "2026-04-01").statements
+    assert "7001" not in str(left)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "gone", "stays"),
     [

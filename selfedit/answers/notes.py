@@ -49,9 +49,12 @@ def in_view(statements: Sequence[Statement], question: str) -> list[Statement]:
 
 
 def likeliest(statements: Sequence[Statement], question: str, reader: Reader) -> tuple[list[Statement], float]:
-    """The statements that answer a question most probably, in order of time, and the probability of the best."""
+    """The statements that answer a question most probably, in order of time, and the probability of the best. One that
+    replaced another answers what that one answered."""
     known = in_view(statements, question)
-    probabilities = reader.answering(question, [statement.text for statement in known])
+    texts = list(dict.fromkeys(text for statement in known for text in (statement.text, *statement.instead)))
+    answering = dict(zip(texts, reader.answering(question, texts)))
+    probabilities = [max(answering[text] for text in (statement.text, *statement.instead)) for statement in known]
     best = sorted(range(len(known)), key=probabilities.__getitem__, reverse=True)[:READ]
     return [known[i] for i in sorted(best)], max(probabilities)
 

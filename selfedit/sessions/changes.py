@@ -23,6 +23,10 @@ _MOVES = re.compile(
 
 ENDED = 0.5
 """Probability from which a statement is no longer true after a turn."""
+ENDED_FIRST = 0.25
+"""Likewise, of the statement with the highest one: most news end one thing."""
+MOST_REPLACED = 3
+"""Statements of which a new one remembers that it replaced them."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +94,19 @@ class _Knowledge:
             erased = self._forget(turn, gone)
             told = [new for new in told if not _concerns(new.statement.text, erased) and not self._asks(new)]
         if reading and told:
+            first = max(reading.ended, default=0.0)
             for old, probability in zip(known, reading.ended):
-                if probability >= ENDED and old in self.known and old.turn_key != told[0].statement.turn_key:
-                    self._replace(old, "", told[0].statement)
+                is_ended = probability >= (ENDED_FIRST if probability == first else ENDED)
+                if is_ended and old in self.known and old.turn_key != told[0].statement.turn_key:
+                    at = self._ender(old, told)
+                    told[at] = self._replace(old, "", told[at])
         for term in departures.departed([new.statement.text for new in told], [s.text for s in self.known]):
             rests = [(new, departures.newcomer(new.statement.text, term)) for new in told]
             left = [replace(new, statement=replace(new.statement, text=text)) for new, text in rests if text]
             told = left or told
             for old in list(self.known) if told else ():
                 if (rest := departures.without(old.text, term)) != old.text:
-                    self._replace(old, rest, told[0].statement)
+                    told[0] = self._replace(old, rest, told[0])
         for new in told:
             self._add(new)
 
@@ -113,12 +120,25 @@ class _Knowledge:
         if turn.request and not gone:
             self.unknown.append(turn.request.named)
         target = turn.request.target if turn.request else ""
-        return matter.meanings(" ".join([target, *(statement.text for statement in gone)]))
+        erased = matter.meanings(" ".join([target, *(statement.text for statement in gone)]))
+        self.known = [_without_traces(statement, erased) for statement in self.known]
+        return erased
 
-    def _replace(self, old: Statement, rest: str, new: Statement) -> None:
+    def _ender(self, old: Statement, told: Sequence[Told]) -> int:
+        """Which of the statements of a turn ends an older one most probably."""
+        if self.reader is None or len(told) == 1:
+            return 0
+        ended = [self.reader.turn(new.statement.text, [old.text]).ended[0] for new in told]
+        return ended.index(max(ended))
+
+    def _replace(self, old: Statement, rest: str, new: Told) -> Told:
+        """Returns the new statement, which names what it replaced."""
         at = self.known.index(old)
         self.known[at : at + 1] = [replace(old, text=rest)] if rest else []
-        self.replaced.append((old, new))
+        instead = tuple(dict.fromkeys([old.text, *old.instead, *new.statement.instead]))[:MOST_REPLACED]
+        new = replace(new, statement=replace(new.statement, instead=instead))
+        self.replaced.append((old, new.statement))
+        return new
 
     def _add(self, told: Told) -> None:
         new = told.statement
@@ -140,7 +160,7 @@ class _Knowledge:
         pairs = pairs or [(old, rest) for old in older if (rest := same_predicate(old.text, new.text))]
         pairs = pairs or _moved(new, told.context, older)
         for old, before_text in pairs:
-            self._replace(old, values.without(old.text, before_text), new)
+            new = self._replace(old, values.without(old.text, before_text), replace(told, statement=new)).statement
         new = replace(new, group=passages.group_for(new, self.known))
         self.known.append(new)
         self.added.add(new)
@@ -149,6 +169,12 @@ class _Knowledge:
 def _concerns(text: str, erased: frozenset[str]) -> bool:
     """Whether a sentence beside a request to forget speaks of the same matter."""
     return reference.refers_back(text) or matter.shared(matter.meanings(text), erased) >= 0.9
+
+
+def _without_traces(statement: Statement, erased: frozenset[str]) -> Statement:
+    """Without what it replaced, where that has something of what is forgotten."""
+    left = tuple(text for text in statement.instead if matter.shared(matter.meanings(text), erased) < 1)
+    return statement if left == statement.instead else replace(statement, instead=left)
 
 
 def _restated(new: Statement, match: re.Match[str]) -> Statement:

@@ -43,6 +43,8 @@ class Statement:
     """`fact`, or `preference`: how to answer, an allergy, a rule."""
     group: int = 0
     """The number of the passage that it belongs to."""
+    instead: tuple[str, ...] = ()
+    """What it replaced, the latest first: often only that names the matter ("It is judo now")."""
 
     @property
     def turn_key(self) -> tuple[str, int]:
