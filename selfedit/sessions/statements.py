@@ -20,7 +20,7 @@ from selfedit.sessions.wording import LONGEST
 from selfedit.text import stem, weight, words
 from selfedit.types import Message
 
-ASSERTED = 0.05
+ASSERTED = 0.1
 """Probability from which a sentence counts as told for true."""
 ASKED = 0.5
 """Probability from which a turn, or a statement of it, asks to forget something."""
