@@ -102,14 +102,15 @@ class Conversations:
         personal, reads = notes.is_personal(question), self.reader and asks_something(question)
         if not known or ask.memory or arm == BASE or not (personal or reads):
             return ask
-        chosen, probability = notes.in_view(known, ask.looked_up), 1.0
-        if self.reader:
-            chosen, probability = notes.likeliest(known, ask.looked_up, self.reader)
-        if probability < notes.LIKELY and not personal:
+        likely = notes.likeliest(known, ask.looked_up, self.reader) if self.reader else None
+        if likely and likely.probability < notes.LIKELY and not personal:
             return ask
+        chosen = likely.statements if likely else notes.in_view(known, ask.looked_up)
 
         def checked(answer: str) -> str:
-            return UNKNOWN if probability < notes.UNLIKELY else notes.checked(chosen, ask.looked_up, answer)
+            if likely and likely.probability < notes.UNLIKELY:
+                return UNKNOWN
+            return notes.checked(chosen, ask.looked_up, answer, likely.best if likely else None)
 
         return replace(
             ask,

@@ -109,8 +109,8 @@ def test_what_replaced_a_statement_answers_what_that_one_answered():
             return [0.9 if "Tuesdays" in text else 0.1 for text in texts]
 
     new = Statement("So it is Fridays at Ada's.", "2026-03-01", "now", 0, instead=(KNOWN[2],))
-    chosen, probability = likeliest([*statements(["It rains."] * 8), new], "when do we meet?", Stub())
-    assert new in chosen and probability == 0.9
+    likely = likeliest([*statements(["It rains."] * 8), new], "when do we meet?", Stub())
+    assert likely.best == new and new in likely.statements and likely.probability == 0.9
 
 
 @pytest.mark.embedded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from selfedit.answers.answerer import UNKNOWN
 from selfedit.sessions.reader import Reader
@@ -14,9 +15,9 @@ MOST_WORDS = 600
 """Of statements in view."""
 READ = 4
 """Statements in view that answer a question most probably, where a model has read them all."""
-LIKELY = 0.3
+LIKELY = 0.2
 """Probability that a statement answers a question, from which the question is about the user whatever its words."""
-UNLIKELY = 0.05
+UNLIKELY = 0.1
 """Below, no statement answers it."""
 LEAST = 0.5
 """Weight of the words that a statement shares with a question, to be told in place of an answer."""
@@ -26,6 +27,18 @@ _CHOICE = re.compile(r"\bor\b|^\W*(?:is|are|was|were|am|do|does|did|has|have|had
 """Questions that name an answer: yes or no, one or the other."""
 _VALUE = re.compile(r"\b[\w.:/@#-]*\d[\w.:/@#-]*|(?<=[a-z,;:] )[A-Z][\w-]+|^[A-Z][\w-]+(?=[.,;!]?$)", re.MULTILINE)
 _DENIES = re.compile(r"\b(?:no|not|never|nothing|none|nobody|unknown)\b|n['’]t\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Likely:
+    """What probably answers a question."""
+
+    statements: list[Statement]
+    """In order of time."""
+    best: Statement
+    """The most probable one."""
+    probability: float
+    """Of that one."""
 
 
 def is_personal(question: str) -> bool:
@@ -48,15 +61,14 @@ def in_view(statements: Sequence[Statement], question: str) -> list[Statement]:
     return [statements[index] for index in sorted(chosen)]
 
 
-def likeliest(statements: Sequence[Statement], question: str, reader: Reader) -> tuple[list[Statement], float]:
-    """The statements that answer a question most probably, in order of time, and the probability of the best. One that
-    replaced another answers what that one answered."""
+def likeliest(statements: Sequence[Statement], question: str, reader: Reader) -> Likely:
+    """The statements that answer a question most probably. One that replaced another answers what that one answered."""
     known = in_view(statements, question)
     texts = list(dict.fromkeys(text for statement in known for text in (statement.text, *statement.instead)))
     answering = dict(zip(texts, reader.answering(question, texts)))
     probabilities = [max(answering[text] for text in (statement.text, *statement.instead)) for statement in known]
     best = sorted(range(len(known)), key=probabilities.__getitem__, reverse=True)[:READ]
-    return [known[i] for i in sorted(best)], max(probabilities)
+    return Likely([known[i] for i in sorted(best)], known[best[0]], probabilities[best[0]])
 
 
 def with_notes(statements: Sequence[Statement], question: str) -> str:
@@ -65,16 +77,25 @@ def with_notes(statements: Sequence[Statement], question: str) -> str:
     return f"What I told you before:\n\n{told}\n\nAnswer my question from that, briefly. {question}"
 
 
-def checked(statements: Sequence[Statement], question: str, answer: str) -> str:
-    """The answer; if it names or counts something that the user never stated, what the user said that is nearest to the
-    question. To a question that names an answer itself, no word may be new."""
+def checked(statements: Sequence[Statement], question: str, answer: str, best: Statement | None = None) -> str:
+    """The answer; if it names or counts something that the user never stated, or has nothing of what they stated: what
+    they said that is `best`, by default nearest to the question. To a question that names an answer itself, no word may
+    be new."""
     first = answer.strip().partition("\n")[0]
     told = {term for statement in statements for term in _terms(statement.text)}
-    said = first if _CHOICE.search(question) else " ".join(_VALUE.findall(first))
-    if _DENIES.search(first) or not any(weight(term) == 1 for term in _terms(said) - told):
+    named = first if _CHOICE.search(question) else " ".join(_VALUE.findall(first))
+    own = _telling(_terms(first) - _terms(question))
+    if _DENIES.search(first) or (_telling(_terms(named)) <= told and (not own or own & told)):
         return answer
-    nearest = _ranked(statements, question)
-    return f"You said: {statements[nearest[0]].text}" if nearest else UNKNOWN
+    if best is None:
+        nearest = _ranked(statements, question)
+        best = statements[nearest[0]] if nearest else None
+    return f"You said: {best.text}" if best else UNKNOWN
+
+
+def _telling(some_terms: set[str]) -> set[str]:
+    """Those that are not among the commonest words."""
+    return {term for term in some_terms if weight(term) == 1}
 
 
 def _ranked(statements: Sequence[Statement], question: str) -> list[int]:
