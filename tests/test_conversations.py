@@ -209,7 +209,7 @@ def test_a_question_about_the_user_is_answered_from_what_they_said(talk):
         ("Who is my lead?", "Your lead is Jorun.", "Your lead is Jorun."),
         ("Is our data in Postgres or elsewhere?", "Your data is in Postgres.", "You said: Our data sits in Quillbase."),
         ("Which port is staging on?", "It is on 9000.", "You said: Staging is on port 8444."),
-        ("Who leads us?", "You can ask a colleague.", "I don't know."),
+        ("Who is in charge?", "You can ask a colleague.", "I don't know."),
         ("Where is our data?", "Our data is in a warehouse or a lake.", "You said: Our data sits in Quillbase."),
         ("What is my shoe size?", "Your shoe size is 43.", "I don't know."),
         ("Do I know Ada?", "No, you never mentioned Ada.", "No, you never mentioned Ada."),
@@ -220,7 +220,7 @@ def test_an_answer_that_goes_beyond_what_was_said_is_replaced(question, answer, 
 
 
 def test_the_statement_that_probably_answers_is_told_in_place_of_an_answer():
-    assert checked(KNOWN, "Who leads us?", "You can ask a colleague.", KNOWN[1]) == "You said: My lead is Jorun."
+    assert checked(KNOWN, "Who is in charge?", "You can ask a colleague.", KNOWN[1]) == "You said: My lead is Jorun."
 
 
 def test_of_many_statements_those_that_fit_and_the_latest_are_in_view():
