@@ -167,6 +167,13 @@ def test_a_statement_names_what_it_replaced_but_nothing_that_is_forgotten():
     assert "7001" not in str(left)
 
 
+def test_what_loses_the_trace_of_something_forgotten_is_still_new():
+    old = known("The test server listens on port 7001.")
+    turns = conversation("The test server is on 7002 now.", "Noted.", "Forget that the test server was ever on 7001.")
+    changes = updated(old, turns, "t", "2026-02-01")
+    assert changes.added == changes.statements and "7002" in changes.added[0].text and not changes.added[0].instead
+
+
 @pytest.mark.parametrize(
     ("old", "new", "gone", "stays"),
     [

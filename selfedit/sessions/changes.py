@@ -94,12 +94,7 @@ class _Knowledge:
             erased = self._forget(turn, gone)
             told = [new for new in told if not _concerns(new.statement.text, erased) and not self._asks(new)]
         if reading and told:
-            first = max(reading.ended, default=0.0)
-            for old, probability in zip(known, reading.ended):
-                is_ended = probability >= (ENDED_FIRST if probability == first else ENDED)
-                if is_ended and old in self.known and old.turn_key != told[0].statement.turn_key:
-                    at = self._ender(old, told)
-                    told[at] = self._replace(old, "", told[at])
+            self._end(known, reading.ended, told)
         for term in departures.departed([new.statement.text for new in told], [s.text for s in self.known]):
             rests = [(new, departures.newcomer(new.statement.text, term)) for new in told]
             left = [replace(new, statement=replace(new.statement, text=text)) for new, text in rests if text]
@@ -122,7 +117,17 @@ class _Knowledge:
         target = turn.request.target if turn.request else ""
         erased = matter.meanings(" ".join([target, *(statement.text for statement in gone)]))
         self.known = [_without_traces(statement, erased) for statement in self.known]
+        self.added = {_without_traces(statement, erased) for statement in self.added}
         return erased
+
+    def _end(self, known: Sequence[Statement], ended: Sequence[float], told: list[Told]) -> None:
+        """Removes what is probably no longer true after a turn; one of its statements then names it."""
+        first = max(ended, default=0.0)
+        for old, probability in zip(known, ended):
+            is_ended = probability >= (ENDED_FIRST if probability == first else ENDED)
+            if is_ended and old in self.known and old.turn_key != told[0].statement.turn_key:
+                at = self._ender(old, told)
+                told[at] = self._replace(old, "", told[at])
 
     def _ender(self, old: Statement, told: Sequence[Told]) -> int:
         """Which of the statements of a turn ends an older one most probably."""
