@@ -163,15 +163,15 @@ def test_a_statement_names_what_it_replaced_but_nothing_that_is_forgotten():
     apart = (*again, *known("The cellar code is 9913."))
     left = updated(apart, conversation("Please forget the cellar code."), "v", "2026-04-01").statements
     assert left[0].instead == again[0].instead
-    left = updated(apart, conversation("Forget that the test server was ever on 7001."), "v", "2026-04-01").statements
-    assert "7001" not in str(left)
 
 
 def test_what_loses_the_trace_of_something_forgotten_is_still_new():
-    old = known("The test server listens on port 7001.")
-    turns = conversation("The test server is on 7002 now.", "Noted.", "Forget that the test server was ever on 7001.")
+    old = known("We meet on Tuesdays in the cellar.", "I see.", "The cellar code is 9913.")
+    turns = conversation("We meet on Fridays now.", "Noted.", "Please forget the cellar code.")
+    assert updated(old, turns[:1], "t", "2026-02-01").added[0].instead == (old[0].text,)
     changes = updated(old, turns, "t", "2026-02-01")
-    assert changes.added == changes.statements and "7002" in changes.added[0].text and not changes.added[0].instead
+    (new,) = changes.added
+    assert new in changes.statements and "Fridays" in new.text and not new.instead
 
 
 @pytest.mark.parametrize(

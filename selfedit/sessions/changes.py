@@ -27,6 +27,8 @@ ENDED_FIRST = 0.25
 """Likewise, of the statement with the highest one: most news end one thing."""
 MOST_REPLACED = 3
 """Statements of which a new one remembers that it replaced them."""
+SAME_MATTER = 0.5
+"""Weight of the words that something has with what is forgotten, from which it may tell that."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def _concerns(text: str, erased: frozenset[str]) -> bool:
 
 def _without_traces(statement: Statement, erased: frozenset[str]) -> Statement:
     """Without what it replaced, where that has something of what is forgotten."""
-    left = tuple(text for text in statement.instead if matter.shared(matter.meanings(text), erased) < 1)
+    left = tuple(text for text in statement.instead if matter.shared(matter.meanings(text), erased) < SAME_MATTER)
     return statement if left == statement.instead else replace(statement, instead=left)
 
 
