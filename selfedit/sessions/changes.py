@@ -27,7 +27,7 @@ ENDED_FIRST = 0.25
 """Likewise, of the statement with the highest one: most news end one thing."""
 MOST_REPLACED = 3
 """Statements of which a new one remembers that it replaced them."""
-SAME_MATTER = 0.5
+SAME_MATTER = 0.4
 """Weight of the words that something has with what is forgotten, from which it may tell that."""
 
 
