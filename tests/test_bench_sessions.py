@@ -104,7 +104,8 @@ def test_a_run_reports_each_condition_and_kind(finished):
     assert all(row["by_kind"]["updated"]["questions"] == 2 and row["questions"] == 4 for row in result["rows"])
     assert "Sessions" in (out / "results.md").read_text() and (out / "accuracy.png").stat().st_size > 1000
     known = json.loads((out / "homes" / "u1" / "texts" / "conversations" / ".statements").read_text())
-    assert "8444" in json.dumps(known) and "8443" not in json.dumps(known)
+    texts = " ".join(one["text"] for one in known)
+    assert "8444" in texts and "8443" not in texts and "8443" in str([one["instead"] for one in known])
 
 
 def test_a_finished_run_asks_nothing_again_and_a_stopped_one_goes_on(finished, model, data, monkeypatch):

@@ -23,7 +23,7 @@ _MOVES = re.compile(
 
 ENDED = 0.5
 """Probability from which a statement is no longer true after a turn."""
-ENDED_FIRST = 0.25
+ENDED_FIRST = 0.3
 """Likewise, of the statement with the highest one: most news end one thing."""
 MOST_REPLACED = 3
 """Statements of which a new one remembers that it replaced them."""
