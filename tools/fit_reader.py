@@ -1,6 +1,6 @@
 """The invented users → selfedit/sessions/heads/, with which a model reads turns: python tools/fit_reader.py [MODEL]
 
-Five minutes for SmolLM2-135M on 2 cores.
+A quarter of an hour for SmolLM2-135M on 2 cores.
 """
 
 import sys
