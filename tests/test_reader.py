@@ -154,7 +154,7 @@ def test_a_question_about_the_user_needs_no_pronoun_and_what_nobody_told_is_not_
     for text in (*KNOWN, "The fair is on 27 June, at the cricket club.", "Priti does the face painting."):
         conversations.add("a", said(text), "2026-01-05")
     conversations.accept("a", tiny_model, MemoryStore(tmp_path))
-    asked = conversations.ask("what date is the fair, I've got the printer on the phone")
+    asked = conversations.ask("which day is the fair, the printer is on the phone")
     assert asked.arm == "text" and "27 June" in asked.view([], asked.question).question
     assert conversations.ask("What is the capital of Finland?").arm == "auto"
     unknown = conversations.ask("How much do I earn per month?")

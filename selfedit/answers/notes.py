@@ -15,9 +15,9 @@ MOST_WORDS = 600
 """Of statements in view."""
 READ = 4
 """Statements in view that answer a question most probably, where a model has read them all."""
-LIKELY = 0.2
+LIKELY = 0.3
 """Probability that a statement answers a question, from which the question is about the user whatever its words."""
-UNLIKELY = 0.1
+UNLIKELY = 0.05
 """Below, no statement answers it."""
 LEAST = 0.5
 """Weight of the words that a statement shares with a question, to be told in place of an answer."""
