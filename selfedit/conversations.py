@@ -102,21 +102,20 @@ class Conversations:
         personal, reads = notes.is_personal(question), self.reader and asks_something(question)
         if not known or ask.memory or arm == BASE or not (personal or reads):
             return ask
-        likely = notes.likeliest(known, ask.looked_up, self.reader) if self.reader else None
-        if likely and likely.probability < notes.LIKELY and not personal:
+        likely = notes.likeliest(known, ask.looked_up, self.reader)
+        if likely.probability < notes.LIKELY and not personal:
             return ask
-        chosen = likely.statements if likely else notes.in_view(known, ask.looked_up)
 
         def checked(answer: str) -> str:
-            if likely and likely.probability < notes.UNLIKELY:
+            if likely.probability < notes.UNLIKELY:
                 return UNKNOWN
-            return notes.checked(chosen, ask.looked_up, answer, likely.best if likely else None)
+            return notes.checked(likely.statements, ask.looked_up, answer, likely.best)
 
         return replace(
             ask,
             arm=TEXT if arm == AUTO else arm,
             passages=tuple(passages(known, NAME)),
-            view=lambda _, asked: replace(asked, question=notes.with_notes(chosen, asked.question)),
+            view=lambda _, asked: replace(asked, question=notes.with_notes(likely.statements, asked.question)),
             check=checked,
         )
 
@@ -165,7 +164,7 @@ class Conversations:
 
     def _forget(self, statements: Sequence[Statement], store: MemoryStore) -> None:
         """Deletes statements, and what they replaced, wherever they stand, but for the request to forget them."""
-        statements = [replace(told, text=text) for told in statements for text in (told.text, *told.instead)]
+        statements = [replace(told, text=text) for told in statements for text in told.texts]
         for name in self.names():
             session = self._session(name)
             cleaned = transcript_without(_messages(session), statements)

@@ -35,10 +35,10 @@ class Likely:
 
     statements: list[Statement]
     """In order of time."""
-    best: Statement
-    """The most probable one."""
-    probability: float
-    """Of that one."""
+    best: Statement | None = None
+    """The most probable one; None: no model has read them."""
+    probability: float = 1.0
+    """That the best one answers."""
 
 
 def is_personal(question: str) -> bool:
@@ -61,12 +61,15 @@ def in_view(statements: Sequence[Statement], question: str) -> list[Statement]:
     return [statements[index] for index in sorted(chosen)]
 
 
-def likeliest(statements: Sequence[Statement], question: str, reader: Reader) -> Likely:
-    """The statements that answer a question most probably. One that replaced another answers what that one answered."""
+def likeliest(statements: Sequence[Statement], question: str, reader: Reader | None) -> Likely:
+    """The statements that answer a question most probably. One that replaced another answers what that one answered.
+    reader: None: those that are in view by their words."""
     known = in_view(statements, question)
-    texts = list(dict.fromkeys(text for statement in known for text in (statement.text, *statement.instead)))
+    if reader is None:
+        return Likely(known)
+    texts = list(dict.fromkeys(text for statement in known for text in statement.texts))
     answering = dict(zip(texts, reader.answering(question, texts)))
-    probabilities = [max(answering[text] for text in (statement.text, *statement.instead)) for statement in known]
+    probabilities = [max(answering[text] for text in statement.texts) for statement in known]
     best = sorted(range(len(known)), key=probabilities.__getitem__, reverse=True)[:READ]
     return Likely([known[i] for i in sorted(best)], known[best[0]], probabilities[best[0]])
 
@@ -78,9 +81,11 @@ def with_notes(statements: Sequence[Statement], question: str) -> str:
 
 
 def checked(statements: Sequence[Statement], question: str, answer: str, best: Statement | None = None) -> str:
-    """The answer; if it names or counts something that the user never stated, or has nothing of what they stated: what
-    they said that is `best`, by default nearest to the question. To a question that names an answer itself, no word may
-    be new."""
+    """Returns the answer if the statements support it, else the statement `best` in its place, by default the one that
+    shares most words with the question.
+
+    An answer is not supported if it has a name or number that no statement has, or if none of the words that it adds to
+    the question stand in a statement. Where the question names an answer itself, every word must stand in one."""
     first = answer.strip().partition("\n")[0]
     told = {term for statement in statements for term in _terms(statement.text)}
     named = first if _CHOICE.search(question) else " ".join(_VALUE.findall(first))

@@ -24,11 +24,11 @@ _MOVES = re.compile(
 ENDED = 0.5
 """Probability from which a statement is no longer true after a turn."""
 ENDED_FIRST = 0.3
-"""Likewise, of the statement with the highest one: most news end one thing."""
+"""The same for the statement that is most probably no longer true: most news ends one thing."""
 MOST_REPLACED = 3
-"""Statements of which a new one remembers that it replaced them."""
+"""Replaced statements that a new one remembers."""
 SAME_MATTER = 0.4
-"""Weight of the words that something has with what is forgotten, from which it may tell that."""
+"""Weight of the words that a replaced statement shares with what is forgotten, from which it may tell the same."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ class _Knowledge:
         return erased
 
     def _end(self, known: Sequence[Statement], ended: Sequence[float], told: list[Told]) -> None:
-        """Removes what is probably no longer true after a turn; one of its statements then names it."""
+        """Removes the statements that are probably no longer true after a turn. Each is remembered by the statement of
+        the turn that ends it most probably."""
         first = max(ended, default=0.0)
         for old, probability in zip(known, ended):
             is_ended = probability >= (ENDED_FIRST if probability == first else ENDED)
@@ -133,16 +134,17 @@ class _Knowledge:
 
     def _ender(self, old: Statement, told: Sequence[Told]) -> int:
         """Which of the statements of a turn ends an older one most probably."""
-        if self.reader is None or len(told) == 1:
+        assert self.reader  # which read that something ended
+        if len(told) == 1:
             return 0
         ended = [self.reader.turn(new.statement.text, [old.text]).ended[0] for new in told]
         return ended.index(max(ended))
 
     def _replace(self, old: Statement, rest: str, new: Told) -> Told:
-        """Returns the new statement, which names what it replaced."""
+        """Puts `rest` in place of an older statement, or nothing; returns the new one, which remembers the older."""
         at = self.known.index(old)
         self.known[at : at + 1] = [replace(old, text=rest)] if rest else []
-        instead = tuple(dict.fromkeys([old.text, *old.instead, *new.statement.instead]))[:MOST_REPLACED]
+        instead = tuple(dict.fromkeys([*old.texts, *new.statement.instead]))[:MOST_REPLACED]
         new = replace(new, statement=replace(new.statement, instead=instead))
         self.replaced.append((old, new.statement))
         return new
@@ -179,7 +181,7 @@ def _concerns(text: str, erased: frozenset[str]) -> bool:
 
 
 def _without_traces(statement: Statement, erased: frozenset[str]) -> Statement:
-    """Without what it replaced, where that has something of what is forgotten."""
+    """The statement without those that it replaced and that may tell what is forgotten."""
     left = tuple(text for text in statement.instead if matter.shared(matter.meanings(text), erased) < SAME_MATTER)
     return statement if left == statement.instead else replace(statement, instead=left)
 

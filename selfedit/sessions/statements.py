@@ -44,7 +44,13 @@ class Statement:
     group: int = 0
     """The number of the passage that it belongs to."""
     instead: tuple[str, ...] = ()
-    """What it replaced, the latest first: often only that names the matter ("It is judo now")."""
+    """The texts of the statements that it replaced, the latest first. Often only these name the matter: "It is judo
+    now" does not say that this is about a class."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Its own text, then those that it replaced."""
+        return self.text, *self.instead
 
     @property
     def turn_key(self) -> tuple[str, int]:
