@@ -31,6 +31,19 @@ class CodeTask:
         return f"{script}{self.instruction}{starter}"
 
     @property
+    def before(self) -> str:
+        """The code before what is written, as far as it tells what names stand for: imports, and the starter."""
+        return "".join(f"{ast.unparse(node)}\n" for node in _imports(self.script)) + self.starter
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules that the code before imports."""
+        nodes = _imports(self.script) + _imports(f"{self.starter}    pass\n")
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+        return sorted({*names})
+
+    @property
     def opening(self) -> str:
         """The beginning of the answer, which is given. It ends with a line, since the spaces before code belong to the
         tokens of the code."""
@@ -49,6 +62,15 @@ class CodeTask:
         lines = f"{INDENT}{text.lstrip()}".split("\n")
         end = next((i for i, line in enumerate(lines) if line.strip() and not line[0].isspace()), len(lines))
         return "\n".join(lines[:end]).rstrip() + "\n"
+
+
+def _imports(code: str) -> list[ast.Import | ast.ImportFrom]:
+    """None if it is no Python."""
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def _is_left(text: str) -> bool:

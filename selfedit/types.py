@@ -68,7 +68,7 @@ class Passage:
     index: int = 0
     """Position among the passages of its document, from 0."""
     units: tuple[Unit, ...] = field(default=(), compare=False, repr=False)
-    """What its text states, in order; not stored with a memory."""
+    """What its text states, in order; stored with a memory only if it is about a library."""
     library: str = ""
     """The library and its versions that the text describes, as `libraries.Library` writes them; empty: anything."""
 

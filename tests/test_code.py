@@ -622,7 +622,8 @@ def test_bench_api(folder, guide, tasks, tmp_path, capsys):
     assert "stale-docs is left out" in capsys.readouterr().err
     result = json.loads((tmp_path / "out" / "results.json").read_text())
     rows = {row["condition"]: row for row in result["rows"]}
-    assert [*rows] == ["base", "name-the-version", "docs-in-context", "retrieval", "memory", "memory+text"]
+    plain = ["base", "name-the-version", "installed", "docs-in-context", "retrieval"]
+    assert [*rows] == [*plain, "text", "memory", "memory+text"]
     assert all(row["tasks"] == 1 and row["unchanged_tasks"] == 1 for row in rows.values())
     assert rows["base"]["prefers_new"] in (0.0, 1.0) and rows["retrieval"]["prefers_new"] is None
     assert {"accuracy", "ci95", "pass_at_1", "stale", "vs_base"} <= rows["memory"].keys()

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "selfedit"
 ROOMS = [  # from below
     {"types", "errors", "config", "disk", "text", "libraries", "locks", "thread_waiting", "worker", "remote", "code"},
     {"sandbox", "sandbox_runner", "environments"},
+    {"installed"},
     {"model"},
     {"documents", "sessions"},
     {"edits", "judge", "tasks"},

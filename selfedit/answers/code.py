@@ -1,38 +1,57 @@
-"""Code tasks → what the Answerer is asked: passages on the library in view, and the adapter of its release.
+"""Code tasks → what the Answerer is asked, and the code: in two steps where something is known of the library.
 
-A release has one adapter (`selfedit.release`), so the version of the library decides which adapter writes, and the
-words of the task only which passages are in view.
+1. The model writes a draft as it would without documents. It names what the old version had, which is what release
+   notes and upgrade guides name, too: the notes that share words with the task or with the draft are looked up (as in
+   RepoCoder, Zhang et al. 2023, arXiv:2303.12570).
+2. It writes the code with those notes in view, but not the draft, which small models copy.
+
+Where the library is installed, only names that it has can be written (`installed.names.Guard`). A release may have one
+adapter (`selfedit.release`), so the version of the library decides which adapter writes.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from heapq import nlargest
 
-from selfedit.answers.answerer import AUTO, BASE, BOTH, TEXT, Ask
+from selfedit.answers.answerer import AUTO, BASE, BOTH, TEXT, Answerer, Ask
 from selfedit.code import CodeTask
-from selfedit.edits.quiz import joined
+from selfedit.edits.changes import Change, find_changes
+from selfedit.installed.api import Api
+from selfedit.installed.names import Guard
 from selfedit.libraries import Library, Wanted
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
+from selfedit.model.backend import OnStep, no_steps
 from selfedit.types import MemoryEntry, Passage, Question
 
 CODE_TOKENS = 256
 """Longest piece of code."""
 IN_VIEW = 3
-"""Passages in view; one of a release is about a single change."""
+"""Notes in view; each is about a single change."""
 
 
-class PassageIndex:
-    """Finds passages by the words of a task, however few it shares with them."""
+class Notes:
+    """What passages state about a library: the changes, and each passage that states none, as a whole."""
 
     def __init__(self, passages: Sequence[Passage]):
-        self._passages = {passage.id: passage for passage in passages}
-        self._router = Router.of_texts({id: f"{p.title}\n{p.text}" for id, p in self._passages.items()}, least=0)
+        """`passages`: with units, those of a document in its order."""
+        changes = find_changes(passages)
+        told = {id for change in changes for id in change.passage_ids}
+        whole = [Change(one, f"{one.title}\n{one.text}") for one in passages if one.id not in told]
+        self._notes = [*changes, *whole]
+        self._router = Router.of_texts({str(i): note.text for i, note in enumerate(self._notes)}, least=0)
 
-    def best(self, task: str) -> tuple[Passage, ...]:
-        """At most IN_VIEW passages, the best first."""
-        return tuple(self._passages[id] for id in self._router.nearest(task, IN_VIEW))
+    def best(self, task: str, draft: str = "") -> list[Change]:
+        """At most IN_VIEW notes, the best first: by their rank for the words of the task and for those of the draft."""
+        scores: dict[int, float] = defaultdict(float)
+        for query in filter(None, (task, draft)):
+            for rank, i in enumerate(self._router.nearest(query, len(self._notes))):
+                scores[int(i)] += 1 / (1 + rank)
+        return [self._notes[i] for i in nlargest(IN_VIEW, scores, key=scores.__getitem__)]
 
 
 class Release:
@@ -47,22 +66,24 @@ class Release:
         sharing = [entry for entry in self.entries if not entry.has_adapter and in_force.get(entry.id)]
         self.writer: str | None = max(sharing, key=_lowest).id if sharing else None
         """A memory that shares the adapter of the newest version; None if there is no such adapter."""
-        self._index = PassageIndex([entry.passage for entry in self.entries])
+        passages = [entry.passage for entry in self.entries]
+        self._notes = Notes(sorted(passages, key=lambda passage: (passage.source, passage.index)))
 
-    def ask(self, task: CodeTask, arm: str = AUTO, tokens: int = CODE_TOKENS) -> Ask:
-        """AUTO: both, where the release has an adapter; else the text."""
+    def ask(self, task: CodeTask, arm: str = AUTO, tokens: int = CODE_TOKENS, draft: str = "") -> Ask:
+        """AUTO: both, where the release has an adapter; else the text. `draft`: code for the task."""
         if arm == AUTO:
             arm = (BOTH if self.writer else TEXT) if self.entries else BASE
+        notes = self._notes.best(task.instruction, draft) if arm != BASE else []
         return Ask(
             Question(task.prompt, ()),
             arm,
             library=self.wanted,
-            passages=self._index.best(task.instruction),
-            writer=self.writer,
+            passages=_passages(notes),
+            writer=self.writer if arm != BASE else None,
             opening=task.opening,
             stop=task.is_whole,
             query=task.instruction,
-            view=in_view,
+            view=partial(with_notes, notes),
             whole=False,
             max_new_tokens=tokens,
         )
@@ -71,8 +92,9 @@ class Release:
         """A message of a chat about this version, answered by the adapter of the release where there is one."""
         if not self.writer or ask.passages or ask.arm != AUTO:
             return ask
-        passages = self._index.best(ask.looked_up)
-        return replace(ask, arm=BOTH, passages=passages, writer=self.writer, view=in_view, whole=False)
+        notes = self._notes.best(ask.looked_up)
+        view = partial(with_notes, notes)
+        return replace(ask, arm=BOTH, passages=_passages(notes), writer=self.writer, view=view, whole=False)
 
 
 def _lowest(entry: MemoryEntry) -> tuple[int, ...]:
@@ -80,6 +102,45 @@ def _lowest(entry: MemoryEntry) -> tuple[int, ...]:
     return lowest.release if lowest else ()
 
 
-def in_view(passages: Sequence[Passage], question: Question) -> Question:
-    """The task with the passages before it."""
-    return replace(question, question=joined(passages).with_request(question.question))
+def _passages(notes: Sequence[Change]) -> tuple[Passage, ...]:
+    return tuple({passage.id: passage for note in notes for passage in (note.passage, *note.others)}.values())
+
+
+def with_notes(notes: Sequence[Change], passages: Sequence[Passage], question: Question) -> Question:
+    """The task with the notes before it, the best one next to it. `passages`: what they are from, as it is known. A
+    passage that is known in other words, or that a model recites differently, is shown as it is."""
+    known = {passage.id for passage in passages}
+    shown = [note for note in notes if known.issuperset(note.passage_ids)]
+    told = {id for note in shown for id in note.passage_ids}
+    texts = [note.text for note in shown]
+    texts += [f"{passage.title}\n{passage.text}".strip() for passage in passages if passage.id not in told]
+    return replace(question, question="\n\n".join([*reversed(texts), question.question]))
+
+
+def asks_for(
+    answerer: Answerer,
+    release: Release,
+    tasks: Sequence[CodeTask],
+    arm: str = AUTO,
+    api: Api | None = None,
+    *,
+    tokens: int = CODE_TOKENS,
+    drafts: Sequence[str] | None = None,
+    on_token: OnStep = no_steps,
+) -> list[Ask]:
+    """What the Answerer is asked for each task; `CodeTask.code` takes the code from its answer.
+
+    `api`: the installed library, where only names that it has may be written. `drafts`: code for the tasks, if there is
+    some; else it is written here, where something is known of the library. Raises as `Answerer.answer`."""
+    asks = [release.ask(task, arm, tokens) for task in tasks]
+    if drafts is None:
+        drafts = [""] * len(tasks)
+        if any(ask.passages for ask in asks):
+            written = answerer.answer([release.ask(task, BASE, tokens) for task in tasks], on_token=on_token)
+            drafts = [task.code(answer.answer) for task, answer in zip(tasks, written)]
+    asks = [release.ask(task, arm, tokens, draft) if draft else ask for task, ask, draft in zip(tasks, asks, drafts)]
+    return [replace(ask, accepts=_guard(api, task).accepts) if api else ask for task, ask in zip(tasks, asks)]
+
+
+def _guard(api: Api, task: CodeTask) -> Guard:
+    return Guard(api, task.before, f"{task.instruction}\n{task.starter}\n{task.script}")

@@ -5,11 +5,13 @@ home with the memories, `answers.jsonl` with one line per condition, task and sa
 
 - `base`: the untouched model, and the version is not named;
 - `name-the-version`: the version is in the prompt, as in all conditions below;
+- `installed`: only names that the installed library has may be written, as in the conditions from `text` on;
 - `stale-docs`: with the best passages of the old version's documents in view, by words;
-- `docs-in-context`: with the right passages in view, the ceiling;
-- `retrieval`: with the best passages of the release's documents in view, as `selfedit code --from text`;
-- `memory`: the adapter of the release, as `--from weights`; `memory+text`: as `--from both`. Where the documents are
-  studied as facts, these are the adapters of their passages.
+- `docs-in-context`: with the right passages in view, the ceiling of plain prompts;
+- `retrieval`: with the best passages of the release's documents in view, by words;
+- `text`: as `selfedit code --from text`, with the notes that fit the task and a draft in view;
+- `memory`: as `--from weights`, with the adapter of the release; where the documents are studied as facts, with what
+  the adapters of their passages recite of these notes in view; `memory+text`: as `--from both`.
 
 Every body is run with the task's test in the sandbox. `accuracy`: share of the tasks whose greedy body passes;
 `pass_at_5`: share with a passing one among five samples; `stale`: share whose greedy body is the old form, or fails
@@ -27,33 +29,51 @@ from pathlib import Path
 
 from selfedit import environments
 from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask
-from selfedit.answers.code import IN_VIEW, PassageIndex, Release
+from selfedit.answers.code import Release, asks_for
 from selfedit.bench.intervals import mean, mean_interval, paired_interval
 from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.config import LearnConfig, ReleaseConfig
 from selfedit.documents.read import split_documents
 from selfedit.documents.records import Document
+from selfedit.edits.quiz import joined
 from selfedit.errors import SelfeditError
+from selfedit.installed.api import installed_api
 from selfedit.learn import learn, passage_length
 from selfedit.libraries import Library, Wanted
 from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json, write_text
+from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model, load_model
 from selfedit.release import learn_release
 from selfedit.sandbox import Limits, run_programs
 from selfedit.tasks.api import UNCHANGED, ApiTask, gold_passages
-from selfedit.types import Passage, Progress, no_progress, stable_seed, text_hash
+from selfedit.types import Passage, Progress, Question, no_progress, stable_seed, text_hash
 
-CONDITIONS = ("base", "name-the-version", "stale-docs", "docs-in-context", "retrieval", "memory", "memory+text")
-_LEARNED = {"memory": WEIGHTS, "memory+text": BOTH}
-_CLOSED_BOOK = ("base", "name-the-version", "memory")
+CONDITIONS = (
+    "base",
+    "name-the-version",
+    "installed",
+    "stale-docs",
+    "docs-in-context",
+    "retrieval",
+    "text",
+    "memory",
+    "memory+text",
+)
+_PRODUCT = {"installed": BASE, "text": TEXT, "memory": WEIGHTS, "memory+text": BOTH}
+"""The conditions in which code is written as `selfedit code` writes it."""
+_ADAPTED = ("memory", "memory+text")
+_LEARNED = ("text", *_ADAPTED)
+_CLOSED_BOOK = ("base", "name-the-version", "installed", "memory")
 SAMPLES = 5
 TEMPERATURE = 0.8
 BLOCK = 16
 """Tasks that are answered together; a run that is stopped loses at most these."""
 ANSWER_TOKENS = 160
 PASSAGE_WORDS = 110
+IN_VIEW = 3
+"""Passages in view in plain prompts."""
 LIMITS = Limits(seconds=20.0)
 RELEASE = ReleaseConfig()
 STUDIES = CODE, FACTS = ("code", "facts")
@@ -177,11 +197,9 @@ class _Bench:
         progress: Progress,
     ):
         self.model, self.tasks, self.passages, self.samples, self.progress = model, tasks, passages, samples, progress
-        self.environment, self.index, self.stale_index = (
-            environment,
-            PassageIndex(passages),
-            PassageIndex(stale_passages),
-        )
+        self.environment, self.index, self.stale_index = environment, _Index(passages), _Index(stale_passages)
+        imports = {name for task in tasks for name in task.code_task().modules}
+        self.api = installed_api(environment, sorted(imports))
         self.answerer = Answerer(model, store)
         self.wanted = Wanted(tasks[0].library, f"=={tasks[0].version}")
         self.release = Release(store, model.fingerprint, self.wanted)
@@ -204,7 +222,7 @@ class _Bench:
         preferred = [r["prefers_new"] for _, r in asked if r.get("prefers_new") is not None]
         return {
             "condition": condition,
-            "adapter": condition in _LEARNED and self.has_adapter,
+            "adapter": condition in _ADAPTED and self.has_adapter,
             "tasks": len(asked),
             "accuracy": accuracy,
             "ci95": ci95,
@@ -220,7 +238,7 @@ class _Bench:
         todo = [t for t in self.tasks if any((condition, t.id, i) not in self.known for i in range(self.samples + 1))]
         for low in range(0, len(todo), BLOCK):
             block = todo[low : low + BLOCK]
-            asks = [self._ask(condition, task) for task in block]
+            asks = self._asks(condition, block)
             drawn = [
                 (task, i, replace(ask, temperature=TEMPERATURE if i else 0.0, seed=stable_seed(task.id, i)))
                 for task, ask in zip(block, asks)
@@ -248,19 +266,27 @@ class _Bench:
                 self.journal.add(record)
                 self.known[condition, task.id, i] = record
 
-    def _ask(self, condition: str, task: ApiTask) -> Ask:
+    def _asks(self, condition: str, tasks: Sequence[ApiTask]) -> list[Ask]:
+        if condition not in _PRODUCT:
+            return [self._plain_ask(condition, task) for task in tasks]
+        codes, arm = [task.code_task() for task in tasks], _PRODUCT[condition]
+        written = [self.known.get(("name-the-version", task.id, 0)) for task in tasks]
+        drafts = None if None in written else [record["body"] for record in written if record]
+        stage = lambda done, total: self.progress("draft", done, total)  # noqa: E731  (a callback of one line)
+        options = {"tokens": ANSWER_TOKENS, "drafts": drafts, "on_token": stage}
+        return asks_for(self.answerer, self.release, codes, arm, self.api, **options)
+
+    def _plain_ask(self, condition: str, task: ApiTask) -> Ask:
         code = task.code_task(names_version=condition != "base")
-        if condition in _LEARNED and self.has_adapter:
-            return self.release.ask(code, _LEARNED[condition], ANSWER_TOKENS)
-        arm = BASE if condition in _CLOSED_BOOK else TEXT
-        ask = replace(self.release.ask(code, arm, ANSWER_TOKENS), writer=None)
+        ask = self.release.ask(code, BASE, ANSWER_TOKENS)
+        if condition in ("base", "name-the-version"):
+            return ask
         if condition == "docs-in-context":
-            return replace(ask, passages=gold_passages(task, self.passages, IN_VIEW))
-        if condition in ("retrieval", "memory+text"):
-            return replace(ask, passages=self.index.best(code.instruction))
-        if condition == "stale-docs":
-            return replace(ask, passages=self.stale_index.best(code.instruction))
-        return replace(ask, passages=())
+            passages = gold_passages(task, self.passages, IN_VIEW)
+        else:
+            index = self.index if condition == "retrieval" else self.stale_index
+            passages = index.best(code.instruction)
+        return replace(ask, arm=TEXT, passages=passages, view=_in_view)
 
     def _prefers_new(self, condition: str, tasks: Sequence[ApiTask], asks: Sequence[Ask]) -> dict[str, bool]:
         """Whether the reference is likelier than the stale body, where the prompt is read by one model only."""
@@ -279,6 +305,22 @@ class _Bench:
                 examples.append((example, 0 if path else None))
         values = self.model.backend.gold_logprobs(examples, adapters) if examples else []
         return {task.id: new > old for (task, _), new, old in zip(changed, values[::2], values[1::2])}
+
+
+class _Index:
+    """Finds passages by the words of a task, however few it shares with them."""
+
+    def __init__(self, passages: Sequence[Passage]):
+        self._passages = {passage.id: passage for passage in passages}
+        self._router = Router.of_texts({id: f"{p.title}\n{p.text}" for id, p in self._passages.items()}, least=0)
+
+    def best(self, task: str) -> tuple[Passage, ...]:
+        """At most IN_VIEW passages, the best first."""
+        return tuple(self._passages[id] for id in self._router.nearest(task, IN_VIEW))
+
+
+def _in_view(passages: Sequence[Passage], question: Question) -> Question:
+    return replace(question, question=joined(passages).with_request(question.question))
 
 
 def _is_stale(task: ApiTask, body: str, passed: bool, error: str, stale_error: str) -> bool:
@@ -324,7 +366,7 @@ def table(result: dict) -> str:
     head += ["− base", "− docs-in-context"]
     cells = (
         [
-            r["condition"] + (" (no adapter was kept)" if r["condition"] in _LEARNED and not r["adapter"] else ""),
+            r["condition"] + (" (no adapter was kept)" if r["condition"] in _ADAPTED and not r["adapter"] else ""),
             r["tasks"],
             with_interval([r["accuracy"], *(r["ci95"] or (None, None))], ".2f"),
             number(r[drawn], ".2f"),

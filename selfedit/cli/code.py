@@ -32,6 +32,12 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     )
     add_versions(code)
     code.add_argument(
+        "--any-names",
+        action="store_true",
+        help="also write names that the installed library does not have (default: where it is installed, only names "
+        "that it has)",
+    )
+    code.add_argument(
         "--run",
         dest="is_run",
         action="store_true",
@@ -156,8 +162,10 @@ def find_environment(arguments, library, home: Path, notify):
 
 def _code(arguments) -> int:
     from selfedit.answers.answerer import Answerer
-    from selfedit.answers.code import Release
+    from selfedit.answers.code import Release, asks_for
     from selfedit.code import CodeTask
+    from selfedit.installed.api import installed_api
+    from selfedit.installed.names import problems
     from selfedit.libraries import described
     from selfedit.sandbox import run_programs
     from selfedit.terminal import Progress, after
@@ -170,19 +178,27 @@ def _code(arguments) -> int:
     with Progress(quiet=arguments.json) as progress:
         model = open_model(arguments, progress.note)
         wanted, unknown = _wanted(arguments, store, model, task, progress.note)
-        python = _python(arguments, wanted, store.home) if arguments.is_run else None
         about = f"Using {described(wanted)}: " if wanted else ""
-        stage = after(5.0, progress.stage)
         code_task = CodeTask(f"{about}{task.strip()}", script=script)
-        ask = Release(store, model.fingerprint, wanted).ask(code_task, arguments.arm, arguments.tokens)
-        (answer,) = Answerer(model, store).answer([ask], on_token=lambda done, total: stage("answer", done, total))
+        environment, missing = _environment(arguments, wanted, store.home)
+        python = _python(arguments, wanted, environment) if arguments.is_run else None
+        api = installed_api(environment, code_task.modules) if environment and not arguments.any_names else None
+        stage = after(5.0, progress.stage)
+        on_token = lambda done, total: stage("answer", done, total)  # noqa: E731  (a callback of one line)
+        answerer, release = Answerer(model, store), Release(store, model.fingerprint, wanted)
+        options = {"tokens": arguments.tokens, "on_token": on_token}
+        (ask,) = asks_for(answerer, release, [code_task], arguments.arm, api, **options)
+        (answer,) = answerer.answer([ask], on_token=on_token)
     if answer.error:
         raise SelfeditError(answer.error)
     code = code_task.code(answer.answer)
     record = {"code": code} | {k: v for k, v in answer.record().items() if k not in ("answer", "memory")}
     record |= {"library": str(wanted) if wanted else None, "sources": _sources(answer, ask)}
-    if unknown:
-        record["note"] = "; ".join(unknown)
+    if notes := unknown + missing:
+        record["note"] = "; ".join(notes)
+    if api:
+        found = problems(code, api, code_task.before)
+        record["checked"] = {"with": f"{api.library} {api.version}", "problems": list(map(str, found))}
     outcome = None
     if python:
         outcome = run_programs([code], python)[0]
@@ -193,6 +209,8 @@ def _code(arguments) -> int:
             note(f"  from {one_line(source)}")
         if text := record.get("note"):
             note(f"  {one_line(text)}")
+        for problem in record.get("checked", {}).get("problems", ()):
+            note(f"  {one_line(problem)}")
         if outcome:
             note(f"  {'runs' if outcome.passed else one_line(outcome.error)}")
     return 1 if outcome and not outcome.passed else 0
@@ -244,21 +262,36 @@ def _wanted(arguments, store, model, task: str, notify):
     return (candidates[0] if candidates else None), unknown
 
 
-def _python(arguments, wanted, home: Path) -> Path:
-    """The interpreter that runs the code, with the version of the library that it is for: looked for before the code
-    is written."""
+def _environment(arguments, wanted, home: Path):
+    """The Python that has the library that the code is for, or None; and, in words, why there is none."""
     from packaging.specifiers import SpecifierSet
 
     from selfedit import environments
-    from selfedit.libraries import Library
+    from selfedit.libraries import NPM, Library
+    from selfedit.sandbox import SandboxError
+
+    if not wanted or wanted.name.startswith(NPM):
+        return None, []
+    library = Library.parse(str(wanted))
+    try:
+        found = environments.find(library.name, SpecifierSet(library.specifier), home, arguments.python)
+    except SandboxError as error:
+        if arguments.python or arguments.is_run:
+            raise
+        return None, [f"names are not checked: {error}"]
+    if found or arguments.any_names:
+        return found, []
+    return None, [f"names are not checked, since {wanted} is not installed here: give --python PYTHON"]
+
+
+def _python(arguments, wanted, environment) -> Path:
+    """The interpreter that runs the code: looked for before the code is written."""
     from selfedit.sandbox import run_programs
 
-    if not wanted:
-        python = arguments.python or Path(sys.executable)
-        run_programs([""], python)
-        return python
-    library = Library.parse(str(wanted))
-    found = environments.find(library.name, SpecifierSet(library.specifier), home, arguments.python)
-    if not found:
+    if environment:
+        return environment.python
+    if wanted:
         raise SelfeditError(f"--run needs a Python that has {wanted}: give --python, or learn with --install")
-    return found.python
+    python = arguments.python or Path(sys.executable)
+    run_programs([""], python)
+    return python

@@ -16,7 +16,7 @@ from hashlib import sha256
 from selfedit.errors import MemoryStoreError
 from selfedit.memory.adapters import StoredAdapter
 from selfedit.memory.versions import checked_id, now
-from selfedit.types import Example, MemoryEntry, Passage, SelfEdit, text_hash
+from selfedit.types import Example, MemoryEntry, Passage, SelfEdit, Unit, text_hash
 
 COLUMNS = (
     "memories.id, passage_id, model, model_hash, adapter, adapter_hash, created, size_bytes, record, memories.seal, "
@@ -61,9 +61,15 @@ def packed(passage: Passage, edits: Sequence[SelfEdit], scores: dict) -> tuple[b
 
 
 def passage_fields(passage: Passage) -> dict:
-    """What is stored of a passage: all but its units, which only studying needs, and but for an empty tag."""
-    fields = {name: value for name, value in asdict(passage).items() if name != "units"}
-    return fields if passage.library else {name: value for name, value in fields.items() if name != "library"}
+    """What is stored of a passage. Its units are needed where it is about a library, for writing code."""
+    of_libraries = () if passage.library else ("library", "units")
+    return {name: value for name, value in asdict(passage).items() if name not in of_libraries}
+
+
+def stored_passage(fields: dict) -> Passage:
+    """The passage that `passage_fields` told."""
+    units = tuple(Unit(kind, text, tuple(headings)) for kind, text, headings in fields.get("units", ()))
+    return Passage(**fields | {"units": units})
 
 
 def insert(connection: sqlite3.Connection, fields: tuple, edits: bytes, seal: str, library: str = "") -> None:
@@ -84,7 +90,7 @@ def entry(row: tuple) -> MemoryEntry:
         if row_seal != seal(*fields):
             raise ValueError("its record has changed")
         record = unpack(packed)
-        passage = Passage(**record["passage"])
+        passage = stored_passage(record["passage"])
         if memory_id(adapter_hash, passage, model_hash) != id or passage.library != library:
             raise ValueError("its id or its library does not fit it")
         return MemoryEntry(id, model, model_hash, adapter_hash, created, size_bytes, passage, record["scores"])

@@ -1,0 +1,1 @@
+"""What an installed library offers, as its own Python tells it, and code that names nothing else."""

@@ -1,0 +1,239 @@
+"""Code that names only what an installed library has: what it gets wrong (`problems`), and a guard while it is written.
+
+The guard is monitor-guided decoding (Agrawal et al. 2023, arXiv:2306.10763): a token after which a name could no longer
+become one that the library has is replaced by the next likeliest. A model that has another version in mind then writes
+the nearest name of this one.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import difflib
+import io
+import keyword
+import re
+import tokenize
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+
+from selfedit.installed.api import Api, Entity, Scope
+
+SIMILAR = 3
+_NAME = re.compile(r"[^\W\d]\w*")
+_KNOWN = frozenset((*dir(builtins), *keyword.kwlist))
+_SPACE = (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+
+
+@dataclass(frozen=True)
+class Problem:
+    text: str
+    similar: tuple[str, ...] = ()
+    """Names that the library has."""
+
+    def __str__(self) -> str:
+        return f"{self.text} (similar: {', '.join(self.similar)})" if self.similar else self.text
+
+
+def problems(code: str, api: Api, before: str = "") -> list[Problem]:
+    """What the code names and the library does not have. `before`: imports of the file that it belongs to."""
+    try:
+        tree = ast.parse(f"{before}{code}")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return [Problem(f"it is no Python: {getattr(error, 'msg', None) or error}")]
+    scope, found = Scope(api, tree), {}
+    about = f"{api.library} {api.version}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            allowed = scope.allowed(node.value)
+            if allowed is not None and node.attr not in allowed:
+                of = ast.unparse(node.value).rpartition(".")[2].partition("(")[0] if scope.kind(node.value) else ""
+                text = f"`{of}` of {about} has no `{node.attr}`" if of else f"nothing in {about} has `{node.attr}`"
+                found[text] = _similar(node.attr, allowed)
+        elif isinstance(node, ast.Call) and (taken := scope.parameters(node.func)) is not None:
+            for name in (one.arg for one in node.keywords if one.arg and one.arg not in taken):
+                function = ast.unparse(node.func).rpartition(".")[2]
+                found[f"`{function}` of {about} takes no `{name}`"] = _similar(name, taken)
+        elif isinstance(node, ast.ImportFrom) and node.module and api.owns(node.module) and not node.level:
+            known = _importable(api, node.module)
+            for alias in node.names:
+                if known is not None and alias.name != "*" and alias.name not in known:
+                    found[f"`{node.module}` of {about} has no `{alias.name}`"] = _similar(alias.name, known)
+    return [Problem(text, similar) for text, similar in found.items()]
+
+
+def _similar(name: str, names: set[str]) -> tuple[str, ...]:
+    public = [other for other in names if not other.startswith("_")]
+    return tuple(difflib.get_close_matches(name, sorted(public), SIMILAR))
+
+
+def _importable(api: Api, module: str) -> set[str] | None:
+    """What may be imported from a module of the library; None: anything."""
+    if module not in api.modules:
+        return None
+    submodules = {name[len(module) + 1 :] for name in api.modules if name.startswith(f"{module}.")}
+    return {*(api.entities[api.modules[module]].get("members") or ()), *submodules}
+
+
+class Guard:
+    """Whether code that is being written can still become code that names only what the library has."""
+
+    def __init__(self, api: Api, before: str, task: str):
+        """`before`: the code before what is written. `task`: may name columns and fields, which are allowed too."""
+        self.api, self.before = api, before
+        self.of_task = frozenset(_NAME.findall(task))
+        self._scope = lru_cache(maxsize=8)(lambda code: Scope(api, _parsed(code)))
+
+    def accepts(self, written: str, text: str) -> bool:
+        """For `Request.accepts`. Both may end anywhere, and `text` begins with `written`."""
+        line = _Line.last_of(self.before + text)
+        if line is None:
+            return True
+        scope, since = self._scope(line.code[: line.start]), len(self.before) + len(written)
+        names = [i for i, token in enumerate(line.tokens) if token.type == tokenize.NAME]
+        return all(self._fits(line, i, scope) for i in names if line.ends[i] >= since or i == names[-1])
+
+    def _fits(self, line: _Line, i: int, scope: Scope) -> bool:
+        """Whether a name, of which the end may be missing, can stand where it does."""
+        name, is_whole = line.tokens[i].string, line.ends[i] < len(line.code)
+
+        def fits(names: Iterable[str]) -> bool:
+            return name in names if is_whole else any(other.startswith(name) for other in names)
+
+        if line.is_import:
+            module = line.module_before(i)
+            names = _importable(self.api, module) if module and self.api.owns(module) else None
+            return names is None or fits(names)
+        before = line.text(i - 1)
+        if before == ".":
+            value = line.expression(i - 2)
+            allowed = None if value is None else scope.allowed(value)
+            is_fixed = value is not None and isinstance(scope.kind(value), Entity)
+            return allowed is None or fits(allowed if is_fixed else allowed | self.of_task)
+        if before in ("(", ",") and (function := line.called(i)) is not None:
+            taken = scope.parameters(function)
+            if taken is None or keyword.iskeyword(name):
+                return True
+            if line.text(i + 1) == "=":
+                return name in taken
+            if line.is_nested(i):  # it may be a variable of a comprehension, which is told behind it
+                return True
+            return fits(taken | line.names_before(i) | _KNOWN)
+        return True
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The last statement of code that may end anywhere."""
+
+    code: str
+    start: int
+    """Of the statement, in characters."""
+    tokens: list[tokenize.TokenInfo]
+    ends: list[int]
+    """Of the tokens, in characters of the code."""
+    opened: dict[int, int]
+    """Closing bracket → opening bracket, as indices of tokens."""
+
+    @classmethod
+    def last_of(cls, code: str) -> _Line | None:
+        """None where the code ends in a string or a comment, or is nothing that can be told."""
+        tokens: list[tokenize.TokenInfo] = []
+        try:
+            tokens.extend(tokenize.generate_tokens(io.StringIO(code).readline))
+        except tokenize.TokenError as error:
+            if "string" in str(error):
+                return None
+        except SyntaxError:
+            return None
+        if any(token.type == tokenize.ERRORTOKEN and token.string in "'\"" for token in tokens):
+            return None
+        whole = [i for i, token in enumerate(tokens) if token.type == tokenize.NEWLINE and token.string]
+        tokens = tokens[whole[-1] + 1 :] if whole else tokens
+        if any(t.type == tokenize.COMMENT and t.end[1] == len(t.line) for t in tokens):
+            return None
+        tokens = [token for token in tokens if token.type not in _SPACE]
+        if not tokens:
+            return None
+        lines = [0, *(match.end() for match in re.finditer("\n", code))]
+        ends = [lines[token.end[0] - 1] + token.end[1] for token in tokens]
+        opened, stack = {}, []
+        for i, token in enumerate(tokens):
+            if token.string in ("(", "[", "{"):
+                stack.append(i)
+            elif token.string in (")", "]", "}") and stack:
+                opened[i] = stack.pop()
+        return cls(code, lines[tokens[0].start[0] - 1], tokens, ends, opened)
+
+    def text(self, i: int) -> str:
+        return self.tokens[i].string if 0 <= i < len(self.tokens) else ""
+
+    @property
+    def is_import(self) -> bool:
+        return self.text(0) in ("from", "import")
+
+    def module_before(self, i: int) -> str:
+        """The module that a name of `from … import …` is imported from; empty for any other part of the statement."""
+        texts = [token.string for token in self.tokens[:i]]
+        is_name = texts[:1] == ["from"] and "import" in texts and texts[-1] in ("import", ",", "(")
+        return "".join(texts[1 : texts.index("import")]) if is_name else ""
+
+    def expression(self, last: int) -> ast.expr | None:
+        """The expression of names, attributes, calls and subscripts that ends with a token."""
+        i = last
+        while i >= 0:
+            if i in self.opened:
+                i = self.opened[i]
+                if not (self._is_name(i - 1) or i - 1 in self.opened):
+                    break
+            elif not self._is_name(i) and self.tokens[i].type not in (tokenize.STRING, tokenize.NUMBER):
+                return None
+            elif self.text(i - 1) != ".":
+                break
+            else:
+                i -= 1
+            i -= 1
+        if i < 0:
+            return None
+        begin = self.ends[i] - len(self.text(i))
+        try:
+            return ast.parse(f"({self.code[begin : self.ends[last]]})", mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+
+    def _is_name(self, i: int) -> bool:
+        return i >= 0 and self.tokens[i].type == tokenize.NAME and not keyword.iskeyword(self.text(i))
+
+    def called(self, i: int) -> ast.expr | None:
+        """What is called with the argument that a token begins."""
+        depth = 0
+        for opening in range(i - 1, 0, -1):
+            depth += (self.text(opening) in (")", "]", "}")) - (self.text(opening) in ("(", "[", "{"))
+            if depth < 0:
+                is_call = self.text(opening) == "(" and (self._is_name(opening - 1) or opening - 1 in self.opened)
+                is_definition = self.text(opening - 2) in ("def", "class")
+                return self.expression(opening - 1) if is_call and not is_definition else None
+        return None
+
+    def is_nested(self, i: int) -> bool:
+        """Whether more than one bracket is open before a token."""
+        texts = [token.string for token in self.tokens[:i]]
+        return sum((text in ("(", "[", "{")) - (text in (")", "]", "}")) for text in texts) > 1
+
+    def names_before(self, i: int) -> set[str]:
+        """All names that stand in the code before a token."""
+        return {*_NAME.findall(self.code[: self.ends[i] - len(self.text(i))])}
+
+
+def _parsed(code: str) -> ast.AST:
+    """The code that may end in the middle of a block, without its last lines if need be."""
+    lines = code.split("\n")
+    for count in range(len(lines), 0, -1):
+        last = next((line for line in reversed(lines[:count]) if line.strip()), "")
+        indent = last[: len(last) - len(last.lstrip())]
+        for end in ("", f"{indent}pass", f"{indent}    pass"):
+            with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+                return ast.parse("\n".join([*lines[:count], end]))
+    return ast.Module([], [])
