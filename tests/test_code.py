@@ -13,7 +13,7 @@ import pytest
 from conftest import write_tiny_model
 
 from selfedit.answers.answerer import Answerer, Ask
-from selfedit.answers.code import Release
+from selfedit.answers.code import Notes, Release, asks_for, with_notes
 from selfedit.cli import main
 from selfedit.code import CodeTask, as_function
 from selfedit.config import GateConfig, ReleaseConfig, TrainConfig
@@ -23,6 +23,7 @@ from selfedit.edits.code import Pair, function_task, held_back, run_pairs, study
 from selfedit.environments import Environment
 from selfedit.errors import SelfeditError
 from selfedit.estimate import SECONDS_PER_WORD, WORDS_PER_PAIR
+from selfedit.installed.api import installed_api
 from selfedit.learn import keep_text
 from selfedit.libraries import Library, Wanted
 from selfedit.memory.store import MemoryStore
@@ -274,6 +275,57 @@ def test_an_answer_ends_with_its_code():
     assert [function.is_whole(text) for text in ("    x\n", "    x\n\n", "    x\nfoo", "    x\n```")] == [0, 0, 1, 1]
     assert [piece.is_whole(text) for text in ("x = 1\n", "x = 1\nprint(x)\n", "x\n```\n")] == [0, 0, 1]
     assert piece.code("x = 1\n```\nIt sets x.") == "x = 1\n"
+
+
+# What is known of a release
+
+
+@pytest.fixture
+def short(guide):
+    return split_documents(load_documents([str(guide)])[0], 20, library=str(LIBRARY))
+
+
+def test_notes_are_found_by_a_draft_that_names_what_the_old_version_had(short):
+    notes, task = Notes(short), "the name of a project in its normal form"
+    assert "canonicalize_name" in notes.best(task)[0].text
+    assert "as_tuple" in notes.best("normal", "numbers.as_tuple()")[0].text
+    assert "as_tuple" in " ".join(note.text for note in notes.best(task, "name.as_tuple()")[:2])
+    assert len(notes.best("versions of names", "parse_all(texts)")) == 3 and notes.best("xyz") == []
+
+
+def test_a_passage_without_a_change_is_a_note_as_a_whole(short):
+    note = Notes(short).best("which release will be smaller?")[0]
+    assert note.text == "packaging 99 upgrade guide › Outlook\nThe next release will be smaller."
+
+
+def test_notes_in_view_are_those_that_are_known_word_for_word(short):
+    notes = Notes(short).best("the numbers of a version", "v.as_tuple()")
+    known = [passage for note in notes for passage in (note.passage, *note.others)]
+    question = Question("Write it.", ())
+    shown = with_notes(notes, known, question).question
+    assert shown.endswith(f"{notes[0].text}\n\nWrite it.") and all(note.text in shown for note in notes)
+    other = replace(known[0], text="What was recited.")
+    changed = with_notes(notes, [other if passage == known[0] else passage for passage in known], question).question
+    assert "What was recited." in changed and notes[0].text not in changed
+
+
+def test_code_is_written_after_a_draft_and_with_names_that_exist(model, short, tmp_path, environment):
+    store = MemoryStore(tmp_path / "home")
+    for passage in short:
+        keep_text(model, passage, store, CONFIG.gate)
+    stored = {entry.passage.id: entry.passage.units for entry in store.all()}
+    assert stored == {passage.id: passage.units for passage in short}
+    release, answerer = Release(store, model.fingerprint, Wanted.parse("packaging@20")), Answerer(model, store)
+    task, api = CodeTask("the numbers of a version", "def f(v):\n"), installed_api(environment)
+    (ask,) = asks_for(answerer, release, [task], api=api, drafts=["return v.as_tuple()"])
+    assert "as_tuple" in ask.view(ask.passages, ask.question).question.partition("```")[0].rpartition("\n\n")[0]
+    assert ask.accepts("", "    return v.rel") and not ask.accepts("", "    return v.as_tuple(")
+    asked = []
+    answerer.answer = lambda asks, **options: asked.extend(asks) or Answerer(model, store).answer(asks)
+    assert asks_for(answerer, release, [task], tokens=4)[0].accepts is None
+    assert [draft.arm for draft in asked] == ["base"]
+    nothing = Release(store, model.fingerprint, Wanted.parse("numpy@2"))
+    assert asks_for(answerer, nothing, [task], tokens=4)[0].arm == "base" and len(asked) == 1  # no draft is needed
 
 
 # The release

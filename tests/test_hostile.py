@@ -12,7 +12,7 @@ import pytest
 from selfedit.documents import worker
 from selfedit.documents.read import Intake, read_documents
 
-SECONDS = 2.0
+SECONDS = 1.0
 """In place of 27, so that the test is short; `slow` is the same test with 27."""
 
 

@@ -102,19 +102,26 @@ def test_right_code_has_no_problem_and_can_be_written(api, code):
     [
         "Version('1').|as_tuple|()",
         "Version('1').|release_tuple|",
-        "x = parse('1')\nx.micro.y\nx.|as_tuple|()",
+        "x = parse('1')\nx.micro.real\nx.|as_tuple|()",
         "def f(v, file):\n    file.close()\n    return v.|as_tuple|()",
         "from packaging.version import |parse_all|",
         "from packaging import version as v, |versions|",
         "parse(|text|='1')",
+        "Version(parse(|text|='1'))",
         "parse(\n    '1',\n).|as_tuple|()",
         "with open('a.b') as file:\n    text = file.read()\n    try:\n        y = parse(text).|as_tuple|()",
     ],
 )
 def test_a_name_that_the_library_does_not_have_cannot_be_written(api, code):
     before, name, after = code.split("|")
-    text = written(Guard(api, USE, ""), before + name + after)
+    guard, whole = Guard(api, USE, ""), before + name + after
+    text = written(guard, whole)
     assert text.startswith(before) and len(text) <= len(before + name)
+    # A token may have the end of the name, and the begin of a string or a comment.
+    for more in ("('a", '("""a', "(f'{a", " # a", "\n", "[1]", ")"):
+        assert not guard.accepts(before, before + name + more)
+        if not any(other.startswith(name) for other in guard.api.having):
+            assert not guard.accepts(before, before + name)
 
 
 def test_the_task_may_name_what_the_library_does_not_have(api):
@@ -135,6 +142,25 @@ def test_what_is_not_code_is_let_through_or_refused_without_an_error(api, text):
 def test_a_library_that_cannot_be_imported_is_one_line(api):
     with pytest.raises(LibraryError, match="no-such-library 1 cannot be imported: .*it has no module"):
         installed_api(Environment(Path(sys.executable), "no-such-library", "1"))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        [],
+        {"modules": {}, "entities": []},
+        {"modules": {"a": 1}, "entities": [{"kind": "module"}], "elsewhere": {}},
+        {"modules": {"a": 0}, "entities": [{"kind": "module", "members": {"b": "c"}}], "elsewhere": {}},
+        {"modules": {"a": 0}, "entities": [{"kind": "module", "members": {"b": [True]}}], "elsewhere": {}},
+        {"modules": {"a": 0}, "entities": [{"kind": "function", "gives": [-1]}], "elsewhere": {}},
+        {"modules": {"a": 0}, "entities": [{"kind": "function", "parameters": [1]}], "elsewhere": {}},
+        {"modules": {}, "entities": [], "elsewhere": {"io": [None]}},
+    ],
+)
+def test_a_library_that_tells_something_else_is_one_line(told):
+    with pytest.raises(LibraryError, match="evil 1 does not tell what it offers"):
+        Api("evil", "1", told)
 
 
 # What is drawn

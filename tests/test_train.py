@@ -298,6 +298,7 @@ def test_in_mixed_precision_every_adapter_ends_near_where_fp32_takes_it(tiny_fol
     assert [log.losses[-1] for log in own] == pytest.approx([log.losses[-1] for log in logs], rel=0.02)
 
 
+@pytest.mark.slow  # the tiny models above are compared in every run
 @pytest.mark.embedded
 def test_each_adapter_of_the_embedded_model_ends_where_peft_takes_it_alone(in_double, embedded_model):
     network = load_model(embedded_model.name, device="cpu", dtype=torch.float64).backend.network

@@ -162,7 +162,7 @@ class _Reader:
             self._container(node, tag, classes, depth)
         elif "vertical-align:super" in _style(node):
             self._superscript(node, depth)
-        elif "interpreted-text" in classes:
+        elif classes & {"interpreted-text", "title-ref"}:
             self.line.append(role_text(node.attributes.get("role") or "", node.text()))
         elif tag in ("code", "tt") and (text := node.text().strip()):
             self.line.append(text if "`" in text else f"`{text}`")  # as writers of plain text mark names of code

@@ -15,7 +15,7 @@ from selfedit.types import Passage, Unit
 
 MAX_WORDS = 90
 """Of the sentences of a section that a change states."""
-MAX_BLOCKS, MAX_CODE = 4, 400
+MAX_BLOCKS, MAX_CODE = 4, 800
 """Code blocks of a section that a change has, and characters of each."""
 _NAMES_CODE = re.compile(r"`[^`]+`|\w+\(|\b\w+\.\w+\.?\w*\(|\b\w+_\w+\b|--\w")
 _PROMPT = re.compile(r"(?:>>>|\.\.\.|In \[\d+\]:) ?")
@@ -64,6 +64,7 @@ def _of_section(heading: str, units: Sequence[tuple[Passage, Unit]]) -> Iterable
         if unit.kind == "code":
             is_introduced = unit.text.startswith(f"{before}\n")
             label, text = (before, unit.text[len(before) + 1 :]) if is_introduced else ("", unit.text)
+            label = label if label.endswith(":") else ""  # else it is one of the sentences
             if lines := code_of(text):
                 code.append((passage, label, lines[:MAX_CODE]))
         before = unit.text

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,8 +66,10 @@ Kind = Entity | Value | None
 class Api:
     """What an installed library offers."""
 
-    def __init__(self, library: str, version: str, told: dict):
-        """`told`: as `installed.reader` prints it."""
+    def __init__(self, library: str, version: str, told: dict | None):
+        """`told`: as `installed.reader` prints it. Raises LibraryError if it is anything else."""
+        if told is None or not _is_told(told):
+            raise LibraryError(f"{library} {version} does not tell what it offers; give another --python")
         self.library, self.version = library, version
         self.modules: dict[str, int] = told["modules"]
         self.entities: list[dict] = told["entities"]
@@ -141,7 +143,46 @@ def installed_api(environment: Environment, imports: Sequence[str] = ()) -> Api:
     (outcome,) = run_programs([f"{program}\n\n{call}\n"], environment.python, LIMITS)
     if not outcome.passed:
         raise LibraryError(f"{environment.library} {environment.version} cannot be imported: {outcome.error}")
-    return Api(environment.library, environment.version, json.loads(outcome.output.strip().rpartition("\n")[2]))
+    try:
+        told = json.loads(outcome.output.strip().rpartition("\n")[2])
+    except (ValueError, RecursionError):
+        told = None
+    return Api(environment.library, environment.version, told)
+
+
+def _is_told(told: object) -> bool:
+    """Whether this is what `installed.reader` prints: the library may have printed something else."""
+    if not isinstance(told, dict) or told.keys() != {"modules", "entities", "elsewhere"}:
+        return False
+    modules, entities, elsewhere = told["modules"], told["entities"], told["elsewhere"]
+
+    def is_number(value: object) -> bool:
+        return type(value) is int and 0 <= value < len(entities)
+
+    def is_list(value: object, is_one: Callable[[object], bool]) -> bool:
+        return isinstance(value, list) and all(map(is_one, value))
+
+    def is_text(value: object) -> bool:
+        return isinstance(value, str)
+
+    def is_entity(value: object) -> bool:
+        if not isinstance(value, dict) or not is_text(value.get("kind")):
+            return False
+        members, parameters, gives = value.get("members") or {}, value.get("parameters"), value.get("gives")
+        return (
+            isinstance(members, dict)
+            and all(one is None or is_number(one) or is_list(one, is_number) for one in members.values())
+            and (parameters is None or is_list(parameters, is_text))
+            and (gives is None or is_list(gives, is_number))
+        )
+
+    return (
+        is_list(entities, is_entity)
+        and isinstance(modules, dict)
+        and all(map(is_number, modules.values()))
+        and isinstance(elsewhere, dict)
+        and all(is_list(names, is_text) for names in elsewhere.values())
+    )
 
 
 class Scope:

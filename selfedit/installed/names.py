@@ -13,11 +13,12 @@ import difflib
 import io
 import keyword
 import re
+import sys
 import tokenize
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from selfedit.installed.api import Api, Entity, Scope
 
@@ -88,12 +89,14 @@ class Guard:
 
     def accepts(self, written: str, text: str) -> bool:
         """For `Request.accepts`. Both may end anywhere, and `text` begins with `written`."""
-        line = _Line.last_of(self.before + text)
-        if line is None:
-            return True
-        scope, since = self._scope(line.code[: line.start]), len(self.before) + len(written)
-        names = [i for i, token in enumerate(line.tokens) if token.type == tokenize.NAME]
-        return all(self._fits(line, i, scope) for i in names if line.ends[i] >= since or i == names[-1])
+        since = len(self.before) + len(written)
+        for line in _statements(self.before + text, since):
+            scope = self._scope(line.code[: line.start])
+            names = [i for i, token in enumerate(line.tokens) if token.type == tokenize.NAME]
+            new = [i for i in names if line.ends[i] >= since or line.ends[i + 1 : i + 2] > [since]]  # or what follows
+            if not all(self._fits(line, i, scope) for i in new):
+                return False
+        return True
 
     def _fits(self, line: _Line, i: int, scope: Scope) -> bool:
         """Whether a name, of which the end may be missing, can stand where it does."""
@@ -112,60 +115,68 @@ class Guard:
             allowed = None if value is None else scope.allowed(value)
             is_fixed = value is not None and isinstance(scope.kind(value), Entity)
             return allowed is None or fits(allowed if is_fixed else allowed | self.of_task)
-        if before in ("(", ",") and (function := line.called(i)) is not None:
-            taken = scope.parameters(function)
+        if before in ("(", ","):
+            function, *around = line.calls(i) or [None]
+            taken = None if function is None else scope.parameters(function)
             if taken is None or keyword.iskeyword(name):
                 return True
             if line.text(i + 1) == "=":
                 return name in taken
-            if line.is_nested(i):  # it may be a variable of a comprehension, which is told behind it
-                return True
-            return fits(taken | line.names_before(i) | _KNOWN)
+            # Within another bracket it may be the variable of a comprehension, which is told behind it.
+            is_free = any(call is None or scope.parameters(call) is None for call in around)
+            return is_free or fits(taken | line.names_before(i) | _KNOWN)
         return True
+
+
+def _statements(code: str, since: int) -> list[_Line]:
+    """The statements of code that may end anywhere, from the one on that has the character `since`; without a string in
+    which the code ends, and none if it cannot be read."""
+    tokens: list[tokenize.TokenInfo] = []
+    end = (sys.maxsize, 0)
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(code).readline):
+            if token.type == tokenize.ERRORTOKEN and token.string in "'\"":  # Python 3.11
+                break
+            tokens.append(token)
+    except tokenize.TokenError as error:
+        end = error.args[1] if "string" in error.args[0] else end
+    except SyntaxError:
+        return []
+    offsets = [0, *(match.end() for match in re.finditer("\n", code))]
+    found, some = [], list[tokenize.TokenInfo]()
+    for token in [*(token for token in tokens if token.end <= end), None]:
+        if token and token.type not in (*_SPACE, tokenize.NEWLINE):
+            some.append(token)
+        elif some and (token is None or token.type == tokenize.NEWLINE):
+            ends = [offsets[token.end[0] - 1] + token.end[1] for token in some]
+            if ends[-1] >= since or token is None:
+                found.append(_Line(code, offsets[some[0].start[0] - 1], some, ends))
+            some = []
+    return found
 
 
 @dataclass(frozen=True)
 class _Line:
-    """The last statement of code that may end anywhere."""
+    """A statement of code."""
 
     code: str
+    """All of it."""
     start: int
     """Of the statement, in characters."""
     tokens: list[tokenize.TokenInfo]
     ends: list[int]
     """Of the tokens, in characters of the code."""
-    opened: dict[int, int]
-    """Closing bracket → opening bracket, as indices of tokens."""
 
-    @classmethod
-    def last_of(cls, code: str) -> _Line | None:
-        """None where the code ends in a string or a comment, or is nothing that can be told."""
-        tokens: list[tokenize.TokenInfo] = []
-        try:
-            tokens.extend(tokenize.generate_tokens(io.StringIO(code).readline))
-        except tokenize.TokenError as error:
-            if "string" in str(error):
-                return None
-        except SyntaxError:
-            return None
-        if any(token.type == tokenize.ERRORTOKEN and token.string in "'\"" for token in tokens):
-            return None
-        whole = [i for i, token in enumerate(tokens) if token.type == tokenize.NEWLINE and token.string]
-        tokens = tokens[whole[-1] + 1 :] if whole else tokens
-        if any(t.type == tokenize.COMMENT and t.end[1] == len(t.line) for t in tokens):
-            return None
-        tokens = [token for token in tokens if token.type not in _SPACE]
-        if not tokens:
-            return None
-        lines = [0, *(match.end() for match in re.finditer("\n", code))]
-        ends = [lines[token.end[0] - 1] + token.end[1] for token in tokens]
+    @cached_property
+    def opened(self) -> dict[int, int]:
+        """Closing bracket → opening bracket, as indices of tokens."""
         opened, stack = {}, []
-        for i, token in enumerate(tokens):
+        for i, token in enumerate(self.tokens):
             if token.string in ("(", "[", "{"):
                 stack.append(i)
             elif token.string in (")", "]", "}") and stack:
                 opened[i] = stack.pop()
-        return cls(code, lines[tokens[0].start[0] - 1], tokens, ends, opened)
+        return opened
 
     def text(self, i: int) -> str:
         return self.tokens[i].string if 0 <= i < len(self.tokens) else ""
@@ -206,21 +217,18 @@ class _Line:
     def _is_name(self, i: int) -> bool:
         return i >= 0 and self.tokens[i].type == tokenize.NAME and not keyword.iskeyword(self.text(i))
 
-    def called(self, i: int) -> ast.expr | None:
-        """What is called with the argument that a token begins."""
+    def calls(self, i: int) -> list[ast.expr | None]:
+        """For each bracket that is open before a token, from the innermost on, what is called; None: nothing."""
+        found: list[ast.expr | None] = []
         depth = 0
-        for opening in range(i - 1, 0, -1):
+        for opening in range(i - 1, -1, -1):
             depth += (self.text(opening) in (")", "]", "}")) - (self.text(opening) in ("(", "[", "{"))
             if depth < 0:
                 is_call = self.text(opening) == "(" and (self._is_name(opening - 1) or opening - 1 in self.opened)
                 is_definition = self.text(opening - 2) in ("def", "class")
-                return self.expression(opening - 1) if is_call and not is_definition else None
-        return None
-
-    def is_nested(self, i: int) -> bool:
-        """Whether more than one bracket is open before a token."""
-        texts = [token.string for token in self.tokens[:i]]
-        return sum((text in ("(", "[", "{")) - (text in (")", "]", "}")) for text in texts) > 1
+                found.append(self.expression(opening - 1) if is_call and not is_definition else None)
+                depth = 0
+        return found
 
     def names_before(self, i: int) -> set[str]:
         """All names that stand in the code before a token."""

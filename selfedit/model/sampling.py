@@ -13,8 +13,8 @@ from torch import Tensor
 from selfedit.model.backend import Request
 from selfedit.model.chat import Chat
 
-REFUSED = 64
-"""Tokens that are tried where the likeliest ones are not accepted."""
+REDRAWN, REFUSED = 16, 4096
+"""Tokens that are drawn, and those that are then tried by their probability, where the first one is not accepted."""
 
 
 class Continuation:
@@ -53,16 +53,22 @@ def choose(logits: Tensor, rows: Sequence[Continuation], chat: Chat) -> list[int
 
 
 def _accepted(logits: Tensor, row: Continuation, first: int, chat: Chat) -> int:
-    """The first token that the request accepts, of those that are drawn in turn; `first` if there are too many."""
-    assert row.request.accepts
-    written, token = chat.decode(row.tokens), first
-    for _ in range(REFUSED):
-        text = f"{written}\n" if token in chat.ends else chat.decode([*row.tokens, token])
-        if row.request.accepts(written, text):
+    """The first token that the request accepts: of those that are drawn in turn, then by their probability. `first` if
+    it accepts none of them."""
+    written, accepts = chat.decode(row.tokens), row.request.accepts
+    assert accepts
+
+    def fits(token: int) -> bool:
+        return accepts(written, f"{written}\n" if token in chat.ends else chat.decode([*row.tokens, token]))
+
+    token = first
+    for _ in range(REDRAWN if row.generator else 1):
+        if fits(token):
             return token
         logits[0, token] = float("-inf")
         (token,) = _drawn(logits, [row])
-    return first
+    likely = logits[0].topk(min(REFUSED, logits.shape[1])).indices.tolist()
+    return next(filter(fits, likely), first)
 
 
 def _drawn(logits: Tensor, rows: Sequence[Continuation]) -> list[int]:
