@@ -20,7 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from selfedit.installed.api import Api, Entity, Scope
+from selfedit.installed.api import Api, Entity
+from selfedit.installed.scope import Scope
 
 SIMILAR = 3
 _NAME = re.compile(r"[^\W\d]\w*")
