@@ -106,8 +106,6 @@ def test_right_code_has_no_problem_and_can_be_written(api, code):
         "def f(v, file):\n    file.close()\n    return v.|as_tuple|()",
         "from packaging.version import |parse_all|",
         "from packaging import version as v, |versions|",
-        "parse(|text|='1')",
-        "Version(parse(|text|='1'))",
         "parse(\n    '1',\n).|as_tuple|()",
         "with open('a.b') as file:\n    text = file.read()\n    try:\n        y = parse(text).|as_tuple|()",
     ],

@@ -34,8 +34,8 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     code.add_argument(
         "--any-names",
         action="store_true",
-        help="also write names that the installed library does not have (default: where it is installed, only names "
-        "that it has)",
+        help="also write attributes and imports that the installed library does not have (default: where it is "
+        "installed, only those that it has)",
     )
     code.add_argument(
         "--run",
@@ -182,12 +182,13 @@ def _code(arguments) -> int:
         code_task = CodeTask(f"{about}{task.strip()}", script=script)
         environment, missing = _environment(arguments, wanted, store.home)
         python = _python(arguments, wanted, environment) if arguments.is_run else None
-        api = installed_api(environment, code_task.modules) if environment and not arguments.any_names else None
+        api = installed_api(environment, code_task.modules) if environment else None
         stage = after(5.0, progress.stage)
         on_token = lambda done, total: stage("answer", done, total)  # noqa: E731  (a callback of one line)
         answerer, release = Answerer(model, store), Release(store, model.fingerprint, wanted)
         options = {"tokens": arguments.tokens, "on_token": on_token}
-        (ask,) = asks_for(answerer, release, [code_task], arguments.arm, api, **options)
+        known = None if arguments.any_names else api
+        (ask,) = asks_for(answerer, release, [code_task], arguments.arm, known, **options)
         (answer,) = answerer.answer([ask], on_token=on_token)
     if answer.error:
         raise SelfeditError(answer.error)

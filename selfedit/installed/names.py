@@ -1,14 +1,13 @@
 """Code that names only what an installed library has: what it gets wrong (`problems`), and a guard while it is written.
 
-The guard is monitor-guided decoding (Agrawal et al. 2023, arXiv:2306.10763): a token after which a name could no longer
-become one that the library has is replaced by the next likeliest. A model that has another version in mind then writes
-the nearest name of this one.
+The guard is monitor-guided decoding (Agrawal et al. 2023, arXiv:2306.10763): a token after which an attribute or an
+imported name could no longer become one that the library has is replaced by the next likeliest. Arguments are left
+alone: that a name is one is told by the `=` behind it, when it is too late to write another (docs/LOG.md).
 """
 
 from __future__ import annotations
 
 import ast
-import builtins
 import difflib
 import io
 import keyword
@@ -25,7 +24,6 @@ from selfedit.installed.scope import Scope
 
 SIMILAR = 3
 _NAME = re.compile(r"[^\W\d]\w*")
-_KNOWN = frozenset((*dir(builtins), *keyword.kwlist))
 _SPACE = (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
 
@@ -110,23 +108,11 @@ class Guard:
             module = line.module_before(i)
             names = _importable(self.api, module) if module and self.api.owns(module) else None
             return names is None or fits(names)
-        before = line.text(i - 1)
-        if before == ".":
-            value = line.expression(i - 2)
-            allowed = None if value is None else scope.allowed(value)
-            is_fixed = value is not None and isinstance(scope.kind(value), Entity)
-            return allowed is None or fits(allowed if is_fixed else allowed | self.of_task)
-        if before in ("(", ","):
-            function, *around = line.calls(i) or [None]
-            taken = None if function is None else scope.parameters(function)
-            if taken is None or keyword.iskeyword(name):
-                return True
-            if line.text(i + 1) == "=":
-                return name in taken
-            # Within another bracket it may be the variable of a comprehension, which is told behind it.
-            is_free = any(call is None or scope.parameters(call) is None for call in around)
-            return is_free or fits(taken | line.names_before(i) | _KNOWN)
-        return True
+        value = line.expression(i - 2) if line.text(i - 1) == "." else None
+        allowed = None if value is None else scope.allowed(value)
+        if value is None or allowed is None:
+            return True
+        return fits(allowed if isinstance(scope.kind(value), Entity) else allowed | self.of_task)
 
 
 def _statements(code: str, since: int) -> list[_Line]:
@@ -217,23 +203,6 @@ class _Line:
 
     def _is_name(self, i: int) -> bool:
         return i >= 0 and self.tokens[i].type == tokenize.NAME and not keyword.iskeyword(self.text(i))
-
-    def calls(self, i: int) -> list[ast.expr | None]:
-        """For each bracket that is open before a token, from the innermost on, what is called; None: nothing."""
-        found: list[ast.expr | None] = []
-        depth = 0
-        for opening in range(i - 1, -1, -1):
-            depth += (self.text(opening) in (")", "]", "}")) - (self.text(opening) in ("(", "[", "{"))
-            if depth < 0:
-                is_call = self.text(opening) == "(" and (self._is_name(opening - 1) or opening - 1 in self.opened)
-                is_definition = self.text(opening - 2) in ("def", "class")
-                found.append(self.expression(opening - 1) if is_call and not is_definition else None)
-                depth = 0
-        return found
-
-    def names_before(self, i: int) -> set[str]:
-        """All names that stand in the code before a token."""
-        return {*_NAME.findall(self.code[: self.ends[i] - len(self.text(i))])}
 
 
 def _parsed(code: str) -> ast.AST:
