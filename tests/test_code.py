@@ -15,7 +15,7 @@ from conftest import write_tiny_model
 from selfedit.answers.answerer import Answerer, Ask
 from selfedit.answers.code import Notes, Release, asks_for, with_notes
 from selfedit.cli import main
-from selfedit.code import CodeTask, as_function
+from selfedit.code import CodeTask, as_function, is_python
 from selfedit.config import GateConfig, ReleaseConfig, TrainConfig
 from selfedit.documents.read import load_documents, split_documents
 from selfedit.edits.changes import Change, code_of, find_changes
@@ -683,6 +683,17 @@ def test_bench_api(folder, guide, tasks, tmp_path, capsys):
     assert main(command) == 0  # nothing is asked again
     assert (tmp_path / "out" / "answers.jsonl").read_text() == answers
     assert (tmp_path / "out" / "accuracy.png").exists()
+
+
+@pytest.mark.parametrize(
+    "name, changed, unchanged", [("numpy2", 24, 12), ("marshmallow4", 24, 12), ("polars2_unchanged", 0, 16)]
+)
+def test_the_tasks_that_are_carried_are_whole(name, changed, unchanged):
+    import selfedit.bench
+
+    tasks = load_api_tasks([Path(selfedit.bench.__file__).with_name(f"{name}.jsonl")])
+    assert sum(task.kind != "unchanged" for task in tasks) == changed == sum(bool(task.stale) for task in tasks)
+    assert len(tasks) == changed + unchanged and all(is_python(task.program(task.reference)) for task in tasks)
 
 
 def test_the_reference_passes_and_the_stale_body_is_recognized(tasks, environment):
