@@ -32,16 +32,9 @@ class CodeTask:
 
     @property
     def before(self) -> str:
-        """The code before what is written, as far as it tells what names stand for: imports, and the starter."""
+        """The code before what is written, as far as it tells what names stand for: the imports of the file, and the
+        starter."""
         return "".join(f"{ast.unparse(node)}\n" for node in _imports(self.script)) + self.starter
-
-    @property
-    def modules(self) -> list[str]:
-        """The modules that the code before imports."""
-        nodes = _imports(self.script) + _imports(f"{self.starter}    pass\n")
-        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-        names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-        return sorted({*names})
 
     @property
     def opening(self) -> str:
@@ -65,7 +58,7 @@ class CodeTask:
 
 
 def _imports(code: str) -> list[ast.Import | ast.ImportFrom]:
-    """None if it is no Python."""
+    """Those of a whole file; none if it is no Python."""
     try:
         tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

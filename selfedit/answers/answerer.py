@@ -119,8 +119,6 @@ class Ask:
     seed: int = 0
     allow: Callable[[Sequence[int]], Sequence[int]] | None = None
     """A grammar, as in `Request.allow`."""
-    accepts: Callable[[str, str], bool] | None = None
-    """As in `Request.accepts`."""
 
     @property
     def looked_up(self) -> str:
@@ -130,9 +128,7 @@ class Ask:
     @property
     def is_grounded(self) -> bool:
         """Whether an answer that was read may give way to a sentence: the form of the answer is not given."""
-        is_free = (
-            not (self.opening or self.stop or self.allow or self.accepts or self.check) and self.view is with_passages
-        )
+        is_free = not (self.opening or self.stop or self.allow or self.check) and self.view is with_passages
         return self.grounds and is_free and self.question.kind == "question"
 
     @property
@@ -552,7 +548,6 @@ class Answerer:
             top_p=ask.top_p,
             seed=ask.seed,
             allow=ask.allow,
-            accepts=ask.accepts,
             stop=ask.stop,
         )
 

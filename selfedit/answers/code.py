@@ -5,8 +5,7 @@
    RepoCoder, Zhang et al. 2023, arXiv:2303.12570).
 2. It writes the code with those notes in view, but not the draft, which small models copy.
 
-Where the library is installed, only names that it has can be written (`installed.names.Guard`). A release may have one
-adapter (`selfedit.release`), so the version of the library decides which adapter writes.
+A release may have one adapter (`selfedit.release`), so the version of the library decides which adapter writes.
 """
 
 from __future__ import annotations
@@ -17,11 +16,9 @@ from dataclasses import replace
 from functools import partial
 from heapq import nlargest
 
-from selfedit.answers.answerer import AUTO, BASE, BOTH, TEXT, Answerer, Ask
+from selfedit.answers.answerer import AUTO, BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask
 from selfedit.code import CodeTask
 from selfedit.edits.changes import Change, find_changes
-from selfedit.installed.api import Api
-from selfedit.installed.names import Guard
 from selfedit.libraries import Library, Wanted
 from selfedit.memory.route import Router
 from selfedit.memory.store import MemoryStore
@@ -122,25 +119,18 @@ def asks_for(
     release: Release,
     tasks: Sequence[CodeTask],
     arm: str = AUTO,
-    api: Api | None = None,
     *,
     tokens: int = CODE_TOKENS,
     drafts: Sequence[str] | None = None,
     on_token: OnStep = no_steps,
 ) -> list[Ask]:
-    """What the Answerer is asked for each task; `CodeTask.code` takes the code from its answer.
-
-    `api`: the installed library, where only names that it has may be written. `drafts`: code for the tasks, if there is
-    some; else it is written here, where something is known of the library. Raises as `Answerer.answer`."""
+    """What the Answerer is asked for each task; `CodeTask.code` takes the code from its answer. `drafts`: code for the
+    tasks, if there is some; else it is written here, where notes are shown. Raises as `Answerer.answer`."""
     asks = [release.ask(task, arm, tokens) for task in tasks]
     if drafts is None:
         drafts = [""] * len(tasks)
-        if any(ask.passages for ask in asks):
+        shows_notes = not (arm == WEIGHTS and release.writer)
+        if shows_notes and any(ask.passages for ask in asks):
             written = answerer.answer([release.ask(task, BASE, tokens) for task in tasks], on_token=on_token)
             drafts = [task.code(answer.answer) for task, answer in zip(tasks, written)]
-    asks = [release.ask(task, arm, tokens, draft) if draft else ask for task, ask, draft in zip(tasks, asks, drafts)]
-    return [replace(ask, accepts=_guard(api, task).accepts) if api else ask for task, ask in zip(tasks, asks)]
-
-
-def _guard(api: Api, task: CodeTask) -> Guard:
-    return Guard(api, task.before, f"{task.instruction}\n{task.starter}\n{task.script}")
+    return [release.ask(task, arm, tokens, draft) if draft else ask for task, ask, draft in zip(tasks, asks, drafts)]

@@ -5,7 +5,6 @@ home with the memories, `answers.jsonl` with one line per condition, task and sa
 
 - `base`: the untouched model, and the version is not named;
 - `name-the-version`: the version is in the prompt, as in all conditions below;
-- `installed`: only names that the installed library has may be written, as in the conditions from `text` on;
 - `stale-docs`: with the best passages of the old version's documents in view, by words;
 - `docs-in-context`: with the right passages in view, the ceiling of plain prompts;
 - `retrieval`: with the best passages of the release's documents in view, by words;
@@ -37,7 +36,6 @@ from selfedit.documents.read import split_documents
 from selfedit.documents.records import Document
 from selfedit.edits.quiz import joined
 from selfedit.errors import SelfeditError
-from selfedit.installed.api import installed_api
 from selfedit.learn import learn, passage_length
 from selfedit.libraries import Library, Wanted
 from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json, write_text
@@ -50,22 +48,12 @@ from selfedit.sandbox import Limits, run_programs
 from selfedit.tasks.api import UNCHANGED, ApiTask, gold_passages
 from selfedit.types import Passage, Progress, Question, no_progress, stable_seed, text_hash
 
-CONDITIONS = (
-    "base",
-    "name-the-version",
-    "installed",
-    "stale-docs",
-    "docs-in-context",
-    "retrieval",
-    "text",
-    "memory",
-    "memory+text",
-)
-_PRODUCT = {"installed": BASE, "text": TEXT, "memory": WEIGHTS, "memory+text": BOTH}
+CONDITIONS = ("base", "name-the-version", "stale-docs", "docs-in-context", "retrieval", "text", "memory", "memory+text")
+_PRODUCT = {"text": TEXT, "memory": WEIGHTS, "memory+text": BOTH}
 """The conditions in which code is written as `selfedit code` writes it."""
 _ADAPTED = ("memory", "memory+text")
 _LEARNED = ("text", *_ADAPTED)
-_CLOSED_BOOK = ("base", "name-the-version", "installed", "memory")
+_CLOSED_BOOK = ("base", "name-the-version", "memory")
 SAMPLES = 5
 TEMPERATURE = 0.8
 BLOCK = 16
@@ -198,8 +186,6 @@ class _Bench:
     ):
         self.model, self.tasks, self.passages, self.samples, self.progress = model, tasks, passages, samples, progress
         self.environment, self.index, self.stale_index = environment, _Index(passages), _Index(stale_passages)
-        imports = {name for task in tasks for name in task.code_task().modules}
-        self.api = installed_api(environment, sorted(imports))
         self.answerer = Answerer(model, store)
         self.wanted = Wanted(tasks[0].library, f"=={tasks[0].version}")
         self.release = Release(store, model.fingerprint, self.wanted)
@@ -274,7 +260,7 @@ class _Bench:
         drafts = None if None in written else [record["body"] for record in written if record]
         stage = lambda done, total: self.progress("draft", done, total)  # noqa: E731  (a callback of one line)
         options = {"tokens": ANSWER_TOKENS, "drafts": drafts, "on_token": stage}
-        return asks_for(self.answerer, self.release, codes, arm, self.api, **options)
+        return asks_for(self.answerer, self.release, codes, arm, **options)
 
     def _plain_ask(self, condition: str, task: ApiTask) -> Ask:
         code = task.code_task(names_version=condition != "base")

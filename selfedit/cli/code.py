@@ -32,12 +32,6 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
     )
     add_versions(code)
     code.add_argument(
-        "--any-names",
-        action="store_true",
-        help="also write attributes and imports that the installed library does not have (default: where it is "
-        "installed, only those that it has)",
-    )
-    code.add_argument(
         "--run",
         dest="is_run",
         action="store_true",
@@ -164,8 +158,7 @@ def _code(arguments) -> int:
     from selfedit.answers.answerer import Answerer
     from selfedit.answers.code import Release, asks_for
     from selfedit.code import CodeTask
-    from selfedit.installed.api import installed_api
-    from selfedit.installed.names import problems
+    from selfedit.installed.names import installed_api, problems
     from selfedit.libraries import described
     from selfedit.sandbox import run_programs
     from selfedit.terminal import Progress, after
@@ -182,24 +175,26 @@ def _code(arguments) -> int:
         code_task = CodeTask(f"{about}{task.strip()}", script=script)
         environment, missing = _environment(arguments, wanted, store.home)
         python = _python(arguments, wanted, environment) if arguments.is_run else None
-        api = installed_api(environment, code_task.modules) if environment else None
         stage = after(5.0, progress.stage)
         on_token = lambda done, total: stage("answer", done, total)  # noqa: E731  (a callback of one line)
         answerer, release = Answerer(model, store), Release(store, model.fingerprint, wanted)
         options = {"tokens": arguments.tokens, "on_token": on_token}
-        known = None if arguments.any_names else api
-        (ask,) = asks_for(answerer, release, [code_task], arguments.arm, known, **options)
+        (ask,) = asks_for(answerer, release, [code_task], arguments.arm, **options)
         (answer,) = answerer.answer([ask], on_token=on_token)
     if answer.error:
         raise SelfeditError(answer.error)
     code = code_task.code(answer.answer)
     record = {"code": code} | {k: v for k, v in answer.record().items() if k not in ("answer", "memory")}
     record |= {"library": str(wanted) if wanted else None, "sources": _sources(answer, ask)}
+    if environment:
+        try:
+            found = problems(code, installed_api(environment, code), code_task.before)
+            about = f"{environment.library} {environment.version}"
+            record["checked"] = {"with": about, "problems": list(map(str, found))}
+        except SelfeditError as error:
+            missing = [f"names are not checked: {error}"]
     if notes := unknown + missing:
         record["note"] = "; ".join(notes)
-    if api:
-        found = problems(code, api, code_task.before)
-        record["checked"] = {"with": f"{api.library} {api.version}", "problems": list(map(str, found))}
     outcome = None
     if python:
         outcome = run_programs([code], python)[0]
@@ -280,7 +275,7 @@ def _environment(arguments, wanted, home: Path):
         if arguments.python or arguments.is_run:
             raise
         return None, [f"names are not checked: {error}"]
-    if found or arguments.any_names:
+    if found:
         return found, []
     return None, [f"names are not checked, since {wanted} is not installed here: give --python PYTHON"]
 

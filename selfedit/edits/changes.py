@@ -18,7 +18,7 @@ MAX_WORDS = 90
 MAX_BLOCKS, MAX_CODE = 4, 800
 """Code blocks of a section that a change has, and characters of each."""
 _NAMES_CODE = re.compile(r"`[^`]+`|\w+\(|\b\w+\.\w+\.?\w*\(|\b\w+_\w+\b|--\w")
-_PROMPT = re.compile(r"(?:>>>|\.\.\.|In \[\d+\]:) ?")
+_SESSION, _PROMPT = re.compile(r">>>|In \[\d+\]:"), re.compile(r"(?:>>>|\.\.\.|In \[\d+\]:) ?")
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def _of_section(heading: str, units: Sequence[tuple[Passage, Unit]]) -> Iterable
             is_introduced = unit.text.startswith(f"{before}\n")
             label, text = (before, unit.text[len(before) + 1 :]) if is_introduced else ("", unit.text)
             label = label if label.endswith(":") else ""  # else it is one of the sentences
-            if lines := code_of(text):
-                code.append((passage, label, lines[:MAX_CODE]))
+            if shown := code_of(text):
+                code.append((passage, label, shown[:MAX_CODE]))
         before = unit.text
     sentences = [u.text for _, u in units if u.kind == "sentence" and not u.text.endswith(":") and " " in u.text]
     if code or (sentences and _NAMES_CODE.search(heading)):
@@ -84,6 +84,6 @@ def _shortened(sentences: Iterable[str]) -> str:
 def code_of(text: str) -> str:
     """The code of an interactive session without its output; other code as it is."""
     lines = text.strip("\n").split("\n")
-    if any(_PROMPT.match(line) for line in lines):
+    if any(_SESSION.match(line) for line in lines):
         lines = [_PROMPT.sub("", line, count=1) for line in lines if _PROMPT.match(line)]
     return "\n".join(lines).rstrip()

@@ -84,9 +84,6 @@ class Request:
     """The text so far → whether it ends there; asked at a line break and at the token behind it."""
     allow: Callable[[Sequence[int]], Sequence[int]] | None = None
     """A grammar: the tokens so far → those that may follow, at least one; an end token where it may end."""
-    accepts: Callable[[str, str], bool] | None = None
-    """The text so far, the text with one more token (a line break for an end token) → whether it may go on like this.
-    If not, the token is drawn again; where many are refused, the first one stays."""
     adapter_from: int = 0
     """So many of the first tokens are read by the base model; the adapter acts on the others, and on what is
     written."""

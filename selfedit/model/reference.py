@@ -104,7 +104,7 @@ class ReferenceBackend:
                 if last := request.tokens[first:]:
                     past = read.past_key_values if read else None
                     read = model(input_ids=self._row(last), past_key_values=past, use_cache=True)
-                while None not in written.write(choose(read.logits[:, -1].clone(), [written], self.chat)[0], self.chat):
+                while None not in written.write(choose(read.logits[:, -1].clone(), [written])[0], self.chat):
                     on_token(done + len(written.tokens), total)
                     token = self._row(written.tokens[-1:])
                     read = model(input_ids=token, past_key_values=read.past_key_values, use_cache=True)

@@ -13,9 +13,6 @@ from torch import Tensor
 from selfedit.model.backend import Request
 from selfedit.model.chat import Chat
 
-REDRAWN, REFUSED = 16, 4096
-"""Tokens that are drawn, and those that are then tried by their probability, where the first one is not accepted."""
-
 
 class Continuation:
     """A request, the tokens that have been written for it, and its random state."""
@@ -38,41 +35,13 @@ class Continuation:
         return bool(stop and not chat.breaks.isdisjoint(self.tokens[-2:]) and stop(chat.decode(self.tokens)))
 
 
-def choose(logits: Tensor, rows: Sequence[Continuation], chat: Chat) -> list[int]:
-    """Logits [B, vocabulary] → the next token of each row. Changes the logits of requests with a grammar or a check."""
+def choose(logits: Tensor, rows: Sequence[Continuation]) -> list[int]:
+    """Logits [B, vocabulary] → the next token of each row. Changes the logits of requests with a grammar."""
     for logit_row, row in zip(logits, rows):
         if allow := row.request.allow:
             allowed = torch.tensor(allow(row.tokens), device=logits.device)
             kept = logit_row[allowed]
             logit_row.fill_(float("-inf")).index_copy_(0, allowed, kept)
-    tokens = _drawn(logits, rows)
-    for i, row in enumerate(rows):
-        if row.request.accepts:
-            tokens[i] = _accepted(logits[i : i + 1], row, tokens[i], chat)
-    return tokens
-
-
-def _accepted(logits: Tensor, row: Continuation, first: int, chat: Chat) -> int:
-    """The first token that the request accepts: of those that are drawn in turn, then by their probability. `first` if
-    it accepts none of them."""
-    written, accepts = chat.decode(row.tokens), row.request.accepts
-    assert accepts
-
-    def fits(token: int) -> bool:
-        return accepts(written, f"{written}\n" if token in chat.ends else chat.decode([*row.tokens, token]))
-
-    token = first
-    for _ in range(REDRAWN if row.generator else 1):
-        if fits(token):
-            return token
-        logits[0, token] = float("-inf")
-        (token,) = _drawn(logits, [row])
-    likely = logits[0].topk(min(REFUSED, logits.shape[1])).indices.tolist()
-    return next(filter(fits, likely), first)
-
-
-def _drawn(logits: Tensor, rows: Sequence[Continuation]) -> list[int]:
-    """Logits [B, vocabulary] → the likeliest token of each greedy row, and one that is drawn of each other."""
     tokens = logits.argmax(1).tolist()
     drawing = [(i, row.request, row.generator) for i, row in enumerate(rows) if row.generator]
     if not drawing:

@@ -125,7 +125,7 @@ class Decoder:
 
     def _draft(self, request: Request) -> tuple[int, ...]:
         """The part of the draft that the text may begin with: at least its last token is left to be written."""
-        is_greedy = not (request.temperature or request.allow or request.accepts or request.stop)
+        is_greedy = not (request.temperature or request.allow or request.stop)
         usable = request.draft[: request.max_new_tokens - 1] if is_greedy else ()
         return tuple(takewhile(lambda token: token not in self.chat.ends, usable))
 
@@ -173,7 +173,7 @@ class Decoder:
         return max((len(row.request.tokens) + len(row.tokens) for row in self.rows), default=0)
 
     def _write(self, logits: Tensor, rows: Sequence[Continuation]) -> list[tuple[Continuation, int | None]]:
-        tokens = choose(logits, rows, self.chat)
+        tokens = choose(logits, rows)
         events = [(row, event) for row, token in zip(rows, tokens) for event in row.write(token, self.chat)]
         if ended := [row for row, event in events if event is None]:
             self.remove(ended)
