@@ -213,7 +213,7 @@ def _code(arguments) -> int:
 
 
 def _sources(answer, ask) -> list[str]:
-    in_view = ask.passages if answer.arm in ("text", "both") else ()
+    in_view = ask.passages if answer.arm in ("text", "both") else answer.recited
     return list(dict.fromkeys(passage.source for passage in in_view))
 
 
