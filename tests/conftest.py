@@ -183,3 +183,18 @@ def with_exact_norms(model):
 @pytest.fixture(scope="session")
 def tiny_reference(tiny_folder):
     return reference_model(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """The Python of the tests, with the library `packaging`."""
+    import sys
+
+    from selfedit.environments import Environment
+    from selfedit.sandbox import SandboxError, isolation
+
+    try:
+        isolation()
+    except SandboxError as error:
+        pytest.skip(f"code cannot be run safely here: {error}")
+    return Environment(Path(sys.executable), "packaging", "26.0")

@@ -20,7 +20,6 @@ from selfedit.config import GateConfig, ReleaseConfig, TrainConfig
 from selfedit.documents.read import load_documents, split_documents
 from selfedit.edits.changes import Change, code_of, find_changes
 from selfedit.edits.code import Pair, function_task, held_back, run_pairs, study_examples, write_pairs
-from selfedit.environments import Environment
 from selfedit.errors import SelfeditError
 from selfedit.estimate import SECONDS_PER_WORD, WORDS_PER_PAIR
 from selfedit.learn import keep_text
@@ -29,7 +28,7 @@ from selfedit.memory.store import MemoryStore
 from selfedit.model.chat import Chat
 from selfedit.model.load import load_model
 from selfedit.release import learn_release
-from selfedit.sandbox import SandboxError, isolation, run_programs
+from selfedit.sandbox import run_programs
 from selfedit.tasks.api import gold_passages, load_api_tasks
 from selfedit.types import Question
 
@@ -100,15 +99,6 @@ def guide(tmp_path) -> Path:
 @pytest.fixture
 def passages(guide):
     return split_documents(load_documents([str(guide)])[0], 60, library=str(LIBRARY))
-
-
-@pytest.fixture(scope="module")
-def environment() -> Environment:
-    try:
-        isolation()
-    except SandboxError as error:
-        pytest.skip(f"code cannot be run safely here: {error}")
-    return Environment(Path(sys.executable), "packaging", "26.0")
 
 
 class Scripted:

@@ -1,14 +1,11 @@
 """What a piece of code names and the installed library does not have."""
 
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
-from selfedit.environments import Environment
 from selfedit.errors import LibraryError
 from selfedit.installed.names import Api, installed_api, problems
-from selfedit.sandbox import SandboxError, isolation
 
 RIGHT = """\
 import io, packaging.markers
@@ -59,12 +56,8 @@ WRONG = [
 
 
 @pytest.fixture(scope="module")
-def api() -> Api:
-    try:
-        isolation()
-    except SandboxError as error:
-        pytest.skip(f"code cannot be run safely here: {error}")
-    return installed_api(Environment(Path(sys.executable), "packaging", "26"), RIGHT)
+def api(environment) -> Api:
+    return installed_api(replace(environment, version="26"), RIGHT)
 
 
 @pytest.mark.parametrize("code, message", WRONG)
@@ -89,9 +82,9 @@ def test_what_is_no_code_has_no_problem(api, code):
     assert problems(f"from packaging.version import Version\n{code}", api) == []
 
 
-def test_a_library_that_cannot_be_imported_is_one_line(api):
+def test_a_library_that_cannot_be_imported_is_one_line(environment):
     with pytest.raises(LibraryError, match="no-such-library 1 cannot be imported: .*it has no module") as error:
-        installed_api(Environment(Path(sys.executable), "no-such-library", "1"))
+        installed_api(replace(environment, library="no-such-library", version="1"))
     assert "\n" not in str(error.value)
 
 

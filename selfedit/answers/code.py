@@ -1,4 +1,4 @@
-"""Code tasks → what the Answerer is asked, and the code: in two steps where something is known of the library.
+"""Code tasks → what the Answerer is asked. Code is written in two steps where something is known of the library.
 
 1. The model writes a draft as it would without documents. It names what the old version had, which is what release
    notes and upgrade guides name, too: the notes that share words with the task or with the draft are looked up (as in

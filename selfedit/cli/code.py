@@ -188,9 +188,9 @@ def _code(arguments) -> int:
     record |= {"library": str(wanted) if wanted else None, "sources": _sources(answer, ask)}
     if environment:
         try:
-            found = problems(code, installed_api(environment, code), code_task.before)
-            about = f"{environment.library} {environment.version}"
-            record["checked"] = {"with": about, "problems": list(map(str, found))}
+            api = installed_api(environment, code)
+            found = problems(code, api, code_task.before)
+            record["checked"] = {"with": api.about, "problems": list(map(str, found))}
         except SelfeditError as error:
             missing = [f"names are not checked: {error}"]
     if notes := unknown + missing:

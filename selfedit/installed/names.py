@@ -13,6 +13,7 @@ import difflib
 import json
 import re
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +48,11 @@ class Api:
         self.modules: dict[str, int] = told["modules"]
         self.listed = {*told["listed"], *self.modules}
         """All modules, also those that could not be imported."""
+        self._roots = {name.partition(".")[0] for name in self.listed}
         self.entries: list[dict] = told["entries"]
 
     def owns(self, module: str) -> bool:
-        return module.partition(".")[0] in {name for name in self.listed if "." not in name}
+        return module.partition(".")[0] in self._roots
 
     def members(self, number: int | None) -> dict[str, int | None] | None:
         """Of a module or class; None: not known."""
@@ -163,15 +165,15 @@ class _Reading:
                 self._check_module(alias.name)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             known = self.api.importable(node.module) if self._check_module(node.module) else None
-            for alias in node.names if known is not None else ():
-                self._report(node.module, "has no", alias.name, known, alias.name == "*")
+            for name in (alias.name for alias in node.names if alias.name != "*"):
+                self._report(node.module, "has no", name, known)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             members = self.api.members(self._number(node.value))
-            self._report(_name(node.value), "has no", node.attr, members, members is None)
+            self._report(_name(node.value), "has no", node.attr, members)
         elif isinstance(node, ast.Call) and (number := self._number(node.func)) is not None:
             taken = self.api.entries[number]["parameters"]
-            for keyword in node.keywords:
-                self._report(_name(node.func), "takes no", keyword.arg, taken, taken is None or keyword.arg is None)
+            for name in (keyword.arg for keyword in node.keywords if keyword.arg):
+                self._report(_name(node.func), "takes no", name, taken)
 
     def _check_module(self, name: str) -> bool:
         """Whether a module of the library is there."""
@@ -180,8 +182,9 @@ class _Reading:
         self._report(None, "has no module", name, self.api.listed)
         return name in self.api.listed
 
-    def _report(self, owner: str | None, what: str, name: str | None, names, is_fine: bool = False) -> None:
-        if is_fine or name is None or name in names:
+    def _report(self, owner: str | None, what: str, name: str, names: Collection[str] | None) -> None:
+        """`names`: those that there are; None: not known."""
+        if names is None or name in names:
             return
         of = f"`{owner}` of {self.api.about}" if owner else self.api.about
         public = sorted(other for other in names if not other.rpartition(".")[2].startswith("_"))
