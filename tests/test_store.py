@@ -9,6 +9,7 @@ import sqlite3
 import sys
 import threading
 import traceback
+from functools import partial
 
 import numpy
 import pytest
@@ -278,6 +279,25 @@ def test_a_lost_database_is_a_fault_if_adapters_are_there(store):
         file.unlink()
     (fault,) = MemoryStore(store.home).verify()["faults"]
     assert "memory.db is missing or empty" in fault and "has 1 adapters" in fault
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+@pytest.mark.parametrize("was_killed", [False, True])
+def test_a_home_that_lost_its_database_keeps_its_adapters(store, was_killed, is_empty):
+    entry = add(store, 1)
+    store.close()
+    path = store.home / "memory.db"
+    content = path.read_bytes()
+    path.write_bytes(b"") if is_empty else path.unlink()
+    if was_killed:
+        (store.home / "adapters" / ".staging" / "0123456789abcdef").mkdir(parents=True)
+    for change in (store.rollback, *(partial(use, entry.id) for use in (store.forget, store.disable, store.approve))):
+        with pytest.raises(MemoryStoreError):
+            change()
+    with pytest.raises(MemoryStoreError, match="has adapters but no memory.db: restore it from a backup"):
+        add(store, 2)
+    path.write_bytes(content)
+    assert not store.verify()["faults"] and ids(store.active()) == [entry.id]
 
 
 def test_going_to_an_unknown_version_says_which_there_are(store):

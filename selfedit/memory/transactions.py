@@ -77,13 +77,18 @@ class Transactions:
             try:
                 with transaction(connection):
                     if self.adapters.was_killed():
-                        self.adapters.clear(entries.addresses(connection))
+                        self._clear_adapters(connection)
                     yield connection
             except BaseException:
                 with suppress(sqlite3.Error, OSError), transaction(connection):
-                    self.adapters.clear(entries.addresses(connection))
+                    self._clear_adapters(connection)
                 raise
             self.adapters.finish()
+
+    def _clear_adapters(self, connection: sqlite3.Connection) -> None:
+        """Deletes the adapters that nothing refers to; none where the home has lost its database."""
+        if connection is self._opened[2]:
+            self.adapters.clear(entries.addresses(connection))
 
     def finish_forgetting(self) -> bool:
         """Deletes from the disk what `forget` has deleted from the database.
@@ -107,7 +112,7 @@ class Transactions:
             if file.resolve().is_relative_to(self.home.resolve()):
                 Journal(file).drop(is_forgotten)
         with transaction(connection):
-            self.adapters.clear(entries.addresses(connection))
+            self._clear_adapters(connection)
         (self.home / REPLIES).unlink(missing_ok=True)
         self.adapters.delete(BEFORE_MIGRATION)
         connection.execute("VACUUM")
@@ -143,6 +148,11 @@ class Transactions:
             migrate.migrate(self.home, self.lock_timeout_s)
         elif file is None and not create:
             return database.empty()
+        elif not (file and file.st_size) and self.adapters.addresses():
+            raise MemoryStoreError(
+                f"{self.home} has adapters but no memory.db: restore it from a backup, choose another home, or delete "
+                f"{self.adapters.folder} to begin anew"
+            )
         elif not self.is_writable() and not write:
             return database.connect(self.path, readonly=True, timeout_s=self.lock_timeout_s)
         self.home.mkdir(parents=True, exist_ok=True)
