@@ -23,7 +23,17 @@ from pathlib import Path
 from selfedit import disk
 from selfedit.config import ReleaseConfig, with_rate
 from selfedit.edits.changes import Change, find_changes
-from selfedit.edits.code import STYLE, Pair, counted, function_task, held_back, run_pairs, study_examples, write_pairs
+from selfedit.edits.code import (
+    STYLE,
+    Pair,
+    counted,
+    each_once,
+    function_task,
+    held_back,
+    run_pairs,
+    study_examples,
+    write_pairs,
+)
 from selfedit.environments import Environment
 from selfedit.errors import RunError
 from selfedit.judge.general import general_harm
@@ -133,7 +143,7 @@ def _learned(
     approved = {entry.passage.id for entry in store.active_of(passages, model.fingerprint)}
     trusted = [p for p in passages if p.id in approved or not suspicious_text(model, p, store, config.gate)]
     changes = find_changes(trusted)
-    written = _written(writer, changes, store, config, library, progress, notify)
+    written = each_once(_written(writer, changes, store, config, library, progress, notify))
     clock("write")
     dropped = counted(written)
     pairs = [[pair for pair in some if isinstance(pair, Pair)] for some in written]
@@ -162,7 +172,7 @@ def _learned(
         clock("test")
     else:
         report = replace(report, reason="no pair of old and new code was kept, so nothing was studied")
-    studied = {id for change, some in zip(changes, pairs) if some for id in change.passage_ids}
+    studied = list(dict.fromkeys(id for change, some in zip(changes, pairs) if some for id in change.passage_ids))
     report = _kept(model, report, passages, edits, studied, judging, adapters, store, config)
     clock("keep")
     return replace(report, tokens=tokens, seconds=clock.seconds)

@@ -75,6 +75,20 @@ def test_the_imports_of_the_file_are_known(api):
     assert problems("v.parse_all()\n", api) == []
 
 
+def test_what_the_file_imports_is_not_checked(api):
+    before = "from packaging.versions import parse_all\nfrom packaging.version import parse_some\n"
+    assert problems("parse_all('1')\n", api, before) == [] and len(problems(f"{before}parse_all('1')\n", api)) == 2
+
+
+def test_what_could_not_be_read_of_a_library_is_not_missing():
+    entry = {"members": {"known": None}, "parameters": None}
+    told = {"modules": {"lib": 0}, "listed": ["lib", "lib._private", "lib.late"], "opened": ["lib"], "entries": [entry]}
+    api = Api("lib", "1.0", told)
+    right = "import lib._private.sub\nfrom lib._private.sub import a\nfrom lib import late\nimport lib.late.sub as s\n"
+    assert problems(f"{right}lib.late.x(lib._private.sub.y, s.z, late.a, lib.known)\n", api) == []
+    assert len(problems("import lib.nowhere.sub\nlib.nothing\nfrom lib import nobody\n", api)) == 3
+
+
 @pytest.mark.parametrize(
     "code", ["Version('1'", "\0", "x" + ".y()" * 400, "(" * 300 + ")" * 300, "'\\d'", "🙂", "return 1"]
 )
@@ -94,12 +108,13 @@ def test_a_library_that_cannot_be_imported_is_one_line(environment):
         None,
         [],
         {},
-        {"modules": {"a": 1}, "listed": [], "entries": [{"members": None, "parameters": None}]},
-        {"modules": {"a": True}, "listed": [], "entries": [{"members": None, "parameters": None}] * 2},
-        {"modules": {}, "listed": [1], "entries": []},
-        {"modules": {}, "listed": [], "entries": [{"members": {"a": -1}, "parameters": None}]},
-        {"modules": {}, "listed": [], "entries": [{"members": None, "parameters": [1]}]},
-        {"modules": {}, "listed": [], "entries": [{"members": None}]},
+        {"modules": {"a": 1}, "listed": [], "opened": [], "entries": [{"members": None, "parameters": None}]},
+        {"modules": {"a": True}, "listed": [], "opened": [], "entries": [{"members": None, "parameters": None}] * 2},
+        {"modules": {}, "listed": [1], "opened": [], "entries": []},
+        {"modules": {}, "listed": [], "opened": [1], "entries": []},
+        {"modules": {}, "listed": [], "opened": [], "entries": [{"members": {"a": -1}, "parameters": None}]},
+        {"modules": {}, "listed": [], "opened": [], "entries": [{"members": None, "parameters": [1]}]},
+        {"modules": {}, "listed": [], "opened": [], "entries": [{"members": None}]},
     ],
 )
 def test_a_library_that_tells_something_else_is_one_line(told):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -250,9 +251,9 @@ def test_bad_input_is_one_line(run, tmp_path):
     assert "is no requirement" in run(code=2).err
 
 
-def test_watching_goes_on_until_it_is_stopped_and_tells_news_once(home, upgrade, gate, tmp_path):
-    known(home, "polars@1.30")
-    upgrade("before")
+@contextmanager
+def watching(tmp_path):
+    """`watch --every` in a process that waits .2 s instead of minutes; its log."""
     script = (
         "import sys, time\nfrom selfedit.cli import main\nreal = time.sleep\n"
         "time.sleep = lambda seconds: real(min(seconds, 0.2))\nsys.exit(main(sys.argv[1:]))"
@@ -266,19 +267,41 @@ def test_watching_goes_on_until_it_is_stopped_and_tells_news_once(home, upgrade,
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         )
     try:
-        wait_until(lambda: (home / "watch").exists())
-        (tmp_path / "project/uv.lock").write_text("[[[")  # as if it were being written
-        wait_until(lambda: b"no lock file that is known" in log.read_bytes())
-        upgrade("after")
-        wait_until(lambda: b"polars 1.30.0" in log.read_bytes())
+        yield log
         time.sleep(1.0)
         assert process.poll() is None
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=30)
+    assert process.returncode == 130 and log.read_text().splitlines()[-1].startswith("stopped")
+
+
+def test_watching_goes_on_until_it_is_stopped_and_tells_news_once(home, upgrade, gate, tmp_path):
+    known(home, "polars@1.30")
+    upgrade("before")
+    with watching(tmp_path) as log:
+        wait_until(lambda: (home / "watch").exists())
+        (tmp_path / "project/uv.lock").write_text("[[[")  # as if it were being written
+        wait_until(lambda: b"no lock file that is known" in log.read_bytes())
+        upgrade("after")
+        wait_until(lambda: b"polars 1.30.0" in log.read_bytes())
     text = log.read_text()
-    assert process.returncode == 130 and text.count("polars 1.30.0 → 1.33.1: ") == 1
-    assert "nothing has moved" not in text and text.splitlines()[-1].startswith("stopped")
+    assert text.count("polars 1.30.0 → 1.33.1: ") == 1 and "nothing has moved" not in text
+
+
+def test_what_could_not_be_read_is_tried_again(home, upgrade, gate, tmp_path):
+    page = Index.pages.pop("/simple/polars/")
+    known(home, "polars@1.30")
+    upgrade("before")
+    with watching(tmp_path) as log:
+        wait_until(lambda: (home / "watch").exists())
+        upgrade("after")
+        wait_until(lambda: b"has no package 'polars'" in log.read_bytes())
+        time.sleep(0.5)
+        Index.pages["/simple/polars/"] = page
+        wait_until(lambda: b"words of CHANGELOG.md" in log.read_bytes())
+    text = log.read_text()
+    assert text.count("has no package 'polars'") == text.count("words of CHANGELOG.md") == 1
 
 
 def wait_until(holds, seconds: float = 60.0) -> None:

@@ -51,8 +51,8 @@ def _watch(arguments) -> int:
     store = open_store(arguments, writes=arguments.learn)
     watch = Watch(store.home, arguments.lock or Path.cwd())
     if not arguments.every:
-        return _look(arguments, store, watch, [])
-    told: list = []
+        return _look(arguments, store, watch, {})
+    told: dict = {}
     fault = ""
     while True:
         try:
@@ -65,21 +65,21 @@ def _watch(arguments) -> int:
         time.sleep(60 * arguments.every)
 
 
-def _look(arguments, store, watch, told: list) -> int:
-    """Looks once. `told`: what was told before and is not told again."""
+def _look(arguments, store, watch, told: dict) -> int:
+    """Looks once. `told`: what was told before and is not told again; with the fault of what failed, which is tried
+    again."""
     moved = watch.moved(store.libraries(), arguments.all)
-    news = [one for one in moved if one not in told]
-    told += news
+    news = [one for one in moved if told.get(one) != ""]
     if not moved and not arguments.json and not arguments.every:
         say(f"nothing has moved in {one_line(str(watch.lock))}")
     if not news:
         if arguments.json and not arguments.every:
             show(arguments, {"lock": str(watch.lock), "moved": []}, lambda: None)
         return 0
-    return _told(arguments, store, watch, news)
+    return _tell(arguments, store, watch, news, told)
 
 
-def _told(arguments, store, watch, moved: list) -> int:
+def _tell(arguments, store, watch, moved: list, told: dict) -> int:
     from selfedit.documents.read import split_documents
     from selfedit.errors import DocumentError
     from selfedit.terminal import Progress, learned_table
@@ -95,15 +95,18 @@ def _told(arguments, store, watch, moved: list) -> int:
             length = passage_length(model, config.passage_words)
         for one in moved:
             record = one.record() | {"files": [], "words": 0, "seconds_expected": None}
-            records.append(record)
             came = f"{one.library} {one.before or 'unknown'} → {one.now}"
             try:
                 documents, skipped = release_notes(one, arguments.allow_private)
             except DocumentError as error:
                 record["error"] = str(error)
-                if not arguments.json:
-                    progress.note(f"{came}: {error}")
+                if told.get(one) != (fault := str(error)):
+                    records.append(record)
+                    if not arguments.json:
+                        progress.note(f"{came}: {fault}")
+                told[one] = fault
                 continue
+            records.append(record)
             passages = split_documents(documents, config.passage_words, length, one.tag)
             record["files"] = [document.source for document in documents]
             record["skipped"] = [left._asdict() for left in skipped]
@@ -123,7 +126,9 @@ def _told(arguments, store, watch, moved: list) -> int:
                     watch.note({one.library: one.now})
                 if not arguments.json:
                     learned_table(report)
+            told[one] = ""
     if not arguments.learn and not arguments.json and any(record["files"] for record in records):
         note("--learn learns it")
-    show(arguments, {"lock": str(watch.lock), "moved": records}, lambda: None)
+    if records or not arguments.every:
+        show(arguments, {"lock": str(watch.lock), "moved": records}, lambda: None)
     return NOTHING_KEPT if arguments.learn and not kept else 0

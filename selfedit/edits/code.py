@@ -73,8 +73,7 @@ class Pair:
 def write_pairs(
     writer: Writer, changes: Sequence[Change], library: Library, config: ReleaseConfig, *, on_token: OnStep = no_steps
 ) -> list[list[Pair | str]]:
-    """For each change the pairs that the writer writes about it, each different; in place of one that is no pair, the
-    reason."""
+    """For each change the pairs that the writer writes about it; in place of one that is no pair, the reason."""
     requests = []
     for change in changes:
         prompt = f"{_WORKED}Change in {described(library)}: {change.text}\nTask:"
@@ -92,12 +91,20 @@ def write_pairs(
     texts = iter(writer.write(requests, on_token))
     written = []
     for change in changes:
-        pairs: list[Pair | str] = []
-        for _ in range(config.samples):
-            pair = _read(next(texts), change)
-            pairs.append("written twice" if pair in pairs and isinstance(pair, Pair) else pair)
-        written.append(pairs)
+        written.append([_read(next(texts), change) for _ in range(config.samples)])
     return written
+
+
+def each_once(written: Sequence[Sequence[Pair | str]]) -> list[list[Pair | str]]:
+    """The pairs of each change, without those that stand before: a pair that is studied may not judge."""
+    seen: set[Pair] = set()
+    once: list[list[Pair | str]] = []
+    for pairs in written:
+        once.append([])
+        for pair in pairs:
+            once[-1].append("written twice" if pair in seen else pair)
+            seen.update([pair] if isinstance(pair, Pair) else ())
+    return once
 
 
 def _is_whole(text: str) -> bool:

@@ -48,6 +48,9 @@ class Api:
         self.modules: dict[str, int] = told["modules"]
         self.listed = {*told["listed"], *self.modules}
         """All modules, also those that could not be imported."""
+        self._opened = {*told["opened"]}
+        """Those whose modules are all listed."""
+        self._names = {number: name for name, number in self.modules.items()}
         self._roots = {name.partition(".")[0] for name in self.listed}
         self.entries: list[dict] = told["entries"]
 
@@ -58,11 +61,21 @@ class Api:
         """Of a module or class; None: not known."""
         return None if number is None else self.entries[number]["members"]
 
-    def importable(self, module: str) -> set[str] | None:
-        """What may be imported from a module; None: not known."""
-        members = self.members(self.modules.get(module))
-        submodules = {name[len(module) + 1 :] for name in self.listed if name.startswith(f"{module}.")}
-        return None if members is None else {*members, *submodules}
+    def attributes(self, number: int | None) -> set[str] | None:
+        """What a module or class has, with the modules below it, imported or not; None: not known."""
+        members, module = self.members(number), self._names.get(number) if number is not None else None
+        if members is None or (module and module not in self._opened):
+            return None
+        below = (name[len(module) + 1 :] for name in self.listed if name.startswith(f"{module}.")) if module else ()
+        return {*members, *(name.partition(".")[0] for name in below)}
+
+    def may_have(self, module: str) -> bool:
+        """Whether there is such a module, or may be one in a package that could not be read."""
+        while module and module not in self.listed:
+            module = module.rpartition(".")[0]
+            if module in self._opened:
+                return False
+        return True
 
 
 def installed_api(environment: Environment, code: str = "") -> Api:
@@ -81,8 +94,8 @@ def installed_api(environment: Environment, code: str = "") -> Api:
 
 def _is_told(told: dict) -> bool:
     """Whether this is what `installed.reader` prints: the library may have printed something else."""
-    modules, listed, entries = told.get("modules"), told.get("listed"), told.get("entries")
-    if not (isinstance(modules, dict) and isinstance(listed, list) and isinstance(entries, list)):
+    modules, entries = told.get("modules"), told.get("entries")
+    if not (isinstance(modules, dict) and isinstance(entries, list)):
         return False
 
     def is_number(value: object) -> bool:
@@ -95,7 +108,8 @@ def _is_told(told: dict) -> bool:
         is_members = isinstance(members, dict) and all(one is None or is_number(one) for one in members.values())
         return (members is None or is_members) and (parameters is None or _are_texts(parameters))
 
-    return all(map(is_number, modules.values())) and _are_texts(listed) and all(map(is_entry, entries))
+    names = all(_are_texts(told.get(key)) for key in ("listed", "opened"))
+    return names and all(map(is_number, modules.values())) and all(map(is_entry, entries))
 
 
 def _are_texts(values: object) -> bool:
@@ -103,19 +117,20 @@ def _are_texts(values: object) -> bool:
 
 
 def problems(code: str, api: Api, before: str = "") -> list[Problem]:
-    """What the code names and the library does not have; nothing where it is no Python. `before`: the imports of the
-    file that it belongs to."""
+    """What the code names and the library does not have; nothing where it is no Python. `before`: what stands before
+    the code in its file, as far as it tells what names stand for; it is not checked itself."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual escapes in what a model wrote
-            tree = ast.parse(f"{before}{code}")
+            nodes = [*ast.walk(ast.parse(f"{before}{code}"))]
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    reading = _Reading(api)
-    nodes = [*ast.walk(tree)]
-    for visit in (reading.bind, reading.check):
-        for node in nodes:
-            visit(node)
+    reading, first_line = _Reading(api), before.count("\n") + 1
+    for node in nodes:
+        reading.bind(node)
+    for node in nodes:
+        if getattr(node, "lineno", 0) >= first_line:
+            reading.check(node)
     return list(reading.found)
 
 
@@ -164,23 +179,20 @@ class _Reading:
             for alias in node.names:
                 self._check_module(alias.name)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            known = self.api.importable(node.module) if self._check_module(node.module) else None
+            self._check_module(node.module)
+            known = self.api.attributes(self.api.modules.get(node.module))
             for name in (alias.name for alias in node.names if alias.name != "*"):
                 self._report(node.module, "has no", name, known)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            members = self.api.members(self._number(node.value))
-            self._report(_name(node.value), "has no", node.attr, members)
+            self._report(_name(node.value), "has no", node.attr, self.api.attributes(self._number(node.value)))
         elif isinstance(node, ast.Call) and (number := self._number(node.func)) is not None:
             taken = self.api.entries[number]["parameters"]
             for name in (keyword.arg for keyword in node.keywords if keyword.arg):
                 self._report(_name(node.func), "takes no", name, taken)
 
-    def _check_module(self, name: str) -> bool:
-        """Whether a module of the library is there."""
-        if not self.api.owns(name):
-            return False
-        self._report(None, "has no module", name, self.api.listed)
-        return name in self.api.listed
+    def _check_module(self, name: str) -> None:
+        if self.api.owns(name) and not self.api.may_have(name):
+            self._report(None, "has no module", name, self.api.listed)
 
     def _report(self, owner: str | None, what: str, name: str, names: Collection[str] | None) -> None:
         """`names`: those that there are; None: not known."""

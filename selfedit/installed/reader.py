@@ -83,17 +83,20 @@ def imported(name):
         return None
 
 
-def import_below(module, until, listed):
-    """Imports the public modules below a package, until it is time to end. `listed`: gets the names of all modules."""
+def import_below(module, until, listed, opened):
+    """Imports the public modules below a package, until it is time to end. `listed`: gets the names of all modules;
+    `opened`: of those whose modules are all listed."""
     try:
         below = [*pkgutil.iter_modules(getattr(module, "__path__", ()))]
     except Exception:
         return
+    if module is not None:
+        opened.append(module.__name__)
     for one in below:
         name = f"{module.__name__}.{one.name}"
         listed.append(name)
         if not one.name.startswith("_") and one.name not in NO_PART and time.monotonic() < until:
-            import_below(imported(name), until, listed)
+            import_below(imported(name), until, listed, opened)
 
 
 def main(library, asked):
@@ -106,8 +109,9 @@ def main(library, asked):
     first = [module for module in map(imported, sorted(roots)) if module]
     if not first:
         raise ModuleNotFoundError("it has no module that can be imported")
-    listed = sorted(roots)
+    listed, opened = sorted(roots), []
     for module in first:
-        import_below(module, time.monotonic() + SECONDS, listed)
+        import_below(module, time.monotonic() + SECONDS, listed, opened)
     reader = Reader(roots, asked)
-    print("\n" + json.dumps({"modules": reader.modules, "listed": listed, "entries": reader.entries}))
+    told = {"modules": reader.modules, "listed": listed, "opened": opened, "entries": reader.entries}
+    print("\n" + json.dumps(told))
