@@ -66,6 +66,10 @@ def file_lock(path: Path) -> FileLock:
     return FileLock(path.with_name(f".{path.name}.lock"), poll_interval=0.01)
 
 
+TURN = (".lock", ".holder")
+"""Suffixes of the two files of a `turn`."""
+
+
 @contextmanager
 def turn(path: Path, wait: Callable[[str], None]) -> Iterator[None]:
     """Holds the lock of the path. If another process holds it, calls `wait` with its id and waits; a process that has

@@ -4,8 +4,8 @@ Where nothing passes the gate, the passage's text is kept, so that questions abo
 
 Passages are worked on a few at a time, since a batch uses the processor far better. Every finished batch is on disk
 (the memories in the store, the records in the run folder) before the next one begins, so the same command continues a
-run that was stopped. The name of a run folder depends on the model, the
-settings and the user's questions only, so passages of other documents can be added to it at any time.
+run that was stopped. The name of a run folder depends on the model, the writer, the settings and the user's questions
+only, so passages of other documents can be added to it at any time.
 """
 
 from __future__ import annotations
@@ -444,7 +444,7 @@ def _with_text(
     if entry.has_adapter:  # of an earlier run, with other settings
         return report
     suspicious = entry.scores["quarantined"]
-    if suspicious:
+    if suspicious and entry.id not in store.active_ids():
         reason = f"{report.reason}; its text is {_quarantined(suspicious, entry.id)}"
         return replace(report, quarantined=entry.id, reason=reason, disagrees=disagrees)
     return replace(report, text=entry.id, disagrees=disagrees)
@@ -474,13 +474,15 @@ def keep_text(
 
 
 def _tagged(model: Model, passage: Passage, store: MemoryStore) -> PassageReport | None:
-    """The report of a passage that was learned before without the tag of a library, when that memory got the tag."""
+    """The report of a passage that was learned before without the tag of a library, when that memory got the tag. One
+    of which only the text is known gets the tag, too, and is then learned."""
     for old in store.active_of([replace(passage, library="")], model.fingerprint):
         entry, before, after = store.tag(old.id, passage), old.scores.get("before", {}), old.scores.get("after", {})
+        if not entry.has_adapter:
+            continue
         return replace(
             _unjudged(_Material(passage, [], [], Counter())),
-            memory=entry.id if entry.has_adapter else None,
-            text=None if entry.has_adapter else entry.id,
+            memory=entry.id,
             reason=f"learned before; now tagged {passage.library}",
             questions=len(old.questions),
             correct_before=sum(map(bool, before.get("correct", ()))),

@@ -17,6 +17,8 @@ from packaging.version import InvalidVersion, Version
 
 from selfedit.errors import LibraryError
 
+PACKAGE = "package:"
+"""Begins the source of a document that lies in a package."""
 NPM = "npm/"
 MAX_NAME = 214
 """Of npm; PyPI has none as long."""

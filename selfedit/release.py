@@ -102,12 +102,13 @@ def learn_release(
     environment: Environment | None = None,
     *,
     writer: Writer | None = None,
+    again: bool = False,
     progress: Progress = no_progress,
     notify: Callable[[str], None] = lambda message: None,
 ) -> ReleaseReport:
     """`passages`: with units, and with the tag of the library. `environment`: a Python that has it; None: pairs are not
-    run. `writer`: another model that writes the pairs. Raises SandboxError where no code can be run safely, and
-    ModelError where the writer does not reply."""
+    run. `writer`: another model that writes the pairs. `again`: train also if an earlier run did so. Raises
+    SandboxError where no code can be run safely, and ModelError where the writer does not reply."""
     store.check_writable()
     config = replace(config, train=with_rate(config.train, model.rate))
     ran = environment.version if environment else ""
@@ -121,7 +122,7 @@ def learn_release(
         notify(f"another `selfedit learn` (process {process}) is learning this release; waiting for it")
 
     with disk.turn(file, wait):
-        if known := _in_force(file, store):
+        if not again and (known := _known(file, store, passages, model)):
             return known
         report = _learned(model, passages, store, config, library, environment, writer or model, progress, notify)
         write_json(file, report.record())
@@ -178,14 +179,17 @@ def _learned(
     return replace(report, tokens=tokens, seconds=clock.seconds)
 
 
-def _in_force(file: Path, store: MemoryStore) -> ReleaseReport | None:
-    """The report of the same job, if what it kept is still in force."""
+def _known(file: Path, store: MemoryStore, passages: Sequence[Passage], model: Model) -> ReleaseReport | None:
+    """The report of the same job, if what it kept is still in force; if it kept no adapter, if the passages are."""
     if not file.exists():
         return None
     try:
         report, in_force = ReleaseReport(**read_back(file)), store.in_force()
+        if not report.shared:
+            active = {entry.passage.id for entry in store.active_of(passages, model.fingerprint)}
+            return report if active >= {passage.id for passage in passages} else None
         is_whole = in_force.keys() >= {*report.memories, *report.texts}
-        is_shared = {in_force.get(id) for id in report.memories} == {report.shared} != {None}
+        is_shared = {in_force.get(id) for id in report.memories} == {report.shared}
         return report if is_whole and is_shared else None
     except (RunError, TypeError):  # damaged, or of another version
         return None

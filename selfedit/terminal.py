@@ -115,13 +115,15 @@ STAGES = {
     "write": "writing self-edits",
     "questions": "writing questions",
     "check": "checking questions",
+    "pairs": "writing pairs of old and new code",
+    "recite": "reciting",
     "train": "training candidates",
     "test": "testing candidates",
     "answer": "answering",
     "judge": "judging",
     "finetune": "finetuning the editor",
 }
-OUTER_STAGES = ("passage", "rounds", "contexts", "trials", "methods", "documents", "tasks")
+OUTER_STAGES = ("passage", "pairs", "rounds", "contexts", "trials", "methods", "documents", "tasks")
 """Stages that contain other stages."""
 
 
@@ -381,6 +383,8 @@ def consolidation_table(report) -> None:
         for one in report.rehearsed
     ]
     _print_rows(rows)
+    for id, reason in report.left_out.items():
+        say(f"{id} is left out: {reason}")
     say(
         f"{report.shared or 'nothing shared'}: {report.reason}; general change {report.general_change:.2f} nats per "
         f"token; {report.tokens:,} tokens, {report.seconds:.0f} s"

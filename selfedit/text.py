@@ -71,6 +71,8 @@ _NOT_AN_END = regex.compile(
     r"|^\(?\w{1,3}[.):]\s+$|^[^\w\s]\s+$"
 )
 """What `sentencex` takes for a sentence and is none: an abbreviation that it lacks, or the mark of a list item."""
+MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
+CONTRACTED_NOT = regex.compile(r"n['’]t\b", regex.IGNORECASE)
 _GOES_ON = regex.compile(rf"(?V1)(?<=[!-~])(?=[[\p{{L}}\p{{N}}_]--[{_UNSPACED}]])|(?<=\s)(?=(?:--+|[–—])\s+\p{{Ll}})")
 """Where a sentence does not end: before the rest of a name ("attrs.Converter"), and before a dash."""
 _INLINE_CODE = regex.compile(r"(`+)[^`\n]{1,200}\1(?!`)")

@@ -19,10 +19,10 @@ from packaging.version import Version
 
 from selfedit import disk
 from selfedit.documents import worker
-from selfedit.documents.package import PREFIX, is_release_notes
+from selfedit.documents.package import is_release_notes
 from selfedit.documents.records import Document, Skipped
 from selfedit.errors import DocumentError, LibraryError
-from selfedit.libraries import Library, Wanted, applies, newest
+from selfedit.libraries import PACKAGE, Library, Wanted, applies, newest
 from selfedit.locks import find_lock, read_lock
 from selfedit.types import text_hash
 
@@ -46,7 +46,7 @@ class Moved:
 
     @property
     def source(self) -> str:
-        return f"{PREFIX}{self.library}@{self.now}"
+        return f"{PACKAGE}{self.library}@{self.now}"
 
     @property
     def tag(self) -> str:

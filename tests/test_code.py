@@ -19,7 +19,7 @@ from selfedit.code import CodeTask, as_function, is_python
 from selfedit.config import GateConfig, ReleaseConfig, TrainConfig
 from selfedit.documents.read import load_documents, split_documents
 from selfedit.edits.changes import Change, code_of, find_changes
-from selfedit.edits.code import Pair, function_task, held_back, run_pairs, study_examples, write_pairs
+from selfedit.edits.code import Pair, each_once, function_task, held_back, run_pairs, study_examples, write_pairs
 from selfedit.errors import SelfeditError
 from selfedit.estimate import SECONDS_PER_WORD, WORDS_PER_PAIR
 from selfedit.learn import keep_text
@@ -163,7 +163,12 @@ def test_pairs_are_read_from_what_a_model_writes(passages):
     written = write_pairs(Scripted(*texts), changes, LIBRARY, ReleaseConfig(samples=4))
     setup = 'from packaging.version import Version\nv = Version("1.2.3")'
     pair = Pair(setup, "return the numbers of a version", "v.as_tuple()", "v.release")
-    assert written == [[pair, "written twice", "not a pair", "both sides are the same"]]
+    assert written == [[pair, pair, "not a pair", "both sides are the same"]]
+
+
+def test_a_pair_is_used_once_whatever_changes_it_is_written_for():
+    a, b = (Pair("", task, "", "x") for task in "ab")
+    assert each_once([[a, a, "no"], [b, a], []]) == [[a, "written twice", "no"], [b, "written twice"], []]
 
 
 @pytest.mark.parametrize(
@@ -525,6 +530,10 @@ def test_what_fails_the_test_is_kept_as_text(model, passages, tmp_path, environm
     store, report = learned(model, passages, tmp_path / "home", environment, config)
     assert report.shared is None and "needs +900.00" in report.reason and not report.memories
     assert len(report.texts) == len(passages) and not any(entry.has_adapter for entry in store.active())
+    _, known = learned(model, passages, tmp_path / "home", environment, config)
+    assert known == report and known.seconds["train"] == report.seconds["train"]  # not trained once more
+    _, again = learned(model, passages, tmp_path / "home", environment, config, again=True)
+    assert again.reason == report.reason and again.seconds != report.seconds
 
 
 def test_suspicious_passages_wait_and_are_not_studied(model, guide, tmp_path, environment):

@@ -9,7 +9,7 @@ from conftest import ask
 from selfedit.config import ConsolidateConfig, TrainConfig
 from selfedit.errors import MemoryStoreError
 from selfedit.memory import consolidate as module
-from selfedit.memory.consolidate import _rehearsal, consolidate
+from selfedit.memory.consolidate import _left_out, _rehearsal, consolidate
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import LoraConfig, Request
 from selfedit.model.packed.lora import LoraBatch, TokenRange
@@ -160,6 +160,16 @@ def test_everything_is_rehearsed_and_what_was_drawn_once_has_a_share_in_every_ep
     for entry in entries:
         own = {tiny_model.chat.study(e).tokens for edit in store.edits(entry.id) for e in edit.examples}
         assert [sum(s.tokens in own for s in half) for half in (first, second)] == [3, 3]
+
+
+def test_what_cannot_share_an_adapter_is_left_out_and_said(store, tiny_model):
+    first, second, *_ = store.active()
+    tagged = [replace(e, passage=replace(e.passage, library=f"gate@{i}.0")) for i, e in enumerate((first, second), 1)]
+    with pytest.raises(MemoryStoreError, match=f"{first.id} is left out: a newer version than gate@1.0"):
+        consolidate(tiny_model, store, tagged, CONFIG)
+    recites = {"scores": first.scores | {"share_recited": 1.0}}
+    same = [replace(first, **recites), replace(second, passage=replace(first.passage, text="Other."), **recites)]
+    assert all(entry.recites for entry in same) and [*_left_out(same)] == [second.id]
 
 
 def test_one_memory_is_too_few(store, tiny_model):

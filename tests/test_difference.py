@@ -10,6 +10,7 @@ from test_serve import client, tiny_model  # noqa: F401  (fixtures)
 
 from selfedit.cli import main
 from selfedit.conversations import SOURCE
+from selfedit.errors import MemoryStoreError
 from selfedit.memory.difference import between_memories, between_versions, side_by_side
 
 
@@ -92,6 +93,16 @@ def test_versions_differ_by_what_was_added_removed_and_forgotten(store, capsys):
     assert f"- {gate}  forgotten" in run(capsys, "diff", "--home", str(store.home))
     nothing = run(capsys, "diff", "v1", "v1", "--home", str(store.home))
     assert nothing == "v1 → v1\nthe same memories are in force\n"
+
+
+def test_versions_are_known_by_their_numbers(store, monkeypatch):  # noqa: F811
+    """An old ledger may lack some."""
+    expected, lines = between_versions(store), store.history()
+    monkeypatch.setattr(store, "history", lambda: [line | {"version": 10 * line["version"]} for line in lines])
+    found = between_versions(store)
+    assert found["added"] == expected["added"] and found["to"] == 10 * expected["to"]
+    with pytest.raises(MemoryStoreError, match="no version 2;"):
+        between_versions(store, 2)
 
 
 def test_two_memories_are_shown_side_by_side_as_on_the_page(store, client, capsys):  # noqa: F811

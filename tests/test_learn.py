@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from conftest import ask, each, write_tiny_model
 
 from selfedit import disk
 from selfedit.cli import main
-from selfedit.config import LearnConfig
+from selfedit.config import GateConfig, LearnConfig
 from selfedit.documents.read import read_documents
 from selfedit.edits.quiz import Quiz, check
 from selfedit.errors import ModelError
@@ -36,6 +37,7 @@ from selfedit.learn import (
     _RunFolder,
     _Stages,
     _suspicious,
+    _with_text,
     assign,
     candidates,
     learn,
@@ -652,6 +654,16 @@ def test_a_newer_version_that_waits_in_quarantine_leaves_the_older_in_force(monk
     assert "red" in old.passage.text and learned.superseded == []
     store.approve(learned.summary()["quarantined"][0])
     assert learn(tiny_model, read_documents([str(file)]).passages, store, CONFIG).superseded == [old.id]
+
+
+def test_a_text_that_was_approved_does_not_wait_again(tiny_model, tmp_path):
+    store, passage = MemoryStore(tmp_path / "home"), Passage("Gate", "The gate is red.", "/gate.md", "5" * 64)
+    of_passage = partial(_with_text, tiny_model, passage=passage, store=store, config=GateConfig())
+    waits = of_passage(report(passage.id, None, (0, 0, 0), 0.0), suspicion="it speaks to the model")
+    assert waits.quarantined and not waits.text
+    store.approve(waits.quarantined)
+    known = of_passage(report(passage.id, None, (0, 0, 0), 0.0), suspicion="")
+    assert known.text == waits.quarantined and not known.quarantined
 
 
 def test_a_file_that_was_moved_aside_for_another_of_its_name_stays_in_force(monkeypatch, tiny_model, tmp_path):

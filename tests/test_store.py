@@ -346,12 +346,16 @@ def test_a_source_is_forgotten_with_everything_that_came_from_it_and_nothing_els
     run = Journal(store.home / "runs/learn-x/trials.jsonl")
     for p in (one, other, stays.passage):
         run.add({"passage": p.id, "title": p.title})
+        with disk.turn(run.file.with_name(p.id), pytest.fail):
+            pass
     store.disable(kept[0].id)
     assert store.forget("report.pdf")["memories"] == ids(kept)
     assert store.all() == store.active() == [stays]
     left = [path.read_bytes() for path in store.home.rglob("*") if path.is_file()]
     assert not any(b"Secret" in data or b"Part" in data or b"report.pdf" in data for data in left)
     assert [r["passage"] for r in Journal(run.file).records] == [stays.passage.id]
+    names = {path.name.split(".")[1] for path in run.file.parent.glob(".*")}
+    assert stays.passage.id in names and names.isdisjoint([one.id, other.id])  # the hash of a text tells of it
 
 
 def keep(store: MemoryStore, text: str, source="/docs/a.txt", source_hash="5" * 64, model_hash="m" * 64):
@@ -396,6 +400,13 @@ def test_what_another_document_has_too_stays_until_that_has_it_no_more(store, tm
     assert store.supersede([new.passage], "m" * 64) == [] and store.active() == [both, new]  # b still says it
     assert store.supersede([Passage("A", "Other.", b, "7" * 64)], "m" * 64) == [both.id] and store.active() == [new]
     assert store.verify()["faults"] == []
+
+
+@pytest.mark.parametrize("source", ["https://example.org/a", "package:gate@2.0/CHANGELOG.md"])
+def test_what_an_address_or_a_package_has_too_stays(store, source):
+    both = keep(store, "Both.", "/docs/a.txt")
+    store.add_sources({both.id: {source}})
+    assert store.supersede([Passage("A", "New.", "/docs/a.txt", "6" * 64)], "m" * 64) == []
 
 
 def test_a_file_that_was_moved_supersedes_what_it_was(store):
@@ -956,6 +967,14 @@ def test_a_damaged_index_is_rebuilt_and_never_fatal(store, monkeypatch, readonly
         damaged.close()
         for left in store.home.glob("memory.db-*"):
             left.unlink()
+
+
+def test_the_index_of_an_older_selfedit_is_not_used_in_a_home_that_cannot_be_written(store, monkeypatch):
+    entries_ = [add(store, number) for number in range(3)]
+    by_hand(store, "UPDATE meta SET value = '0' WHERE key = 'index_format'")
+    by_hand(store, "DELETE FROM index_memories")
+    monkeypatch.setattr(Transactions, "is_writable", lambda self: False)
+    assert MemoryStore(store.home).router("m" * 64).best("Text 2", 1)[0][0] == entries_[2].id
 
 
 @pytest.mark.parametrize("change", ["add", "forget", "disable"])

@@ -27,9 +27,10 @@ from selfedit.answers.about import is_about, log_likelihoods
 from selfedit.answers.choose import CERTAIN, probability
 from selfedit.answers.nearest import nearest
 from selfedit.answers.query import looked_up
+from selfedit.disk import plain_errors
 from selfedit.edits.quiz import with_passages
 from selfedit.edits.recitation import recite
-from selfedit.errors import MemoryStoreError, ModelError
+from selfedit.errors import AdapterError, MemoryStoreError, ModelError
 from selfedit.judge.grounding import Grounded, Support, asks_two, grounded, support
 from selfedit.libraries import Library, Scope, Wanted, described
 from selfedit.memory.contradict import disagreeing
@@ -187,6 +188,8 @@ class Answer:
     """Why an adapter that fits did not answer, or which versions of a library are not known."""
     recited: tuple[Passage, ...] = ()
     """What the memories recited, where the answer was read from that."""
+    read: tuple[Passage, ...] = ()
+    """The stored passages that were in view, where the answer was read from them."""
 
     @property
     def taken(self) -> Candidate | None:
@@ -599,7 +602,8 @@ class Answerer:
         yield None, {}
         groups: dict[str, list[Path]] = {}
         for path in dict.fromkeys(paths.values()):
-            groups.setdefault((path / CONFIG_FILE).read_text(), []).append(path)
+            with plain_errors(f"read {path}", AdapterError):  # another process may have forgotten it
+                groups.setdefault((path / CONFIG_FILE).read_text(), []).append(path)
         for folders in groups.values():
             for low in range(0, len(folders), ADAPTERS):
                 rows = {path: row for row, path in enumerate(folders[low : low + ADAPTERS])}
@@ -625,6 +629,7 @@ class Answerer:
             self._disagreeing(plan.ask.looked_up, memory, plan.ask.scope) if memory else (),
             note=plan.note,
             recited=tuple(plan.recited) if best.arm == WEIGHTS else (),
+            read=tuple(plan.passages) if best.arm in (TEXT, BOTH) else (),
         )
 
     def _candidate(self, plan: Plan, arm: str, text: str) -> Candidate:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from math import exp
 from pathlib import Path
 
-from selfedit.answers import about
+from selfedit import text
 from selfedit.disk import file_hash
-from selfedit.judge import grounding
+from selfedit.edits import parse, quiz
+from selfedit.judge import grading, grounding
 from selfedit.judge.grounding import Grounded
+from selfedit.memory import route
 from selfedit.text import words
 from selfedit.types import text_hash
 
@@ -55,5 +57,7 @@ def features(arm: str, answer: Grounded, score: float, max_passages: int) -> dic
 
 
 def rule_name() -> str:
-    """Identifies the rule; a change of its numbers, or of what it sees, changes the name."""
-    return text_hash(*(file_hash(Path(file)) for file in (__file__, about.__file__, grounding.__file__)))[:8]
+    """Identifies how answers are made and chosen; a change of the code that they depend on changes the name."""
+    used = (grading, grounding, parse, quiz, route, text)
+    files = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(str(module.__file__)) for module in used)]
+    return text_hash(*map(file_hash, files))[:8]

@@ -63,7 +63,7 @@ def in_view(statements: Sequence[Statement], question: str) -> list[Statement]:
 
 def likeliest(statements: Sequence[Statement], question: str, reader: Reader | None) -> Likely:
     """The statements that answer a question most probably. One that replaced another answers what that one answered.
-    reader: None: those that are in view by their words."""
+    `reader`: None: those that are in view by their words."""
     known = in_view(statements, question)
     if reader is None:
         return Likely(known)

@@ -27,5 +27,5 @@ def looked_up(question: str, history: Sequence[Message]) -> str:
 
 def _own_words(question: str) -> int:
     """How many different words it has that are not among the commonest."""
-    code = language(question)
-    return len({term for _, term in terms(question, code) if weight(term, code) >= 1})
+    lang = language(question)
+    return len({term for _, term in terms(question, lang) if weight(term, lang) >= 1})

@@ -1,7 +1,8 @@
 """The command line: arguments in, tables or JSON out, and one clear line and exit code 2 for what a user can correct.
 
 Heavy imports stay inside the commands: `--help` must not load torch.
-Exit codes: 0 done (learn: something was kept), 2 bad input, 3 nothing was kept, 130 stopped by the user.
+Exit codes: 0 done (learn: something was kept), 1 code that was run failed (`code --run`), 2 bad input, 3 nothing was
+kept, 130 stopped or declined by the user.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ class ChatLoop:
         self.session = _new_name(self.conversations) if session is None else session
         self.turns = self.conversations.turns(self.session)
         self.engine = Engine(model)
-        self.learning: Learning | None = None
+        self.learning: list[Learning] = []
+        """Processes, the oldest first, until their results are told."""
         self.last: tuple[str, Written] | None = None
 
     def run(self) -> int:
@@ -76,7 +77,7 @@ class ChatLoop:
             note(f"{self.model.name}, session “{self.session}”{earlier}. /help shows the commands, /quit ends.")
         if self.learns and (left := unfinished(self.home, self.model.name)):
             note(f"{len(left)} job{'s' * (len(left) > 1)} of before go{'es' * (len(left) == 1)} on in the background")
-            self.learning = Learning(self.home, self.model, left)
+            self.learning.append(Learning(self.home, self.model, left))
         try:
             while (line := self._line()) is not None and line.lower() not in END:
                 try:
@@ -86,17 +87,18 @@ class ChatLoop:
         except KeyboardInterrupt:
             note("")
         self._remember()
-        if self.learning and self.learning.running:
-            note(
-                f"learning goes on in the background (process {self.learning.process.pid}); {self.learning.describe()}"
-            )
+        for one in self.learning:
+            if one.running:
+                note(f"learning goes on in the background (process {one.process.pid}); {one.describe()}")
         self.engine.close()
         return 0
 
     def _line(self) -> str | None:
         """What the user types next; None at the end."""
-        if self.learning and (told := self.learning.news()):
-            note(told)
+        for one in [*self.learning]:
+            if told := one.results():
+                note(told)
+                self.learning.remove(one)
         timer = threading.Timer(self.idle_s, self._idle)
         timer.daemon = True
         try:
@@ -193,7 +195,7 @@ class ChatLoop:
         self.turns, self.last = self.conversations.turns(self.session), None  # without what was forgotten
         if self.learns and changes.any:
             job = add_job(self.home, self.model.name, {"kind": "conversation"}, "what the user said")
-            self.learning = Learning(self.home, self.model, [job])
+            self.learning.append(Learning(self.home, self.model, [job]))
 
     def _why(self) -> None:
         if not self.last:
@@ -259,7 +261,7 @@ class Learning:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self._done, self._total, self._told = 0, 0, False
+        self._done, self._total = 0, 0
         self._results: list[dict] = []
 
     @property
@@ -279,13 +281,11 @@ class Learning:
         self._read()
         return f"{self._done} of {self._total} passages are learned" if self._total else "it has just begun"
 
-    def news(self) -> str:
-        """The results, once."""
-        is_running = self.running
-        self._read()
-        if self._told or is_running:
+    def results(self) -> str:
+        """In words; empty until the process has ended."""
+        if self.running:
             return ""
-        self._told = True
+        self._read()
         return "\n".join(map(_result, self._results)) or "  learning was stopped; the next chat goes on with it"
 
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selfedit.cli.options import add_versions, open_model, open_store, path, project_versions, show, whole
 from selfedit.config import LearnConfig, ReleaseConfig, with_settings
 from selfedit.errors import SelfeditError
 from selfedit.terminal import note, one_line, say
+
+if TYPE_CHECKING:  # the commands import what they need: --help must stay fast
+    from selfedit.environments import Environment
+    from selfedit.learn import LearnReport
+    from selfedit.libraries import Library, Wanted
+    from selfedit.release import ReleaseReport
 
 MAX_SCRIPT = 40_000
 """Characters of a task, and of a file that code is written for; longer ones do not fit small models."""
@@ -53,7 +61,7 @@ def add_python(parser: argparse.ArgumentParser) -> None:
 
 def add_release(learn: argparse.ArgumentParser) -> None:
     """The options of a command that may learn a library's release."""
-    learn.set_defaults(set=[], styles=None, writer=None)  # where there are no such options
+    learn.set_defaults(set=[], styles=None, quiz=None, writer=None)  # where there are no such options
     learn.add_argument(
         "--study",
         choices=("auto", "code", "facts"),
@@ -81,11 +89,16 @@ def learns_code(arguments, passages) -> bool:
         if arguments.study == "code":
             raise SelfeditError("only code in Python can be studied; give --study facts")
         return False
-    if arguments.study == "code" and (len(tags) != 1 or "" in tags):
-        raise SelfeditError("--study code needs documents about one version of a library: give --for LIBRARY@VERSION")
-    if len(tags) != 1 or "" in tags or (arguments.study == "auto" and arguments.styles):
-        return False
-    return arguments.study == "code" or bool(find_changes(passages))
+    of_facts = [name for name in ("styles", "quiz") if getattr(arguments, name)]
+    if arguments.study == "code":
+        if of_facts:
+            raise SelfeditError(f"--{of_facts[0]} is for facts: leave it out, or give --study facts")
+        if len(tags) != 1 or "" in tags:
+            raise SelfeditError(
+                "--study code needs documents about one version of a library: give --for LIBRARY@VERSION"
+            )
+        return True
+    return len(tags) == 1 and "" not in tags and not of_facts and bool(find_changes(passages))
 
 
 def _release_config(arguments) -> ReleaseConfig:
@@ -105,7 +118,9 @@ def work_expected(arguments, passages, home: Path) -> tuple[float | None, int | 
     return seconds_for_code(pairs, home, arguments.writer or arguments.model), changes
 
 
-def learn_passages(arguments, model, passages, store, config: LearnConfig, progress, *, writer=None, **options):
+def learn_passages(
+    arguments, model, passages, store, config: LearnConfig, progress, *, writer=None, again: bool = False, **options
+) -> LearnReport | ReleaseReport:
     """The report on learning passages: as code where `learns_code` says so; as facts, with the `options` of `learn`,
     otherwise and where nothing is learned as code. `arguments`: with those of `add_release`."""
     from selfedit.learn import learn
@@ -117,41 +132,49 @@ def learn_passages(arguments, model, passages, store, config: LearnConfig, progr
         library = Library.parse(passages[0].library)
         environment = find_environment(arguments, library, store.home, progress.note)
         settings = _release_config(arguments)
-        release = learn_release(model, passages, store, settings, library, environment, writer=writer, **told)
+        release = learn_release(
+            model, passages, store, settings, library, environment, writer=writer, again=again, **told
+        )
         if release.shared or arguments.study == "code":
             return release
         progress.note(f"nothing was learned as code ({release.reason}); the passages are learned as facts")
-    return learn(model, passages, store, config, writer=writer, on_report=progress.report, **told, **options)
+    options |= {"writer": writer, "again": again, "on_report": progress.report}
+    return learn(model, passages, store, config, **told, **options)
 
 
-def find_environment(arguments, library, home: Path, notify):
-    """The Python in which code is run; None, and a note that says why, where none is."""
+def find_environment(arguments, library: Library, home: Path, notify: Callable[[str], None]) -> Environment | None:
+    """The Python in which the code of `learn` is run; None, and a note that says why, where none is."""
+    from selfedit import environments
+
+    if arguments.no_run:
+        return None
+    found, fault = _installed(arguments, library, home, must=bool(arguments.python))
+    if fault:
+        notify(f"code is not run: {fault}")
+    elif not found and arguments.install:
+        if not library.lowest_allowed:
+            raise SelfeditError(f"--install needs a version: give --for {library.name}@VERSION")
+        return environments.create(library.name, library.lowest_allowed, home, notify)
+    elif not found and arguments.python:
+        raise SelfeditError(f"{arguments.python} does not have {library}; install it there, or give another --python")
+    elif not found:
+        notify(f"code is not run, since {library} is not installed here: give --python PYTHON or --install")
+    return found
+
+
+def _installed(arguments, library: Library, home: Path, must: bool) -> tuple[Environment | None, str]:
+    """The Python that has the library, or None; and why no code can be run here, which is raised if code `must` run."""
     from packaging.specifiers import SpecifierSet
 
     from selfedit import environments
     from selfedit.sandbox import SandboxError
 
-    if arguments.no_run:
-        return None
     try:
-        wanted = SpecifierSet(library.specifier)
-        found = environments.find(library.name, wanted, home, arguments.python)
-        if not found and arguments.install:
-            if library.lowest is None:
-                raise SelfeditError(f"--install needs a version: give --for {library}@VERSION")
-            found = environments.create(library.name, str(library.lowest), home, notify)
+        return environments.find(library.name, SpecifierSet(library.specifier), home, arguments.python), ""
     except SandboxError as error:
-        if arguments.python:
+        if must:
             raise
-        notify(f"code is not run: {error}")
-        return None
-    if not found:
-        if arguments.python:
-            raise SelfeditError(
-                f"{arguments.python} does not have {library}; install it there, or give another --python"
-            )
-        notify(f"code is not run, since {library} is not installed here: give --python PYTHON or --install")
-    return found
+        return None, str(error)
 
 
 def _code(arguments) -> int:
@@ -185,7 +208,7 @@ def _code(arguments) -> int:
         raise SelfeditError(answer.error)
     code = code_task.code(answer.answer)
     record = {"code": code} | {k: v for k, v in answer.record().items() if k not in ("answer", "memory")}
-    record |= {"library": str(wanted) if wanted else None, "sources": _sources(answer, ask)}
+    record |= {"library": str(wanted) if wanted else None, "sources": _sources(answer)}
     if environment:
         try:
             api = installed_api(environment, code)
@@ -212,9 +235,8 @@ def _code(arguments) -> int:
     return 1 if outcome and not outcome.passed else 0
 
 
-def _sources(answer, ask) -> list[str]:
-    in_view = ask.passages if answer.arm in ("text", "both") else answer.recited
-    return list(dict.fromkeys(passage.source for passage in in_view))
+def _sources(answer) -> list[str]:
+    return list(dict.fromkeys(passage.source for passage in (*answer.recited, *answer.read)))
 
 
 def _input() -> str:
@@ -258,29 +280,21 @@ def _wanted(arguments, store, model, task: str, notify):
     return (candidates[0] if candidates else None), unknown
 
 
-def _environment(arguments, wanted, home: Path):
+def _environment(arguments, wanted: Wanted | None, home: Path) -> tuple[Environment | None, list[str]]:
     """The Python that has the library that the code is for, or None; and, in words, why there is none."""
-    from packaging.specifiers import SpecifierSet
-
-    from selfedit import environments
     from selfedit.libraries import NPM, Library
-    from selfedit.sandbox import SandboxError
 
     if not wanted or wanted.name.startswith(NPM):
         return None, []
-    library = Library.parse(str(wanted))
-    try:
-        found = environments.find(library.name, SpecifierSet(library.specifier), home, arguments.python)
-    except SandboxError as error:
-        if arguments.python or arguments.is_run:
-            raise
-        return None, [f"names are not checked: {error}"]
+    must = bool(arguments.python or arguments.is_run)
+    found, fault = _installed(arguments, Library.parse(str(wanted)), home, must)
     if found:
         return found, []
-    return None, [f"names are not checked, since {wanted} is not installed here: give --python PYTHON"]
+    where = f"{arguments.python} does not have {wanted}" if arguments.python else f"{wanted} is not installed here"
+    return None, [f"names are not checked: {fault or f'{where}; give --python PYTHON'}"]
 
 
-def _python(arguments, wanted, environment) -> Path:
+def _python(arguments, wanted: Wanted | None, environment: Environment | None) -> Path:
     """The interpreter that runs the code: looked for before the code is written."""
     from selfedit.sandbox import run_programs
 

@@ -29,9 +29,8 @@ from urllib.parse import quote, urljoin, urlsplit
 from selfedit.documents.fetch import MissingError, fetch, public_url
 from selfedit.documents.records import Raw
 from selfedit.errors import DocumentError, LibraryError
-from selfedit.libraries import Library
+from selfedit.libraries import PACKAGE, Library
 
-PREFIX = "package:"
 MAX_ARCHIVE_BYTES = 150_000_000
 MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES = 500, 50_000_000
 PYPI, NPM = "https://pypi.org/simple", "https://registry.npmjs.org"
@@ -43,7 +42,7 @@ _TOP_LEVEL = re.compile(
 _RELEASE_NOTES = re.compile(r"(change|history|news|release|migrat|upgrad|whats?[-_]?new)", re.IGNORECASE)
 _NO_RELEASE_NOTES = re.compile(r"readme|\d+\.[a-z]+\.", re.IGNORECASE)
 """How to write them, and parts of which a later release makes them."""
-_SOURCE = re.compile(rf"{PREFIX}((?:npm/(?:@[^@/]+/)?)?[^@/]+)@([^/]+)/(.*)", re.DOTALL)
+_SOURCE = re.compile(rf"{PACKAGE}((?:npm/(?:@[^@/]+/)?)?[^@/]+)@([^/]+)/(.*)", re.DOTALL)
 """Of a file that a package ships: the name, the version and the path."""
 _FOLDERS = {"doc", "docs", "documentation", "changes", "changelog", "releases"}
 _SUFFIXES = {".md", ".markdown", ".rst", ".txt", ".html", ".htm", ".adoc", ".ipynb", ".pdf"}
@@ -67,7 +66,7 @@ def read_package(
 
     `is_wanted`: decides by the path inside the package which files are read, in place of `is_documentation`.
     """
-    name, _, version = spec.removeprefix(PREFIX).partition("@")
+    name, _, version = spec.removeprefix(PACKAGE).partition("@")
     if name == "npm/":  # a scoped name begins with @
         name, _, version = version.partition("@")
         name = f"npm/@{name}"
@@ -92,7 +91,7 @@ def read_package(
     data = get(archive.url, MAX_ARCHIVE_BYTES)
     if archive.digest and hashlib.new(archive.algorithm, data).hexdigest() != archive.digest:
         raise DocumentError(f"{spec}: the checksum of {archive.file} is wrong; try again later")
-    source = f"{PREFIX}{archive.name}@{archive.version}"
+    source = f"{PACKAGE}{archive.name}@{archive.version}"
     documents, left_out = documents_in(source, archive.file, data, is_wanted or is_documentation)
     if not documents:
         raise DocumentError(f"{source}: {archive.file} has no README, changelog or documentation; give its web page")

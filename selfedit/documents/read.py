@@ -18,11 +18,12 @@ from typing import NamedTuple
 from selfedit.config import LearnConfig
 from selfedit.documents import worker
 from selfedit.documents.fetch import public_url, unzipped, without_password
-from selfedit.documents.package import PREFIX, library_of
+from selfedit.documents.package import library_of
 from selfedit.documents.passages import split
 from selfedit.documents.records import Document, Raw, Reading, Skipped, shortened
 from selfedit.documents.walk import walk, without_links
 from selfedit.errors import DocumentError
+from selfedit.libraries import PACKAGE
 from selfedit.text import count_words
 from selfedit.types import Passage, Progress, as_utf8, no_progress
 
@@ -147,7 +148,7 @@ def _items(source: str, intake: Intake) -> Iterator[str | Skipped]:
 
 
 def _raws(source: str, intake: Intake, skipped: list[Skipped]) -> Iterator[Raw]:
-    if source.startswith(PREFIX):
+    if source.startswith(PACKAGE):
         raws, left_out = worker.read_package(source, include=intake.include, allow_private=intake.allow_private)
         yield from raws
         if left_out:

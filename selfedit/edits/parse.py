@@ -136,8 +136,8 @@ def sentences(text: str) -> list[str]:
     Each list item begins a new sentence. Each row of a table is one sentence ("Pro: Price $5, Users 10"), as is each of
     several lines with a label ("Removed: melt(); Use instead: unpivot()").
     """
-    code = language(text)
-    return [sentence for paragraph in _paragraphs(text) for sentence in split_sentences(paragraph, code)]
+    lang = language(text)
+    return [sentence for paragraph in _paragraphs(text) for sentence in split_sentences(paragraph, lang)]
 
 
 def _paragraphs(text: str) -> Iterator[str]:

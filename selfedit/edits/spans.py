@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from math import log
 
 from selfedit.edits.parse import sentences, statements
-from selfedit.text import root, words
+from selfedit.text import MONTHS, root, words
 from selfedit.types import TITLE_SEPARATOR, Passage, Question
 
 _CAPITAL = r"[^\W\d_a-zß-öø-ÿ]"
-_MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
+_MONTH = f"(?:{MONTHS})"
 _SMALL = (
     "(?:a|an|and|as|at|but|by|for|from|he|if|in|into|is|it|of|on|or|per|she|so|than|that|the|they|to|was|were|when|"
     "which|while|with)"

@@ -146,7 +146,8 @@ def offline(pairs: Sequence[tuple[Question, str]]) -> list[bool | None]:
 
 def offline_name() -> str:
     """Identifies the verdicts of the offline judge; a change of its rules or of its fitted numbers changes the name."""
-    files = (GRADER.with_name(name) for name in (GRADER.name, "grading.py", "features.py", "technical.py"))
+    names = (GRADER.name, "grading.py", "features.py", "technical.py", "../text.py")
+    files = (GRADER.parent / name for name in names)
     return f"offline {text_hash(*map(file_hash, files))[:8]}"
 
 

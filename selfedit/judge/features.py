@@ -16,7 +16,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 
-from selfedit.text import plain, without_accents
+from selfedit.text import CONTRACTED_NOT, plain, without_accents
 from selfedit.text import words as text_words
 
 _STEM_LENGTH = 6  # letters; equates monetarization and monetarisation, but also internal and international
@@ -47,7 +47,6 @@ NUMBER_WORDS = (
 )
 SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 _TWENTY_ONE = re.compile(rf"\b({'|'.join(_TENS)})[ -]({'|'.join(_ONES[1:10] + _ORDINALS[:9])})\b", re.IGNORECASE)
-CONTRACTED_NOT = re.compile(r"n['’]t\b", re.IGNORECASE)
 _UNSAID = re.compile(r"(?<=\d),(?=\d{3})|['’]s?\b|(?<=\d)(?:st|nd|rd|th)\b", re.IGNORECASE)
 _INITIALS = re.compile(r"\b(?:[A-Za-z]\.)+[A-Za-z]\b\.?")  # U.S.
 _DECIMAL = re.compile(r"(\d+\.\d+)")

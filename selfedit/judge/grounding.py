@@ -80,8 +80,8 @@ class Grounded:
 def grounded(question: str, answer: str, passages: Sequence[Passage]) -> Grounded:
     """The answer, if it says more than the question and a passage has what it says; else the sentence that fits the
     question best. `answer` may be empty."""
-    found, code = support(question, answer, passages), language(passages[0].text)
-    repeated = _share(_weights(answer, code), _weights(question, code))
+    found, lang = support(question, answer, passages), language(passages[0].text)
+    repeated = _share(_weights(answer, lang), _weights(question, lang))
     if found.share >= SUPPORTED and repeated < REPEATED:
         return Grounded(answer, found)
     return quote(question, passages) or Grounded(answer, found)
@@ -98,11 +98,11 @@ def quote(question: str, passages: Sequence[Passage]) -> Grounded | None:
         return None
     others = (fit for _, of_passage in fits for part, fit in of_passage.items() if part not in best)
     margin = parts[best[0]] - max(others, default=0.0)
-    code = language(passage.text)
-    words = _weights(question, code)
-    best += [after for part, after in pairwise(parts) if part in best and _only_introduces(part, words, code)]
+    lang = language(passage.text)
+    words = _weights(question, lang)
+    best += [after for part, after in pairwise(parts) if part in best and _only_introduces(part, words, lang)]
     sentence = ("\n" if any(map(_is_code, best)) else " ").join(part for part in parts if part in best)
-    asked = _share(_beyond_title(question, passage, code), _weights(sentence, code))
+    asked = _share(_beyond_title(question, passage, lang), _weights(sentence, lang))
     return Grounded(sentence, Support(1.0, passage, sentence, 1.0, asked), True, margin)
 
 
@@ -111,8 +111,8 @@ def asks_two(question: str) -> bool:
     return bool(_ASKS_TWO.search(question))
 
 
-def _only_introduces(sentence: str, asked: Mapping[str, float], code: str) -> bool:
-    return sentence.endswith(":") and _share(_weights(sentence, code), asked) >= REPEATED
+def _only_introduces(sentence: str, asked: Mapping[str, float], lang: str) -> bool:
+    return sentence.endswith(":") and _share(_weights(sentence, lang), asked) >= REPEATED
 
 
 def is_quoted(question: Question, passage: Passage) -> bool:
@@ -125,10 +125,10 @@ def is_quoted(question: Question, passage: Passage) -> bool:
 
 def _fits(question: str, passage: Passage) -> dict[str, float]:
     """The sentences and blocks of code of a passage, in their order, and how well each fits the question."""
-    code, before, fits = language(passage.text), {}, {}
-    asked, title = _weights(question, code), _weights(passage.title, code)
+    lang, before, fits = language(passage.text), {}, {}
+    asked, title = _weights(question, lang), _weights(passage.title, lang)
     for part in _quotable(passage.text):
-        has = _weights(part, code)
+        has = _weights(part, lang)
         fit = _share(asked, has | title) + BEFORE * _share(asked, before)
         length = len(part.split()) / SHORT_CODE if _is_code(part) else 1.0
         fits[part] = max(0.0, fit - LONG_CODE * log(max(1.0, length)))
@@ -146,13 +146,13 @@ def support(question: str, answer: str, passages: Sequence[Passage]) -> Support:
 
 
 def _by(question: str, answer: str, passage: Passage) -> Support:
-    code = language(passage.text)
-    asked, said = _weights(question, code), _weights(answer, code)
+    lang = language(passage.text)
+    asked, said = _weights(question, lang), _weights(answer, lang)
     if not _ASKS_YES_OR_NO.search(question):
         own = {term: value for term, value in said.items() if term not in asked}
         said = own if sum(own.values()) >= LITTLE else {}
-    title, asked = _weights(passage.title, code), _beyond_title(question, passage, code)
-    parts = [(sentence, _weights(sentence, code)) for sentence in sentences(passage.text)] or [("", {})]
+    title, asked = _weights(passage.title, lang), _beyond_title(question, passage, lang)
+    parts = [(sentence, _weights(sentence, lang)) for sentence in sentences(passage.text)] or [("", {})]
     sentence, best = max(parts, key=lambda part: _share(said, part[1]) + ASKED * _share(asked, part[1]))
     everything = set(title).union(*(has for _, has in parts))
     return Support(
@@ -160,9 +160,9 @@ def _by(question: str, answer: str, passage: Passage) -> Support:
     )
 
 
-def _beyond_title(question: str, passage: Passage, code: str) -> dict[str, float]:
+def _beyond_title(question: str, passage: Passage, lang: str) -> dict[str, float]:
     """The words of the question that the title does not have; all, if it has them all."""
-    asked, title = _weights(question, code), _weights(passage.title, code)
+    asked, title = _weights(question, lang), _weights(passage.title, lang)
     return {term: value for term, value in asked.items() if term not in title} or asked
 
 
@@ -175,8 +175,8 @@ def _quotable(text: str) -> list[str]:
     return parts + sentences(text[end:])
 
 
-def _weights(text: str, code: str) -> dict[str, float]:
-    return {term: weight(term, code) for _, term in terms(text, code)}
+def _weights(text: str, lang: str) -> dict[str, float]:
+    return {term: weight(term, lang) for _, term in terms(text, lang)}
 
 
 def _share(weights: Mapping[str, float], has: Mapping[str, float] | set[str]) -> float:

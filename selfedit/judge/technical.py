@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from selfedit.judge.features import CONTRACTED_NOT, NEGATIONS, NUMBER_WORDS, SCALES, SMALL_WORDS, in_digits, stem, words
+from selfedit.judge.features import NEGATIONS, NUMBER_WORDS, SCALES, SMALL_WORDS, in_digits, stem, words
+from selfedit.text import CONTRACTED_NOT, MONTHS
 
 _NAME = re.compile(  # what names of code, options and versions have, and prose does not
     r"\w_|_\w|[a-z][A-Z]|\w\(|[\[{<]\w|\w::|\w[=|]|[=|]\w|->|^\(.+,.*\)$"
@@ -66,9 +67,7 @@ _QUANTITY = re.compile(
     re.IGNORECASE,
 )
 _DATED = re.compile(r"\b(?:when|year|date[ds]?|century|decade|period)\b", re.IGNORECASE)
-_MONTH = re.compile(
-    r"(?:January|February|March|April|May|June|July|August|September|October|November|December|BCE?|AD|CE)\b"
-)
+_MONTH = re.compile(rf"(?:{MONTHS}|BCE?|AD|CE)\b")
 _HOW_MANY = re.compile(
     r"\bhow many (?:\w+ ){0,2}?(?P<noun>\w+)"
     r"(?= (?:is|are|was|were|do|does|did|can|may|must|will|at|in|of|the|has|have|a|an|to|per|should)\b|\W*$)",

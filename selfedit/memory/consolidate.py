@@ -46,14 +46,30 @@ class Consolidation:
     reason: str
     """Why it is, or is not."""
     rehearsed: list[Rehearsed]
+    left_out: dict[str, str]
+    """Why memories, by their ids, took no part."""
     general_change: float
-    """Mean KL(untouched ‖ adapted) on the general texts, nats a token."""
+    """Mean KL(untouched ‖ adapted) on the general texts, nats per token."""
     tokens: int
     """Trained on."""
     seconds: float
 
     def record(self) -> dict:
         return asdict(self)
+
+
+def _left_out(entries: Sequence[MemoryEntry]) -> dict[str, str]:
+    """Why memories, by their ids, cannot share an adapter with the others."""
+    tags = {Library.parse(entry.passage.library) for entry in entries if entry.passage.library}
+    older = {str(tag) for tag in Scope().hidden(tags)}
+    reasons: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for entry in entries:
+        if entry.passage.library in older:
+            reasons[entry.id] = f"a newer version than {entry.passage.library} is among them"
+        elif entry.recites and first.setdefault(entry.passage.request, entry.id) != entry.id:
+            reasons[entry.id] = f"{first[entry.passage.request]} recites for the same request"
+    return reasons
 
 
 def consolidate(
@@ -68,14 +84,11 @@ def consolidate(
 
     Of several versions of a library only the newest takes part: one adapter must not answer for two versions. So does
     only the first of several memories that recite for the same request (`Passage.request`)."""
-    hidden = {
-        str(tag) for tag in Scope().hidden({Library.parse(e.passage.library) for e in entries if e.passage.library})
-    }
-    entries = [entry for entry in entries if entry.passage.library not in hidden]
-    asked: dict[str, str] = {}  # one adapter recites one passage for a request; the others keep their own
-    entries = [e for e in entries if not e.recites or asked.setdefault(e.passage.request, e.id) == e.id]
+    left_out = _left_out(entries)
+    entries = [entry for entry in entries if entry.id not in left_out]
     if len(entries) < 2:
-        raise MemoryStoreError("give at least two memories to consolidate; see `selfedit memory list`")
+        told = "".join(f"; {id} is left out: {reason}" for id, reason in [*left_out.items()][:1])
+        raise MemoryStoreError(f"give at least two memories to consolidate; see `selfedit memory list`{told}")
     start = time.perf_counter()
     train = config.recitation if any(entry.recites for entry in entries) else config.train
     if not all(entry.recites for entry in entries):
@@ -115,7 +128,9 @@ def consolidate(
             record | {"recites": True},
             rehearsed=entries,
         )
-    return Consolidation(shared, reason, rehearsed, change, logs[0].tokens, round(time.perf_counter() - start, 1))
+    return Consolidation(
+        shared, reason, rehearsed, left_out, change, logs[0].tokens, round(time.perf_counter() - start, 1)
+    )
 
 
 def _rehearsal(model: Model, store: MemoryStore, entries: Sequence[MemoryEntry], epochs: int, seed: int) -> Job:

@@ -8,13 +8,12 @@ disagree. The words of a title count in every sentence, since "the fee is 20 dol
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 
 from selfedit.edits.parse import sentences
 from selfedit.memory.route import Router
 from selfedit.sessions.values import values
-from selfedit.text import stem, weight, words
+from selfedit.text import CONTRACTED_NOT, stem, weight, words
 from selfedit.types import MemoryEntry, Passage
 
 ALIKE = 0.7
@@ -22,7 +21,6 @@ ALIKE = 0.7
 LEAST = 2.0
 """Weight of the words, but for the value, that both must have; common words weigh less than 1."""
 _NEGATIONS = frozenset("not no never neither nor cannot without".split())
-_NOT = re.compile(r"n['’]t\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class _Said:
     """A sentence as what it says: values, other words, and whether it denies."""
 
     def __init__(self, sentence: str, title: str):
-        spelled = words(_NOT.sub(" not", sentence))
+        spelled = words(CONTRACTED_NOT.sub(" not", sentence))
         self.values = {" ".join(map(stem, words(value.text))) for value in values(sentence)}
         inside = {part for value in self.values for part in value.split()}
         stems = {stem(word) for word in spelled}

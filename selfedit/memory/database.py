@@ -15,8 +15,7 @@ Contract of the retrieval index (`memory.route`), which lives in the same databa
                                                     transaction; called by the migration below and by a rebuild
     add(connection, memory_id, model_hash, text)    adds one memory; cost proportional to the text
     remove(connection, memory_id)                   removes it and every trace of its text (no tombstones in live
-    pages);
-                                                    removing an unknown memory does nothing
+                                                    pages); removing an unknown memory does nothing
     Router(connection, model_hash)                  routes to memories of that model that the table `active` lists
     Router.of_texts({id: text}, least=…)            the same, in memory, of a few texts
 

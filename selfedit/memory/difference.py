@@ -31,13 +31,14 @@ def between_versions(store: MemoryStore, old: int | None = None, new: int | None
     By default, the present version and what undoing it would lead to. A version that replaces something is one change
     with the keeping of what came instead, and a shared adapter with what the same job kept. Raises MemoryStoreError on
     a version that does not exist."""
-    states = [START | {"active": [], "adapters": {}}, *store.history()]
-    new = len(states) - 1 if new is None else new
+    states = {0: START | {"active": [], "adapters": {}}} | {line["version"]: line for line in store.history()}
+    new = max(states) if new is None else new
     for number in (old or 0, new):
-        if not 0 <= number < len(states):
-            raise MemoryStoreError(f"there is no version {number}; those to compare are v0 to v{len(states) - 1}")
+        if number not in states:
+            raise MemoryStoreError(f"there is no version {number}; those to compare are v0 to v{max(states)}")
     if old is None:
-        old = states[new]["undo_to"] if states[new]["action"] in ("supersede", "consolidate") else max(new - 1, 0)
+        undoes = states[new]["action"] in ("supersede", "consolidate")
+        old = states[new]["undo_to"] if undoes else max((number for number in states if number < new), default=0)
     before, after = states[old], states[new]
     gone, come = ([id for id in a["active"] if id not in b["active"]] for a, b in ((before, after), (after, before)))
     entries, sources = {entry.id: entry for entry in store.remaining([*gone, *come])}, store.sources()
@@ -53,7 +54,11 @@ def between_versions(store: MemoryStore, old: int | None = None, new: int | None
     return {
         "from": old,
         "to": new,
-        "changes": [{key: line[key] for key in ("version", "time", "action")} for line in states[old + 1 : new + 1]],
+        "changes": [
+            {key: line[key] for key in ("version", "time", "action")}
+            for number, line in states.items()
+            if old < number <= new
+        ],
         "added": [record(id) for id in come if id not in paired],
         "removed": [record(id) for id in gone if id not in paired],
         "replaced": [{"before": record(a), "after": record(b)} for a, b in pairs],

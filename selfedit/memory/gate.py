@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import mean, stdev
 
 from selfedit.config import ConsolidateConfig, GateConfig
 from selfedit.types import Score, Trial
@@ -98,8 +99,5 @@ def exceeds(value: float, bound: float) -> bool:
 def _paired(after: Sequence[float], before: Sequence[float]) -> tuple[float, float]:
     """Returns the mean difference and the half-width of its 90 % normal interval (0 for a single question)."""
     differences = [a - b for a, b in zip(after, before)]
-    mean, n = sum(differences) / len(differences), len(differences)
-    if n < 2:
-        return mean, 0.0
-    variance = sum((d - mean) ** 2 for d in differences) / (n - 1)
-    return mean, 1.645 * math.sqrt(variance / n)
+    n = len(differences)
+    return mean(differences), 1.645 * stdev(differences) / math.sqrt(n) if n > 1 else 0.0

@@ -2,7 +2,7 @@
 
     home/memories/<id>/, shared/<id>/    an adapter, edits.jsonl, source.json, scores.json and manifest.json each
     home/ledger.jsonl, HEAD              one line per version, each with all active memories; the number of the present
-    one home/index/                          for retrieval
+    home/index/                          for retrieval
 
 All of it is written to `memory.db.new` and `adapters/`; the renaming of that file is the moment of the change. Killed
 before, the next start begins again; killed after, it only moves the old files to `before-migration/`, where they stay

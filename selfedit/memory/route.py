@@ -101,11 +101,11 @@ def create(connection: sqlite3.Connection) -> None:
 
 def add(connection: sqlite3.Connection, memory_id: str, model_hash: str, text: str) -> None:
     """Adds one memory to the index, before or after it becomes active. `text`: all that it knows."""
-    code = language(text)
-    stretches = list(map(" ".join, _stretches(text, model_hash, code)))
+    lang = language(text)
+    stretches = list(map(" ".join, _stretches(text, model_hash, lang)))
     connection.execute(
         "INSERT INTO index_memories(memory_id, model_hash, language, stretches, words) VALUES (?, ?, ?, ?, ?)",
-        (memory_id, model_hash, code, len(stretches), "\n".join(stretches)),
+        (memory_id, model_hash, lang, len(stretches), "\n".join(stretches)),
     )
     if connection.execute("SELECT 1 FROM active WHERE memory_id = ?", (memory_id,)).fetchone():
         _run(connection, _ACTIVATE, memory_id)
@@ -144,7 +144,7 @@ class Router:
             if connection
             else ()
         )
-        self._indexed = {code: count for code, count in rows if count}
+        self._indexed = {lang: count for lang, count in rows if count}
 
     @staticmethod
     def of_texts(texts: Mapping[str, str], least: float = _LEAST, language_code: str | None = None) -> Router:
@@ -168,9 +168,9 @@ class Router:
 
     def _add_texts(self, texts: Mapping[str, tuple[str, str]]) -> None:
         self._texts |= texts
-        for id, (text, code) in texts.items():
-            part = self._in_memory.setdefault(code, _InMemory())
-            part.add(id, _stretches(text, self._model_hash, code))
+        for id, (text, lang) in texts.items():
+            part = self._in_memory.setdefault(lang, _InMemory())
+            part.add(id, _stretches(text, self._model_hash, lang))
 
     @property
     def ids(self) -> list[str]:
@@ -199,7 +199,9 @@ class Router:
 
         If some memory reaches the threshold, the best one among those with about its score may lie below it."""
         id, score = next(iter(self.best(query, 1, self.threshold)), (None, 0.0))
-        return (None, score) if id is None or score < self.threshold else self._by_relevance(query, score)[0]
+        if id is None or score < self.threshold:
+            return None, score
+        return next(iter(self._by_relevance(query, score)), (None, 0.0))
 
     def ranked(self, query: str) -> list[tuple[str, float]]:
         """The memories that may answer, with their scores; the most relevant first, and at most `_RANKED`."""
@@ -226,19 +228,19 @@ class Router:
     def _relevance(self, query: str, ids: Sequence[str]) -> dict[str, float]:
         """The BM25 of each memory."""
         texts = {id: part.texts[id] for part in self._in_memory.values() for id in ids if id in part.texts}
-        codes = {id: code for code, part in self._in_memory.items() for id in texts if id in part.texts}
+        langs = {id: lang for lang, part in self._in_memory.items() for id in texts if id in part.texts}
         rows = self._select(
             "SELECT memory_id, language, words FROM index_memories WHERE memory_id IN",
             [id for id in ids if id not in texts],
         )
-        for id, codes[id], words in rows:
+        for id, langs[id], words in rows:
             texts[id] = [line.split() for line in words.split("\n")]
         lengths = {id: sum(map(len, stretches)) for id, stretches in texts.items()}
-        average = sum(lengths.values()) / len(lengths)
-        values = {code: self._values(query, code) for code in set(codes.values())}
+        average = sum(lengths.values()) / max(1, len(lengths))
+        values = {lang: self._values(query, lang) for lang in set(langs.values())}
         relevance = {}
         for id, stretches in texts.items():
-            wanted = values[codes[id]]
+            wanted = values[langs[id]]
             found: Counter[str | tuple[str, str]] = Counter()
             for stretch in stretches:
                 places = [place for place, word in enumerate(stretch) if word in wanted]
@@ -249,11 +251,11 @@ class Router:
             relevance[id] = sum(wanted[word] * n / (n + damping) for word, n in found.items())
         return relevance
 
-    def _values(self, query: str, code: str) -> dict[str | tuple[str, str], float]:
+    def _values(self, query: str, lang: str) -> dict[str | tuple[str, str], float]:
         """The inverse document frequency of each word of the query, by its hash, and of each pair the mean of both."""
-        found = [term for _, term in terms(query, code)]
-        counts, total = self._counts(found, code), self._stretches
-        words = [_hash(term, self._model_hash, code) for term in found]
+        found = [term for _, term in terms(query, lang)]
+        counts, total = self._counts(found, lang), self._stretches
+        words = [_hash(term, self._model_hash, lang) for term in found]
         value = {w: log(1 + (total - counts[t] + 0.5) / (counts[t] + 0.5)) for t, w in zip(found, words)}
         return value | {(a, b): (value[a] + value[b]) / 2 for a, b in pairwise(words)}
 
@@ -263,11 +265,11 @@ class Router:
         `least`: memories with lower scores may be left out; in a large store that is much faster.
         """
         scored: list[tuple[float, str]] = []
-        for code in self._indexed.keys() | self._in_memory.keys():
-            weights = self._weights(query, code)
+        for lang in self._indexed.keys() | self._in_memory.keys():
+            weights = self._weights(query, lang)
             total = _MISSING + sum(weights.values())
-            scores = self._in_memory[code].covered(weights) if code in self._in_memory else {}
-            if code in self._indexed:
+            scores = self._in_memory[lang].covered(weights) if lang in self._in_memory else {}
+            if lang in self._indexed:
                 scores |= self._covered(weights, count, least * total)
             scored += ((covered / total, id) for id, covered in scores.items() if id not in self._hidden)
         return [(id, score) for score, id in self._ordered(scored, count)]
@@ -282,16 +284,16 @@ class Router:
             order[id] = next((position for (position,) in rows), 0)  # 0: no longer active since
         return sorted(best, key=lambda one: (-one[0], one[1] in self._texts, order[one[1]]))[:count]
 
-    def _weights(self, query: str, code: str) -> dict[str, float]:
+    def _weights(self, query: str, lang: str) -> dict[str, float]:
         """The weight of each different word of the query, in a language; by its hash."""
         weights: dict[str, float] = {}
-        for position, (word, term) in enumerate(terms(query, code)):
+        for position, (word, term) in enumerate(terms(query, lang)):
             bonus = _NAME_BONUS if position and word[0].isupper() else 0.0
-            weights.setdefault(term, weight(term, code) * (1 + bonus))
-        counts = self._counts(weights, code)
+            weights.setdefault(term, weight(term, lang) * (1 + bonus))
+        counts = self._counts(weights, lang)
         for term in [term for term in weights if not counts[term]]:
-            parts = compound_parts(term, code)
-            counts |= self._counts(parts, code)
+            parts = compound_parts(term, lang)
+            counts |= self._counts(parts, lang)
             known = [part for part in parts if counts[part]]
             pairs = [
                 [head, tail]
@@ -305,18 +307,18 @@ class Router:
                 weights.setdefault(part, value * len(part) / len(term))
                 weights[term] -= value * len(part) / len(term)
         return {
-            _hash(term, self._model_hash, code): value / max(1, counts[term]) ** _RARITY
+            _hash(term, self._model_hash, lang): value / max(1, counts[term]) ** _RARITY
             for term, value in weights.items()
         }
 
-    def _counts(self, some_terms: Iterable[str], code: str) -> dict[str, int]:
+    def _counts(self, some_terms: Iterable[str], lang: str) -> dict[str, int]:
         """How many memories have each term."""
-        hashes = {term: _hash(term, self._model_hash, code) for term in some_terms}
+        hashes = {term: _hash(term, self._model_hash, lang) for term in some_terms}
         counts = self._known_counts
         unknown = [word for word in hashes.values() if word not in counts]
         counts |= dict.fromkeys(unknown, 0)
         counts |= dict(self._select("SELECT term, doc FROM index_counts WHERE term IN", unknown))
-        part = self._in_memory.get(code)
+        part = self._in_memory.get(lang)
         return {term: counts.get(word, 0) + (part.count(word) if part else 0) for term, word in hashes.items()}
 
     def _covered(self, weights: Mapping[str, float], count: int, least: float) -> dict[str, float]:
@@ -384,17 +386,17 @@ def _sum(weights: Mapping[str, float], line: str) -> float:
     return sum([value for word, value in weights.items() if word in line])
 
 
-def _stretches(text: str, model_hash: str, code: str) -> list[list[str]]:
+def _stretches(text: str, model_hash: str, lang: str) -> list[list[str]]:
     """The hashes of the words of each stretch in order, then those of the parts of compounds."""
-    all_terms = [term for _, term in terms(text, code)]
+    all_terms = [term for _, term in terms(text, lang)]
     stretches = (all_terms[low : low + _STRETCH] for low in range(0, len(all_terms), _STRETCH))
     return [
-        [_hash(term, model_hash, code) for term in (*stretch, *(p for t in stretch for p in compound_parts(t, code)))]
+        [_hash(term, model_hash, lang) for term in (*stretch, *(p for t in stretch for p in compound_parts(t, lang)))]
         for stretch in stretches
     ]
 
 
 @lru_cache(maxsize=100_000)
-def _hash(term: str, model_hash: str, code: str) -> str:
-    digest = blake2b(f"{model_hash}\0{code}\0{term}".encode(), digest_size=5).digest()
+def _hash(term: str, model_hash: str, lang: str) -> str:
+    digest = blake2b(f"{model_hash}\0{lang}\0{term}".encode(), digest_size=5).digest()
     return b32encode(digest)[:6].decode().lower()

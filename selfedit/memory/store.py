@@ -26,7 +26,7 @@ from platformdirs import user_data_path
 
 from selfedit import disk
 from selfedit.errors import AdapterError, MemoryStoreError
-from selfedit.libraries import Library, Scope, Wanted, applies
+from selfedit.libraries import PACKAGE, Library, Scope, Wanted, applies
 from selfedit.memory import database, entries, index, route, selectors, verify, versions
 from selfedit.memory.adapters import ADAPTER_FILES, BEFORE_MIGRATION, NO_ADAPTER, WriteAdapter, stamp
 from selfedit.memory.entries import COLUMNS, learned_text, passage_fields
@@ -597,5 +597,6 @@ class MemoryStore:
 
 
 def _may_exist(source: str) -> bool:
-    """What is no file cannot be checked."""
-    return "://" in source or os.path.exists(source)
+    """Addresses and packages cannot be checked. What a user states (`session:`) stands in no file, so it keeps no
+    memory that a later statement supersedes."""
+    return "://" in source or source.startswith(PACKAGE) or os.path.exists(source)

@@ -108,9 +108,12 @@ class Transactions:
             of_record = [str(record.get(key)) for key in ("passage", "memory", "quarantined", "text")]
             return not forgotten.isdisjoint([*of_record, *record.get("passages", ())])
 
-        for file in self.home.glob("runs/*/trials.jsonl"):
+        for file in self.home.glob("runs/*/*"):
             if file.resolve().is_relative_to(self.home.resolve()):
-                Journal(file).drop(is_forgotten)
+                if file.name == "trials.jsonl":
+                    Journal(file).drop(is_forgotten)
+                elif file.suffix in disk.TURN and file.stem.removeprefix(".") in forgotten:
+                    file.unlink(missing_ok=True)  # a passage's id is the hash of its text
         with transaction(connection):
             self._clear_adapters(connection)
         (self.home / REPLIES).unlink(missing_ok=True)
@@ -188,8 +191,8 @@ class Transactions:
 class IndexReader:
     """Reads for a router. A damaged index is replaced: in memory, if the home cannot be written."""
 
-    def __init__(self, database: Transactions):
-        self._database = database
+    def __init__(self, transactions: Transactions):
+        self._database = transactions
         self._in_memory: sqlite3.Connection | None = None
 
     def execute(self, statement: str, values: Sequence = ()) -> list[tuple]:
@@ -207,4 +210,6 @@ class IndexReader:
 
     def _read(self, statement: str, values: Sequence) -> list[tuple]:
         with self._database.reading() as connection:
+            if not database.index_is_current(connection):  # of an older selfedit, in a home that cannot be written
+                raise DamagedError(f"{self._database.path} has an index of an older selfedit")
             return connection.execute(statement, values).fetchall()

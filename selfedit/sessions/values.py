@@ -10,9 +10,8 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from selfedit.text import split_sentences, stem, weight, words
+from selfedit.text import MONTHS, split_sentences, stem, weight, words
 
-_MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
 _COUNT = (
     "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|twenty|thirty|forty|fifty"
 )
@@ -21,10 +20,10 @@ _NO_NAME = (
     "|From|Since|When|If"
     "|And|But|So|Also|Not|No|Yes|Only|Please|Always|Never|Every|One|All|Both|Then|Now|Today|What|Which"
 )
-_CALENDAR = rf"(?:{_MONTH}|(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?)\b"
+_CALENDAR = rf"(?:{MONTHS}|(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?)\b"
 _WEEKDAY = r"(?i:(?:mon|tues|wednes|thurs|fri|satur|sun)days?)"
 _VALUE = re.compile(
-    rf"(?P<date>\b\d{{1,2}}(?:st|nd|rd|th)?(?: of)? (?i:{_MONTH})\b|\b(?i:{_MONTH}) \d{{1,2}}(?:st|nd|rd|th)?\b(?!:)"
+    rf"(?P<date>\b\d{{1,2}}(?:st|nd|rd|th)?(?: of)? (?i:{MONTHS})\b|\b(?i:{MONTHS}) \d{{1,2}}(?:st|nd|rd|th)?\b(?!:)"
     r"|\b\d{4}-\d\d-\d\d\b"
     r"|\b\d{1,2}(?:st|nd|rd|th)\b)"
     r"|(?P<time>\b\d{1,2}[:.]\d\d(?= ?(?:[ap]m|h|o'clock)\b)|\b\d{1,2}:\d\d\b|\b\d{1,2} ?[ap]m\b"
@@ -32,7 +31,7 @@ _VALUE = re.compile(
     r"|every|o'clock)\b)"
     r"|\b\w+ o'clock\b|\b(?:noon|midnight)\b)"
     rf"|(?P<weekday>\b{_WEEKDAY}\b)"
-    rf"|(?P<month>\b(?:{_MONTH})\b)"
+    rf"|(?P<month>\b(?:{MONTHS})\b)"
     r"|(?P<code>[\w.-]*[/\\@][\w./\\@-]*\w|\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]+\b|\b\d+(?:-\d+)+\b)"
     r"|(?P<colour>\b(?:red|orange|yellow|green|blue|purple|violet|pink|brown|black|white|gr[ae]y|silver|golden"
     r"|beige|teal|plum"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from selfedit.text import split_sentences, words
+from selfedit.text import MONTHS, split_sentences, words
 
 LONGEST = 360
 """Characters of a sentence; a longer one is cut, so that the rules take linear time."""
@@ -243,9 +243,8 @@ _PREFERENCE = matcher(
     )
     + r"\b"
 )
-_MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
 _CORRECTION = matcher(
-    rf"^no\b|\bfrom (?:\d\d? )?(?:{_MONTHS})\b|\b"
+    rf"^no\b|\bfrom (?:\d\d? )?(?:{MONTHS})\b|\b"
     + one_of(
         r"after all | extension | had to move | made (?:me|us) move | (?:up|down) to (?=\d)",
         "from (?:next|this|today|tomorrow) | from (?:mon|tues|wednes|thurs|fri|satur|sun)day | scratch that",
