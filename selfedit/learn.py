@@ -36,17 +36,16 @@ from selfedit.edits.quiz import (
 )
 from selfedit.errors import ModelError
 from selfedit.estimate import seconds_expected
-from selfedit.judge.evaluate import evaluate, read
-from selfedit.judge.general import general_questions
+from selfedit.judge.evaluate import read
 from selfedit.libraries import Scope
 from selfedit.loop.journal import Journal, write_json
 from selfedit.loop.selection import PASSAGE
 from selfedit.loop.trial import Candidate, Study, run_trials
 from selfedit.memory.contradict import disagreeing, near
-from selfedit.memory.gate import decide, exceeds
+from selfedit.memory.gate import decide
 from selfedit.memory.route import Router
-from selfedit.memory.screen import captured, find_suspicious_patterns
-from selfedit.memory.store import MemoryStore, learned_text
+from selfedit.memory.store import MemoryStore
+from selfedit.memory.suspicion import suspicions, suspicious_text
 from selfedit.model.backend import Adapters
 from selfedit.model.load import Model
 from selfedit.model.writer import Writer
@@ -169,33 +168,11 @@ def learn(
     are learned; raises ModelError if all fail.
     """
     store.check_writable()  # before the work, not after it
-    given, config = config, config.for_rate(model.rate)
-    if writer and config.recite and not quiz:
-        config = replace(config, spans=given.spans)  # of questions that judge
-    ignored = [name for name in NOT_RECITED if name != "spans" or not config.spans]
-    if config.recite and (unused := [name for name in ignored if getattr(given, name) != getattr(DEFAULT, name)]):
-        names = " and ".join(unused)
-        notify(f"the model learns to recite, without {names}; --styles has it study what it writes")
-    user_questions = assign(quiz, passages)
-    if idle := [q for q in quiz if not any(q in questions for questions in user_questions.values())]:
-        notify(
-            f"{len(idle)} of {len(quiz)} questions of the quiz fit none of these passages and are not used "
-            f"(“{idle[0].question}”)"
-        )
+    config = _as_used(model, config, bool(writer and not quiz), notify)
+    user_questions = _assigned(quiz, passages, notify)
     run = _RunFolder(store.home, model, config, quiz, writer)
     entries = store.active()  # notices a corrupt memory before the work, not after it
-    active = {entry.id for entry in entries}
-    reports = {p.id: report for p in passages if (report := run.report(p, active)) and (report.memory or not again)}
-    for passage in {p.id: p for p in passages if p.id in reports}.values():
-        if not (reports[passage.id].memory or reports[passage.id].quarantined or reports[passage.id].text):
-            kept = _with_text(model, reports[passage.id], passage, store, config.gate, suspicion)  # an older record
-            if kept != reports[passage.id]:
-                run.add(kept)
-            reports[passage.id] = kept
-    for passage in {p.id: p for p in passages if p.library and p.id not in reports and not again}.values():
-        if tagged := _tagged(model, passage, store):
-            run.add(tagged)
-            reports[passage.id] = tagged
+    reports = _known(model, passages, store, config, run, entries, again, suspicion)
     sources: dict[str, set[str]] = {}
     for passage in passages:
         sources.setdefault(passage.id, set()).add(passage.source)
@@ -203,40 +180,22 @@ def learn(
     quarantined = {report.quarantined: sources[id] for id, report in reports.items() if report.quarantined}
     # Before anything is superseded, since a file may only have been moved.
     store.add_sources({entry.id: sources[entry.passage.id] for entry in known} | quarantined)
-    last = {passage.source: i for i, passage in enumerate(passages)}
-    superseded: list[str] = []
-    reported: set[str] = set()
+
+    def learn_some(some: Sequence[Passage]) -> Iterator[PassageReport]:
+        questions = user_questions if quiz else None
+        options: dict[str, Any] = {"suspicion": suspicion, "current": current, "progress": progress}
+        return learn_passages(model, some, store, config, writer=writer, quiz=questions, **options)
+
     failure: ModelError | None = None
-    settled = 0  # passages of which all is done
-
-    def settle() -> None:
-        """Reports the passages that have a report, in order, and supersedes where a document has ended."""
-        nonlocal settled
-        while settled < len(passages) and passages[settled].id in reports:
-            passage, settled = passages[settled], settled + 1
-            if passage.id not in reported:
-                reported.add(passage.id)
-                on_report(reports[passage.id])
-            if last[passage.source] == settled - 1 and not current:
-                document = [p for p in passages if p.source == passage.source]
-                waits = any(reports[p.id].quarantined or reports[p.id].failed for p in document)
-                if not waits and any(reports[p.id].memory or reports[p.id].text for p in document):
-                    superseded.extend(store.supersede(document, model.fingerprint, last.keys()))
-
     todo = list({p.id: p for p in passages if p.id not in reports}.values())
-    settle()
+    documents = _Documents(passages, reports, store, model, on_report, supersedes=not current)
+    documents.settle()
     for low in range(0, len(todo), TOGETHER):
-        progress("passage", settled, len(passages))
-        left_s = seconds_expected(todo[low:], store.home, model.name)  # at the speed of the batches before
-        if left_s is not None and left_s >= NOTED_S:
-            count, words = len(todo) - low, sum(count_words(passage.text) for passage in todo[low:])
-            plural = "s" * (count != 1)
-            notify(f"{count:,} passage{plural} ({words:,} words) to learn: about {duration(left_s)}")
+        progress("passage", documents.settled, len(passages))
+        _tell_time_left(todo[low:], store.home, model.name, notify)
         with run.turn(batch := todo[low : low + TOGETHER], notify) as learned:
             left = [passage for passage in batch if passage.id not in learned]
-            questions = user_questions if quiz else None
-            options = {"writer": writer, "quiz": questions, "suspicion": suspicion, "current": current}
-            results = _learn_all(model, left, store, config, options | {"progress": progress}) if left else ()
+            results = _each(learn_some, left) if left else ()
             for report, error in chain(zip(learned.values(), repeat(None)), results):
                 failure = failure or error
                 if error is None and not report.failed and report.passage not in learned:
@@ -244,22 +203,120 @@ def learn(
                 reports[report.passage] = report
                 if memory := report.memory or report.quarantined or report.text:
                     store.add_sources({memory: sources[report.passage]})
-        settle()
+        documents.settle()
     progress("passage", len(passages), len(passages))
     if failure and all(report.failed for report in reports.values()):
         raise failure
     active = set(store.active_ids())  # a passage that left one document may have been kept for another one since
-    return LearnReport([reports[id] for id in sources], [id for id in superseded if id not in active])
+    return LearnReport([reports[id] for id in sources], [id for id in documents.superseded if id not in active])
 
 
-def _learn_all(
-    model: Model, passages: Sequence[Passage], store: MemoryStore, config: LearnConfig, options: dict[str, Any]
+def _as_used(model: Model, given: LearnConfig, has_spans: bool, notify: Callable[[str], None]) -> LearnConfig:
+    """The settings for this model. `has_spans`: a writer makes questions of spans, which judge, also where the model
+    recites."""
+    config = given.for_rate(model.rate)
+    if has_spans and config.recite:
+        config = replace(config, spans=given.spans)
+    ignored = [name for name in NOT_RECITED if name != "spans" or not config.spans]
+    if config.recite and (unused := [name for name in ignored if getattr(given, name) != getattr(DEFAULT, name)]):
+        names = " and ".join(unused)
+        notify(f"the model learns to recite, without {names}; --styles has it study what it writes")
+    return config
+
+
+def _assigned(
+    quiz: Sequence[Question], passages: Sequence[Passage], notify: Callable[[str], None]
+) -> dict[str, list[Question]]:
+    """As `assign`; tells which questions are not used."""
+    assigned = assign(quiz, passages)
+    if idle := [q for q in quiz if not any(q in questions for questions in assigned.values())]:
+        notify(
+            f"{len(idle)} of {len(quiz)} questions of the quiz fit none of these passages and are not used "
+            f"(“{idle[0].question}”)"
+        )
+    return assigned
+
+
+def _known(
+    model: Model,
+    passages: Sequence[Passage],
+    store: MemoryStore,
+    config: LearnConfig,
+    run: _RunFolder,
+    entries: Sequence[MemoryEntry],
+    again: bool,
+    suspicion: str,
+) -> dict[str, PassageReport]:
+    """The reports of passages that need not be learned, by their ids: an earlier run did, or only their tag is new.
+    `entries`: the active memories. `again`: without those that an earlier run finished without keeping anything."""
+    active = {entry.id for entry in entries}
+    reports = {p.id: report for p in passages if (report := run.report(p, active)) and (report.memory or not again)}
+    for passage in {p.id: p for p in passages if p.id in reports}.values():
+        report = reports[passage.id]
+        if not (report.memory or report.quarantined or report.text):  # an older record
+            reports[passage.id] = _with_text(model, report, passage, store, config.gate, suspicion)
+            if reports[passage.id] != report:
+                run.add(reports[passage.id])
+    for passage in {p.id: p for p in passages if p.library and p.id not in reports and not again}.values():
+        if tagged := _tagged(model, passage, store):
+            run.add(tagged)
+            reports[passage.id] = tagged
+    return reports
+
+
+def _tell_time_left(passages: Sequence[Passage], home: Path, model: str, notify: Callable[[str], None]) -> None:
+    """Before a batch, at the speed of those before."""
+    seconds = seconds_expected(passages, home, model)
+    if seconds is not None and seconds >= NOTED_S:
+        count, words = len(passages), sum(count_words(passage.text) for passage in passages)
+        plural = "s" * (count != 1)
+        notify(f"{count:,} passage{plural} ({words:,} words) to learn: about {duration(seconds)}")
+
+
+class _Documents:
+    """Reports passages in the order of their documents, and supersedes where a document has ended."""
+
+    def __init__(
+        self,
+        passages: Sequence[Passage],
+        reports: Mapping[str, PassageReport],
+        store: MemoryStore,
+        model: Model,
+        on_report: Callable[[PassageReport], None],
+        supersedes: bool,
+    ):
+        """`reports`: by passage; gets more with time."""
+        self.passages, self.reports, self.store, self.model = passages, reports, store, model
+        self.on_report, self.supersedes = on_report, supersedes
+        self.last = {passage.source: i for i, passage in enumerate(passages)}
+        self.settled = 0
+        """Passages of which all is done."""
+        self.superseded: list[str] = []
+        self._reported: set[str] = set()
+
+    def settle(self) -> None:
+        while self.settled < len(self.passages) and self.passages[self.settled].id in self.reports:
+            passage, self.settled = self.passages[self.settled], self.settled + 1
+            if passage.id not in self._reported:
+                self._reported.add(passage.id)
+                self.on_report(self.reports[passage.id])
+            if self.last[passage.source] == self.settled - 1 and self.supersedes:
+                self._supersede([p for p in self.passages if p.source == passage.source])
+
+    def _supersede(self, document: Sequence[Passage]) -> None:
+        reports = [self.reports[passage.id] for passage in document]
+        waits = any(report.quarantined or report.failed for report in reports)
+        if not waits and any(report.memory or report.text for report in reports):
+            self.superseded += self.store.supersede(document, self.model.fingerprint, self.last.keys())
+
+
+def _each(
+    learn_some: Callable[[Sequence[Passage]], Iterator[PassageReport]], passages: Sequence[Passage]
 ) -> Iterator[tuple[PassageReport, ModelError | None]]:
-    """The report of each passage, and why it failed. Where one of them fails, each is learned alone. `options`: of
-    `learn_passages`."""
+    """The report of each passage, and why it failed. Where one of them fails, each is learned alone."""
     done = set()
     try:
-        for report in learn_passages(model, passages, store, config, **options):
+        for report in learn_some(passages):
             done.add(report.passage)
             yield report, None
     except ModelError as error:
@@ -267,7 +324,7 @@ def _learn_all(
             yield _failed(passages[0], error), error
         else:
             for passage in (p for p in passages if p.id not in done):
-                yield from _learn_all(model, [passage], store, config, options)
+                yield from _each(learn_some, [passage])
 
 
 def learn_passages(
@@ -404,7 +461,7 @@ def _decided(
     trials, best = decide(trials, before, config.gate)
     if best is not None:
         disagrees = _disagreements(model, passage, store)
-        suspicious = _suspicious(model, passage, trials[best], adapters.subset([row + best]), store, config.gate)
+        suspicious = suspicions(model, passage, trials[best], adapters.subset([row + best]), store, config.gate)
         suspicious = [*filter(None, [suspicion]), *suspicious]
         entry = store.add(
             lambda folder: model.backend.save(adapters, row + best, folder, model.name, small=True),
@@ -568,90 +625,6 @@ def _disagreements(model: Model, passage: Passage, store: MemoryStore) -> list[d
     """Sentences of the passage that memories of other sources contradict."""
     others = store.remaining(near(passage, store.router(model.fingerprint, Scope.of(passage.library))))
     return [record for other in others for record in disagreeing(passage, other)]
-
-
-class _Taken:
-    """The questions that a new memory would answer in place of the base model and of other sources' memories."""
-
-    def __init__(self, model: Model, passage: Passage, edits: Sequence[SelfEdit], store: MemoryStore):
-        router, new = store.router(model.fingerprint, Scope.of(passage.library), passage.id), "new"
-        neighbours = [e for e in store.remaining(near(passage, router)) if e.passage.source != passage.source]
-        after = router.with_text(new, learned_text(passage, edits))
-        self.general = captured(after, new, general_questions())
-        self.right = [
-            (entry, q)
-            for entry in neighbours
-            for q, correct in zip(entry.questions, entry.scores.get("after", {}).get("correct", ()))
-            if correct
-        ]
-        """Questions that other memories answered right when they were kept."""
-        self.of_others = [
-            (entry, q)
-            for entry, q in self.right
-            if router.route(q.question)[0] == entry.id and after.route(q.question)[0] == new
-        ]
-
-    def too_general(self, config: GateConfig) -> list[str]:
-        """The reason not to put it into force, if these are too many general questions."""
-        most = config.max_captured * len(general_questions())
-        about = f"(“{self.general[0].question}”)" if self.general else ""
-        count = f"{len(self.general)} of {len(general_questions())} general questions"
-        return [f"would answer {count} {about}"] if exceeds(len(self.general), most) else []
-
-
-def _suspicious(
-    model: Model, passage: Passage, trial: Trial, adapter: Adapters, store: MemoryStore, config: GateConfig
-) -> list[str]:
-    """Reasons why the memory must not become active before the user has looked at it. `adapter`: its adapter alone.
-    Questions are asked only if so many of them could be lost."""
-    taken = _Taken(model, passage, trial.edits, store)
-    too_general, general = taken.too_general(config), general_questions()
-    reasons = [*find_suspicious_patterns(passage), *too_general]
-    most = config.max_lost * len(general)
-    may_spoil = not too_general and exceeds(len(taken.general), most)
-    spoiled = _spoiled(model, taken.general, adapter, trial.recited) if may_spoil else []
-    if exceeds(len(spoiled), most):
-        reasons.append(
-            f"would answer {len(spoiled)} of {len(general)} general questions wrong that the base model answers right "
-            f"(“{spoiled[0].question}”)"
-        )
-    most, lost = config.max_lost * len(taken.right), []
-    if exceeds(len(taken.of_others), most):
-        verdicts = _verdicts(model, [q for _, q in taken.of_others], adapter, trial.recited)
-        lost = [entry for (entry, _), correct in zip(taken.of_others, verdicts) if not correct]
-    if exceeds(len(lost), most):
-        ids = ", ".join(sorted({entry.id for entry in lost}))
-        reasons.append(
-            f"would answer {len(lost)} of {len(taken.right)} questions of similar memories, and wrong ({ids})"
-        )
-    return reasons
-
-
-def suspicious_text(model: Model, passage: Passage, store: MemoryStore, config: GateConfig) -> list[str]:
-    """As `_suspicious`, for a memory without an adapter."""
-    taken = _Taken(model, passage, [], store)
-    reasons = [*find_suspicious_patterns(passage), *taken.too_general(config)]
-    if exceeds(len(taken.of_others), config.max_lost * len(taken.right)):
-        ids = ", ".join(sorted({entry.id for entry, _ in taken.of_others}))
-        reasons.append(
-            f"would answer {len(taken.of_others)} of {len(taken.right)} questions of similar memories ({ids})"
-        )
-    return reasons
-
-
-def _spoiled(model: Model, questions: Sequence[Question], adapter: Adapters, recited: Passage | None) -> list[Question]:
-    """Questions that the base model answers right and the memory wrong."""
-    (before,), after = evaluate(model, questions, [None]), _verdicts(model, questions, adapter, recited)
-    return [q for q, was, now in zip(questions, before.correct, after) if was and not now]
-
-
-def _verdicts(
-    model: Model, questions: Sequence[Question], adapter: Adapters, recited: Passage | None
-) -> Sequence[bool | None]:
-    """Whether a memory answers each question right: its adapter, or the model from what the adapter recited."""
-    if recited:
-        return read(model, [(question, recited) for question in questions])
-    return evaluate(model, questions, [0], adapter)[0].correct
 
 
 def _scores(trial: Trial, before: Score, questions: Sequence[Question]) -> dict:

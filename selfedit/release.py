@@ -37,11 +37,12 @@ from selfedit.edits.code import (
 from selfedit.environments import Environment
 from selfedit.errors import RunError
 from selfedit.judge.general import general_harm
-from selfedit.learn import keep_text, suspicious_text
+from selfedit.learn import keep_text
 from selfedit.libraries import Library
 from selfedit.loop.journal import Journal, plain_errors, read_back, write_json
 from selfedit.memory.gate import exceeds, general_fault
 from selfedit.memory.store import MemoryStore
+from selfedit.memory.suspicion import suspicious_text
 from selfedit.model.backend import Adapters, Job
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model
