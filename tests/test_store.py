@@ -402,7 +402,7 @@ def test_what_another_document_has_too_stays_until_that_has_it_no_more(store, tm
     assert store.verify()["faults"] == []
 
 
-@pytest.mark.parametrize("source", ["https://example.org/a", "package:gate@2.0/CHANGELOG.md"])
+@pytest.mark.parametrize("source", ["https://example.org/a", "package:gate@2.0/docs/changes.md"])
 def test_what_an_address_or_a_package_has_too_stays(store, source):
     both = keep(store, "Both.", "/docs/a.txt")
     store.add_sources({both.id: {source}})

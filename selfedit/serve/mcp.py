@@ -75,7 +75,7 @@ def mcp_server(service: Service) -> MCPServer:
         title: Annotated[str, Field(description="what it is about, in a few words", min_length=1, max_length=200)],
         context: Context,
     ) -> dict[str, Any]:
-        """Learns a text in the background (about a minute per 100 words on a CPU). It is in force once the user has
+        """Learns a text in the background (8 to 45 seconds per 100 words on a CPU, by the model). It is in force once the user has
         approved it: with `approve`, or `selfedit memory approve ID`."""
         job = service.learn_text(home, text, title, SUSPICION)
         return {

@@ -138,7 +138,7 @@ def reader_of(model: Model, notify: Notify = lambda message: None) -> Reader | N
     if _file(model).exists():
         return Reader(model, _heads(_file(model)))
     if not is_cached(READER):
-        notify(f"fetching {READER} (93 MB, once), which reads conversations")
+        notify(f"fetching {READER} (98 MB, once), which reads conversations")
     shared = _shared_reader()
     if isinstance(shared, ModelError):
         notify(f"conversations are read by rules alone, which understand less: {shared}")
