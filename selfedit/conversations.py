@@ -3,6 +3,7 @@
     HOME/conversations/SESSION.json   the turns of a session, and how many of them have been read for statements
     HOME/conversations/.statements    what is known of the user now
     HOME/conversations/.before        what was known before the last change, without what was forgotten
+    HOME/conversations/.forgetting    what is being deleted from transcripts and store; after a kill, `accept` goes on
 
 `proposed` reads what is new, and `accept` makes it known. What the user stated is in force at once, as a text that
 answers questions; `learn` then makes memories in the weights of it. What was corrected is superseded, and can be rolled
@@ -39,7 +40,7 @@ SOURCE = f"conversation:{NAME}"
 ROLES = ("system", "user", "assistant")
 PREFERENCES_WORDS = 120
 """In the prompt at most, the newest."""
-_STATEMENTS, _BEFORE = ".statements", ".before"
+_STATEMENTS, _BEFORE, _FORGETTING = ".statements", ".before", ".forgetting"
 
 
 class Conversations:
@@ -129,7 +130,10 @@ class Conversations:
     def accept(self, name: str, model: Model, store: MemoryStore) -> Changes:
         """Makes what is proposed known, and the store follow: new statements answer as texts from now on."""
         with self._locked():
+            was_killed = self._finish_forgetting(store)
             changes = self.proposed(name)
+            if changes.forgotten:
+                self._write_statements(_FORGETTING, changes.forgotten)
             if changes.any:
                 before = [statement for statement in self.statements if statement not in changes.forgotten]
                 if changes.forgotten:
@@ -137,9 +141,8 @@ class Conversations:
                 self._write_statements(_BEFORE, before)
                 self._write_statements(_STATEMENTS, changes.statements)
             self._mark_read(name)
-            if changes.forgotten:
-                self._forget(changes.forgotten, store)
-            if changes.any:
+            self._finish_forgetting(store)
+            if changes.any or was_killed:
                 self._follow(model, store)
         return changes
 
@@ -162,8 +165,15 @@ class Conversations:
         if (session := self._session(name))["turns"]:
             self._write(self._path(name), session | {"read": len(session["turns"])})
 
+    def _finish_forgetting(self, store: MemoryStore) -> bool:
+        """Deletes what was noted for it. False if nothing was."""
+        if forgotten := self._statements(_FORGETTING):
+            self._forget(forgotten, store)
+            (self.folder / _FORGETTING).unlink()
+        return bool(forgotten)
+
     def _forget(self, statements: Sequence[Statement], store: MemoryStore) -> None:
-        """Deletes statements, and what they replaced, wherever they stand, but for the request to forget them."""
+        """Deletes statements, and what they replaced, wherever they stand."""
         statements = [replace(told, text=text) for told in statements for text in told.texts]
         for name in self.names():
             session = self._session(name)

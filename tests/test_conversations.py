@@ -91,6 +91,30 @@ def test_what_is_forgotten_is_nowhere_on_the_disk(talk, tmp_path):
     assert talk.conversations.turns("b")[0].content == FORGET[0].content
 
 
+def test_forgetting_that_was_cut_short_is_finished_by_the_next_change(talk, tiny_model, tmp_path, monkeypatch):  # noqa: F811
+    talk("a", SECRET, "2026-03-03")
+    with monkeypatch.context() as patched:
+        patched.setattr(MemoryStore, "forget", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            talk("b", FORGET, "2026-03-24")
+    assert "5519" in texts(talk.store)
+    assert not talk.conversations.accept("b", tiny_model, talk.store).any
+    talk.store.close()
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or b"5519" not in file.read_bytes(), file
+
+
+def test_what_stands_only_in_a_trace_of_what_was_replaced_is_forgotten(talk, tmp_path):
+    talk("a", PORT, "2026-01-13")
+    talk("b", MOVED, "2026-02-02")
+    changes = talk("c", [Message("user", "Please forget 8443."), Message("assistant", "Done.")], "2026-03-01")
+    assert not changes.unknown and any("8443" in gone.text for gone in changes.forgotten)
+    assert "8444" in texts(talk.store)
+    talk.store.close()
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or b"port 8443" not in file.read_bytes(), file
+
+
 def test_a_declined_proposal_is_not_remembered(talk):
     talk.conversations.add("a", PORT, "2026-01-13")
     talk.conversations.decline("a")

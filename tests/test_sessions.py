@@ -5,7 +5,7 @@ from time import perf_counter
 import pytest
 from sessions_measure import measure
 
-from selfedit.sessions import passages, transcript_without, updated
+from selfedit.sessions import passages, transcript_without, updated, wording
 from selfedit.types import Message
 
 
@@ -163,6 +163,13 @@ def test_a_statement_names_what_it_replaced_but_nothing_that_is_forgotten():
     apart = (*again, *known("The cellar code is 9913."))
     left = updated(apart, conversation("Please forget the cellar code."), "v", "2026-04-01").statements
     assert left[0].instead == again[0].instead
+
+
+def test_a_long_text_of_dashes_is_read_at_once():
+    dump = "-- a comment of the dump\n" * 20_000
+    begun = perf_counter()
+    assert wording._PASTED.sub("", dump) == dump
+    assert perf_counter() - begun < 5
 
 
 def test_what_loses_the_trace_of_something_forgotten_is_still_new():

@@ -1,6 +1,7 @@
 """Text ↔ tokens: prompts, and what is trained on. The only place that says which tokens carry a label.
 
-In: an Example, a question or a prompt. Out: a Sequence (tokens, and which of them are labels).
+In: an Example, a question or a prompt. Out: a TokenizedExample (tokens, and which of them are
+labels).
 A document's text is trained on whole, behind the token that separates documents; of a question and its answer only the
 answer is a label, in the very chat form in which questions are later asked.
 """

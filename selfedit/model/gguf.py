@@ -1,7 +1,7 @@
 """A GGUF file → a Hugging Face model folder (config.json, packed.safetensors, tokenizer.json), once.
 
 Weights keep their quantized integers, repacked into the layouts of `packed.quantized`; what has no layout there becomes
-fp32. `load.full_weights` gives them as other libraries want them. Two traps of the format are undone here: llama-type
+fp32. `weights.full_weights` gives them as other libraries want them. Two traps of the format are undone: llama-type
 files store q and k with their rotary halves interleaved, and some files carry a separate, differently quantized copy of
 a tied output matrix (the finer copy is kept, tied again).
 Source: the GGUF specification (ggml-org/ggml, docs/gguf.md).

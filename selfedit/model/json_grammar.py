@@ -13,21 +13,27 @@ from selfedit.model.chat import Chat
 
 
 def json_grammar(chat: Chat, schema: dict) -> Callable[[Sequence[int]], Sequence[int]]:
-    """A grammar for one request. `schema`: a JSON Schema. Raises ModelError on one that is wrong or not supported."""
+    """A grammar for any number of texts that are written at the same time. `schema`: a JSON Schema. Raises ModelError
+    on one that is wrong or not supported."""
     try:
         grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
-        matcher = LLMatcher(_tokenizer(chat), grammar)
+        start = LLMatcher(_tokenizer(chat), grammar)
     except ValueError as error:
         raise ModelError(f"the JSON schema cannot be used: {error}") from None
-    if fault := matcher.get_error():
+    if fault := start.get_error():
         raise ModelError(f"the JSON schema cannot be used: {fault}")
-    ends, read = sorted(chat.ends), 0
+    ends = sorted(chat.ends)
+    reached: dict[tuple[int, ...], LLMatcher] = {}
+    """By what was written."""
 
     def allow(written: Sequence[int]) -> Sequence[int]:
-        nonlocal read
-        for token in written[read:]:
+        text = tuple(written)
+        matcher = reached.pop(text[:-1], None) if text else None
+        left = text if matcher is None else text[-1:]
+        matcher = matcher or start.deep_copy()
+        for token in left:
             matcher.consume_token(token)
-        read = len(written)
+        reached[text] = matcher
         if matcher.is_stopped():
             return ends
         bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")

@@ -113,12 +113,18 @@ class _Knowledge:
     def _forget(self, turn: TurnRead, gone: Sequence[Statement]) -> frozenset[str]:
         """Returns the words of what the user asks to forget."""
         self.known = [statement for statement in self.known if statement not in gone]
-        self.forgotten += gone
-        if turn.request and not gone:
-            self.unknown.append(turn.request.named)
         target = turn.request.target if turn.request else ""
         erased = matter.meanings(" ".join([target, *(statement.text for statement in gone)]))
+        traces = [
+            replace(statement, text=text, instead=())
+            for statement in self.known
+            for text in statement.instead
+            if _may_tell(text, erased)
+        ]
         self.known = [_without_traces(statement, erased) for statement in self.known]
+        self.forgotten += [*gone, *traces]
+        if turn.request and not (gone or traces):
+            self.unknown.append(turn.request.named)
         self.added = {_without_traces(statement, erased) for statement in self.added}
         return erased
 
@@ -180,9 +186,13 @@ def _concerns(text: str, erased: frozenset[str]) -> bool:
     return reference.refers_back(text) or matter.shared(matter.meanings(text), erased) >= 0.9
 
 
+def _may_tell(text: str, erased: frozenset[str]) -> bool:
+    return matter.shared(matter.meanings(text), erased) >= SAME_MATTER
+
+
 def _without_traces(statement: Statement, erased: frozenset[str]) -> Statement:
     """The statement without those that it replaced and that may tell what is forgotten."""
-    left = tuple(text for text in statement.instead if matter.shared(matter.meanings(text), erased) < SAME_MATTER)
+    left = tuple(text for text in statement.instead if not _may_tell(text, erased))
     return statement if left == statement.instead else replace(statement, instead=left)
 
 

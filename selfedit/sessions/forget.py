@@ -70,7 +70,7 @@ def meant(request: Request, known: Sequence[Statement]) -> list[Statement]:
 
 def read_as_meant(turn: TurnRead, reading: Reading, known: Sequence[Statement]) -> list[Statement]:
     """The statements that a turn asks to forget, as the model reads it: those that are probably meant, else what the
-    user just said, if the turn speaks of that. None if it does not ask, or nothing is meant."""
+    user just said, if the turn speaks of that. Empty if it does not ask, or nothing is meant."""
     if reading.asks < ASKED:
         return []
     gone = [s for s, probability in zip(known, reading.meant) if probability >= MEANT]

@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfedit.errors import ModelError
-from selfedit.model.catalog import is_cached
+from selfedit.model.catalog import CATALOG, is_cached
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import Model, Notify, load_model
 from selfedit.sessions import matter
@@ -138,7 +138,7 @@ def reader_of(model: Model, notify: Notify = lambda message: None) -> Reader | N
     if _file(model).exists():
         return Reader(model, _heads(_file(model)))
     if not is_cached(READER):
-        notify(f"fetching {READER} (98 MB, once), which reads conversations")
+        notify(f"fetching {READER} ({CATALOG[READER].megabytes} MB, once), which reads conversations")
     shared = _shared_reader()
     if isinstance(shared, ModelError):
         notify(f"conversations are read by rules alone, which understand less: {shared}")

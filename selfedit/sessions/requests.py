@@ -89,7 +89,6 @@ class Request:
     """The other sentences of the turn."""
     last: tuple[str, ...]
     """What the user stated in the turn before."""
-    turn: int
     certain: bool
     """Whether the sentence has no other meaning, so that the best match goes even if it is weak."""
 
@@ -100,7 +99,7 @@ class Request:
         return match["object"].strip() if match else self.target
 
 
-def request_in(sentences: Sequence[str], last: Sequence[str], turn: int) -> Request | None:
+def request_in(sentences: Sequence[str], last: Sequence[str]) -> Request | None:
     """The request to forget that the sentences of a turn make.
 
     last: what the user stated in the turn before.
@@ -113,7 +112,7 @@ def request_in(sentences: Sequence[str], last: Sequence[str], turn: int) -> Requ
             continue
         if match := _EVERYTHING.search(plain):
             about = re.search(r"\b(?:about (?!me\b)|(?:of|in) (?!(?:it|that)\b))(.+)", match["rest"])
-            return Request(about[1] if about else "", (sentence,), (), (), turn, True)
+            return Request(about[1] if about else "", (sentence,), (), (), True)
         it = _IT.search(plain)
         before = " ".join([*sentences[:index], plain[: it.start()]]) if it else ""
         if it and len(words(before)) < 3 and not (_POLITE.search(plain) and last):
@@ -123,4 +122,4 @@ def request_in(sentences: Sequence[str], last: Sequence[str], turn: int) -> Requ
     if not asking:
         return None
     around = tuple(sentence for sentence in sentences if sentence not in asking)
-    return Request(_OTHER_MEANING.sub(" ", " ".join(asking)), tuple(asking), around, tuple(last), turn, certain)
+    return Request(_OTHER_MEANING.sub(" ", " ".join(asking)), tuple(asking), around, tuple(last), certain)

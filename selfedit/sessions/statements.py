@@ -66,10 +66,6 @@ class Told:
     context: str
     """The whole turn, in the user's own words, or the statement alone if the turn is long."""
 
-    @property
-    def turn(self) -> int:
-        return self.statement.turn
-
 
 @dataclass(frozen=True)
 class TurnRead:
@@ -97,7 +93,7 @@ def stated(turns: Sequence[Message], session: str, date: str, reader: Reader | N
             continue
         sentences = wording.sentences(turn.content)
         said = _Turn(before, question, claimed, reply, disowned, _denied(reader, sentences))
-        request = request_in(sentences, last, index)
+        request = request_in(sentences, last)
         asking = request.asking if request else ()
         for sentence in sentences:
             if sentence not in asking:

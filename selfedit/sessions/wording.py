@@ -31,7 +31,7 @@ _PASTED = re.compile(
     r"|<!--.*?(?:-->|\Z)|<(\w+)[^<>\n]*>.*?(?:</\1>|\Z)|\{\{.*?(?:\}\}|\Z)"  # marked up
     r"|^[ \t]*([-=*_#+~])\2{2,}[ \t]*$.*?(?:^[ \t]*\2{3,}[ \t]*$|\Z)"  # between rules
     r"|^[ \t]*>.*?$|<<.*?(?:>>|\Z)|\[\[.*?(?:\]\]|\Z)"  # quoted lines and brackets
-    r"|^[ \t]*-{2,}.*?(?:original|forwarded) message.*|^begin forwarded message.*|^on .{5,80} wrote:\s*$.*"
+    r"|^[ \t]*-{2,}[^\n]*(?:original|forwarded) message.*|^begin forwarded message.*|^on .{5,80} wrote:\s*$.*"
     r"|^(?:from|subject|to|cc|sent): .*"  # the header of a mail, up to the end of the mail
     r"|^[ \t]*(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:|Traceback |File \"|(?:ERROR|WARN(?:ING)?|INFO|DEBUG)\b|[$#] ).*?$",  # logs
     re.DOTALL | re.MULTILINE | re.IGNORECASE,
@@ -70,8 +70,8 @@ _ADDRESSES_MACHINE = matcher(
 _SHOUTED = re.compile(
     r"(?i:\b(?:say|reply|answer|respond|output|print|repeat|write|speak|talk|end|finish|sign|mention|praise)\b)[^.!?]*\b[A-Z]{6,}\b"
 )
+"""These two: an instruction to a machine in a text that the user shows."""
 _MYSELF = matcher(r"\b(?:I|me|my|we|us|our)\b")
-"""An instruction to a machine in a text that the user shows."""
 _ONLY_INTRODUCES = matcher(
     rf"^(?:here(?:['’]s| is| are)|(?:I|we) (?:just )?(?:got|have|received|found)) .*\b{_TEXT}\b"
     r"|.*\b(?:mailed|sent|wrote) (?:me |us )?this\b"

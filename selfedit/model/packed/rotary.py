@@ -21,18 +21,21 @@ class RotaryTable:
 
     def __init__(self, shape: Shape, device: torch.device, dtype: torch.dtype):
         self.shape, self.device, self.dtype = shape, device, dtype
-        self._cos = self._sin = torch.empty(0, device=device)
+        empty = torch.empty(0, device=device)
+        self._table = empty, empty
+        """Replaced as one: another thread may use it meanwhile."""
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         needed = int(positions.max()) + 1 if len(positions) else 0
-        if needed > len(self._cos):
+        cos, sin = self._table
+        if needed > len(cos):
             frequencies, scale = rotary_frequencies(self.shape)
             rows = min(self.shape.max_positions, max(2048, 1 << (needed - 1).bit_length()))
             angles = torch.outer(torch.arange(rows, dtype=torch.float32), frequencies)[:, None]
             cos, sin = angles.cos() * scale, angles.sin() * scale
-            self._cos = torch.cat((cos, cos), -1).to(self.device, self.dtype)
-            self._sin = torch.cat((-sin, sin), -1).to(self.device, self.dtype)
-        return self._cos[positions], self._sin[positions]
+            cos, sin = (torch.cat(pair, -1).to(self.device, self.dtype) for pair in ((cos, cos), (-sin, sin)))
+            self._table = cos, sin
+        return cos[positions], sin[positions]
 
 
 def rotary_frequencies(shape: Shape) -> tuple[Tensor, float]:
