@@ -34,6 +34,8 @@ LOCK_FILES = (
 MAX_LOCK_BYTES = 20_000_000
 MAX_INCLUDED = 50
 """Requirements files that one may include, directly or not."""
+_PEP_440 = {"": "==", "=": "==", "<>": "!=", "^": ">=", "~": ">="}
+"""Operators of Poetry that PEP 440 lacks → those with the same lowest version."""
 
 
 def find_lock(place: Path) -> Path | None:
@@ -126,11 +128,27 @@ def _toml_pins(content: dict, path: Path) -> dict[str, str]:
     project, groups = content.get("project", {}), content.get("dependency-groups", {})
     lists = [project.get("dependencies", []), *project.get("optional-dependencies", {}).values(), *groups.values()]
     pins = [pin for some in lists for line in some if isinstance(line, str) for pin in _pin(line, path)]
-    for name, value in content.get("tool", {}).get("poetry", {}).get("dependencies", {}).items():
-        value = value.get("version", "") if isinstance(value, dict) else value
-        if isinstance(value, str) and name != "python" and (match := re.search(r"\d[\w.+!-]*", value)):
-            pins.append((canonical_name(name), match[0]))
+    pins += _poetry_pins(content.get("tool", {}).get("poetry", {}), path)
     return _highest(pins)
+
+
+def _poetry_pins(poetry: Mapping, path: Path) -> Iterator[tuple[str, str]]:
+    """The requirements of all groups in the table of Poetry in pyproject.toml."""
+    groups = [poetry, *poetry.get("group", {}).values()]
+    for table in [poetry.get("dev-dependencies", {}), *(group.get("dependencies", {}) for group in groups)]:
+        for name, value in table.items():
+            value = value.get("version", "") if isinstance(value, dict) else value
+            if isinstance(value, str) and name != "python":
+                yield from _poetry_pin(name, value, path)
+
+
+def _poetry_pin(name: str, value: str, path: Path) -> Iterator[tuple[str, str]]:
+    """The lowest version that a requirement allows; of alternatives, the first counts."""
+    bounds = re.findall(r"([\^~<>=!]*)\s*v?(\d[\w.+!*-]*)", value.partition("|")[0])
+    if any(sign not in ("", "^", "~") or "*" in version for sign, version in bounds):
+        yield from _pin(name + ",".join(_PEP_440.get(sign, sign) + version for sign, version in bounds), path)
+    elif bounds:
+        yield canonical_name(name), bounds[0][1]
 
 
 def _holds(package: Mapping) -> bool:
@@ -170,8 +188,10 @@ def _pin(line: str, place: object) -> Iterator[tuple[str, str]]:
         plain = [version for version in exact if not version.endswith(".*") and re.match(r"\d", version)]
         if plain:
             yield name, plain[0]
-        elif lowest := Library(name, str(requirement.specifier)).lowest_allowed:
-            yield name, lowest
+        else:  # without excluded versions: >=1.2,!=1.2 begins at a version that has no number
+            bounds = ",".join(str(spec) for spec in requirement.specifier if spec.operator != "!=")
+            if lowest := Library(name, bounds).lowest_allowed:
+                yield name, lowest
 
 
 def _requirements(path: Path, text: str, seen: set[Path]) -> Iterator[tuple[str, str]]:

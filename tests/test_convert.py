@@ -423,6 +423,18 @@ def test_a_document_has_a_title(name, content, title):
     assert document(name, content).title == title
 
 
+def test_attributes_without_a_value_are_read():
+    line = "<p><a href>A link</a> and <span role class=title-ref>a role</span>.</p>"
+    assert document("a.html", line).text == "A link and a role."
+    page = (
+        "<meta name content><main><p class style id role aria-hidden>One.</p><ol start type><li value>two</ol>"
+        "<table role><tr><th colspan rowspan>Key<th>Value<tr><td>a<td>b</table><pre data-caption>code</pre><input type>"
+        "<p>Three.<sup role epub:type><a href class role>1</a></sup><a name id></a><img alt src></main>"
+    )
+    read = document("a.html", page).text
+    assert all(part in read for part in ("One.", "1. two", "Key: a; Value: b", "code", "Three."))
+
+
 def test_text_and_code_keep_their_lines_and_indentation():
     assert document("a.txt", "\r\n  one  \r\ntwo\t\r\n\r\n\r\n\r\nthree\r\n").text == "  one\ntwo\n\nthree"
     assert document("a.py", "# A comment\nif x:\n    y()\n").text == "# A comment\nif x:\n    y()"
@@ -457,6 +469,12 @@ def test_a_page_is_decoded_as_it_or_its_server_declares(encoding, label, word):
     assert document("a.html", page, charset=label).text == word
 
 
+def test_a_text_about_encodings_is_decoded_as_what_it_is():
+    line = "A page begins with `<meta charset=iso-8859-1>` or `<?xml encoding='koi8-r'?>`, café."
+    for name in ("a.md", "a.txt", "a.py"):
+        assert "café" in document(name, line).text
+
+
 def test_russian_text_without_a_label_is_recognized():
     russian = "Гавань была открыта третьего мая. В ней четырнадцать причалов, и каждый день приходят корабли. " * 4
     assert document("a.txt", russian.encode("cp1251")).text == russian.strip()
@@ -489,6 +507,20 @@ def test_html_is_read_under_the_name_of_another_format(suffix, start):
     page = f"{start}<title>A page</title><body><p>Lobsters are blue.</p></body></html>"
     assert document(f"a.{suffix}", page) == document("a.html", page)._replace(source=f"/a.{suffix}")
     assert text(f"a.{suffix}", "<p>Lobsters are blue.", media_type="text/html") == "a\nLobsters are blue."
+
+
+@pytest.mark.parametrize("name", ["a.md", "a.txt", "a.html", "a.rst", "a.csv", "README"])
+def test_a_text_about_pdf_files_is_no_pdf(name):
+    assert "%PDF-1.7" in document(name, "A PDF starts with %PDF-1.7 and ends with %%EOF.").text
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"), [("a.pdf", ""), ("paper", "application/pdf"), ("2301.123", "application/pdf")]
+)
+def test_a_pdf_may_begin_with_other_bytes(name, media_type):
+    pdf = pdf_with_text("Lobsters are blue.")
+    assert document(name, b"\0junk\n" + pdf, media_type=media_type).text == "Lobsters are blue."
+    assert document("a.txt", pdf).text == "Lobsters are blue."
 
 
 def test_plain_text_under_the_name_of_another_format_is_named_as_such():

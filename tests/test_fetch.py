@@ -277,6 +277,47 @@ def test_a_parameter_with_the_name_of_a_secret_is_not_recorded(name):
     assert public_url(f"https://example.org/a?q=1&{name}=x") == "https://example.org/a?q=1"
 
 
+SECRET_NAMES = """
+    auth auth_code authCode authtoken oauth2 oauth_token x-auth-token authenticity_token authentication code Code
+    key apikey api_key api-key api.key apiKey APIKey APIkey x-api-key userkey subscription-key
+    Ocp-Apim-Subscription-Key AWSAccessKeyId awsaccesskeyid accessKey access_key secretkey secret client_secret
+    clientSecret clientsecret token access_token accessToken accesstoken tokenid token2 githubtoken GitHubToken
+    id_token csrfmiddlewaretoken __RequestVerificationToken X-Amz-Credential X-Amz-Security-Token X-Amz-Signature
+    x-goog-signature signature sig Key-Pair-Id password passwd userPassword passwordhash pwd pass PHPSESSID
+    jsessionid JSESSIONID session session_id sessionId ASP.NET_SessionId ASPSESSIONIDQQABCD sessionkey sid jwt pin
+    credentials
+""".split()
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_every_usual_spelling_of_a_secret_is_removed(name):
+    assert public_url(f"https://example.org/a;{name}=x?q=1&{name}=x") == "https://example.org/a?q=1"
+
+
+@pytest.mark.parametrize(
+    "name",
+    "author author_id authorName authority authoritative tokenizer tokenize monkey turkey keyboard keyword secretary "
+    "obsession possession compass spin zipcode design inside".split(),
+)
+def test_a_word_that_only_contains_the_name_of_a_secret_is_recorded(name):
+    url = f"https://example.org/a;{name}=ada?{name}=ada"
+    assert public_url(url) == url
+
+
+def test_pages_that_differ_in_a_word_like_a_secret_are_read_both(site):
+    urls = [f"{site}/page?author={name}" for name in ("ada", "bob")]
+    reading = read_documents(urls, intake=Intake(allow_private=True))
+    assert [passage.source for passage in reading.passages] == urls and reading.skipped == []
+
+
+def test_a_page_whose_address_differs_in_a_secret_only_is_left_out_with_a_reason(site):
+    urls = [f"{site}/page?key=S3CRET1", f"{site}/page?key=S3CRET1#part", f"{site}/page?key=S3CRET2"]
+    reading = read_documents(urls, intake=Intake(allow_private=True))
+    assert [passage.source for passage in reading.passages] == [f"{site}/page"]
+    ((source, reason),) = reading.skipped
+    assert source == f"{site}/page" and "another page was read under this address" in reason and "S3CRET" not in reason
+
+
 @pytest.mark.parametrize(
     "path", ["/a;jsessionid=5F", "/a;JSESSIONID=5F;x=1", "/a%3Bjsessionid%3D5F/b", "/a;token=x/b;v=1.2"]
 )

@@ -190,6 +190,43 @@ def test_requirements_without_a_pin_give_the_lowest_version(tmp_path):
     assert read_lock(tmp_path / "pyproject.toml") == {"polars": "1.30", "x": "2.1"}
 
 
+@pytest.mark.parametrize(
+    ("requirement", "version"),
+    [
+        ("<2", None),
+        ("<=2.0", "2.0"),
+        ("!=1.5", None),
+        ("<3,>=1", "1.0"),
+        ("<3 >=1.2", "1.2"),
+        (">=1.2,<3 || >=4", "1.2"),
+        ("^1.2,!=1.3", "1.2"),
+        (">=1.2,!=1.2.0", "1.2"),
+        ("==1.30.0", "1.30.0"),
+        ("=1.30.0", "1.30.0"),
+        ("~=1.4", "1.4"),
+        ("1.*", "1.0"),
+        ("^1.30.0", "1.30.0"),
+        ("~1.2", "1.2"),
+        ("1.2.0", "1.2.0"),
+        ("^1.2 || ^2.0", "1.2"),
+        ("*", None),
+    ],
+)
+def test_a_requirement_of_poetry_gives_the_lowest_version_that_it_allows(requirement, version, tmp_path):
+    (tmp_path / "pyproject.toml").write_text(f'[tool.poetry.dependencies]\npolars = "{requirement}"\n')
+    assert read_lock(tmp_path / "pyproject.toml").get("polars") == version
+
+
+def test_the_groups_of_poetry_are_read(tmp_path):
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.poetry.dependencies]\npolars = "^1.30"\n[tool.poetry.group.test.dependencies]\npytest = "^8.1"\n'
+        '[tool.poetry.group.docs.dependencies]\nfuro = {version = ">=2024.1,<2026"}\n[tool.poetry.group.empty]\n'
+        '[tool.poetry.dev-dependencies]\nruff = "0.5.1"\n'
+    )
+    found = read_lock(tmp_path / "pyproject.toml")
+    assert found == {"polars": "1.30", "pytest": "8.1", "furo": "2024.1", "ruff": "0.5.1"}
+
+
 def test_requirements_are_read_as_pip_reads_them(tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "more/base.txt").write_text("-r ../requirements.txt\nFlask[async]==3.1.0  # web\n")
@@ -197,10 +234,10 @@ def test_requirements_are_read_as_pip_reads_them(tmp_path):
         "\ufeff--index-url https://example.org\n-r more/base.txt\n-c=more/base.txt\npolars==2.0.1 \\\n"
         "    --hash=sha256:aa \\\n    --hash=sha256:bb\nold==1 ; python_version < '3'\nfree\nlow>=4,<6\nany==5.*\n"
         "-e .\n./local\ngit+https://example.org/x.git\nnamed @ https://example.org/x-1.0.zip\n# polars==9\n"
-        "below<3\n"
+        "below<3\nnot>=7,!=7.0\n"
     )
     found = read_lock(tmp_path / "requirements.txt")
-    assert found == {"flask": "3.1.0", "polars": "2.0.1", "low": "4.0", "any": "5.0"}
+    assert found == {"flask": "3.1.0", "polars": "2.0.1", "low": "4.0", "any": "5.0", "not": "7.0"}
 
 
 def test_the_lock_file_of_a_folder_is_preferred_to_its_requirements(tmp_path):

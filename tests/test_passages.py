@@ -81,6 +81,14 @@ def test_no_passage_is_a_scrap_between_two_paragraphs_as_long_as_the_limit():
     assert min(sizes) >= 60
 
 
+def test_a_piece_longer_than_the_limit_does_not_change_how_the_rest_is_divided():
+    """The paragraph fits, but not together with the words of its heading."""
+    heading = "## One two three four five six seven eight nine ten"
+    rest = [sentences(15, f"p{i}x") for i in range(20)]
+    parts = passages("a.md", "\n\n".join(["# Osk", heading, sentences(103), *rest]), 110)
+    assert [count_words(part.text) for part in parts] == [103, 105, 105, 90]
+
+
 def test_the_title_is_the_path_of_the_headings_that_the_whole_passage_has():
     text = (
         f"# Polars 2\n\n{sentences(90, 'a')}\n\n## Lazy API\n\n{sentences(90, 'b')}\n\n"

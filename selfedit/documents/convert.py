@@ -65,7 +65,7 @@ def convert(raw: Raw) -> Document:
     except DocumentError as error:
         raise DocumentError(f"{raw.source}: {error}") from None
     # A file name may be invalid Unicode, but a record must be valid.
-    return Document(as_utf8(raw.source), as_utf8(title), tuple(blocks), suffix in CODE)
+    return Document(as_utf8(raw.source), as_utf8(title), tuple(blocks))
 
 
 def _titled(title: str, blocks: list[Block]) -> tuple[str, list[Block]]:
@@ -98,7 +98,7 @@ def _text_blocks(text: str) -> Iterator[Block]:
     headings: list[str] = []
     for paragraph in _paragraphs(text):
         if paragraph.startswith(("```", "~~~")):
-            yield Block((paragraph,), (Unit("code", paragraph, tuple(headings)),), tuple(headings), True)
+            yield Block((paragraph,), (Unit("code", paragraph, tuple(headings)),), tuple(headings))
             continue
         while match := re.match(r"(#{1,6})\s+(.*\S)[ \t]*(?:\n|$)", paragraph):
             del headings[len(match[1]) - 1 :]
@@ -138,7 +138,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 def _code_blocks(text: str) -> Iterator[Block]:
     for part in re.split(r"\n{2,}", text):
         if part.strip():
-            yield Block((part,), (Unit("code", part),), is_code=True)
+            yield Block((part,), (Unit("code", part),))
 
 
 def _slices(text: str, ends: Iterable[int]) -> Iterator[str]:
@@ -288,7 +288,9 @@ _HTML = re.compile(
 def _by_content(raw: Raw) -> _Reader | None:
     """The reader that the first bytes, or else the media type that a server declared, ask for."""
     start = raw.data[:1024].lstrip()
-    if b"%PDF-" in start:
+    suffix, media_type = PurePath(raw.name).suffix.lower(), raw.media_type.partition(";")[0].strip()
+    is_named_pdf = suffix == ".pdf" or media_type == "application/pdf"  # then other bytes may precede it
+    if start.startswith(b"%PDF-") or is_named_pdf and b"%PDF-" in start:
         return _pdf
     if start.startswith(b"{\\rtf"):
         return _rtf
@@ -298,9 +300,8 @@ def _by_content(raw: Raw) -> _Reader | None:
         if "EncryptedPackage".encode("utf-16-le") in raw.data:  # such a file contains a docx, xlsx or pptx
             return partial(_unsupported, "an encrypted office document; save a copy without password first")
         return partial(_unsupported, "an office document of before 2007; save it as docx, xlsx or pptx")
-    if raw.media_type.partition(";")[0].strip() in ("text/html", "application/xhtml+xml"):
+    if media_type in ("text/html", "application/xhtml+xml"):
         return _html
-    suffix = PurePath(raw.name).suffix.lower()
     if suffix not in _READERS.keys() - _BINARY - {".txt", ""} and _HTML.match(start):
         return _html
     if suffix not in _BINARY:

@@ -24,8 +24,17 @@ if TYPE_CHECKING:
 
 MAX_REDIRECTS = 10
 _REDIRECTS = {301, 302, 303, 307, 308}
-_SECRETS = frozenset("code jwt otp pass pwd sas sid sig tok bearer pin".split())
-_SECRET_PARTS = "accesskey apikey auth credential password passwd secret session signature token".split()
+_SECRET_WORD = re.compile(
+    r"""authentication|authori[sz]ation|bearer|code|jwt|key|otp|pass|pin|pwd|sas|sid|sig|tok
+    |[a-z]*(?:accesskey|apikey|auth|consumerkey|credentials?|passwd|passwords?|secrets?|signature|token)
+      (?:code|confirmation|data|hash|id|info|key|sig|ticket|value)?
+    |(?:account|app|client|decryption|dev|developer|encryption|feed|function|host|license|map|master|pass|private|public
+      |rss|server|service|shared|signing|ssh|storage|subscription|user)key(?:id)?
+    |(?:login|my|php|user|web)?session(?:data|guid|hash|info|key|ticket|uuid|value)?|[a-z]*sessionid[a-z]*|(?:php)?sessid
+    """,
+    re.VERBOSE,
+)
+"""A word that makes the name of a parameter that of a secret."""
 _PATH_PARAMETER = re.compile(r"(?:;|%3B)([^;/=%]+)(?:=|%3D)(?:(?!%3B)[^;/])*", re.IGNORECASE)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -47,6 +56,11 @@ def public_url(url: str) -> str:
     if kept := [(name, value) for name, value in pairs if not _is_secret(name)]:
         return str(public if len(kept) == len(pairs) else public.copy_with(params=kept))
     return str(public.copy_with(query=None))
+
+
+def requested_url(url: str) -> str:
+    """The address with its secrets, as it is requested, in one spelling. Raises DocumentError if it is no address."""
+    return str(_parsed(url).copy_with(fragment=None))
 
 
 def without_password(url: str) -> str:
@@ -135,10 +149,10 @@ def _parsed(url: str) -> httpx.URL:
 
 
 def _is_secret(name: str) -> bool:
-    words = re.split(r"[^a-z]+", name.lower())
-    return any(
-        word in _SECRETS or word.endswith("key") or any(part in word for part in _SECRET_PARTS) for word in words
-    )
+    """Whether a word of the name is one of a secret. The words of JSESSIONID, api_key, accessToken are separated by
+    digits, punctuation marks and changes of case; the latter may stand inside a word too, as in APIkey."""
+    words = re.findall(r"[a-z]+", name.lower()) + re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    return any(_SECRET_WORD.fullmatch(word.lower()) for word in words)
 
 
 def _get(

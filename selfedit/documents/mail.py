@@ -9,7 +9,6 @@ import re
 from selfedit.documents.normalize import decode
 
 _HEADERS = ("From", "To", "Cc", "Date")
-_QUOTED = re.compile(r"^(?:>.*\n?)+", re.MULTILINE)
 
 
 def read_mail(data: bytes) -> tuple[str, dict[str, object], str, bool]:

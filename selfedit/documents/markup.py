@@ -374,11 +374,12 @@ class _Reader:
             self.line.append(subscript(text))
 
     def _link(self, node: Node, depth: int) -> None:
-        target = (node.attributes.get("href") or "").removeprefix("#")
+        address = node.attributes.get("href") or ""  # None for an attribute without a value
+        target = address.removeprefix("#")
         if target in self.note_nodes:
             self.line.append(f"\ue000{self._note(target, depth)}\ue001")
             return
-        if node.attributes.get("href", "").startswith("#cite_note"):
+        if address.startswith("#cite_note"):
             return
         text = self._text_of(node, depth)
         if not _EDIT_LINK.fullmatch(text.strip()) and text.strip() not in ("¶", "#", "§", "🔗", "↩", "↩︎", "^"):
@@ -454,7 +455,7 @@ class _Reader:
         if draft.kind == "code":
             last = _last_sentence(introduction, language_code)
             text = draft.parts[0]
-            return Block((text,), (Unit("code", f"{last}\n{text}".strip(), headings),), headings, True, True)
+            return Block((text,), (Unit("code", f"{last}\n{text}".strip(), headings),), headings, is_fenced=True)
         if draft.kind == "text":
             parts = [part for text in draft.parts for part in self._sentences(text, language_code)]
             units = [Unit("sentence", part.strip(), headings) for part in parts]

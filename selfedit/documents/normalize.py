@@ -35,7 +35,8 @@ def decode(data: bytes, label: str | None = None) -> str:
         return _checked(data.decode(encoding, "replace"), encoding)
     if b"\0" in data:
         raise DocumentError("a binary file (it has NUL bytes); save it as text")
-    match = _META.search(data[:4096])
+    start = data[:4096].lstrip()
+    match = _META.search(start) if start.startswith(b"<") else None  # other text may quote a declaration
     labels = [label, next(filter(None, match.groups()), b"").decode("ascii", "replace") if match else None]
     for name in filter(None, labels):
         known = webencodings.lookup(name)

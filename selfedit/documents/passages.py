@@ -147,7 +147,7 @@ def _balance(pieces: Sequence[_Piece], passage_words: int) -> list[Sequence[_Pie
         for begin in range(end - 1, -1, -1):
             piece = pieces[begin]
             words += piece.words
-            if words > passage_words:
+            if words > passage_words and begin < end - 1:  # a single piece may be too long with its headings
                 break
             cost = least[begin] + piece.cost + (words / target - 1) ** 2
             if sections:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from selfedit.config import LearnConfig
 from selfedit.documents import worker
-from selfedit.documents.fetch import public_url, unzipped, without_password
+from selfedit.documents.fetch import public_url, requested_url, unzipped, without_password
 from selfedit.documents.package import library_of
 from selfedit.documents.passages import split
 from selfedit.documents.records import Document, Raw, Reading, Skipped, shortened
@@ -29,6 +29,10 @@ from selfedit.types import Passage, Progress, as_utf8, no_progress
 
 MAX_BYTES = 20_000_000
 _ADVICE = "check the path (a web address starts with http:// or https://)"
+_SAME_SOURCE = (
+    "another page was read under this address, as the two differ only in what is not recorded (a password, or a "
+    "parameter that is named like a secret); save this one to a file"
+)
 _SHOWN = 3
 """Reasons in the message that nothing could be read."""
 
@@ -72,6 +76,7 @@ def load_documents(
     """Returns the documents, and what was left out. Raises DocumentError if nothing can be read."""
     items = [item for source in dict.fromkeys(sources) for item in _items(source, intake)]
     documents: dict[str, Document] = {}
+    addresses: dict[str, str] = {}  # source → what was requested
     skipped: list[Skipped] = []
     for i, item in enumerate(items):
         progress("read", i, len(items))
@@ -83,18 +88,26 @@ def load_documents(
                 try:
                     if raw.source not in documents:
                         documents[raw.source] = worker.convert(raw)
+                        addresses[raw.source] = _requested(item)
+                    elif _requested(item) != addresses[raw.source]:
+                        skipped.append(Skipped(raw.source, _SAME_SOURCE))
                 except DocumentError as error:
                     skipped.append(_skipped(raw.source, error))
         except DocumentError as error:
             skipped.append(_skipped(item, error))
     progress("read", len(items), len(items))
     if not documents:
-        reasons = [f"{source}: {reason}" for source, reason in skipped]
-        if len(reasons) == 1:
-            raise DocumentError(reasons[0])
-        more = f"; and {len(reasons) - _SHOWN:,} more" if len(reasons) > _SHOWN else ""
-        raise DocumentError(f"there is nothing to read: {'; '.join(reasons[:_SHOWN])}{more}")
+        raise _nothing_read(skipped)
     return list(documents.values()), skipped
+
+
+def _nothing_read(skipped: Sequence[Skipped]) -> DocumentError:
+    """The error that gives the first reasons."""
+    reasons = [f"{source}: {reason}" for source, reason in skipped]
+    if len(reasons) == 1:
+        return DocumentError(reasons[0])
+    more = f"; and {len(reasons) - _SHOWN:,} more" if len(reasons) > _SHOWN else ""
+    return DocumentError(f"there is nothing to read: {'; '.join(reasons[:_SHOWN])}{more}")
 
 
 def split_documents(
@@ -153,11 +166,20 @@ def _raws(source: str, intake: Intake, skipped: list[Skipped]) -> Iterator[Raw]:
         yield from raws
         if left_out:
             skipped.append(Skipped(raws[0].source.rpartition("/")[0], f"{left_out:,} files that are no documentation"))
-    elif source.lower().startswith(("http://", "https://")):
+    elif _is_web(source):
         limits = {"max_bytes": intake.max_bytes, "seconds": intake.timeout_s, "allow_private": intake.allow_private}
         yield worker.fetch(source, public_url(source), **limits)
     else:
         yield Raw(os.path.abspath(source), os.path.basename(source), _file_bytes(source, intake.max_bytes, _ADVICE))
+
+
+def _is_web(source: str) -> bool:
+    return source.lower().startswith(("http://", "https://"))
+
+
+def _requested(source: str) -> str:
+    """The whole address of a web page; empty for files and packages, whose sources have no secrets."""
+    return requested_url(source) if _is_web(source) else ""
 
 
 def _skipped(source: str, error: DocumentError) -> Skipped:

@@ -34,8 +34,6 @@ class Block(NamedTuple):
     """One unit per part. A block without units is an empty section: only its headings count."""
     headings: tuple[str, ...] = ()
     """The headings above the block, the outermost first, without the title of the document."""
-    is_code: bool = False
-    """Whether it is cut only between lines."""
     is_fenced: bool = False
     """Whether it stands between Markdown fences in a passage."""
 
@@ -58,8 +56,6 @@ class Document(NamedTuple):
     source: str
     title: str
     blocks: tuple[Block, ...]
-    is_code: bool = False
-    """Whether it is source code or a configuration file, which is learned as it is."""
 
     @property
     def text(self) -> str:

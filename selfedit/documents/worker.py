@@ -61,8 +61,8 @@ def _unpacked(fields: list) -> Raw:
 
 
 def _document(fields: list) -> Document:
-    source, title, blocks, *rest = fields
-    return Document(source, title, tuple(map(_block, blocks)), *rest)
+    source, title, blocks = fields
+    return Document(source, title, tuple(map(_block, blocks)))
 
 
 def _block(fields: list) -> Block:
