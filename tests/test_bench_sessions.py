@@ -1,6 +1,7 @@
 """Sessions and load: what counts as right, the report, and what a stopped run repeats."""
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import write_tiny_model
@@ -45,6 +46,14 @@ def data(tmp_path_factory):
     file = tmp_path_factory.mktemp("data") / "users.jsonl"
     file.write_text(json.dumps(USER) + "\n" + json.dumps(USER | {"id": "u2"}) + "\n")
     return file
+
+
+def test_the_users_that_are_carried_are_whole():
+    users = load_users(Path(sessions.__file__).with_name("users.jsonl"))
+    asked = [question for user in users for question in user.questions]
+    assert (len(users), sum(len(user.sessions) for user in users), len(asked)) == (6, 36, 159)
+    assert {question.kind for question in asked} >= {"single", "updated", "forgotten", "not-said", "two-facts", "date"}
+    assert len({question.question for question in asked}) == len(asked)
 
 
 def question(kind="single", answers=("December 1",), **more) -> SessionQuestion:
