@@ -11,7 +11,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from test_answers import FAST, store  # noqa: F401  (a fixture)
-from test_serve import tiny_model  # noqa: F401  (a fixture)
+from test_serve import serving, tiny_model  # noqa: F401  (a fixture)
 
 from selfedit.memory.store import MemoryStore
 from selfedit.serve.mcp import SUSPICION, mcp_server
@@ -162,6 +162,34 @@ def test_over_standard_input_and_output(tiny_model, store):  # noqa: F811
     assert tools == TOOLS and recalled["known"]
 
 
+def test_over_http_the_header_decides_whose_memories_are_used(tiny_model, store):  # noqa: F811
+    gate = store.active()[0]
+    ada = {"X-Selfedit-User": "ada"}
+
+    def call(method, headers, **parameters):
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
+        accept = {"Accept": "application/json, text/event-stream"}
+        reply = client.post("/mcp/", json=body, headers=accept | headers)
+        (line,) = [line for line in reply.text.splitlines() if line.startswith("data: {")]
+        return line
+
+    def tool(headers, name, **arguments):
+        return call("tools/call", headers, name=name, arguments=arguments)
+
+    with serving(tiny_model, store.home) as client:
+        for headers, is_known in (({}, True), (ada, False)):
+            assert (gate.id in tool(headers, "memories")) is is_known
+            assert (gate.id in tool(headers, "recall", question=FAST.question, strict=False)) is is_known
+            assert (gate.id in call("resources/read", headers, uri="memory://all")) is is_known
+            assert (gate.passage.text in call("resources/read", headers, uri=f"memory://{gate.id}")) is is_known
+            assert ("cannot ask" in tool(headers, "forget", id=gate.id)) is is_known
+        tool(ada, "learn", text="Ulm is old.", title="Ulm")
+        assert client.get("/v1/jobs").json()["jobs"] == []
+        (job,) = client.get("/v1/jobs", headers=ada).json()["jobs"]
+        assert job["title"] == "Ulm"
+        client.delete(f"/v1/jobs/{job['id']}", headers=ada)
+
+
 def test_over_http_with_the_token_only(tiny_model, store):  # noqa: F811
     token = "a-token-for-the-tests"
     command = [sys.executable, "-m", "selfedit.cli", "serve", "--home", str(store.home), "--model", tiny_model.name]
@@ -169,8 +197,9 @@ def test_over_http_with_the_token_only(tiny_model, store):  # noqa: F811
     try:
         url = next(line.split()[1] for line in server.stdout if line.startswith("MCP"))
 
-        async def run():
-            async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
+        async def run(**headers):
+            headers |= {"Authorization": f"Bearer {token}"}
+            async with httpx.AsyncClient(headers=headers, timeout=60) as http:
                 async with Client(streamable_http_client(url, http_client=http)) as client:
                     return called(await client.call_tool("recall", {"question": FAST.question, "strict": False}))
 
@@ -179,6 +208,7 @@ def test_over_http_with_the_token_only(tiny_model, store):  # noqa: F811
             time.sleep(0.1)
         assert httpx.post(url, json={}).status_code == 401
         assert anyio.run(run)["known"]
+        assert not anyio.run(lambda: run(**{"X-Selfedit-User": "ada"}))["known"]
     finally:
         server.terminate()
         assert server.wait(20) is not None

@@ -1,5 +1,6 @@
 """The web page of `selfedit serve`, used in a real browser (Debian's Chromium) against a real server and store."""
 
+import json
 import os
 import re
 import shutil
@@ -320,6 +321,25 @@ def test_a_text_and_an_address_are_sent_and_a_job_is_stopped(open_page):
     failed = job(page, "http://127.0.0.1:9/closed")
     expect(failed).to_contain_text("It could not be learned.", timeout=60_000)
     expect(failed.locator(".error")).to_contain_text("127.0.0.1")
+
+
+def test_the_newest_messages_of_a_job_are_shown(open_page):
+    page = open_page()
+    job_record = {"id": "abc", "title": "Long", "created": 1, "stage": "train", "done": 1, "total": 9}
+
+    def state(first: int, status: str) -> dict:
+        """The server sends the last 50 messages."""
+        return job_record | {"status": status, "messages": [f"message {i}" for i in range(first, first + 50)]}
+
+    events = "".join(f"data: {json.dumps(state(first, 'running'))}\n\n" for first in (1, 2, 40))
+    replies = iter([state(1, "running"), state(60, "done")])
+    page.route("**/v1/jobs", lambda route: route.fulfill(json={"jobs": [next(replies)]}))
+    page.route("**/v1/jobs/abc/events", lambda route: route.fulfill(body=events, content_type="text/event-stream"))
+    page.get_by_role("link", name="Learn", exact=True).click()
+    card = job(page, "Long")
+    expect(card).to_contain_text("It is learned.")
+    card.locator("summary").click()
+    expect(card.locator("details li")).to_have_text([f"message {i}" for i in range(60, 110)])
 
 
 def test_an_empty_file_is_refused_in_the_words_of_the_server(open_page):

@@ -1,10 +1,15 @@
 """The server: OpenAI's API, memories, jobs, who may ask; against a real store and a tiny model."""
 
+import argparse
 import asyncio
 import json
+import os
 import shutil
+import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import ask, write_tiny_model
@@ -12,15 +17,20 @@ from starlette.testclient import TestClient
 from test_answers import FAST, GATE, INDEX, store  # noqa: F401  (a fixture)
 
 from selfedit.answers.answerer import Answerer, Ask
+from selfedit.cli import talk
+from selfedit.config import LearnConfig
+from selfedit.errors import SelfeditError
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import load_model
+from selfedit.serve import jobs as jobs_module
 from selfedit.serve.app import create_app
 from selfedit.serve.engine import Engine, EngineError, Written
 from selfedit.serve.guard import HEADERS
-from selfedit.serve.jobs import safe_name
-from selfedit.serve.learner import add_job
+from selfedit.serve.jobs import Jobs, safe_name
+from selfedit.serve.learner import _passages, add_job
 from selfedit.serve.service import Service
 from selfedit.serve.token import stored_token
+from selfedit.text import count_words
 from selfedit.types import Question
 
 TOKEN = "a-token-for-the-tests"
@@ -46,6 +56,17 @@ def serving(model, home, **options):
 def client(tiny_model, store):  # noqa: F811
     with serving(tiny_model, store.home) as client:
         yield client
+
+
+@pytest.fixture
+def waiting_client(client, monkeypatch):
+    """A client of a server whose jobs wait."""
+
+    async def nothing(self, job):
+        pass
+
+    monkeypatch.setattr(Jobs, "_learn", nothing)
+    return client
 
 
 def chat(client, text="Which option of Quill was removed?", status=200, **fields):
@@ -99,6 +120,16 @@ def test_a_memory_is_a_model(client, store):  # noqa: F811
         assert (origin["from"], origin["memory"]) == (arm, memory.id)
 
 
+def test_the_name_of_the_model_may_have_a_colon(tiny_model, store):  # noqa: F811
+    with serving(replace(tiny_model, name="hub/tiny:q4"), store.home) as client:
+        gate = store.active()[0].id
+        assert chat(client, model="hub/tiny:q4").json()["selfedit"]["memory"] == gate
+        for part, arm in ((":base", "base"), (":text", "text"), (f":{gate}", "weights")):
+            assert chat(client, model=f"hub/tiny:q4{part}").json()["selfedit"]["from"] == arm
+        for name in ("hub/tiny", "hub/tiny:q8", "hub/tiny:q4x"):
+            assert f"no model {name!r}" in chat(client, model=name, status=404).json()["error"]["message"]
+
+
 def test_many_at_once_are_answered_as_each_alone(client, tiny_model, store):  # noqa: F811
     questions = [FAST.question, "Who are you?", "What does an archive without an index raise?", "A river?"] * 4
     expected = [
@@ -128,6 +159,40 @@ def test_a_drawn_answer_depends_on_its_seed_only(client):
         for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+def test_without_a_seed_every_draw_is_another(client):
+    name = f"{client.service.model.name}:base"
+    drawn = {
+        chat(client, model=name, temperature=1.5, max_tokens=12).json()["choices"][0]["message"]["content"]
+        for _ in range(3)
+    }
+    assert len(drawn) == 3
+
+
+NEUTRAL = {
+    "n": 1, "best_of": 1, "logprobs": False, "top_logprobs": 0, "echo": False, "suffix": "", "logit_bias": {},
+    "frequency_penalty": 0, "presence_penalty": 0.0, "tools": [], "tool_choice": "auto", "functions": [],
+    "modalities": ["text"],
+}  # fmt: skip
+HARMFUL = {
+    "n": 2, "best_of": 3, "logprobs": 0, "top_logprobs": 2, "echo": True, "suffix": "}", "logit_bias": {"50256": -100},
+    "frequency_penalty": 0.5, "presence_penalty": -1, "tools": [{"type": "function"}], "tool_choice": "required",
+    "functions": [{"name": "a"}], "modalities": ["text", "audio"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("route", ["chat/completions", "completions"])
+def test_fields_that_would_change_the_answer_are_refused_unless_they_are_neutral(client, route):
+    body = {"model": client.service.model.name, "max_tokens": 2, "prompt": "The river"}
+    body["messages"] = [{"role": "user", "content": "Who?"}]
+    optional = ("temperature", "top_p", "seed", "stop", "stream", "stream_options", "user", "metadata")
+    for fields in (NEUTRAL, dict.fromkeys([*NEUTRAL, *optional, "response_format", "max_completion_tokens"])):
+        assert client.post(f"/v1/{route}", json=body | fields).status_code == 200, fields
+    for name, value in (HARMFUL | {"logprobs": 1}).items():
+        refused = client.post(f"/v1/{route}", json=body | {name: value})
+        assert refused.status_code == 400, name
+        assert refused.json()["error"]["message"] == f"{name} is not supported; leave it out"
 
 
 def test_the_smallest_top_p_is_greedy_and_harms_nobody(client):
@@ -216,6 +281,51 @@ def test_a_user_has_a_home_of_their_own(client, store):  # noqa: F811
     assert len(homes) == 6 and all(home.is_relative_to(store.home) for home in homes)
 
 
+@pytest.mark.parametrize("route", ["chat/completions", "completions"])
+def test_the_header_decides_whose_memories_answer(client, store, route):  # noqa: F811
+    name, ada = client.service.model.name, {"X-Selfedit-User": "ada"}
+    body = {"model": f"{name}:{store.active()[0].id}", "max_tokens": 2, "prompt": FAST.question}
+    body["messages"] = [{"role": "user", "content": FAST.question}]
+
+    def status(user=None, **headers):
+        return client.post(f"/v1/{route}", json=body | {"user": user}, headers=headers)
+
+    assert [status().status_code, status("ada").status_code, status("", **ada).status_code] == [200, 404, 404]
+    assert status("ada", **ada).status_code == 404
+    for header in ("ada", ""):
+        refused = status("bob", **{"X-Selfedit-User": header})
+        assert refused.status_code == 400 and "X-Selfedit-User" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("method, route", [("GET", "/v1/memories"), ("POST", "/v1/ask"), ("POST", "/mcp/")])
+def test_two_users_or_a_very_long_one_in_the_header_are_refused(client, method, route):
+    for names in (["ada", "bob"], ["a" * 201]):
+        reply = client.request(method, route, headers=[("X-Selfedit-User", name) for name in names])
+        assert reply.status_code == 400 and "X-Selfedit-User" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("home", [".", "a/../b", "link"])
+def test_a_relative_home_is_shown_to_no_client(tiny_model, tmp_path, monkeypatch, home):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "link").symlink_to("b")
+    with serving(tiny_model, Path(home)) as client:
+        service = client.service
+        assert service.home == (tmp_path if home == "." else tmp_path / "b")
+        assert service.without_paths("polars@2.0, e.g. 3 tokens/s") == "polars@2.0, e.g. 3 tokens/s"
+        assert service.without_paths(f"{service.home}/memory.db: damaged") == "the memory home: damaged"
+        bad = client.post("/v1/memories", files={"file": ("picture.png", b"\x89PNG\r\n\x1a\n\0\0\0")})
+        failed = finished(client, bad.json()["job"])
+        assert failed["error"].startswith("picture.png: ") and str(tmp_path) not in str(failed)
+
+
+def test_the_commands_have_an_absolute_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SELFEDIT_HOME", "from/environment")
+    assert talk._home(argparse.Namespace(home=Path("memories"))) == tmp_path / "memories"
+    assert talk._home(argparse.Namespace(home=None)) == tmp_path / "from/environment"
+
+
 # Learning
 
 
@@ -245,6 +355,145 @@ def test_a_file_is_learned_and_keeps_its_name_and_what_cannot_be_read_fails_with
     assert "upload://Ports.md" in {entry.passage.source for entry in store.all()}
     failed = finished(client, bad.json()["job"])
     assert failed["status"] == "failed" and "picture.png" in failed["error"] and str(store.home) not in str(failed)
+
+
+def passages_of(client, reply) -> list:
+    """The passages of a job that waits."""
+    assert reply.status_code == 202, reply.text
+    folder = client.service.home / "jobs" / reply.json()["job"]
+    spec = json.loads((folder / "job.json").read_bytes())
+    return _passages(client.service.home, folder, spec, LearnConfig.passage_words, count_words)[0]
+
+
+def test_texts_without_a_title_and_files_without_a_name_do_not_replace_each_other(waiting_client):
+    def sources(requests):
+        passages = [passages_of(waiting_client, waiting_client.post("/v1/memories", **fields)) for fields in requests]
+        return [passage.source for (passage,) in passages]
+
+    texts = [{"text": text, "title": title} for title in ("", "  ") for text in ("Ulm is old.", "Brae is new.")]
+    first, second, third, fourth = sources({"json": body} for body in texts)
+    assert first == third != second == fourth
+    named, again = sources({"json": {"text": text, "title": "Towns"}} for text in ("Ulm is old.", "Brae is new."))
+    assert named == again, "a text of the same title is a newer version"
+    files = [{"file": (name, data)} for name in ("-", "?") for data in (b"Ulm is old.", b"Brae is new.")]
+    assert len({*sources({"files": file} for file in files)}) == 2
+
+
+def test_an_upload_may_have_the_name_of_the_file_that_describes_its_job(waiting_client):
+    data = b'{"harbour": "Tolm closes at nine."}'
+    (passage,) = passages_of(waiting_client, waiting_client.post("/v1/memories", files={"file": ("job.json", data)}))
+    assert "Tolm closes at nine." in passage.text and passage.source == "upload://job.json"
+
+
+def test_a_job_of_an_earlier_version_is_read_or_fails_with_one_line(tmp_path):
+    def written(name):
+        spec = {"kind": "upload", "file": name, "title": name}
+        folder = add_job(tmp_path, "tiny", spec, name).path
+        return folder, spec
+
+    folder, spec = written("Ports.md")
+    (folder / "Ports.md").write_text("The proxy listens on 9901.")
+    (passage,) = _passages(tmp_path, folder, spec, 110, count_words)[0]
+    assert passage.text == "The proxy listens on 9901."
+    folder, spec = written("job.json")
+    with pytest.raises(SelfeditError, match="job.json: .*send it again"):
+        _passages(tmp_path, folder, spec, 110, count_words)
+    folder, spec = written("notes.md")
+    (folder / "notes.md").write_text("Ulm is old.")
+    (passage,) = _passages(tmp_path, folder, spec | {"kind": "text"}, 110, count_words)[0]
+    assert passage.source.startswith("text://")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_is_not_lost_because_too_many_jobs_wait(waiting_client, monkeypatch, stream):
+    monkeypatch.setattr("selfedit.serve.jobs.MOST_WAITING", 0)
+    reply = chat(waiting_client, "My cat is called Mostarda.", stream=stream, metadata={"session": "work"})
+    assert "Mostarda" in str(waiting_client.service.conversations(waiting_client.service.home).statements)
+    assert len(waiting_client.service.conversations(waiting_client.service.home).turns("work")) == 2
+    assert reply.text.endswith("[DONE]\n\n") if stream else reply.json()["choices"]
+    titles = [job["title"] for job in waiting_client.get("/v1/jobs").json()["jobs"]]
+    assert titles == ["what the user said"], "at most one such job waits, so that there is always a place for it"
+
+
+def test_an_answer_is_not_lost_because_its_job_cannot_be_written(waiting_client, monkeypatch):
+    def full(*rest):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("selfedit.serve.jobs.add_job", full)
+    assert chat(waiting_client, "My cat is called Mostarda.", metadata={"session": "work"}).json()["choices"]
+
+
+def test_a_job_that_cannot_be_written_leaves_no_folder(waiting_client, monkeypatch):
+    def full(*rest):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("selfedit.disk.replace", full)
+    reply = waiting_client.post("/v1/memories", json={"text": "A fact.", "title": "T"})
+    assert reply.status_code == 503 and "No space left" in reply.json()["error"]["message"]
+    assert not list((waiting_client.service.home / "jobs").glob("*/"))
+
+
+def test_a_long_name_in_any_script_is_kept_as_a_file(waiting_client):
+    for name in ("漢" * 100 + ".md", "é" * 120 + ".md", "x" * 250 + ".md"):
+        reply = waiting_client.post("/v1/memories", files={"file": (name, b"A fact.")})
+        (passage,) = passages_of(waiting_client, reply)
+        assert passage.source.startswith(f"upload://{name[:20]}")
+
+
+def job_of_child(tmp_path, monkeypatch, program: str, **patches) -> tuple:
+    """The job that a child process with this program has run, and the tasks that are left after it."""
+    for name, value in patches.items():
+        monkeypatch.setattr(Jobs, name, value)
+    monkeypatch.setattr(jobs_module, "command", lambda *rest: [sys.executable, "-c", program])
+
+    async def run():
+        jobs = Jobs("tiny", "packed")
+        job = jobs.add(tmp_path, {"kind": "text", "file": "text.md"}, "T", b"A fact.")
+        await asyncio.wait_for(jobs._learn(job), 30)
+        await asyncio.sleep(0)
+        return job, asyncio.all_tasks() - {asyncio.current_task()}
+
+    return asyncio.run(run())
+
+
+NO_EVENTS = """1 {} [] null "summary" x {"stage":3} {"stage":"passage","done":"x"} {"stage":"passage"} {"error":{}}
+{"message":[1]} {"summary":4} {"gone":false}""".split()
+
+
+def test_lines_of_a_child_that_are_no_events_are_ignored(tmp_path, monkeypatch):
+    program = f"""
+import json, sys
+print(*{NO_EVENTS!r}, "[" * 99_999, sep="\\n")
+print("x" * 3_000_000)
+print("y" * 3_000_000, file=sys.stderr)
+print(json.dumps({{"message": "cannot read {tmp_path}/memory.db"}}))
+print(json.dumps({{"stage": "passage", "done": 1, "total": 2}}))
+print(json.dumps({{"summary": {{"failed": [{{"reason": "{tmp_path}/jobs/a: no"}}]}}}}))
+"""
+    job, tasks = job_of_child(tmp_path, monkeypatch, program)
+    assert (job.status, job.error, job.done, job.total) == ("done", None, 1, 2) and not tasks
+    assert job.messages == ["cannot read the memory home"]
+    assert job.summary == {"failed": [{"reason": "the memory home: no"}]}
+
+
+def test_what_a_child_says_last_is_told_without_paths(tmp_path, monkeypatch):
+    program = f"import sys; sys.exit('cannot open {tmp_path}/memory.db')"
+    job, _ = job_of_child(tmp_path, monkeypatch, program)
+    assert (job.status, job.error) == (
+        "failed",
+        "cannot open the memory home; send it again, what was finished is kept",
+    )
+
+
+def test_a_fault_while_a_child_is_read_ends_the_child(tmp_path, monkeypatch):
+    async def fault(*rest):
+        raise ZeroDivisionError("division by zero")
+
+    program = f"import os, time; print(os.getpid(), file=open('{tmp_path}/pid', 'w'), flush=True); "
+    job, tasks = job_of_child(tmp_path, monkeypatch, program + "print('{}', flush=True); time.sleep(60)", _take=fault)
+    assert job.status == "failed" and "division by zero" in job.error and not tasks
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_a_job_can_be_stopped_before_it_begins_and_while_it_runs(client, store):  # noqa: F811
@@ -288,15 +537,23 @@ def test_a_job_that_another_process_has_done_is_done(client, store):  # noqa: F8
     [
         ("../../etc/passwd", "passwd"),
         ("C:\\Users\\a\\Notes.docx", "Notes.docx"),
-        ("", "document"),
-        ("...", "document"),
+        ("", ""),
+        ("...", ""),
+        ("-", ""),
         ("a\0b\n.md", "a_b_.md"),
-        ("x" * 300 + ".md", "x" * 100 + ".md"),
-        ("job.json/..", "document"),
+        ("x" * 100 + ".md", "x" * 100 + ".md"),
+        ("job.json/..", ""),
     ],
 )
 def test_an_upload_gets_a_safe_name(name, safe):
     assert safe_name(name) == safe
+
+
+def test_a_name_is_cut_to_what_every_file_system_takes_and_stays_another_than_similar_ones():
+    names = [f"{'漢' * 100}{number}.{'字' * 100}" for number in range(2)]
+    first, second = map(safe_name, names)
+    assert first != second and first[:30] == second[:30] == "漢" * 30
+    assert all(len(name.encode()) <= 120 and name.isprintable() for name in (first, second))
 
 
 # Who may ask

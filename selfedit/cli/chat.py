@@ -272,6 +272,8 @@ class Learning:
         for line in self._events:
             with suppress(ValueError):
                 event = json.loads(line)
+                if not isinstance(event, dict):
+                    continue  # a library has printed something
                 if event.get("stage") == "passage":
                     self._done, self._total = event["done"], event["total"]
                 elif event.keys() & {"summary", "error", "gone"}:

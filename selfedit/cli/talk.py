@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -65,9 +66,10 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
 
 
 def _home(arguments) -> Path:
+    """The absolute path of the home, by which messages to clients are freed of paths."""
     from selfedit.memory.store import default_home
 
-    return arguments.home or default_home()
+    return Path(os.path.realpath(arguments.home or default_home()))
 
 
 # chat

@@ -34,7 +34,7 @@ from selfedit.serve.engine import Written
 from selfedit.serve.guard import BODY_BYTES, Events, Guard, error_reply
 from selfedit.serve.invalid import in_plain_words
 from selfedit.serve.jobs import Job, TooManyJobsError
-from selfedit.serve.service import BusyError, Service
+from selfedit.serve.service import USER_HEADER, BusyError, Service
 from selfedit.types import Message, Question
 
 PAGE = Path(__file__).with_name("page")
@@ -101,11 +101,20 @@ def create_app(service: Service, token: str, hosts: tuple[str, ...] = ("127.0.0.
 # Routes
 
 
-def _home(
-    request: Request, user: Annotated[str | None, Header(alias="x-selfedit-user", max_length=200)] = None
-) -> Path:
+User = Annotated[str | None, Header(alias=USER_HEADER)]
+
+
+def _home(request: Request, user: User = None) -> Path:
     """The home of whoever asks."""
     return request.app.state.service.home_of(user)
+
+
+def _home_for(service: Service, header: str | None, field: str | None) -> Path:
+    """The home of the user that the header or, without it, the field of the body names. A proxy sets the header, so
+    the body must not name somebody else."""
+    if header is not None and field and field != header:
+        raise HTTPException(400, "the header X-Selfedit-User and the field user name different users; leave one out")
+    return service.home_of(field if header is None else header)
 
 
 Home = Annotated[Path, Depends(_home)]
@@ -124,8 +133,8 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     app.state.service = service
 
     @app.post("/v1/chat/completions")
-    async def chat(body: openai.ChatRequest, home: Home):
-        home = service.home_of(body.user) if body.user else home
+    async def chat(body: openai.ChatRequest, user: User = None):
+        home = _home_for(service, user, body.user)
         schema = body.response_format.schema_of_reply if body.response_format else None
         options = body.options
         if schema:  # in a thread: a large schema takes seconds
@@ -133,7 +142,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         named = _named(service, home, body.model)
         asked = service.conversations(home).ask  # in a thread: a model reads what is known of the user
         ask = service.about(home, await asyncio.to_thread(asked, body.question, body.history, **named, **options))
-        session = body.metadata.session
+        session = body.metadata.session if body.metadata else None
         if session:
             service.conversations(home).turns(session)  # an impossible name is an error before the answer
 
@@ -145,8 +154,8 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         return await _reply(service, home, ask, body, openai.Reply("chat.completion", body.model), remember)
 
     @app.post("/v1/completions")
-    async def complete(body: openai.CompletionRequest, home: Home):
-        home = service.home_of(body.user) if body.user else home
+    async def complete(body: openai.CompletionRequest, user: User = None):
+        home = _home_for(service, user, body.user)
         question = Question(body.prompt, (), kind="completion")
         ask = Ask(question, whole=False, **_named(service, home, body.model), **body.options)
         return await _reply(service, home, ask, body, openai.Reply("text_completion", body.model))
@@ -174,9 +183,10 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 def _named(service: Service, home: Path, model: str) -> dict:
     """What a model's name says: `MODEL` takes the most probable answer, `MODEL:weights` (or text, both, base) one arm,
     `MODEL:polars@2` what is known of that version of a library, and `MODEL:ID` the adapter of one memory."""
-    name, _, part = model.partition(":")
-    if name != service.model.name:
-        raise HTTPException(404, f"no model {name[:80]!r}; /v1/models lists those of this server")
+    name = service.model.name  # it may have a colon itself
+    if model != name and not model.startswith(f"{name}:"):
+        raise HTTPException(404, f"no model {model[:80]!r}; /v1/models lists those of this server")
+    part = model[len(name) + 1 :]
     if not part or part in (*ARMS, BASE):
         return {"arm": part or AUTO}
     if "@" in part or "=" in part:
@@ -272,7 +282,7 @@ def _add_learning(app: FastAPI, service: Service) -> None:
             return {"job": service.learn_url(home, body.url, library=library).id}
         if not (body.text or "").strip():
             raise HTTPException(400, "there is no text to learn")
-        return {"job": service.learn_text(home, body.text or "", body.title or "a note", library=library).id}
+        return {"job": service.learn_text(home, body.text or "", body.title, library=library).id}
 
     @app.get("/v1/jobs")
     def jobs(home: Home) -> dict:

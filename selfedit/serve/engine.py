@@ -1,9 +1,10 @@
 """Questions of many people at once → answers, while one running batch decodes them all.
 
 In: an Ask and the home that it is answered from. Out: pieces of text as they are written, then the Answer. One thread
-owns the model. A question joins the batch between two tokens of the others, whatever memory it needs, and leaves when
-it has ended. Where several arms are compared, nothing is known of the answer before all of them have been written, so
-it comes in one piece, as does one that a quotation may replace (`Plan.streams`); others are streamed.
+decodes the batch; meanwhile a reader of conversations (`sessions.Reader`) may use the same model in other threads. A
+question joins the batch between two tokens of the others, whatever memory it needs, and leaves when it has ended. Where
+several arms are compared, nothing is known of the answer before all of them have been written, so it comes in one
+piece, as does one that a quotation may replace (`Plan.streams`); others are streamed.
 """
 
 from __future__ import annotations

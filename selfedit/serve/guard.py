@@ -19,13 +19,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, StreamingResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from selfedit.serve.service import UPLOAD_BYTES
+from selfedit.serve.service import UPLOAD_BYTES, USER_HEADER
 
 BODY_BYTES = 2_000_000
 """Longest body of a request, but for an uploaded file."""
 STALLED_S = 15.0
 """A client that sends, or reads, nothing for so long is given up."""
 LONGEST_MESSAGE = 500
+LONGEST_USER = 200
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -153,6 +154,9 @@ class Guard:
         if not hmac.compare_digest(headers.get(b"authorization", b""), self.token):
             message = "give the token that `selfedit serve` prints as `Authorization: Bearer TOKEN`"
             return error_reply(401, message, "authentication_error", "invalid_api_key", {"WWW-Authenticate": "Bearer"})
+        users = [value for name, value in scope["headers"] if name == USER_HEADER.encode()]
+        if len(users) > 1 or any(len(user) > LONGEST_USER for user in users):
+            return error_reply(400, f"give one header X-Selfedit-User of at most {LONGEST_USER} characters")
         return None
 
 

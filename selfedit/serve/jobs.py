@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic, time
 
-from selfedit.serve.learner import JOBS, JobFolder, add_job, command, unfinished
+from selfedit.serve.learner import DATA, JOBS, JobFolder, add_job, command, unfinished
+from selfedit.types import text_hash
 
 KEPT = 200
 """Ended jobs that are still listed."""
@@ -28,7 +29,10 @@ MESSAGES = 50
 WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
 ENDED = (DONE, FAILED, STOPPED)
 LINE_BYTES = 2**20
-"""Longest line of a child's output."""
+"""Longest line of a child's output; a longer one is ignored."""
+NAME_BYTES = 100
+"""Longest name of an upload, without its suffix. Some file systems take 143 bytes, and a file that is being written has
+a longer name."""
 
 
 @dataclass
@@ -74,10 +78,10 @@ class Jobs:
 
     # For whoever asks
 
-    def add(self, home: Path, spec: dict, title: str, data: bytes | None = None) -> Job:
+    def add(self, home: Path, spec: dict, title: str, data: bytes | None = None, *, is_limited: bool = True) -> Job:
         """Adds a job. `spec`: what `serve.learner` reads; `data`: the content of its `file`. Raises OSError if it
-        cannot be written, and TooManyJobsError."""
-        if sum(job.status == WAITING for job in self.of(home)) >= MOST_WAITING:
+        cannot be written, and TooManyJobsError if `is_limited`."""
+        if is_limited and sum(job.status == WAITING for job in self.of(home)) >= MOST_WAITING:
             raise TooManyJobsError(f"{MOST_WAITING} jobs are waiting; send it again when some have ended")
         return self._put(home, add_job(home, self.model, spec, title, data))
 
@@ -146,47 +150,60 @@ class Jobs:
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
                 limit=LINE_BYTES, start_new_session=True,
             )  # fmt: skip
-            faults = asyncio.create_task(_tail(self._process.stderr))
-            await self._read(job, self._process)
-            code = await self._process.wait()
-            fault = (await faults) or f"the process that learns ended with {code}"
+            fault = await self._follow_to_end(job, self._process)
             if job.status == RUNNING and not self._closing:  # it said nothing in the end
-                job.error = f"{fault}; send it again, what was finished is kept"
+                job.error = _for_clients(job, f"{fault}; send it again, what was finished is kept")
                 await self._end(job, FAILED)
         except Exception as error:  # one job must not end the loop that runs all
-            job.error = f"the process that learns failed: {getattr(error, 'strerror', None) or error}"
+            reason = getattr(error, "strerror", None) or error
+            job.error = _for_clients(job, f"the process that learns failed: {reason}")
             await self._end(job, FAILED)
         finally:
             self._process = self._running = None
 
+    async def _follow_to_end(self, job: Job, process: asyncio.subprocess.Process) -> str:
+        """Takes the events of a process until it ends; returns its last words. If this is interrupted, the process is
+        ended, since it holds the lock of the home."""
+        last_words = asyncio.create_task(_tail(process.stderr))
+        try:
+            await self._read(job, process)
+            code = await process.wait()
+            return await last_words or f"the process that learns ended with {code}"
+        finally:
+            last_words.cancel()
+            if process.returncode is None:
+                await _ended(process)
+
     async def _read(self, job: Job, process: asyncio.subprocess.Process) -> None:
         began = monotonic()
-        assert process.stdout is not None
-        folder = json.dumps(f"{job.folder}{os.sep}")[1:-1].encode()
-        async for line in process.stdout:
-            line = line.replace(folder, b"")  # of an upload, only its name is told
-            with suppress(ValueError):
-                await self._take(job, json.loads(line), monotonic() - began)
+        async for line in _lines(process.stdout):
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):  # a library printed something
+                continue
+            await self._take(job, event, monotonic() - began)
 
-    async def _take(self, job: Job, event: dict, seconds: float) -> None:
+    async def _take(self, job: Job, event: object, seconds: float) -> None:
+        """Applies an event of the learner to its job; anything else is ignored."""
         if job.status != RUNNING:
             return
-        if "summary" in event:
-            job.summary = event["summary"]
-            await self._end(job, DONE)
-        elif "error" in event:
-            job.error = event["error"]
-            await self._end(job, FAILED)
-        elif "gone" in event:
-            job.messages = [*job.messages, "another process has learned it"]
-            await self._end(job, DONE)
-        elif "message" in event:
-            job.messages = [*job.messages, event["message"]][-MESSAGES:]
-        elif event["stage"] == "passage":  # of the whole job
-            job.done, job.total = event["done"], event["total"]
-            job.seconds_left = seconds / job.done * (job.total - job.done) if job.done else None
-        else:
-            job.stage = event["stage"]
+        match event:
+            case {"summary": dict(summary)}:
+                job.summary = json.loads(_for_clients(job, json.dumps(summary, ensure_ascii=False)))
+                await self._end(job, DONE)
+            case {"error": str(error)}:
+                job.error = _for_clients(job, error)
+                await self._end(job, FAILED)
+            case {"gone": True}:
+                job.messages = [*job.messages, "another process has learned it"]
+                await self._end(job, DONE)
+            case {"message": str(message)}:
+                job.messages = [*job.messages, _for_clients(job, message)][-MESSAGES:]
+            case {"stage": "passage", "done": int(done), "total": int(total)}:  # of the whole job
+                job.done, job.total = done, total
+                job.seconds_left = seconds / done * (total - done) if done else None
+            case {"stage": str(stage)}:
+                job.stage = stage
         await self._notify()
 
     async def _end(self, job: Job, status: str) -> None:
@@ -209,16 +226,50 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
             return
 
 
+async def _lines(stream: asyncio.StreamReader | None) -> AsyncIterator[bytes]:
+    """The lines of a stream, without those that are longer than its limit."""
+    while stream:
+        try:
+            line = await stream.readline()
+        except ValueError:  # the line is too long; what was read of it is dropped
+            continue
+        if not line:
+            return
+        yield line
+
+
 async def _tail(stream: asyncio.StreamReader | None) -> str:
     """The last line of a stream that has text."""
     last = ""
-    while stream and (line := await stream.readline()):
+    async for line in _lines(stream):
         last = line.decode(errors="replace").strip() or last
     return last
 
 
+def _for_clients(job: Job, text: str) -> str:
+    """What a child says, without paths of this machine: of an upload only its name is told."""
+    for folder in (job.folder / DATA, job.folder):
+        text = text.replace(f"{folder}{os.sep}", "")
+    return without_paths(text, job.home)
+
+
+def without_paths(text: str, home: Path) -> str:
+    return re.sub(rf"{re.escape(str(home))}[\w./-]*", "the memory home", text)
+
+
 def safe_name(name: str) -> str:
-    """The file name of an upload without folders and odd characters; its suffix says how it is read."""
+    """The file name of an upload without folders and odd characters; its suffix says how it is read. Empty if it has
+    no letter or digit."""
     name = re.sub(r"[^\w .()+-]", "_", Path(name.replace("\\", "/")).name).strip(" .")
+    if not re.search(r"[^\W_]", name):
+        return ""
     stem, dot, suffix = name.rpartition(".")
-    return f"{(stem or suffix)[:100]}{dot and stem and '.' + suffix[:10]}" or "document"
+    stem, suffix = (stem, f"{dot}{_cut(suffix, 10)}") if stem else (suffix, "")
+    if len(stem.encode()) > NAME_BYTES:  # the hash tells it from names that begin alike
+        stem = f"{_cut(stem, NAME_BYTES)}-{text_hash(name)[:8]}"
+    return f"{stem}{suffix}"
+
+
+def _cut(text: str, size: int) -> str:
+    """As many whole characters as have at most `size` bytes."""
+    return text.encode()[:size].decode(errors="ignore")

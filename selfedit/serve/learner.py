@@ -1,9 +1,10 @@
 """Jobs of the server and of chat: their folders → memories. A process of low priority: learning never stops answering.
 
 `python -m selfedit.serve.learner HOME MODEL BACKEND JOB…`. A job is a folder under `HOME/jobs` until it has ended:
-`job.json` says what to learn, beside it lies an uploaded file. One JSON object per line on the output: `{"stage",
-"done", "total"}`, `{"message"}`, and last of each job `{"summary"}`, `{"error"}`, or `{"gone": true}` if another
-process has done it. What is finished is in the store, so a job that was killed is simply run again.
+`job.json` says what to learn, and the folder `data` holds a text or an uploaded file. One JSON object per line on the
+output: `{"stage", "done", "total"}`, `{"message"}`, and last of each job `{"summary"}`, `{"error"}`, or
+`{"gone": true}` if another process has done it. What is finished is in the store, so a job that was killed is simply
+run again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ NICE = 10
 JOBS = "jobs"
 """The folder of the jobs in a home."""
 JOB_FILE = "job.json"
+DATA = "data"
+"""The folder of a job's file, which may have any name."""
 STOPPED = 130
 
 
@@ -40,11 +43,15 @@ class JobFolder(NamedTuple):
 def add_job(home: Path, model: str, spec: dict, title: str, data: bytes | None = None) -> JobFolder:
     """Writes the folder of a job. `spec`: what `run` reads; `data`: the content of its `file`. Raises OSError."""
     job = JobFolder(home / JOBS / secrets.token_hex(6), title, time())
-    job.path.mkdir(parents=True)
-    if data is not None:
-        disk.replace(job.path / spec["file"], data)
     fields = spec | {"model": model, "title": title, "created": job.created}
-    disk.replace(job.path / JOB_FILE, json.dumps(fields).encode())
+    try:
+        (job.path / DATA).mkdir(parents=True)
+        if data is not None:
+            disk.replace(job.path / DATA / spec["file"], data)
+        disk.replace(job.path / JOB_FILE, json.dumps(fields).encode())
+    except OSError:
+        shutil.rmtree(job.path, ignore_errors=True)
+        raise
     return job
 
 
@@ -135,16 +142,23 @@ def _passages(home: Path, folder: Path, job: dict, passage_words: int, length) -
         case "url":
             documents, skipped = load_documents([job["url"]], Intake(), progress)
         case "upload":
-            documents, skipped = load_documents([str(folder / job["file"])], Intake(), progress)
+            documents, skipped = load_documents([str(_file(folder, job["file"]))], Intake(), progress)
             documents = [document._replace(source=f"upload://{job['file']}") for document in documents]
         case _:
-            documents, skipped = load_documents([str(folder / job["file"])], Intake(), progress)
-            documents = [
-                document._replace(source=f"text://{text_hash(job['title'])[:12]}", title=job["title"])
-                for document in documents
-            ]
+            documents, skipped = load_documents([str(_file(folder, job["file"]))], Intake(), progress)
+            source = job.get("source") or f"text://{text_hash(job['title'])[:12]}"  # an earlier version wrote none
+            documents = [document._replace(source=source, title=job["title"]) for document in documents]
     passages = split_documents(documents, passage_words, length, job.get("library", ""))
     return passages, [one._asdict() for one in skipped]
+
+
+def _file(folder: Path, name: str) -> Path:
+    """The file of a job. An earlier version wrote it beside `job.json`, which replaced a file of the same name."""
+    if (file := folder / DATA / name).exists():
+        return file
+    if name == JOB_FILE:
+        raise SelfeditError(f"{name}: an earlier version lost the content of this file; send it again")
+    return folder / name
 
 
 if __name__ == "__main__":

@@ -6,8 +6,11 @@ deleting are the user's decisions, for which the client asks the user (elicitati
 """
 # No `from __future__ import annotations`: the SDK resolves the annotations of the tools, which name local functions.
 
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Annotated, Any
 
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context, Elicit, MCPServer, Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
@@ -18,7 +21,7 @@ from selfedit.answers.answerer import AUTO, BASE, Ask
 from selfedit.errors import SelfeditError
 from selfedit.libraries import Wanted
 from selfedit.serve.jobs import DONE
-from selfedit.serve.service import Service
+from selfedit.serve.service import USER_HEADER, Service
 from selfedit.types import Question
 
 INSTRUCTIONS = (
@@ -34,6 +37,8 @@ SHOWN = 200
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
 DELETES = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
+_home: ContextVar[Path] = ContextVar("home")
+"""The home of the user whose message is being answered."""
 
 
 class Consent(BaseModel):
@@ -41,11 +46,25 @@ class Consent(BaseModel):
 
 
 def mcp_server(service: Service) -> MCPServer:
-    """The server with its tools and resources. They work on the memories of whoever names no user."""
+    """The server with its tools and resources. They work on the memories of the user that the header of a message
+    names; without a header, as over standard input and output, on those of whoever names no user."""
+
+    async def in_home(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        headers = getattr(ctx.request, "headers", None) or {}
+        before = _home.set(service.home_of(headers.get(USER_HEADER)))
+        try:
+            return await call_next(ctx)
+        finally:
+            _home.reset(before)
+
     server = MCPServer(
-        "selfedit", title="selfedit memory", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING"
+        "selfedit",
+        title="selfedit memory",
+        version=__version__,
+        instructions=INSTRUCTIONS,
+        log_level="WARNING",
+        middleware=[in_home],
     )
-    home = service.home
 
     @server.tool(title="Recall", annotations=READS)
     async def recall(
@@ -62,7 +81,7 @@ def mcp_server(service: Service) -> MCPServer:
         not trust it), or empty if there is no answer; `source` and `passage` say what supports the answer, `note` if
         nothing is known of that version of the library."""
         ask = Ask(Question(question, ()), AUTO, library=_wanted(library), strict=strict)
-        record = service.explained(home, ask, await _answered(service, ask))
+        record = service.explained(_home.get(), ask, await _answered(service, ask))
         fields = ("answer", "from", "source", "passage", "memory", "why", "library", "note")
         shown = {name: record.get(name) for name in fields}
         return shown | ({"known": False} if record["from"] in ("", BASE) else {"known": True})
@@ -75,9 +94,9 @@ def mcp_server(service: Service) -> MCPServer:
         title: Annotated[str, Field(description="what it is about, in a few words", min_length=1, max_length=200)],
         context: Context,
     ) -> dict[str, Any]:
-        """Learns a text in the background (8 to 45 seconds per 100 words on a CPU, by the model). It is in force once the user has
-        approved it: with `approve`, or `selfedit memory approve ID`."""
-        job = service.learn_text(home, text, title, SUSPICION)
+        """Learns a text in the background (8 to 45 seconds per 100 words on a CPU, by the model). It is in force once
+        the user has approved it: with `approve`, or `selfedit memory approve ID`."""
+        job = service.learn_text(_home.get(), text, title, SUSPICION)
         return {
             "job": job.id,
             "status": job.status,
@@ -87,6 +106,7 @@ def mcp_server(service: Service) -> MCPServer:
     @server.tool(title="Memories", annotations=READS)
     def memories() -> dict[str, Any]:
         """What is known and in force, what waits for the user's approval, and what is being learned."""
+        home = _home.get()
         every = service.memories(home, True)["memories"]
         fields = ("id", "title", "source", "created", "accuracy_after")
         short = [{name: memory[name] for name in fields} | {"in_force": memory["active"]} for memory in every]
@@ -124,12 +144,12 @@ def mcp_server(service: Service) -> MCPServer:
 
     @server.resource("memory://all", title="All memories in force", mime_type="application/json")
     def every_memory() -> list[dict[str, Any]]:
-        return service.memories(home, False)["memories"]
+        return service.memories(_home.get(), False)["memories"]
 
     @server.resource("memory://{id}", title="A memory with its source", mime_type="application/json")
     def one_memory(id: str) -> dict[str, Any]:
         """The passage that it was learned from, where that came from, what was studied, and how it was tested."""
-        return service.memory(home, id)
+        return service.memory(_home.get(), id)
 
     return server
 
@@ -143,7 +163,7 @@ def _wanted(library: str | None) -> Wanted | None:
 
 async def _answered(service: Service, ask: Ask):
     try:
-        return await service.answered(service.home, ask)
+        return await service.answered(_home.get(), ask)
     except SelfeditError as error:
         raise ToolError(service.without_paths(str(error))) from error
 
@@ -151,7 +171,7 @@ async def _answered(service: Service, ask: Ask):
 def _question(service: Service, id: str, context: Context, text: str, command: str) -> Elicit[Consent]:
     """The question to the user. Raises ToolError if the client cannot ask."""
     try:
-        entry = service.find(service.home, id)
+        entry = service.find(_home.get(), id)
     except SelfeditError as error:
         raise ToolError(service.without_paths(str(error))) from error
     capabilities = context.client_capabilities
@@ -164,7 +184,7 @@ def _changed(service: Service, action: str, id: str, consent: Consent) -> dict[s
     if not consent.yes:
         return {"done": False, "note": "the user said no"}
     try:
-        line = service.change(service.home, action, id)
+        line = service.change(_home.get(), action, id)
     except SelfeditError as error:
         raise ToolError(service.without_paths(str(error))) from error
     return {"done": True, "version": line["version"], "in_force": len(line["active"])}

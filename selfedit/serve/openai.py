@@ -1,7 +1,7 @@
 """OpenAI's chat completions and completions: what is read of a request, and the form of the replies.
 
 What is not supported is refused with a clear message instead of being ignored, where ignoring it would change what the
-caller gets: tools, several choices, log-probabilities, images.
+caller gets: the fields of `NEUTRAL`, and images.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from secrets import token_hex
+from secrets import randbits, token_hex
 from time import time
 from typing import Literal
 
@@ -22,6 +22,23 @@ DEFAULT_TOKENS = 256
 MOST_TOKENS = 4096
 LONGEST_TEXT = 200_000
 """Characters of all messages together."""
+NEUTRAL: dict[str, tuple] = {
+    "n": (1,),
+    "best_of": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "echo": (False,),
+    "suffix": ("",),
+    "logit_bias": ({},),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+}
+"""Fields that are not supported, and the values of each that change nothing. These and null are accepted."""
 
 
 class Part(BaseModel):
@@ -63,11 +80,19 @@ class Common(BaseModel):
     """Greedy by default, other than OpenAI's: an answer from memory should not be a draw."""
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = None
+    """Without one, every draw is another."""
     stop: str | list[str] | None = None
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=200)
-    n: int | None = Field(None, ge=1, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_supported(cls, fields):
+        for name in NEUTRAL.keys() & fields.keys() if isinstance(fields, dict) else ():
+            if fields[name] is not None and not any(_same(fields[name], value) for value in NEUTRAL[name]):
+                raise ValueError(f"{name} is not supported; leave it out")
+        return fields
 
     @field_validator("stop")
     @classmethod
@@ -84,7 +109,7 @@ class Common(BaseModel):
             "max_new_tokens": self.max_tokens or DEFAULT_TOKENS,
             "temperature": self.temperature or 0.0,
             "top_p": self.top_p or 1.0,
-            "seed": (self.seed or 0) % 2**63,
+            "seed": randbits(63) if self.seed is None else self.seed % 2**63,
         }
 
 
@@ -97,9 +122,7 @@ class ChatRequest(Common):
     messages: list[ChatMessage] = Field(min_length=1, max_length=2000)
     max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     response_format: ResponseFormat | None = None
-    metadata: Metadata = Metadata(session=None)
-    tools: list | None = Field(None, max_length=0)
-    logprobs: Literal[False] | None = None
+    metadata: Metadata | None = None
 
     @model_validator(mode="after")
     def _is_a_question(self):
@@ -124,7 +147,11 @@ class ChatRequest(Common):
 
 class CompletionRequest(Common):
     prompt: str = Field(min_length=1, max_length=LONGEST_TEXT)
-    echo: Literal[False] | None = None
+
+
+def _same(value: object, neutral: object) -> bool:
+    """Whether they are equal in JSON, where false is not 0: `logprobs` 0 of a completion asks for log-probabilities."""
+    return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
 class Reply:

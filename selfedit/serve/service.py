@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from selfedit.answers.answerer import Ask
@@ -18,7 +20,7 @@ from selfedit.memory.difference import between_memories
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.serve.engine import Engine, Written
-from selfedit.serve.jobs import WAITING, Job, Jobs, safe_name
+from selfedit.serve.jobs import WAITING, Job, Jobs, safe_name, without_paths
 from selfedit.sessions import Reader
 from selfedit.types import MemoryEntry, Message, text_hash
 
@@ -27,6 +29,10 @@ USERS = "users"
 CONVERSATION = "what the user said"
 """The title of jobs that learn conversations."""
 UPLOAD_BYTES = 20_000_000
+USER_HEADER = "x-selfedit-user"
+"""The header that names the user, of HTTP and of MCP over HTTP."""
+UNTITLED = "a note"
+"""The title of a text without one."""
 
 
 class BusyError(Exception):
@@ -44,6 +50,7 @@ class Service:
     """Reads conversations; None: rules alone do."""
 
     def __post_init__(self):
+        self.home = Path(os.path.realpath(self.home))  # as messages name files in it
         self.engine = Engine(self.model)
         self.jobs = Jobs(self.model.name, self.model.backend.name)
 
@@ -71,7 +78,7 @@ class Service:
 
     def without_paths(self, message: str) -> str:
         """A message for clients, which need not know where the memory home is on this machine."""
-        return re.sub(rf"{re.escape(str(self.home))}[\w./-]*", "the memory home", message)
+        return without_paths(message, self.home)
 
     # Answers
 
@@ -147,11 +154,15 @@ class Service:
     # Learning
 
     def learn_text(self, home: Path, text: str, title: str, suspicion: str = "", library: str = "") -> Job:
-        spec = {"kind": "text", "file": "text.md", "suspicion": suspicion, "library": library}
-        return self.jobs.add(home, spec, title, text.encode())
+        """A text is a newer version of what was learned under its title; without a title it replaces nothing."""
+        title = title.strip()
+        source = f"text://{text_hash(title or text)[:12]}"
+        spec = {"kind": "text", "file": "text.md", "source": source, "suspicion": suspicion, "library": library}
+        return self.jobs.add(home, spec, title or UNTITLED, text.encode())
 
     def learn_file(self, home: Path, name: str, data: bytes) -> Job:
-        name = safe_name(name)
+        """A file is a newer version of what was learned under its name; without a name it replaces nothing."""
+        name = safe_name(name) or f"document-{sha256(data).hexdigest()[:12]}"
         return self.jobs.add(home, {"kind": "upload", "file": name}, name, data)
 
     def learn_url(self, home: Path, url: str, suspicion: str = "", library: str = "") -> Job:
@@ -159,7 +170,10 @@ class Service:
 
     async def remember(self, home: Path, session: str, said: Sequence[Message]) -> None:
         """Adds turns to a conversation. What the user states in them is in force as a text, and learned when there is
-        time. Raises MemoryStoreError on a name that is none."""
+        time. Raises MemoryStoreError on a name that is none.
+
+        An answer that is finished waits for this, so a job that cannot be added is no error: the text is in force, and
+        the next statement adds the job again. At most one such job of a home waits, so the limit does not apply."""
 
         def accept() -> bool:
             conversations = self.conversations(home)
@@ -169,7 +183,8 @@ class Service:
         if await asyncio.to_thread(accept):
             waits = any(job.title == CONVERSATION and job.status == WAITING for job in self.jobs.of(home))
             if not waits:
-                self.jobs.add(home, {"kind": "conversation"}, CONVERSATION)
+                with suppress(OSError):
+                    self.jobs.add(home, {"kind": "conversation"}, CONVERSATION, is_limited=False)
 
     def conversations(self, home: Path) -> Conversations:
         return Conversations(home, self.reader)

@@ -106,7 +106,7 @@ function update(job) {
   const messages = job.messages ?? [];
   card.details.hidden = messages.length === 0;
   card.heading.textContent = messages.length === 1 ? "1 message" : `${messages.length} messages`;
-  for (const message of messages.slice(card.list.children.length)) card.list.append(el("li", {}, message));
+  card.list.replaceChildren(...messages.map((message) => el("li", {}, message))); // the server sends the last ones
   card.summary.replaceChildren(...(job.summary ? summary(job.summary) : []));
   if (card.status && card.status !== job.status && !live) toast(`“${job.title}” ${STATUS[job.status]}.`);
   card.status = job.status;
