@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
 
 from selfedit import disk
 from selfedit.config import GateConfig, LearnConfig
@@ -182,9 +181,17 @@ def learn(
     store.add_sources({entry.id: sources[entry.passage.id] for entry in known} | quarantined)
 
     def learn_some(some: Sequence[Passage]) -> Iterator[PassageReport]:
-        questions = user_questions if quiz else None
-        options: dict[str, Any] = {"suspicion": suspicion, "current": current, "progress": progress}
-        return learn_passages(model, some, store, config, writer=writer, quiz=questions, **options)
+        return learn_passages(
+            model,
+            some,
+            store,
+            config,
+            writer=writer,
+            quiz=user_questions if quiz else None,
+            suspicion=suspicion,
+            current=current,
+            progress=progress,
+        )
 
     failure: ModelError | None = None
     todo = list({p.id: p for p in passages if p.id not in reports}.values())
