@@ -100,9 +100,9 @@ def test_every_table_fits_a_terminal_of_80_columns_and_no_id_is_broken(capsys, m
     entry = MemoryEntry(id, model, "", "", "2026-11-28T13:18:48", 13_000_000, passage)
     tested = SimpleNamespace(memory=entry, questions=1000, routed=1000, right_then=1000, right_now=1000)
     held = SimpleNamespace(memory=id, questions=7, right_then=6, right_now=5, holds=True)
-    shared = SimpleNamespace(
-        rehearsed=[held], shared=id, reason="1 of 1 memories hold", general_change=1.5, tokens=123_456, seconds=99
-    )
+    figures = {"general_change": 1.5, "tokens": 123_456, "seconds": 99}
+    left_out = {"b" * 16: "a newer version is among them"}
+    shared = SimpleNamespace(rehearsed=[held], left_out=left_out, shared=id, reason="1 of 1 memories hold", **figures)
     terminal.rounds_table([outer, outer | {"finetuned": False}])
     terminal.recipe_rounds_table([recipes])
     terminal.retest_table([tested])
@@ -122,6 +122,7 @@ def test_every_table_fits_a_terminal_of_80_columns_and_no_id_is_broken(capsys, m
     out = capsys.readouterr().out
     tables = [line for line in out.splitlines() if ": " not in line]
     assert len(tables) > 20 and max(cell_len(line) for line in tables) <= 80
+    assert f"{'b' * 16} is left out: a newer version is among them" in out
     assert out.count(id) == 5 and model in out and f"the editor stays as before: {why}" in out
     terminal.memory_table([entry, entry], {id: None}, [])
     head, *lines = capsys.readouterr().out.splitlines()
