@@ -87,7 +87,7 @@ def consolidate(
     left_out = _left_out(entries)
     entries = [entry for entry in entries if entry.id not in left_out]
     if len(entries) < 2:
-        told = "".join(f"; {id} is left out: {reason}" for id, reason in [*left_out.items()][:1])
+        told = next((f"; {id} is left out: {reason}" for id, reason in left_out.items()), "")
         raise MemoryStoreError(f"give at least two memories to consolidate; see `selfedit memory list`{told}")
     start = time.perf_counter()
     train = config.recitation if any(entry.recites for entry in entries) else config.train

@@ -194,6 +194,8 @@ class IndexReader:
     def __init__(self, transactions: Transactions):
         self._database = transactions
         self._in_memory: sqlite3.Connection | None = None
+        self._is_current = False
+        """Whether the index was found to have the present format."""
 
     def execute(self, statement: str, values: Sequence = ()) -> list[tuple]:
         if self._in_memory:
@@ -210,6 +212,7 @@ class IndexReader:
 
     def _read(self, statement: str, values: Sequence) -> list[tuple]:
         with self._database.reading() as connection:
-            if not database.index_is_current(connection):  # of an older selfedit, in a home that cannot be written
+            self._is_current = self._is_current or database.index_is_current(connection)
+            if not self._is_current:  # of an older selfedit, in a home that cannot be written
                 raise DamagedError(f"{self._database.path} has an index of an older selfedit")
             return connection.execute(statement, values).fetchall()
