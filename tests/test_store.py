@@ -300,6 +300,21 @@ def test_a_home_that_lost_its_database_keeps_its_adapters(store, was_killed, is_
     assert not store.verify()["faults"] and ids(store.active()) == [entry.id]
 
 
+def test_a_home_that_another_process_creates_meanwhile_has_lost_nothing(store, monkeypatch):
+    addresses = adapters.AdapterFolders.addresses
+
+    def written_meanwhile(folders):
+        monkeypatch.undo()
+        add(MemoryStore(store.home), 1)
+        return addresses(folders)
+
+    monkeypatch.setattr(adapters.AdapterFolders, "addresses", written_meanwhile)
+    assert add(store, 2) in store.active() and len(store.active()) == 2
+    shutil.rmtree(store.home)
+    monkeypatch.setattr(adapters.AdapterFolders, "addresses", written_meanwhile)
+    assert not store.verify()["faults"]
+
+
 def test_going_to_an_unknown_version_says_which_there_are(store):
     add(store, 1)
     for unknown in ("v9", "9"):
@@ -1606,6 +1621,45 @@ def test_threads_of_one_process_write_to_one_store(store):
     threads = [threading.Thread(target=adds, args=(range(start, start + 4),)) for start in (0, 4)]
     [thread.start() for thread in threads], [thread.join() for thread in threads]
     assert len(store.active()) == 8 and is_clean(store)
+
+
+def test_two_processes_create_one_database(tmp_path, monkeypatch):
+    path, opens = tmp_path / "memory.db", database._open
+
+    def interrupted(at, *arguments):
+        """A connection that another process is faster than, before its `at`-th statement."""
+        connection = opens(*arguments)
+
+        def creates(statement):
+            connection.set_trace_callback(None)
+            monkeypatch.setattr(database, "_open", opens)
+            with contextlib.suppress(sqlite3.OperationalError):
+                database.connect(path, timeout_s=0.1).close()
+
+        seen = []
+        connection.set_trace_callback(
+            lambda statement: seen.append(statement) if len(seen) < at else creates(statement)
+        )
+        return connection
+
+    for at in range(6):
+        monkeypatch.setattr(database, "_open", partial(interrupted, at))
+        database.connect(path).close()
+        for file in tmp_path.iterdir():
+            file.unlink()
+
+
+def test_the_first_writers_of_a_home_wait_for_each_other(tmp_path):
+    path = tmp_path / "memory.db"
+    database.connect(path).close()
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("PRAGMA journal_mode = DELETE")  # as SQLite creates it
+    other.execute("BEGIN IMMEDIATE")
+    ends = threading.Timer(0.3, other.close)
+    ends.start()
+    with contextlib.closing(database.connect(path, timeout_s=10)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    ends.join()
 
 
 def test_a_child_process_uses_a_connection_of_its_own(store):

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,7 +115,7 @@ def connect(path: Path | str, readonly: bool = False, timeout_s: float = BUSY_TI
             raise MemoryStoreError(f"{path} is of an older selfedit and cannot be upgraded, as it is read-only")
         connection.execute("PRAGMA foreign_keys = ON")
         if not readonly:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_wal(connection, timeout_s)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA secure_delete = ON")
             if version < len(MIGRATIONS):
@@ -143,10 +144,10 @@ def _readable(connection: sqlite3.Connection, path: Path, timeout_s: float) -> s
 
 
 def _user_version(connection: sqlite3.Connection, path: Path) -> int:
-    (version,), (application,) = (
-        connection.execute(f"PRAGMA {name}").fetchone() for name in ("user_version", "application_id")
-    )
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    version, application, tables = connection.execute(  # one statement sees one state: another process may create it
+        "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master) "
+        "FROM pragma_user_version, pragma_application_id"
+    ).fetchone()
     if application != APPLICATION_ID and (tables or version):
         raise MemoryStoreError(f"{path} is not a database of selfedit; choose another home or restore it from a backup")
     if version > len(MIGRATIONS):
@@ -155,6 +156,19 @@ def _user_version(connection: sqlite3.Connection, path: Path) -> int:
             f"update selfedit"
         )
     return version
+
+
+def _use_wal(connection: sqlite3.Connection, timeout_s: float) -> None:
+    """The first to open a database changes its journal mode; SQLite does not wait for others there, so this does."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _upgrade(connection: sqlite3.Connection, path: Path) -> None:

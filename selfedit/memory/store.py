@@ -536,14 +536,14 @@ class MemoryStore:
                 result["faults"] += faults
             except DamagedError as error:
                 result = {"memories": 0, "versions": 0, "faults": [str(error)]}
-            if result["faults"] and self.version != version:
-                continue  # another process forgot something while we read
-            result["faults"] += index_faults
             if not result["versions"] and (stray := adapters.addresses()):
                 result["faults"].append(
                     f"{path} is missing or empty, but {adapters.folder} has {len(stray)} adapters; restore it "
                     "from a backup"
                 )
+            if result["faults"] and self.version != version:
+                continue  # another process wrote while we read
+            result["faults"] += index_faults
             if not result["faults"] and path.exists() and self._database.is_writable():
                 with self._database.writing() as connection:
                     adapters.delete(BEFORE_MIGRATION)

@@ -151,7 +151,7 @@ class Transactions:
             migrate.migrate(self.home, self.lock_timeout_s)
         elif file is None and not create:
             return database.empty()
-        elif not (file and file.st_size) and self.adapters.addresses():
+        elif self._is_empty() and self.adapters.addresses() and self._is_empty():  # not if it was just created
             raise MemoryStoreError(
                 f"{self.home} has adapters but no memory.db: restore it from a backup, choose another home, or delete "
                 f"{self.adapters.folder} to begin anew"
@@ -164,6 +164,9 @@ class Transactions:
         if not database.index_is_current(connection):
             self.rebuild_index()
         return connection
+
+    def _is_empty(self) -> bool:
+        return not self.path.exists() or not self.path.stat().st_size
 
     def is_writable(self) -> bool:
         return all(os.access(path, os.W_OK) for path in (self.home, self.path) if path.exists())
