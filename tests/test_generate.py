@@ -194,6 +194,27 @@ def test_long_prompts_are_read_a_few_at_a_time_with_the_same_results(tiny_model,
     assert max(read) <= max(tokens, 40 + 30 + 2)
 
 
+@pytest.mark.parametrize("queries", [1, 7])
+def test_long_prompts_look_back_a_few_tokens_at_a_time_with_the_same_results(tiny_model, monkeypatch, queries):
+    stack = random_stack(tiny_model, 2)
+    prompts = random_prompts(tiny_model, shared=40)
+    requests = [Request(p, adapter, 9, draft=(4, 5)) for p in prompts for adapter in (None, 0, 1)]
+    together = tiny_model.backend.generate(requests, stack)
+    looked, attention = [], torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda q, *rest, **more: looked.append(q.shape[-2]) or attention(q, *rest, **more),
+    )
+    assert tiny_model.backend.generate(requests, stack) == together
+    largest = max(looked)
+    looked.clear()
+    monkeypatch.setattr("selfedit.model.packed.generate.QUERIES", queries)
+    assert tiny_model.backend.generate(requests, stack) == together
+    shape = tiny_model.backend.network.shape
+    assert max(looked) <= max(queries * shape.heads // shape.kv_heads, 40) < largest
+
+
 def test_a_prompt_that_does_not_fit_the_positions_is_refused(tiny_model):
     with pytest.raises(ValueError, match="positions"):
         tiny_model.backend.generate([Request((1,) * 500, max_new_tokens=13)])

@@ -161,7 +161,7 @@ WINDOWS = {
 
 
 @pytest.mark.parametrize("kind", WINDOWS)
-def test_sliding_windows_give_the_logits_and_the_text_of_transformers(tmp_path, kind):
+def test_sliding_windows_give_the_logits_and_the_text_of_transformers(tmp_path, monkeypatch, kind):
     folder = write_tiny_model(tmp_path, kind, **WINDOWS[kind])
     model, reference = load_model(str(folder), device="cpu"), reference_model(folder)
     shape = model.backend.network.shape
@@ -177,9 +177,10 @@ def test_sliding_windows_give_the_logits_and_the_text_of_transformers(tmp_path, 
     without = packed_logits(model.backend.network, sequences)  # attends to everything
     assert (without - expected)[:31].abs().max() < 1e-4 < 0.1 < (without - expected).abs().max()
     shared = random_sequences(shape.vocab, [40])[0]
-    assert_greedy_text(
-        model, reference, [[1, 2, 3], *sequences[2:], shared + [5, 6], shared + [7], shared + [8, 9, 10]]
-    )
+    prompts = [[1, 2, 3], *sequences[2:], shared + [5, 6], shared + [7], shared + [8, 9, 10]]
+    assert_greedy_text(model, reference, prompts)
+    monkeypatch.setattr("selfedit.model.packed.generate.QUERIES", 16)
+    assert_greedy_text(model, reference, prompts)
 
 
 def assert_greedy_text(model, reference, prompts) -> None:

@@ -236,6 +236,28 @@ def test_threads_that_share_a_step_end_where_one_thread_ends(double_model, monke
     assert other_counts == counts
 
 
+def test_a_step_of_whole_sequences_is_divided_evenly(double_model):
+    """An adapter has one sequence: no half of a step has more than a sequence more than the other; one is not halved."""
+    vocab = double_model.backend.network.shape.vocab
+    config = TrainConfig(rank=4, alpha=8.0, first_layer=0.25, epochs=3, batch_size=1, steps_per_epoch=1)
+    jobs = [Job(random_sequences(vocab, [length], length), length) for length in (90, 80, 70, 100)]
+    jobs.append(replace(jobs[0], epochs=6, seed=7))
+    shares, divided = [], train_module._shares
+
+    def counted(*arguments):
+        shares.append(divided(*arguments))
+        return shares[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "_shares", counted)
+        together, _ = train(double_model.backend.network, jobs, config)
+    sizes = [[sum(len(s.tokens) for work in share for s in work.sequences) for share in step] for step in shares]
+    assert [sorted(step) for step in sizes] == 3 * [[180, 250]] + 3 * [[90]]
+    for row, job in enumerate(jobs):
+        alone, _ = train(double_model.backend.network, [job], config)
+        torch.testing.assert_close(together.flat[row], alone.flat[0], atol=1e-9, rtol=0)
+
+
 def test_an_adapter_with_few_sequences_takes_smaller_batches(tiny_model):
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.5, epochs=1, batch_size=4, steps_per_epoch=5)
     jobs = [Job(random_sequences(tiny_model.backend.network.shape.vocab, [6] * n, n)) for n in (3, 12, 40)]
@@ -404,7 +426,7 @@ def recomputing_every_layer(network, jobs, config) -> LoraBatch:
     from selfedit.model.packed import train as train_module
 
     class Anew:
-        def __init__(self, network, first_layer, sequences):
+        def __init__(self, network, first_layer, sequences, each, workers):
             self.first_layer = first_layer
 
         def __getitem__(self, tokens):

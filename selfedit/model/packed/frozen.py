@@ -6,7 +6,7 @@ the longest sequences are computed anew each time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import accumulate
 
 import torch
@@ -18,9 +18,17 @@ from selfedit.model.packed.packing import common_prefix, passes
 
 
 class FrozenBelow:
-    def __init__(self, network: Network, first_layer: int, sequences: Iterable[tuple[int, ...]]):
-        """Of every distinct sequence of tokens; `first_layer` of them are below. Raises ModelError on one that is
-        longer than the model's positions."""
+    def __init__(
+        self,
+        network: Network,
+        first_layer: int,
+        sequences: Iterable[tuple[int, ...]],
+        each: Callable[..., Iterable] = map,
+        workers: int = 1,
+    ):
+        """`sequences`: of tokens; equal ones are computed once. `first_layer`: how many layers are computed. `each`:
+        a `map` that makes its calls in so many `workers` at once. Raises ModelError on a sequence that is longer than
+        the model's positions."""
         self.network, self.first_layer = network, first_layer
         self.states: dict[tuple[int, ...], Tensor] = {}
         distinct = sorted(set(sequences), key=len)
@@ -28,9 +36,10 @@ class FrozenBelow:
         room = network.working_bytes // (network.shape.hidden * network.dtype.itemsize)
         fitting = sum(total <= room for total in accumulate(map(len, distinct)))
         kept = sorted(distinct[:fitting])
-        for part in passes(range(len(kept)), [len(tokens) for tokens in kept]):
-            own = [kept[i] for i in part]
-            self.states |= zip(own, self._computed(own))
+        divided = passes(range(len(kept)), [len(tokens) for tokens in kept], parts=workers)
+        parts = [[kept[i] for i in part] for part in divided]
+        for part, states in zip(parts, each(self._computed, parts)):
+            self.states |= zip(part, states)
 
     @torch.no_grad()
     def _computed(self, texts: list[tuple[int, ...]]) -> list[Tensor]:

@@ -13,6 +13,7 @@ Axes: B rows, H heads, K key-value heads, G = H / K, D head size, T packed token
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate, takewhile
 
 import torch
@@ -21,13 +22,15 @@ from torch import Tensor
 
 from selfedit.model.backend import OnStep, Request, check_requests, no_steps
 from selfedit.model.chat import Chat
-from selfedit.model.packed.lora import LoraBatch, TokenRange
+from selfedit.model.packed.lora import LoraBatch, TokenRange, adjacent
 from selfedit.model.packed.network import Network
 from selfedit.model.packed.packing import common_prefix
 from selfedit.model.sampling import Continuation, choose
 
 SHARED_PREFIX = 16
 """Prompts that share at least this many tokens have them read once."""
+QUERIES = 512
+"""Tokens of a prompt that look at those before them at once: the memory that this takes is linear in the prompt."""
 PREFILL_TOKENS = 4096
 """Tokens of prompts that are read together, approximately: more would not be faster, only need more memory."""
 LENGTH_STEP = 64
@@ -198,19 +201,12 @@ class Decoder:
     def _ranges(self, parts: list[tuple[Request, int, int]]) -> list[TokenRange]:
         """The ranges of adjacent tokens on which the same adapter acts. `parts`: (request, low, high): tokens low to
         high of a request's prompt and answer, one part after another."""
-        ranges: list[TokenRange] = []
-        start = 0
+        spans, start = [], 0
         for request, low, high in parts:
-            first, end = start + max(0, request.read_by_base - low), start + high - low
+            end = start + high - low
+            spans.append((request.adapter, start + max(0, request.read_by_base - low), end))
             start = end
-            if request.adapter is None or first >= end:
-                continue
-            last = ranges[-1] if ranges else None
-            if last and last.adapter == request.adapter and last.end == first:
-                ranges[-1] = TokenRange(request.adapter, last.start, end)
-            else:
-                ranges.append(TokenRange(request.adapter, first, end))
-        return ranges
+        return adjacent(spans)
 
     def _linear(self, ranges: list[TokenRange]):
         return self.adapters.linear(self.network, ranges) if ranges else None
@@ -265,30 +261,32 @@ class Decoder:
         sharing = self.network.shape.heads // kv_heads
         windows = self.network.shape.windows
 
-        def mask_of(shared: int, queries: int, window: int) -> Tensor:
-            mask = torch.ones(queries, shared + queries, dtype=torch.bool, device=device).tril(shared)
-            return (mask.triu(shared - window + 1) if window else mask).repeat(sharing, 1)
-
-        masks = {
-            window: [mask_of(shared, max(sizes), window) for (shared, _), sizes in zip(groups, group_sizes)]
-            for window in {*windows} or {0}
-        }
+        @lru_cache(maxsize=len(groups) * len({*windows} or {0}))  # short prompts need the same ones in each layer
+        def mask_of(shared: int, low: int, high: int, window: int) -> Tensor:
+            """Which of the keys before `shared + high` the queries low to high of a suffix see."""
+            mask = torch.ones(high - low, shared + high, dtype=torch.bool, device=device).tril(shared + low)
+            return (mask.triu(shared + low - window + 1) if window else mask).repeat(sharing, 1)
 
         def read_suffix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self._store(layer, where, k, v)
             out = []
-            for (_, rows), sizes, mask, queries in zip(
-                groups, group_sizes, masks[windows[layer] if windows else 0], q.split(list(map(sum, group_sizes)))
-            ):
-                cached = self._places(rows), slice(None), slice(mask.shape[1])
+            window = windows[layer] if windows else 0
+            for (shared, rows), sizes, queries in zip(groups, group_sizes, q.split(list(map(sum, group_sizes)))):
                 padded = torch.nn.utils.rnn.pad_sequence(queries.split(sizes), batch_first=True)
-                padded = (
-                    padded.unflatten(2, (kv_heads, sharing)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-                )  # the G heads that share keys, as G queries
-                o = F.scaled_dot_product_attention(
-                    padded, self.keys[layer][cached], self.values[layer][cached], attn_mask=mask
-                )
-                o = o.unflatten(2, (sharing, -1)).permute(0, 3, 1, 2, 4).flatten(2)
+                padded = padded.unflatten(2, (kv_heads, sharing)).permute(0, 2, 3, 1, 4)
+                parts = []
+                for low in range(0, max(sizes), QUERIES):
+                    part = padded[:, :, :, low : low + QUERIES]
+                    high = low + part.shape[3]
+                    cached = self._places(rows), slice(None), slice(shared + high)
+                    o = F.scaled_dot_product_attention(
+                        part.flatten(2, 3),  # the G heads that share keys, as G queries
+                        self.keys[layer][cached],
+                        self.values[layer][cached],
+                        attn_mask=mask_of(shared, low, high, window),
+                    )
+                    parts.append(o.unflatten(2, (sharing, -1)))
+                o = torch.cat(parts, 3).permute(0, 3, 1, 2, 4).flatten(2)
                 out.extend(o[j, :length] for j, length in enumerate(sizes))
             return torch.cat(out)
 

@@ -11,7 +11,7 @@ Axes: N adapters, T packed tokens, R rank, I in, O out, m modules of a group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,19 @@ class TokenRange:
     adapter: int
     start: int
     end: int
+
+
+def adjacent(spans: Iterable[tuple[int | None, int, int]]) -> list[TokenRange]:
+    """Spans (adapter, start, end) in ascending order → ranges: spans that lie side by side are one product. None and
+    empty spans have no adapter."""
+    ranges: list[TokenRange] = []
+    for adapter, start, end in spans:
+        if adapter is None or start >= end:
+            continue
+        if ranges and (ranges[-1].adapter, ranges[-1].end) == (adapter, start):
+            start = ranges.pop().start
+        ranges.append(TokenRange(adapter, start, end))
+    return ranges
 
 
 class LoraView:

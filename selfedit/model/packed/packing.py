@@ -66,18 +66,23 @@ def common_prefix(a: Sequence[int], b: Sequence[int], limit: int) -> int:
 
 
 def passes(
-    order: Sequence[int], sizes: Sequence[int], shared: Callable[[list[int], int], int] = lambda part, i: 0
+    order: Sequence[int],
+    sizes: Sequence[int],
+    shared: Callable[[list[int], int], int] = lambda part, i: 0,
+    parts: int = 1,
 ) -> Iterator[list[int]]:
-    """Divides the indices in `order` into parts of about TOKENS_PER_PASS tokens; item i has `sizes[i]` tokens.
+    """Divides the indices in `order` into parts of at most about TOKENS_PER_PASS tokens, at least `parts` if there are
+    so many; item i has `sizes[i]` tokens.
 
     `shared(part, i)`: how many tokens of item i share their rows with an earlier item of the part (`sharing`). A part
     is up to four times as large for items that share three quarters of their tokens, which would be computed again in
     another part."""
+    most = min(TOKENS_PER_PASS, sum(sizes[i] for i in order) // parts + 1)
     part, tokens = [], 0
     for i in order:
         common = shared(part, i)
         size = sizes[i] - common + int(common * SHARED_COST)
-        if part and tokens + size > TOKENS_PER_PASS * (4 if 4 * common >= 3 * sizes[i] else 1):
+        if part and tokens + size > most * (4 if 4 * common >= 3 * sizes[i] else 1):
             yield part
             part, tokens, size = [], 0, sizes[i]
         part.append(i)

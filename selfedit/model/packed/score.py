@@ -13,7 +13,7 @@ from torch import Tensor
 from selfedit.model.backend import check_lengths
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed.frozen import FrozenBelow
-from selfedit.model.packed.lora import LoraBatch, TokenRange
+from selfedit.model.packed.lora import LoraBatch, adjacent
 from selfedit.model.packed.network import Network, Vocabulary
 from selfedit.model.packed.packing import pack, passes, sharing
 
@@ -100,7 +100,7 @@ def label_states(
     sequence that is longer than the model's positions."""
     check_lengths((len(s.tokens) for s in sequences), network.shape.max_positions)
     packing = pack(sequences, rows)
-    ranges = [TokenRange(row, *span) for row, span in zip(rows, packing.rows) if row is not None]
+    ranges = adjacent((row, *span) for row, span in zip(rows, packing.rows))
     own = [(s.tokens, common) for s, (_, common) in zip(sequences, packing.shared)]
     if frozen:
         x = torch.cat([frozen[tokens][common:] for tokens, common in own])

@@ -55,15 +55,14 @@ def train(
         for i, job in enumerate(jobs):
             adapters.init_(i, job.seed)
     runs = [_Run(i, Schedule(job, config), adapters) for i, job in enumerate(jobs)]
-    frozen = FrozenBelow(
-        network, adapters.config.layers[0], (e.tokens for job in jobs for e in job.examples + job.once)
-    )
-    if config.rivals and vocabulary is None:
-        vocabularies = [_vocabulary(network, frozen, job, config.rivals) for job in jobs]
-    else:
-        vocabularies = [Vocabulary(network, vocabulary)] * len(jobs)
     total = sum(run.left for run in runs)
     with _Workers(adapters, sum(run.schedule.tokens_per_step for run in runs)) as workers:
+        texts = (example.tokens for job in jobs for example in job.examples + job.once)
+        frozen = FrozenBelow(network, adapters.config.layers[0], texts, workers.map, len(workers.gradients))
+        if config.rivals and vocabulary is None:
+            vocabularies = workers.map(partial(_vocabulary, network, frozen, count=config.rivals), jobs)
+        else:
+            vocabularies = [Vocabulary(network, vocabulary)] * len(jobs)
         while going := [run for run in runs if not run.finished]:
             active = [run for run in going if cut is None or len(run.log.losses) < cut.epochs]
             if not active:
@@ -83,7 +82,7 @@ def train(
             for share, gradients in zip(shares, workers.gradients):
                 for work in share:
                     done[work.run.row].append((work, gradients.flat[work.run.row]))
-            workers.map(_Run.update_, active, done.values())
+            workers.map(_Run.update_, active, list(done.values()))
             on_step(total - sum(run.left for run in runs), total)
     return adapters, [run.log for run in runs]
 
@@ -103,8 +102,10 @@ class _Workers:
         share = partial(limit_threads, threads // count)
         self.pool = ThreadPoolExecutor(count, initializer=share) if count > 1 else None
 
-    def map(self, function: Callable, *items: Iterable) -> list:
-        return list((self.pool.map if self.pool else map)(function, *items))
+    def map(self, function: Callable, *items: Sequence) -> list:
+        """As `map`; a single call is made by the calling thread, on all cores."""
+        calls = self.pool.map if self.pool and min(map(len, items)) > 1 else map
+        return list(calls(function, *items))
 
     def __enter__(self) -> _Workers:
         return self
@@ -200,8 +201,18 @@ class _Work:
 
 
 def _shares(works: list[_Work], count: int) -> list[list[_Work]]:
-    """A step in `count` shares of about as many tokens; side by side, so that few adapters are in two of them."""
+    """A step in at most `count` shares of about as many tokens, none of which is empty.
+
+    Where an adapter has several sequences, they are side by side, so that few adapters are in two shares."""
+    count = min(count, sum(len(work.sequences) for work in works))
     shares: list[list[_Work]] = [[] for _ in range(count)]
+    if all(len(work.sequences) == 1 for work in works):
+        sizes = [0] * count
+        for work in sorted(works, key=lambda work: len(work.sequences[0].tokens), reverse=True):
+            smallest = sizes.index(min(sizes))
+            shares[smallest].append(work)
+            sizes[smallest] += len(work.sequences[0].tokens)
+        return shares
     total, before = sum(len(s.tokens) for work in works for s in work.sequences), 0
     for work in works:
         for sequence in work.sequences:
@@ -210,7 +221,7 @@ def _shares(works: list[_Work], count: int) -> list[list[_Work]]:
             if not share or share[-1].run is not work.run:
                 share.append(_Work(work.run, [], work.weight))
             share[-1].sequences.append(sequence)
-    return shares
+    return [share for share in shares if share]
 
 
 def _backward(
