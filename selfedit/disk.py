@@ -10,11 +10,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from selfedit.errors import SelfeditError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -25,6 +29,16 @@ def plain_errors(what: str, kind: type[SelfeditError]) -> Iterator[None]:
     except (OSError, SafetensorError) as error:  # safetensors raises the latter when the disk is full
         reason = getattr(error, "strerror", None) or error
         raise kind(f"cannot {what}: {reason}; correct that or choose another folder") from error
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """A file in the format of safetensors. Raises OSError, also for a full disk."""
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, file, metadata={"format": "pt"} | (metadata or {}))
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def user_path(text: str | Path) -> Path:

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import CHAT_TEMPLATE
+from safetensors import SafetensorError
 from test_network import packed_logits
 
 from selfedit.errors import ModelError
@@ -522,14 +524,13 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, tiny_
     assert "SELFEDIT_CACHE" in refusal(tiny_gguf)
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(cache, monkeypatch, tiny_gguf):
-    import errno
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")])
+def test_a_full_disk_is_one_line_and_leaves_nothing(cache, monkeypatch, tiny_gguf, error):
+    def full(tensors, file, metadata):
+        Path(file).write_bytes(b"half")
+        raise error
 
-    def full(file, folder):
-        (folder / "model.safetensors").write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(gguf, "convert", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     assert "No space left" in refusal(tiny_gguf)
     assert nothing_is_left(cache)
 

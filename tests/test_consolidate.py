@@ -154,7 +154,7 @@ def test_after_forgetting_everything_is_as_in_a_store_that_never_learned_it(
 
 def test_everything_is_rehearsed_and_what_was_drawn_once_has_a_share_in_every_epoch(store, tiny_model):
     entries = store.active()
-    job = _rehearsal(tiny_model, store, entries, CONFIG.train.epochs, CONFIG.seed)
+    job = _rehearsal(tiny_model, store, entries, CONFIG.seed)
     assert (len(job.examples), len(job.once)) == (3, 3 * 6)  # the passages; six questions about the sentences of each
     (first, second) = job.once[:9], job.once[9:]
     for entry in entries:

@@ -1,6 +1,7 @@
 """`bench knowledge`: what each condition studies or has in view, intervals worked out by hand, resume."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from conftest import write_tiny_model
 
 from selfedit import __version__
-from selfedit.bench import knowledge
+from selfedit.bench import baselines, knowledge
 from selfedit.bench.conditions import Retriever, given_edit, jobs, parse, prompt_override
 from selfedit.bench.knowledge import table
 from selfedit.bench.tables import with_interval
@@ -18,8 +19,10 @@ from selfedit.errors import RunError, SelfeditError, UnscoredError
 from selfedit.judge.evaluate import offline
 from selfedit.loop.editor import Editor, save_editor
 from selfedit.loop.journal import Journal, lock_run_folder, software
+from selfedit.loop.trial import joint_job
+from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
-from selfedit.types import Passage, Question, Task
+from selfedit.types import Example, Passage, Question, Task
 
 TRAIN = TrainConfig(rank=2, alpha=4.0, first_layer=0.5, learning_rate=1e-3, epochs=2, batch_size=2, steps_per_epoch=1)
 TOWNS = ["Marlow", "Vellmar", "Orsk"]
@@ -94,6 +97,20 @@ def test_several_passages_are_asked_about_in_every_epoch(model):
         low, high = (len(together.once) * e // TRAIN.epochs for e in (epoch, epoch + 1))
         studied = {s.tokens for s in together.once[low:high]}
         assert all(studied & {s.tokens for s in own} for own in alone)
+
+
+def test_each_epoch_of_a_joint_job_has_its_share_of_every_passage():
+    parts = []
+    for passage, count in enumerate((5, 5, 5, 5, 2)):
+        examples = [Example("", once=True) for _ in range(count)]
+        parts.append(([TokenizedExample((passage, i), 1) for i in range(count)], examples))
+    shared = joint_job(parts, 0)
+    for epochs in (1, 2, 3, 4, 5):
+        of_epochs = [[s.tokens[0] for s in shared.studied_in(epoch, epochs)] for epoch in range(epochs)]
+        assert sorted(sum(of_epochs, [])) == 5 * [0] + 5 * [1] + 5 * [2] + 5 * [3] + 2 * [4]
+        for studied in of_epochs:
+            assert all(abs(studied.count(passage) - 5 / epochs) < 2 for passage in range(4))
+            assert max(map(studied.count, range(4))) - min(map(studied.count, range(4))) <= 1
 
 
 def test_a_budget_of_tokens_is_met_by_epochs(model):
@@ -237,9 +254,12 @@ def test_the_run_of_other_settings_is_refused(bench, folder, tmp_path):
 def test_a_run_says_with_which_software_it_was_made_and_goes_on_with_another(tmp_path):
     lock_run_folder(tmp_path, {"model": "a"})
     settings = json.loads((tmp_path / "settings.json").read_text())
-    assert settings == {"model": "a", "software": software()} and software().startswith(__version__)
+    assert settings == {"model": "a", "software": [software()]} and software().startswith(__version__)
     (tmp_path / "settings.json").write_text(json.dumps(settings | {"software": "an older one"}))
-    lock_run_folder(tmp_path, {"model": "a"})
+    for _ in range(2):
+        lock_run_folder(tmp_path, {"model": "a"})
+    assert json.loads((tmp_path / "settings.json").read_text())["software"] == ["an older one", software()]
+    assert software(tmp_path) == f"an older one, {software()}"
 
 
 def test_a_judge_that_is_out_fails_the_run_and_is_asked_again_with_the_same_answers(bench, tmp_path, monkeypatch):
@@ -324,12 +344,27 @@ def test_passages_that_chose_what_the_editor_studied_are_refused(bench, tmp_path
             bench("seal", tasks, editor=tmp_path / "editor")
 
 
-def test_so_many_together_are_so_many(bench):
+def test_so_many_together_are_so_many(bench, tmp_path):
     with pytest.raises(SelfeditError, match="--together 4: there are 3 passages"):
         bench("passage", together=[4])
     rows = {r["together"]: r for r in bench("base,passage", together=[2])["rows"] if r["condition"] == "passage"}
     assert rows[1]["passages"] == 3 and rows[2]["passages"] == 2  # the third does not fill an adapter
     assert rows[2]["vs_base"] is not None
+    assert "too narrow" in (tmp_path / "run/results.md").read_text()
+
+
+def test_the_seconds_of_finetuning_are_without_those_of_reading_the_model(bench, tmp_path, monkeypatch):
+    clock, load_base, skipped = time.perf_counter, baselines.load_base, [0.0]
+
+    def slow(*arguments):
+        skipped[0] += 1000
+        return load_base(*arguments)
+
+    monkeypatch.setattr(knowledge.time, "perf_counter", lambda: clock() + skipped[0])
+    monkeypatch.setattr(baselines, "load_base", slow)
+    (row,) = bench("finetune", TASKS[:1])["rows"]
+    assert skipped == [1000] and 0 < row["seconds"] < 1000
+    assert "too narrow" not in (tmp_path / "run/results.md").read_text()
 
 
 def test_a_budget_is_compared_with_the_passage_at_the_same_budget(bench):

@@ -156,6 +156,14 @@ def test_two_rounds_hand_on_the_editor_and_the_best_style(model, tasks, tmp_path
     assert editor.id == second["editor"]["id"]
 
 
+def test_an_editor_that_is_not_trained_again_keeps_its_round_and_its_parent(model, tasks, tmp_path, writes):
+    config = replace(CONFIG, beyond_noise=0.0)
+    first = run_round(Knowledge(model, tasks, config), tasks[:2], tmp_path, 1)["editor"]
+    second = run_round(Knowledge(model, tasks, replace(config, min_kept=10**5)), tasks[2:4], tmp_path, 2)["editor"]
+    assert second["adapter_hash"] == first["adapter_hash"] and first["adapter_hash"]
+    assert (second["round"], second["parent"]) == (1, first["parent"])
+
+
 def test_losers_stop_early_but_in_audited_contexts_nobody_does(model, tasks, tmp_path, writes):
     summary = one_round(model, tasks[:6], tmp_path, replace(CONFIG, survivors=2))
     trials = Journal(tmp_path / "round-1/trials.jsonl").records

@@ -25,6 +25,7 @@ from selfedit.edits.quiz import (
 from selfedit.edits.spans import keyword_questions, kind_of, pick_spans, span_questions
 from selfedit.judge.grading import normalize
 from selfedit.judge.grounding import is_quoted
+from selfedit.model.writer import WriteRequest
 from selfedit.types import Example, Passage, Question, Unit
 
 PASSAGE = Passage(
@@ -461,3 +462,17 @@ def test_a_written_quiz_asks_for_spans_and_is_the_same_each_time(embedded_model)
     picked = {span for _, span in pick_spans(PASSAGE.text, 50)}
     assert all(q.answers[0] in picked and q.question.endswith("?") for q in questions)
     assert write_quizzes(embedded_model, [PASSAGE], spans=6) == [quiz]
+
+
+@pytest.mark.parametrize(
+    "opening, written, line",
+    [
+        ("Who", " built the mill?\nWhat", "Who built the mill?"),
+        ("Who", "se mill is it?", "Whose mill is it?"),
+        ("What", "'s the mill called?", "What's the mill called?"),
+    ],
+)
+def test_a_line_goes_on_where_its_opening_ends(tiny_model, monkeypatch, opening, written, line):
+    tokens = tiny_model.chat.encode(tiny_model.chat.plain(written))
+    monkeypatch.setattr(type(tiny_model.backend), "generate", lambda *arguments, **options: [tokens])
+    assert tiny_model.write([WriteRequest("Question: ", 24, True, opening, one_line=True)]) == [line]

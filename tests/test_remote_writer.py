@@ -6,23 +6,27 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import write_tiny_model
+from conftest import wait_until, write_tiny_model
 from endpoint import refused, reply
 
 from selfedit.cli import main
-from selfedit.config import LearnConfig, QuizConfig
+from selfedit.config import LearnConfig, QuizConfig, ReleaseConfig
 from selfedit.edits import quiz as quizzes
+from selfedit.edits.changes import Change
+from selfedit.edits.code import Pair, write_pairs
 from selfedit.edits.propose import propose
 from selfedit.edits.quiz import check, open_book_prompt, write_quizzes
 from selfedit.edits.remote import RemoteWriter
 from selfedit.edits.styles import QUESTION_EXAMPLES, STYLES
 from selfedit.errors import ModelError, SelfeditError
 from selfedit.learn import learn
+from selfedit.libraries import Library
 from selfedit.memory.store import MemoryStore
 from selfedit.memory.transactions import REPLIES
 from selfedit.model.backend import Request, has_line
@@ -73,6 +77,35 @@ def learner(learner_folder):
 
 def make_writer(url: str, folder: Path, model: str = "large", **options) -> RemoteWriter:
     return RemoteWriter(url, model, folder / REPLIES, **{"backoff_s": 0.005, "timeout_s": 5.0, "retries": 1} | options)
+
+
+PAIR = """Task: split a table
+Setup: import tablekit as tk
+t = tk.Table()
+Old: t.cut()
+New: t.split()"""
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        PAIR,
+        PAIR.removeprefix("Task:"),
+        f"Here is the next one:\n\n```python\n{PAIR}\n```",
+        PAIR.replace("Old: t.cut()", "Old:\n```python\nt.cut()\n```"),
+        f"**{PAIR}".replace("Task:", "Task:**"),
+    ],
+)
+def test_a_remote_writer_writes_pairs_of_code(server, tmp_path, shown):
+    prompts = []
+    server.rule = lambda asked: prompts.append(asked["prompt"]) or reply(shown)
+    statement = "`Table.cut()` was removed; use `Table.split()`."
+    change = Change(Passage("Removed", statement, "/notes.md", "2" * 64), statement)
+    (pairs,) = write_pairs(
+        make_writer(server.url, tmp_path), [change], Library("tablekit", "==4"), replace(ReleaseConfig(), samples=1)
+    )
+    assert pairs == [Pair("import tablekit as tk\nt = tk.Table()", "split a table", "t.cut()", "t.split()")]
+    assert "Write all of its lines from “Task:” on" in prompts[0]
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
@@ -126,8 +159,12 @@ def test_worked_examples_become_a_message_that_asks_for_the_last_line(server, tm
     examples = "Sentence: a\nAnswer: b\nQuestion: c?\n\nSentence: d\nAnswer: e\nQuestion: f?"
     writer = make_writer(server.url, tmp_path, parallel=1)
     requests = [
-        WriteRequest(f"{examples}\n\nSentence: x = 1\n\ny = 2\nAnswer: 2\nQuestion: ", 24, True, "In what year"),
-        WriteRequest("Sentence: a\nIn short: b\n\nSentence: c\nIn short:", 56, True, temperature=0.7, seed=7),
+        WriteRequest(
+            f"{examples}\n\nSentence: x = 1\n\ny = 2\nAnswer: 2\nQuestion: ", 24, True, "In what year", one_line=True
+        ),
+        WriteRequest(
+            "Sentence: a\nIn short: b\n\nSentence: c\nIn short:", 56, True, temperature=0.7, seed=7, one_line=True
+        ),
         WriteRequest("The gate is red.\n\nWhat is red?", 24),
     ]
     writer.write(requests)
@@ -183,12 +220,12 @@ def test_the_line_is_found_in_a_reply_with_more_around_it(server, tmp_path, text
 @pytest.mark.parametrize("text", ["```\n```", "<think>\nWho could", "Here is the line:"])
 def test_a_reply_without_a_line_is_empty(server, tmp_path, text):
     server.rule = lambda asked: reply(text)
-    assert make_writer(server.url, tmp_path).write([WriteRequest("Question: ", 24, True, "Who")]) == [""]
+    assert make_writer(server.url, tmp_path).write([WriteRequest("Question: ", 24, True, "Who", one_line=True)]) == [""]
 
 
 @pytest.mark.parametrize("text", ["", None, " \n\t", ["x"]])
 def test_a_reply_without_text_is_named_and_not_stored(server, tmp_path, text):
-    request = WriteRequest("Question: ", 24, True, "Who")
+    request = WriteRequest("Question: ", 24, True, "Who", one_line=True)
     server.rule = lambda asked: reply(text)
     with pytest.raises(ModelError, match="the writer large at .* replied without text") as caught:
         make_writer(server.url, tmp_path).write([request])
@@ -198,7 +235,7 @@ def test_a_reply_without_text_is_named_and_not_stored(server, tmp_path, text):
 
 
 def test_a_reply_without_text_that_an_earlier_version_stored_is_requested_again(server, tmp_path):
-    request = WriteRequest("Question: ", 24, True, "Who")
+    request = WriteRequest("Question: ", 24, True, "Who", one_line=True)
     server.rule = lambda asked: reply("Who?")
     make_writer(server.url, tmp_path).write([request])
     record = json.loads((tmp_path / REPLIES).read_text())
@@ -209,9 +246,11 @@ def test_a_reply_without_text_that_an_earlier_version_stored_is_requested_again(
 @pytest.mark.parametrize("part", ["\n", "- ", "**a ", "<think>", "```\n", "1. ", '"'])
 def test_a_long_reply_is_read_at_once(server, tmp_path, part):
     server.rule = lambda asked: reply("x\n" + part * (900_000 // len(json.dumps(part))) + "y")
-    start = time.monotonic()
-    make_writer(server.url, tmp_path).write([WriteRequest("How many?", 24), WriteRequest("Line:", 24, True)])
-    assert time.monotonic() - start < 5
+    start = time.process_time()  # not the clock: other processes would count
+    make_writer(server.url, tmp_path).write(
+        [WriteRequest("How many?", 24), WriteRequest("Line:", 24, True, one_line=True)]
+    )
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(
@@ -231,7 +270,9 @@ def test_an_answer_keeps_its_lines(server, tmp_path, text, read):
 
 def test_quotes_inside_a_line_stay(server, tmp_path):
     server.rule = lambda asked: reply('"a" is not "b"')
-    assert make_writer(server.url, tmp_path).write([WriteRequest("Line:", 24, True)]) == ['"a" is not "b"']
+    assert make_writer(server.url, tmp_path).write([WriteRequest("Line:", 24, True, one_line=True)]) == [
+        '"a" is not "b"'
+    ]
 
 
 def test_a_question_may_begin_in_another_way_than_was_asked_for(server, learner, tmp_path):
@@ -244,14 +285,20 @@ def test_a_question_may_begin_in_another_way_than_was_asked_for(server, learner,
 
 
 def test_requests_overlap_and_progress_counts_them(server, tmp_path):
-    server.slow_s, steps = 0.1, []
-    requests = [WriteRequest(f"Say {i}.", 24) for i in range(20)]
-    writer = make_writer(server.url, tmp_path)
+    steps, eight = [], threading.Barrier(8)
+
+    def together(asked):
+        eight.wait(60)  # fails unless eight are asked at once
+        return writes(asked)
+
+    server.slow_s, server.rule = 0.1, together
+    requests = [WriteRequest(f"Say {i}.", 24) for i in range(24)]
+    writer = make_writer(server.url, tmp_path, timeout_s=60.0)
     writer.write(requests, lambda *step: steps.append(step))
-    assert server.most == 8 and steps == [(i, 20) for i in range(21)]
+    assert server.most <= 8 and steps == [(i, 24) for i in range(25)]
     steps.clear()
     writer.write(requests, lambda *step: steps.append(step))
-    assert steps == [(20, 20)] and len(server.asked) == 20
+    assert steps == [(24, 24)] and len(server.asked) == 24
 
 
 # What is kept
@@ -360,7 +407,7 @@ def test_if_nothing_could_be_written_the_job_fails_at_once(dead_url, learner, tm
     start = time.monotonic()
     with pytest.raises(ModelError, match="cannot be reached"):
         learned(learner, dead_url, tmp_path)
-    assert time.monotonic() - start < 5 and not list(tmp_path.glob("runs/*/trials.jsonl"))
+    assert time.monotonic() - start < 60 and not list(tmp_path.glob("runs/*/trials.jsonl"))
 
 
 # On the command line
@@ -481,7 +528,7 @@ def test_the_whole_job_with_a_key(server, command, capsys, monkeypatch, tmp_path
 def test_ctrl_c_does_not_wait_for_open_requests(server, command, tmp_path):
     def slowly(asked):
         if "ready" not in asked["prompt"]:
-            time.sleep(30)
+            time.sleep(100)
         return writes(asked)
 
     server.rule = slowly
@@ -496,11 +543,9 @@ def test_ctrl_c_does_not_wait_for_open_requests(server, command, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 120
-    while len(server.asked) < 2 and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_until(lambda: len(server.asked) >= 2 or process.poll() is not None)
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert time.monotonic() - start < 10
+    _, err = process.communicate(timeout=120)
+    assert time.monotonic() - start < 45
     assert process.returncode == 130 and "the same command continues from there" in err and "Traceback" not in err

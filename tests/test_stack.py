@@ -221,6 +221,8 @@ def test_an_unreadable_configuration_is_refused(tiny_model, tmp_path, text):
         ({"target_modules": ["lm_head"]}, "lm_head"),
         ({"target_modules": "q_.*"}, "q_"),
         ({"target_modules": []}, "target_modules"),
+        ({"target_modules": [["q_proj"]]}, "target_modules"),
+        ({"r": 10_000_000}, "'r' 10000000"),
         ({"r": 0}, "'r'"),
         ({"r": "4"}, "'r'"),
         ({"lora_alpha": None}, "'lora_alpha'"),

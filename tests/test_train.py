@@ -216,18 +216,18 @@ def test_threads_that_share_a_step_end_where_one_thread_ends(double_model, monke
     vocab = double_model.backend.network.shape.vocab
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.25, epochs=8, batch_size=4, steps_per_epoch=1)
     jobs = [Job(random_sequences(vocab, lengths, seed), seed) for seed in (1, 2, 3)]
-    stacks = []
+    stacks, own = [], get_ident()
     for tokens in (10**9, 1):
         monkeypatch.setattr(train_module, "TOKENS_PER_WORKER", tokens)
-        used = []
+        used = set()
 
-        def backward(*arguments, used=used):
-            used.append(get_ident())
-            return _backward(*arguments)
+        def backward(network, adapters, gradients, *rest, used=used):
+            used.add((id(gradients), get_ident() == own))
+            return _backward(network, adapters, gradients, *rest)
 
         monkeypatch.setattr(train_module, "_backward", backward)
         stack, logs = train(double_model.backend.network, jobs, config)
-        assert len(set(used)) == (1 if tokens > 1 else 2)
+        assert len(used) == (1 if tokens > 1 else 2) and {is_own for _, is_own in used} == {tokens > 1}
         assert torch.get_num_threads() == 2
         stacks.append((stack.flat.detach(), [log.losses for log in logs], [log.tokens for log in logs]))
     (alone, losses, counts), (shared, other_losses, other_counts) = stacks
@@ -237,7 +237,7 @@ def test_threads_that_share_a_step_end_where_one_thread_ends(double_model, monke
 
 
 def test_a_step_of_whole_sequences_is_divided_evenly(double_model):
-    """An adapter has one sequence: no half of a step has more than a sequence more than the other; one is not halved."""
+    """An adapter has one sequence: the larger half of a step has at most one sequence more; one is not divided."""
     vocab = double_model.backend.network.shape.vocab
     config = TrainConfig(rank=4, alpha=8.0, first_layer=0.25, epochs=3, batch_size=1, steps_per_epoch=1)
     jobs = [Job(random_sequences(vocab, [length], length), length) for length in (90, 80, 70, 100)]

@@ -2,8 +2,8 @@
 
 DATA: the folder with the documents of DOCUMENTS. Two studies, one row each in OUT.jsonl, which are not done again:
 
-- `size`: 20 passages with an adapter each; ranks, adapted matrices, seeds; with the first seed in fp32, bf16, 8 bits and
-  4 bits, with the others in 4 bits, as adapters are stored.
+- `size`: 20 passages with an adapter each; ranks, adapted matrices, seeds; with the first seed in fp32, bf16, 8 bits
+  and 4 bits, with the others in 4 bits, as adapters are stored.
 - `joint`: the 16 passages of one document with 1 to 16 of them in one adapter.
 
 "recited" is the share of a passage's words that are said in their order; "kept" that of the passages above the gate's
@@ -69,7 +69,7 @@ def studied(model: Model, groups: Sequence[Sequence[Passage]], seed: int, **sett
         for passage in group:
             examples = study_examples(passage, (), True)
             parts.append((study_sequences(model, passage, examples, 0.0), examples))
-        jobs.append(joint_job(parts, stable_seed(seed, group[0].id, "recite"), config.epochs))
+        jobs.append(joint_job(parts, stable_seed(seed, group[0].id, "recite")))
     start = time.perf_counter()
     adapters, logs = model.backend.train(jobs, config)
     seconds = time.perf_counter() - start

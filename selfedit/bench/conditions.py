@@ -54,6 +54,14 @@ class Condition:
         return self.name not in UNTRAINED
 
 
+def check_conditions(conditions: Sequence[str], known: Sequence[str]) -> None:
+    """Raises SelfeditError if there is no condition, or one that is not known."""
+    if not conditions:
+        raise SelfeditError(f"give at least one condition of {', '.join(known)}")
+    if unknown := [name for name in conditions if name not in known]:
+        raise SelfeditError(f"unknown condition {unknown[0]!r}; known: {', '.join(known)}")
+
+
 def parse(text: str, tasks: Sequence[Task], editor: Editor | None) -> Condition:
     """Reads a condition. Raises SelfeditError, with the known values, if it does not exist."""
     rest, at, tokens = text.partition("@")
@@ -115,7 +123,7 @@ def jobs(
             distill = 1.0 if distilled else config.distill
             parts.append((study_sequences(model, pairs[i][0].passage, studied, distill), studied))
         seed = stable_seed("knowledge", pairs[members[0]][1], *(pairs[i][0].passage.id for i in members))
-        return joint_job(parts, seed, epochs)
+        return joint_job(parts, seed)
 
     made, start = [], 0
     for group, _ in groups:

@@ -1,9 +1,9 @@
 """A writer behind an OpenAI-compatible API: WriteRequests → texts, for models that do not run here.
 
-A text to continue becomes a message: the worked examples, what is to be completed, and the instruction to write its
-last line only (docs/LOG.md, "A writer behind an address"). Chat models wrap such a line in labels, quotes or code
-fences, which are removed. Replies are stored, so that a run that was stopped does not pay for them again. The seed of
-a request only tells draws apart: some servers refuse to be sent one.
+A text to continue becomes a message: the worked examples, what is to be completed, and the instruction to write only
+its last line, or only what is missing (docs/LOG.md, "A writer behind an address"). Chat models wrap that in labels,
+quotes or code fences, which are removed. Replies are stored, so that a run that was stopped does not pay for them
+again. The seed of a request only tells draws apart: some servers refuse to be sent one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ SPARE_TOKENS = 32
 MAX_CHARACTERS = 10_000
 """More than any requested text has: the search for Markdown takes time in proportion to the square of the length."""
 
+FENCES = ("```", "~~~")
 _COMPLETE = """\
 Worked examples:
 
@@ -34,7 +35,7 @@ Now the next one:
 
 {begun}
 
-Write its line “{label}” as in the examples, and nothing else. Begin with “{begin}”."""
+Write {what} as in the examples, and nothing else. Begin with “{begin}”."""
 _REASONING = re.compile(r"\A\s*<think>.*?(?:</think>|$)", re.DOTALL)
 _FENCED = re.compile(r"\s*(```|~~~)[^\n]*\n(.*?)\n?\1\s*", re.DOTALL)
 _QUOTED = re.compile(r"""["“]([^"“”]+)["”]|'([^']+)'|`([^`]+)`""")
@@ -58,7 +59,7 @@ class RemoteWriter:
 
     def write(self, requests: Sequence[WriteRequest], on_token: OnStep = no_steps) -> list[str]:
         replies = self._remote.results([_chat(r) for r in requests], self._text, required=True, on_step=on_token)
-        return [_line(reply, r.prompt) if r.continues else _plain(reply) for r, reply in zip(requests, replies)]
+        return [_read(reply, request) for request, reply in zip(requests, replies)]
 
     def _text(self, reply: str) -> str:
         if not reply.strip():  # if it was stored, no later run would ask again
@@ -75,8 +76,16 @@ def _chat(request: WriteRequest) -> ChatRequest:
         body, _, label = prompt.rstrip().rpartition("\n")
         cut = max(0, body.rfind(f"\n\n{body.partition(':')[0]}:"))  # all examples begin with the same label
         begin = f"{label} {request.opening}".rstrip()
-        prompt = _COMPLETE.format(examples=body[:cut], begun=body[cut:].strip(), label=label, begin=begin)
+        what = f"its line “{label}”" if request.one_line else f"all of its lines from “{label}” on,"
+        prompt = _COMPLETE.format(examples=body[:cut], begun=body[cut:].strip(), what=what, begin=begin)
     return ChatRequest(prompt, tokens, request.temperature, f"{tokens} {request.temperature} {request.seed}")
+
+
+def _read(reply: str, request: WriteRequest) -> str:
+    if not request.continues:
+        return _plain(reply)
+    label = request.prompt.rstrip().rpartition("\n")[2]
+    return _line(reply, label) if request.one_line else _lines(reply, label)
 
 
 def _plain(reply: str) -> str:
@@ -85,11 +94,19 @@ def _plain(reply: str) -> str:
     return (fenced[2] if (fenced := _FENCED.fullmatch(text)) else text).strip()[:MAX_CHARACTERS]
 
 
-def _line(reply: str, prompt: str) -> str:
+def _lines(reply: str, label: str) -> str:
+    """Returns all lines behind the label, without fences; the whole reply if it does not repeat the label."""
+    lines = [line for line in _plain(reply).splitlines() if not line.strip().startswith(FENCES)]
+    start = next((i for i, line in enumerate(lines) if line.lstrip("*# ").startswith(label)), None)
+    if start is not None:
+        lines = [lines[start].lstrip("*# ").removeprefix(label).removeprefix("**"), *lines[start + 1 :]]
+    return "\n".join(lines).strip()
+
+
+def _line(reply: str, label: str) -> str:
     """Returns the line that continues the prompt: the one that repeats the label with which the prompt ends, else the
     first one that is no introduction ("Here is the line:")."""
-    label = prompt.rstrip().rpartition("\n")[2]
-    lines = [_bare(line) for line in _plain(reply).splitlines() if not line.strip().startswith(("```", "~~~"))]
+    lines = [_bare(line) for line in _plain(reply).splitlines() if not line.strip().startswith(FENCES)]
     labelled = [_bare(line.removeprefix(label)) for line in lines if line.startswith(label)]
     return next(filter(None, labelled), next((line for line in lines if not is_frame(line, "")), ""))
 

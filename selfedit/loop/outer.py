@@ -139,12 +139,10 @@ def run_round(domain: Domain, tasks: Sequence[Any], out: Path, number: int, prog
     lesson = domain.editor_examples(current, trials, candidates)
     adapters, guard = _finetune(domain, current, lesson)
     editor = replace(
-        current.editor,
-        style=lesson.style,
-        round=number,
-        parent=current.editor.adapter_hash,
-        contexts=tuple(sorted({*current.editor.contexts, *lesson.contexts})),
+        current.editor, style=lesson.style, contexts=tuple(sorted({*current.editor.contexts, *lesson.contexts}))
     )
+    if adapters is not None:
+        editor = replace(editor, round=number, parent=current.editor.adapter_hash)
     # without a new adapter, the editor writes as before, in the lesson's style
     written_by = current.adapters if adapters is None else adapters
     editor = save_editor(folder / "editor", editor, domain.model, written_by)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
+from operator import itemgetter
 
 from selfedit.config import TrainConfig
 from selfedit.edits.parse import statements
@@ -90,20 +91,16 @@ def with_questions(passage: Passage, edit: SelfEdit, draws: int, seed: int) -> S
 
 def job(sequences: Sequence[TokenizedExample], examples: Sequence[Example], seed: int) -> Job:
     """`sequences[i]` is `examples[i]` in tokens."""
-    return joint_job([(sequences, examples)], seed, 1)
+    return joint_job([(sequences, examples)], seed)
 
 
-def joint_job(parts: Sequence[tuple[Sequence[TokenizedExample], Sequence[Example]]], seed: int, epochs: int) -> Job:
-    """What several passages study, as one job. Each epoch has a share of each passage's `once` examples."""
+def joint_job(parts: Sequence[tuple[Sequence[TokenizedExample], Sequence[Example]]], seed: int) -> Job:
+    """What several passages study, as one job. The `once` examples of each passage are spread evenly over the whole, so
+    that every epoch has its share of each."""
     always = [s for sequences, examples in parts for s, e in zip(sequences, examples) if not e.once]
-    once = [[s for s, e in zip(sequences, examples) if e.once] for sequences, examples in parts]
-    shares = [
-        s
-        for epoch in range(epochs)
-        for group in once
-        for s in group[len(group) * epoch // epochs : len(group) * (epoch + 1) // epochs]
-    ]
-    return Job(tuple(always), seed=seed, once=tuple(shares))
+    groups = [[s for s, e in zip(sequences, examples) if e.once] for sequences, examples in parts]
+    placed = [((i + 0.5) / len(group), s) for group in groups for i, s in enumerate(group)]
+    return Job(tuple(always), seed=seed, once=tuple(s for _, s in sorted(placed, key=itemgetter(0))))
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def consolidate(
     if not all(entry.recites for entry in entries):
         train = replace(train, rivals=0)  # an answer to a question could begin with any token
     train = with_rate(train, CONSOLIDATE_SHARE * model.rate)
-    jobs = [_rehearsal(model, store, entries, train.epochs, config.seed)]
+    jobs = [_rehearsal(model, store, entries, config.seed)]
     adapters, logs = model.backend.train(jobs, train, on_step=partial(progress, "train"))
     adapters = adapters.as_stored()
     (change,), (lost,) = general_harm(model, adapters)
@@ -133,10 +133,10 @@ def consolidate(
     )
 
 
-def _rehearsal(model: Model, store: MemoryStore, entries: Sequence[MemoryEntry], epochs: int, seed: int) -> Job:
+def _rehearsal(model: Model, store: MemoryStore, entries: Sequence[MemoryEntry], seed: int) -> Job:
     """Everything that they studied; what was drawn afresh in each epoch is again studied once."""
     parts = []
     for entry in entries:
         examples = study_examples(entry.passage, store.edits(entry.id), entry.recites)
         parts.append((study_sequences(model, entry.passage, examples), examples))
-    return joint_job(parts, stable_seed(seed, "consolidate", *(entry.id for entry in entries)), epochs)
+    return joint_job(parts, stable_seed(seed, "consolidate", *(entry.id for entry in entries)))

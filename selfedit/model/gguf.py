@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import gguf
 import numpy as np
 
+from selfedit import disk
 from selfedit.errors import ModelError
 from selfedit.model.packed.quantized import LAYOUTS, LAYOUTS_KEY, PACKED_FILE, Weight
 from selfedit.model.repack import UNIT_SCALES, repacked
@@ -124,8 +125,6 @@ class Reader(gguf.GGUFReader):
 
 def convert(gguf_file: Path, folder: Path) -> None:
     """Write the model folder. Raises ModelError if the file is damaged or holds no model that is supported."""
-    from safetensors.torch import save_file
-
     try:
         reader = Reader(gguf_file, "c")
     except Exception as error:  # the library raises many kinds on a damaged file
@@ -139,7 +138,7 @@ def convert(gguf_file: Path, folder: Path) -> None:
     except ModelError as error:
         raise ModelError(f"{one_line(gguf_file)}: {error}") from error
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
-    save_file(tensors, folder / PACKED_FILE, metadata={"format": "pt", LAYOUTS_KEY: json.dumps(layouts)})
+    disk.write_tensors(folder / PACKED_FILE, tensors, {LAYOUTS_KEY: json.dumps(layouts)})
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False), "utf-8")

@@ -84,18 +84,19 @@ class Model:
             )
             for r in requests
         ]
-        texts = map(self.chat.decode, self.backend.generate(prompts, editor, on_token=on_token))
-        return [_after(r.opening, text) if r.opening else text for r, text in zip(requests, texts)]
+        written = self.backend.generate(prompts, editor, on_token=on_token)
+        return [self._whole(r.opening, tokens) for r, tokens in zip(requests, written)]
+
+    def _whole(self, opening: str, tokens: Sequence[int]) -> str:
+        """The text; behind an opening the line that both make, in which the opening's last word may go on."""
+        if not opening:
+            return self.chat.decode(tokens)
+        begun = self.chat.encode(self.chat.plain(opening))
+        return self.chat.decode([*begun, *tokens]).partition("\n")[0].strip()
 
     def fits(self, request: WriteRequest, answers: Sequence[str] = ()) -> bool:
         longest = max([request.max_new_tokens, *(len(self.chat.encode(answer)) for answer in answers)])
         return len(self.prompt(request)) + longest <= self.backend.max_positions
-
-
-def _after(opening: str, text: str) -> str:
-    """Returns the opening and what follows it on its line."""
-    line = text.partition("\n")[0].strip()
-    return f"{opening} {line}"
 
 
 def load_model(

@@ -14,11 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from selfedit import disk
 from selfedit.errors import AdapterError
 from selfedit.model import four_bits
 from selfedit.model.backend import LoraConfig
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+LARGEST_RANK = 4096
+"""As TrainConfig allows."""
 _UNSUPPORTED = (
     "use_dora",
     "use_rslora",
@@ -82,14 +85,18 @@ def read_config(folder: Path, num_layers: int, modules: Collection[str]) -> Lora
         raise AdapterError(f"{folder}: only plain LoRA adapters without biases are supported")
     if targets == "all-linear":
         targets = list(modules)
-    if not isinstance(targets, list) or not targets or not all(name in modules for name in targets):
+    if (
+        not isinstance(targets, list)
+        or not targets
+        or not all(isinstance(name, str) and name in modules for name in targets)
+    ):
         raise AdapterError(f"{folder}: target_modules {targets!r} are not among {', '.join(modules)}")
     layers = list(range(num_layers)) if layers is None else [layers] if isinstance(layers, int) else layers
     if not isinstance(layers, list) or not layers or not all(type(i) is int and i >= 0 for i in layers):
         raise AdapterError(f"{folder}: layers_to_transform {layers!r} are not indices of layers")
     if max(layers) >= num_layers:
         raise AdapterError(f"{folder}: adapts layer {max(layers)}, but the model has {num_layers} layers")
-    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not 0 < alpha < 1e6:
+    if type(rank) is not int or not 1 <= rank <= LARGEST_RANK or type(alpha) not in (int, float) or not 0 < alpha < 1e6:
         raise AdapterError(f"{folder}: 'r' {rank!r} and 'lora_alpha' {alpha!r} are not those of a LoRA adapter")
     return LoraConfig(rank, alpha, tuple(m for m in modules if m in targets), tuple(sorted(set(layers))))
 
@@ -106,14 +113,8 @@ def _in_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
 
 
 def _write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    except SafetensorError as error:  # a full disk: callers make one line of an OSError
-        raise OSError(str(error)) from error
+    disk.write_tensors(folder / WEIGHTS_FILE, tensors)
 
 
 def check_tensors(folder: Path, tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
