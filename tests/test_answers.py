@@ -1,16 +1,19 @@
 """The Answerer: what is put before the model, which answer is taken, and what supports it."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from selfedit.answers import answerer as answerer_module
+from selfedit.answers import choose
 from selfedit.answers.about import is_about, log_likelihoods
 from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask, whole_sentences
 from selfedit.answers.choose import probability
 from selfedit.answers.query import looked_up
+from selfedit.bench import api, sessions
 from selfedit.edits.quiz import joined, with_passage
 from selfedit.errors import MemoryStoreError
 from selfedit.judge.grounding import Grounded, support
@@ -37,6 +40,34 @@ def store(tiny_model, tmp_path) -> MemoryStore:
     store.add(lambda folder: stack.save(0, folder, "tiny"), passage=GATE, **fields)
     store.add(None, passage=INDEX, **fields)
     return store
+
+
+@pytest.mark.parametrize(
+    "file, more",
+    [
+        ("answers/notes.py", ()),
+        ("edits/recitation.py", ()),
+        ("model/chat.py", ()),
+        ("libraries.py", ()),
+        ("memory/contradict.py", ()),
+        ("conversations.py", sessions.READ_BY),
+        ("sessions/values.py", sessions.READ_BY),
+        ("sessions/heads/a.safetensors", sessions.READ_BY),
+        ("code.py", api.WRITTEN_BY),
+    ],
+)
+def test_the_name_of_the_rule_changes_with_each_file_that_answers_depend_on(file, more, tmp_path, monkeypatch):
+    for name in (*choose.ANSWERING, *more):
+        path = tmp_path / name.replace("*.py", "notes.py").replace("*", "a.safetensors")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("before")
+        assert list(Path(choose.__file__).parents[1].glob(name))
+    (tmp_path / "sessions").mkdir(exist_ok=True)
+    (tmp_path / file).write_text("before")
+    monkeypatch.setattr(choose, "__file__", str(tmp_path / "answers/choose.py"))
+    before = choose.rule_name(*more)
+    (tmp_path / file).write_text("after")
+    assert choose.rule_name(*more) != before
 
 
 # Support

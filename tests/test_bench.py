@@ -10,6 +10,7 @@ from selfedit.bench.intervals import divide, mean_ratio, paired_interval, percen
 from selfedit.bench.measure import train_flops
 from selfedit.errors import SelfeditError
 from selfedit.judge.grading import is_correct
+from selfedit.loop.journal import software
 from selfedit.model.backend import LoraConfig
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.shape import Shape
@@ -63,6 +64,7 @@ def test_a_run_compares_the_three_ways_on_the_same_sequences(finished):
     assert len(result["stages"]) == 5 and all(row["tokens_per_s"] > 0 for row in result["stages"])
     assert result["command"].startswith("selfedit bench inner-loop --model")
     assert json.loads((out / "inner-loop.json").read_text()) == result
+    assert result["software"] == software() and software() in (out / "inner-loop.md").read_text()
     assert "self-edits per hour" in (out / "inner-loop.md").read_text()
 
 
@@ -85,9 +87,12 @@ def test_a_folder_with_another_run_is_refused(finished, tiny_folder):
 def test_asking_for_more_passages_than_there_are_fails(tmp_path):
     with pytest.raises(SelfeditError, match="has 12 passages, but 13 were requested"):
         inner_loop.read_entries(inner_loop.PASSAGES, 13)
-    with pytest.raises(SelfeditError, match="passages need"):
+    with pytest.raises(SelfeditError, match="no such file"):
         inner_loop.read_entries(Path(tmp_path / "none.jsonl"), 1)
     silent = tmp_path / "silent.jsonl"
+    silent.write_text(json.dumps({"title": "Gate", "context": "It is red.\u2028It is big.", "edit": []}))
+    with pytest.raises(SelfeditError, match="line 1: 'questions' is missing"):
+        inner_loop.read_entries(silent, 1)
     silent.write_text(json.dumps({"title": "Gate", "context": "It is red.", "questions": [], "edit": []}))
     with pytest.raises(SelfeditError, match="'Gate' has no questions"):
         inner_loop.read_entries(silent, 1)

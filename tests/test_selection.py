@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from selfedit.bench.plots import round_plots
 from selfedit.loop.selection import (
     ContextTrial,
     Outcome,
@@ -126,6 +127,37 @@ def test_the_cost_of_stopping_is_what_the_stopped_would_have_gained_more():
         "gain_lost": 1.0,
     }
     assert cost_of_stopping([trial(late, early)], survivors=1)["contexts"] == 0
+
+
+@pytest.mark.parametrize("control", ["passage", "questions"])
+def test_a_trial_without_its_control_is_left_out(control):
+    """A control whose training diverged has no rewards."""
+    late = candidate("a+questions", first=(-3.0, -3.0), gold_logprob=(-1.0, -2.0))
+    early = candidate("a+questions", first=(-2.0, -2.0), gold_logprob=(-2.0, -2.0))
+    unusable = candidate("a+questions", first=(), gold_logprob=())
+    sound, diverged = trial(late, early, audited=True), trial(late, early, unusable, audited=True, **{control: ()})
+    for trials in ([diverged, sound], [sound]):
+        assert ranking(trials)[0] == ranking([sound])[0] and ranking(trials)[0]["edits"] == 2
+        assert cost_of_stopping(trials, survivors=1) == cost_of_stopping([sound], survivors=1)
+    assert noise([sound, trial(late, questions=())]) == noise([sound])
+    assert reinforced(diverged, {"a+questions": 0.0}, beyond=1.0) == []
+    (row,) = ranking([diverged])  # every style has a row
+    assert (row["style"], row["edits"], row["gain"], row["error"]) == ("a+questions", 0, 0.0, None)
+
+
+def test_a_round_without_a_measured_control_is_drawn(tmp_path):
+    levels = {"gold_logprob": -2.0, "accuracy": None}
+    reliability = {"one_run": None, "mean_of_seeds": None}
+    summary = {
+        "round": 1,
+        "untouched": levels,
+        "best": levels,
+        "controls": {"passage": {"gold_logprob": None, "accuracy": None}},
+        "styles": [{"style": "a", "gain": 0.0, "error": None}],
+        "reliability": {"first": reliability, "accuracy": reliability},
+    }
+    sound = summary | {"round": 2, "controls": {"passage": levels}}
+    assert all(file.exists() for file in round_plots([summary, sound], tmp_path))
 
 
 def test_diversity_is_the_share_of_distinct_triples():

@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import write_tiny_model
 
-from selfedit.bench import stream
+from selfedit.bench import knowledge, stream
+from selfedit.bench.conditions import jobs, parse
 from selfedit.bench.general import General
 from selfedit.bench.stream import Setting, _retention, table
 from selfedit.config import TrainConfig
@@ -104,6 +105,14 @@ def test_the_sequential_adapter_goes_on_and_the_routed_ones_start_afresh(ran, fo
     assert torch.allclose(sequential[0], routed[0], atol=1e-3)  # the first document, learned alike
     start = LoraBatch(model.backend.network.shape, LoraConfig(2, 4.0, TRAIN.modules, (2, 3)), 3)
     assert (sequential[2] - sequential[1]).norm() < (routed[2] - routed[1]).norm() and start.flat.shape == routed.shape
+
+
+def test_the_epochs_that_are_reported_are_those_that_a_budget_of_tokens_allows(folder, tmp_path):
+    setting = replace(SETTING, methods=("routed", "consolidated"), study="passage@2000", questions=1)
+    result = stream.run(folder, TASKS[:2], tmp_path / "run", setting, train=TRAIN, together=replace(TRAIN, epochs=3))
+    (model, (row,)) = load_model(folder, device="cpu"), result["consolidation"]
+    (job,) = jobs(model, parse("passage@2000", TASKS[:2], None), [(TASKS[:2], 0)], TRAIN)
+    assert result["consolidate_config"]["epochs"] == row["epochs"] == job.epochs > 3
 
 
 def test_what_was_answered_is_what_the_adapter_answers(ran, folder):
@@ -233,6 +242,10 @@ def test_the_divergence_of_merged_weights_is_that_of_the_adapter(folder):
     found = [divergence(model.backend.network, merged(model.backend.network, stack, row), texts) for row in (0, 1)]
     assert found == pytest.approx(general_changes(model, stack), rel=1e-3) and min(found) > 0
     assert divergence(model.backend.network, model.backend.network, texts) == 0.0
+
+
+def test_the_settings_are_those_of_bench_knowledge():
+    assert stream.TRAIN is knowledge.TRAIN and stream.ADAPTERS == knowledge.ADAPTERS
 
 
 def test_retained_over_just_learned_by_hand():

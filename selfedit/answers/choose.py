@@ -8,12 +8,8 @@ from __future__ import annotations
 from math import exp
 from pathlib import Path
 
-from selfedit import text
 from selfedit.disk import file_hash
-from selfedit.edits import parse, quiz
-from selfedit.judge import grading, grounding
 from selfedit.judge.grounding import Grounded
-from selfedit.memory import route
 from selfedit.text import words
 from selfedit.types import text_hash
 
@@ -30,6 +26,11 @@ FITTED = {
     "score": -1.84,
 }
 """The score counts against an answer only beside `asked`: what fits the question then stands in other sentences."""
+ANSWERING = (
+    "answers/*.py", "edits/parse.py", "edits/quiz.py", "edits/recitation.py", "judge/grading.py", "judge/grounding.py",
+    "libraries.py", "memory/contradict.py", "memory/route.py", "model/chat.py", "text.py",
+)  # fmt: skip
+"""The files of the package that answers depend on."""
 QUOTED = {"constant": -3.26, "asked": 2.3, "margin": 5.22, "score": 4.02}
 """Of a sentence that is quoted."""
 
@@ -56,8 +57,9 @@ def features(arm: str, answer: Grounded, score: float, max_passages: int) -> dic
     }
 
 
-def rule_name() -> str:
-    """Identifies how answers are made and chosen; a change of the code that they depend on changes the name."""
-    used = (grading, grounding, parse, quiz, route, text)
-    files = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(str(module.__file__)) for module in used)]
-    return text_hash(*map(file_hash, files))[:8]
+def rule_name(*more: str) -> str:
+    """Identifies how answers are made and chosen; a change of the code that they depend on changes the name. `more`:
+    patterns of other files in the package that they depend on."""
+    root = Path(__file__).parents[1]
+    files = sorted(path for name in (*ANSWERING, *more) for path in root.glob(name) if path.is_file())
+    return text_hash(*(part for path in files for part in (path.name, file_hash(path))))[:8]

@@ -18,11 +18,13 @@ Intervals are 95 % bootstraps over passages, each with all its questions; differ
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from selfedit.answers.answerer import AUTO, BOTH, TEXT, WEIGHTS
 from selfedit.answers.choose import CERTAIN
+from selfedit.bench.conditions import check_conditions
 from selfedit.bench.intervals import mean
 from selfedit.bench.learned import Item, Learned, learning_line, parts_tables, row
 from selfedit.bench.tables import heading, markdown, number, with_interval
@@ -30,7 +32,7 @@ from selfedit.bench.tallies import difference
 from selfedit.config import LearnConfig
 from selfedit.errors import SelfeditError
 from selfedit.judge.evaluate import grade
-from selfedit.loop.journal import software, write_json, write_text
+from selfedit.loop.journal import write_json, write_text
 from selfedit.model.load import Model, load_model
 from selfedit.types import Passage, Progress, Task, no_progress, stable_seed
 
@@ -40,9 +42,9 @@ LEARN = LearnConfig()
 UNKNOWN_SHARE = 0.2
 """Share of the passages that are not learned."""
 BINS = 5
-"""Of the calibration, with equal numbers of answers."""
+"""Number of bins of the calibration. They have about equal numbers of answers; equal probabilities share a bin."""
 THRESHOLDS = tuple(i / 20 for i in range(20))
-"""Of the abstention curve."""
+"""Probabilities at which it is measured what would be answered if less probable answers were not given."""
 
 Read = Callable[[Model], tuple[list[Passage], list[Item]]]
 """A loaded model → passages, and questions with the passages that answer them."""
@@ -64,8 +66,7 @@ def run(
     condition."""
     from selfedit.bench.plots import answers_plots, pyplot
 
-    if wrong := [name for name in conditions if name not in CONDITIONS]:
-        raise SelfeditError(f"unknown condition {wrong[0]!r}; known: {', '.join(CONDITIONS)}")
+    check_conditions(conditions, CONDITIONS)
     pyplot()
     model = load_model(model_name, notify=notify)
     passages: dict[str, Passage] = {}
@@ -82,11 +83,11 @@ def run(
     bench = Learned(model, learned, items, out, config, progress, settings)
     for condition in conditions:
         _ask(bench, condition)
-    result = bench.about() | bench.learning()
+    result = bench.about() | (bench.learning() if any(map(_needs_memories, conditions)) else {})
     result |= {"unknown_passages": len(passages) - len(learned), "rows": _rows(bench, conditions, known)}
     if AUTO in conditions:
         result |= {"auto": _judged(bench, known)}
-    result |= {"model": model_name, "command": command, "software": software()}
+    result |= {"model": model_name, "command": command}
     write_json(out / "results.json", result)
     write_text(out / "results.md", table(result))
     answers_plots(result, out)
@@ -105,6 +106,10 @@ def of_tasks(tasks: Sequence[Task], name: str) -> Read:
 
 def _is_left_out(passage: Passage, unknown: float) -> bool:
     return stable_seed("left out", passage.id) % 1000 < 1000 * unknown
+
+
+def _needs_memories(condition: str) -> bool:
+    return condition in ARMS or condition.partition("@")[0] in (WEIGHTS, BOTH)
 
 
 def _ask(bench: Learned, condition: str) -> None:
@@ -131,26 +136,28 @@ def _rows(bench: Learned, conditions: Sequence[str], known: set[str]) -> list[di
     rows = []
     for name, side in sides.items():
         records = [r for item, r in zip(bench.items, bench.answers[name]) if item.passage.id in known]
-        means = {key: sum(r[key] for r in records) / len(records) for key in ("tokens", "seconds")}
+        means = {key: mean([r[key] for r in records if "error" not in r]) for key in ("tokens", "seconds")}
         against = {f"vs_{other}": difference(side, sides.get(other)) for other in ("base", TEXT, AUTO)}
         rows.append({"condition": name, **row(side), **against, **means})
     return rows
 
 
 def _judged(bench: Learned, known: set[str]) -> dict:
-    """How far the probabilities of `auto` can be trusted, and what `strict` would answer."""
+    """How far the probabilities of `auto` can be trusted, and what `strict` would answer; without failed questions."""
     answered = []
     for item, record, right in zip(bench.items, bench.answers[AUTO], bench.right(AUTO)):
-        chance = record.get("probability") or 0.0
-        answered.append((item, chance, right, record.get("sentence", "")))
-    own = sorted((chance, right) for item, chance, right, _ in answered if item.passage.id in known)
-    of_bin = [own[len(own) * i // BINS : len(own) * (i + 1) // BINS] for i in range(BINS)]
-    told = [grade(item.question, sentence) for item, _, right, sentence in answered if right and sentence]
+        if right is not None:
+            answered.append((item, record.get("probability") or 0.0, right, record.get("sentence", "")))
+    about_known = [(chance, right) for item, chance, right, _ in answered if item.passage.id in known]
+    chances = sorted(chance for chance, _ in about_known)
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for chance, right in about_known:
+        bins.setdefault(BINS * bisect_left(chances, chance) // len(chances), []).append((chance, right))
+    told = [bool(sentence) and grade(item.question, sentence) for item, _, right, sentence in answered if right]
     return {
         "calibration": [
             {"answers": len(part), "probability": mean([c for c, _ in part]), "accuracy": mean([r for _, r in part])}
-            for part in of_bin
-            if part
+            for _, part in sorted(bins.items())
         ],
         "strict": _abstention(answered, known, CERTAIN),
         "thresholds": [_abstention(answered, known, least) for least in THRESHOLDS],
@@ -177,16 +184,17 @@ def table(result: dict) -> str:
     """Returns the rows as Markdown."""
     about = f"{learning_line(result)}; {result['unknown_passages']} more passages were not learned"
     lines = [*heading("Answers", result), f"{about}. 95 % intervals: paired bootstrap over passages.", ""]
-    head = ["condition", "questions", "accuracy", "− text", "− auto", "tokens", "seconds"]
+    head = ["condition", "questions", "failed", "accuracy", "− text", "− auto", "tokens", "seconds"]
     cells = (
         [
             r["condition"],
             r["questions"],
+            r["failed"],
             with_interval([r["accuracy"], *(r["ci95"] or (None, None))]),
             with_interval(r["vs_text"], "+.3f"),
             with_interval(r["vs_auto"], "+.3f"),
-            f"{r['tokens']:.0f}",
-            f"{r['seconds']:.2f}",
+            number(r["tokens"], ".0f"),
+            number(r["seconds"], ".2f"),
         ]
         for r in result["rows"]
     )

@@ -12,7 +12,9 @@ home with the memories, `answers.jsonl` with one line per condition, task and sa
 - `memory`: as `--from weights`, with the adapter of the release; where the documents are studied as facts, with what
   the adapters of their passages recite of these notes in view; `memory+text`: as `--from both`.
 
-Every body is run with the task's test in the sandbox. `accuracy`: share of the tasks whose greedy body passes;
+Every body is run with the task's test in the sandbox. Tasks whose reference does not pass there are left out; a task
+that does not fit the model has `failed`: it is in no share, and a continued run asks it again. `resources`: how many
+bodies exceeded a limit of time, memory or processes. `accuracy`: share of the tasks whose greedy body passes;
 `pass_at_5`: share with a passing one among five samples; `stale`: share whose greedy body is the old form, or fails
 with its error; `prefers_new`: share whose reference is likelier than the stale body, per token, closed book only;
 `unchanged`: accuracy on tasks whose API did not change. Intervals are 95 % bootstraps over tasks.
@@ -28,14 +30,16 @@ from pathlib import Path
 
 from selfedit import environments
 from selfedit.answers.answerer import BASE, BOTH, TEXT, WEIGHTS, Answerer, Ask
+from selfedit.answers.choose import rule_name
 from selfedit.answers.code import Release, asks_for
+from selfedit.bench.conditions import check_conditions
 from selfedit.bench.intervals import mean, mean_interval, paired_interval
 from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.config import LearnConfig, ReleaseConfig
 from selfedit.documents.read import split_documents
 from selfedit.documents.records import Document
 from selfedit.edits.quiz import joined
-from selfedit.errors import SelfeditError
+from selfedit.errors import ModelError, SelfeditError
 from selfedit.learn import learn, passage_length
 from selfedit.libraries import Library, Wanted
 from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json, write_text
@@ -63,6 +67,10 @@ PASSAGE_WORDS = 110
 IN_VIEW = 3
 """Passages in view in plain prompts."""
 LIMITS = Limits(seconds=20.0)
+RESOURCES = ("timeout", "memory", "processes")
+"""How a program ends that exceeds a limit; on a busy machine that says little about its code."""
+WRITTEN_BY = ("code.py", "edits/changes.py")
+"""The files of the package that the written code depends on, beside those of all answers."""
 RELEASE = ReleaseConfig()
 STUDIES = CODE, FACTS = ("code", "facts")
 """How the documents are studied: as before/after pairs of code, or passage by passage, as any document."""
@@ -94,13 +102,13 @@ def run(
     """
     from selfedit.bench.plots import documents_plot, pyplot
 
-    if unknown := [name for name in conditions if name not in CONDITIONS]:
-        raise SelfeditError(f"unknown condition {unknown[0]!r}; known: {', '.join(CONDITIONS)}")
+    check_conditions(conditions, CONDITIONS)
     if not documents and (needs := {"docs-in-context", "retrieval", *_LEARNED}.intersection(conditions)):
         raise SelfeditError(f"{min(needs)} needs the documents of the release: give --docs")
     if not stale_documents and "stale-docs" in conditions:
         notify("stale-docs is left out: give --stale-docs, the documents of the old version")
         conditions = [name for name in conditions if name != "stale-docs"]
+        check_conditions(conditions, CONDITIONS)
     pyplot()
     store = MemoryStore(out / "home")
     environment = _environment(tasks[0], python, store.home, notify)
@@ -119,6 +127,13 @@ def run(
     }
     settings |= {} if study == CODE else {"study": study}
     with lock_run_folder(out, settings):
+        journal = Journal(out / "answers.jsonl")
+        asked, left_out = _sound(tasks, environment.python, journal)
+        if left_out:
+            reason = f"the reference of {left_out[0]['task']!r} fails here ({left_out[0]['error']})"
+            if not asked:
+                raise SelfeditError(f"no task is left: {reason}")
+            notify(f"{len(left_out)} of {len(tasks)} tasks are left out: {reason}")
         learning: dict = {}
         if set(_LEARNED).intersection(conditions):
             file = out / "learning.json"
@@ -134,13 +149,11 @@ def run(
                     write_json(file, report.record())
             learning = read_back(file)
         stale_passages = split_documents(stale_documents, PASSAGE_WORDS, length)
-        bench = _Bench(model, tasks, store, passages, stale_passages, environment, out, samples, progress)
+        bench = _Bench(model, asked, store, passages, stale_passages, environment, journal, samples, progress)
         rows = [bench.row(condition) for condition in conditions]
     for row in rows:
         for other in ("base", "docs-in-context"):
-            against = next((r for r in rows if r["condition"] == other), None)
-            verdicts = (row["passed"], against["passed"]) if against else None
-            row[f"vs_{other}"] = paired_interval(*verdicts) if verdicts and row is not against else None
+            row[f"vs_{other}"] = _difference(row, next((r for r in rows if r["condition"] == other), None))
     result = {
         "model": model_name,
         "precision": model.backend.precision,
@@ -150,9 +163,10 @@ def run(
         "documents": len(documents),
         "passages": len(passages),
         "learning": learning,
+        "left_out": left_out,
         "rows": rows,
         "command": command,
-        "software": software(),
+        "software": software(out),
     }
     write_json(out / "results.json", result)
     write_text(out / "results.md", table(result))
@@ -171,6 +185,25 @@ def _environment(task: ApiTask, python: Path | None, home: Path, notify) -> envi
     return found
 
 
+def _sound(tasks: Sequence[ApiTask], python: Path, journal: Journal) -> tuple[list[ApiTask], list[dict]]:
+    """The tasks whose reference passes here, and for each other one its `task` and the `error`."""
+    sound = {r["task"] for r in journal.records if r["condition"] == "reference" and r["passed"]}
+    todo, left_out = [task for task in tasks if task.id not in sound], []
+    for task, outcome in zip(todo, run_programs([task.program(task.reference) for task in todo], python, LIMITS)):
+        record = {"condition": "reference", "task": task.id, "passed": outcome.passed, "error": outcome.error}
+        journal.add(record)
+        if not outcome.passed:
+            left_out.append({"task": task.id, "error": outcome.error})
+    failing = {one["task"] for one in left_out}
+    return [task for task in tasks if task.id not in failing], left_out
+
+
+def _difference(row: dict, other: dict | None) -> list[float | None] | None:
+    """[accuracy of a row − of the other one, low, high] on the tasks that both answered."""
+    shared = [id for id in row["passed"] if id in other["passed"]] if other and other is not row else []
+    return paired_interval(*([r["passed"][id] for id in shared] for r in (row, other))) if shared and other else None
+
+
 class _Bench:
     def __init__(
         self,
@@ -180,7 +213,7 @@ class _Bench:
         passages: Sequence[Passage],
         stale_passages: Sequence[Passage],
         environment: environments.Environment,
-        out: Path,
+        journal: Journal,
         samples: int,
         progress: Progress,
     ):
@@ -190,33 +223,36 @@ class _Bench:
         self.wanted = Wanted(tasks[0].library, f"=={tasks[0].version}")
         self.release = Release(store, model.fingerprint, self.wanted)
         self.has_adapter = bool(self.release.writer) or any(entry.has_adapter for entry in self.release.entries)
-        self.journal = Journal(out / "answers.jsonl")
-        self.known = {(r["condition"], r["task"], r["sample"]): r for r in self.journal.records}
+        self.journal, self.rule = journal, rule_name(*WRITTEN_BY)
+        known = (r for r in journal.records if r.get("rule") == self.rule and "failed" not in r)
+        self.known = {(r["condition"], r["task"], r["sample"]): r for r in known}
 
     def row(self, condition: str) -> dict:
         self._answer(condition)
-        greedy = [self.known[condition, task.id, 0] for task in self.tasks]
-        asked = [(task, r) for task, r in zip(self.tasks, greedy) if task.kind != UNCHANGED]
-        passed = [float(r["passed"]) for _, r in asked]
-        accuracy, ci95 = mean_interval(passed) if passed else (None, None)
-        unchanged = [float(r["passed"]) for task, r in zip(self.tasks, greedy) if task.kind == UNCHANGED]
-        drawn = [
-            float(any(self.known[condition, task.id, i]["passed"] for i in range(1, self.samples + 1)))
-            for task, _ in asked
-            if self.samples
-        ]
+        keys = {task.id: [(condition, task.id, i) for i in range(self.samples + 1)] for task in self.tasks}
+        given = {
+            id: [self.known[k] for k in of_task] for id, of_task in keys.items() if set(of_task) <= self.known.keys()
+        }
+        answered = [(task, given[task.id][0]) for task in self.tasks if task.id in given]
+        asked = [(task, r) for task, r in answered if task.kind != UNCHANGED]
+        passed = {task.id: float(r["passed"]) for task, r in asked}
+        accuracy, ci95 = mean_interval(list(passed.values())) if passed else (None, None)
+        unchanged = [float(r["passed"]) for task, r in answered if task.kind == UNCHANGED]
+        drawn = [float(any(r["passed"] for r in given[task.id][1:])) for task, _ in asked if self.samples]
         preferred = [r["prefers_new"] for _, r in asked if r.get("prefers_new") is not None]
         return {
             "condition": condition,
             "adapter": condition in _ADAPTED and self.has_adapter,
-            "tasks": len(asked),
+            "tasks": sum(task.kind != UNCHANGED for task in self.tasks),
+            "failed": len(self.tasks) - len(given),
+            "resources": sum(r["ended"] in RESOURCES for of_task in given.values() for r in of_task),
             "accuracy": accuracy,
             "ci95": ci95,
             f"pass_at_{self.samples or SAMPLES}": mean(drawn),
             "stale": mean([float(r["stale"]) for task, r in asked if task.stale]),
             "prefers_new": mean(list(map(float, preferred))),
             "unchanged": mean(unchanged),
-            "unchanged_tasks": len(unchanged),
+            "unchanged_tasks": sum(task.kind == UNCHANGED for task in self.tasks),
             "passed": passed,
         }
 
@@ -224,33 +260,47 @@ class _Bench:
         todo = [t for t in self.tasks if any((condition, t.id, i) not in self.known for i in range(self.samples + 1))]
         for low in range(0, len(todo), BLOCK):
             block = todo[low : low + BLOCK]
-            asks = self._asks(condition, block)
-            drawn = [
-                (task, i, replace(ask, temperature=TEMPERATURE if i else 0.0, seed=stable_seed(task.id, i)))
-                for task, ask in zip(block, asks)
-                for i in range(self.samples + 1)
-            ]
             stage = lambda done, total: self.progress(condition, done, total)  # noqa: E731  (a callback of one line)
-            answers = self.answerer.answer([ask for *_, ask in drawn], on_token=stage)
-            bodies = [ask_task.code_task().code(answer.answer) for (ask_task, *_), answer in zip(drawn, answers)]
-            programs = [task.program(body) for (task, *_), body in zip(drawn, bodies)]
+            try:
+                asks = self._asks(condition, block)
+                drawn = [
+                    (task, i, replace(ask, temperature=TEMPERATURE if i else 0.0, seed=stable_seed(task.id, i)))
+                    for task, ask in zip(block, asks)
+                    for i in range(self.samples + 1)
+                ]
+                answers = self.answerer.answer([ask for *_, ask in drawn], on_token=stage)
+            except ModelError as error:  # the model can read none of them
+                for task in block:
+                    self._fail(condition, task, str(error))
+                continue
+            for (task, i, _), answer in zip(drawn, answers):
+                if answer.error and not i:
+                    self._fail(condition, task, answer.error)
+            written = [(task, i, a.answer) for (task, i, _), a in zip(drawn, answers) if not a.error]
+            bodies = [task.code_task().code(text) for task, _, text in written]
+            programs = [task.program(body) for (task, *_), body in zip(written, bodies)]
             stale_programs = [task.program(task.stale) for task in block]
             outcomes = run_programs([*programs, *stale_programs], self.environment.python, LIMITS)
             stale_errors = dict(zip((task.id for task in block), (o.error for o in outcomes[len(programs) :])))
             preferred = self._prefers_new(condition, block, asks)
-            for (task, i, _), body, outcome in zip(drawn, bodies, outcomes):
+            for (task, i, _), body, outcome in zip(written, bodies, outcomes):
                 record = {
                     "condition": condition,
                     "task": task.id,
                     "sample": i,
+                    "rule": self.rule,
                     "body": body,
                     "passed": outcome.passed,
+                    "ended": outcome.ended,
                     "error": outcome.error,
                     "stale": _is_stale(task, body, outcome.passed, outcome.error, stale_errors[task.id]),
                 }
                 record |= {} if i else {"prefers_new": preferred.get(task.id)}
                 self.journal.add(record)
                 self.known[condition, task.id, i] = record
+
+    def _fail(self, condition: str, task: ApiTask, error: str) -> None:
+        self.journal.add({"condition": condition, "task": task.id, "sample": 0, "rule": self.rule, "failed": error})
 
     def _asks(self, condition: str, tasks: Sequence[ApiTask]) -> list[Ask]:
         if condition not in _PRODUCT:
@@ -278,19 +328,21 @@ class _Bench:
         """Whether the reference is likelier than the stale body, where the prompt is read by one model only."""
         if condition not in _CLOSED_BOOK:
             return {}
-        changed = [(task, ask) for task, ask in zip(tasks, asks) if task.stale]
-        adapters, examples = None, []
-        for task, ask in changed:
+        adapters, examples, most = None, {}, self.model.backend.max_positions
+        for task, ask in ((task, ask) for task, ask in zip(tasks, asks) if task.stale):
             plan, path = self.answerer.plan(ask)
-            (request,) = plan.requests.values()
+            if len(plan.requests) != 1:  # none: it does not fit the model
+                continue
             if path and adapters is None:
                 adapters = self.model.backend.load([path])
-            for body in (task.reference, task.stale):
-                labels = self.model.chat.encode(body.rstrip() + "\n")
-                example = TokenizedExample((*request.tokens, *labels), len(request.tokens))
-                examples.append((example, 0 if path else None))
-        values = self.model.backend.gold_logprobs(examples, adapters) if examples else []
-        return {task.id: new > old for (task, _), new, old in zip(changed, values[::2], values[1::2])}
+            prompt = next(iter(plan.requests.values())).tokens
+            bodies = [self.model.chat.encode(body.rstrip() + "\n") for body in (task.reference, task.stale)]
+            if len(prompt) + max(map(len, bodies)) <= most:
+                pair = (TokenizedExample((*prompt, *labels), len(prompt)) for labels in bodies)
+                examples[task.id] = [(example, 0 if path else None) for example in pair]
+        both = [example for pair in examples.values() for example in pair]
+        values = self.model.backend.gold_logprobs(both, adapters) if both else []
+        return {id: new > old for id, new, old in zip(examples, values[::2], values[1::2])}
 
 
 class _Index:
@@ -331,6 +383,9 @@ def table(result: dict) -> str:
         f"{result['passages']} passages. 95 % intervals: bootstrap over tasks."
     )
     lines = [*heading("Code for a release", result), about, ""]
+    if left_out := len(result["left_out"]):
+        total = result["rows"][0]["tasks"] + result["rows"][0]["unchanged_tasks"] + left_out
+        lines += [f"{left_out} of {total} tasks are left out: their reference does not pass here.", ""]
     if "kept" in learning:
         kept, texts, spent = learning["kept"], learning["texts"], learning["seconds"]["learn"]
         lines += [
@@ -348,12 +403,14 @@ def table(result: dict) -> str:
             "",
         ]
     drawn = next(key for key in result["rows"][0] if key.startswith("pass_at_"))
-    head = ["condition", "tasks", "accuracy", drawn.replace("_at_", "@"), "stale", "prefers new", "unchanged"]
-    head += ["− base", "− docs-in-context"]
+    head = ["condition", "tasks", "failed", "resources", "accuracy", drawn.replace("_at_", "@"), "stale", "prefers new"]
+    head += ["unchanged", "− base", "− docs-in-context"]
     cells = (
         [
             r["condition"] + (" (no adapter was kept)" if r["condition"] in _ADAPTED and not r["adapter"] else ""),
             r["tasks"],
+            r["failed"],
+            r["resources"],
             with_interval([r["accuracy"], *(r["ci95"] or (None, None))], ".2f"),
             number(r[drawn], ".2f"),
             number(r["stale"], ".2f"),

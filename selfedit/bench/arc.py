@@ -33,7 +33,7 @@ from pathlib import Path
 
 import torch
 
-from selfedit.bench.baselines import check_libraries
+from selfedit.bench.baselines import base_of, check_libraries
 from selfedit.bench.intervals import RESAMPLES, mean_interval, mean_ratio, paired_interval, percentiles
 from selfedit.bench.tables import between, heading, markdown, number, with_interval
 from selfedit.config import FewshotConfig
@@ -133,7 +133,7 @@ def run(
         bench.do(condition, task)
     progress("tasks", len(todo), len(todo))
     bench.tasks = tasks = bench.finished()
-    result = bench.result() | {"command": command, "software": software()}
+    result = bench.result() | {"command": command, "software": software(out)}
     write_json(out / "results.json", result)
     write_text(out / "results.md", table(result))
     arc_pages(tasks, {(c, t.id): bench.attempts(c, t.id) for c in bench.conditions for t in tasks}, out)
@@ -306,9 +306,7 @@ class _Arc:
 
     @cached_property
     def peft_base(self):
-        from selfedit.bench.baselines import load_base
-
-        return load_base(self.model.folder, self.model.backend.device, self.model.backend.dtype)
+        return base_of(self.model)
 
     def recipes(self, condition: str, task: ArcTask, seeds: Sequence[int]) -> list[Recipe]:
         if condition == "oracle":
@@ -359,7 +357,9 @@ class _Arc:
                     "seconds": round(sum(r["seconds"] for r in records) / runs, 1),
                 }
             )
-        pairs = [("seal", "self-edit"), ("seal", "fixed"), ("self-edit", "fixed"), ("fixed", "in-context")]
+        pairs = [("seal", "self-edit"), ("seal", "fixed"), ("self-edit", "fixed")]
+        unsolved = not any(rates.get("in-context", [1.0]))
+        pairs += [] if unsolved else [("fixed", "in-context")]  # as where `split_tasks` chose the tasks
         return {
             "model": self.name,
             "precision": self.model.backend.precision,
@@ -375,6 +375,7 @@ class _Arc:
             "cost": self.cost() if {"fixed", "peft"} <= rates.keys() else None,
             "tasks": [{"id": t.id} | {c: rates[c][i] for c in self.conditions} for i, t in enumerate(self.tasks)],
             "solvable": self.solvable(),
+            "unsolved_in_context": unsolved,
             "left_out": self.left_out,
         }
 
@@ -459,6 +460,12 @@ def table(result: dict) -> str:
             for r, ratio in zip(result["compared"], ratios)
         )
         lines += ["", *markdown(["", "difference", "ratio"], cells)]
+    if result["unsolved_in_context"]:
+        lines += [
+            "",
+            "in-context solves none of these tasks, so nothing is compared with it. If `--split` chose the tasks, that "
+            "is so by construction, and all rates hold only for tasks that oracle solves and in-context does not.",
+        ]
     if result["cost"]:
         lines += [
             "",

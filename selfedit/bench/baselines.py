@@ -38,6 +38,11 @@ def load_base(folder: Path, device, dtype):
     return transformers_model(folder, device, dtype)
 
 
+def base_of(model):
+    """The weights of our Model, as `transformers` loads them."""
+    return load_base(model.folder, model.backend.device, model.backend.dtype)
+
+
 def published(base, sequences: Sequence, pad: int, steps: int, scratch: Path) -> dict:
     """Returns the seconds per step of the published recipe, measured over `steps` steps after one warm-up step.
 
@@ -157,14 +162,13 @@ def generate_greedy(
     return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in out]
 
 
-def finetune(model, sequences: Sequence, seed: int, epochs: int, rate: float) -> dict:
-    """Trains all weights on the sequences, in batches of one, instead of an adapter.
+def finetune(base, sequences: Sequence, seed: int, epochs: int, rate: float) -> dict:
+    """Trains all weights of a model of `load_base` on the sequences, in batches of one, instead of an adapter.
 
-    `model`: our Model, whose folder holds the weights. Returns the new weights by their names in that folder.
+    Returns the new weights by their names in the folder of the model.
     """
     import torch
 
-    base = load_base(model.folder, model.backend.device, model.backend.dtype)
     torch.manual_seed(seed)
     base.train()
     optimizer = torch.optim.AdamW(base.parameters(), lr=rate, weight_decay=0.0, fused=True)

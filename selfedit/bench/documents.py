@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from selfedit.answers.answerer import BOTH, TEXT, WEIGHTS
+from selfedit.bench.conditions import check_conditions
 from selfedit.bench.intervals import rank_correlation
 from selfedit.bench.learned import Item, Learned, learning_line, parts_tables, row
 from selfedit.bench.tables import heading, markdown, number, with_interval
@@ -31,9 +32,8 @@ from selfedit.bench.tallies import difference, matrix, ratio, share
 from selfedit.config import LearnConfig
 from selfedit.documents.read import split_documents
 from selfedit.documents.records import Document
-from selfedit.errors import SelfeditError
 from selfedit.learn import passage_length
-from selfedit.loop.journal import software, write_json, write_text
+from selfedit.loop.journal import write_json, write_text
 from selfedit.model.load import Model, load_model
 from selfedit.tasks.real_docs import DocumentQuestion, gold_passage, load_document
 from selfedit.types import MemoryEntry, Passage, Progress, no_progress
@@ -65,8 +65,7 @@ def run(
     """
     from selfedit.bench.plots import documents_plot, pyplot
 
-    if unknown := [name for name in conditions if name not in CONDITIONS]:
-        raise SelfeditError(f"unknown condition {unknown[0]!r}; known: {', '.join(CONDITIONS)}")
+    check_conditions(conditions, CONDITIONS)
     pyplot()
     documents = {name: load_document(name, folder) for name in dict.fromkeys(q.document for q in questions)}
     model = load_model(model_name, notify=notify)  # after the documents: a wrong path costs seconds
@@ -87,7 +86,7 @@ def run(
         }
         for name, side in sides.items()
     )
-    result = {**bench.about(), **learned, "rows": list(compared), "command": command, "software": software()}
+    result = {**bench.about(), **learned, "rows": list(compared), "command": command}
     result["model"] = model_name
     write_json(out / "results.json", result)
     write_text(out / "results.md", table(result))
@@ -126,10 +125,11 @@ def _ask(bench: Learned, condition: str) -> None:
 
 def _judging(entries: Sequence[MemoryEntry], side: dict) -> dict:
     """How well what `learn` measured of a memory ranks the memories that people ask about; without those on which no
-    question was found."""
-    measured = (e for e in entries if e.has_adapter and e.scores["after"]["accuracy"] is not None)
-    entries = [e for e in measured if e.passage.id in side]
-    accuracies = [share(matrix({"": side[entry.passage.id]})) for entry in entries]
+    question was found, or about which all questions failed."""
+    measured = [e for e in entries if e.has_adapter and e.scores["after"]["accuracy"] is not None]
+    asked = {e.id: share(matrix({"": side[e.passage.id]})) for e in measured if e.passage.id in side}
+    entries = [e for e in measured if asked.get(e.id) is not None]
+    accuracies = [asked[entry.id] for entry in entries]
     measures = {m: [entry.scores["after"][m] for entry in entries] for m in ("accuracy", "gold_logprob")}
     return {"memories": len(entries)} | {m: rank_correlation(v, accuracies) for m, v in measures.items()}
 
@@ -147,12 +147,13 @@ def table(result: dict) -> str:
         [
             r["condition"],
             r["questions"],
+            r["failed"],
             with_interval([r["accuracy"], *(r["ci95"] or (None, None))]),
             with_interval(r["vs_base"], "+.3f"),
             with_interval(r["of_in_context"], ".2f"),
         ]
         for r in result["rows"]
     )
-    head = ["condition", "questions", "accuracy", "− base", "÷ in-context"]
+    head = ["condition", "questions", "failed", "accuracy", "− base", "÷ in-context"]
     lines = [*heading("Real documents", result), f"{about}.", "", *markdown(head, cells), *parts_tables(result["rows"])]
     return "\n".join(lines) + "\n"

@@ -1,12 +1,12 @@
-"""`selfedit bench inner-loop`: the speed of turning self-edits into adapters, beside two baselines of equal quality.
+"""`selfedit bench inner-loop`: the speed of turning self-edits into adapters, beside two baselines.
 
 In: the name of a model, and passages of invented facts. Each passage has a self-edit (hand-written lines, and questions
 made from the sentences of the passage as in `learn`) and other questions for judging. Out: one result, also written as
 `inner-loop.json` and `inner-loop.md`. Three implementations train on the same sequences, in one run on one machine:
-`published` (SEAL's recipe; a few steps are timed and the rest is extrapolated), `fair` (the same libraries used well,
-in full) and `ours` (`model.train` with its defaults, many adapters at once). Then the adapters of fair and ours answer
-the same questions with the same code, closed book. The unit of the speed is one self-edit, that is one fully trained
-adapter. With `out`, each finished part is stored there and not run again.
+`published` (SEAL's recipe; a few steps are timed and the rest is extrapolated, so its quality is not known), `fair`
+(the same libraries used well, in full) and `ours` (`model.train` with its defaults, many adapters at once). Then the
+adapters of fair and ours answer the same questions with the same code, closed book. The unit of the speed is one
+self-edit, that is one fully trained adapter. With `out`, each finished part is stored there and not run again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from selfedit.config import TrainConfig
 from selfedit.edits.quiz import find_supporting_sentence, questions_as_edit
 from selfedit.edits.spans import keyword_questions
 from selfedit.errors import SelfeditError
-from selfedit.loop.journal import write_json, write_text
+from selfedit.loop.journal import software, write_json, write_text
+from selfedit.tasks.records import elements, expect, field, read_jsonl
 from selfedit.thread_waiting import spinning
 from selfedit.types import Example, Passage, Question, stable_seed, text_hash
 
@@ -56,24 +57,22 @@ class Entry:
 
 def read_entries(file: Path, count: int) -> list[Entry]:
     """Reads the first `count` passages of a JSON-lines file. Raises SelfeditError."""
-    try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        entries = [
-            Entry(
-                title=row["title"],
-                context=row["context"],
-                questions=tuple(_question(q["question"], q["answer"], row["context"]) for q in row["questions"]),
-                edit=tuple(row["edit"]),
-            )
-            for row in rows
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SelfeditError(f"{file}: passages need title, context, questions and edit ({error})") from error
+    entries = [_entry(item, at) for at, item in read_jsonl(file)]
     if without := [entry.title for entry in entries if not entry.questions]:
         raise SelfeditError(f"{file}: {without[0]!r} has no questions")
     if not 1 <= count <= len(entries):
         raise SelfeditError(f"{file} has {len(entries)} passages, but {count} were requested")
     return entries[:count]
+
+
+def _entry(item: object, at: str) -> Entry:
+    title, context = (field(item, name, str, at) for name in ("title", "context"))
+    questions = (
+        _question(field(question, "question", str, where), field(question, "answer", str, where), context)
+        for where, question in elements(item, "questions", at, may_be_empty=True)
+    )
+    edit = (expect(line, str, where) for where, line in elements(item, "edit", at, may_be_empty=True))
+    return Entry(title, context, tuple(questions), tuple(edit))
 
 
 def _question(text: str, answer: str, context: str) -> Question:
@@ -191,9 +190,9 @@ class _Bench:
     @cached_property
     def base(self):
         """The model of `transformers`, after a short training as warm-up; loaded only if a part needs it."""
-        from selfedit.bench.baselines import fair, load_base
+        from selfedit.bench.baselines import base_of, fair
 
-        base = load_base(self.model.folder, self.model.backend.device, self.model.backend.dtype)
+        base = base_of(self.model)
         fair(base, self.jobs[0].examples[:1], 0, None, epochs=2)
         return base
 
@@ -331,6 +330,7 @@ class _Bench:
             ],
             "decode": {key: value for key, value in decoding.items() if key != "load"},
             "loads": loads,
+            "software": software(self.folder),
             "warnings": [f"another process used the cores before: {', '.join(busy)}"] if busy else [],
         }
 
@@ -388,7 +388,7 @@ def table(result: dict) -> str:
     lines = [
         f"# Inner loop: {result['model']}",
         "",
-        f"`{result['command']}`  ",
+        f"`{result['command']}` (selfedit {result['software']})  ",
         f"{result['device']}, {result['threads']} threads ({result['waiting_threads']} while they wait), "
         f"{result['dtype']}; {result['passages']} passages × {result['seeds']} seeds, {result['questions']} questions, "
         f"closed book; at most {result['adapters']} adapters at once.",

@@ -21,10 +21,10 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
-from selfedit.bench.baselines import check_libraries
+from selfedit.bench.baselines import base_of, check_libraries
 from selfedit.bench.conditions import Condition, Retriever, jobs, parse, prompt_override
 from selfedit.bench.tables import heading, markdown, with_interval
-from selfedit.bench.tallies import difference, interval, matrix, ratio, share
+from selfedit.bench.tallies import add, difference, interval, matrix, ratio, share
 from selfedit.config import StudyConfig, TrainConfig
 from selfedit.edits.quiz import with_sentences
 from selfedit.edits.styles import STYLES
@@ -99,7 +99,11 @@ def run(
     for unit_group in bench.todo():
         bench.do(unit_group)
     bench.rejudge()
-    result = bench.result() | {"precision": bench.model.backend.precision, "command": command, "software": software()}
+    result = bench.result() | {
+        "precision": bench.model.backend.precision,
+        "command": command,
+        "software": software(out),
+    }
     write_json(out / "results.json", result)
     write_text(out / "results.md", table(result))
     knowledge_plots(result, out)
@@ -179,9 +183,10 @@ class _Bench:
     def do(self, units: list[Unit]) -> None:
         self.progress("trials", len(self.units) - self.left, len(self.units))
         condition = units[0].condition
+        base = base_of(self.model) if condition.name == "finetune" else None  # read before the clock starts
         start = time.perf_counter()
         if condition.name == "finetune":
-            model, stack, tokens = self.finetuned(units[0])
+            model, stack, tokens = self.finetuned(units[0], base)
             adapters = [None]
         elif condition.trains:
             model, (stack, tokens) = self.model, self.adapted(units)
@@ -206,14 +211,14 @@ class _Bench:
         stack, logs = self.model.backend.train(made, self.setting.train, on_step=self.stage("train"))
         return stack, [log.tokens for log in logs]
 
-    def finetuned(self, unit: Unit):
+    def finetuned(self, unit: Unit, base):
         from selfedit.bench.baselines import finetune
 
         (made,) = jobs(
             self.model, unit.condition, [(unit.tasks, unit.seed)], self.setting.train, study=self.setting.study
         )
         epochs = made.epochs or self.setting.train.epochs
-        weights = finetune(self.model, made.examples, made.seed, epochs, self.setting.study.finetune_rate)
+        weights = finetune(base, made.examples, made.seed, epochs, self.setting.study.finetune_rate)
         return (
             replace(self.model, backend=self.model.backend.with_weights(weights)),
             None,
@@ -348,12 +353,7 @@ class _Bench:
                 passage["tokens"] += record["tokens"]
                 passage["seconds"] += record["seconds"]
                 for question, verdict, gold_logprob in zip(task.questions, record["correct"], record["gold_logprob"]):
-                    for kind in ("", question.kind):
-                        tally = passage["kinds"].setdefault(kind, [0, 0, 0.0, 0])
-                        tally[0] += bool(verdict)
-                        tally[1] += verdict is not None
-                        tally[2] += gold_logprob
-                        tally[3] += 1
+                    add(side, task.key, [question.kind], verdict, gold_logprob)
         return side
 
     def row(self, side: dict, base: dict | None, passage: dict | None, ceiling: dict | None) -> dict:
@@ -390,6 +390,8 @@ def table(result: dict) -> str:
             *(f"{r['train_tokens'] / runs:,.0f}", f"{r['seconds'] / runs:.1f}"),
         ]
 
+    shared = any(row["together"] > 1 for row in result["rows"])
+    narrow = " Passages that are learned together are resampled one by one, so their intervals are too narrow."
     unscored = f" ({result['unscored']} answers unscored)" if result["unscored"] else ""
     head = "condition,together,passages,questions,accuracy,− base,− passage,÷ in-context".split(",")
     head += ["log-probability", "tokens per passage", "seconds per passage"]
@@ -397,7 +399,7 @@ def table(result: dict) -> str:
         *heading("Knowledge", result),
         "Closed book, except in-context and retrieval. Log-probability: of the correct answer, short or as a sentence, "
         f"nats per token. {result['seeds']} seeds; judge: {result['judge']}{unscored}. 95 % intervals: paired "
-        "bootstrap over passages.",
+        f"bootstrap over passages.{narrow if shared else ''}",
         "",
         *markdown(head, map(cells, result["rows"])),
     ]

@@ -1,13 +1,12 @@
 """Passages that are learned once, as a user would learn them, and questions that are asked under several conditions.
 
 Finished passages and answers are on disk and are not repeated: a stopped run resumes, and a finished one can be
-extended by conditions or questions. `bench documents` and `bench answers` choose the questions and the conditions.
+extended by conditions or questions. A question that the model could not be asked is `failed`: it is in no accuracy, and
+a continued run asks it again. `bench documents` and `bench answers` choose the questions and the conditions.
 """
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,13 +17,15 @@ from pathlib import Path
 from selfedit.answers.answerer import ADAPTERS, ANSWER_TOKENS, BASE, WEIGHTS, Answer, Answerer, Ask
 from selfedit.answers.choose import rule_name
 from selfedit.bench.conditions import Retriever
+from selfedit.bench.measure import peak_gb
 from selfedit.bench.tables import markdown, number
-from selfedit.bench.tallies import interval, matrix, share
+from selfedit.bench.tallies import add, interval, matrix, share
 from selfedit.config import LearnConfig
 from selfedit.edits.quiz import with_passage
+from selfedit.errors import ModelError, RunError, SelfeditError
 from selfedit.judge.evaluate import grade, offline_name
 from selfedit.learn import LearnReport, learn
-from selfedit.loop.journal import Journal, lock_run_folder
+from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import Adapters, OnStep, Request
 from selfedit.model.load import Model
@@ -58,20 +59,37 @@ class Learned:
         progress: Progress,
         settings: dict | None = None,
     ):
-        """`settings`: what the run is bound to, beside the model and the config."""
+        """`settings`: what the run is bound to, beside the model and the config. Raises SelfeditError if two questions
+        have one id, or if the store in the folder holds a memory of another passage, which would be a distractor."""
         self.model, self.passages, self.items, self.config, self.progress = model, passages, items, config, progress
+        if double := next((id for id, count in Counter(item.id for item in items).items() if count > 1), None):
+            raise SelfeditError(f"two questions have the id {double[:80]!r}; give each its own, and each file once")
+        self._out = out
         self._lock = lock_run_folder(out, model.identity() | {"config": asdict(config)} | (settings or {}))
         self.store = MemoryStore(out / "home")
+        ids = {passage.id for passage in passages}
+        if other := next((entry.passage for entry in self.store.active() if entry.passage.id not in ids), None):
+            raise RunError(f"{out} holds a memory of another passage, {other.title[:80]!r}; give another --out")
         self.answerer = Answerer(model, self.store)
         self.answers: dict[str, list[dict]] = {}
         """By condition, in the order of the questions."""
         self._journal = Journal(out / "answers.jsonl")
-        self._known = {(r["condition"], r["question"], r["depends"]): r for r in self._journal.records}
+        answered = (record for record in self._journal.records if "error" not in record)
+        self._known = {(r["condition"], r["question"], r["depends"]): r for r in answered}
 
     @cached_property
     def report(self) -> LearnReport:
         """Learns what is not learned yet."""
-        return learn(self.model, self.passages, self.store, self.config, progress=self.progress)
+        report = learn(self.model, self.passages, self.store, self.config, progress=self.progress)
+        write_json(self._learning_file, {"peak_gb": max(peak_gb(), self._peak_of_learning())})
+        return report
+
+    @property
+    def _learning_file(self) -> Path:
+        return self._out / "learning.json"
+
+    def _peak_of_learning(self) -> float:
+        return read_back(self._learning_file)["peak_gb"] if self._learning_file.exists() else 0.0
 
     @cached_property
     def memories(self) -> dict[str, str]:
@@ -90,7 +108,8 @@ class Learned:
         self, condition: str, answer: Callable[[Sequence[Item]], list[dict]], depends: Callable[[Item], list[str]]
     ) -> None:
         """Asks all questions that have no answer under this condition yet. `answer`: a record for each question, with
-        its `answer`. `depends`: the ids of the memories and passages that the answer to a question depends on."""
+        its `answer`, and with an `error` if there is none. `depends`: the ids of the memories and passages that the
+        answer to a question depends on."""
         keys = [self._key(condition, item, depends(item)) for item in self.items]
         todo = [(item, key) for item, key in zip(self.items, keys) if key not in self._known]
         for low in range(0, len(todo), TOGETHER):
@@ -98,7 +117,7 @@ class Learned:
             given = answer([item for item, _ in batch])
             seconds = round((time.perf_counter() - start) / len(batch), 4)
             for (_, key), one in zip(batch, given, strict=True):
-                measured = {"seconds": seconds, "peak_gb": _peak_gb()}
+                measured = {"seconds": seconds, "peak_gb": peak_gb()}
                 record = dict(zip(("condition", "question", "depends"), key)) | one | measured
                 self._journal.add(record)
                 self._known[key] = record
@@ -160,42 +179,50 @@ class Learned:
         return lambda item: retriever.best(item.question)
 
     def _records(self, condition: str, asks: Sequence[Ask]) -> list[dict]:
-        return [_record(given) for given in self.answerer.answer(asks, on_token=self._stage(condition))]
+        try:
+            return [_record(given) for given in self.answerer.answer(asks, on_token=self._stage(condition))]
+        except ModelError as error:  # the model can read none of them
+            return [_failed(error) for _ in asks]
 
     def _request(self, item: Item, passage: Passage | None) -> Request:
         asked = with_passage(passage, item.question) if passage else item.question
         return Request(tuple(self.model.chat.prompt(asked)), max_new_tokens=ANSWER_TOKENS)
 
     def _texts(self, condition: str, requests: Sequence[Request], adapters: Adapters | None = None) -> list[dict]:
-        written = self.model.backend.generate(requests, adapters, on_token=self._stage(condition))
-        return [
-            {"answer": self.model.chat.decode(tokens).strip(), "tokens": len(request.tokens) + len(tokens)}
-            for request, tokens in zip(requests, written)
-        ]
+        most = self.model.backend.max_positions
+        fitting = [request for request in requests if request.most_tokens <= most]
+        written = iter(self.model.backend.generate(fitting, adapters, on_token=self._stage(condition)))
+        records = []
+        for request in requests:
+            if request.most_tokens > most:
+                records.append(_failed(f"{request.most_tokens} tokens do not fit the model's {most} positions"))
+                continue
+            tokens = next(written)
+            text = self.model.chat.decode(tokens).strip()
+            records.append({"answer": text, "tokens": len(request.tokens) + len(tokens)})
+        return records
 
     def _stage(self, condition: str) -> OnStep:
         return lambda done, total: self.progress(condition, done, total)
 
     # Results
 
-    def right(self, condition: str) -> list[bool]:
-        """The verdict on each question's answer."""
-        return [grade(item.question, record["answer"]) for item, record in zip(self.items, self.answers[condition])]
+    def right(self, condition: str) -> list[bool | None]:
+        """The verdict on each question's answer; None if it failed."""
+        return [
+            None if "error" in record else grade(item.question, record["answer"])
+            for item, record in zip(self.items, self.answers[condition])
+        ]
 
-    def side(self, condition: str, right: Sequence[bool] | None = None) -> dict:
+    def side(self, condition: str) -> dict:
         """Passage → what bench/tallies.py describes, by kind of question and by document (`@document`)."""
         side: dict[str, dict] = {}
-        for item, correct in zip(self.items, self.right(condition) if right is None else right):
-            kinds = side.setdefault(item.passage.id, {"kinds": {}})["kinds"]
-            for kind in ("", item.kind, f"@{item.document}"):
-                tally = kinds.setdefault(kind, [0, 0, 0.0, 0])
-                tally[0] += correct
-                tally[1] += 1
-                tally[3] += 1
+        for item, correct in zip(self.items, self.right(condition)):
+            add(side, item.passage.id, [item.kind, f"@{item.document}"], correct)
         return side
 
     def about(self) -> dict:
-        """What was asked, with which model."""
+        """The model, the judge, the amount of text, the peak memory and the software of the run."""
         peaks = [record.get("peak_gb", 0.0) for records in self.answers.values() for record in records]
         return {
             "model": self.model.name,
@@ -204,11 +231,12 @@ class Learned:
             "documents": len({item.document for item in self.items}),
             "passages": len(self.passages),
             "words": sum(len(passage.text.split()) for passage in self.passages),
-            "peak_gb": max(_peak_gb(), *peaks),  # of all processes of the run
+            "peak_gb": max(peak_gb(), self._peak_of_learning(), *peaks),  # of all processes of the run
+            "software": software(self._out),
         }
 
     def learning(self) -> dict:
-        """What was kept, and how long it took."""
+        """The shares of the passages that were kept and quarantined, and the cost of learning them."""
         reports = self.report.reports
         kept = [r for r in reports if r.memory]
         seconds: Counter[str] = Counter()
@@ -225,10 +253,8 @@ class Learned:
         }
 
 
-def _peak_gb() -> float:
-    """The most memory that this process had."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
+def _failed(error: object) -> dict:
+    return {"answer": "", "error": str(error)}
 
 
 def _record(answer: Answer) -> dict:
@@ -239,7 +265,7 @@ def _record(answer: Answer) -> dict:
 
 
 def row(side: dict) -> dict:
-    """The accuracy of one condition, over all and by kind and document."""
+    """The accuracy of one condition, over all and by kind and document, and how many of its questions failed."""
     kinds = sorted({kind for passage in side.values() for kind in passage["kinds"]} - {""})
     tallies = matrix(side)
 
@@ -249,6 +275,7 @@ def row(side: dict) -> dict:
 
     return {
         "questions": int(tallies[:, 3].sum()),
+        "failed": int((tallies[:, 3] - tallies[:, 1]).sum()),
         "accuracy": share(tallies),
         "ci95": interval(tallies),
         "by_kind": {kind: part(kind) for kind in kinds if not kind.startswith("@")},

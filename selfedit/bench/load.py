@@ -3,7 +3,8 @@
 In: a model. Out: `results.json` and `results.md`. The server runs in a process of its own on this machine, with a home
 of invented memories, one per client; each client asks about its memory again and again and reads the stream. Reported:
 errors, tokens per second beside those of one offline batch of the same requests (measured before and after, alone on
-the machine), and the time to the first token, for each number of clients; and the same while a document is learned.
+the machine), and the time to the first token, for each number of clients; and the same while one document after another
+is learned, with the number of documents that were.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from uuid import uuid4
 
 import httpx
 
@@ -24,20 +28,26 @@ from selfedit.answers.answerer import WEIGHTS, Answerer, Ask
 from selfedit.bench.tables import heading, markdown
 from selfedit.config import LearnConfig
 from selfedit.errors import SelfeditError
-from selfedit.loop.journal import software, write_json, write_text
+from selfedit.loop.journal import lock_run_folder, software, write_json, write_text
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import Job, Request
 from selfedit.model.load import Model, load_model
-from selfedit.types import Example, Passage, Progress, Question, no_progress
+from selfedit.serve.jobs import DONE, ENDED, FAILED, WAITING
+from selfedit.serve.learner import JOBS
+from selfedit.types import Example, MemoryEntry, Passage, Progress, Question, no_progress
 
 TOKENS = 64
 """Longest answer."""
+POLL_S = 0.2
+"""Between two looks at a job."""
 TOKEN = "a-token-of-the-benchmark"
 _AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 _LEARNED = (
-    "The ferry of Ulm crosses the river eleven times a day. Its captain is Ines Roth, who took over in May. The fare "
-    "is three crowns. Bicycles travel free of charge. In winter the ferry stops at six in the evening."
+    "Ferry {name} of Ulm crosses the river eleven times a day. Its captain is Ines Roth, who took over in May. The "
+    "fare is three crowns. Bicycles travel free of charge. In winter the ferry stops at six in the evening."
 )
+_MADE = "made:"
+"""How the sources of the clients' memories begin."""
 
 
 def run(
@@ -50,19 +60,24 @@ def run(
     progress: Progress = no_progress,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict:
-    """Runs the benchmark and returns the content of results.json. `seconds`: of each measurement."""
-    model, home = load_model(model_name, notify=notify), out / "home"
+    """Runs the benchmark and returns the content of results.json, which is also written after each row. `seconds`: of
+    each measurement."""
+    model, home = load_model(model_name, notify=notify), out / "load-home"
     most = max(clients)
+    _lock = lock_run_folder(out, model.identity())
     store = MemoryStore(home)
-    if len(store.active_ids()) < most:
+    entries = _made(store)
+    if len(entries) < most:
         _make_memories(model, store, most)
-    entries = store.active()[:most]
+        entries = _made(store)
     questions = [f"What is said about {entry.passage.title}?" for entry in entries]
-    rows = []
+    result = {"model": model_name, "precision": model.backend.precision, "seconds": seconds, "cores": os.cpu_count()}
+    result |= {"rows": (rows := []), "command": command, "software": software(out)}
     for index, count in enumerate((*clients, most)):
         progress("load", index, len(clients) + 1)
         learns = index == len(clients)
         offline = _offline(model, store, [entry.id for entry in entries[:count]], questions[:count])
+        shutil.rmtree(home / JOBS, ignore_errors=True)  # what the row before has not finished
         with Server(model_name, home, "--waiting", "100000") as server:
             measured = asyncio.run(
                 _measure(server.url, model_name, entries[:count], questions[:count], seconds, learns)
@@ -70,18 +85,21 @@ def run(
         offline = (offline + _offline(model, store, [e.id for e in entries[:count]], questions[:count])) / 2
         rows.append({"clients": count, "learns": learns, "offline": offline, **measured})
         rows[-1]["of_offline"] = rows[-1]["tokens_per_second"] / offline
+        write_json(out / "results.json", result)
+        write_text(out / "results.md", table(result))
     progress("load", len(clients) + 1, len(clients) + 1)
-    result = {"model": model_name, "precision": model.backend.precision, "seconds": seconds, "cores": os.cpu_count()}
-    result |= {"rows": rows, "command": command, "software": software()}
-    write_json(out / "results.json", result)
-    write_text(out / "results.md", table(result))
     return result
+
+
+def _made(store: MemoryStore) -> list[MemoryEntry]:
+    """The clients' memories, without what the server has learned."""
+    return [entry for entry in store.active() if entry.passage.source.startswith(_MADE)]
 
 
 def _make_memories(model: Model, store: MemoryStore, count: int) -> None:
     """One memory per client, trained for a moment: its text does not matter here."""
     passages = [
-        Passage(f"Station {i}", f"Station {i} of the line lies {i} miles from Ulm.", f"made:{i}", "")
+        Passage(f"Station {i}", f"Station {i} of the line lies {i} miles from Ulm.", f"{_MADE}{i}", "")
         for i in range(count)
     ]
     examples = [model.chat.study(Example(p.text, prompt=f"What is said about {p.title}?")) for p in passages]
@@ -109,6 +127,7 @@ def _offline(model: Model, store: MemoryStore, memories: Sequence[str], question
     requests = [
         Request(plan.requests[WEIGHTS].tokens, folders.index(folder), TOKENS) for plan, folder in plans if folder
     ]
+    model.backend.generate([replace(request, max_new_tokens=1) for request in requests], adapters)  # warm-up
     start = time.perf_counter()
     written = model.backend.generate(requests, adapters)
     return sum(map(len, written)) / (time.perf_counter() - start)
@@ -146,7 +165,7 @@ async def _measure(
     url: str, model: str, entries: Sequence, questions: Sequence[str], seconds: int, learns: bool
 ) -> dict:
     first: list[float] = []
-    counts = {"requests": 0, "errors": 0, "tokens": 0}
+    counts = {"requests": 0, "errors": 0, "tokens": 0, "jobs_done": 0}
     end = time.monotonic() + seconds
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(base_url=url, headers=_AUTHORIZED, timeout=600, limits=limits) as client:
@@ -172,31 +191,49 @@ async def _measure(
                 except httpx.TransportError:
                     counts["errors"] += 1
 
-        if learns:
-            reply = await client.post("/v1/memories", json={"text": _LEARNED, "title": "The ferry"})
-            counts["errors"] += reply.status_code != 202
         start = time.monotonic()
-        await asyncio.gather(*(ask(entry, question) for entry, question in zip(entries, questions)))
+        learning = [_learn(client, end, counts)] if learns else []
+        await asyncio.gather(*learning, *(ask(entry, question) for entry, question in zip(entries, questions)))
         spent = time.monotonic() - start
-        jobs = (await client.get("/v1/jobs")).json()["jobs"]
     ranked = sorted(first)
     return counts | {
         "tokens_per_second": counts["tokens"] / spent,
         "first_token_s": median(ranked) if ranked else None,
         "first_token_p95_s": ranked[int(0.95 * (len(ranked) - 1))] if ranked else None,
-        "jobs_done": sum(job["status"] == "done" for job in jobs),
     }
+
+
+async def _learn(client: httpx.AsyncClient, end: float, counts: dict[str, int]) -> None:
+    """Has one text after another learned until `end`. No two are equal, since a text that is known is not learned."""
+    while time.monotonic() < end:
+        name = uuid4().hex[:12]
+        try:
+            body = {"text": _LEARNED.format(name=name), "title": f"Ferry {name}"}
+            reply = await client.post("/v1/memories", json=body)
+            status = WAITING if reply.status_code == 202 else FAILED
+            while status not in ENDED and time.monotonic() < end:
+                await asyncio.sleep(POLL_S)
+                jobs = (await client.get("/v1/jobs")).json()["jobs"]
+                status = next(job["status"] for job in jobs if job["id"] == reply.json()["job"])
+        except httpx.TransportError:
+            status = FAILED
+        counts["jobs_done"] += status == DONE
+        if status == FAILED:
+            counts["errors"] += 1
+            await asyncio.sleep(POLL_S)
 
 
 def table(result: dict) -> str:
     """Returns the rows as Markdown."""
     cores = f"server and clients on the same {result['cores']} cores"
     about = f"{result['seconds']} s per row, {cores}, up to {TOKENS} tokens per answer."
-    head = ["clients", "learns", "requests", "errors", "tokens/s", "÷ offline", "first token, median s", "95 % s"]
+    head = ["clients", "learns", "jobs done", "requests", "errors", "tokens/s", "÷ offline", "first token, median s"]
+    head += ["95 % s"]
     cells = (
         [
             r["clients"],
             "yes" if r["learns"] else "no",
+            r["jobs_done"],
             r["requests"],
             r["errors"],
             f"{r['tokens_per_second']:.1f}",

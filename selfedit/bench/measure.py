@@ -1,4 +1,4 @@
-"""Tools of the speed benchmark: a clock, the rate of this machine, counts of useful operations, and resuming.
+"""Tools that measure speed: a clock, peak memory, the rate of this machine, counts of useful operations, and resuming.
 
 The useful floating-point operations per second of a part are divided by the rate that this machine reaches on a large
 matrix product with the same number of threads and the same number format. This share says how much speed is left to
@@ -8,6 +8,8 @@ gain, on any machine.
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +38,12 @@ class Parts:
         """Returns the load average over one minute before each finished part."""
         loads = ((file.stem, read_back(file).get("load")) for file in sorted(self.folder.glob("*.json")))
         return {name: load for name, load in loads if load is not None}
+
+
+def peak_gb() -> float:
+    """The most memory that this process had so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
 
 
 def clock(device) -> float:

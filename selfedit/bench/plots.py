@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from selfedit.errors import SelfeditError
@@ -42,7 +43,7 @@ def answers_plots(result: dict, folder: Path) -> list[Path]:
     if auto := result.get("auto"):
         figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3.6), layout="constrained")
         left.plot([0, 1], [0, 1], color="#888888", linestyle=":")
-        left.plot(*zip(*((c["probability"], c["accuracy"]) for c in auto["calibration"])), marker="o")
+        left.plot(*([c[key] for c in auto["calibration"]] for key in ("probability", "accuracy")), marker="o")
         left.set_xlabel("probability")
         left.set_ylabel("share right")
         shown = [t for t in auto["thresholds"] if t["wrong"] is not None]
@@ -75,6 +76,8 @@ def sessions_plot(result: dict, folder: Path) -> Path:
 
 def _accuracy_bars(result: dict, rows: list[dict], names: list[str], about: str, folder: Path) -> Path:
     figure, axes = pyplot().subplots(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
+    measured = [(name, row) for name, row in zip(names, rows) if row["accuracy"] is not None]
+    names, rows = [name for name, _ in measured], [row for _, row in measured]
     values, errors = [r["accuracy"] for r in rows], _errors(rows, "accuracy", "ci95")
     axes.barh(names, values, xerr=errors, color="#4878a8", ecolor="#222222", capsize=3)
     axes.invert_yaxis()
@@ -99,7 +102,8 @@ def round_plots(summaries: list[dict], folder: Path) -> list[Path]:
     rounds = [s["round"] for s in summaries]
     figure, (levels, gained, trust) = plt.subplots(1, 3, figsize=(13.5, 3.8), layout="constrained")
     for name, key in (("untouched", "untouched"), ("best edit of each context", "best")):
-        gains = [s[key]["gold_logprob"] - s["controls"]["passage"]["gold_logprob"] for s in summaries]
+        pairs = [(s[key]["gold_logprob"], s["controls"]["passage"]["gold_logprob"]) for s in summaries]
+        gains = [math.nan if None in (level, alone) else level - alone for level, alone in pairs]  # NaN is not drawn
         levels.plot(rounds, gains, marker="o", label=name)
     levels.axhline(0, color="#888888", linestyle=":", label="passage alone")
     levels.set_ylabel("log-probability of the gold answers\nminus passage alone, nats per token")

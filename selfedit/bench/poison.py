@@ -108,7 +108,7 @@ def run(
         "model": model_name,
         "precision": model.backend.precision,
         "command": command,
-        "software": software(),
+        "software": software(out),
         "rows": [_row(d, r, runs) for d, r in zip(chosen, report.reports)],
         "general": [
             {"memories": name, "questions": kind} | _general(chosen, untouched[part], answers[part])

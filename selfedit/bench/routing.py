@@ -3,7 +3,8 @@
 In: tasks and unrelated questions. Each passage stands for a memory; passages without questions are distractors. Out:
 `results.json`, `results.md`, `routing.png`. The methods are:
 
-- `lexical`: the router of `ask` (memory/route.py, whose docstring says on which parts of these sets it was fitted);
+- `lexical`: the router of `ask` (memory/route.py, whose docstring says on which parts of these sets it was fitted).
+  Memories are ranked in its order, by BM25 among those whose score is near the best; the first has the best score;
 - `hidden`: cosine similarity of mean hidden states of the language model after a quarter of its layers. The first token
   is left out, since it is an attention sink. The mean over all passages is subtracted from the vectors of passages, and
   the mean over all unrelated questions from the vectors of questions;
@@ -13,8 +14,9 @@ In: tasks and unrelated questions. Each passage stands for a memory; passages wi
 
 Recall@k: the right memory is among the first k. Accepted: the right memory is the first, and its score is above the
 threshold that 5 % of the unrelated questions exceed, so all methods are compared at the same rate of false accepts.
-Shares are means over memories, with 95 % bootstrap intervals over memories. Vectors are computed once and stored in
-files named after their model.
+Shares are means over memories, with 95 % bootstrap intervals over memories. Stores of one size may share memories: a
+memory counts once, with its mean over the stores. Vectors are computed once and stored in files named after their
+model.
 """
 
 from __future__ import annotations
@@ -113,7 +115,7 @@ def run(
     result = {
         "model": model_name,
         "command": command,
-        "software": software(),
+        "software": software(out),
         "false_accepts": FALSE_ACCEPTS,
         "others": len(others),
         "rows": [_summary(group) for group in groups.values()],
@@ -157,7 +159,7 @@ def _finder(method: str, store: Store, others: Sequence[str], encoders: dict[str
 
 
 def _measure(method: str, finder: Finder, store: Store, others: Sequence[str]) -> dict:
-    """Returns the shares of one store per question, the index of its memory, and the milliseconds per question."""
+    """Returns the shares of one store per question, the id of its memory, and the milliseconds per question."""
     questions = [question for question, _ in store.questions]
     target = np.array([index for _, index in store.questions])
     scores, other_scores = finder.scores(questions), finder.scores(others).max(1)
@@ -172,7 +174,7 @@ def _measure(method: str, finder: Finder, store: Store, others: Sequence[str]) -
     return {
         "method": method,
         "memories": len(store.tasks),
-        "target": target,
+        "memory": np.array([store.tasks[index].passage.id for index in target]),
         "recall_at_1": at_1,
         "recall_at_3": at_3,
         "accepted": at_1 * (right > threshold),
@@ -181,16 +183,19 @@ def _measure(method: str, finder: Finder, store: Store, others: Sequence[str]) -
 
 
 def _summary(stores: list[dict]) -> dict:
-    """Returns the row of one method and size: the means over the memories of all its stores."""
+    """Returns the row of one method and size: the means over the memories, each with its mean over all its stores."""
     row = {
         "method": stores[0]["method"],
         "memories": stores[0]["memories"],
         "draws": len(stores),
-        "questions": sum(len(s["target"]) for s in stores),
+        "questions": sum(len(s["memory"]) for s in stores),
     }
     for name in SHARES:
-        shares = [s[name][s["target"] == target].mean() for s in stores for target in np.unique(s["target"])]
-        row[name], row[f"{name}_ci95"] = mean_interval(shares)
+        of_memory: dict[str, list[float]] = {}
+        for s in stores:
+            for id in np.unique(s["memory"]):
+                of_memory.setdefault(id, []).append(s[name][s["memory"] == id].mean())
+        row[name], row[f"{name}_ci95"] = mean_interval([float(np.mean(shares)) for shares in of_memory.values()])
     return row | {"milliseconds": min(s["milliseconds"] for s in stores)}
 
 
@@ -201,8 +206,14 @@ class Lexical:
     def scores(self, questions: Sequence[str]) -> np.ndarray:
         out = np.zeros((len(questions), self.count))
         for row, question in zip(out, questions):
-            for id, score in self.router.best(question, 3 if len(questions) == 1 else self.count):
-                row[int(id)] = score
+            ordered = self.router.ranked(question) or self.router.doubtful(question)
+            if len(questions) > 1 or not ordered:
+                for id, score in self.router.best(question, self.count):
+                    row[int(id)] = score
+            # The scores of those that the router orders by relevance, in that order; equal ones fall by very little.
+            values = sorted((score for _, score in ordered), reverse=True)
+            for rank, ((id, _), score) in enumerate(zip(ordered, values)):
+                row[int(id)] = score - rank * 1e-9
         return out
 
 

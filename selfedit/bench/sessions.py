@@ -17,7 +17,6 @@ and written per question. Intervals are 95 % bootstraps over users; differences 
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -27,15 +26,15 @@ from pathlib import Path
 
 from selfedit.answers.answerer import AUTO, WEIGHTS, Answerer
 from selfedit.answers.choose import rule_name
-from selfedit.bench.conditions import Retriever
+from selfedit.bench.conditions import Retriever, check_conditions
+from selfedit.bench.measure import peak_gb
 from selfedit.bench.tables import heading, markdown, number, with_interval
-from selfedit.bench.tallies import difference, interval, matrix, share
+from selfedit.bench.tallies import add, difference, interval, matrix, share
 from selfedit.config import LearnConfig
 from selfedit.conversations import Conversations
 from selfedit.edits.quiz import with_passage
-from selfedit.errors import SelfeditError
 from selfedit.learn import learn
-from selfedit.loop.journal import Journal, lock_run_folder, software, write_json, write_text
+from selfedit.loop.journal import Journal, lock_run_folder, read_back, software, write_json, write_text
 from selfedit.memory.store import MemoryStore
 from selfedit.model.backend import Request
 from selfedit.model.load import Model, load_model
@@ -49,6 +48,8 @@ _TEXTS = {"remembered": AUTO}
 _LEARNED = {"memory": AUTO, "memory-weights": WEIGHTS}
 """Condition → arm."""
 LEARN = LearnConfig()
+READ_BY = ("conversations.py", "sessions/*.py", "sessions/heads/*")
+"""The files of the package that decide, beside those of all answers, what is known after a session."""
 REPLY_TOKENS = 64
 RETRIEVED = 5
 """Turns of the user in the prompt under `retrieval`."""
@@ -69,8 +70,7 @@ def run(
     condition."""
     from selfedit.bench.plots import pyplot, sessions_plot
 
-    if unknown := [name for name in conditions if name not in CONDITIONS]:
-        raise SelfeditError(f"unknown condition {unknown[0]!r}; known: {', '.join(CONDITIONS)}")
+    check_conditions(conditions, CONDITIONS)
     pyplot()
     model = load_model(model_name, notify=notify)
     bench = _Bench(model, out, config, progress)
@@ -89,7 +89,7 @@ def run(
         "rows": rows,
         "sessions_learned": bench.costs,
         "command": command,
-        "software": software(),
+        "software": software(out),
     }
     write_json(out / "results.json", result)
     write_text(out / "results.md", table(result))
@@ -100,13 +100,13 @@ def run(
 class _Bench:
     def __init__(self, model: Model, out: Path, config: LearnConfig, progress: Progress):
         self.model, self.out, self.config, self.progress = model, out, config, progress
-        settings = {"config": asdict(config), "rule": rule_name()}
+        settings = {"config": asdict(config), "rule": rule_name(*READ_BY)}
         self._lock = lock_run_folder(out, model.identity() | settings)
         self._journal = Journal(out / "answers.jsonl")
         self._known = {(r["condition"], r["user"], r["question"], r["depends"]): r for r in self._journal.records}
         self.costs: list[dict] = []
         """For each session that was learned: `user`, `session`, `words` of the user's turns, `passages`, how many of
-        them are `in_weights`, `seconds`."""
+        them are `in_weights`, `seconds` to learn those that are new, `peak_gb` of the process that ended it."""
 
     def answers(self, user: User, conditions: Sequence[str]) -> list[dict]:
         """The record of each question under each condition: its `reply`, and whether it is right, wrong or refused."""
@@ -152,31 +152,37 @@ class _Bench:
 
     def _from_memory(self, user: User, kind: str, arms: dict[str, str]) -> list[dict]:
         """Lets the user talk, session after session, and asks after each. `arms`: condition → arm."""
-        home = self.out / "homes" / user.id / kind
-        done = [home.with_name(f"{kind}-{number:02}.json") for number in range(len(user.sessions))]
-        asked = [(condition, question) for condition in arms for question in user.questions]
-        missing = [
-            q for c, q in asked if (c, user.id, q.question, "") not in self._known and done[q.after_session].exists()
-        ]
-        if missing:  # the home is ahead of what is to be asked
+        home = self.out / "homes" / text_hash(user.id)[:16] / kind
+        names = [f"{i:02}-{_said_until(user, i)}" for i in range(len(user.sessions))]
+        done = [home.with_name(f"{kind}-{name}.json") for name in names]
+        conversations = Conversations(home, reader_of(self.model))
+        asked = [(name, user.id, q.question, names[q.after_session]) for name in arms for q in user.questions]
+        finished = {name for name, file in zip(names, done) if file.exists()}
+        is_ahead = any(key not in self._known and key[-1] in finished for key in asked)
+        has_others = not set(names).issuperset(conversations.names())  # sessions in which other things were said
+        if home.exists() and (is_ahead or has_others):
             shutil.rmtree(home)
-            for file in done:
-                file.unlink(missing_ok=True)
-        conversations, store = Conversations(home, reader_of(self.model)), MemoryStore(home)
+        if not home.exists():
+            for file in home.parent.glob(f"{kind}-*.json"):
+                file.unlink()
+        store = MemoryStore(home)
         answerer, records = Answerer(self.model, store), []
-        for i, session in enumerate(user.sessions):
+        costs: list[dict] = []
+        for i, (session, name) in enumerate(zip(user.sessions, names)):
             questions = [q for q in user.questions if q.after_session == i]
             if not done[i].exists():
-                if f"{i:02}" not in conversations.names():
-                    conversations.add(f"{i:02}", session.turns, session.date)
-                conversations.accept(f"{i:02}", self.model, store)
-                cost = self._learn(user, i, conversations, store) if kind == "learned" else {}
+                if name not in conversations.names():
+                    conversations.add(name, session.turns, session.date)
+                conversations.accept(name, self.model, store)
+                learned = costs[-1]["passage_ids"] if costs else []
+                cost = self._learn(user, i, conversations, store, learned) if kind == "learned" else {}
             for condition, arm in arms.items():
                 write = partial(self._asked, condition, arm, questions, conversations, answerer)
-                records += self._kept(user, condition, questions, [""] * len(questions), write)
+                records += self._kept(user, condition, questions, [name] * len(questions), write)
             if not done[i].exists():
                 write_json(done[i], cost)
-        self.costs += [cost for file in done if (cost := json.loads(file.read_text()))]
+            costs += [cost] if (cost := read_back(done[i])) else []
+        self.costs += [{key: value for key, value in cost.items() if key != "passage_ids"} for cost in costs]
         return records
 
     def _asked(
@@ -193,17 +199,22 @@ class _Bench:
         answers = answerer.answer(asks, on_token=stage)
         return [{"reply": a.answer, "tokens": a.tokens, "from": a.arm, "score": round(a.score, 3)} for a in answers]
 
-    def _learn(self, user: User, index: int, conversations: Conversations, store: MemoryStore) -> dict:
-        start, passages = time.perf_counter(), conversations.passages()
-        summary = learn(self.model, passages, store, self.config, progress=self.progress).summary() if passages else {}
+    def _learn(
+        self, user: User, index: int, conversations: Conversations, store: MemoryStore, learned: Sequence[str]
+    ) -> dict:
+        """Learns what is known after a session. `learned`: the ids of the passages that were known before it."""
+        passages = conversations.passages()
+        reports = learn(self.model, passages, store, self.config, progress=self.progress).reports if passages else []
         said = [turn.content for turn in user.sessions[index].turns if turn.role == "user"]
         return {
             "user": user.id,
             "session": index,
             "words": sum(map(count_words, said)),
             "passages": len(passages),
-            "in_weights": len(summary.get("memories", ())),
-            "seconds": round(time.perf_counter() - start, 1),
+            "passage_ids": [report.passage for report in reports],
+            "in_weights": sum(report.memory is not None for report in reports),
+            "seconds": round(sum(report.seconds for report in reports if report.passage not in learned), 1),
+            "peak_gb": peak_gb(),
         }
 
     # Records
@@ -240,6 +251,12 @@ class _Bench:
         return judged
 
 
+def _said_until(user: User, index: int) -> str:
+    """A hash of all that was said up to a session."""
+    sessions = user.sessions[: index + 1]
+    return text_hash(*(part for s in sessions for turn in s.turns for part in (s.date, *turn)))[:12]
+
+
 def _dated(sessions: Sequence[Session]) -> list[Message]:
     """All turns; the first one of each session says its day."""
     return [
@@ -263,12 +280,7 @@ def _side(records: Sequence[dict]) -> dict:
     """User → what bench/tallies.py describes."""
     side: dict[str, dict] = {}
     for record in records:
-        kinds = side.setdefault(record["user"], {"kinds": {}})["kinds"]
-        for kind in ("", record["kind"]):
-            tally = kinds.setdefault(kind, [0, 0, 0.0, 0])
-            tally[0] += record["right"]
-            tally[1] += 1
-            tally[3] += 1
+        add(side, record["user"], [record["kind"]], record["right"])
     return side
 
 
@@ -321,7 +333,7 @@ def table(result: dict) -> str:
     for name, title in (
         ("accuracy", "accuracy"),
         ("wrong", "a wrong value asserted"),
-        ("refused", "not known, it says"),
+        ("refused", "says that it does not know"),
     ):
         counts = [f"{kind} ({result['rows'][0]['by_kind'][kind]['questions']})" for kind in kinds]
         parts = ([r["condition"], *(number(r["by_kind"][kind][name], ".2f") for kind in kinds)] for r in result["rows"])

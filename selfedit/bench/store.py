@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +22,7 @@ import numpy
 from safetensors.numpy import save
 
 from selfedit.bench.tables import markdown, number
-from selfedit.loop.journal import software, write_json, write_text
+from selfedit.loop.journal import plain_errors, software, write_json, write_text
 from selfedit.memory.adapters import ADAPTER_FILES, AdapterFolders
 from selfedit.memory.store import MemoryStore
 from selfedit.text import split_sentences
@@ -31,7 +31,7 @@ from selfedit.types import Example, Passage, SelfEdit, Task, stable_seed
 SIZES = (100, 1000)
 """Numbers of memories at which everything is measured, besides the last."""
 CALLS = 40
-"""Per operation and row."""
+"""Number of times that each operation is timed at each size."""
 MODEL = "m" * 64
 
 
@@ -45,7 +45,7 @@ class Row:
     add_cpu_ms: float
     """The processor's time of an add: what is left when others use the machine too, and the disk does not wait."""
     fsync_ms: float
-    """One write of 4 KiB that waits for the disk."""
+    """A write of 4 KiB, followed by `fsync`."""
     list_ms: float
     """The first page."""
     list_cpu_ms: float
@@ -93,23 +93,25 @@ def run(
     command: str,
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> dict:
-    """Fills a store under `out`, which is deleted afterwards, and measures it on the way."""
-    home = out / "home"
-    shutil.rmtree(home, ignore_errors=True)
-    store, rows = MemoryStore(home), []
-    store._database.adapters = folders = _TimedFolders(home)
+    """Fills a store in a new folder under `out`, which is deleted afterwards, and measures it on the way."""
+    with plain_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix="store-", dir=out)
+    rows: list[Row] = []
     recent: list[tuple[float, float, float]] = []
     sizes = {*SIZES, memories}
-    for done in range(memories):
-        spent, start, cpu = folders.seconds, time.perf_counter(), time.process_time()
-        _add(store, tasks, done)
-        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-        recent = [*recent[1 - CALLS :], (seconds, seconds - (folders.seconds - spent), cpu)]
-        on_progress("add", done + 1, memories)
-        if done + 1 in sizes:
-            rows.append(_measured(store, tasks, done + 1, recent))
-    store.close()
-    shutil.rmtree(home)
+    with folder as home:
+        store = MemoryStore(home)
+        store._database.adapters = folders = _TimedFolders(store.home)
+        for done in range(memories):
+            spent, start, cpu = folders.seconds, time.perf_counter(), time.process_time()
+            _add(store, tasks, done)
+            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+            recent = [*recent[1 - CALLS :], (seconds, seconds - (folders.seconds - spent), cpu)]
+            on_progress("add", done + 1, memories)
+            if done + 1 in sizes:
+                rows.append(_measured(store, tasks, done + 1, recent))
+        store.close()
     result = {"rows": [asdict(row) for row in rows], "passages": len(tasks), "command": command, "software": software()}
     write_json(out / "store.json", result)
     write_text(out / "store.md", table(result) + "\n")
@@ -129,8 +131,9 @@ def _measured(store: MemoryStore, tasks: Sequence[Task], memories: int, adds: li
     )
     ids = store.active_ids()
     verify = [_ms(lambda id=id: MemoryStore(store.home).answering_path(id)) for id in ids[:: -(-len(ids) // CALLS)]]
+    full = store.version
     rollback = _ms(lambda: store.rollback())
-    store.rollback(f"v{memories}") if memories > 1 else None
+    store.rollback(f"v{full}")
     last = store.active_ids()[-1]
     forget = _ms(lambda: store.forget(last))
     _add(store, tasks, memories - 1)

@@ -33,6 +33,7 @@ from pathlib import Path
 from selfedit.bench.conditions import Retriever, jobs, parse
 from selfedit.bench.general import General
 from selfedit.bench.intervals import mean_ratio
+from selfedit.bench.knowledge import ADAPTERS, TRAIN
 from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.config import ConsolidateConfig, LearnConfig, StudyConfig, TrainConfig
 from selfedit.edits.propose import propose
@@ -47,12 +48,6 @@ from selfedit.types import Passage, Progress, Question, Task, no_progress, text_
 
 STUDIED = ("passage", "self-edit", "edits", "distill")
 METHODS = ("sequential", "merged", "routed", "consolidated", "retrieval")
-TRAIN = TrainConfig(
-    rank=16, alpha=32.0, first_layer=0.33, learning_rate=2e-3, epochs=8, batch_size=2, steps_per_epoch=1
-)
-"""The settings of `bench knowledge`."""
-ADAPTERS = 8
-"""Maximum number of adapters that are trained at once."""
 TOGETHER = replace(ConsolidateConfig().train, learning_rate=2e-3)
 """The settings of `memory consolidate` with the embedded model, for `consolidated`."""
 
@@ -105,7 +100,11 @@ def run(
     for step, method in enumerate(("base", *setting.methods)):
         progress("methods", step, len(setting.methods) + 1)
         getattr(bench, method)()
-    result = bench.result() | {"precision": bench.model.backend.precision, "command": command, "software": software()}
+    result = bench.result() | {
+        "precision": bench.model.backend.precision,
+        "command": command,
+        "software": software(out),
+    }
     write_json(out / "results.json", result)
     write_text(out / "results.md", table(result))
     stream_plots(result, out)
@@ -267,7 +266,8 @@ class _Stream:
             seconds = (time.perf_counter() - start) / len(part)
             for row, (step, log) in enumerate(zip(part, logs)):
                 self.model.backend.save(trained, row, folders[step], self.name)
-                write_json(folders[step] / "log.json", {"tokens": log.tokens, "seconds": round(seconds, 2)})
+                spent = {"tokens": log.tokens, "epochs": len(log.losses), "seconds": round(seconds, 2)}
+                write_json(folders[step] / "log.json", spent)
             self.progress("documents", part[-1], len(self.tasks))
         return self.model.backend.load(list(folders.values()))
 
@@ -399,13 +399,16 @@ class _Stream:
             | read_back(self.out / "consolidated" / str(step) / "log.json")
             for step in (self.consolidations if "consolidated" in matrices else ())
         ]
+        together = json.loads(json.dumps(asdict(self.together)))
+        if curve:  # a budget of tokens in `study` determines the epochs
+            together |= {"epochs": curve[-1].get("epochs", together["epochs"])}
         return {
             "model": self.name,
             "study": self.setting.study,
             "questions": sum(len(task.questions) for task in self.tasks),
             "untouched": _mean(matrices[self.setting.methods[0]][0]),
             "train_config": json.loads(json.dumps(asdict(self.train_config))),
-            "consolidate_config": json.loads(json.dumps(asdict(self.together))),
+            "consolidate_config": together,
             "rows": rows,
             "consolidation": curve,
             "matrices": matrices,

@@ -7,9 +7,19 @@ and these are resampled in pairs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 from selfedit.bench.intervals import bootstrap, divide
+
+
+def add(side: dict, passage: str, kinds: Iterable[str], verdict: bool | None, gold_logprob: float = 0.0) -> None:
+    """Counts an answer for its passage, under all of `kinds` and under "". `verdict`: None if it was not scored."""
+    of_passage = side.setdefault(passage, {"kinds": {}})["kinds"]
+    for kind in {"", *kinds}:
+        tally = of_passage.setdefault(kind, [0, 0, 0.0, 0])
+        for i, value in enumerate((bool(verdict), verdict is not None, gold_logprob, 1)):
+            tally[i] += value
 
 
 def matrix(side: dict, kind: str = ""):

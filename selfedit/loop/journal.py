@@ -59,7 +59,7 @@ def lock_run_folder(folder: Path, settings: dict) -> FileLock:
     """Reserves a new folder, or that of a stopped run with equal settings, for this process while the returned lock
     exists. Raises RunError if another process works in it, or if it holds a run with other settings.
 
-    `settings.json` also records the software with which the run was begun."""
+    `settings.json` also lists the versions of the software that worked in the folder."""
     settings = json.loads(json.dumps(settings, default=str))
     file = folder / "settings.json"
     lock = FileLock(folder.resolve() / ".lock", timeout=0, is_singleton=True, thread_local=False)
@@ -70,7 +70,7 @@ def lock_run_folder(folder: Path, settings: dict) -> FileLock:
         except Timeout:
             raise RunError(f"another process is at work in {folder}; wait for it, or give another --out") from None
         if not file.exists():
-            write_json(file, settings | {"software": software()})
+            write_json(file, settings | {"software": [software()]})
             return lock
         text = file.read_text(encoding="utf-8", errors="replace")
     earlier = _object(text, f"{file} is not a run's settings; give another --out")
@@ -78,7 +78,14 @@ def lock_run_folder(folder: Path, settings: dict) -> FileLock:
     if different := sorted(key for key in keys if earlier.get(key) != settings.get(key)):
         lock.release()
         raise RunError(f"{folder} holds a run with another {', '.join(different)}; give another --out")
+    if (version := software()) not in (versions := _versions(earlier)):
+        write_json(file, earlier | {"software": [*versions, version]})
     return lock
+
+
+def _versions(settings: dict) -> list[str]:
+    versions = settings.get("software", [])
+    return versions if isinstance(versions, list) else [versions]  # one, as older versions wrote it
 
 
 def write_json(file: Path, value: object) -> None:
@@ -107,8 +114,11 @@ def _object(text: str, fault: str) -> dict:
         raise RunError(fault) from None
 
 
-def software() -> str:
-    """The version and, in a checkout, the git revision, with "+" if files differ from it."""
+def software(folder: Path | None = None) -> str:
+    """The version and, in a checkout, the git revision, with "+" if files differ from it. `folder`: of a run; then all
+    versions that worked on it."""
+    if folder:
+        return ", ".join(_versions(read_back(folder / "settings.json")))
     root = Path(disk.__file__).parents[1]
     git = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:

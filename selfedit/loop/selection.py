@@ -82,7 +82,16 @@ def gains(trial: ContextTrial, edit: Outcome, when: str) -> list[float]:
 
 def merits(trial: ContextTrial, edit: Outcome, when: str) -> list[float]:
     """Per seed, nats per token above the control: `b` for the style `a+b`, otherwise the passage alone."""
-    return _differences(edit, trial.controls[edit.style.partition("+")[2] or PASSAGE], when)
+    return _differences(edit, trial.controls[_control(edit)], when)
+
+
+def _control(edit: Outcome) -> str:
+    return edit.style.partition("+")[2] or PASSAGE
+
+
+def _has_controls(trial: ContextTrial, edit: Outcome, when: str) -> bool:
+    """Whether both controls of an edit were measured: where the training of one diverged, no gain is known."""
+    return all(getattr(trial.controls[name], when) for name in (PASSAGE, _control(edit)))
 
 
 def _differences(edit: Outcome, control: Outcome, when: str) -> list[float]:
@@ -95,7 +104,8 @@ def noise(trials: Sequence[ContextTrial]) -> dict[str, float]:
     merits_of: dict[str, list[list[float]]] = {}
     for t in trials:
         for edit in t.candidates:
-            merits_of.setdefault(edit.style, []).extend([merits(t, edit, "gold_logprob")] if edit.gold_logprob else [])
+            of_edit = merits(t, edit, "gold_logprob")  # empty where the edit or its control was not measured
+            merits_of.setdefault(edit.style, []).extend([of_edit] if of_edit else [])
     return {
         style: math.sqrt(np.mean(np.var(rows, axis=1, ddof=1)) / len(rows[0])) if rows else math.inf
         for style, rows in merits_of.items()
@@ -104,10 +114,10 @@ def noise(trials: Sequence[ContextTrial]) -> dict[str, float]:
 
 def reinforced(trial: ContextTrial, errors: dict[str, float], beyond: float) -> list[int]:
     """Positions of the edits that reached the end and exceed the untouched model, the passage alone and their control,
-    each by more than `beyond` standard errors."""
+    each by more than `beyond` standard errors; none whose controls were not measured."""
     positions = []
     for i, edit in enumerate(trial.candidates):
-        if not edit.gold_logprob:
+        if not (edit.gold_logprob and _has_controls(trial, edit, "gold_logprob")):
             continue
         least = min(
             _mean(edit.gold_logprob) - trial.untouched.gold_logprob[0],
@@ -120,15 +130,20 @@ def reinforced(trial: ContextTrial, errors: dict[str, float], beyond: float) -> 
 
 
 def ranking(trials: Sequence[ContextTrial]) -> list[dict]:
-    """Styles by their mean gain after the first epochs, the best first. An unusable edit gains nothing."""
+    """Styles by their mean gain after the first epochs, the best first. An unusable edit gains nothing; one whose
+    controls were not measured does not count. A style without any edit that counts has a gain of 0."""
     by_style: dict[str, list[tuple[float, float]]] = {}
     for t in trials:
         for edit in t.candidates:
-            pair = (_mean(gains(t, edit, "first")), _mean(merits(t, edit, "first"))) if edit.first else (0.0, 0.0)
-            by_style.setdefault(edit.style, []).append(pair)
+            pairs = by_style.setdefault(edit.style, [])
+            if not _has_controls(t, edit, "first"):
+                continue
+            pairs.append(
+                (_mean(gains(t, edit, "first")), _mean(merits(t, edit, "first"))) if edit.first else (0.0, 0.0)
+            )
     rows = []
     for style, pairs in by_style.items():
-        gain, merit = map(float, np.mean(pairs, 0))
+        gain, merit = map(float, np.mean(pairs or [(0.0, 0.0)], 0))
         error = merit_error = None
         if len(pairs) > 1:
             error, merit_error = map(float, np.std(pairs, 0, ddof=1) / math.sqrt(len(pairs)))
@@ -172,7 +187,9 @@ def cost_of_stopping(trials: Sequence[ContextTrial], survivors: int) -> dict:
         pairs = [
             (_mean(gains(t, edit, "first")), _mean(gains(t, edit, "gold_logprob")))
             for edit in t.candidates
-            if edit.first and edit.gold_logprob
+            if edit.first
+            and edit.gold_logprob
+            and all(_has_controls(t, edit, when) for when in ("first", "gold_logprob"))
         ]
         if not t.audited or len(pairs) <= survivors:
             continue

@@ -179,9 +179,9 @@ def _test_closed_book(
 def _test_recited(
     model: Model, studies: Sequence[Study], adapters: Adapters, logs: Sequence[TrainLog], progress: Progress
 ) -> tuple[list[tuple[Score, Passage | None]], list[Score]]:
-    """As `_test_closed_book`. The gold answer is the passage: its log-probability is that of the last epoch, before
-    which that of the first epoch was the untouched model's. The questions were answered from the passage when they were
-    checked, so they are asked again only where something else is recited."""
+    """As `_test_closed_book`. The gold answer is the passage. An epoch has one step, whose loss is measured before the
+    update: the first epoch's is the untouched model's, the last one's is the adapter's. The questions were answered
+    from the passage when they were checked, so they are asked again only where something else is recited."""
     asked = [study for study in studies for _ in study.candidates]
     passages = [study.passage for study in asked]
     recited = recite(model, passages, range(len(asked)), adapters, on_token=partial(progress, "recite"))

@@ -27,6 +27,7 @@ from selfedit.errors import ModelError
 from selfedit.model.chat import TokenizedExample
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 BACKENDS = ("packed", "reference")
@@ -82,7 +83,7 @@ class Request:
     seed: int = 0
     stop: Callable[[str], bool] | None = None
     """The text so far → whether it ends there; asked at a line break and at the token behind it."""
-    allow: Callable[[Sequence[int]], Sequence[int]] | None = None
+    allow: Callable[[Sequence[int]], Sequence[int] | np.ndarray] | None = None
     """A grammar: the tokens so far → those that may follow, at least one; an end token where it may end."""
     adapter_from: int = 0
     """So many of the first tokens are read by the base model; the adapter acts on the others, and on what is

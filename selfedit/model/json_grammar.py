@@ -12,7 +12,7 @@ from selfedit.errors import ModelError
 from selfedit.model.chat import Chat
 
 
-def json_grammar(chat: Chat, schema: dict) -> Callable[[Sequence[int]], Sequence[int]]:
+def json_grammar(chat: Chat, schema: dict) -> Callable[[Sequence[int]], Sequence[int] | np.ndarray]:
     """A grammar for any number of texts that are written at the same time. `schema`: a JSON Schema. Raises ModelError
     on one that is wrong or not supported."""
     try:
@@ -26,7 +26,7 @@ def json_grammar(chat: Chat, schema: dict) -> Callable[[Sequence[int]], Sequence
     reached: dict[tuple[int, ...], LLMatcher] = {}
     """By what was written."""
 
-    def allow(written: Sequence[int]) -> Sequence[int]:
+    def allow(written: Sequence[int]) -> Sequence[int] | np.ndarray:
         text = tuple(written)
         matcher = reached.pop(text[:-1], None) if text else None
         left = text if matcher is None else text[-1:]
@@ -37,7 +37,8 @@ def json_grammar(chat: Chat, schema: dict) -> Callable[[Sequence[int]], Sequence
         if matcher.is_stopped():
             return ends
         bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
-        return bits.nonzero()[0].tolist() or ends
+        allowed = bits.nonzero()[0]  # inside a string nearly the whole vocabulary: no list of it
+        return allowed if len(allowed) else ends
 
     return allow
 

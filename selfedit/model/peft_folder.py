@@ -102,8 +102,8 @@ def read_config(folder: Path, num_layers: int, modules: Collection[str]) -> Lora
 
 
 def export_adapter(source: Path, folder: Path) -> None:
-    """Copies an adapter with its weights in fp16, which holds them exactly and every tool reads. Raises
-    AdapterError."""
+    """Copies an adapter with its weights in fp16, which every tool reads; it holds them exactly but for values below
+    5e-5. Raises AdapterError."""
     _write_weights(folder, _in_dtype(read_adapter(source), torch.float16))
     shutil.copyfile(source / CONFIG_FILE, folder / CONFIG_FILE)
 

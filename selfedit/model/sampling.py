@@ -39,7 +39,7 @@ def choose(logits: Tensor, rows: Sequence[Continuation]) -> list[int]:
     """Logits [B, vocabulary] → the next token of each row. Changes the logits of requests with a grammar."""
     for logit_row, row in zip(logits, rows):
         if allow := row.request.allow:
-            allowed = torch.tensor(allow(row.tokens), device=logits.device)
+            allowed = torch.as_tensor(allow(row.tokens), device=logits.device)
             kept = logit_row[allowed]
             logit_row.fill_(float("-inf")).index_copy_(0, allowed, kept)
     tokens = logits.argmax(1).tolist()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ def load_document_questions(file: Path) -> list[DocumentQuestion]:
         )
         id = optional_id(item, at) or at
         questions.append(DocumentQuestion(id, document, section, kind, Question(text, gold_answers(item, at))))
+    if double := next((id for id, count in Counter(q.id for q in questions).items() if count > 1), None):
+        raise DocumentError(f"{file}: two questions have the id {double[:80]!r}; give each its own")
     return questions
 
 

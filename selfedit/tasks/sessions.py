@@ -7,6 +7,7 @@ question, answers, kind, …}]}`. All indices count from 0.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date as Day
 from pathlib import Path
@@ -91,7 +92,10 @@ def _stands_in(value: str, text: str) -> bool:
 
 def load_users(file: Path) -> list[User]:
     """Raises DocumentError that names the line."""
-    return [_user(item, at) for at, item in read_jsonl(file)]
+    users = [_user(item, at) for at, item in read_jsonl(file)]
+    if double := next((id for id, count in Counter(user.id for user in users).items() if count > 1), None):
+        raise DocumentError(f"{file}: two users have the id {double[:80]!r}; give each its own")
+    return users
 
 
 def _user(item: object, at: str) -> User:

@@ -112,7 +112,8 @@ class Decoder:
         return events + self._write(self.network.logits(torch.stack(last)), newcomers)
 
     def _parts(self, newcomers: Sequence[Continuation]) -> Iterator[list[Continuation]]:
-        """Sorted newcomers in parts of about PREFILL_TOKENS that none has in common with the one before it."""
+        """Sorted newcomers in parts of about PREFILL_TOKENS; tokens that a prompt shares with the one before it do not
+        count."""
         part, size, before = [], 0, ()
         for text in newcomers:
             tokens = text.request.tokens

@@ -3,7 +3,7 @@
 In: token ids of many sequences laid end to end, no padding. Out: hidden states, one row per token; logits only for the
 rows that are asked for. Everything but attention works on the packed rows [T, hidden], so no product is ever spent on
 padding; attention sees sequences of similar length side by side. Linear layers that read the same input are one
-product (q, k, v; gate, up). Adapters come in through `lora(layer, group, x)`, so this file knows nothing of them.
+product (q, k, v; gate, up). Adapters come in through `linear`, so this file knows nothing of them.
 The reference is `transformers`: tests/test_network.py compares logits.
 
 Axes: T packed tokens, S sequences, H heads, K key-value heads, D head size, I in, O out.
@@ -346,8 +346,8 @@ class PackedAttention:
     Sequences are handled in buckets of similar length (up to the next power of two), padded on the right inside the
     bucket: a causal mask alone then hides the padding, since it lies after every real token. What stands in a padding
     slot does not matter, so it is a copy of some row: nothing has to be cleared. What sequences share at their start (a
-    chat header) has its rows once, for every product but attention itself; of a start that is long and most of a
-    sequence (the examples of a task) only the first to have it asks with its queries.
+    chat header) has its rows once, for every product but attention itself. Where such a start is long and most of a
+    sequence (the examples of a task), its queries are computed only in the first sequence that has it.
     """
 
     LONG = 64
@@ -424,8 +424,8 @@ def _mask(length: int, silent: int, window: int, device) -> Tensor | None:
 
 
 class _Slots:
-    """Where rows stand, sequence by sequence, padded: a row has one home, copies where others share it; padding is
-    neither."""
+    """The places of rows in padded sequences. Each row has one primary place; places of the same row in other sequences
+    are copies. The rest is padding; what attention computes there, and for copies, is dropped."""
 
     def __init__(self):
         self.rows, self.homes, self.copies = [], [], []

@@ -34,7 +34,8 @@ def gold_logprobs(
     order = sorted(range(len(items)), key=lambda i: (-1 if items[i][1] is None else items[i][1], items[i][0].tokens))
     out = [0.0] * len(items)
     distinct = {s.tokens for s, _ in items}
-    often = adapters is not None and 2 * len(distinct) <= len(items)  # else a header that packing shares costs less
+    # where most prompts differ, it saves more to read their common header once in each pass, which excludes this
+    often = adapters is not None and 2 * len(distinct) <= len(items)
     frozen = FrozenBelow(network, adapters.config.layers[0], distinct) if often else None
     shared = sharing([s for s, _ in items], [adapter for _, adapter in items])
     for part in passes(order, [len(s.tokens) for s, _ in items], shared):

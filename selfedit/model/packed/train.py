@@ -30,6 +30,7 @@ from selfedit.model.packed.lora import Gradients, LoraBatch, TokenRange
 from selfedit.model.packed.network import Linear, LinearFn, Network, Vocabulary, rms_norm
 from selfedit.model.packed.openmp import limit_threads
 from selfedit.model.packed.packing import Packing, pack, passes
+from selfedit.model.packed.score import LABELS_PER_PASS
 from selfedit.model.schedule import Schedule
 
 TOKENS_PER_WORKER = 64
@@ -309,8 +310,7 @@ class HeadLoss(torch.autograd.Function):
     computed together with the loss, a block of labels at a time: the logits of all labels are never in memory together.
     """
 
-    ROWS = 128
-    """25 MB of logits with 49,152 tokens: larger blocks go back to the system each time, and come back page by page."""
+    ROWS = LABELS_PER_PASS
 
     @staticmethod
     def forward(ctx, hidden: Tensor, head: Linear, targets: Tensor, odds: Tensor, weights: Tensor) -> Tensor:
