@@ -1,5 +1,7 @@
 import os
 import socket
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,14 @@ def each(learn_one):
     return learn_passages
 
 
+def wait_until(condition: Callable[[], object], seconds: float = 300.0, pause_s: float = 0.02) -> None:
+    """Waits for the condition to hold, for much longer than that takes on a busy machine."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"the condition does not hold after {seconds:g} s"
+        time.sleep(pause_s)
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
     """An empty cache of its own."""
@@ -86,10 +96,11 @@ def endpoint():
 
 
 @pytest.fixture
-def dead_url() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+def dead_url() -> Iterator[str]:
+    """Where nobody answers: the port is taken, so that no other process can listen on it, but nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
 
 
 def write_tokenizer(folder: Path) -> int:

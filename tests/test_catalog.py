@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import CHAT_TEMPLATE
+from conftest import CHAT_TEMPLATE, wait_until
 from safetensors import SafetensorError
 from test_network import packed_logits
 
@@ -496,12 +496,9 @@ def start_conversion(gguf_file: Path, log: Path, seconds: float) -> subprocess.P
 
 
 def test_a_killed_conversion_leaves_no_model_and_the_next_start_makes_one(cache, tmp_path, tiny_gguf, tiny_model):
-    import time
-
     process = start_conversion(tiny_gguf, tmp_path / "log", 600)
-    while not list(cache.glob(".*.part-*/model/tokenizer_config.json")):
-        assert process.poll() is None
-        time.sleep(0.05)
+    wait_until(lambda: process.poll() is not None or list(cache.glob(".*.part-*/model/tokenizer_config.json")))
+    assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()

@@ -214,11 +214,11 @@ def test_a_document_that_cannot_be_read_is_named_with_the_reason(tmp_path, refus
 
 
 def test_an_address_where_nobody_answers_is_named(refusal, tiny):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/page"
-    assert refusal("learn", url, *tiny, "--allow-private").startswith(f"{url}: cannot be fetched")
-    assert "private or reserved network; give --allow-private" in refusal("learn", url, *tiny)
+    with socket.socket() as taken:  # no other process can listen there
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/page"
+        assert refusal("learn", url, *tiny, "--allow-private").startswith(f"{url}: cannot be fetched")
+        assert "private or reserved network; give --allow-private" in refusal("learn", url, *tiny)
 
 
 def test_a_bad_document_beside_a_good_one_is_reported_and_the_good_one_is_read(tmp_path, document, answer):

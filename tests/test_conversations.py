@@ -1,17 +1,20 @@
 """Conversations: what a user states becomes memory, and is corrected and forgotten; the chat command."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from conftest import wait_until
 from test_serve import serving, tiny_model  # noqa: F401  (a fixture)
 
 from selfedit.answers.notes import checked, in_view, is_personal, with_notes
+from selfedit.cli import main
 from selfedit.config import LearnConfig
 from selfedit.conversations import SOURCE, Conversations
 from selfedit.errors import MemoryStoreError
@@ -28,7 +31,7 @@ PORT = [
     Message("assistant", "Many teams use healthz. Your gateway is written in Java."),
 ]
 MOVED = [Message("user", "Small correction: Kestrel listens on port 8444 now."), Message("assistant", "Noted.")]
-SECRET = [Message("user", "The pager PIN is 5519, by the way."), Message("assistant", "I will keep 5519 in mind.")]
+SECRET = [Message("user", "The pager PIN is 55194730, by the way."), Message("assistant", "I will keep 55194730.")]
 FORGET = [Message("user", "Please forget the pager PIN that I told you."), Message("assistant", "Done.")]
 
 
@@ -82,12 +85,12 @@ def test_a_correction_supersedes_and_can_be_rolled_back(talk):
 
 def test_what_is_forgotten_is_nowhere_on_the_disk(talk, tmp_path):
     talk("a", SECRET, "2026-03-03")
-    assert "5519" in texts(talk.store)
+    assert "55194730" in texts(talk.store)
     changes = talk("b", FORGET, "2026-03-24")
-    assert changes.forgotten and "5519" not in texts(talk.store)
+    assert changes.forgotten and "55194730" not in texts(talk.store)
     talk.store.close()
     for file in tmp_path.rglob("*"):
-        assert not file.is_file() or b"5519" not in file.read_bytes(), file
+        assert not file.is_file() or b"55194730" not in file.read_bytes(), file
     assert talk.conversations.turns("b")[0].content == FORGET[0].content
 
 
@@ -97,11 +100,11 @@ def test_forgetting_that_was_cut_short_is_finished_by_the_next_change(talk, tiny
         patched.setattr(MemoryStore, "forget", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             talk("b", FORGET, "2026-03-24")
-    assert "5519" in texts(talk.store)
+    assert "55194730" in texts(talk.store)
     assert not talk.conversations.accept("b", tiny_model, talk.store).any
     talk.store.close()
     for file in tmp_path.rglob("*"):
-        assert not file.is_file() or b"5519" not in file.read_bytes(), file
+        assert not file.is_file() or b"55194730" not in file.read_bytes(), file
 
 
 def test_what_stands_only_in_a_trace_of_what_was_replaced_is_forgotten(talk, tmp_path):
@@ -193,7 +196,7 @@ def test_the_last_change_can_be_taken_back_but_not_what_was_forgotten(talk, tiny
     assert talk.conversations.undo(tiny_model, talk.store) and "8443" in texts(talk.store)
     assert not talk.conversations.undo(tiny_model, talk.store)
     talk("c", FORGET, "2026-03-24")
-    assert talk.conversations.undo(tiny_model, talk.store) and "5519" not in texts(talk.store)
+    assert talk.conversations.undo(tiny_model, talk.store) and "55194730" not in texts(talk.store)
 
 
 def test_what_is_forgotten_or_corrected_while_it_is_learned_does_not_come_back(talk, tiny_model, tmp_path):  # noqa: F811
@@ -203,8 +206,8 @@ def test_what_is_forgotten_or_corrected_while_it_is_learned_does_not_come_back(t
     talk("c", [Message("user", "My cat is called Mostarda."), Message("assistant", "Nice.")], "2026-03-25")
     before = talk.store.active_ids()
     report = learn(tiny_model, stale, talk.store, LearnConfig(), current=Conversations(tmp_path).passages)
-    assert all(one.failed for one in report.reports if "5519" in {p.id: p.text for p in stale}[one.passage])
-    assert "5519" not in "\n".join(entry.passage.text for entry in talk.store.all())
+    assert all(one.failed for one in report.reports if "55194730" in {p.id: p.text for p in stale}[one.passage])
+    assert "55194730" not in "\n".join(entry.passage.text for entry in talk.store.all())
     assert set(before) <= set(talk.store.active_ids()) and "Mostarda" in texts(talk.store)
 
 
@@ -279,59 +282,63 @@ def test_a_question_and_a_proposal_read_each_file_once(talk, monkeypatch):
 # The command
 
 
-def chat(home, model, text, *options):
-    command = [
-        sys.executable,
-        "-m",
-        "selfedit.cli",
-        "chat",
-        "--home",
-        str(home),
-        "--model",
-        model,
-        "--tokens",
-        "8",
-        *options,
-    ]
-    environment = os.environ | {"SELFEDIT_PRECISION": "fp32"}
-    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=180, env=environment)
+def arguments(home, model) -> list[str]:
+    return ["chat", "--home", str(home), "--model", model.name, "--tokens", "8"]
 
 
-def test_a_second_session_knows_what_the_first_one_said(tiny_model, tmp_path):  # noqa: F811
-    first = chat(
-        tmp_path, tiny_model.name, "My cat is called Mostarda.\nHello?\n/learn\n/nothing\n/help\n", "--no-learn"
-    )
+def learning_chat(home, model, text, *options):
+    """A chat in a process of its own, which leaves one that learns in the background."""
+    command = [sys.executable, "-m", "selfedit.cli", *arguments(home, model), *options]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def chat(tiny_model, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """Runs a chat in this process."""
+
+    def run(text, *options):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        code = main([*arguments(tmp_path, tiny_model), *options])
+        shown = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=shown.out, stderr=shown.err)
+
+    return run
+
+
+def test_a_second_session_knows_what_the_first_one_said(chat):
+    first = chat("My cat is called Mostarda.\nHello?\n/learn\n/nothing\n/help\n", "--no-learn")
     assert first.returncode == 0 and "I would remember: My cat is called Mostarda." in first.stderr, first.stderr
     assert "no command /nothing" in first.stderr and "Traceback" not in first.stderr
-    second = chat(tmp_path, tiny_model.name, "What is my cat called?\n/why\n/memories\n", "--json")
+    second = chat("What is my cat called?\n/why\n/memories\n", "--json")
     record = json.loads(second.stdout.splitlines()[0])
     assert record["from"] == "text" and record["source"] == SOURCE
     assert "Mostarda" in second.stderr
 
 
-def test_the_source_of_an_answer_stands_in_a_line_below_it(tiny_model, tmp_path):  # noqa: F811
-    chat(tmp_path, tiny_model.name, "My cat is called Mostarda.\n", "--no-learn")
+def test_the_source_of_an_answer_stands_in_a_line_below_it(chat, tiny_model, tmp_path):  # noqa: F811
+    chat("My cat is called Mostarda.\n", "--no-learn")
     command = [sys.executable, "-m", "selfedit.cli", "chat", "--home", str(tmp_path), "--model", tiny_model.name]
     said = "What is my cat called?\n"
     shown = subprocess.run(
-        [*command, "--no-learn"], input=said, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180
+        [*command, "--no-learn"], input=said, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
     )
     lines = shown.stdout.splitlines()
     assert f"  (text: {SOURCE}; /why)" in lines and "" not in lines, shown.stdout
 
 
 @pytest.mark.parametrize("request_", ["Please forget the pager PIN.", "/forget how I am paged, the PIN"])
-def test_a_request_to_forget_counts_at_once(request_, tiny_model, tmp_path):  # noqa: F811
-    said = f"The pager PIN is 5519.\n/learn\n{request_}\nWhat is my pager PIN?\n/why\n/undo\n/memories\n"
-    shown = chat(tmp_path, tiny_model.name, said, "--no-learn")
+def test_a_request_to_forget_counts_at_once(request_, chat, tmp_path):
+    said = f"The pager PIN is 55194730.\n/learn\n{request_}\nWhat is my pager PIN?\n/why\n/undo\n/memories\n"
+    shown = chat(said, "--no-learn")
     after = shown.stderr.partition("forgets:")[2].partition("\n")[2]
-    assert "forgets: The pager PIN is 5519." in shown.stderr and "5519" not in after + shown.stdout, shown.stderr
+    assert "forgets: The pager PIN is 55194730." in shown.stderr, shown.stderr
+    assert "55194730" not in after + shown.stdout, shown.stderr
     for file in tmp_path.rglob("*"):
-        assert not file.is_file() or b"5519" not in file.read_bytes(), file
+        assert not file.is_file() or b"55194730" not in file.read_bytes(), file
 
 
-def test_the_command_to_forget_says_what_it_could_not_find(tiny_model, tmp_path):  # noqa: F811
-    shown = chat(tmp_path, tiny_model.name, "My cat is called Mostarda.\n/forget\n/forget my bank\n", "--no-learn")
+def test_the_command_to_forget_says_what_it_could_not_find(chat):
+    shown = chat("My cat is called Mostarda.\n/forget\n/forget my bank\n", "--no-learn")
     assert "say what: /forget my door code" in shown.stderr
     assert "nothing is known of what you want forgotten: this: my bank" in shown.stderr, shown.stderr
     assert "I would remember: My cat is called Mostarda." in shown.stderr
@@ -339,41 +346,27 @@ def test_the_command_to_forget_says_what_it_could_not_find(tiny_model, tmp_path)
 
 def test_a_closed_input_ends_the_chat(tiny_model, tmp_path):  # noqa: F811
     command = f"'{sys.executable}' -m selfedit.cli chat --home '{tmp_path}' --model '{tiny_model.name}' <&-"
-    shown = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    shown = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300)
     assert shown.returncode == 0 and "Traceback" not in shown.stderr, shown.stderr
 
 
-def test_what_was_said_is_learned_in_the_background(tiny_model, tmp_path):  # noqa: F811
-    shown = chat(
-        tmp_path,
-        tiny_model.name,
-        "Our gateway is called Kestrel and listens on port 8443.\n/quit\n",
-        "--session",
-        "work",
-    )
+def test_what_was_said_is_learned_in_the_background(chat, tiny_model, tmp_path):  # noqa: F811
+    said = "Our gateway is called Kestrel and listens on port 8443.\n/quit\n"
+    shown = learning_chat(tmp_path, tiny_model, said, "--session", "work")
     assert "learning goes on in the background" in shown.stderr, shown.stderr
-    jobs = tmp_path / "jobs"
-    for _ in range(600):
-        if not list(jobs.glob("*/")):
-            break
-        time.sleep(0.1)
-    assert not list(jobs.glob("*/")), "the job has ended"
-    again = chat(tmp_path, tiny_model.name, "/quit\n", "--session", "work", "--no-learn")
-    assert "2 turns are in it" in again.stderr
+    wait_until(lambda: not list((tmp_path / "jobs").glob("*/")))
+    assert "2 turns are in it" in chat("/quit\n", "--session", "work", "--no-learn").stderr
 
 
-def test_the_next_chat_goes_on_with_what_was_killed_while_it_learned(tiny_model, tmp_path):  # noqa: F811
-    first = chat(tmp_path, tiny_model.name, "Our gateway is called Kestrel and listens on port 8443.\n")
+def test_the_next_chat_goes_on_with_what_was_killed_while_it_learned(chat, tiny_model, tmp_path):  # noqa: F811
+    first = learning_chat(tmp_path, tiny_model, "Our gateway is called Kestrel and listens on port 8443.\n")
     os.kill(int(first.stderr.partition("(process ")[2].partition(")")[0]), signal.SIGKILL)
     (folder,) = (tmp_path / "jobs").glob("*/")
     assert (folder / "job.json").exists()
-    shown = chat(tmp_path, tiny_model.name, "/quit\n")
+    shown = learning_chat(tmp_path, tiny_model, "/quit\n")
     assert "1 job of before goes on in the background" in shown.stderr, shown.stderr
-    until = time.monotonic() + 60
-    while folder.exists() and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not folder.exists(), "the job has ended"
-    assert "goes on" not in chat(tmp_path, tiny_model.name, "/quit\n").stderr
+    wait_until(lambda: not folder.exists())
+    assert "goes on" not in chat("/quit\n").stderr
 
 
 def test_a_job_of_another_model_is_left_for_it(tmp_path):
@@ -381,8 +374,8 @@ def test_a_job_of_another_model_is_left_for_it(tmp_path):
     assert unfinished(tmp_path, "other") == [] and unfinished(tmp_path, "one") == [job]
 
 
-def test_wrong_names_end_with_one_line(tiny_model, tmp_path):  # noqa: F811
-    shown = chat(tmp_path, tiny_model.name, "", "--session", "../x")
+def test_wrong_names_end_with_one_line(chat):
+    shown = chat("", "--session", "../x")
     assert shown.returncode == 2 and "no name for a session" in shown.stderr and shown.stderr.count("\n") == 1
 
 

@@ -1,10 +1,13 @@
 """Environments are made by the real pip from a folder of wheels, without the network."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.specifiers import SpecifierSet
@@ -20,11 +23,10 @@ except SandboxError as error:
     pytest.skip(f"code cannot be run safely here: {error}", allow_module_level=True)
 
 
-@pytest.fixture
-def wheels(tmp_path, monkeypatch) -> Path:
-    """The package `red_gate` in versions 1.0 and 2.0, which pip finds there and nowhere else."""
-    folder = tmp_path / "wheels"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def wheel_folder(tmp_path_factory) -> Path:
+    """The package `red_gate` in versions 1.0 and 2.0."""
+    folder = tmp_path_factory.mktemp("wheels")
     for version in ("1.0", "2.0"):
         info = f"red_gate-{version}.dist-info"
         with zipfile.ZipFile(folder / f"red_gate-{version}-py3-none-any.whl", "w") as wheel:
@@ -32,17 +34,35 @@ def wheels(tmp_path, monkeypatch) -> Path:
             wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: red-gate\nVersion: {version}\n")
             wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             wheel.writestr(f"{info}/RECORD", "")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
-    monkeypatch.chdir(tmp_path)
     return folder
 
 
-def test_an_environment_is_made_once_and_found_by_its_version(wheels, tmp_path):
-    notes, home = [], tmp_path / "home"
-    assert find("red-gate", SpecifierSet(">=1"), home) is None
-    first, second = (create("Red_Gate", version, home, notes.append) for version in ("1", "2.0"))
+def use_wheels(patch: pytest.MonkeyPatch, wheels: Path, folder: Path) -> None:
+    """pip finds packages there and nowhere else, and this folder has no environment."""
+    patch.setenv("PIP_NO_INDEX", "1")
+    patch.setenv("PIP_FIND_LINKS", str(wheels))
+    patch.delenv("VIRTUAL_ENV", raising=False)
+    patch.chdir(folder)
+
+
+@pytest.fixture
+def wheels(wheel_folder, tmp_path, monkeypatch) -> None:
+    use_wheels(monkeypatch, wheel_folder, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def made(wheel_folder, tmp_path_factory) -> SimpleNamespace:
+    """A home with an environment of each version, and what was told when they were made. Not to be changed."""
+    home, notes = tmp_path_factory.mktemp("made") / "home", []
+    with pytest.MonkeyPatch.context() as patch:
+        use_wheels(patch, wheel_folder, home.parent)
+        first, second = (create("Red_Gate", version, home, notes.append) for version in ("1", "2.0"))
+    return SimpleNamespace(home=home, notes=notes, first=first, second=second)
+
+
+def test_an_environment_is_made_once_and_found_by_its_version(wheels, made, tmp_path):
+    notes, home, first, second = made.notes, made.home, made.first, made.second
+    assert find("red-gate", SpecifierSet(">=1"), tmp_path / "home") is None
     assert first == Environment(home / "environments" / "red-gate-1" / "bin" / "python", "red-gate", "1")
     assert len(notes) == 2 and notes[0].startswith("installs red-gate==1 in ")
     assert create("red-gate", "2.0", home, notes.append) == second and len(notes) == 2
@@ -64,7 +84,7 @@ def test_two_processes_make_one_environment(wheels, tmp_path):
     command = [sys.executable, "-c", make, str(tmp_path / "home")]
     root = Path(__file__).parents[1]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) for _ in range(2)]
-    told = "".join(process.communicate(timeout=120)[0] for process in both)
+    told = "".join(process.communicate(timeout=300)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0] and told.count("installs red-gate==2.0 in") == 1
     assert installed("red-gate", tmp_path / "home/environments/red-gate-2.0/bin/python") == "2.0"
 
@@ -89,18 +109,18 @@ def test_only_names_and_versions_reach_pip(library, version, tmp_path):
         create(library, version, tmp_path, str)
 
 
-def test_only_the_given_python_else_the_active_one_then_that_of_the_folder(wheels, tmp_path, monkeypatch):
-    one, two = (create("red-gate", version, tmp_path, str) for version in ("1.0", "2.0"))
-    assert find("red-gate", SpecifierSet(""), tmp_path, one.python) == one
-    assert find("red-gate", SpecifierSet("==2"), tmp_path, one.python) is None  # no other one takes its place
-    assert find("red-gate", SpecifierSet("==2"), tmp_path) == two
+def test_only_the_given_python_else_the_active_one_then_that_of_the_folder(wheels, made, tmp_path, monkeypatch):
+    one, two = replace(made.first, version="1.0"), made.second  # as the environment itself says it
+    assert find("red-gate", SpecifierSet(""), made.home, one.python) == one
+    assert find("red-gate", SpecifierSet("==2"), made.home, one.python) is None  # no other one takes its place
+    assert find("red-gate", SpecifierSet("==2"), made.home) == two
     monkeypatch.setenv("VIRTUAL_ENV", str(one.python.parents[1]))
-    assert find("red-gate", SpecifierSet(""), tmp_path) == one
+    assert find("red-gate", SpecifierSet(""), made.home) == one
     monkeypatch.delenv("VIRTUAL_ENV")
     (tmp_path / ".venv").symlink_to(one.python.parents[1])
-    assert find("red-gate", SpecifierSet(""), tmp_path).version == "1.0"
+    assert find("red-gate", SpecifierSet(""), made.home).version == "1.0"
     with pytest.raises(SandboxError, match="is no Python; give"):
-        find("red-gate", SpecifierSet(""), tmp_path, tmp_path / "missing")
+        find("red-gate", SpecifierSet(""), made.home, tmp_path / "missing")
 
 
 @pytest.mark.parametrize(
@@ -142,9 +162,9 @@ def test_a_program_of_somebody_else_in_the_folder_runs_in_the_sandbox_only(wheel
     assert not (tmp_path / "mark").exists()
 
 
-def test_an_interpreter_without_the_library_is_asked_without_importing_it(wheels, tmp_path):
-    environment = create("red-gate", "2.0", tmp_path, str)
-    (module,) = environment.python.parents[1].glob("lib/*/site-packages/red_gate.py")
+def test_an_interpreter_without_the_library_is_asked_without_importing_it(made, tmp_path):
+    copy = shutil.copytree(made.second.python.parents[1], tmp_path / "environment", symlinks=True)
+    (module,) = copy.glob("lib/*/site-packages/red_gate.py")
     module.write_text("raise SystemExit")
-    assert installed("red-gate", environment.python) == "2.0"
-    assert installed("blue-gate", environment.python) is None
+    assert installed("red-gate", copy / "bin" / "python") == "2.0"
+    assert installed("blue-gate", copy / "bin" / "python") is None

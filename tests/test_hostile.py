@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hostile
 import pytest
+from conftest import wait_until
 
 from selfedit.documents import worker
 from selfedit.documents.read import Intake, read_documents
@@ -86,7 +87,7 @@ def test_each_hostile_document_is_read_or_left_out_with_one_line(folder, monkeyp
 
 
 def test_one_bad_document_after_another_does_not_stop_the_good_ones(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "SECONDS", SECONDS)
+    monkeypatch.setattr(worker, "SECONDS", 10.0)  # the good one must not be late on a busy machine
     (tmp_path / "good.md").write_text("The gate is red.")
     bad = [folder / name for name in ("bomb.docx", "deep.json", "nul.pdf", "cut-0.3.epub")]
     reading = read_documents([*map(str, bad), str(tmp_path / "good.md")])
@@ -117,14 +118,14 @@ def test_what_a_killed_child_started_ends_with_it(tmp_path):
         )
         environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}{os.pathsep}{tmp_path}"}
         parent = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE)
-        wait_for(lambda file=file: file.exists() and len(file.read_text().split()) == 2)
+        wait_until(lambda file=file: file.exists() and len(file.read_text().split()) == 2)
         child, grandchild = map(int, file.read_text().split())
         if how == "kill":
             parent.kill()
         elif how == "interrupt":
             parent.send_signal(2)
-        _, stderr = parent.communicate(timeout=30)
-        wait_for(lambda pids=(child, grandchild): not any(map(alive, pids)))
+        _, stderr = parent.communicate(timeout=120)
+        wait_until(lambda pids=(child, grandchild): not any(map(alive, pids)))
         assert b"takes more than 1 s" in stderr if how == "time" else parent.returncode != 0
 
 
@@ -133,10 +134,3 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def wait_for(condition) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)

@@ -2,11 +2,12 @@
 
 import argparse
 import ast
+import json
+import resource
 import subprocess
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
-from time import monotonic
 
 import pytest
 
@@ -114,23 +115,36 @@ def test_the_commands_are_found_in_the_parser():
     assert len(COMMANDS) > 25 and ["memory", "list"] in COMMANDS and ["train-editor"] in COMMANDS
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, ["--version"]], ids=" ".join)
-def test_help_is_shown_without_importing_anything_heavy(command):
-    option = [] if command == ["--version"] else ["--help"]
-    shown = python(
-        f"import sys, selfedit.cli\ncode = selfedit.cli.main(sys.argv[1:])\nprint({HEAVY}, code)", *command, *option
-    )
-    assert shown.stderr == "" and shown.stdout.endswith("set() 0\n")
-    assert shown.stdout.startswith(" ".join(["usage: selfedit", *command]) if option else "selfedit ")
+EACH = f"""
+import contextlib, io, json, sys, selfedit.cli
+shown = []
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        code = selfedit.cli.main(arguments)
+    shown.append([code, sorted({HEAVY}), output.getvalue()])
+print(json.dumps(shown))
+"""
+"""Runs commands in one process: the exit code of each, what is imported by then, and what it printed."""
+
+
+def test_help_is_shown_without_importing_anything_heavy():
+    commands = [["--version"], *([*command, "--help"] for command in COMMANDS)]
+    shown = python(EACH, json.dumps(commands))
+    assert shown.stderr == ""
+    for arguments, (code, heavy, output) in zip(commands, json.loads(shown.stdout), strict=True):
+        assert (code, heavy) == (0, []), arguments
+        usage = " ".join(["usage: selfedit", *arguments[:-1]])
+        assert output.startswith("selfedit " if arguments == ["--version"] else usage), arguments
 
 
 def test_help_is_fast():
-    """As a multiple of Python's own start, because the machine may be busy."""
+    """As a multiple of Python's own start, because machines differ; of the processor's time, because it may be busy."""
 
     def seconds(*arguments: str) -> float:
-        start = monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, check=True)
-        return monotonic() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     own, help = (min(seconds(*arguments) for _ in range(5)) for arguments in (["-c", ""], ["-m", "selfedit.cli", "-h"]))
     assert help < max(0.3, 8 * own)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 import uvicorn
+from conftest import wait_until
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -26,7 +27,7 @@ from selfedit.serve import guard
 from selfedit.serve.app import _refused
 
 SEED, COUNT = 27, 500
-PATIENCE_S = 20
+PATIENCE_S = 60
 GETS = ["/", "/health", "/metrics", "/v1/models", "/v1/memories", "/v1/versions", "/v1/jobs", "/static/app.js"]
 POSTS = ["/v1/chat/completions", "/v1/completions", "/v1/ask", "/v1/memories", "/v1/rollback", "/mcp/"]
 PYDANTIC = re.compile(
@@ -259,8 +260,9 @@ def test_500_malformed_requests(tiny_model, store, tmp_path_factory):  # noqa: F
         assert len(kinds) == 9 and {200, 400, 401, 403, 404, 405, 413} <= {status for status, *_ in replies}
         body = {"model": tiny_model.name, "prompt": "The river", "max_tokens": 4}
         authorized = {"Authorization": f"Bearer {TOKEN}"}
-        assert httpx.post(f"{server.url}/v1/completions", json=body, headers=authorized).json()["choices"][0]["text"]
-        assert spent < 40, f"{spent:.0f} s"
+        answer = httpx.post(f"{server.url}/v1/completions", json=body, headers=authorized, timeout=60)
+        assert answer.json()["choices"][0]["text"]
+        assert spent < 150, f"{spent:.0f} s"
         for connection in (*half_open, slow):
             connection.close()
 
@@ -268,7 +270,7 @@ def test_500_malformed_requests(tiny_model, store, tmp_path_factory):  # noqa: F
 @contextmanager
 def guarded(monkeypatch):
     """A server behind the guard that loses patience quickly: its address, and the paths whose replies were given up."""
-    monkeypatch.setattr(guard, "STALLED_S", 0.5)
+    monkeypatch.setattr(guard, "STALLED_S", 2.0)
     given_up = []
 
     async def endless(path: str):
@@ -296,21 +298,21 @@ def guarded(monkeypatch):
 
 
 def test_a_client_that_stops_sending_or_reading_is_given_up(monkeypatch):
+    cut = request("POST", "/b", {"Authorization": "Bearer t", "Content-Length": "9"}, b"abc")
     with guarded(monkeypatch) as (address, given_up):
-        for data, start in (
-            (b"", b""),
-            (b"GET /a HTTP/1.1\r\nHo", b""),
-            (request("POST", "/b", {"Authorization": "Bearer t", "Content-Length": "9"}, b"abc"), b"HTTP/1.1 408 "),
-        ):
-            with socket.create_connection(address, timeout=10) as connection:
+
+        def reply(data: bytes) -> bytes:
+            with socket.create_connection(address, timeout=60) as connection:
                 connection.sendall(data)
-                assert connection.recv(65536)[:13] == start, data
-        with socket.create_connection(address, timeout=10) as connection:
+                return connection.recv(65536)[:13]
+
+        with ThreadPoolExecutor(3) as pool:
+            replies = list(pool.map(reply, (b"", b"GET /a HTTP/1.1\r\nHo", cut)))
+        assert replies == [b"", b"", b"HTTP/1.1 408 "]
+        with socket.create_connection(address, timeout=60) as connection:
             connection.sendall(request("GET", "/c", {"Authorization": "Bearer t"}, b""))
             assert connection.recv(10)
-            until = time.monotonic() + 10
-            while not given_up and time.monotonic() < until:
-                time.sleep(0.05)
+            wait_until(lambda: given_up)
             assert given_up == ["/c"]
 
 

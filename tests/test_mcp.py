@@ -1,9 +1,7 @@
 """MCP with the official client: in the process, over standard input and output, and over HTTP."""
 
 import json
-import subprocess
 import sys
-import time
 
 import anyio
 import httpx
@@ -13,6 +11,7 @@ from mcp.client.streamable_http import streamable_http_client
 from test_answers import FAST, store  # noqa: F401  (a fixture)
 from test_serve import serving, tiny_model  # noqa: F401  (a fixture)
 
+from selfedit.bench.load import Server
 from selfedit.memory.store import MemoryStore
 from selfedit.serve.mcp import SUSPICION, mcp_server
 from selfedit.serve.service import Service
@@ -79,8 +78,9 @@ def test_what_an_agent_gives_to_learn_waits_for_the_user(talk, store):  # noqa: 
     async def use(client):
         text = "The token of the deployment is rotated every Friday by Ines Roth."
         job = called(await client.call_tool("learn", {"text": text, "title": "Deployment"}))
-        while any(one["job"] == job["job"] for one in called(await client.call_tool("memories"))["jobs"]):
-            await anyio.sleep(0.2)
+        with anyio.fail_after(300):
+            while any(one["job"] == job["job"] for one in called(await client.call_tool("memories"))["jobs"]):
+                await anyio.sleep(0.2)
         return called(await client.call_tool("memories"))
 
     listed = talk(use)
@@ -112,29 +112,43 @@ def test_only_the_user_approves_and_forgets(talk, store):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    "tool, arguments",
+    "tool, arguments, wrong",
     [
-        ("recall", {}),
-        ("recall", {"question": ""}),
-        ("recall", {"question": 3}),
-        ("recall", {"question": "word " * 799}),
-        ("learn", {"text": "", "title": "x"}),
-        ("learn", {"text": "x"}),
-        ("approve", {"id": "nothing"}),
-        ("forget", {"id": "../.."}),
-        ("nothing", {}),
+        ("recall", {"question": "word " * 799}, "do not fit the model's 2048 positions; shorten it"),
+        ("approve", {"id": "nothing"}, "no memory in the memory home starts with 'nothing'"),
+        ("forget", {"id": "../.."}, "no memory in the memory home starts with '../..'"),
+        ("nothing", {}, "Unknown tool: nothing"),
     ],
 )
-def test_a_wrong_call_is_an_error_in_one_line(talk, tool, arguments):
+def test_a_wrong_call_is_an_error_in_one_line(talk, tool, arguments, wrong):
+    message = error_of(talk, tool, arguments)
+    assert wrong in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "tool, arguments, field",
+    [
+        ("recall", {}, "question"),
+        ("recall", {"question": ""}, "question"),
+        ("recall", {"question": 3}, "question"),
+        ("learn", {"text": "", "title": "x"}, "text"),
+        ("learn", {"text": "x"}, "title"),
+    ],
+)
+def test_an_argument_that_is_missing_or_of_another_kind_is_named(talk, tool, arguments, field):
+    """By the SDK, which needs several lines for it."""
+    message = error_of(talk, tool, arguments)
+    assert f"\n{field}\n" in message and "Traceback" not in message
+
+
+def error_of(talk, tool: str, arguments: dict) -> str:
     async def use(client):
-        try:
-            return await client.call_tool(tool, arguments)
-        except Exception as error:
-            return error
+        return await client.call_tool(tool, arguments)
 
     result = talk(use, elicitation_callback=agrees(True))
-    assert isinstance(result, Exception) or result.is_error
-    assert "Traceback" not in str(result)
+    (content,) = result.content
+    assert result.is_error
+    return content.text
 
 
 def test_memories_are_resources_with_their_sources(talk, store):  # noqa: F811
@@ -192,10 +206,8 @@ def test_over_http_the_header_decides_whose_memories_are_used(tiny_model, store)
 
 def test_over_http_with_the_token_only(tiny_model, store):  # noqa: F811
     token = "a-token-for-the-tests"
-    command = [sys.executable, "-m", "selfedit.cli", "serve", "--home", str(store.home), "--model", tiny_model.name]
-    server = subprocess.Popen([*command, "--port", "0", "--token", token], stdout=subprocess.PIPE, text=True)
-    try:
-        url = next(line.split()[1] for line in server.stdout if line.startswith("MCP"))
+    with Server(tiny_model.name, store.home, "--token", token) as server:
+        url = next(line.split()[1] for line in server.process.stdout if line.startswith("MCP"))
 
         async def run(**headers):
             headers |= {"Authorization": f"Bearer {token}"}
@@ -203,13 +215,7 @@ def test_over_http_with_the_token_only(tiny_model, store):  # noqa: F811
                 async with Client(streamable_http_client(url, http_client=http)) as client:
                     return called(await client.call_tool("recall", {"question": FAST.question, "strict": False}))
 
-        until = time.monotonic() + 60
-        while httpx.get(url.replace("/mcp/", "/health")).status_code != 200 and time.monotonic() < until:
-            time.sleep(0.1)
-        assert httpx.post(url, json={}).status_code == 401
+        assert httpx.post(url, json={}, timeout=60).status_code == 401
         assert anyio.run(run)["known"]
         assert not anyio.run(lambda: run(**{"X-Selfedit-User": "ada"}))["known"]
-    finally:
-        server.terminate()
-        assert server.wait(20) is not None
     assert MemoryStore(store.home).active_ids()

@@ -133,12 +133,24 @@ def test_killed_at_any_write_the_migration_is_done_again_or_was_done(tmp_path):
     assert at > 30 and states == {(False, True), (True, True), (True, False)}
 
 
+def test_all_that_was_written_is_on_the_disk_before_the_database_gets_its_name(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    filled(home)
+    before, after = [], []
+    sync = lambda path: (after if (home / "memory.db").exists() else before).append(path)  # noqa: E731
+    monkeypatch.setattr("selfedit.disk.sync", sync)
+    MemoryStore(home).active()
+    adapters = home / "adapters"
+    assert {*before} == {home / "memory.db.new", adapters, *adapters.rglob("*")} and len(before) > 10
+    assert after == [home]
+
+
 def test_two_processes_migrate_a_home_once(tmp_path):
     home = tmp_path / "home"
     _, kept = filled(home)
 
     def reads():
-        assert ids(MemoryStore(home).active()) == [kept[0].id, kept[2].id]
+        assert ids(MemoryStore(home, lock_timeout_s=120).active()) == [kept[0].id, kept[2].id]
 
     children = [in_another_process(reads) for _ in range(4)]
     assert [exit_code(child) for child in children] == [0] * 4

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import write_tiny_model
+from conftest import wait_until, write_tiny_model
 from test_packages import Index, index, sdist  # noqa: F401  (a fixture)
 
 from selfedit.cli import main
@@ -255,7 +255,9 @@ def test_bad_input_is_one_line(run, tmp_path):
 def watching(tmp_path):
     """`watch --every` in a process that waits .2 s instead of minutes; its log."""
     script = (
-        "import sys, time\nfrom selfedit.cli import main\nreal = time.sleep\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
+        "from selfedit.cli import main\nreal = time.sleep\n"
         "time.sleep = lambda seconds: real(min(seconds, 0.2))\nsys.exit(main(sys.argv[1:]))"
     )
     log = tmp_path / "log"
@@ -272,7 +274,7 @@ def watching(tmp_path):
         assert process.poll() is None
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
+        process.wait(timeout=120)
     assert process.returncode == 130 and log.read_text().splitlines()[-1].startswith("stopped")
 
 
@@ -302,13 +304,6 @@ def test_what_could_not_be_read_is_tried_again(home, upgrade, gate, tmp_path):
         wait_until(lambda: b"words of CHANGELOG.md" in log.read_bytes())
     text = log.read_text()
     assert text.count("has no package 'polars'") == text.count("words of CHANGELOG.md") == 1
-
-
-def wait_until(holds, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("study", ["auto", "facts"])
@@ -356,6 +351,7 @@ def test_what_moved_is_learned_and_answers_for_its_version_only(home, upgrade, g
         assert main(["ask", question, "--for", f"polars@{version}", "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
-    assert (ask("1.33.1")["memory"], ask("1.33.1")["library"]) == (entry.id, "polars@1.33.1")
-    assert ask("1.31")["memory"] is None and ask("2")["from"] == "base"
-    assert "nothing is known of polars 2" in ask("2")["note"]
+    now, before, later = map(ask, ("1.33.1", "1.31", "2"))
+    assert (now["memory"], now["library"]) == (entry.id, "polars@1.33.1")
+    assert before["memory"] is None and later["from"] == "base"
+    assert "nothing is known of polars 2" in later["note"]

@@ -69,7 +69,10 @@ def _build(home: Path) -> None:
         _copy_versions(connection, past, seals)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
-    os.sync()
+    adapters = home / "adapters"
+    for path in (new, *adapters.rglob("*"), adapters):  # also what a killed migration left there
+        if path.exists():
+            disk.sync(path)
     os.rename(new, home / "memory.db")
     disk.sync(home)
 

@@ -91,9 +91,10 @@ class Service:
                 yield item
 
     async def answered(self, home: Path, ask: Ask, stops: Sequence[str] = ()) -> Written:
-        async for item in self.answer(home, ask, stops):
-            if isinstance(item, Written):
-                return item
+        async with aclosing(self.answer(home, ask, stops)) as items:
+            async for item in items:
+                if isinstance(item, Written):
+                    return item
         raise AssertionError("the engine ends with the whole answer")
 
     def explained(self, home: Path, ask: Ask, written: Written) -> dict:
