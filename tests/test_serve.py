@@ -5,6 +5,8 @@ import asyncio
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +17,7 @@ from conftest import ask, wait_until, write_tiny_model
 from starlette.testclient import TestClient
 from test_answers import FAST, GATE, INDEX, store  # noqa: F401  (a fixture)
 
+from selfedit import disk
 from selfedit.answers.answerer import Answerer, Ask
 from selfedit.cli import talk
 from selfedit.config import LearnConfig
@@ -26,7 +29,7 @@ from selfedit.serve.app import create_app
 from selfedit.serve.engine import Engine, EngineError, Written
 from selfedit.serve.guard import HEADERS
 from selfedit.serve.jobs import Jobs, safe_name
-from selfedit.serve.learner import _passages, add_job
+from selfedit.serve.learner import JOBS, STOPPED, _passages, add_job, command
 from selfedit.serve.service import Service
 from selfedit.serve.token import stored_token
 from selfedit.text import count_words
@@ -504,6 +507,20 @@ def test_a_fault_while_a_child_is_read_ends_the_child(tmp_path, monkeypatch):
     assert job.status == "failed" and "division by zero" in job.error and not tasks
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_a_learner_that_a_shell_started_in_the_background_can_be_stopped(tmp_path):
+    job = add_job(tmp_path, "a-model", {"kind": "text", "file": "text.txt"}, "A text", b"Words.")
+    with disk.turn(tmp_path / JOBS / "learning", lambda process: None):
+        learner = subprocess.Popen(
+            command(tmp_path, "a-model", "packed", [job.path]),
+            stdout=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        )
+        assert b"is learning; waiting for it" in learner.stdout.readline()
+        learner.send_signal(signal.SIGINT)
+        assert learner.wait(timeout=300) == STOPPED
+    assert (job.path / "job.json").exists()
 
 
 def test_a_job_can_be_stopped_before_it_begins_and_while_it_runs(client, store):  # noqa: F811

@@ -2,8 +2,8 @@
 
 DATA: the folder with the documents of DOCUMENTS. Two studies, one row each in OUT.jsonl, which are not done again:
 
-- `size`: 20 passages with an adapter each; ranks, adapted matrices, seeds; with the first seed in fp32, bf16, 8 bits
-  and 4 bits, with the others in 4 bits, as adapters are stored.
+- `size`: 20 passages with an adapter each; ranks, adapted matrices, seeds; in 4 bits, as adapters are stored; where
+  all matrices are adapted, with the first seed also in fp32, bf16 and 8 bits.
 - `joint`: the 16 passages of one document with 1 to 16 of them in one adapter.
 
 "recited" is the share of a passage's words that are said in their order; "kept" that of the passages above the gate's
@@ -13,21 +13,24 @@ bound. SHARE: of the layers below the first adapted one.
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from selfedit.config import RECITATION, GateConfig, with_rate
+from selfedit.config import ALL_LINEAR, RECITATION, GateConfig, TrainConfig, with_rate
 from selfedit.documents.read import split_documents
 from selfedit.edits.recitation import recite, share_recited
 from selfedit.judge.general import general_harm
 from selfedit.learn import passage_length
 from selfedit.loop.trial import joint_job, study_examples, study_sequences
+from selfedit.model.backend import lora_config
 from selfedit.model.load import Model, load_model
 from selfedit.model.packed.lora import LoraBatch
+from selfedit.model.packed.train import _Run
 from selfedit.tasks.real_docs import load_document
 from selfedit.types import Passage, stable_seed
 
@@ -35,7 +38,10 @@ DOCUMENTS = ("api_changes/polars2/upgrade_2.md", "api_changes/django6/6.1.txt", 
 JOINT = "peps_2025_26/public.json#pep-0816"
 WORDS = 110
 MLP = ("gate_proj", "up_proj", "down_proj")
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+SIZES = (
+    *((rank, kind) for rank in (8, 4, 2, 16) for kind in ("all", "mlp")),
+    *((rank, "all, B over a frozen shared A") for rank in (8, 16)),
+)
 
 
 def in_bits(bits: int) -> Callable[[Tensor], Tensor]:
@@ -60,7 +66,30 @@ def stored(adapters: LoraBatch, form: Callable[[Tensor], Tensor]) -> LoraBatch:
     return read
 
 
-def studied(model: Model, groups: Sequence[Sequence[Passage]], seed: int, **settings) -> tuple[LoraBatch, dict]:
+@contextmanager
+def only_b(model: Model, config: TrainConfig) -> Iterator[None]:
+    """Training leaves every A as it began."""
+    trained = LoraBatch(model.backend.network.shape, lora_config(model.backend.num_layers, config), 1)
+    for view in trained.views.values():
+        for b in view.b:
+            b.fill_(1.0)
+    update = _Run.update_
+
+    def update_b(run: _Run, done: list) -> None:
+        for _, gradient in done:
+            gradient.mul_(trained.flat[0])
+        update(run, done)
+
+    _Run.update_ = update_b
+    try:
+        yield
+    finally:
+        _Run.update_ = update
+
+
+def studied(
+    model: Model, groups: Sequence[Sequence[Passage]], seed: int, frozen_a: bool, **settings
+) -> tuple[LoraBatch, dict]:
     """An adapter for each group, and what it took."""
     config = replace(with_rate(RECITATION, model.rate), **settings)
     jobs = []
@@ -69,12 +98,14 @@ def studied(model: Model, groups: Sequence[Sequence[Passage]], seed: int, **sett
         for passage in group:
             examples = study_examples(passage, (), True)
             parts.append((study_sequences(model, passage, examples, 0.0), examples))
-        jobs.append(joint_job(parts, stable_seed(seed, group[0].id, "recite")))
+        jobs.append(joint_job(parts, seed if frozen_a else stable_seed(seed, group[0].id, "recite")))
     start = time.perf_counter()
-    adapters, logs = model.backend.train(jobs, config)
+    with only_b(model, config) if frozen_a else nullcontext():
+        adapters, logs = model.backend.train(jobs, config)
     seconds = time.perf_counter() - start
     words = sum(len(passage.text.split()) for group in groups for passage in group)
-    weights = sum(tensor.numel() for tensor in adapters.tensors(0).values())
+    own = {name: tensor for name, tensor in adapters.tensors(0).items() if "lora_B" in name or not frozen_a}
+    weights = sum(tensor.numel() for tensor in own.values())
     epochs = sum(len(log.losses) for log in logs) / len(logs)
     return adapters, {"epochs": round(epochs, 2), "words_per_second": round(words / seconds, 2), "weights": weights}
 
@@ -109,21 +140,20 @@ def study(data: Path, out: Path, name: str, first_layer: float) -> None:
     ones = [[passage] for passage in passages_of(model, data, DOCUMENTS, 20)]
     plan: list[tuple[str, list, int, dict]] = []
     for seed in range(3):
-        for modules, kind in ((RECITATION.modules, "all"), (MLP, "mlp"), (ATTENTION, "attention")):
-            for rank in (8, 4, 2, 16):
-                settings = {"rank": rank, "modules": modules}
-                plan.append((f"size: rank {rank}, {kind}, seed {seed}", ones, seed, settings))
-    document = passages_of(model, data, [JOINT])
-    for batch in (1, 4):
-        for together in (1, 2, 4, 8, 16)[batch > 1 :]:
-            groups = [document[i : i + together] for i in range(0, len(document), together)]
-            settings = {"batch_size": batch, "epochs": 24}
-            plan.append((f"joint: {together} passages, batch {batch}", groups, 0, settings))
+        for rank, kind in SIZES:
+            settings = {"rank": rank, "modules": MLP if kind == "mlp" else ALL_LINEAR, "frozen_a": "frozen" in kind}
+            plan.append((f"size: rank {rank}, {kind}, seed {seed}", ones, seed, settings))
+        if not seed:
+            document = passages_of(model, data, [JOINT])
+            for together, batch in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (4, 4), (16, 4), (16, 16)):
+                groups = [document[i : i + together] for i in range(0, len(document), together)]
+                settings = {"batch_size": batch, "epochs": 24, "frozen_a": False}
+                plan.append((f"joint: {together} passages, batch {batch}", groups, 0, settings))
     for of, groups, seed, settings in plan:
         if of in done:
             continue
         adapters, cost = studied(model, groups, seed, first_layer=first_layer, **settings)
-        forms = {form: stored(adapters, rounds) for form, rounds in FORMS.items()} if "size" in of and not seed else {}
+        forms = {form: stored(adapters, rounds) for form, rounds in FORMS.items()} if of.endswith("all, seed 0") else {}
         forms["4 bits"] = adapters.as_stored()
         results = {form: tested(model, groups, kept, limit) for form, kept in forms.items()}
         with out.open("a") as file:

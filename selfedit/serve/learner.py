@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -71,6 +72,7 @@ def main(argv: list[str]) -> int:
     with suppress(OSError, AttributeError):
         os.nice(NICE)
     thread_waiting.choose(idle=False)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a server in the background of a shell ignores it
     try:
         return max(_done(Path(home), Path(folder), model, backend) for folder in folders)
     except KeyboardInterrupt:
