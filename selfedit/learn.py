@@ -353,6 +353,7 @@ def learn_passages(
     the writer does not reply. Passages that nothing judges come last.
     """
     stages = _Stages(progress)
+    stages("check" if config.recite else "write", 0, 1)
     material = _write(model, writer or model, passages, config, quiz, stages)
     is_tried = {m.passage.id: bool(m.judging) or config.recite for m in material}
     judged = [m for m in material if is_tried[m.passage.id]]

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from dataclasses import asdict, replace
 from functools import partial
@@ -26,6 +27,7 @@ from selfedit import disk
 from selfedit.cli import main
 from selfedit.config import GateConfig, LearnConfig
 from selfedit.documents.read import read_documents
+from selfedit.edits.propose import propose
 from selfedit.edits.quiz import Quiz, check
 from selfedit.errors import ModelError
 from selfedit.judge.general import general_questions
@@ -346,6 +348,17 @@ def test_the_seconds_of_each_stage_are_added_up(monkeypatch):
         ("write", 1, 2),
         ("train", 0, 1),
     ]
+
+
+def test_what_is_done_before_the_first_progress_is_counted(monkeypatch, tiny_model, tmp_path):
+    def proposes_slowly(*arguments, **options):
+        time.sleep(0.5)
+        return propose(*arguments, **options)
+
+    monkeypatch.setattr("selfedit.learn.propose", proposes_slowly)
+    monkeypatch.setattr("selfedit.learn.fill_up", lambda model, asked, *_, **options: [([], Counter()) for _ in asked])
+    (report,) = learn_passages(tiny_model, [VELLMAR], MemoryStore(tmp_path), LearnConfig().for_rate(1e-3))
+    assert report.stages["check"] > 0.5 and report.seconds == pytest.approx(sum(report.stages.values()), abs=0.01)
 
 
 def test_the_candidates_are_the_passage_each_edit_and_all_together():

@@ -464,6 +464,23 @@ def test_a_written_quiz_asks_for_spans_and_is_the_same_each_time(embedded_model)
     assert write_quizzes(embedded_model, [PASSAGE], spans=6) == [quiz]
 
 
+def test_spare_questions_are_checked_only_where_others_were_dropped(monkeypatch):
+    passages = [
+        Passage("", f"Gate {i}: the red hall has 12 doors, 40 lamps, 7 keys and 9 locks.", "", "") for i in (1, 2)
+    ]
+    rounds = []
+
+    def check(model, asked, *_, **options):
+        rounds.append([len(questions) for _, questions in asked])
+        faulty = 1 if len(rounds) == 1 else 0  # of the second passage
+        return [(qs[faulty * i :], Counter({"known": faulty * i})) for i, (_, qs) in enumerate(asked)]
+
+    monkeypatch.setattr("selfedit.edits.quiz.check", check)
+    (first, none), (second, one) = fill_up(None, [(passage, []) for passage in passages], 3)
+    assert rounds == [[3, 3], [0, 1]]
+    assert len(first) == len(second) == 3 and not none and one == {"known": 1}
+
+
 @pytest.mark.parametrize(
     "opening, written, line",
     [

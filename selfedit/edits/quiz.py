@@ -244,7 +244,7 @@ def fill_up(
     strictly than questions in other words, so they only fill up. With `read`, those come first that the sentence
     quoted for them answers: they are the cheapest to check, now and after learning.
     """
-    made = []
+    left: list[list[Question]] = []
     for passage, questions in asked:
         missing, known = least - len(questions), {normalize(a) for q in questions for a in q.answers}
         spans = span_questions(passage, passage.text, 4 * least) if missing > 0 else []
@@ -252,12 +252,20 @@ def fill_up(
         some = list(fresh.values())
         if read:
             some.sort(key=lambda question: not is_quoted(question, passage))
-        made.append((passage, some[: missing + config.spare]))
-    checked = check(model, made, config, progress, with_passage=False, read=read)
-    return [
-        (kept[: max(0, least - len(questions))], reasons)
-        for (kept, reasons), (_, questions) in zip(checked, asked, strict=True)
-    ]
+        left.append(some[: missing + config.spare])
+    found: list[tuple[list[Question], Counter]] = [([], Counter()) for _ in asked]
+    while True:  # the spare ones are checked where others were dropped
+        now = []
+        for (passage, questions), (kept, _), some in zip(asked, found, left):
+            missing = max(0, least - len(questions) - len(kept))
+            now.append((passage, some[:missing]))
+            del some[:missing]
+        if not any(some for _, some in now):
+            return found
+        checked = check(model, now, config, progress, with_passage=False, read=read)
+        for (kept, dropped), (more, reasons) in zip(found, checked):
+            kept += more
+            dropped.update(reasons)
 
 
 def _cloze_questions(
