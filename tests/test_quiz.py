@@ -465,9 +465,8 @@ def test_a_written_quiz_asks_for_spans_and_is_the_same_each_time(embedded_model)
 
 
 def test_spare_questions_are_checked_only_where_others_were_dropped(monkeypatch):
-    passages = [
-        Passage("", f"Gate {i}: the red hall has 12 doors, 40 lamps, 7 keys and 9 locks.", "", "") for i in (1, 2)
-    ]
+    text = "The red hall has 12 doors. It has 40 lamps. It was built in 1874 by Ada Quill. Keys hang at `hall.keys()`."
+    passages = [Passage("", text, "", "0" * 64), Passage("", text, "", "1" * 64)]
     rounds = []
 
     def check(model, asked, *_, **options):
@@ -478,7 +477,7 @@ def test_spare_questions_are_checked_only_where_others_were_dropped(monkeypatch)
     monkeypatch.setattr("selfedit.edits.quiz.check", check)
     (first, none), (second, one) = fill_up(None, [(passage, []) for passage in passages], 3)
     assert rounds == [[3, 3], [0, 1]]
-    assert len(first) == len(second) == 3 and not none and one == {"known": 1}
+    assert len(first) == len(second) == 3 and (none["known"], one["known"]) == (0, 1)
 
 
 @pytest.mark.parametrize(
