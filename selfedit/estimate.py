@@ -16,7 +16,7 @@ from selfedit.types import Passage
 
 FIXED_WORDS = 120
 """The part of the work on a passage that does not depend on its length, in words that take as long (docs/LOG.md)."""
-SECONDS_PER_WORD = {"smollm2-135m": 0.03, "qwen2.5-coder-0.5b": 0.09, "qwen2.5-coder-1.5b": 0.17}
+SECONDS_PER_WORD = {"smollm2-135m": 0.033, "qwen2.5-coder-0.5b": 0.1, "qwen2.5-coder-1.5b": 0.19}
 """Before anything was learned here: measured on 2 cores in fp32 (docs/results.md, "Real documents")."""
 
 WORDS_PER_PAIR = 66
