@@ -17,7 +17,7 @@ from selfedit.loop.editor import Editor, load_editor, save_editor
 from selfedit.loop.journal import Journal
 from selfedit.loop.outer import run_round, train_editor
 from selfedit.loop.selection import ContextTrial, Outcome
-from selfedit.model.backend import Cut, Job, LoraConfig
+from selfedit.model.backend import Cut, Job, LoraConfig, no_steps
 from selfedit.model.chat import TokenizedExample
 from selfedit.model.load import load_model
 from selfedit.model.packed.backend import PackedBackend
@@ -162,6 +162,34 @@ def test_an_editor_that_is_not_trained_again_keeps_its_round_and_its_parent(mode
     second = run_round(Knowledge(model, tasks, replace(config, min_kept=10**5)), tasks[2:4], tmp_path, 2)["editor"]
     assert second["adapter_hash"] == first["adapter_hash"] and first["adapter_hash"]
     assert (second["round"], second["parent"]) == (1, first["parent"])
+
+
+def test_another_model_writes_until_an_editor_was_trained_on_what_helped(model, tasks, tmp_path, writes, monkeypatch):
+    said, written_by_editor = [], knowledge.write_edits
+
+    class Larger:
+        name, fingerprint = "larger", "a" * 64
+
+        def write(self, requests, on_token=no_steps):
+            """The last words of each sentence first."""
+            sentences = [request.prompt.rpartition("Sentence: ")[2].partition("\n")[0] for request in requests]
+            said.extend(" ".join(s.rstrip(".").split()[-3:] + s.split()[:-3]) + "." for s in sentences)
+            return said[-len(requests) :]
+
+    def write(model, asked, editor=None, writer=None, **rest):
+        if writer:
+            return write_edits(model, asked, writer=writer, **rest)
+        return written_by_editor(model, asked, editor, **rest)
+
+    monkeypatch.setattr(knowledge, "write_edits", write)
+    config = replace(CONFIG, beyond_noise=0.0, styles=("paraphrase",))
+    larger = Knowledge(model, tasks, config, writer=Larger())
+    assert larger.settings["writer"] == "a" * 64 and "writer" not in Knowledge(model, tasks, config).settings
+    first, second = train_editor(larger, tmp_path, 2)
+    assert (first["writer"], second["writer"]) == ("larger", "the editor")
+    assert first["finetuned"] and first["editor"]["adapter_hash"]
+    tried = [c for r in Journal(tmp_path / "round-1/edits.jsonl").records for c in r["edits"]]
+    assert any(example["text"] in said for edit in tried for example in edit["examples"])
 
 
 def test_losers_stop_early_but_in_audited_contexts_nobody_does(model, tasks, tmp_path, writes):

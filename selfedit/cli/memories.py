@@ -19,9 +19,11 @@ from selfedit.cli.options import (
     add_json,
     add_settings,
     add_versions,
+    add_writer,
     check_writer,
     intake,
     library,
+    open_local_writer,
     open_model,
     open_remote_writer,
     open_store,
@@ -63,13 +65,7 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
         help="study questions, and what the model writes in these styles, e.g. "
         f"{','.join(LearnConfig.styles)} (default: it learns to recite each passage)",
     )
-    learn.add_argument(
-        "--writer",
-        metavar="MODEL|URL",
-        help="another model, e.g. a larger one or an OpenAI-compatible address (https://host/v1, key from "
-        "OPENAI_API_KEY), that writes about the documents (default: the model that learns)",
-    )
-    learn.add_argument("--writer-model", metavar="NAME", help="the model that writes there (default: gpt-4.1)")
+    add_writer(learn, "that writes about the documents (default: the model that learns)")
     learn.add_argument("--each-alone", action="store_true", help="with --styles: also try each one by itself")
     add_settings(learn, "learning", "epochs=8")
     add_release(learn)
@@ -211,8 +207,7 @@ def _learn(arguments) -> int:
         from selfedit.learn import passage_length
 
         model = open_model(arguments, progress.note)
-        if arguments.writer not in (None, arguments.model) and not writer:
-            writer = open_model(arguments, progress.note, arguments.writer)
+        writer = writer or open_local_writer(arguments, progress.note)
         length = passage_length(model, config.passage_words)
         passages = split_documents(documents, config.passage_words, length, str(arguments.library or ""))
         options = {"writer": writer, "quiz": quiz, "again": arguments.again}

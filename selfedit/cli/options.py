@@ -263,6 +263,15 @@ def open_judge(arguments) -> tuple[Judge, str]:
     return judge, f"{judge.model} at {judge.url}"
 
 
+def add_writer(parser, what: str) -> None:
+    """`what`: what the writer does."""
+    model = (
+        "another model, e.g. a larger one or an OpenAI-compatible address (https://host/v1, key from OPENAI_API_KEY)"
+    )
+    parser.add_argument("--writer", metavar="MODEL|URL", help=f"{model}, {what}")
+    parser.add_argument("--writer-model", metavar="NAME", help="the model that writes there (default: gpt-4.1)")
+
+
 def check_writer(arguments) -> bool:
     """Returns whether --writer is an address. Raises SelfeditError if it or --writer-model is unusable."""
     from selfedit.model.catalog import local_path
@@ -289,8 +298,14 @@ def check_writer(arguments) -> bool:
     return is_remote
 
 
+def open_local_writer(arguments, notify: Callable[[str], None]):
+    """The model of --writer, if it is another than that of --model."""
+    other = arguments.writer not in (None, arguments.model)
+    return open_model(arguments, notify, arguments.writer) if other else None
+
+
 def open_remote_writer(arguments, home: Path):
-    """The writer of --writer and --writer-model, after it has answered once."""
+    """The writer of --writer and --writer-model, after it has answered once. Its replies are stored in `home`."""
     from selfedit.edits.remote import RemoteWriter
     from selfedit.memory.transactions import REPLIES
 

@@ -12,11 +12,15 @@ from selfedit.cli.options import (
     add_json,
     add_out,
     add_settings,
+    add_writer,
     arc_tasks,
+    check_writer,
     fewshot_config,
     listed,
     open_judge,
+    open_local_writer,
     open_model,
+    open_remote_writer,
     path,
     path_text,
     show,
@@ -79,6 +83,7 @@ def add(commands, with_model: Parser, with_backend: Parser) -> None:
     editor.add_argument("--seeds", type=whole(2, 100), metavar="K", help="how often each edit is tried (default: 2)")
     add_settings(editor, "the trials' training", "learning_rate=0.002")
     editor.add_argument("--styles", metavar="A,B", help="the styles that compete, each also with +questions")
+    add_writer(editor, "that writes the edits until an editor was trained on those that helped (text only)")
     add_json(editor)
     add_out(editor, required=True)
     editor.set_defaults(run=_train_editor)
@@ -155,8 +160,9 @@ def _fewshot_domain(arguments) -> Callable:
     from selfedit.config import RecipeConfig
     from selfedit.loop.domains.fewshot import FewShot
 
-    if unused := [name for name in ("seeds", "styles", "judge") if getattr(arguments, name) is not None]:
-        raise SelfeditError(f"--{unused[0]} is for --domain text")
+    names = ("seeds", "styles", "judge", "writer", "writer_model")
+    if unused := [name for name in names if getattr(arguments, name) is not None]:
+        raise SelfeditError(f"--{unused[0].replace('_', '-')} is for --domain text")
     edits = {} if arguments.edits is None else {"edits": arguments.edits}
     config = RecipeConfig(**edits, trial=fewshot_config(arguments))
     tasks = arc_tasks(arguments.data, arguments, arguments.contexts)
@@ -177,10 +183,12 @@ def _knowledge_domain(arguments) -> Callable:
     config = RestemConfig(**values | ({"styles": tuple(listed(arguments.styles))} if arguments.styles else {}))
     config = replace(config, trial=with_settings(config.trial, dict(arguments.set)))
     pyplot()
+    is_remote = check_writer(arguments)
     tasks = load_tasks(arguments.data, notify=note)
 
     def domain(model):
         judge, judge_name = open_judge(arguments)
-        return Knowledge(model, tasks, config, judge=judge, judge_name=judge_name)
+        opened = open_remote_writer(arguments, arguments.out) if is_remote else open_local_writer(arguments, note)
+        return Knowledge(model, tasks, config, judge=judge, judge_name=judge_name, writer=opened)
 
     return domain

@@ -94,13 +94,14 @@ def write_edits(
     jobs: Sequence[tuple[Passage, str, int]],
     editor: Adapters | None = None,
     *,
+    writer: Writer | None = None,
     config: FilterConfig = FilterConfig(),
     on_token: OnStep = no_steps,
 ) -> list[SelfEdit]:
     """Writes one self-edit for each (passage, style, seed); it has no examples if none is worth training on.
 
-    `editor`: a single adapter that writes instead of the untouched model. Raises SelfeditError on an
-    unknown style.
+    `editor`: a single adapter that writes instead of the untouched model. `writer`: writes instead of both. Raises
+    SelfeditError on an unknown style.
     """
     check_styles({name for _, name, _ in jobs})
     requests, counts = [], []
@@ -108,7 +109,7 @@ def write_edits(
         of_job = _requests(STYLES[name], passage)
         counts.append(len(of_job))
         requests += [replace(r, seed=stable_seed(seed, passage.id, name, i)) for i, r in enumerate(of_job)]
-    texts = iter(model.write(requests, on_token, editor=editor))
+    texts = iter(writer.write(requests, on_token) if writer else model.write(requests, on_token, editor=editor))
     return [
         _read(STYLES[name], [next(texts) for _ in range(n)], passage, config)[0]
         for (passage, name, _), n in zip(jobs, counts)

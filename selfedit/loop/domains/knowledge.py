@@ -34,6 +34,7 @@ from selfedit.loop.selection import PASSAGE, ContextTrial, Outcome
 from selfedit.loop.trial import QUESTIONS, job, seal_examples, study_sequences, with_questions, writing_style
 from selfedit.model.backend import Adapters, Cut, Job, no_steps
 from selfedit.model.load import Model
+from selfedit.model.writer import Writer
 from selfedit.types import Example, Judge, Passage, Progress, SelfEdit, Task, stable_seed, text_hash
 
 
@@ -91,12 +92,15 @@ class Knowledge:
         *,
         judge: Judge | None = None,
         judge_name: str = "",
+        writer: Writer | None = None,
     ):
-        """`judge`: the offline one if none is given. Raises SelfeditError if a style does not exist."""
+        """`judge`: the offline one if none is given. `writer`: a larger model, for example, that writes the edits until
+        an editor was trained on those that helped. Raises SelfeditError if a style does not exist."""
         check_styles(map(writing_style, config.styles))
-        self.model, self.tasks, self.config, self.judge = model, tasks, config, judge
+        self.model, self.tasks, self.config, self.judge, self.writer = model, tasks, config, judge, writer
         self.style = config.styles[0]
         self.settings = {"judge": judge_name or offline_name(), "prompts": text_hash(*map(repr, STYLES.values()))}
+        self.settings |= {"writer": writer.fingerprint} if writer else {}
 
     @staticmethod
     def candidate_from_json(record: dict) -> SelfEdit:
@@ -119,11 +123,17 @@ class Knowledge:
         styles = self.styles(current)
         seeds = [stable_seed(self.config.seed, "edit", current.number, k) for k in range(len(styles))]
         requests = [(t.passage, writing_style(style), seed) for t in tasks for style, seed in zip(styles, seeds)]
-        edits = self.write(requests, current.adapters, partial(current.progress, "write"))
+        edits = self.write(requests, current.adapters, partial(current.progress, "write"), self._writer(current))
         return [edits[low : low + len(styles)] for low in range(0, len(edits), len(styles))]
 
-    def write(self, requests, adapters: Adapters | None, on_token=no_steps) -> list[SelfEdit]:
-        return write_edits(self.model, requests, adapters, config=self.config.filter, on_token=on_token)
+    def write(
+        self, requests, adapters: Adapters | None, on_token=no_steps, writer: Writer | None = None
+    ) -> list[SelfEdit]:
+        options = {"writer": writer, "config": self.config.filter, "on_token": on_token}
+        return write_edits(self.model, requests, adapters, **options)
+
+    def _writer(self, current: Round) -> Writer | None:
+        return self.writer if current.adapters is None else None
 
     # study: plan, then run
 
@@ -279,6 +289,7 @@ class Knowledge:
         tokens = sum(o.tokens for t in trials for o in (*t.controls.values(), *t.candidates))
         spared = sum(edit.spared for edit in edits)
         return {
+            "writer": writer.name if (writer := self._writer(current)) else "the editor",
             "contexts": len(trials),
             "edits": len(edits),
             "usable": sum(bool(edit.first) for edit in edits),
