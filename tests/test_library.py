@@ -97,8 +97,11 @@ def test_the_workers_of_a_step_share_the_cores(tiny_model, monkeypatch):
 
     monkeypatch.setattr(train_module, "_backward", spy)
     sequences = [TokenizedExample(tuple(s), 2) for s in random_sequences(tiny_model.backend.shape.vocab, [20, 30, 9])]
-    tiny_model.backend.train([Job(tuple(sequences), 0)], TrainConfig(rank=2, epochs=2))
+    tiny_model.backend.train([Job(tuple(sequences), 0)], TrainConfig(rank=2, epochs=2, steps_per_epoch=1))
     assert torch.get_num_threads() == 2 and set(used) == {1}
+    used.clear()
+    tiny_model.backend.train([Job(tuple(sequences[:1]), 0)], TrainConfig(rank=2, epochs=2))
+    assert set(used) == {2}, "a single sequence is not divided: its products use all cores"
 
 
 @pytest.mark.parametrize(

