@@ -39,7 +39,7 @@ JOINT = "peps_2025_26/public.json#pep-0816"
 WORDS = 110
 MLP = ("gate_proj", "up_proj", "down_proj")
 SIZES = (
-    *((rank, kind) for rank in (8, 4, 2, 16) for kind in ("all", "mlp")),
+    *((rank, kind) for kind in ("all", "mlp") for rank in (8, 4, 2, 16)),
     *((rank, "all, B over a frozen shared A") for rank in (8, 16)),
 )
 
