@@ -128,7 +128,7 @@ def run(
     settings |= {} if study == CODE else {"study": study}
     with lock_run_folder(out, settings):
         journal = Journal(out / "answers.jsonl")
-        asked, left_out = _sound(tasks, environment.python, journal)
+        asked, left_out = _sound(tasks, environment.python, journal, progress)
         if left_out:
             reason = f"the reference of {left_out[0]['task']!r} fails here ({left_out[0]['error']})"
             if not asked:
@@ -185,11 +185,14 @@ def _environment(task: ApiTask, python: Path | None, home: Path, notify) -> envi
     return found
 
 
-def _sound(tasks: Sequence[ApiTask], python: Path, journal: Journal) -> tuple[list[ApiTask], list[dict]]:
+def _sound(
+    tasks: Sequence[ApiTask], python: Path, journal: Journal, progress: Progress
+) -> tuple[list[ApiTask], list[dict]]:
     """The tasks whose reference passes here, and for each other one its `task` and the `error`."""
     sound = {r["task"] for r in journal.records if r["condition"] == "reference" and r["passed"]}
     todo, left_out = [task for task in tasks if task.id not in sound], []
-    for task, outcome in zip(todo, run_programs([task.program(task.reference) for task in todo], python, LIMITS)):
+    programs = [task.program(task.reference) for task in todo]
+    for task, outcome in zip(todo, run_programs(programs, python, LIMITS, progress=progress)):
         record = {"condition": "reference", "task": task.id, "passed": outcome.passed, "error": outcome.error}
         journal.add(record)
         if not outcome.passed:
