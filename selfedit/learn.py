@@ -117,19 +117,22 @@ class LearnReport:
     reports: list[PassageReport]
     superseded: list[str] = field(default_factory=list)
     """Memories of passages that are no longer in their document."""
+    known: Collection[str] = field(default=(), compare=False)
+    """The passages that were learned before, or by another process meanwhile: their seconds are of that time."""
 
     def summary(self) -> dict:
         done, questions = self.reports, sum(r.questions for r in self.reports)
         changes = [r.general_change for r in done if r.general_change is not None]
         return {
             "passages": len(done),
+            "known": sum(r.passage in self.known for r in done),
             "edits_tried": sum(r.edits_tried for r in done),
             "edits_kept": sum(r.edits_kept for r in done),
             "questions": questions,
             "accuracy_before": sum(r.correct_before for r in done) / questions if questions else None,
             "accuracy_after": sum(r.correct_after for r in done) / questions if questions else None,
             "general_change": max(changes) if changes else None,
-            "seconds": round(sum(r.seconds for r in done), 1),
+            "seconds": round(sum(r.seconds for r in done if r.passage not in self.known), 1),
             "memories": [r.memory for r in done if r.memory],
             "superseded": self.superseded,
             "quarantined": [r.quarantined for r in done if r.quarantined],
@@ -194,6 +197,7 @@ def learn(
         )
 
     failure: ModelError | None = None
+    known = set(reports)
     todo = list({p.id: p for p in passages if p.id not in reports}.values())
     documents = _Documents(passages, reports, store, model, on_report, supersedes=not current)
     documents.settle()
@@ -201,6 +205,7 @@ def learn(
         progress("passage", documents.settled, len(passages))
         _tell_time_left(todo[low:], store.home, model.name, notify)
         with run.turn(batch := todo[low : low + TOGETHER], notify) as learned:
+            known.update(learned)
             left = [passage for passage in batch if passage.id not in learned]
             results = _each(learn_some, left) if left else ()
             for report, error in chain(zip(learned.values(), repeat(None)), results):
@@ -215,7 +220,8 @@ def learn(
     if failure and all(report.failed for report in reports.values()):
         raise failure
     active = set(store.active_ids())  # a passage that left one document may have been kept for another one since
-    return LearnReport([reports[id] for id in sources], [id for id in documents.superseded if id not in active])
+    superseded = [id for id in documents.superseded if id not in active]
+    return LearnReport([reports[id] for id in sources], superseded, known)
 
 
 def _as_used(model: Model, given: LearnConfig, has_spans: bool, notify: Callable[[str], None]) -> LearnConfig:

@@ -223,14 +223,15 @@ def learned_table(report) -> None:
 def report_table(report) -> None:
     summary = report.summary()
     change = summary["general_change"]
+    known = f"; {summary['known']} of them known before" if summary["known"] else ""
     recited = [t["share_recited"] for r in report.reports for t in r.trials if t["kept"] and t.get("share_recited")]
     rows = [
-        ("passages", f"{summary['passages']}, {len(summary['memories'])} kept as memories"),
+        ("passages", f"{summary['passages']}, {len(summary['memories'])} kept as memories{known}"),
         ("recited of the text", f"{_percent(sum(recited) / len(recited))}, at least {_percent(min(recited))}")
         if recited
         else ("self-edits", f"{summary['edits_tried']} tried, {summary['edits_kept']} kept"),
-        ("questions not trained on", str(summary["questions"])),
-        ("closed-book accuracy", f"{_percent(summary['accuracy_before'])} → {_percent(summary['accuracy_after'])}"),
+        ("questions made of it", str(summary["questions"])),
+        ("answered closed book", f"{_percent(summary['accuracy_before'])} → {_percent(summary['accuracy_after'])}"),
         ("general change (KL)", "–" if change is None else f"at most {change:.2f} nats per token"),
         ("time", f"{summary['seconds']:.0f} s"),
         ("adapters on disk", f"{sum(r.size_bytes for r in report.reports) / 1e6:.1f} MB"),

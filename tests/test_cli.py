@@ -639,6 +639,14 @@ def test_a_file_of_questions_is_answered_line_by_line_in_order_as_each_alone(
     ]
 
 
+def test_people_are_told_where_the_model_itself_answers(kept, output, tiny):
+    france = ("ask", "What is the capital of France?", *tiny, "--tokens", 4)
+    assert output(*france)[1] == "  no memory fits: this is what the model itself says\n"
+    for told in (("--json",), ("--from", "base")):
+        assert output(*france, *told)[1] == ""
+    assert output("ask", ABOUT_IT, *tiny, "--tokens", 4)[1] == ""
+
+
 def test_a_memory_of_another_model_does_not_answer(kept, answer, tiny, other_folder):
     assert answer("ask", ABOUT_IT, *tiny, "--tokens", 4)["memory"] == kept.id
     assert answer("ask", ABOUT_IT, "--model", other_folder, "--tokens", 4)["memory"] is None
@@ -1082,6 +1090,7 @@ def test_learning_that_keeps_nothing_ends_with_3_and_says_so_in_numbers(document
     summary = answer(*command, code=3)
     assert summary == {
         "passages": 1,
+        "known": 0,
         "edits_tried": summary["edits_tried"],
         "edits_kept": 0,
         "questions": 0,
@@ -1106,7 +1115,7 @@ def test_learning_that_keeps_nothing_ends_with_3_and_says_so_in_numbers(document
         "no generated question passed the check, so none could judge",
     )
     assert sum(record["dropped"].values()) > 0
-    assert answer(*command, code=3) == summary  # the second run finds the first one's record, its seconds too
+    assert answer(*command, code=3) == summary | {"known": 1, "seconds": 0}  # the second run finds the first's record
     assert not (home / "adapters").exists()
 
 

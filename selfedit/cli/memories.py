@@ -275,7 +275,7 @@ def _learn_config(arguments) -> LearnConfig:
 
 
 def _ask(arguments) -> int:
-    from selfedit.answers.answerer import Answerer, Ask
+    from selfedit.answers.answerer import BASE, Answerer, Ask
     from selfedit.answers.why import why
     from selfedit.tasks.questions import load_prompts
     from selfedit.terminal import Progress, after
@@ -306,8 +306,9 @@ def _ask(arguments) -> int:
             ],
             on_token=on_token,
         )
+    explained = arguments.arm == BASE
     if not any(answer.memory for answer in answers):
-        _note_other_models(arguments, store, model)
+        explained |= _note_other_models(arguments, store, model)
     for question, answer in zip(questions, answers):
         reasons = why(store, question.question, answer) if arguments.why and not answer.error else {}
         if arguments.json:
@@ -315,8 +316,9 @@ def _ask(arguments) -> int:
             continue
         shown = f"no answer: {one_line(answer.error)}" if answer.error else answer.answer
         say(shown if not arguments.file else f"{question.question[:1000]}\n  → {shown}")
-        if answer.note and not reasons:
-            note(f"  {one_line(answer.note)}")
+        is_own = answer.arm == BASE and not answer.error and not explained
+        if not reasons and (answer.note or is_own):
+            note(f"  {one_line(answer.note or 'no memory fits: this is what the model itself says')}")
         for other in answer.disagrees:
             note(f"  {one_line(other['source'])} disagrees: {one_line(other['there'])}")
         for candidate in reasons.pop("candidates", ()):
@@ -327,11 +329,14 @@ def _ask(arguments) -> int:
     return 0
 
 
-def _note_other_models(arguments, store, model) -> None:
-    """Notes, for people, that every memory in force is of another model, so that none can answer."""
-    if not arguments.json and store.active_ids() and not store.router(model.fingerprint).ids:
+def _note_other_models(arguments, store, model) -> bool:
+    """Notes, for people, that every memory in force is of another model, so that none can answer; whether it is so."""
+    if not store.active_ids() or store.router(model.fingerprint).ids:
+        return False
+    if not arguments.json:
         names = ", ".join(sorted({entry.model for entry in store.active()}))
         note(one_line(f"every memory in force belongs to another model than {model.name}: give --model ({names})"))
+    return True
 
 
 # memory
