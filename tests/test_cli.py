@@ -642,8 +642,7 @@ def test_a_file_of_questions_is_answered_line_by_line_in_order_as_each_alone(
 def test_people_are_told_where_the_model_itself_answers(kept, output, tiny):
     france = ("ask", "What is the capital of France?", *tiny, "--tokens", 4)
     assert output(*france)[1] == "  no memory fits: this is what the model itself says\n"
-    for told in (("--json",), ("--from", "base")):
-        assert output(*france, *told)[1] == ""
+    assert output(*france, "--json")[1] == ""
     assert output("ask", ABOUT_IT, *tiny, "--tokens", 4)[1] == ""
 
 

@@ -306,9 +306,7 @@ def _ask(arguments) -> int:
             ],
             on_token=on_token,
         )
-    explained = arguments.arm == BASE
-    if not any(answer.memory for answer in answers):
-        explained |= _note_other_models(arguments, store, model)
+    explained = not any(answer.memory for answer in answers) and _note_other_models(arguments, store, model)
     for question, answer in zip(questions, answers):
         reasons = why(store, question.question, answer) if arguments.why and not answer.error else {}
         if arguments.json:
