@@ -823,6 +823,7 @@ def test_a_memory_is_forgotten_where_one_that_shared_its_adapter_is_corrupt(kept
     said = output("memory", "forget", kept.id, "--yes", *tiny)[0]
     assert (
         said.startswith("version 5: forget; in force: ")
+        and f"\ndeleted for good: {kept.id}\n" in said
         and f"not consolidated again: memory {others[0].id} is corrupt" in said
     )
     assert kept.id not in store.active_ids()

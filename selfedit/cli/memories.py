@@ -559,6 +559,8 @@ def _memory_rollback(arguments) -> int:
 def _changed(arguments, line: dict) -> int:
     action = line["action"] + (f" to v{line['restored']}" if "restored" in line else "")
     text = f"version {line['version']}: {action}; in force: {', '.join(line['active']) or 'nothing'}"
+    if line["action"] == "forget":
+        text += f"\ndeleted for good: {', '.join(line['memories'])}"
     if line.get("note"):
         text += f"\n{line['note']}"
     if line.get("apart"):
