@@ -19,7 +19,7 @@ FIXED_WORDS = 120
 SECONDS_PER_WORD = {"smollm2-135m": 0.033, "qwen2.5-coder-0.5b": 0.1, "qwen2.5-coder-1.5b": 0.19}
 """Before anything was learned here: measured on 2 cores in fp32 (docs/results.md, "Real documents")."""
 
-WORDS_PER_PAIR = 66
+WORDS_PER_PAIR = 59
 """A pair of old and new code takes as long to write, run and study as so many words, at the speed of the model that
 writes: 1,015 s for 90 pairs of qwen2.5-coder-1.5b (docs/results/api-removals-05b)."""
 
