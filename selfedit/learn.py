@@ -197,7 +197,7 @@ def learn(
         )
 
     failure: ModelError | None = None
-    known = set(reports)
+    done_before = set(reports)
     todo = list({p.id: p for p in passages if p.id not in reports}.values())
     documents = _Documents(passages, reports, store, model, on_report, supersedes=not current)
     documents.settle()
@@ -205,7 +205,7 @@ def learn(
         progress("passage", documents.settled, len(passages))
         _tell_time_left(todo[low:], store.home, model.name, notify)
         with run.turn(batch := todo[low : low + TOGETHER], notify) as learned:
-            known.update(learned)
+            done_before.update(learned)
             left = [passage for passage in batch if passage.id not in learned]
             results = _each(learn_some, left) if left else ()
             for report, error in chain(zip(learned.values(), repeat(None)), results):
@@ -221,7 +221,7 @@ def learn(
         raise failure
     active = set(store.active_ids())  # a passage that left one document may have been kept for another one since
     superseded = [id for id in documents.superseded if id not in active]
-    return LearnReport([reports[id] for id in sources], superseded, known)
+    return LearnReport([reports[id] for id in sources], superseded, done_before)
 
 
 def _as_used(model: Model, given: LearnConfig, has_spans: bool, notify: Callable[[str], None]) -> LearnConfig:

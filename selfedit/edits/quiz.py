@@ -244,7 +244,7 @@ def fill_up(
     strictly than questions in other words, so they only fill up. With `read`, those come first that the sentence
     quoted for them answers: they are the cheapest to check, now and after learning.
     """
-    left: list[list[Question]] = []
+    unchecked: list[list[Question]] = []
     for passage, questions in asked:
         missing, known = least - len(questions), {normalize(a) for q in questions for a in q.answers}
         spans = span_questions(passage, passage.text, 4 * least) if missing > 0 else []
@@ -252,15 +252,15 @@ def fill_up(
         some = list(fresh.values())
         if read:
             some.sort(key=lambda question: not is_quoted(question, passage))
-        left.append(some[: missing + config.spare])
+        unchecked.append(some[: missing + config.spare])
     found: list[tuple[list[Question], Counter]] = [([], Counter()) for _ in asked]
     while True:  # the spare ones are checked where others were dropped
         now = []
-        for (passage, questions), (kept, _), some in zip(asked, found, left):
+        for (passage, questions), (kept, _), left in zip(asked, found, unchecked):
             missing = max(0, least - len(questions) - len(kept))
-            now.append((passage, some[:missing]))
-            del some[:missing]
-        if not any(some for _, some in now):
+            now.append((passage, left[:missing]))
+            del left[:missing]
+        if not any(questions for _, questions in now):
             return found
         checked = check(model, now, config, progress, with_passage=False, read=read)
         for (kept, dropped), (more, reasons) in zip(found, checked):

@@ -25,7 +25,6 @@ SPARE_TOKENS = 32
 MAX_CHARACTERS = 10_000
 """More than any requested text has: the search for Markdown takes time in proportion to the square of the length."""
 
-FENCES = ("```", "~~~")
 _COMPLETE = """\
 Worked examples:
 
@@ -38,6 +37,7 @@ Now the next one:
 Write {what} as in the examples, and nothing else. Begin with “{begin}”."""
 _REASONING = re.compile(r"\A\s*<think>.*?(?:</think>|$)", re.DOTALL)
 _FENCED = re.compile(r"\s*(```|~~~)[^\n]*\n(.*?)\n?\1\s*", re.DOTALL)
+_FENCES = ("```", "~~~")
 _QUOTED = re.compile(r"""["“]([^"“”]+)["”]|'([^']+)'|`([^`]+)`""")
 
 
@@ -73,7 +73,7 @@ class RemoteWriter:
 def _chat(request: WriteRequest) -> ChatRequest:
     prompt, tokens = request.prompt, request.max_new_tokens + SPARE_TOKENS
     if request.continues:
-        body, _, label = prompt.rstrip().rpartition("\n")
+        body, label = _last_line(prompt)
         cut = max(0, body.rfind(f"\n\n{body.partition(':')[0]}:"))  # all examples begin with the same label
         begin = f"{label} {request.opening}".rstrip()
         what = f"its line “{label}”" if request.one_line else f"all of its lines from “{label}” on,"
@@ -81,11 +81,19 @@ def _chat(request: WriteRequest) -> ChatRequest:
     return ChatRequest(prompt, tokens, request.temperature, f"{tokens} {request.temperature} {request.seed}")
 
 
+def _last_line(prompt: str) -> tuple[str, str]:
+    """A text to continue, without its last line, and that line: the label of what is to be written."""
+    body, _, label = prompt.rstrip().rpartition("\n")
+    return body, label
+
+
 def _read(reply: str, request: WriteRequest) -> str:
+    text = _plain(reply)
     if not request.continues:
-        return _plain(reply)
-    label = request.prompt.rstrip().rpartition("\n")[2]
-    return _line(reply, label) if request.one_line else _lines(reply, label)
+        return text
+    _, label = _last_line(request.prompt)
+    lines = [line for line in text.splitlines() if not line.strip().startswith(_FENCES)]
+    return _line(lines, label) if request.one_line else _lines(lines, label)
 
 
 def _plain(reply: str) -> str:
@@ -94,19 +102,18 @@ def _plain(reply: str) -> str:
     return (fenced[2] if (fenced := _FENCED.fullmatch(text)) else text).strip()[:MAX_CHARACTERS]
 
 
-def _lines(reply: str, label: str) -> str:
-    """Returns all lines behind the label, without fences; the whole reply if it does not repeat the label."""
-    lines = [line for line in _plain(reply).splitlines() if not line.strip().startswith(FENCES)]
+def _lines(lines: list[str], label: str) -> str:
+    """Returns all lines behind the label; the whole reply if it does not repeat the label."""
     start = next((i for i, line in enumerate(lines) if line.lstrip("*# ").startswith(label)), None)
     if start is not None:
         lines = [lines[start].lstrip("*# ").removeprefix(label).removeprefix("**"), *lines[start + 1 :]]
     return "\n".join(lines).strip()
 
 
-def _line(reply: str, label: str) -> str:
+def _line(lines: list[str], label: str) -> str:
     """Returns the line that continues the prompt: the one that repeats the label with which the prompt ends, else the
     first one that is no introduction ("Here is the line:")."""
-    lines = [_bare(line) for line in _plain(reply).splitlines() if not line.strip().startswith(FENCES)]
+    lines = list(map(_bare, lines))
     labelled = [_bare(line.removeprefix(label)) for line in lines if line.startswith(label)]
     return next(filter(None, labelled), next((line for line in lines if not is_frame(line, "")), ""))
 

@@ -129,8 +129,7 @@ class Knowledge:
     def write(
         self, requests, adapters: Adapters | None, on_token=no_steps, writer: Writer | None = None
     ) -> list[SelfEdit]:
-        options = {"writer": writer, "config": self.config.filter, "on_token": on_token}
-        return write_edits(self.model, requests, adapters, **options)
+        return write_edits(self.model, requests, adapters, writer=writer, config=self.config.filter, on_token=on_token)
 
     def _writer(self, current: Round) -> Writer | None:
         return self.writer if current.adapters is None else None
