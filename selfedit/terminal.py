@@ -211,6 +211,8 @@ def after(seconds: float, stage: Callable[[str, int, int], None]) -> Callable[[s
 
 EXAMPLES = 5
 """Study examples on the page of a memory."""
+FIRST_WORDS = 66
+"""Width of a passage's beginning in the list of memories, in cells of the terminal."""
 WHOLE_COLUMNS = ("id", "memory", "name", "accuracy", "MB", "learned", "licence", "here", "editor", "min")
 """Columns that stay in one piece where the terminal is narrow."""
 
@@ -231,7 +233,10 @@ def report_table(report) -> None:
         if recited
         else ("self-edits", f"{summary['edits_tried']} tried, {summary['edits_kept']} kept"),
         ("questions made of it", str(summary["questions"])),
-        ("answered closed book", f"{_percent(summary['accuracy_before'])} → {_percent(summary['accuracy_after'])}"),
+        (
+            "answered from what it recites" if recited else "answered closed book",
+            f"{_percent(summary['accuracy_before'])} → {_percent(summary['accuracy_after'])}",
+        ),
         ("general change (KL)", "–" if change is None else f"at most {change:.2f} nats per token"),
         ("time", f"{summary['seconds']:.0f} s"),
         ("adapters on disk", f"{sum(r.size_bytes for r in report.reports) / 1e6:.1f} MB"),
@@ -296,10 +301,12 @@ def _from_here(source: str) -> str:
 
 
 def memory_table(entries, in_force: Mapping[str, str | None], history: list[dict]) -> None:
-    """Two lines per memory, because a long path does not fit a column. `in_force`: as `MemoryStore.in_force`."""
+    """The source above its memories, as a long path does not fit a column; of each the scores, and its first words.
+    `in_force`: as `MemoryStore.in_force`."""
     form = "{:<12}  {:<12}  {:>6}  {:>6}  {:<10}  "
     if entries:
-        _print(_text((form.format("id", "accuracy", "change", "MB", "learned") + "title and source", "bold")))
+        _print(_text((form.format("id", "accuracy", "change", "MB", "learned") + "title and text", "bold")))
+    above = None
     for entry in entries:
         before, after = (entry.scores.get(side, {}).get("accuracy") for side in ("before", "after"))
         shared = in_force.get(entry.id)
@@ -309,13 +316,26 @@ def memory_table(entries, in_force: Mapping[str, str | None], history: list[dict
         elif entry.has_adapter:
             accuracy = f"{_percent(before)} → {_percent(after)}"
         change = _shown(entry.scores.get("general_change"), ".2f")
+        source = "  ".join(filter(None, (entry.passage.library, one_line(entry.passage.source))))
+        if source != above:
+            _print(_text((source, "dim")))
+            above = source
         line = form.format(entry.id, accuracy, change, f"{entry.size_bytes / 1e6:.1f}", entry.created[:10])
         _print(_text(line, one_line(entry.passage.title), ("" if entry.id in in_force else "  (not in force)", "dim")))
-        library = f"{entry.passage.library}  " if entry.passage.library else ""
-        shares = f"shares adapter {shared}  " if shared else ""
-        _print(_text((f"{'':<14}{shares}{library}{one_line(entry.passage.source)}", "dim")))
+        text = (f"shares adapter {shared}  " if shared else "") + one_line(entry.passage.text)
+        _print(_text((f"{'':<14}{_beginning(text, FIRST_WORDS)}", "dim")))
     for line in history:
         say(f"v{line['version']}  {line['time'][:19]}  {line['action']}  {' '.join(line['memories'])}")
+
+
+def _beginning(text: str, most: int) -> str:
+    """The text, or so many cells of its beginning, up to a word if it has any."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= most:
+        return text
+    cut = set_cell_size(text, most - 2)
+    return f"{cut.rpartition(' ')[0] or cut} …"
 
 
 def versions_difference(value: dict) -> None:
@@ -419,14 +439,15 @@ def memory_page(entry, edits, everything: bool, shared: str | None, shared_score
     )
     for reason in scores.get("quarantined", ()):
         _print(_text(("quarantined", "yellow"), f": {one_line(reason)}"))
-    if everything:
-        _print(f"\n{passage.text}\n")
+    _print(f"\n{passage.text}\n")
     verdicts = scores.get("after", {}).get("correct", ())
     for question, correct in zip(entry.questions, verdicts):
         say(f"{'right' if correct else 'wrong'}  {one_line(question.question)} → {one_line(question.answers[0])}")
     examples = [(edit.style, x) for edit in edits for x in edit.examples]
     shown = examples if everything else examples[:EXAMPLES]
     more = "" if len(shown) == len(examples) else f"; the first {EXAMPLES} (--all shows all)"
+    if not examples:
+        return
     say(f"\n{len(examples):,} study examples{more}")
     for style, x in shown:
         say(f"  {style}: {x.prompt} → {x.text}" if x.prompt else f"  {style}: {x.text}")

@@ -126,7 +126,22 @@ def test_every_table_fits_a_terminal_of_80_columns_and_no_id_is_broken(capsys, m
     assert out.count(id) == 5 and model in out and f"the editor stays as before: {why}" in out
     terminal.memory_table([entry, entry], {id: None}, [])
     head, *lines = capsys.readouterr().out.splitlines()
-    assert cell_len(head) <= 80 and len(lines) == 4 and all(line.endswith(passage.source) for line in lines[1::2])
+    assert cell_len(head) <= 80 and len(lines) == 5 and lines[0].endswith(passage.source)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Lamps\n are lit.", "Lamps are lit."),
+        ("word " * 20, "word " * 12 + "…"),
+        ("w" * 80, "w" * 64 + " …"),
+        ("灯" * 40, "灯" * 32 + " …"),
+    ],
+)
+def test_the_list_of_memories_has_the_first_words_of_each(text, shown, capsys):
+    entry = MemoryEntry("0123456789ab", "m", "", "", "2026-11-28T13:18:48", 1, Passage("t", text, "/docs", ""))
+    terminal.memory_table([entry], {}, [])
+    assert capsys.readouterr().out.splitlines()[-1].strip() == shown
 
 
 # The streams of a process

@@ -2,8 +2,8 @@
 
 DATA: the folder with the documents of DOCUMENTS. Two studies, one row each in OUT.jsonl, which are not done again:
 
-- `size`: 20 passages with an adapter each; ranks, adapted matrices, seeds; in 4 bits, as adapters are stored; where
-  all matrices are adapted, with the first seed also in fp32, bf16 and 8 bits.
+- `size`: 20 passages with an adapter each; ranks, adapted matrices, seeds; in 4 bits, as adapters are stored; the
+  first seed of ranks 8 and 4 of all matrices also in fp32, bf16 and 8 bits.
 - `joint`: the 16 passages of one document with 1 to 16 of them in one adapter.
 
 "recited" is the share of a passage's words that are said in their order; "kept" that of the passages above the gate's
@@ -38,10 +38,10 @@ DOCUMENTS = ("api_changes/polars2/upgrade_2.md", "api_changes/django6/6.1.txt", 
 JOINT = "peps_2025_26/public.json#pep-0816"
 WORDS = 110
 MLP = ("gate_proj", "up_proj", "down_proj")
-SIZES = (
-    *((rank, kind) for kind in ("all", "mlp") for rank in (8, 4, 2, 16)),
-    *((rank, "all, B over a frozen shared A") for rank in (8, 16)),
-)
+FROZEN_A = "all, B over a frozen shared A"
+SIZES = (*((rank, "all") for rank in (8, 4, 2, 16)), (8, "mlp"), (4, "mlp"), (8, FROZEN_A), (16, FROZEN_A))
+IN_EVERY_SEED = SIZES[:3]
+TOGETHER = ((1, 1), (4, 4), (16, 16), (4, 1), (16, 4), (16, 1))  # passages of an adapter, sequences of a batch
 
 
 def in_bits(bits: int) -> Callable[[Tensor], Tensor]:
@@ -140,20 +140,20 @@ def study(data: Path, out: Path, name: str, first_layer: float) -> None:
     ones = [[passage] for passage in passages_of(model, data, DOCUMENTS, 20)]
     plan: list[tuple[str, list, int, dict]] = []
     for seed in range(3):
-        for rank, kind in SIZES:
-            settings = {"rank": rank, "modules": MLP if kind == "mlp" else ALL_LINEAR, "frozen_a": "frozen" in kind}
+        for rank, kind in IN_EVERY_SEED if seed else SIZES:
+            settings = {"rank": rank, "modules": MLP if kind == "mlp" else ALL_LINEAR, "frozen_a": kind == FROZEN_A}
             plan.append((f"size: rank {rank}, {kind}, seed {seed}", ones, seed, settings))
-        if not seed:
-            document = passages_of(model, data, [JOINT])
-            for together, batch in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (4, 4), (16, 4), (16, 16)):
-                groups = [document[i : i + together] for i in range(0, len(document), together)]
-                settings = {"batch_size": batch, "epochs": 24, "frozen_a": False}
-                plan.append((f"joint: {together} passages, batch {batch}", groups, 0, settings))
+    document = passages_of(model, data, [JOINT])
+    for together, batch in TOGETHER:
+        groups = [document[i : i + together] for i in range(0, len(document), together)]
+        settings = {"batch_size": batch, "epochs": 24, "frozen_a": False}
+        plan.append((f"joint: {together} passages, batch {batch}", groups, 0, settings))
     for of, groups, seed, settings in plan:
         if of in done:
             continue
         adapters, cost = studied(model, groups, seed, first_layer=first_layer, **settings)
-        forms = {form: stored(adapters, rounds) for form, rounds in FORMS.items()} if of.endswith("all, seed 0") else {}
+        every = of in ("size: rank 8, all, seed 0", "size: rank 4, all, seed 0")
+        forms = {form: stored(adapters, rounds) for form, rounds in FORMS.items()} if every else {}
         forms["4 bits"] = adapters.as_stored()
         results = {form: tested(model, groups, kept, limit) for form, kept in forms.items()}
         with out.open("a") as file:
