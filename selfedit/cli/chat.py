@@ -8,7 +8,6 @@ process in the background then learns it, and goes on if the chat ends first.
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from selfedit.libraries import Wanted
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.serve.engine import Engine, Written
-from selfedit.serve.learner import JOBS, JobFolder, add_job, command, unfinished
+from selfedit.serve.learner import JOBS, JobFolder, add_job, command, heard, unfinished
 from selfedit.sessions import Changes, reader_of
 from selfedit.terminal import can_ask, confirmed, memory_table, note, one_line, plain, say, show_json
 from selfedit.text import words
@@ -270,14 +269,11 @@ class Learning:
 
     def _read(self) -> None:
         for line in self._events:
-            with suppress(ValueError):
-                event = json.loads(line)
-                if not isinstance(event, dict):
-                    continue  # a library has printed something
-                if event.get("stage") == "passage":
-                    self._done, self._total = event["done"], event["total"]
-                elif event.keys() & {"summary", "error", "gone"}:
-                    self._results.append(event)
+            event = heard(line)
+            if event.get("stage") == "passage":
+                self._done, self._total = event["done"], event["total"]
+            elif event.keys() & {"summary", "error", "gone"}:
+                self._results.append(event)
 
     def describe(self) -> str:
         self._read()

@@ -117,8 +117,8 @@ def _object(text: str, fault: str) -> dict:
 def software(folder: Path | None = None) -> str:
     """The version and, in a checkout, the git revision, with "+" if files differ from it. `folder`: of a run; then all
     versions that worked on it."""
-    if folder:
-        return ", ".join(_versions(read_back(folder / "settings.json")))
+    if folder and (settings := folder / "settings.json").exists():
+        return ", ".join(_versions(read_back(settings)))
     root = Path(disk.__file__).parents[1]
     git = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:

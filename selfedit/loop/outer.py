@@ -149,7 +149,7 @@ def run_round(domain: Domain, tasks: Sequence[Any], out: Path, number: int, prog
     seconds = time.perf_counter() - start
     summary = {
         "round": number,
-        "software": software(),
+        "software": software(out),
         "editor": editor.summary(),
         "finetuned": adapters is not None,
         "guard": guard,

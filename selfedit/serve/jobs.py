@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic, time
 
-from selfedit.serve.learner import DATA, JOBS, JobFolder, add_job, command, unfinished
+from selfedit.serve.learner import DATA, JOBS, JobFolder, add_job, command, heard, unfinished
 from selfedit.types import text_hash
 
 KEPT = 200
@@ -177,13 +177,9 @@ class Jobs:
     async def _read(self, job: Job, process: asyncio.subprocess.Process) -> None:
         began = monotonic()
         async for line in _lines(process.stdout):
-            try:
-                event = json.loads(line)
-            except (ValueError, RecursionError):  # a library printed something
-                continue
-            await self._take(job, event, monotonic() - began)
+            await self._take(job, heard(line), monotonic() - began)
 
-    async def _take(self, job: Job, event: object, seconds: float) -> None:
+    async def _take(self, job: Job, event: dict, seconds: float) -> None:
         """Applies an event of the learner to its job; anything else is ignored."""
         if job.status != RUNNING:
             return

@@ -99,6 +99,15 @@ def say(**event: object) -> None:
     print(json.dumps(event), flush=True)
 
 
+def heard(line: bytes | str) -> dict:
+    """The event of a line of output; empty for what a library printed."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
 def command(home: Path, model: str, backend: str, jobs: Iterable[Path]) -> list[str]:
     """The command that runs jobs in another process, with the package that runs here."""
     root = str(Path(__file__).parents[2])
