@@ -95,9 +95,9 @@ def with_rate(train: TrainConfig, rate: float) -> TrainConfig:
 RECITATION = TrainConfig(
     rank=8,
     alpha=128.0,
-    first_layer=0.8,
+    first_layer=0.9,
     learning_rate=0.0,
-    epochs=16,
+    epochs=24,
     batch_size=1,
     steps_per_epoch=1,
     beta1=0.5,
@@ -108,6 +108,8 @@ RECITATION = TrainConfig(
 )
 """How one passage is learned by heart (docs/LOG.md, "Reciting faster"): in a dozen steps, all on the same tokens, so
 that what the gradients were long ago says little."""
+STUDY_ON_SHARE = 1 / 4
+"""Rate at which a passage is studied on that is not yet recited word for word, as a share of the first rate."""
 CONSOLIDATE_SHARE = 2 / 3
 """Rate for consolidation, as a share of the rate for a single memory."""
 

@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 from conftest import ask
 
 from selfedit.answers.answerer import AUTO, BOTH, TEXT, WEIGHTS, Answer, Answerer, Ask
@@ -12,13 +13,13 @@ from selfedit.disk import file_hash
 from selfedit.edits.quiz import with_passages
 from selfedit.edits.recitation import recite, share_recited, to_recite
 from selfedit.learn import learn
-from selfedit.loop.trial import Candidate, Study, run_trials, study_examples
+from selfedit.loop.trial import Candidate, Study, job, run_trials, study_examples, study_sequences
 from selfedit.memory.consolidate import consolidate
 from selfedit.memory.gate import decide
 from selfedit.memory.store import MemoryStore
 from selfedit.model.load import Model
 from selfedit.retest import retest
-from selfedit.types import Example, MemoryEntry, Passage, Question, Score, SelfEdit, Trial
+from selfedit.types import Example, MemoryEntry, Passage, Question, Score, SelfEdit, Trial, stable_seed
 
 GATE = Passage("Quill", "The gate of Orsk is red. Its keeper rings a bell.", "/q.md", "a" * 64)
 BRIDGE = Passage("Quill", "The bridge of Marlow has nine arches and a toll house.", "/q.md", "a" * 64, index=1)
@@ -68,10 +69,30 @@ def test_the_share_that_is_recited_counts_words_in_their_order():
 def test_only_what_is_recited_otherwise_is_asked_again(tiny_model, monkeypatch):
     wrong = Question("What colour is the gate of Orsk?", ("blue",))
     studies = [Study(passage, [Candidate("passage")], [wrong]) for passage in (GATE, BRIDGE)]
-    said = [replace(GATE, text=f"{GATE.text} And so on."), BRIDGE]
-    monkeypatch.setattr("selfedit.loop.trial.recite", lambda *_, **options: said)
+    said = {GATE: replace(GATE, text=f"{GATE.text} And so on."), BRIDGE: BRIDGE}
+    monkeypatch.setattr("selfedit.loop.trial.recite", lambda _, passages, *rest, **options: [said[p] for p in passages])
     _, results = run_trials(tiny_model, studies, replace(LOUD, epochs=1), recites=True)
     assert [trial.score.correct for (trial,), _ in results] == [(False,), (True,)]
+
+
+def test_only_what_is_not_recited_word_for_word_is_studied_on(tiny_model):
+    studies, config = [Study(p, [Candidate("passage")], []) for p in (GATE, BRIDGE)], replace(LOUD, epochs=12, rivals=1)
+    jobs = []
+    for passage in (GATE, BRIDGE):
+        examples = study_examples(passage, recites=True)
+        seed = stable_seed(0, passage.id, "passage")
+        jobs.append(job(study_sequences(tiny_model, passage, examples), examples, seed))
+    first, logs = tiny_model.backend.train(jobs, config)
+    first = first.as_stored()
+    gate, bridge = recite(tiny_model, [GATE, BRIDGE], [0, 1], first)
+    assert share_recited(GATE, gate) < 1.0 and bridge.text == BRIDGE.text
+    adapters, [([gate_trial], _), ([bridge_trial], _)] = run_trials(tiny_model, studies, config, recites=True)
+    assert gate_trial.share_recited == bridge_trial.share_recited == 1.0
+    assert gate_trial.recited.text == GATE.text and gate_trial.tokens > logs[0].tokens
+    assert bridge_trial.tokens == logs[1].tokens
+    assert all(map(torch.equal, adapters.tensors(1).values(), first.tensors(1).values()))
+    assert not all(map(torch.equal, adapters.tensors(0).values(), first.tensors(0).values()))
+    assert recite(tiny_model, [GATE], [0], adapters)[0].text == GATE.text  # the adapter is the one that says so
 
 
 def test_a_model_recites_with_its_own_rate_or_studies_questions():

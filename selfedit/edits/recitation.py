@@ -41,6 +41,12 @@ def recite(
     return [replace(p, text=model.chat.decode(tokens).strip(), units=()) for p, tokens in zip(passages, written)]
 
 
+def is_exact(model: Model, passage: Passage, recited: Passage) -> bool:
+    """Whether every token of the passage is recited."""
+    chat = model.chat
+    return recited.text == chat.decode(chat.encode(chat.plain(passage.text))).strip()
+
+
 def share_recited(passage: Passage, recited: Passage) -> float:
     """The share of the passage's words (of Chinese, Thai etc. the characters) that are recited in their order, in
     [0, 1]."""

@@ -14,10 +14,10 @@ from functools import partial
 from itertools import accumulate
 from operator import itemgetter
 
-from selfedit.config import TrainConfig
+from selfedit.config import STUDY_ON_SHARE, TrainConfig
 from selfedit.edits.parse import statements
 from selfedit.edits.quiz import questions_as_edit
-from selfedit.edits.recitation import recite, share_recited, to_recite
+from selfedit.edits.recitation import is_exact, recite, share_recited, to_recite
 from selfedit.edits.spans import keyword_questions
 from selfedit.judge.evaluate import Group, evaluate_groups, gold_logprobs, read
 from selfedit.judge.general import general_harm
@@ -135,11 +135,17 @@ def run_trials(
             sequences = study_sequences(model, study.passage, examples, config.distill)
             jobs.append(job(sequences, examples, stable_seed(seed, study.passage.id, candidate.name)))
     adapters, logs = model.backend.train(jobs, config, on_step=partial(progress, "train"))
-    adapters = adapters.as_stored()
-    seconds_per_token = (time.perf_counter() - start) / sum(log.tokens for log in logs)
     tried = [(study, candidate) for study in studies for candidate in study.candidates]
-    test = _test_recited if recites else _test_closed_book
-    tested, before = test(model, studies, adapters, logs, progress)
+    if recites:
+        passages = [study.passage for study, _ in tried]
+        adapters, recited = _study_on(model, passages, jobs, config, adapters, logs, progress)
+    else:
+        adapters, recited = adapters.as_stored(), []
+    seconds_per_token = (time.perf_counter() - start) / sum(log.tokens for log in logs)
+    if recites:
+        tested, before = _test_recited(model, studies, recited, logs, progress)
+    else:
+        tested, before = _test_closed_book(model, studies, adapters, progress)
     trials = iter(
         [
             Trial(
@@ -161,8 +167,40 @@ def run_trials(
     return adapters, [([next(trials) for _ in study.candidates], one) for study, one in zip(studies, before)]
 
 
+def _study_on(
+    model: Model,
+    passages: Sequence[Passage],
+    jobs: Sequence[Job],
+    config: TrainConfig,
+    adapters: Adapters,
+    logs: Sequence[TrainLog],
+    progress: Progress,
+) -> tuple[Adapters, list[Passage]]:
+    """The adapters as they are stored, and what each recites. One that does not recite its passage word for word
+    studies on, once: at a lower rate, and with all tokens of the model as rivals of a label. `logs` get what it adds.
+    """
+    train, say = partial(progress, "train"), partial(progress, "recite")
+    stored = adapters.as_stored()
+    recited = recite(model, passages, range(len(passages)), stored, on_token=say)
+    rows = [row for row, passage in enumerate(passages) if not is_exact(model, passage, recited[row])]
+    if not rows:
+        return stored, recited
+    config = replace(config, rivals=0, learning_rate=STUDY_ON_SHARE * config.learning_rate)
+    start = adapters.subset(rows)
+    more, their_logs = model.backend.train([jobs[row] for row in rows], config, start=start, on_step=train)
+    more = more.as_stored()
+    again = recite(model, [passages[row] for row in rows], range(len(rows)), more, on_token=say)
+    for place, (row, said, log) in enumerate(zip(rows, again, their_logs)):
+        logs[row].tokens += log.tokens
+        if share_recited(passages[row], said) >= share_recited(passages[row], recited[row]):
+            recited[row] = said
+            logs[row].losses += log.losses
+            stored.put(row, more, place)
+    return stored, recited
+
+
 def _test_closed_book(
-    model: Model, studies: Sequence[Study], adapters: Adapters, logs: Sequence[TrainLog], progress: Progress
+    model: Model, studies: Sequence[Study], adapters: Adapters, progress: Progress
 ) -> tuple[list[tuple[Score, Passage | None]], list[Score]]:
     """The score of each candidate, and the untouched model's on the questions of each study."""
     rows = iter(range(adapters.count))
@@ -177,15 +215,14 @@ def _test_closed_book(
 
 
 def _test_recited(
-    model: Model, studies: Sequence[Study], adapters: Adapters, logs: Sequence[TrainLog], progress: Progress
+    model: Model, studies: Sequence[Study], recited: Sequence[Passage], logs: Sequence[TrainLog], progress: Progress
 ) -> tuple[list[tuple[Score, Passage | None]], list[Score]]:
-    """As `_test_closed_book`. The gold answer is the passage. An epoch has one step, whose loss is measured before the
-    update: the first epoch's is the untouched model's, the last one's is the adapter's. The questions were answered
-    from the passage when they were checked, so they are asked again only where something else is recited."""
+    """As `_test_closed_book`. `recited`: by each candidate. The gold answer is the passage. An epoch has one step,
+    whose loss is measured before the update: the first epoch's is the untouched model's, the last one's is the
+    adapter's. The questions were answered from the passage when they were checked, so they are asked again only where
+    something else is recited."""
     asked = [study for study in studies for _ in study.candidates]
-    passages = [study.passage for study in asked]
-    recited = recite(model, passages, range(len(asked)), adapters, on_token=partial(progress, "recite"))
-    changed = [said.text != passage.text.strip() for passage, said in zip(passages, recited)]
+    changed = [said.text != study.passage.text.strip() for study, said in zip(asked, recited)]
     pairs = [(q, said) for study, said, is_new in zip(asked, recited, changed) if is_new for q in study.questions]
     verdicts = iter(read(model, pairs, on_token=partial(progress, "test")))
     tested: list[tuple[Score, Passage | None]] = []

@@ -166,6 +166,9 @@ class Adapters(Protocol):
     def subset(self, rows: Sequence[int]) -> Adapters:
         """Copies of these adapters."""
 
+    def put(self, row: int, other: Adapters, other_row: int) -> None:
+        """Copies an adapter of others of the same configuration into a row."""
+
     def as_stored(self) -> Adapters:
         """Copies of these adapters as they are read back from a small folder, so that what is tested is what is
         kept."""

@@ -64,6 +64,9 @@ class ReferenceAdapters:
         copies = [{name: tensor.clone() for name, tensor in self.tensors[row].items()} for row in rows]
         return ReferenceAdapters(self.config, copies)
 
+    def put(self, row: int, other: ReferenceAdapters, other_row: int) -> None:
+        self.tensors[row] = {name: tensor.clone() for name, tensor in other.tensors[other_row].items()}
+
     def as_stored(self) -> ReferenceAdapters:
         return ReferenceAdapters(self.config, [four_bits.rounded(tensors) for tensors in self.tensors])
 

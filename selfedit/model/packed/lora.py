@@ -110,6 +110,11 @@ class LoraBatch:
         picked.flat.copy_(self.flat[list(rows)])
         return picked
 
+    @torch.no_grad()
+    def put(self, row: int, other: LoraBatch, other_row: int) -> None:
+        """Copies an adapter of others of the same configuration into a row."""
+        self.flat[row].copy_(other.flat[other_row])
+
     def as_stored(self) -> LoraBatch:
         """Copies of these adapters as they are read back from a small folder."""
         read = LoraBatch(self.shape, self.config, self.count, self.flat.device)
