@@ -196,6 +196,21 @@ def test_greedy_and_drawn_texts_are_equal(models, saved):
     assert any(texts[0]) and all(token in (40, 41, 50) for token in texts[0][-4])
 
 
+def test_the_labels_that_greedy_decoding_would_write_are_counted_alike(models, saved):
+    packed, reference = (model.backend for model in models)
+    prompts = [e.tokens for e in examples(250, [4, 17, 33], 8)]
+    written = packed.generate([Request(p, row, 12) for p in prompts for row in (0, 1)], packed.load(saved))
+    items, expected = [], []
+    for i, text in enumerate(written):
+        prompt, row = prompts[i // 2], i % 2
+        other = (text[i] + 1) % 250
+        for labels, right in ((text, 12), ([*text[:i], other, *text[i + 1 :]], i)):
+            items.append((TokenizedExample((*prompt, *labels), len(prompt)), row))
+            expected.append(right)
+    for backend in (packed, reference):
+        assert backend.greedy_labels(items, backend.load(saved)) == expected
+
+
 def test_what_does_not_fit_is_refused_alike(models, tmp_path):
     long = TokenizedExample(tuple([5] * 513), 1)
     for model in models:

@@ -6,6 +6,7 @@ two correct programs end far apart. Single precision is compared where it can be
 """
 
 import math
+from copy import copy
 from dataclasses import replace
 from threading import get_ident
 
@@ -419,6 +420,27 @@ def test_activations_that_do_not_fit_are_computed_anew(double_model, monkeypatch
     )
     some, _ = train(network, [Job(j.examples, j.seed) for j in jobs], config)
     assert (kept.flat - some.flat).abs().max() < 1e-6
+
+
+def test_the_states_of_recent_texts_are_not_computed_again(tiny_model, monkeypatch):
+    network, computed = copy(tiny_model.backend.network), []
+    run = type(network).run
+    monkeypatch.setattr(
+        type(network), "run", lambda self, x, *rest, **o: computed.append(len(x)) or run(self, x, *rest, **o)
+    )
+    texts = [tuple(range(first, first + 20)) for first in (3, 30, 60)]
+    with torch.inference_mode():
+        first = FrozenBelow(network, 2, texts[:2])
+    again = FrozenBelow(network, 2, texts)
+    assert computed == [40, 20] and all(again[text] is first[text] for text in texts[:2])
+    again[texts[0]].mul(torch.ones(1, requires_grad=True)).sum().backward()  # made without gradients, usable with them
+    FrozenBelow(network, 1, texts[:1]), FrozenBelow(copy(network), 2, texts[:1])  # other states
+    assert computed == [40, 20, 20, 20]
+    monkeypatch.setattr("selfedit.model.packed.frozen.RECENT_TOKENS", 45)
+    FrozenBelow(network, 2, [texts[1]]), FrozenBelow(network, 2, [tuple(range(90, 110))])
+    assert FrozenBelow(network, 2, [texts[1]])[texts[1]] is first[texts[1]]
+    FrozenBelow(network, 2, texts[:1])
+    assert computed == [40, 20, 20, 20, 20, 20]  # the first text was used longer ago
 
 
 def recomputing_every_layer(network, jobs, config) -> LoraBatch:

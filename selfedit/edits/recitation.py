@@ -30,15 +30,18 @@ def recite(
 ) -> list[Passage]:
     """The passages as the model says them. `rows`: the adapter of each.
 
-    The text is the draft of what is written: what the model would say anyway is read at once, not written token by
-    token."""
+    What the model would say anyway is read at once, and only what follows is written token by token."""
+    examples = [model.chat.study(to_recite(passage)) for passage in passages]
+    right = model.backend.greedy_labels(list(zip(examples, rows, strict=True)), adapters)
+    said = [example.targets for example in examples]
+    others = [i for i, example in enumerate(examples) if right[i] < example.labels]
     requests = []
-    for passage, row in zip(passages, rows, strict=True):
-        draft = tuple(model.chat.encode(model.chat.plain(passage.text)))
-        prompt = tuple(model.chat.ask(passage.request))
-        requests.append(Request(prompt, row, len(draft) + SPARE_TOKENS, draft=draft))
-    written = model.backend.generate(requests, adapters, on_token=on_token)
-    return [replace(p, text=model.chat.decode(tokens).strip(), units=()) for p, tokens in zip(passages, written)]
+    for i in others:
+        prompt, draft = examples[i].tokens[: examples[i].label_start], tuple(said[i][: right[i]])
+        requests.append(Request(prompt, rows[i], examples[i].labels + SPARE_TOKENS, draft=draft))
+    for i, tokens in zip(others, model.backend.generate(requests, adapters, on_token=on_token) if requests else ()):
+        said[i] = tokens
+    return [replace(p, text=model.chat.decode(tokens).strip(), units=()) for p, tokens in zip(passages, said)]
 
 
 def is_exact(model: Model, passage: Passage, recited: Passage) -> bool:

@@ -234,6 +234,10 @@ class Backend(Protocol):
         """Mean log-probability (nats per label, at most 0) of each example's labels under its adapter. `vocabulary`:
         the tokens that compete for a label, if not all of them. Raises ModelError on an example that is too long."""
 
+    def greedy_labels(self, examples: Sequence[tuple[TokenizedExample, int]], adapters: Adapters) -> list[int]:
+        """How many of each example's labels, from the first one on, are the likeliest tokens under its adapter: so far
+        the example is what that would write. Raises ModelError on an example that is too long."""
+
     def mean_states(self, examples: Sequence[TokenizedExample], layers: int) -> Tensor:
         """The base model's mean fp32 state of all tokens from the first label on, behind the first `layers` layers,
         [examples, hidden], on the CPU. Raises ModelError on an example that is too long."""

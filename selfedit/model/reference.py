@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, takewhile
+from operator import eq
 from pathlib import Path
 
 import torch
@@ -135,6 +136,15 @@ class ReferenceBackend:
             targets = torch.tensor(example.targets, device=self.device)
             means.append(logprobs.gather(1, targets[:, None]).mean().item())
         return means
+
+    @torch.no_grad()
+    def greedy_labels(self, examples: Sequence[tuple[TokenizedExample, int]], adapters: ReferenceAdapters) -> list[int]:
+        counts = []
+        for example, row in examples:
+            with self._adapted(adapters, row) as model:
+                best = self._label_logprobs(model, example, None).argmax(1).tolist()
+            counts.append(sum(1 for _ in takewhile(bool, map(eq, best, example.targets))))
+        return counts
 
     @torch.no_grad()
     def mean_states(self, examples: Sequence[TokenizedExample], layers: int) -> torch.Tensor:

@@ -63,6 +63,9 @@ class PackedBackend:
     ) -> list[float]:
         return score.gold_logprobs(self.network, examples, adapters, vocabulary=vocabulary)
 
+    def greedy_labels(self, examples: Sequence[tuple[TokenizedExample, int]], adapters: LoraBatch) -> list[int]:
+        return score.greedy_labels(self.network, examples, adapters)
+
     def mean_states(self, examples: Sequence[TokenizedExample], layers: int) -> Tensor:
         return hidden.mean_states(self.network, examples, layers)
 

@@ -57,6 +57,23 @@ def gold_logprobs(
 
 
 @torch.inference_mode()
+def greedy_labels(network: Network, items: Sequence[tuple[TokenizedExample, int]], adapters: LoraBatch) -> list[int]:
+    """As `Backend.greedy_labels`."""
+    frozen = FrozenBelow(network, adapters.config.layers[0], (s.tokens for s, _ in items))
+    out = [0] * len(items)
+    for part in passes(range(len(items)), [len(s.tokens) for s, _ in items]):
+        sequences = [items[i][0] for i in part]
+        hidden = label_states(network, sequences, [items[i][1] for i in part], adapters, frozen)
+        targets = torch.tensor([t for s in sequences for t in s.targets], device=network.device)
+        chunks = zip(hidden.split(LABELS_PER_PASS), targets.split(LABELS_PER_PASS))
+        right = torch.cat([network.logits(h).argmax(1) == t for h, t in chunks]).tolist()
+        for i, sequence in zip(part, sequences):
+            own, right = right[: sequence.labels], right[sequence.labels :]
+            out[i] = (own + [False]).index(False)
+    return out
+
+
+@torch.inference_mode()
 def divergences(network: Network, sequences: Sequence[TokenizedExample], adapters: LoraBatch) -> list[float]:
     """As `Backend.divergences`."""
     totals = [0.0] * adapters.count
