@@ -8,11 +8,14 @@ import pytest
 from selfedit.bench import decode, inner_loop
 from selfedit.bench.intervals import divide, mean_ratio, paired_interval, percentiles, rank_correlation
 from selfedit.bench.measure import train_flops
+from selfedit.edits.recitation import recite
 from selfedit.errors import SelfeditError
+from selfedit.judge.evaluate import read
 from selfedit.judge.grading import is_correct
 from selfedit.loop.journal import software
 from selfedit.model.backend import LoraConfig
 from selfedit.model.chat import TokenizedExample
+from selfedit.model.load import load_model
 from selfedit.model.shape import Shape
 
 ENTRIES = [
@@ -66,6 +69,21 @@ def test_a_run_compares_the_three_ways_on_the_same_sequences(finished):
     assert json.loads((out / "inner-loop.json").read_text()) == result
     assert result["software"] == software() and software() in (out / "inner-loop.md").read_text()
     assert "self-edits per hour" in (out / "inner-loop.md").read_text()
+
+
+def test_what_learn_does_is_timed_and_answers_from_what_it_recites(finished, tiny_folder):
+    result, settings, out = finished
+    row, model = result["recites"], load_model(str(tiny_folder))
+    assert result["recites_speedup_vs_fair"] == pytest.approx(row["edits_per_hour"] / result["fair"]["edits_per_hour"])
+    entries = inner_loop.read_entries(settings["data"], 2)
+    adapters = model.backend.load([out / "parts" / f"recites-{i}" for i in range(2)])
+    said = recite(model, [entry.passage for entry in entries], [0, 1], adapters)
+    correct = read(model, [(entry.questions[0], text) for entry, text in zip(entries, said)])
+    assert row["accuracy"] == sum(correct) / 2 and row["seconds_to_answer"] > 0
+    assert (
+        f"**{result['recites_speedup_vs_fair']:.1f}** times as fast as fair; accuracy"
+        in (out / "inner-loop.md").read_text()
+    )
 
 
 def test_a_resumed_run_does_only_what_is_missing(finished, tiny_folder):

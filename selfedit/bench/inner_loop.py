@@ -4,9 +4,11 @@ In: the name of a model, and passages of invented facts. Each passage has a self
 made from the sentences of the passage as in `learn`) and other questions for judging. Out: one result, also written as
 `inner-loop.json` and `inner-loop.md`. Three implementations train on the same sequences, in one run on one machine:
 `published` (SEAL's recipe; a few steps are timed and the rest is extrapolated, so its quality is not known), `fair`
-(the same libraries used well, in full) and `ours` (`model.train` with its defaults, many adapters at once). Then the
-adapters of fair and ours answer the same questions with the same code, closed book. The unit of the speed is one
-self-edit, that is one fully trained adapter. With `out`, each finished part is stored there and not run again.
+(the same libraries used well, in full) and `ours` (`model.train` with its defaults, many adapters at once). `recites`
+is what `learn` does: it studies the passage alone, until it can recite it. Then the adapters of fair and ours answer
+the same questions with the same code, closed book; those of `recites` recite, and the answer is read from that, as in
+`ask`. The unit of the speed is one fully trained adapter. With `out`, each finished part is stored there and not run
+again.
 """
 
 from __future__ import annotations
@@ -22,14 +24,14 @@ from pathlib import Path
 from selfedit.bench.intervals import paired_interval
 from selfedit.bench.measure import Parts, clock, matmul_rate, train_flops
 from selfedit.bench.tables import with_interval
-from selfedit.config import TrainConfig
+from selfedit.config import LearnConfig, TrainConfig
 from selfedit.edits.quiz import find_supporting_sentence, questions_as_edit
 from selfedit.edits.spans import keyword_questions
 from selfedit.errors import SelfeditError
 from selfedit.loop.journal import software, write_json, write_text
 from selfedit.tasks.records import elements, expect, field, read_jsonl
 from selfedit.thread_waiting import spinning
-from selfedit.types import Example, Passage, Question, stable_seed, text_hash
+from selfedit.types import Example, Passage, Question, no_progress, stable_seed, text_hash
 
 PASSAGES = Path(__file__).with_name("passages.jsonl")
 QUESTIONS_PER_SENTENCE = 1
@@ -46,10 +48,13 @@ class Entry:
     questions: tuple[Question, ...]
     edit: tuple[str, ...]
 
+    @property
+    def passage(self) -> Passage:
+        return Passage(self.title, self.context, "", "")
+
     def examples(self) -> list[Example]:
         """Returns SEAL's training sequences (title before each line, passage last) and questions in chat form."""
-        passage = Passage(self.title, self.context, "", "")
-        questions = keyword_questions(passage, QUESTIONS_PER_SENTENCE, stable_seed("inner-loop", self.title))
+        questions = keyword_questions(self.passage, QUESTIONS_PER_SENTENCE, stable_seed("inner-loop", self.title))
         return [Example(f"{self.title}\n{text}") for text in (*self.edit, self.context)] + list(
             questions_as_edit(questions).examples
         )
@@ -132,6 +137,7 @@ class _Bench:
         self.name, self.entries, self.published_steps, self.adapters = model_name, entries, published_steps, adapters
         self.config = TrainConfig()
         self.model = model = load_model(model_name, precision="fp32")  # the precision of the baselines
+        self.recitation = LearnConfig().for_rate(model.rate).train
         self.lora = lora_config(model.backend.num_layers, self.config)
         self.seeds = seeds
         self.edits = [(s, entry) for s in range(seeds) for entry in entries]
@@ -153,6 +159,7 @@ class _Bench:
             seeds=seeds,
             adapters=adapters,
             config=text_hash(json.dumps(asdict(self.config))),
+            recitation=text_hash(json.dumps(asdict(self.recitation))),
         )
         self.folder = out / "parts"
         self.parts = Parts(self.folder, settings, on_progress)
@@ -163,10 +170,11 @@ class _Bench:
         parts = self.parts
         rates = [parts("matmul-before", self.matmul)]
         published = parts("published", self.published)
-        fair, ours = [], []
-        for w, wave in enumerate(self.waves):  # fair and ours alternate
+        fair, ours, recites = [], [], []
+        for w, wave in enumerate(self.waves):  # they alternate
             fair += [parts(f"fair-{i}", partial(self.fair, i)) for i in wave]
             ours.append(parts(f"ours-{w}", partial(self.ours, wave)))
+            recites.append(parts(f"recites-{w}", partial(self.recites, wave)))
         rates.append(parts("matmul-after", self.matmul))
         stages = parts("stages", self.stages)["rows"]
         self.__dict__.pop("base", None)  # frees its memory
@@ -179,8 +187,15 @@ class _Bench:
                 for w, wave in enumerate(self.waves)
             ]
             answers[side] = [edit for edits in waves for edit in edits]
+        waves = [
+            parts(f"answers-recites-{w}", partial(self.answers_from_recitation, wave))
+            for w, wave in enumerate(self.waves)
+        ]
+        answers["recites"] = [edit for of_wave in waves for edit in of_wave["edits"]]
+        reciting = sum(of_wave["seconds"] for of_wave in waves) / len(self.edits)
         decoding = parts("decode", lambda: decode.run(self.name))
-        return self.result(rates, published, fair, ours, stages, answers, decoding)
+        trained = {"fair": fair, "ours": ours, "recites": recites}
+        return self.result(rates, published, trained, reciting, stages, answers, decoding)
 
     # Measurements.
 
@@ -224,6 +239,22 @@ class _Bench:
             [log.rows for log in logs],
         )
         return {"seconds": seconds, "tokens": sum(log.tokens for log in logs), "flops": flops}
+
+    def recites(self, wave: list[int]) -> dict:
+        from selfedit.loop.trial import job, study_examples, study_sequences, train_to_recite
+
+        config, first = self.recitation, self.jobs[wave[0]]
+        self.train([replace(first, examples=first.examples[:1])], replace(config, epochs=1))  # warm-up, on another text
+        passages = [self.edits[i][1].passage for i in wave]
+        start, jobs = clock(self.model.backend.device), []
+        for i, passage in zip(wave, passages):
+            examples = study_examples(passage, recites=True)
+            jobs.append(job(study_sequences(self.model, passage, examples), examples, self.jobs[i].seed))
+        stack, logs, _ = train_to_recite(self.model, passages, jobs, config, no_progress)
+        seconds = clock(self.model.backend.device) - start
+        for row, i in enumerate(wave):
+            self.model.backend.save(stack, row, self.folder / f"recites-{i}", self.name, small=True)
+        return {"seconds": seconds, "tokens": sum(log.tokens for log in logs)}
 
     def stages(self) -> dict:
         """Returns the speed of each optimization, measured in one epoch on all layers."""
@@ -272,9 +303,23 @@ class _Bench:
             )
         return {"edits": edits}
 
+    def answers_from_recitation(self, wave: list[int]) -> dict:
+        """As `answers`, without texts and log-probabilities; `seconds`: to recite and to read the answers."""
+        from selfedit.edits.recitation import recite
+        from selfedit.judge.evaluate import read
+
+        stack = self.model.backend.load([self.folder / f"recites-{i}" for i in wave])
+        entries = [self.edits[i][1] for i in wave]
+        start = clock(self.model.backend.device)
+        said = recite(self.model, [entry.passage for entry in entries], range(len(entries)), stack)
+        asked = [(question, text) for entry, text in zip(entries, said) for question in entry.questions]
+        verdicts = iter(read(self.model, asked))
+        edits = [{"correct": [next(verdicts) for _ in entry.questions]} for entry in entries]
+        return {"edits": edits, "seconds": clock(self.model.backend.device) - start}
+
     # Results.
 
-    def result(self, rates, published, fair, ours, stages, answers, decoding) -> dict:
+    def result(self, rates, published, trained, reciting, stages, answers, decoding) -> dict:
         from selfedit.bench.baselines import EPOCHS
 
         def side(name: str, made: list[dict]) -> dict:
@@ -289,7 +334,14 @@ class _Bench:
             "steps_timed": published["steps_timed"],
             "padded_to": published["padded_to"],
         }
-        fair_row, our_row = side("fair", fair), side("ours", ours)
+        ours, recites = trained["ours"], trained["recites"]
+        fair_row, our_row = side("fair", trained["fair"]), side("ours", ours)
+        recites_row = self.speed(sum(m["tokens"] for m in recites), sum(m["seconds"] for m in recites))
+        recites_row |= {
+            "accuracy": _mean(self.by_passage(answers["recites"], "correct")),
+            "seconds_to_answer": reciting,
+        }
+        fair_correct = self.by_passage(answers["fair"], "correct")
         gflops = max(rate["gflops"] for rate in rates)
         differences = {
             key: paired_interval(self.by_passage(answers["ours"], key), self.by_passage(answers["fair"], key))
@@ -303,13 +355,18 @@ class _Bench:
             "published": published_row,
             "fair": fair_row,
             "ours": our_row,
+            "recites": recites_row,
             "untouched": {
                 "accuracy": _mean(_mean(edit["correct"]) for edit in answers["untouched"]),
                 "gold_logprob": _mean(_mean(edit["gold_logprob"]) for edit in answers["untouched"]),
             },
             "speedup_vs_published": our_row["edits_per_hour"] / published_row["edits_per_hour"],
             "speedup_vs_fair": our_row["edits_per_hour"] / fair_row["edits_per_hour"],
+            "recites_speedup_vs_fair": recites_row["edits_per_hour"] / fair_row["edits_per_hour"],
             "accuracy_difference": differences["correct"],
+            "recites_accuracy_difference": paired_interval(
+                self.by_passage(answers["recites"], "correct"), fair_correct
+            ),
             "gold_logprob_difference": differences["gold_logprob"],
             "matmul_gflops": gflops,
             "matmul_share": sum(m["flops"] for m in ours) / our_row["seconds"] / 1e9 / gflops,
@@ -367,9 +424,10 @@ def table(result: dict) -> str:
         "| | training tokens | seconds | self-edits per hour | accuracy | log-probability of the gold answer |",
         "|---|--:|--:|--:|--:|--:|",
     ]
-    for side in ("published", "fair", "ours"):
+    for side in ("published", "fair", "ours", "recites"):
         r = result[side]
-        quality = "not run | not run" if r["accuracy"] is None else f"{r['accuracy']:.3f} | {r['gold_logprob']:.3f}"
+        shown = (f"{r[key]:.3f}" if r.get(key) is not None else "not run" for key in ("accuracy", "gold_logprob"))
+        quality = " | ".join(shown)
         rows.append(f"| {side} | {r['tokens']:,} | {r['seconds']:,.1f} | {r['edits_per_hour']:,.1f} | {quality} |")
     rows.append(
         f"| untouched | | | | {result['untouched']['accuracy']:.3f} | {result['untouched']['gold_logprob']:.3f} |"
@@ -400,6 +458,9 @@ def table(result: dict) -> str:
         f"**{result['speedup_vs_fair']:.1f}** times as fast as fair, in self-edits per hour.",
         f"- Ours − fair, 95 % interval over passages: accuracy {with_interval(result['accuracy_difference'], '+.3f')}, "
         f"log-probability {with_interval(result['gold_logprob_difference'], '+.3f')}.",
+        f"- `recites`, what `learn` does, is **{result['recites_speedup_vs_fair']:.1f}** times as fast as fair; "
+        f"accuracy {with_interval(result['recites_accuracy_difference'], '+.3f')}. Reciting a passage and reading the "
+        f"answers to its questions takes {result['recites']['seconds_to_answer']:.1f} s.",
         f"- Useful arithmetic of ours: {result['matmul_share']:.0%} of the {result['matmul_gflops']:,.0f} GFLOP/s of a "
         "large matrix product.",
         *(f"- **Warning**: {warning}." for warning in result["warnings"]),

@@ -134,13 +134,12 @@ def run_trials(
             examples = study_examples(study.passage, candidate.edits, recites)
             sequences = study_sequences(model, study.passage, examples, config.distill)
             jobs.append(job(sequences, examples, stable_seed(seed, study.passage.id, candidate.name)))
-    adapters, logs = model.backend.train(jobs, config, on_step=partial(progress, "train"))
     tried = [(study, candidate) for study in studies for candidate in study.candidates]
     if recites:
-        passages = [study.passage for study, _ in tried]
-        adapters, recited = _study_on(model, passages, jobs, config, adapters, logs, progress)
+        adapters, logs, recited = train_to_recite(model, [study.passage for study, _ in tried], jobs, config, progress)
     else:
-        adapters, recited = adapters.as_stored(), []
+        adapters, logs = model.backend.train(jobs, config, on_step=partial(progress, "train"))
+        adapters = adapters.as_stored()
     seconds_per_token = (time.perf_counter() - start) / sum(log.tokens for log in logs)
     if recites:
         tested, before = _test_recited(model, studies, recited, logs, progress)
@@ -167,24 +166,20 @@ def run_trials(
     return adapters, [([next(trials) for _ in study.candidates], one) for study, one in zip(studies, before)]
 
 
-def _study_on(
-    model: Model,
-    passages: Sequence[Passage],
-    jobs: Sequence[Job],
-    config: TrainConfig,
-    adapters: Adapters,
-    logs: Sequence[TrainLog],
-    progress: Progress,
-) -> tuple[Adapters, list[Passage]]:
-    """The adapters as they are stored, and what each recites. One that does not recite its passage word for word
-    studies on, once: at a lower rate, and with all tokens of the model as rivals of a label. `logs` get what it adds.
-    """
+def train_to_recite(
+    model: Model, passages: Sequence[Passage], jobs: Sequence[Job], config: TrainConfig, progress: Progress
+) -> tuple[Adapters, list[TrainLog], list[Passage]]:
+    """The adapters as they are stored, their logs, and what each recites. `jobs`: of each passage.
+
+    An adapter that does not recite its passage word for word studies on, once: at a lower rate, and with all tokens of
+    the model as rivals of a label."""
     train, say = partial(progress, "train"), partial(progress, "recite")
+    adapters, logs = model.backend.train(jobs, config, on_step=train)
     stored = adapters.as_stored()
     recited = recite(model, passages, range(len(passages)), stored, on_token=say)
     rows = [row for row, passage in enumerate(passages) if not is_exact(model, passage, recited[row])]
     if not rows:
-        return stored, recited
+        return stored, logs, recited
     config = replace(config, rivals=0, learning_rate=STUDY_ON_SHARE * config.learning_rate)
     start = adapters.subset(rows)
     more, their_logs = model.backend.train([jobs[row] for row in rows], config, start=start, on_step=train)
@@ -196,7 +191,7 @@ def _study_on(
             recited[row] = said
             logs[row].losses += log.losses
             stored.put(row, more, place)
-    return stored, recited
+    return stored, logs, recited
 
 
 def _test_closed_book(
