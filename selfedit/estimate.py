@@ -16,10 +16,11 @@ from selfedit.types import Passage
 
 FIXED_WORDS = 120
 """The part of the work on a passage that does not depend on its length, in words that take as long (docs/LOG.md)."""
-SECONDS_PER_WORD = {"smollm2-135m": 0.033, "qwen2.5-coder-0.5b": 0.1, "qwen2.5-coder-1.5b": 0.19}
-"""Before anything was learned here: measured on 2 cores in fp32 (docs/results.md, "Real documents")."""
+SECONDS_PER_WORD = {"smollm2-135m": 0.026, "qwen2.5-coder-0.5b": 0.06, "qwen2.5-coder-1.5b": 0.14}
+"""Before anything was learned here: measured on 2 cores in fp32 (docs/LOG.md, "Fewer layers, and studying on"; of the
+largest only the training was measured since)."""
 
-WORDS_PER_PAIR = 59
+WORDS_PER_PAIR = 80
 """A pair of old and new code takes as long to write, run and study as so many words, at the speed of the model that
 writes: 1,015 s for 90 pairs of qwen2.5-coder-1.5b (docs/results/api-removals-05b)."""
 

@@ -66,7 +66,7 @@ CATALOG = {
         megabytes=98,
         licence="Apache-2.0",
         about="embedded default: small enough for any laptop",
-        learn_gb=2.1,
+        learn_gb=1.8,
         rate=3e-3,
     ),
     "qwen2.5-coder-0.5b": Packaged(
