@@ -16,7 +16,7 @@ from selfedit.types import Passage
 
 FIXED_WORDS = 120
 """The part of the work on a passage that does not depend on its length, in words that take as long (docs/LOG.md)."""
-SECONDS_PER_WORD = {"smollm2-135m": 0.026, "qwen2.5-coder-0.5b": 0.06, "qwen2.5-coder-1.5b": 0.14}
+SECONDS_PER_WORD = {"smollm2-135m": 0.026, "qwen2.5-coder-0.5b": 0.07, "qwen2.5-coder-1.5b": 0.14}
 """Before anything was learned here: measured on 2 cores in fp32 (docs/LOG.md, "Fewer layers, and studying on"; of the
 largest only the training was measured since)."""
 
