@@ -733,7 +733,7 @@ def test_show_gives_a_summary_unless_all_is_wanted(home, kept, answer, output, t
     assert lamps.id in page and "8 study examples; the first 5 (--all shows all)" in page
     assert "Lamp 4 is lit." in page and "Lamp 5 is lit." not in page and "eight lamps" in page
     page = output("memory", "show", "lamps.txt", "--all")[0]
-    assert "Lamp 7 is lit." in page and "--all" not in page
+    assert "Lamp 7 is lit." in page and "eight lamps" in page and "--all" not in page
     assert len(answer("memory", "show", "lamps.txt")["studied"]) == 8
     store.add(copy, passage=replace(passage, text="It has a red door."), **fields)
     assert [record["id"] for record in answer("memory", "show", "lamps.txt")] == store.find("lamps.txt")
