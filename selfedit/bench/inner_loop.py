@@ -307,15 +307,19 @@ class _Bench:
         """As `answers`, without texts and log-probabilities; `seconds`: to recite and to read the answers."""
         from selfedit.edits.recitation import recite
         from selfedit.judge.evaluate import read
+        from selfedit.model.load import load_model
 
-        stack = self.model.backend.load([self.folder / f"recites-{i}" for i in wave])
+        model = load_model(
+            self.name, precision="fp32"
+        )  # `self.model` keeps states from training, which would be faster
+        stack = model.backend.load([self.folder / f"recites-{i}" for i in wave])
         entries = [self.edits[i][1] for i in wave]
-        start = clock(self.model.backend.device)
-        said = recite(self.model, [entry.passage for entry in entries], range(len(entries)), stack)
+        start = clock(model.backend.device)
+        said = recite(model, [entry.passage for entry in entries], range(len(entries)), stack)
         asked = [(question, text) for entry, text in zip(entries, said) for question in entry.questions]
-        verdicts = iter(read(self.model, asked))
+        verdicts = iter(read(model, asked))
         edits = [{"correct": [next(verdicts) for _ in entry.questions]} for entry in entries]
-        return {"edits": edits, "seconds": clock(self.model.backend.device) - start}
+        return {"edits": edits, "seconds": clock(model.backend.device) - start}
 
     # Results.
 
@@ -341,7 +345,6 @@ class _Bench:
             "accuracy": _mean(self.by_passage(answers["recites"], "correct")),
             "seconds_to_answer": reciting,
         }
-        fair_correct = self.by_passage(answers["fair"], "correct")
         gflops = max(rate["gflops"] for rate in rates)
         differences = {
             key: paired_interval(self.by_passage(answers["ours"], key), self.by_passage(answers["fair"], key))
@@ -365,7 +368,7 @@ class _Bench:
             "recites_speedup_vs_fair": recites_row["edits_per_hour"] / fair_row["edits_per_hour"],
             "accuracy_difference": differences["correct"],
             "recites_accuracy_difference": paired_interval(
-                self.by_passage(answers["recites"], "correct"), fair_correct
+                self.by_passage(answers["recites"], "correct"), self.by_passage(answers["fair"], "correct")
             ),
             "gold_logprob_difference": differences["gold_logprob"],
             "matmul_gflops": gflops,

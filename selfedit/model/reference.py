@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import count, takewhile
-from operator import eq
+from itertools import count
+from os.path import commonprefix
 from pathlib import Path
 
 import torch
@@ -143,7 +143,7 @@ class ReferenceBackend:
         for example, row in examples:
             with self._adapted(adapters, row) as model:
                 best = self._label_logprobs(model, example, None).argmax(1).tolist()
-            counts.append(sum(1 for _ in takewhile(bool, map(eq, best, example.targets))))
+            counts.append(len(commonprefix([best, example.targets])))
         return counts
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from selfedit.model.chat import TokenizedExample
 from selfedit.model.packed.frozen import FrozenBelow
 from selfedit.model.packed.lora import LoraBatch, adjacent
 from selfedit.model.packed.network import Network, Vocabulary
-from selfedit.model.packed.packing import pack, passes, sharing
+from selfedit.model.packed.packing import common_prefix, pack, passes, sharing
 
 LABELS_PER_PASS = 128
 """25 MB of logits with 49,152 tokens: larger blocks go back to the system each time, and come back page by page."""
@@ -64,12 +64,9 @@ def greedy_labels(network: Network, items: Sequence[tuple[TokenizedExample, int]
     for part in passes(range(len(items)), [len(s.tokens) for s, _ in items]):
         sequences = [items[i][0] for i in part]
         hidden = label_states(network, sequences, [items[i][1] for i in part], adapters, frozen)
-        targets = torch.tensor([t for s in sequences for t in s.targets], device=network.device)
-        chunks = zip(hidden.split(LABELS_PER_PASS), targets.split(LABELS_PER_PASS))
-        right = torch.cat([network.logits(h).argmax(1) == t for h, t in chunks]).tolist()
-        for i, sequence in zip(part, sequences):
-            own, right = right[: sequence.labels], right[sequence.labels :]
-            out[i] = (own + [False]).index(False)
+        best = torch.cat([network.logits(h).argmax(1) for h in hidden.split(LABELS_PER_PASS)])
+        for i, sequence, own in zip(part, sequences, best.split([s.labels for s in sequences])):
+            out[i] = common_prefix(own.tolist(), sequence.targets, sequence.labels)
     return out
 
 
