@@ -1239,6 +1239,14 @@ def test_what_train_editor_cannot_run_is_one_line(tmp_path, refusal, tiny, optio
     assert message in refusal("train-editor", "--data", data, "--out", tmp_path / "run", *tiny, *options)
 
 
+@pytest.mark.parametrize("option", ["--writer", "--judge"])
+def test_train_editor_calls_other_services_before_it_loads_the_model(tmp_path, refusal, monkeypatch, option):
+    monkeypatch.setattr("selfedit.cli.studies.open_model", lambda *_: pytest.fail("the model was loaded"))
+    data = write(tmp_path / "data.json", DATA)
+    asked = ["train-editor", "--data", data, "--out", tmp_path / "run", option, "http://127.0.0.1:9/v1"]
+    assert "127.0.0.1:9" in refusal(*asked)
+
+
 def test_bench_knowledge_and_train_editor_answer_programs_and_people(tmp_path, answer, output, refusal, roomy_folder):
     data, model = write(tmp_path / "data.json", DATA), ["--model", str(roomy_folder)]
     rounds = answer(

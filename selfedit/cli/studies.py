@@ -185,10 +185,11 @@ def _knowledge_domain(arguments) -> Callable:
     pyplot()
     is_remote = check_writer(arguments)
     tasks = load_tasks(arguments.data, notify=note)
+    judge, judge_name = open_judge(arguments)
+    remote = open_remote_writer(arguments, arguments.out) if is_remote else None
 
     def domain(model):
-        judge, judge_name = open_judge(arguments)
-        opened = open_remote_writer(arguments, arguments.out) if is_remote else open_local_writer(arguments, note)
-        return Knowledge(model, tasks, config, judge=judge, judge_name=judge_name, writer=opened)
+        writer = remote or open_local_writer(arguments, note)
+        return Knowledge(model, tasks, config, judge=judge, judge_name=judge_name, writer=writer)
 
     return domain
