@@ -151,17 +151,26 @@ def test_a_stopped_run_keeps_the_questions_that_were_answered(run, folder, monke
     monkeypatch.setattr("selfedit.bench.learned.TOGETHER", 2)
     asked, texts = [], Learned._texts
 
-    def stopped(self, condition, requests, adapters=None):
+    def stopped(self, requests, *rest):
         asked.append(len(requests))
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return texts(self, condition, requests, adapters)
+        return texts(self, requests, *rest)
 
     monkeypatch.setattr(Learned, "_texts", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(conditions=["base"])
     assert run(conditions=["base"])["rows"][0]["questions"] == 4
     assert asked == [2, 2, 2] and len((folder / "out/answers.jsonl").read_text().splitlines()) == 4
+
+
+def test_progress_counts_the_questions_of_a_condition_over_all_batches(run, monkeypatch):
+    monkeypatch.setattr("selfedit.bench.learned.TOGETHER", 2)
+    steps = []
+    run(conditions=["base"], progress=lambda *step: steps.append(step))
+    assert {(stage, total) for stage, _, total in steps} == {("base", 4)}
+    counts = [done for _, done, _ in steps]
+    assert counts == sorted(counts) and set(counts) >= {2, 4}
 
 
 def test_a_memory_on_which_no_question_was_found_is_left_out_of_the_ranks():

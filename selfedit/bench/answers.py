@@ -121,14 +121,14 @@ def _ask(bench: Learned, condition: str) -> None:
     elif view.isdecimal():
         in_view, depends = bench.retriever(int(view)), lambda item: [passage.id for passage in bench.passages]
     if condition in ARMS:
-        bench.ask(condition, bench.arm(condition, arm), lambda item: bench.depends())
+        bench.ask(condition, bench.arm(arm), lambda item: bench.depends())
     elif arm == WEIGHTS:
-        bench.ask(condition, bench.right_memory(condition), lambda item: bench.depends())
+        bench.ask(condition, bench.right_memory(), lambda item: bench.depends())
     elif arm == BOTH:
-        answer = bench.with_memory(condition, in_view)
+        answer = bench.with_memory(in_view)
         bench.ask(condition, answer, lambda item: [*bench.depends(), *depends(item)])
     else:
-        bench.ask(condition, bench.untouched(condition, in_view), depends)
+        bench.ask(condition, bench.untouched(in_view), depends)
 
 
 def _rows(bench: Learned, conditions: Sequence[str], known: set[str]) -> list[dict]:

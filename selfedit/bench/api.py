@@ -34,6 +34,7 @@ from selfedit.answers.choose import rule_name
 from selfedit.answers.code import Release, asks_for
 from selfedit.bench.conditions import check_conditions
 from selfedit.bench.intervals import mean, mean_interval, paired_interval
+from selfedit.bench.measure import of_batch
 from selfedit.bench.tables import heading, markdown, number, with_interval
 from selfedit.config import LearnConfig, ReleaseConfig
 from selfedit.documents.read import split_documents
@@ -263,7 +264,6 @@ class _Bench:
         todo = [t for t in self.tasks if any((condition, t.id, i) not in self.known for i in range(self.samples + 1))]
         for low in range(0, len(todo), BLOCK):
             block = todo[low : low + BLOCK]
-            stage = lambda done, total: self.progress(condition, done, total)  # noqa: E731  (a callback of one line)
             try:
                 asks = self._asks(condition, block)
                 drawn = [
@@ -271,7 +271,8 @@ class _Bench:
                     for task, ask in zip(block, asks)
                     for i in range(self.samples + 1)
                 ]
-                answers = self.answerer.answer([ask for *_, ask in drawn], on_token=stage)
+                on_token = of_batch(self.progress, condition, low, len(block), len(todo))
+                answers = self.answerer.answer([ask for *_, ask in drawn], on_token=on_token)
             except ModelError as error:  # the model can read none of them
                 for task in block:
                     self._fail(condition, task, str(error))

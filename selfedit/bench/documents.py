@@ -108,18 +108,15 @@ def read(
 def _ask(bench: Learned, condition: str) -> None:
     gold = condition in ("in-context", "memory-and-text")
     in_view: Callable[[Item], Passage | None] = (lambda item: item.passage) if gold else (lambda item: None)
-    answer, depends = bench.untouched(condition, in_view), lambda item: [item.passage.id] if gold else []
+    answer, depends = bench.untouched(in_view), lambda item: [item.passage.id] if gold else []
     if condition == "retrieval":
-        answer, depends = (
-            bench.untouched(condition, bench.retriever(RETRIEVED)),
-            lambda item: [p.id for p in bench.passages],
-        )
+        answer, depends = (bench.untouched(bench.retriever(RETRIEVED)), lambda item: [p.id for p in bench.passages])
     elif condition in _ARMS:
-        answer, depends = bench.arm(condition, _ARMS[condition]), lambda item: bench.depends()
+        answer, depends = bench.arm(_ARMS[condition]), lambda item: bench.depends()
     elif condition == "right-memory":
-        answer, depends = bench.right_memory(condition), lambda item: bench.depends()
+        answer, depends = bench.right_memory(), lambda item: bench.depends()
     elif condition == "memory-and-text":
-        answer, depends = bench.with_memory(condition, in_view), lambda item: bench.depends(item.passage)
+        answer, depends = bench.with_memory(in_view), lambda item: bench.depends(item.passage)
     bench.ask(condition, answer, depends)
 
 

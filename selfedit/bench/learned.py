@@ -17,7 +17,7 @@ from pathlib import Path
 from selfedit.answers.answerer import ADAPTERS, ANSWER_TOKENS, BASE, WEIGHTS, Answer, Answerer, Ask
 from selfedit.answers.choose import rule_name
 from selfedit.bench.conditions import Retriever
-from selfedit.bench.measure import peak_gb
+from selfedit.bench.measure import of_batch, peak_gb
 from selfedit.bench.tables import markdown, number
 from selfedit.bench.tallies import add, interval, matrix, share
 from selfedit.config import LearnConfig
@@ -44,6 +44,10 @@ class Item:
     kind: str
     document: str
     passage: Passage
+
+
+Answering = Callable[[Sequence[Item], OnStep], list[dict]]
+"""A record for each question, with its `answer`, and with an `error` if there is none."""
 
 
 class Learned:
@@ -104,17 +108,15 @@ class Learned:
 
     # Asking
 
-    def ask(
-        self, condition: str, answer: Callable[[Sequence[Item]], list[dict]], depends: Callable[[Item], list[str]]
-    ) -> None:
-        """Asks all questions that have no answer under this condition yet. `answer`: a record for each question, with
-        its `answer`, and with an `error` if there is none. `depends`: the ids of the memories and passages that the
-        answer to a question depends on."""
+    def ask(self, condition: str, answer: Answering, depends: Callable[[Item], list[str]]) -> None:
+        """Asks all questions that have no answer under this condition yet. `depends`: the ids of the memories and
+        passages that the answer to a question depends on."""
         keys = [self._key(condition, item, depends(item)) for item in self.items]
         todo = [(item, key) for item, key in zip(self.items, keys) if key not in self._known]
         for low in range(0, len(todo), TOGETHER):
             batch, start = todo[low : low + TOGETHER], time.perf_counter()
-            given = answer([item for item, _ in batch])
+            on_token = of_batch(self.progress, condition, low, len(batch), len(todo))
+            given = answer([item for item, _ in batch], on_token)
             seconds = round((time.perf_counter() - start) / len(batch), 4)
             for (_, key), one in zip(batch, given, strict=True):
                 measured = {"seconds": seconds, "peak_gb": peak_gb()}
@@ -127,31 +129,31 @@ class Learned:
     def _key(condition: str, item: Item, depends: Sequence[str]) -> tuple[str, str, str]:
         return condition, item.id, text_hash(item.question.question, *depends)[:12]
 
-    def untouched(self, condition: str, in_view: Callable[[Item], Passage | None]) -> Callable:
+    def untouched(self, in_view: Callable[[Item], Passage | None]) -> Answering:
         """Answers of the untouched model, with a passage in view."""
-        return lambda items: self._texts(condition, [self._request(item, in_view(item)) for item in items])
+        return lambda items, on_token: self._texts([self._request(item, in_view(item)) for item in items], on_token)
 
-    def right_memory(self, condition: str) -> Callable:
+    def right_memory(self) -> Answering:
         """Answers of the memory of the passage that has the answer, as `selfedit ask --from weights` gives them; of the
         untouched model, where nothing was learned of it."""
 
-        def answer(items: Sequence[Item]) -> list[dict]:
+        def answer(items: Sequence[Item], on_token: OnStep) -> list[dict]:
             asks = [
                 Ask(item.question, WEIGHTS if (memory := self.memories.get(item.passage.id)) else BASE, memory)
                 for item in items
             ]
-            return self._records(condition, asks)
+            return self._records(asks, on_token)
 
         return answer
 
-    def with_memory(self, condition: str, in_view: Callable[[Item], Passage | None]) -> Callable:
+    def with_memory(self, in_view: Callable[[Item], Passage | None]) -> Answering:
         """Answers of the adapter of the passage that has the answer; of the untouched model, where nothing was learned
         of it."""
 
-        def answer(items: Sequence[Item]) -> list[dict]:
+        def answer(items: Sequence[Item], on_token: OnStep) -> list[dict]:
             records: dict[str, dict] = {}
             left = [item for item in items if item.passage.id not in self.memories]
-            records |= zip((i.id for i in left), self.untouched(condition, in_view)(left))
+            records |= zip((i.id for i in left), self.untouched(in_view)(left, on_token))
             known = list(dict.fromkeys(m for i in items if (m := self.memories.get(i.passage.id))))
             for low in range(0, len(known), ADAPTERS):
                 rows = {memory: row for row, memory in enumerate(known[low : low + ADAPTERS])}
@@ -160,27 +162,23 @@ class Learned:
                 requests = [
                     replace(self._request(i, in_view(i)), adapter=rows[self.memories[i.passage.id]]) for i in group
                 ]
-                records |= zip((i.id for i in group), self._texts(condition, requests, adapters))
+                records |= zip((i.id for i in group), self._texts(requests, on_token, adapters))
             return [records[item.id] for item in items]
 
         return answer
 
-    def arm(self, condition: str, arm: str) -> Callable:
+    def arm(self, arm: str) -> Answering:
         """Answers as `selfedit ask --from` does."""
-
-        def answer(items: Sequence[Item]) -> list[dict]:
-            return self._records(condition, [Ask(item.question, arm) for item in items])
-
-        return answer
+        return lambda items, on_token: self._records([Ask(item.question, arm) for item in items], on_token)
 
     def retriever(self, most: int) -> Callable[[Item], Passage]:
         """The best passages by BM25, as one."""
         retriever = Retriever([Task(passage, ()) for passage in self.passages], most)
         return lambda item: retriever.best(item.question)
 
-    def _records(self, condition: str, asks: Sequence[Ask]) -> list[dict]:
+    def _records(self, asks: Sequence[Ask], on_token: OnStep) -> list[dict]:
         try:
-            return [_record(given) for given in self.answerer.answer(asks, on_token=self._stage(condition))]
+            return [_record(given) for given in self.answerer.answer(asks, on_token=on_token)]
         except ModelError as error:  # the model can read none of them
             return [_failed(error) for _ in asks]
 
@@ -188,10 +186,10 @@ class Learned:
         asked = with_passage(passage, item.question) if passage else item.question
         return Request(tuple(self.model.chat.prompt(asked)), max_new_tokens=ANSWER_TOKENS)
 
-    def _texts(self, condition: str, requests: Sequence[Request], adapters: Adapters | None = None) -> list[dict]:
+    def _texts(self, requests: Sequence[Request], on_token: OnStep, adapters: Adapters | None = None) -> list[dict]:
         most = self.model.backend.max_positions
         fitting = [request for request in requests if request.most_tokens <= most]
-        written = iter(self.model.backend.generate(fitting, adapters, on_token=self._stage(condition)))
+        written = iter(self.model.backend.generate(fitting, adapters, on_token=on_token))
         records = []
         for request in requests:
             if request.most_tokens > most:
@@ -201,9 +199,6 @@ class Learned:
             text = self.model.chat.decode(tokens).strip()
             records.append({"answer": text, "tokens": len(request.tokens) + len(tokens)})
         return records
-
-    def _stage(self, condition: str) -> OnStep:
-        return lambda done, total: self.progress(condition, done, total)
 
     # Results
 

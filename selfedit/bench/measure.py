@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from selfedit.loop.journal import lock_run_folder, read_back, write_json
+from selfedit.types import Progress
 
 
 class Parts:
@@ -38,6 +39,12 @@ class Parts:
         """Returns the load average over one minute before each finished part."""
         loads = ((file.stem, read_back(file).get("load")) for file in sorted(self.folder.glob("*.json")))
         return {name: load for name, load in loads if load is not None}
+
+
+def of_batch(progress: Progress, stage: str, before: int, size: int, total: int) -> Callable[[int, int], None]:
+    """The progress of one batch of questions, in tokens, as a progress over all of them. `before`: questions of the
+    batches before it."""
+    return lambda done, steps: progress(stage, before + size * done // max(1, steps), total)
 
 
 def peak_gb() -> float:
