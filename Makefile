@@ -1,5 +1,5 @@
 # make demo: the main job on the embedded model. make test: lint, then every test. make docs: the guide as a site in site/.
-# make bench: every study of docs/results, hours on 2 cores; a stopped study continues. DATA: the folder of the data sets.
+# make bench: most studies of docs/results, hours on 2 cores; a stopped study continues. DATA: the folder of the data sets.
 # Each target sets up what it needs in .venv.
 PYTHON ?= python3
 DATA ?= ../shared/data

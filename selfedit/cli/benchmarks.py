@@ -75,7 +75,7 @@ def add(commands, with_model, with_judge, with_tasks) -> None:
     documents.add_argument("--documents", dest="folder", type=path, metavar="DIR", help=folder)
     _add_compared(documents, "--conditions", "documents.py")
     documents.add_argument("--only", metavar="TEXT", help="only documents whose path contains this")
-    add_settings(documents, "learning", "spans=16")
+    add_settings(documents, "learning", "epochs=8")
 
     about = "answers from the weights, from the text, or from both; which is right, and when none is"
     answers = add_benchmark("answers", _answers, about, with_model)
@@ -89,7 +89,7 @@ def add(commands, with_model, with_judge, with_tasks) -> None:
     answers.add_argument("--limit", type=whole(1), metavar="N", help="only N passages of each file")
     share = "share of the passages that are not learned (default: %(default)s)"
     answers.add_argument("--unknown", type=fraction, default=0.2, metavar="SHARE", help=share)
-    add_settings(answers, "learning", "spans=16")
+    add_settings(answers, "learning", "epochs=8")
 
     about = "code for a version of a library that the model learned, each task checked by running it"
     api = add_benchmark("api", _api, about, with_model)
@@ -117,7 +117,7 @@ def add(commands, with_model, with_judge, with_tasks) -> None:
     _add_compared(sessions, "--conditions", "sessions.py")
     _add_skip(sessions, "users")
     sessions.add_argument("--limit", type=whole(1), metavar="N", help="only N users")
-    add_settings(sessions, "learning", "spans=16")
+    add_settings(sessions, "learning", "epochs=8")
 
     load = add_benchmark("load", _load, "the server with many clients at once, also while it learns", with_model)
     load.add_argument("--clients", type=whole_list(1, 1000), default="8,64", metavar="N,M", help="how many ask at once")

@@ -34,9 +34,9 @@ def add(commands, common: argparse.ArgumentParser, with_backend: argparse.Argume
         dest="arm",
         choices=("auto", "weights", "text", "both"),
         default="auto",
-        help="weights: the adapter of the release writes, without documents; text: the untouched model, with the "
-        "passages that fit best in the prompt; both: the adapter writes with them; auto: both, where there is an "
-        "adapter (default)",
+        help="text: the untouched model writes, with the notes that fit best in the prompt; both: the adapter of the "
+        "release writes with them; weights: that adapter without them or, where a release has none, the untouched "
+        "model with what its memories recite; auto: both, where there is an adapter, else text (default)",
     )
     add_versions(code)
     code.add_argument(
@@ -66,7 +66,7 @@ def add_release(learn: argparse.ArgumentParser) -> None:
         "--study",
         choices=("auto", "code", "facts"),
         default="auto",
-        help="code: what changed in a library, as code that is run; facts: each passage, as questions and answers; "
+        help="code: what changed in a library, as code that is run; facts: passage by passage, as any document; "
         "auto: code, where the documents are about a version of a library and state changes, and facts where nothing "
         "was learned as code (default)",
     )
