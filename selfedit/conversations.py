@@ -189,7 +189,7 @@ class Conversations:
         statements = self.statements
         now, session_of = passages(statements, NAME), {line(told): SESSION + told.session for told in statements}
         known = {entry.passage.id: entry for entry in store.active(model.fingerprint)}
-        entries = [known.get(passage.id) or keep_text(model, passage, store) for passage in now]
+        entries = [known.get(passage.id) or keep_text(model, passage, store)[0] for passage in now]
         store.add_sources(
             {entry.id: {session_of[unit.text] for unit in passage.units} for entry, passage in zip(entries, now)}
         )

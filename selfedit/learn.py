@@ -270,7 +270,8 @@ def _known(
             reports[passage.id] = _with_text(model, report, passage, store, config.gate, suspicion)
             if reports[passage.id] != report:
                 run.add(reports[passage.id])
-    for passage in {p.id: p for p in passages if p.library and p.id not in reports and not again}.values():
+    untagged = {p.id: p for p in passages if p.library and p.id not in reports and not (again or suspicion)}
+    for passage in untagged.values():
         if tagged := _tagged(model, passage, store):
             run.add(tagged)
             reports[passage.id] = tagged
@@ -511,37 +512,32 @@ def _with_text(
 ) -> PassageReport:
     """The report of a passage of which nothing was learned, when its text is kept."""
     disagrees = _disagreements(model, passage, store)
-    entry = keep_text(model, passage, store, config, suspicion)
+    entry, suspicious = keep_text(model, passage, store, config, suspicion)
     if entry.has_adapter:  # of an earlier run, with other settings
         return report
-    suspicious = entry.scores["quarantined"]
-    if suspicious and entry.id not in store.active_ids():
+    if entry.id not in store.active_ids():
         reason = f"{report.reason}; its text is {_quarantined(suspicious, entry.id)}"
         return replace(report, quarantined=entry.id, reason=reason, disagrees=disagrees)
     return replace(report, text=entry.id, disagrees=disagrees)
 
 
 def keep_text(
-    model: Model,
-    passage: Passage,
-    store: MemoryStore,
-    config: GateConfig = GATE,
-    suspicion: str = "",
-    edits: Sequence[SelfEdit] = (),
-) -> MemoryEntry:
+    model: Model, passage: Passage, store: MemoryStore, config: GateConfig = GATE, suspicion: str = ""
+) -> tuple[MemoryEntry, list[str]]:
     """Keeps the text of a passage as a memory without an adapter, at once: its text answers questions until the passage
-    is learned. What looks suspicious waits for approval. An active memory of this passage is returned as it is.
-    `edits`: what an adapter that it shares with others has studied."""
+    is learned. Returns it with the reasons why it waits for approval, if it looks suspicious. An active memory of this
+    passage is returned as it is."""
     suspicious = [*filter(None, [suspicion]), *suspicious_text(model, passage, store, config)]
-    return store.add(
+    entry = store.add(
         None,
         model=model.name,
         model_hash=model.fingerprint,
         passage=passage,
-        edits=edits,
+        edits=(),
         scores={"quarantined": suspicious},
         quarantine=bool(suspicious),
     )
+    return entry, suspicious
 
 
 def _tagged(model: Model, passage: Passage, store: MemoryStore) -> PassageReport | None:

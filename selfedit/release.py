@@ -338,7 +338,7 @@ def _kept(
     of this. `studied`: the ids of all passages that have a part of a change whose pairs were studied; the adapter goes
     with any of them."""
     keeps, since = adapters is not None and not report.reason, store.version
-    entries = {passage.id: keep_text(model, passage, store, config.gate) for passage in passages}
+    entries = {passage.id: keep_text(model, passage, store, config.gate)[0] for passage in passages}
     active = {*store.active_ids()}
     waiting = {entry.id for entry in entries.values() if entry.id not in active}
     superseded: list[str] = []

@@ -1,4 +1,4 @@
-"""Asks every memory's judging questions again, through the router, as a person would ask them.
+"""Asks every memory's judging questions again, through the router, as `ask --from weights` does.
 
 A question that was answered right when its memory was kept may be answered by another memory now, or by none. Of a
 release that was learned as code, the pairs that judged it are measured again, with the adapter that answers for its
@@ -29,6 +29,8 @@ class Retested:
     right_then: int
     """Right answers when the memory was kept, with its own adapter."""
     right_now: int
+    failed: int
+    """Questions that could not be asked: they are too long, or an adapter is damaged."""
     routed: int
     """Questions for which the router now chooses this memory."""
 
@@ -40,6 +42,7 @@ class Retested:
             "questions": self.questions,
             "right_then": self.right_then,
             "right_now": self.right_now,
+            "failed": self.failed,
             "routed": self.routed,
         }
 
@@ -60,9 +63,10 @@ def retest(
     for entry in memories:
         pairs = [(question, next(answers)) for question in entry.questions]
         right_then = sum(map(bool, entry.scores.get("after", {}).get("correct", ())))
-        right_now = sum(grade(question, answer.answer) for question, answer in pairs)
+        failed = sum(bool(answer.error) for _, answer in pairs)
+        right_now = sum(not answer.error and grade(question, answer.answer) for question, answer in pairs)
         routed = sum(answer.writer is not None and answer.writer.id == entry.id for _, answer in pairs)
-        results.append(Retested(entry, len(pairs), right_then, right_now, routed))
+        results.append(Retested(entry, len(pairs), right_then, right_now, failed, routed))
     return results
 
 

@@ -390,6 +390,8 @@ def retest_table(results, releases=()) -> None:
     _print_table(("id", "title and source", "questions", "routed", "right\nthen", "right\nnow"), rows)
     totals = [sum(column) for column in zip(*counts)]
     say("{:,} questions, {:,} find their memory; right when kept {:,}, right now {:,}".format(*totals))
+    if failed := sum(one.failed for one in results):
+        say(f"{failed:,} of them could not be asked (too long, or a damaged adapter: `selfedit memory verify`)")
 
 
 def consolidation_table(report) -> None:

@@ -300,7 +300,7 @@ def test_the_adapter_of_a_memory_that_fits_much_worse_does_not_answer(tiny_model
     assert "has no adapter: it answers from its text" in weights.note
 
 
-def test_where_an_adapter_is_damaged_auto_answers_from_the_text_and_says_so(tiny_model, store):
+def test_where_an_adapter_is_damaged_auto_answers_from_the_text_and_says_so(tiny_model, store, monkeypatch):
     gate = store.active()[0]
     next(store.adapter_path(gate.id).glob("*.safetensors")).write_bytes(b"damaged")
     answerer = Answerer(tiny_model, MemoryStore(store.home))
@@ -310,6 +310,19 @@ def test_where_an_adapter_is_damaged_auto_answers_from_the_text_and_says_so(tiny
     for arm in (WEIGHTS, BOTH):
         with pytest.raises(MemoryStoreError, match="corrupt"):
             answerer.answer([Ask(FAST, arm)])
+        damaged, other = answerer.answer([Ask(FAST, arm), Ask(Question("Who are you?", ()), max_new_tokens=4)])
+        assert "corrupt" in damaged.error and not damaged.answer and other.arm == BASE and not other.error
+    history = tuple(Message(HISTORY[i % 2].role, "Rain again. " * 9) for i in range(20))
+    monkeypatch.setattr("selfedit.answers.answerer.HISTORY_TOKENS", 120)
+    (long,) = answerer.answer([Ask(FAST, max_new_tokens=4, history=history)])
+    assert "the conversation is long" in long.note and "corrupt" in long.note
+
+
+def test_a_passage_with_another_hash_of_its_source_is_known_by_its_id(tiny_model, store):
+    later = replace(INDEX, source_hash="b" * 64)  # another part of the same source has changed since
+    question = Question("What does an archive without an index raise?", ())
+    (answer,) = Answerer(tiny_model, store).answer([Ask(question, TEXT, passages=(GATE, later), max_new_tokens=4)])
+    assert answer.taken.support.passage == later and answer.memory.passage == INDEX
 
 
 def test_a_supporting_passage_of_another_memory_is_the_source(tiny_model, store, monkeypatch):
@@ -350,6 +363,20 @@ def test_the_oldest_turns_of_a_long_conversation_are_left_out_and_it_says_so(tin
     assert len(alone) < len(request.tokens) <= len(alone) + 120
     left_out = next(i for i in range(30) if f"turn {i} " in text)
     assert left_out % 2 == 0 and answer.note == f"the conversation is long: its first {left_out} messages are left out"
+
+
+def test_no_conversation_is_rendered_that_begins_with_the_model(tiny_model, store, monkeypatch):
+    """Templates of Llama 2 and Mistral refuse it."""
+    prompt = type(tiny_model.chat).prompt
+
+    def strict(chat, question, history=()):
+        assert [m.role for m in history if m.role != "system"][:1] != ["assistant"]
+        return prompt(chat, question, history)
+
+    monkeypatch.setattr(type(tiny_model.chat), "prompt", strict)
+    for length in (1, 2, 3, 4):
+        ask = Ask(FAST, history=(Message("system", "Be brief."), *(HISTORY * 2)[:length]), max_new_tokens=4)
+        assert not Answerer(tiny_model, store).answer([ask])[0].error
 
 
 def test_what_is_looked_up_for_a_later_question_is_understood_from_the_turn_before():

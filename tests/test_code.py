@@ -388,7 +388,7 @@ def test_one_undo_undoes_the_whole_release_and_no_more(model, guide, tmp_path, e
     assert set(store.rollback(f"v{store.version - 1}")["adapters"].values()) == {report.shared}
     assert store.active_ids() == learned_state
     texts = MemoryStore(tmp_path / "texts")
-    known = [keep_text(model, passage, texts).id for passage in passages]  # by an earlier job
+    known = [keep_text(model, passage, texts)[0].id for passage in passages]  # by an earlier job
     _, report = learned(model, passages, tmp_path / "texts", environment)
     assert report.shared and texts.rollback() | {"adapters": {}} == texts.history()[-1]
     assert texts.active_ids() == known
@@ -398,7 +398,7 @@ def test_a_text_that_is_learned_as_code_has_what_was_studied_until_that_is_undon
     model, passages, tmp_path, environment
 ):
     store = MemoryStore(tmp_path)
-    known = [keep_text(model, passage, store).id for passage in passages]
+    known = [keep_text(model, passage, store)[0].id for passage in passages]
     first = learned(model, passages, tmp_path, environment)[1]
     (member,) = first.memories
     assert member in known and "v.release" in str(store.edits(member))

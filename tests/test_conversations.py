@@ -239,6 +239,8 @@ def test_a_question_about_the_user_is_answered_from_what_they_said(talk):
         ("Who is in charge?", "You can ask a colleague.", "I don't know."),
         ("Where is our data?", "Our data is in a warehouse or a lake.", "You said: Our data sits in Quillbase."),
         ("What is my shoe size?", "Your shoe size is 43.", "I don't know."),
+        ("Who is my lead?", "Your lead is Jorun.\nHer deputy is Ada.", "Your lead is Jorun."),
+        ("Which port is staging on?", "It is on 9000, not on 8444.", "You said: Staging is on port 8444."),
         ("Do I know Ada?", "No, you never mentioned Ada.", "No, you never mentioned Ada."),
     ],
 )

@@ -673,6 +673,16 @@ def test_a_text_that_was_approved_does_not_wait_again(tiny_model, tmp_path):
     assert known.text == waits.quarantined and not known.quarantined
 
 
+def test_a_text_that_was_out_of_force_and_looks_suspicious_now_waits_and_says_why(tiny_model, tmp_path):
+    store, passage = MemoryStore(tmp_path / "home"), Passage("Gate", "The gate is red.", "/gate.md", "5" * 64)
+    of_passage = partial(_with_text, tiny_model, passage=passage, store=store, config=GateConfig())
+    known = of_passage(report(passage.id, None, (0, 0, 0), 0.0), suspicion="")
+    store.disable(known.text)
+    waits = of_passage(report(passage.id, None, (0, 0, 0), 0.0), suspicion="an agent wrote it")
+    assert (waits.quarantined, waits.text) == (known.text, None) and "an agent wrote it" in waits.reason
+    assert not store.active_ids()
+
+
 def test_a_file_that_was_moved_aside_for_another_of_its_name_stays_in_force(monkeypatch, tiny_model, tmp_path):
     monkeypatch.setattr("selfedit.learn.learn_passages", each(keep_it))
     store, file, docs = MemoryStore(tmp_path / "home"), tmp_path / "docs/notes.md", str(tmp_path / "docs")

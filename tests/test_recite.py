@@ -164,7 +164,17 @@ def test_a_retest_counts_the_memory_that_the_router_chose_whatever_another_one_r
     answer = Answer("red", WEIGHTS, bridge, gate, 0.9)  # the bridge's recitation supports it
     monkeypatch.setattr(Answerer, "answer", lambda *_, **options: [answer])
     (one,) = retest(tiny_model, None, [gate])
-    assert (one.questions, one.right_now, one.routed) == (1, 1, 1)
+    assert (one.questions, one.right_now, one.routed, one.failed) == (1, 1, 1, 0)
+    broken = Answer("", "", None, None, 0.0, error="memory gate is corrupt")
+    monkeypatch.setattr(Answerer, "answer", lambda *_, **options: [broken])
+    (one,) = retest(tiny_model, None, [gate])
+    assert (one.questions, one.right_now, one.routed, one.failed) == (1, 0, 0, 1)
+
+
+def test_why_names_the_adapter_that_recited_whichever_memory_fits_best_by_words(learned):
+    gate, bridge = learned.active()
+    reasons = why(learned, RED.question, Answer("nine", WEIGHTS, bridge, gate, 0.9, recited=(BRIDGE,)))
+    assert reasons["adapter_hash"] == file_hash(learned.reciting_path(bridge.id) / "adapter_model.safetensors")
 
 
 def test_settings_that_reciting_leaves_out_are_named(tiny_model, tmp_path):
@@ -247,6 +257,14 @@ def test_a_passage_that_is_tagged_later_recites_as_before(learned, tiny_model, t
     assert report.memory == entry.id and entry.recites
     adapters = tiny_model.backend.load([store.reciting_path(entry.id)])
     assert recite(tiny_model, [entry.passage], [0], adapters)[0].text == BRIDGE.text
+
+
+def test_a_tag_from_a_source_that_must_be_approved_is_not_in_force(tiny_model, tmp_path):
+    store, tagged = MemoryStore(tmp_path), replace(BRIDGE, library="quill@3")
+    learn(tiny_model, [BRIDGE], store, CONFIG)
+    (report,) = learn(tiny_model, [tagged], store, CONFIG, suspicion="an agent wrote it").reports
+    assert report.quarantined and "an agent wrote it" in report.reason
+    assert [entry.passage.library for entry in store.active()] == [""]
 
 
 def test_a_damaged_adapter_is_left_out_and_named_and_alone_it_is_an_error(learned, tiny_model, tmp_path):

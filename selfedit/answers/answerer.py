@@ -170,8 +170,8 @@ class Answer:
     memory: MemoryEntry | None
     """Whose passage supports the answer, else whose adapter gave it; None: the untouched model answered closed book."""
     writer: MemoryEntry | None
-    """Whose adapter answered, or was the first to recite; None: the untouched model answered from the text or closed
-    book."""
+    """Whose adapter answered, or which memory that recites fits best; None: the untouched model answered from the text
+    or closed book."""
     score: float
     """How well the best memory fits the question, in [0, 1) (`Router.route`)."""
     candidates: tuple[Candidate, ...] = ()
@@ -280,7 +280,8 @@ class Plan:
             return next((entry for entry, one in zip(self.reciters, self.recited) if one == passage), self.writer)
         if answer.arm in (WEIGHTS, BASE):
             return self.writer if answer.arm == WEIGHTS else None
-        return next((entry for entry in self.memories if entry.passage == passage), self.writer)
+        # By its id: a passage of what the user told gets another source_hash with everything that they tell later.
+        return next((entry for entry in self.memories if passage and entry.passage.id == passage.id), self.writer)
 
 
 def whole_sentences(text: str) -> str:
@@ -540,9 +541,10 @@ class Answerer:
                 f"{limit} positions; shorten it"
             )
         most = min(limit - ask.max_new_tokens, alone + HISTORY_TOKENS)
-        left_out = bisect_left(range(turns), True, key=lambda count: len(prompt(count)) <= most)
-        while left_out < turns and ask.history[fixed + left_out].role != "user":  # templates expect a user's turn first
-            left_out += 1
+        # Templates expect a user's turn first; some refuse to render any other.
+        starts = [i for i in range(turns) if ask.history[fixed + i].role == "user"]
+        at = bisect_left(starts, True, key=lambda count: len(prompt(count)) <= most)
+        left_out = starts[at] if at < len(starts) else turns
         plan.left_out = max(plan.left_out, left_out)
         return Request(
             tuple(tokens if left_out == turns else prompt(left_out)),
@@ -560,18 +562,26 @@ class Answerer:
     # The answers
 
     def _paths(self, plans: Sequence[Plan]) -> dict[str, Path]:
-        """The verified folder of each adapter that is needed. Where one is damaged, the text answers in AUTO."""
+        """The verified folder of each adapter that is needed. Where one is damaged, the text answers in AUTO; else the
+        plan gets an error. Raises MemoryStoreError if all plans have one."""
         paths: dict[str, Path] = {}
+        damage: MemoryStoreError | None = None
         for plan in plans:
             if plan.adapter is None or plan.adapter in paths:
                 continue
             try:
                 paths[plan.adapter] = self.store.answering_path(plan.adapter)
             except MemoryStoreError as error:
-                left = {arm: request for arm, request in plan.requests.items() if not plan.acts(arm)}
-                if plan.ask.arm != AUTO or not (left or plan.texts) or self.store.version != self._version:
+                if self.store.version != self._version:
                     raise
-                plan.requests, plan.note = left, str(error)
+                left = {arm: request for arm, request in plan.requests.items() if not plan.acts(arm)}
+                if plan.ask.arm == AUTO and (left or plan.texts):
+                    plan.requests = left
+                    plan.add_note(str(error))
+                else:
+                    plan.requests, plan.error, damage = {}, str(error), error
+        if damage and all(plan.error for plan in plans):
+            raise damage
         return paths
 
     def _write(self, plans: Sequence[Plan], paths: dict[str, Path], on_token: OnStep) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from selfedit.answers.answerer import UNKNOWN
 from selfedit.sessions.reader import Reader
@@ -81,17 +82,24 @@ def with_notes(statements: Sequence[Statement], question: str) -> str:
 
 
 def checked(statements: Sequence[Statement], question: str, answer: str, best: Statement | None = None) -> str:
-    """Returns the answer if the statements support it, else the statement `best` in its place, by default the one that
-    shares most words with the question.
+    """Returns the lines of the answer before the first that the statements do not support. If that is the first line:
+    the statement `best` in place of the answer, by default the one that shares most words with the question.
 
-    An answer is not supported if it has a name or number that no statement has, or if none of the words that it adds to
-    the question stand in a statement. Where the question names an answer itself, every word must stand in one."""
-    first = answer.strip().partition("\n")[0]
+    A line is not supported if it has a name or number that no statement has, or if none of the words that it adds to
+    the question stand in a statement, unless it denies. Where the question names an answer itself, every word must
+    stand in a statement; a line that denies may repeat the question's."""
     told = {term for statement in statements for term in _terms(statement.text)}
-    named = first if _CHOICE.search(question) else " ".join(_VALUE.findall(first))
-    own = _telling(_terms(first) - _terms(question))
-    if _DENIES.search(first) or (_telling(_terms(named)) <= told and (not own or own & told)):
-        return answer
+    asked = _terms(question)
+
+    def is_supported(line: str) -> bool:
+        values, added = _telling(_terms(" ".join(_VALUE.findall(line)))), _telling(_terms(line) - asked)
+        if _DENIES.search(line):
+            return values - asked <= told
+        named = _telling(_terms(line)) if _CHOICE.search(question) else values
+        return named <= told and (not added or bool(added & told))
+
+    if supported := list(takewhile(is_supported, answer.strip().split("\n"))):
+        return "\n".join(supported).rstrip()
     if best is None:
         nearest = _ranked(statements, question)
         best = statements[nearest[0]] if nearest else None

@@ -41,9 +41,9 @@ def why(store: MemoryStore, question: str, answer: Answer) -> dict:
         result["recited"] = "\n\n".join(passage.text for passage in answer.recited)
     if memory:
         result |= {"source": memory.passage.source, "source_hash": memory.passage.source_hash}
-    if writer:
-        nearest = nearest_example(question, store.edits(writer.id), writer.passage.title)
+    if studied := memory if answer.recited else writer:
+        nearest = nearest_example(question, store.edits(studied.id), studied.passage.title)
         result["edit"] = f"{nearest[0]}: {nearest[1]}" if nearest else "the passage itself"
-        path = store.reciting_path(writer.id) if answer.recited else store.answering_path(writer.id)
+        path = store.reciting_path(studied.id) if answer.recited else store.answering_path(studied.id)
         result["adapter_hash"] = file_hash(path / WEIGHTS_FILE)
     return result

@@ -106,9 +106,7 @@ def _texts(
     return [model.chat.decode(output).strip() for output in written]
 
 
-def read(
-    model: Model, asked: Sequence[tuple[Question, Passage]], *, tokens: int = ANSWER_TOKENS, on_token: OnStep = no_steps
-) -> list[bool]:
+def read(model: Model, asked: Sequence[tuple[Question, Passage]], *, on_token: OnStep = no_steps) -> list[bool]:
     """Whether each question is answered right from its passage: by the sentence that `selfedit ask` would quote, which
     takes no model; else by what the untouched model writes, grounded, if it reads well. Texts to be continued are only
     continued."""
@@ -119,7 +117,7 @@ def read(
         if not verdicts[i] and (model.reads_well or question.kind != "question")
     ]
     queries = [Query(q, None, with_passage(passage, q)) for q, passage in (asked[i] for i in left)]
-    for i, text in zip(left, _texts(model, queries, None, tokens, on_token)):
+    for i, text in zip(left, _texts(model, queries, None, ANSWER_TOKENS, on_token)):
         question, passage = asked[i]
         if question.kind == "question":
             text = grounded(question.question, text, [passage]).text

@@ -69,18 +69,26 @@ def lock_run_folder(folder: Path, settings: dict) -> FileLock:
             lock.acquire()
         except Timeout:
             raise RunError(f"another process is at work in {folder}; wait for it, or give another --out") from None
-        if not file.exists():
-            write_json(file, settings | {"software": [software()]})
-            return lock
-        text = file.read_text(encoding="utf-8", errors="replace")
+        try:
+            _check_settings(file, settings)
+        except BaseException:
+            lock.release()
+            raise
+    return lock
+
+
+def _check_settings(file: Path, settings: dict) -> None:
+    """Writes the settings of a new run; raises RunError if those of the earlier one differ."""
+    if not file.exists():
+        write_json(file, settings | {"software": [software()]})
+        return
+    text = file.read_text(encoding="utf-8", errors="replace")
     earlier = _object(text, f"{file} is not a run's settings; give another --out")
     keys = (earlier.keys() | settings.keys()) - {"software"}
     if different := sorted(key for key in keys if earlier.get(key) != settings.get(key)):
-        lock.release()
-        raise RunError(f"{folder} holds a run with another {', '.join(different)}; give another --out")
+        raise RunError(f"{file.parent} holds a run with another {', '.join(different)}; give another --out")
     if (version := software()) not in (versions := _versions(earlier)):
         write_json(file, earlier | {"software": [*versions, version]})
-    return lock
 
 
 def _versions(settings: dict) -> list[str]:

@@ -141,7 +141,8 @@ def _add_answers(app: FastAPI, service: Service) -> None:
             options |= {"allow": await asyncio.to_thread(json_grammar, service.model.chat, schema)}
         named = _named(service, home, body.model)
         asked = service.conversations(home).ask  # in a thread: a model reads what is known of the user
-        ask = service.about(home, await asyncio.to_thread(asked, body.question, body.history, **named, **options))
+        ask = await asyncio.to_thread(asked, body.question, body.history, **named, **options)
+        ask = await asyncio.to_thread(service.about, home, ask)  # so does this, for a large store
         session = body.metadata.session if body.metadata else None
         if session:
             service.conversations(home).turns(session)  # an impossible name is an error before the answer

@@ -166,8 +166,8 @@ class Service:
         name = safe_name(name) or f"document-{sha256(data).hexdigest()[:12]}"
         return self.jobs.add(home, {"kind": "upload", "file": name}, name, data)
 
-    def learn_url(self, home: Path, url: str, suspicion: str = "", library: str = "") -> Job:
-        return self.jobs.add(home, {"kind": "url", "url": url, "suspicion": suspicion, "library": library}, url)
+    def learn_url(self, home: Path, url: str, library: str = "") -> Job:
+        return self.jobs.add(home, {"kind": "url", "url": url, "library": library}, url)
 
     async def remember(self, home: Path, session: str, said: Sequence[Message]) -> None:
         """Adds turns to a conversation. What the user states in them is in force as a text, and learned when there is
