@@ -1,4 +1,5 @@
-"""Durable file operations: a write is on the disk when it returns, and a disk error is one clear line."""
+"""Durable file operations: a file that was replaced is on the disk when `replace` returns, and a disk error is one
+clear line."""
 
 from __future__ import annotations
 

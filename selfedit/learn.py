@@ -160,14 +160,14 @@ def learn(
 
     `writer`: another model, e.g. a larger one or a RemoteWriter, that writes about the passages and answers with them
     in view, in place of the model that learns. `quiz`: the user's own questions; they judge the passages that they are
-    about, in place of generated ones. `again`: also repeat passages that an earlier run finished without keeping
-    anything. `current`: what the source has now, for a source that changes meanwhile: nothing else is kept, and nothing
-    is superseded. `suspicion`: a reason why whatever is kept must wait for the user's approval. `progress`: the stage
-    `passage` marks the beginning of each batch of passages. `notify`: receives a line for the user. A passage that
-    occurs in several documents is learned once. When all passages of a document are done, memories of passages that are
-    no longer in it are superseded, unless one of the new memories is in quarantine or nothing was kept, not even a
-    text. A passage that the model cannot read, or about which the writer does not reply, is reported, and the others
-    are learned; raises ModelError if all fail.
+    about, in place of generated ones. `again`: also repeat passages of which an earlier run kept no adapter in force.
+    `current`: returns the passages that the source has now, for a source that changes meanwhile: what is no longer
+    among them is not kept, and nothing is superseded. `suspicion`: a reason why whatever is kept must wait for the
+    user's approval. `progress`: the stage `passage` marks the beginning of each batch of passages. `notify`: receives a
+    line for the user. A passage that occurs in several documents is learned once. When all passages of a document are
+    done, memories of passages that are no longer in it are superseded, unless one of the new memories is in quarantine
+    or nothing was kept, not even a text. A passage that the model cannot read, or about which the writer does not
+    reply, is reported, and the others are learned; raises ModelError if all fail.
     """
     store.check_writable()  # before the work, not after it
     config = _as_used(model, config, bool(writer and not quiz), notify)
@@ -260,8 +260,8 @@ def _known(
     again: bool,
     suspicion: str,
 ) -> dict[str, PassageReport]:
-    """The reports of passages that need not be learned, by their ids: an earlier run did, or only their tag is new.
-    `entries`: the active memories. `again`: without those that an earlier run finished without keeping anything."""
+    """The reports of passages that need not be learned, by their ids: an earlier run did, or only their library tag
+    is new, and the stored memory gets it. `entries`: the active memories. `again`: as in `learn`."""
     active = {entry.id for entry in entries}
     reports = {p.id: report for p in passages if (report := run.report(p, active)) and (report.memory or not again)}
     for passage in {p.id: p for p in passages if p.id in reports}.values():
@@ -491,14 +491,13 @@ def _decided(
     reason = winner.reason if winner else _why_not(trials)
     if suspicious:
         reason = _quarantined(suspicious, entry.id)
-    right_before = sum(map(bool, before.correct))
     return replace(
         _unjudged(material),
         memory=entry.id if entry and not suspicious else None,
         reason=reason,
         edits_kept=len(winner.edits) if winner else 0,
-        correct_before=right_before,
-        correct_after=sum(map(bool, winner.score.correct)) if winner else right_before,
+        correct_before=before.right,
+        correct_after=(winner.score if winner else before).right,
         general_change=winner.general_change if winner else None,
         size_bytes=entry.size_bytes if entry else 0,
         trials=[_trial_record(t) for t in trials],
@@ -544,7 +543,7 @@ def _tagged(model: Model, passage: Passage, store: MemoryStore) -> PassageReport
     """The report of a passage that was learned before without the tag of a library, when that memory got the tag. One
     of which only the text is known gets the tag, too, and is then learned."""
     for old in store.active_of([replace(passage, library="")], model.fingerprint):
-        entry, before, after = store.tag(old.id, passage), old.scores.get("before", {}), old.scores.get("after", {})
+        entry, before = store.tag(old.id, passage), old.scores.get("before", {})
         if not entry.has_adapter:
             continue
         return replace(
@@ -553,7 +552,7 @@ def _tagged(model: Model, passage: Passage, store: MemoryStore) -> PassageReport
             reason=f"learned before; now tagged {passage.library}",
             questions=len(old.questions),
             correct_before=sum(map(bool, before.get("correct", ()))),
-            correct_after=sum(map(bool, after.get("correct", ()))),
+            correct_after=old.right_when_kept,
             general_change=old.scores.get("general_change"),
             size_bytes=entry.size_bytes,
         )

@@ -62,11 +62,10 @@ def retest(
     results = []
     for entry in memories:
         pairs = [(question, next(answers)) for question in entry.questions]
-        right_then = sum(map(bool, entry.scores.get("after", {}).get("correct", ())))
         failed = sum(bool(answer.error) for _, answer in pairs)
         right_now = sum(not answer.error and grade(question, answer.answer) for question, answer in pairs)
         routed = sum(answer.writer is not None and answer.writer.id == entry.id for _, answer in pairs)
-        results.append(Retested(entry, len(pairs), right_then, right_now, failed, routed))
+        results.append(Retested(entry, len(pairs), entry.right_when_kept, right_now, failed, routed))
     return results
 
 

@@ -175,6 +175,11 @@ class Score:
     def n(self) -> int:
         return len(self.correct)
 
+    @property
+    def right(self) -> int:
+        """Questions answered correctly."""
+        return sum(map(bool, self.correct))
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -256,3 +261,8 @@ class MemoryEntry:
     def questions(self) -> tuple[Question, ...]:
         """The judging questions; the memory was kept because of its answers to them."""
         return tuple(Question(**q | {"answers": tuple(q["answers"])}) for q in self.scores.get("questions", ()))
+
+    @property
+    def right_when_kept(self) -> int:
+        """Judging questions that it answered correctly when it was kept."""
+        return sum(map(bool, self.scores.get("after", {}).get("correct", ())))

@@ -38,8 +38,8 @@ def is_about(model: Model, question: str, passages: Sequence[Passage]) -> bool:
 
 
 def log_likelihoods(model: Model, asked: Sequence[tuple[str, Passage]]) -> list[float]:
-    """The mean log-probability (nats per token) of each question behind its passage, in the prompt from which it would
-    be answered."""
+    """The mean log-probability of each question's tokens (nats per token) where they follow its passage, in the prompt
+    from which the question would be answered."""
     pairs = []
     for text, passage in asked:
         question = Question(text, ())

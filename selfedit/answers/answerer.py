@@ -243,8 +243,8 @@ class Plan:
 
     @property
     def reads_one(self) -> bool:
-        """Whether of several passages the one is to be read that the question is about. Two things that are asked may
-        stand in two passages."""
+        """Whether only the passage that the question is most likely about is to be read. A question that asks for two
+        things keeps all."""
         is_fixed = self.error or self.ask.passages or not self.ask.is_grounded or asks_two(self.ask.question.question)
         return not is_fixed and len(self.recited or self.fitting) > 1
 

@@ -21,7 +21,7 @@ LIKELY = 0.3
 UNLIKELY = 0.05
 """Below, no statement answers it."""
 LEAST = 0.5
-"""Weight of the words that a statement shares with a question, to be told in place of an answer."""
+"""Least weight of the words that a statement shares with a question, for it to be told in place of an answer."""
 _PERSONAL = re.compile(r"\b(?:I|me|my|mine|myself|we|our|ours|ourselves)\b", re.IGNORECASE)
 _ADVICE = re.compile(r"\b(?:shall|should|can|could|may|might|would) (?:I|we)\b", re.IGNORECASE)
 _CHOICE = re.compile(r"\bor\b|^\W*(?:is|are|was|were|am|do|does|did|has|have|had|can|will)\b", re.IGNORECASE)

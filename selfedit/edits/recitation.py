@@ -30,7 +30,7 @@ def recite(
 ) -> list[Passage]:
     """The passages as the model says them. `rows`: the adapter of each.
 
-    What the model would say anyway is read at once, and only what follows is written token by token."""
+    The tokens that the model predicts correctly are verified in one pass; decoding starts at the first difference."""
     examples = [model.chat.study(to_recite(passage)) for passage in passages]
     right = model.backend.greedy_labels(list(zip(examples, rows, strict=True)), adapters)
     said = [example.targets for example in examples]

@@ -108,7 +108,7 @@ def consolidate(
     rehearsed = []
     for entry in entries:
         correct = [next(from_recitation) for _ in entry.questions] if entry.recites else next(scores)[0].correct
-        then, now = (sum(map(bool, verdicts)) for verdicts in (entry.scores["after"]["correct"], correct))
+        then, now = entry.right_when_kept, sum(map(bool, correct))
         holds = not exceeds(then - now, config.max_lost * then)
         if entry.recites:
             holds &= share_recited(entry.passage, recited[entry.id]) >= config.min_recited

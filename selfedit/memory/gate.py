@@ -28,8 +28,7 @@ def decide(trials: Sequence[Trial], before: Score, config: GateConfig) -> tuple[
     decided = []
     for i, (trial, reason) in enumerate(zip(trials, reasons)):
         if i == best:
-            right, right_before = (sum(map(bool, score.correct)) for score in (trial.score, before))
-            answers = f"answers {right} of {before.n} right, {right_before} before"
+            answers = f"answers {trial.score.right} of {before.n} right, {before.right} before"
             gain = f"{_gained(trial.score, before):+.2f} nats"
             reason = f"{answers}; gold answers {gain}"
             if trial.share_recited is not None:
@@ -57,7 +56,7 @@ def _fault(trial: Trial, before: Score, config: GateConfig) -> str:
     if None in (after.gold_logprob, before.gold_logprob) or after.accuracy is None or before.accuracy is None:
         return "no question to judge it by"
     gain, margin = _paired(after.logprobs, before.logprobs)
-    more_right = sum(map(bool, after.correct)) - sum(map(bool, before.correct))
+    more_right = after.right - before.right
     if gain < config.min_gain or (gain - margin <= 0 and more_right < config.sure_answers):
         return f"gained {gain:+.2f} ± {margin:.2f} nats per token, needs {config.min_gain:+.2f} beyond chance"
     if after.accuracy <= before.accuracy:
