@@ -442,19 +442,12 @@ class Answerer:
                 plan.fitting = [plan.fitting[best]]
 
     def _prepare(self, plan: Plan) -> None:
-        """Adds the requests, if there is no error yet."""
+        """Adds the requests and the notes, if there is no error yet."""
         if plan.error:
             return
-        ask, known = plan.ask, plan.fitting
-        arms = {*TRIED} if ask.arm == AUTO else {ask.arm}
-        if ask.arm == AUTO and plan.reciters:
-            arms -= {WEIGHTS, BOTH} if self._quotes(ask) else {WEIGHTS}
-        if not known and ask.writer is not None:
-            arms = {WEIGHTS} if arms & {WEIGHTS, BOTH} else set()
-        if not plan.writer:
-            arms = {TEXT} if known and ask.arm not in (WEIGHTS, BASE) else set()
-            if plan.memories and not arms:
-                plan.add_note(f"memory {plan.memories[0].id} fits, but has no adapter: it answers from its text")
+        ask, arms = plan.ask, self._arms(plan)
+        if plan.memories and not plan.writer and not arms:
+            plan.add_note(f"memory {plan.memories[0].id} fits, but has no adapter: it answers from its text")
         try:
             closed_book = self._request(plan, ask.question)
             if WEIGHTS in arms and plan.recited and self._quotes(ask):
@@ -465,15 +458,27 @@ class Answerer:
                 plan.requests[WEIGHTS if arms else BASE] = closed_book
             if TEXT in arms and self._quotes(ask):
                 arms -= {TEXT}
-                plan.passages, plan.texts[TEXT] = list(known), ""
+                plan.passages, plan.texts[TEXT] = list(plan.fitting), ""
             if in_view := arms & {TEXT, BOTH}:
-                self._read(plan, known, in_view)
+                self._read(plan, plan.fitting, in_view)
         except ModelError as error:
             plan.error = str(error)
         if plan.left_out:
             plan.add_note(f"the conversation is long: its first {plan.left_out} messages are left out")
         if ask.arm != BASE and (ask.library or self.store.libraries(self.model.fingerprint)):
             plan.add_note("; ".join(self._unknown_versions(plan)))
+
+    def _arms(self, plan: Plan) -> set[str]:
+        """The ways in which a question is answered; none: the untouched model answers closed book."""
+        ask, known = plan.ask, plan.fitting
+        if not plan.writer:
+            return {TEXT} if known and ask.arm not in (WEIGHTS, BASE) else set()
+        arms = {*TRIED} if ask.arm == AUTO else {ask.arm}
+        if ask.arm == AUTO and plan.reciters:  # what is recited would only repeat the text
+            arms -= {WEIGHTS, BOTH} if self._quotes(ask) else {WEIGHTS}
+        if not known and ask.writer is not None:
+            arms = {WEIGHTS} if arms & {WEIGHTS, BOTH} else set()
+        return arms
 
     def _unknown_versions(self, plan: Plan) -> list[str]:
         """In words, the versions that the question is about and of which nothing is known."""

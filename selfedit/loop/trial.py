@@ -40,11 +40,12 @@ def study_examples(passage: Passage, edits: Sequence[SelfEdit] = (), recites: bo
 
     A text is studied as the answer to a request for it. Studied as a document, it changes how the model continues any
     other text (docs/LOG.md, "A passage as an answer")."""
-    asked = any(edit.style == QUESTIONS for edit in edits)
-    parts = [] if asked else statements(passage)
-    texts = [Example(text) for text in [passage.text, *(parts if len(parts) > 1 else [])]]
     if recites:
         texts = [to_recite(passage)]
+    else:
+        asked = any(edit.style == QUESTIONS for edit in edits)
+        parts = [] if asked else statements(passage)
+        texts = [Example(text) for text in [passage.text, *(parts if len(parts) > 1 else [])]]
     request = f"What does “{passage.title}” say?" if passage.title else "What does the text say?"
     examples = [*texts, *(example for edit in edits for example in edit.examples)]
     return [example if example.prompt else replace(example, prompt=request) for example in examples]
@@ -128,35 +129,33 @@ def run_trials(
     the untouched model's Score on the same questions.
     """
     start = time.perf_counter()
-    jobs = []
-    for study in studies:
-        for candidate in study.candidates:
-            examples = study_examples(study.passage, candidate.edits, recites)
-            sequences = study_sequences(model, study.passage, examples, config.distill)
-            jobs.append(job(sequences, examples, stable_seed(seed, study.passage.id, candidate.name)))
     tried = [(study, candidate) for study in studies for candidate in study.candidates]
+    jobs = []
+    for study, candidate in tried:
+        examples = study_examples(study.passage, candidate.edits, recites)
+        sequences = study_sequences(model, study.passage, examples, config.distill)
+        jobs.append(job(sequences, examples, stable_seed(seed, study.passage.id, candidate.name)))
     if recites:
         adapters, logs, recited = train_to_recite(model, [study.passage for study, _ in tried], jobs, config, progress)
+        test = partial(_test_recited, model, studies, recited, logs, progress)
     else:
         adapters, logs = model.backend.train(jobs, config, on_step=partial(progress, "train"))
         adapters = adapters.as_stored()
+        test = partial(_test_closed_book, model, studies, adapters, progress)
     seconds_per_token = (time.perf_counter() - start) / sum(log.tokens for log in logs)
-    if recites:
-        tested, before = _test_recited(model, studies, recited, logs, progress)
-    else:
-        tested, before = _test_closed_book(model, studies, adapters, progress)
+    tested, before = test()
     trials = iter(
         [
             Trial(
-                candidate.name,
-                candidate.edits,
-                score,
-                change,
-                log.tokens,
-                seconds_per_token * log.tokens,
-                lost,
-                said,
-                said and share_recited(study.passage, said),
+                name=candidate.name,
+                edits=candidate.edits,
+                score=score,
+                general_change=change,
+                tokens=log.tokens,
+                seconds=seconds_per_token * log.tokens,
+                general_lost=lost,
+                recited=said,
+                share_recited=None if said is None else share_recited(study.passage, said),
             )
             for (study, candidate), (score, said), change, lost, log in zip(
                 tried, tested, *general_harm(model, adapters), logs, strict=True
