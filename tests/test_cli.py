@@ -1023,6 +1023,7 @@ def test_a_memory_is_tested_with_its_judging_questions_as_a_person_would_ask_the
         "questions": 2,
         "right_then": 1,
         "right_now": right,
+        "failed": 0,
         "routed": 1,
     }
     assert answer("memory", "test", "vellmar.txt", *tiny) == [record]

@@ -98,7 +98,7 @@ def test_every_table_fits_a_terminal_of_80_columns_and_no_id_is_broken(capsys, m
     }
     passage = Passage("灯台の歴史 " * 20, "", "/home/someone/documents/" * 5, "")
     entry = MemoryEntry(id, model, "", "", "2026-11-28T13:18:48", 13_000_000, passage)
-    tested = SimpleNamespace(memory=entry, questions=1000, routed=1000, right_then=1000, right_now=1000)
+    tested = SimpleNamespace(memory=entry, questions=1000, routed=1000, right_then=1000, right_now=1000, failed=10)
     held = SimpleNamespace(memory=id, questions=7, right_then=6, right_now=5, holds=True)
     figures = {"general_change": 1.5, "tokens": 123_456, "seconds": 99}
     left_out = {"b" * 16: "a newer version is among them"}
